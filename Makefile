@@ -1,0 +1,125 @@
+# Fulgur.  `make help` lists the targets.
+# Knobs: CC, CFLAGS, BUILD, WERROR=1, SAN=address,undefined, OPENMP=0, V=1, PREFIX, DESTDIR.
+CC      ?= cc
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+comma   := ,
+OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
+BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)
+PREFIX  ?= /usr/local
+Q       := $(if $(V),,@)
+
+PKGS    := hwloc libcjson libxxhash libpcre2-8 libutf8proc libedit
+ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
+MISSING := $(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p))))
+ifneq ($(MISSING),)
+$(error missing libraries: $(MISSING); run sh scripts/deps.sh)
+endif
+endif
+
+STD     := -std=c11 -D_GNU_SOURCE -I.
+WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Wvla -Wdouble-promotion \
+           -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 $(if $(WERROR),-Werror)
+CFLAGS  ?= -O2 -g
+SANF    := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer \
+           $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
+OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
+# The numerics contract: no contraction the source did not write, never -ffast-math.
+FPF     := -ffp-contract=off -fno-math-errno
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+LDLIBS  = $(PKG_LIBS) -lm -pthread $(OMPF) $(SANF)
+
+ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
+LIB_SRCS := $(wildcard src/base/*.c src/sys/*.c src/format/*.c src/expert/*.c src/model/*.c src/text/*.c \
+             src/engine/*.c quant/*.c convert/*.c simd/*.c simd/scalar/*.c)
+ifeq ($(ARCH),x86_64)
+LIB_SRCS += $(wildcard simd/x86/*.c)
+endif
+CLI_SRCS := $(wildcard src/cli/*.c)
+TEST_SRCS := $(wildcard tests/*/test_*.c)
+TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/*.c))
+LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
+CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
+TESTS    := $(TEST_SRCS:%.c=$(BUILD)/%)
+HEADERS  := $(wildcard src/*/*.h quant/*.h convert/*.h simd/*.h tests/*.h)
+C_FILES  := $(wildcard src/*/*.[ch] quant/*.[ch] convert/*.[ch] simd/*.[ch] simd/*/*.[ch] tests/*.[ch] tests/*/*.[ch] bench/*.[ch])
+
+.PHONY: all lib tests test demo header-check symbols lint format format-check install clean help
+.SUFFIXES:
+.SECONDARY:
+
+## all: the program (build/<cc>/fulgur) and the library; the default
+all: $(BUILD)/fulgur
+
+## lib: the static library only
+lib: $(BUILD)/libfulgur.a
+
+## tests: builds every test program
+tests: $(TESTS) $(BUILD)/fulgur
+
+## test: the whole suite, as scripts/test.sh
+test:
+	sh scripts/test.sh
+
+## demo: converts the nano model and asks it something
+demo:
+	sh scripts/demo.sh
+
+# One ISA for each translation unit, by file suffix; everything else is baseline.
+$(BUILD)/simd/x86/%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 -fno-math-errno
+$(BUILD)/simd/scalar/%.o: ISA := -O2
+# gcc's expression reordering undoes the schedule of the panel tiles (KERNELS.md); clang lacks it.
+NO_TER  := $(shell $(CC) -Werror -fno-tree-ter -E -x c /dev/null >/dev/null 2>&1 && echo -fno-tree-ter)
+$(BUILD)/simd/x86/panel_%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 $(NO_TER)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(BUILD)/libfulgur.a: $(LIB_OBJS)
+	$(Q)rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(BUILD)/fulgur: $(CLI_OBJS) $(BUILD)/libfulgur.a
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(BUILD)/libfulgur.a
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+
+## header-check: every header compiles alone
+header-check:
+	$(Q)for h in $(HEADERS); do \
+	    $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c $$h || exit 1; done
+
+## lint: layer rules, symbols, format, headers
+lint: format-check header-check
+	$(Q)sh scripts/check_layers.sh
+
+## symbols: every global symbol of the library starts with fg_
+symbols: $(BUILD)/libfulgur.a
+	$(Q)sh scripts/check_symbols.sh $<
+
+## format: rewrites the C files with clang-format
+format:
+	$(Q)clang-format -i $(C_FILES)
+
+## format-check: fails when clang-format would change a file
+format-check:
+	$(Q)clang-format --dry-run -Werror $(C_FILES)
+
+## install: fulgur into $(PREFIX)/bin
+install: $(BUILD)/fulgur
+	install -D -m 755 $< $(DESTDIR)$(PREFIX)/bin/fulgur
+
+## clean: removes build/
+clean:
+	rm -rf build
+
+## help: this text
+help:
+	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+-include $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Installs the Debian packages that a build needs, and with "test" those of the test suite.
+# Does nothing, offline too, when they are there.
+set -eu
+pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
+      libutf8proc-dev libedit-dev"
+[ "${1:-}" = test ] && pkgs="$pkgs clang libomp-dev clang-format python3 git"
+missing=
+for p in $pkgs; do
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+echo "installing:$missing"
+sudo=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "fulgur: deps: not root and no sudo, expected either; install by hand:$missing" >&2
+        exit 1
+    }
+    sudo=sudo
+fi
+log=$(mktemp)
+if ! { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive \
+       apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    echo "fulgur: deps: apt-get failed, expected to install:$missing" >&2
+    exit 1
+fi
+rm -f "$log"

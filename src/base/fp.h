@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Conversions between f32 and the 16-bit floating formats, bit-exact and branch-light.
+ */
+#ifndef FG_SRC_BASE_FP_H
+#define FG_SRC_BASE_FP_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t fg_f32_bits(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static inline float fg_f32_from_bits(uint32_t u)
+{
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+static inline float fg_bf16_to_f32(uint16_t h)
+{
+    return fg_f32_from_bits((uint32_t)h << 16);
+}
+
+/* Round to nearest even; a NaN stays a (quiet) NaN. */
+static inline uint16_t fg_f32_to_bf16(float x)
+{
+    const uint32_t u = fg_f32_bits(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40u);
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+static inline float fg_f16_to_f32(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    const uint32_t exponent = (h >> 10) & 31u;
+    uint32_t fraction = h & 0x3ffu;
+    if (exponent == 31) return fg_f32_from_bits(sign | 0x7f800000u | (fraction << 13));
+    if (exponent != 0) return fg_f32_from_bits(sign | ((exponent + 112u) << 23) | (fraction << 13));
+    /* subnormal: fraction * 2^-24 is exact in f32 */
+    const float magnitude = (float)fraction * 0x1p-24f;
+    return fg_f32_from_bits(sign | fg_f32_bits(magnitude));
+}
+
+#endif

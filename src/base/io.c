@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/base/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/base/mem.h"
+
+fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
+{
+    *f = FG_FILE_INIT;
+    fg_status st;
+    f->path = fg_mem_strndup(path, strlen(path));
+    if (f->path == NULL) return fg_fail_nomem(err, path);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
+        goto fail;
+    }
+    struct stat sb;
+    if (fstat(f->fd, &sb) != 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
+        goto fail;
+    }
+    if (!S_ISREG(sb.st_mode)) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a regular file", path,
+                     S_ISDIR(sb.st_mode) ? "a directory" : "not a regular file");
+        goto fail;
+    }
+    f->size = (uint64_t)sb.st_size;
+    if (map && f->size > 0) {
+        void *p = mmap(NULL, (size_t)f->size, PROT_READ, MAP_SHARED, f->fd, 0);
+        if (p == MAP_FAILED) {
+            st = fg_fail(err, FG_EIO, "%s: %s, expected to map %llu bytes", path, strerror(errno),
+                         (unsigned long long)f->size);
+            goto fail;
+        }
+        f->data = p;
+    }
+    return FG_OK;
+fail:
+    fg_file_close(f);
+    return st;
+}
+
+void fg_file_close(fg_file *f)
+{
+    if (f->data != NULL) (void)munmap((void *)(uintptr_t)f->data, (size_t)f->size);
+    if (f->fd >= 0) (void)close(f->fd);
+    fg_mem_free(f->path);
+    *f = FG_FILE_INIT;
+}
+
+fg_status fg_file_read(const fg_file *f, void *dst, size_t n, uint64_t offset, fg_err *err)
+{
+    uint8_t *p = dst;
+    const size_t want = n;
+    const uint64_t from = offset;
+    while (n > 0) {
+        const ssize_t got = pread(f->fd, p, n, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            return fg_fail(err, FG_EIO, "%s: %s at offset %llu, expected %zu readable bytes",
+                           f->path, strerror(errno), (unsigned long long)from, want);
+        }
+        if (got == 0) {
+            return fg_fail(err, FG_EIO, "%s: ends at byte %llu, expected %zu bytes at offset %llu",
+                           f->path, (unsigned long long)offset, want, (unsigned long long)from);
+        }
+        p += got;
+        n -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return FG_OK;
+}
+
+fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
+                       fg_err *err)
+{
+    const uint8_t *p = src;
+    while (n > 0) {
+        const ssize_t put = pwrite(fd, p, n, (off_t)offset);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) {
+            return fg_fail(err, FG_EIO, "%s: %s at offset %llu, expected to write %zu bytes", path,
+                           put < 0 ? strerror(errno) : "nothing written",
+                           (unsigned long long)offset, n);
+        }
+        p += put;
+        n -= (size_t)put;
+        offset += (uint64_t)put;
+    }
+    return FG_OK;
+}
+
+fg_status fg_io_read_all(const char *path, uint64_t max_bytes, char **out, size_t *len, fg_err *err)
+{
+    fg_file f;
+    *out = NULL;
+    *len = 0;
+    FG_TRY(fg_file_open(&f, path, false, err));
+    fg_status st = FG_OK;
+    char *p = NULL;
+    if (f.size > max_bytes) {
+        st = fg_fail(err, FG_ELIMIT, "%s: %llu bytes, expected at most %llu", path,
+                     (unsigned long long)f.size, (unsigned long long)max_bytes);
+        goto done;
+    }
+    p = fg_mem_alloc((size_t)f.size + 1);
+    if (p == NULL) {
+        st = fg_fail_nomem(err, path);
+        goto done;
+    }
+    st = fg_file_read(&f, p, (size_t)f.size, 0, err);
+    if (st != FG_OK) goto done;
+    p[f.size] = '\0';
+    *out = p;
+    *len = (size_t)f.size;
+    p = NULL;
+done:
+    fg_mem_free(p);
+    fg_file_close(&f);
+    return st;
+}
+
+char *fg_io_join(const char *dir, const char *name)
+{
+    const size_t a = strlen(dir), b = strlen(name);
+    char *p = fg_mem_alloc(a + b + 2);
+    if (p == NULL) return NULL;
+    memcpy(p, dir, a);
+    p[a] = '/';
+    memcpy(p + a + 1, name, b + 1);
+    return p;
+}
+
+bool fg_io_is_dir(const char *path)
+{
+    struct stat sb;
+    return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+bool fg_io_exists(const char *path)
+{
+    struct stat sb;
+    return stat(path, &sb) == 0;
+}
+
+fg_status fg_io_sync_parent(const char *path, fg_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash == NULL ? fg_mem_strndup(".", 1)
+                              : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    if (dir == NULL) return fg_fail_nomem(err, path);
+    fg_status st = FG_OK;
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) != 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected to sync the folder", dir, strerror(errno));
+    }
+    if (fd >= 0) (void)close(fd);
+    fg_mem_free(dir);
+    return st;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Files: read-only views by mmap, full positional reads and writes, whole small files.
+ * All offsets and sizes are 64-bit; EINTR is retried; a short read is an error here.
+ */
+#ifndef FG_SRC_BASE_IO_H
+#define FG_SRC_BASE_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+/* A file opened for reading.  Zero-initialise fd to -1 through FG_FILE_INIT. */
+typedef struct fg_file {
+    int fd;              /* -1 when closed */
+    uint64_t size;       /* bytes, at the time of opening */
+    const uint8_t *data; /* whole file mapped MAP_SHARED, PROT_READ; NULL unless mapped or size 0 */
+    char *path;          /* owned copy, for messages */
+} fg_file;
+
+#define FG_FILE_INIT ((fg_file){.fd = -1})
+
+/* Opens `path`, a regular file, for reading; with `map` the contents are mapped (no page is
+ * touched).  On failure *f is closed.  Errors: FG_EIO, FG_ENOMEM. */
+fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err);
+
+/* Accepts any half-built object; leaves it closed. */
+void fg_file_close(fg_file *f);
+
+/* Reads exactly n bytes at `offset`; fewer is FG_EIO naming f->path. */
+fg_status fg_file_read(const fg_file *f, void *dst, size_t n, uint64_t offset, fg_err *err);
+
+/* Writes exactly n bytes at `offset` of fd; `path` is for the message. */
+fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
+                       fg_err *err);
+
+/* Reads a whole file of at most max_bytes into *out (NUL appended, not counted; caller frees with
+ * fg_mem_free). */
+fg_status fg_io_read_all(const char *path, uint64_t max_bytes, char **out, size_t *len,
+                         fg_err *err);
+
+/* dir + "/" + name in a new string; NULL when out of memory. */
+char *fg_io_join(const char *dir, const char *name);
+
+bool fg_io_is_dir(const char *path);
+bool fg_io_exists(const char *path);
+
+/* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
+fg_status fg_io_sync_parent(const char *path, fg_err *err);
+
+#endif

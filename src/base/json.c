@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/base/json.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/io.h"
+#include "src/base/mem.h"
+
+fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *name, fg_err *err)
+{
+    const char *end = NULL;
+    *root = cJSON_ParseWithLengthOpts(text, n, &end, false);
+    if (*root == NULL) {
+        const size_t at = end == NULL || end < text ? 0 : (size_t)(end - text);
+        return fg_fail(err, FG_EFORMAT, "%s: not JSON at byte %zu, expected a JSON document", name,
+                       at);
+    }
+    for (const char *p = end; p < text + n && *p != '\0'; p++) {
+        if (strchr(" \t\r\n", *p) != NULL) continue;
+        fg_json_free(*root);
+        *root = NULL;
+        return fg_fail(err, FG_EFORMAT, "%s: more text at byte %zu, expected one JSON document",
+                       name, (size_t)(p - text));
+    }
+    return FG_OK;
+}
+
+fg_status fg_json_parse_file(fg_json **root, const char *path, uint64_t max_bytes, fg_err *err)
+{
+    char *text;
+    size_t n;
+    *root = NULL;
+    FG_TRY(fg_io_read_all(path, max_bytes, &text, &n, err));
+    const fg_status st = fg_json_parse(root, text, n, path, err);
+    fg_mem_free(text);
+    return st;
+}
+
+void fg_json_free(fg_json *root)
+{
+    cJSON_Delete(root);
+}
+
+const fg_json *fg_json_get(const fg_json *node, const char *name)
+{
+    return cJSON_IsObject(node) ? cJSON_GetObjectItemCaseSensitive(node, name) : NULL;
+}
+
+const fg_json *fg_json_first(const fg_json *node)
+{
+    return node == NULL ? NULL : node->child;
+}
+
+const fg_json *fg_json_next(const fg_json *child)
+{
+    return child->next;
+}
+
+const char *fg_json_name(const fg_json *child)
+{
+    return child->string;
+}
+
+size_t fg_json_size(const fg_json *node)
+{
+    size_t n = 0;
+    for (const fg_json *c = fg_json_first(node); c != NULL; c = c->next) n++;
+    return n;
+}
+
+bool fg_json_is_object(const fg_json *node)
+{
+    return cJSON_IsObject(node);
+}
+
+bool fg_json_is_array(const fg_json *node)
+{
+    return cJSON_IsArray(node);
+}
+
+bool fg_json_is_null(const fg_json *node)
+{
+    return cJSON_IsNull(node);
+}
+
+bool fg_json_is_number(const fg_json *node)
+{
+    return cJSON_IsNumber(node);
+}
+
+bool fg_json_str(const fg_json *node, const char **out)
+{
+    if (!cJSON_IsString(node)) return false;
+    *out = node->valuestring;
+    return true;
+}
+
+bool fg_json_bool(const fg_json *node, bool *out)
+{
+    if (!cJSON_IsBool(node)) return false;
+    *out = cJSON_IsTrue(node);
+    return true;
+}
+
+bool fg_json_f64(const fg_json *node, double *out)
+{
+    if (!cJSON_IsNumber(node) || !isfinite(node->valuedouble)) return false;
+    *out = node->valuedouble;
+    return true;
+}
+
+bool fg_json_u64(const fg_json *node, uint64_t *out)
+{
+    double v;
+    if (!fg_json_f64(node, &v) || v < 0 || v > 9007199254740992.0 || v != floor(v)) return false;
+    *out = (uint64_t)v;
+    return true;
+}
+
+void fg_json_put_str(fg_buf *b, const char *s, size_t n)
+{
+    fg_buf_u8(b, '"');
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)s[i];
+        switch (c) {
+        case '"': fg_buf_put_str(b, "\\\""); break;
+        case '\\': fg_buf_put_str(b, "\\\\"); break;
+        case '\n': fg_buf_put_str(b, "\\n"); break;
+        case '\r': fg_buf_put_str(b, "\\r"); break;
+        case '\t': fg_buf_put_str(b, "\\t"); break;
+        case '\b': fg_buf_put_str(b, "\\b"); break;
+        case '\f': fg_buf_put_str(b, "\\f"); break;
+        default:
+            if (c < 0x20) {
+                fg_buf_printf(b, "\\u%04x", c);
+            } else {
+                fg_buf_u8(b, c);
+            }
+        }
+    }
+    fg_buf_u8(b, '"');
+}
+
+static void put_number(fg_buf *b, double v)
+{
+    if (v == floor(v) && fabs(v) < 1e15) {
+        fg_buf_printf(b, "%.0f", v);
+        return;
+    }
+    char text[40];
+    for (int digits = 1; digits <= 17; digits++) { /* shortest that reads back equal */
+        (void)snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
+    }
+    fg_buf_put_str(b, text);
+}
+
+void fg_json_put_node(fg_buf *b, const fg_json *node)
+{
+    if (cJSON_IsString(node)) {
+        fg_json_put_str(b, node->valuestring, strlen(node->valuestring));
+    } else if (cJSON_IsNumber(node)) {
+        put_number(b, node->valuedouble);
+    } else if (cJSON_IsBool(node)) {
+        fg_buf_put_str(b, cJSON_IsTrue(node) ? "true" : "false");
+    } else if (cJSON_IsObject(node) || cJSON_IsArray(node)) {
+        const bool object = cJSON_IsObject(node);
+        fg_buf_u8(b, object ? '{' : '[');
+        for (const fg_json *c = node->child; c != NULL; c = c->next) {
+            if (c != node->child) fg_buf_put_str(b, ", ");
+            if (object) {
+                fg_json_put_str(b, c->string, strlen(c->string));
+                fg_buf_put_str(b, ": ");
+            }
+            fg_json_put_node(b, c);
+        }
+        fg_buf_u8(b, object ? '}' : ']');
+    } else {
+        fg_buf_put_str(b, "null");
+    }
+}

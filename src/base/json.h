@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * JSON: typed access to a parsed document, and writing of strings.  cJSON.h is included in json.c
+ * alone; an fg_json node is borrowed from its document and valid until fg_json_free of the root.
+ *
+ * Numbers are IEEE doubles, so integers are exact up to 2^53; fg_json_u64 refuses anything that is
+ * not an exact non-negative integer.
+ */
+#ifndef FG_SRC_BASE_JSON_H
+#define FG_SRC_BASE_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/buf.h"
+#include "src/base/status.h"
+
+typedef struct cJSON fg_json;
+
+/* Parses n bytes (need not be NUL-terminated; trailing white space is allowed, other trailing
+ * bytes are an error).  `name` is for the message.  *root is freed with fg_json_free. */
+fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *name, fg_err *err);
+/* Parses a file of at most max_bytes. */
+fg_status fg_json_parse_file(fg_json **root, const char *path, uint64_t max_bytes, fg_err *err);
+void fg_json_free(fg_json *root);
+
+/* Member by exact name, or NULL (also when `node` is NULL or not an object).  Linear search. */
+const fg_json *fg_json_get(const fg_json *node, const char *name);
+
+/* Iteration over the children of an object or array, in file order:
+ * for (c = fg_json_first(n); c; c = fg_json_next(c)). */
+const fg_json *fg_json_first(const fg_json *node);
+const fg_json *fg_json_next(const fg_json *child);
+const char *fg_json_name(const fg_json *child); /* member name; NULL in an array */
+size_t fg_json_size(const fg_json *node);       /* number of children; O(n) */
+
+bool fg_json_is_object(const fg_json *node);
+bool fg_json_is_array(const fg_json *node);
+bool fg_json_is_null(const fg_json *node); /* JSON null; false for NULL */
+bool fg_json_is_number(const fg_json *node);
+
+/* Typed values: false (and *out untouched) when the node is NULL or of another type. */
+bool fg_json_str(const fg_json *node, const char **out);
+bool fg_json_bool(const fg_json *node, bool *out);
+bool fg_json_f64(const fg_json *node, double *out);
+bool fg_json_u64(const fg_json *node, uint64_t *out);
+
+/* Appends `s` (n bytes of UTF-8) as a JSON string with quotes: escapes only what must be escaped,
+ * non-ASCII kept. */
+void fg_json_put_str(fg_buf *b, const char *s, size_t n);
+
+/* Appends the node as Python's json.dumps(ensure_ascii=False) would print it: ", " and ": " as
+ * separators, keys in file order. */
+void fg_json_put_node(fg_buf *b, const fg_json *node);
+
+#endif

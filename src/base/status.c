@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *fg_status_text(fg_status code)
+{
+    switch (code) {
+#define FG_STATUS_CASE(name, value, text)                                                          \
+    case name: return text;
+        FG_STATUS_MAP(FG_STATUS_CASE)
+#undef FG_STATUS_CASE
+    }
+    return "unknown status";
+}
+
+fg_status fg_fail(fg_err *err, fg_status code, const char *fmt, ...)
+{
+    if (err == NULL) return code;
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    va_end(ap);
+    for (char *p = err->msg; *p != '\0'; p++) {
+        const unsigned char c = (unsigned char)*p;
+        if (c < 0x20 || c == 0x7f) *p = '?';
+    }
+    err->code = code;
+    return code;
+}
+
+fg_status fg_fail_nomem(fg_err *err, const char *what)
+{
+    return fg_fail(err, FG_ENOMEM, "%s: out of memory, expected to allocate", what);
+}

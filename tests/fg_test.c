@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/fg_test.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static fg_test_case *first, **last = &first;
+static bool failed, skipped;
+static char reason[512];
+static char tmpdir[64];
+
+void fg_test_register(fg_test_case *t)
+{
+    *last = t;
+    last = &t->next;
+}
+
+void fg_test_fail(const char *file, int line, const char *fmt, ...)
+{
+    va_list ap;
+    failed = true;
+    printf("  %s:%d: ", file, line);
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+}
+
+void fg_test_skip(const char *fmt, ...)
+{
+    va_list ap;
+    skipped = true;
+    va_start(ap, fmt);
+    (void)vsnprintf(reason, sizeof reason, fmt, ap);
+    va_end(ap);
+}
+
+bool fg_test_failed(void)
+{
+    return failed;
+}
+
+const char *fg_test_shared(const char *path)
+{
+    static char buf[512];
+    const char *root = getenv("FULGUR_SHARED");
+    (void)snprintf(buf, sizeof buf, "%s/%s", root == NULL ? "../shared" : root, path);
+    if (access(buf, R_OK) == 0) return buf;
+    fg_test_skip("%s is absent", buf);
+    return NULL;
+}
+
+static void remove_tmpdir(void)
+{
+    char cmd[128];
+    (void)snprintf(cmd, sizeof cmd, "rm -rf '%s'", tmpdir);
+    if (system(cmd) != 0) printf("could not remove %s\n", tmpdir);
+}
+
+const char *fg_test_tmpdir(void)
+{
+    if (tmpdir[0] == '\0') {
+        (void)snprintf(tmpdir, sizeof tmpdir, "/tmp/fulgur-test-XXXXXX");
+        if (mkdtemp(tmpdir) == NULL) {
+            perror("mkdtemp");
+            exit(1);
+        }
+        (void)atexit(remove_tmpdir);
+    }
+    return tmpdir;
+}
+
+const char *fg_test_tmp(const char *name)
+{
+    static char buf[8][256];
+    static int turn;
+    turn = (turn + 1) % 8;
+    (void)snprintf(buf[turn], sizeof buf[turn], "%s/%s", fg_test_tmpdir(), name);
+    return buf[turn];
+}
+
+int main(int argc, char **argv)
+{
+    const char *program = strrchr(argv[0], '/');
+    program = program == NULL ? argv[0] : program + 1;
+    int n_pass = 0, n_fail = 0, n_skip = 0;
+    (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    for (fg_test_case *t = first; t != NULL; t = t->next) {
+        if (argc > 1 && strstr(t->name, argv[1]) == NULL) continue;
+        failed = skipped = false;
+        t->run();
+        if (failed) {
+            n_fail++;
+            printf("FAIL %s.%s\n", program, t->name);
+        } else if (skipped) {
+            n_skip++;
+            printf("skip %s.%s: %s\n", program, t->name, reason);
+        } else {
+            n_pass++;
+            printf("ok   %s.%s\n", program, t->name);
+        }
+    }
+    printf("%s: %d passed, %d failed, %d skipped\n", program, n_pass, n_fail, n_skip);
+    return n_fail > 0 || n_pass + n_skip == 0;
+}
