@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Header slots, canonical order, placement.
+ *
+ * Two slots instead of one header: metadata measured later (quality card, heat map) is appended
+ * with a new directory and made valid by one 4 KiB write into the slot that is not in use, so that
+ * a crash leaves the old file, and a file of hundreds of gigabytes is never rewritten.  Generation
+ * g lives in slot (g - 1) mod 2, so that two slots can never claim the same generation.
+ */
+#include "src/format/layout.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "src/base/hash.h"
+#include "src/base/mem.h"
+
+typedef unsigned long long ull; /* for %llu */
+
+/* A byte above 127 catches 7-bit transfers and text editors, the final newline CR/LF conversion. */
+static const uint8_t magic[8] = {0x89, 'F', 'U', 'L', 'G', 'U', 'R', 0x0a};
+
+enum {
+    SLOT_HASH_AT = FG_SLOT_BYTES - 8,
+    SLOT_FIELDS_END = 104,
+    SLOT_UNUSED_AT = 256, /* ignored by readers of this version */
+    SLOT_UNUSED_END = 512,
+};
+
+void fg_slot_encode(const fg_slot *s, uint8_t *out)
+{
+    uint8_t *p = out;
+    const uint64_t fields[] = {s->generation, s->file_bytes,   s->dir_offset, s->dir_bytes,
+                               s->dir_hash,   s->table_offset, s->n_chunk,    s->data_offset,
+                               s->data_bytes, s->data_root,    FG_CHUNK_LOG2};
+    memset(out, 0, FG_SLOT_BYTES);
+    memcpy(p, magic, sizeof magic);
+    for (int i = 0; i < 4; i++) p[8 + i] = (uint8_t)(s->read_version >> (8 * i));
+    for (int i = 0; i < 4; i++) p[12 + i] = (uint8_t)(s->write_version >> (8 * i));
+    for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
+        for (size_t i = 0; i < 8; i++) p[16 + 8 * f + i] = (uint8_t)(fields[f] >> (8 * i));
+    }
+    const uint64_t h = fg_hash64(out, SLOT_HASH_AT);
+    for (size_t i = 0; i < 8; i++) p[SLOT_HASH_AT + i] = (uint8_t)(h >> (8 * i));
+}
+
+static uint64_t slot_hash_stored(const uint8_t *slot)
+{
+    fg_cursor c = fg_cursor_make(slot + SLOT_HASH_AT, 8);
+    return fg_cursor_u64(&c);
+}
+
+static bool slot_is_whole(const uint8_t *slot)
+{
+    return memcmp(slot, magic, sizeof magic) == 0 &&
+           fg_hash64(slot, SLOT_HASH_AT) == slot_hash_stored(slot);
+}
+
+static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
+{
+    const uint8_t *p = slots;
+    for (uint32_t i = 0; i < FG_N_SLOT; i++, p += FG_SLOT_BYTES) {
+        if (memcmp(p, magic, sizeof magic) != 0) continue;
+        return fg_fail(err, FG_ECHECKSUM,
+                       "%s: header slot %u has hash 0x%016llx, expected 0x%016llx and the other "
+                       "slot is no better; convert or copy the file again",
+                       path, i, (ull)fg_hash64(p, SLOT_HASH_AT), (ull)slot_hash_stored(p));
+    }
+    p = slots;
+    return fg_fail(err, FG_EFORMAT,
+                   "%s: starts with %02x %02x %02x %02x, expected 89 46 55 4c of a .fulgur file",
+                   path, p[0], p[1], p[2], p[3]);
+}
+
+static bool is_zero(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] != 0) return false;
+    }
+    return true;
+}
+
+/* Reads the fields of a whole slot; versions are checked before anything that a later version may
+ * define otherwise. */
+static fg_status slot_decode(fg_slot *s, const uint8_t *slot, const char *path, fg_err *err)
+{
+    fg_cursor c = fg_cursor_make(slot + sizeof magic, FG_SLOT_BYTES - sizeof magic);
+    s->read_version = fg_cursor_u32(&c);
+    s->write_version = fg_cursor_u32(&c);
+    if (s->read_version < 1 || s->read_version > FG_READ_VERSION) {
+        return fg_fail(err, FG_EVERSION, "%s: file version %u, expected 1 to %u%s", path,
+                       s->read_version, (unsigned)FG_READ_VERSION,
+                       s->read_version == 0 ? "" : "; use a newer fulgur");
+    }
+    if (s->write_version < s->read_version) {
+        return fg_fail(err, FG_EFORMAT, "%s: write version %u, expected at least %u", path,
+                       s->write_version, s->read_version);
+    }
+    s->generation = fg_cursor_u64(&c);
+    s->file_bytes = fg_cursor_u64(&c);
+    s->dir_offset = fg_cursor_u64(&c);
+    s->dir_bytes = fg_cursor_u64(&c);
+    s->dir_hash = fg_cursor_u64(&c);
+    s->table_offset = fg_cursor_u64(&c);
+    s->n_chunk = fg_cursor_u64(&c);
+    s->data_offset = fg_cursor_u64(&c);
+    s->data_bytes = fg_cursor_u64(&c);
+    s->data_root = fg_cursor_u64(&c);
+    const uint32_t chunk_log2 = fg_cursor_u32(&c), flags = fg_cursor_u32(&c);
+    if (chunk_log2 != FG_CHUNK_LOG2 || flags != 0) {
+        return fg_fail(err, FG_EFORMAT, "%s: chunks of 2^%u bytes and flags 0x%x, expected 2^%u, 0",
+                       path, chunk_log2, flags, (unsigned)FG_CHUNK_LOG2);
+    }
+    if (!is_zero(slot + SLOT_FIELDS_END, SLOT_UNUSED_AT - SLOT_FIELDS_END) ||
+        !is_zero(slot + SLOT_UNUSED_END, SLOT_HASH_AT - SLOT_UNUSED_END)) {
+        return fg_fail(err, FG_EFORMAT, "%s: non-zero reserved bytes in the header, expected zeros",
+                       path);
+    }
+    return FG_OK;
+}
+
+static fg_status check_range(const char *what, uint64_t offset, uint64_t bytes, uint64_t align,
+                             uint64_t limit, const char *path, fg_err *err)
+{
+    if (offset < FG_N_SLOT * FG_SLOT_BYTES || offset % align != 0 || offset > limit ||
+        bytes > limit - offset) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: %s of %llu bytes at offset %llu, expected a multiple of %llu within "
+                       "the file's %llu bytes",
+                       path, what, (ull)bytes, (ull)offset, (ull)align, (ull)limit);
+    }
+    return FG_OK;
+}
+
+static fg_status slot_check(const fg_slot *s, uint64_t file_size, const char *path, fg_err *err)
+{
+    if (s->file_bytes > FG_MAX_FILE_BYTES) {
+        return fg_fail(err, FG_ELIMIT, "%s: header says %llu bytes, expected at most 2^60", path,
+                       (ull)s->file_bytes);
+    }
+    if (file_size < s->file_bytes) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: %llu bytes, expected %llu; the file is truncated, copy or convert it "
+                       "again",
+                       path, (ull)file_size, (ull)s->file_bytes);
+    }
+    if (s->dir_bytes > FG_MAX_DIR_BYTES || s->n_chunk > FG_MAX_FILE_BYTES / FG_FILE_CHUNK) {
+        return fg_fail(err, FG_ELIMIT,
+                       "%s: directory of %llu bytes and %llu chunks, expected at most 2^30 and "
+                       "2^40",
+                       path, (ull)s->dir_bytes, (ull)s->n_chunk);
+    }
+    FG_TRY(check_range("directory", s->dir_offset, s->dir_bytes, FG_META_ALIGN, s->file_bytes, path,
+                       err));
+    FG_TRY(check_range("data region", s->data_offset, s->data_bytes, FG_HUGE_PAGE_BYTES,
+                       s->file_bytes, path, err));
+    FG_TRY(check_range("chunk table", s->table_offset, 8 * s->n_chunk, FG_META_ALIGN, s->file_bytes,
+                       path, err));
+    if (s->n_chunk != fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK) {
+        return fg_fail(err, FG_EFORMAT, "%s: %llu chunks for %llu bytes of data, expected %llu",
+                       path, (ull)s->n_chunk, (ull)s->data_bytes,
+                       (ull)(fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK));
+    }
+    return FG_OK;
+}
+
+fg_status fg_slot_read(fg_slot *s, const uint8_t *slots, uint64_t file_size, const char *path,
+                       fg_err *err)
+{
+    const uint8_t *best = NULL;
+    uint64_t best_generation = 0;
+    for (uint32_t i = 0; i < FG_N_SLOT; i++) {
+        const uint8_t *p = slots + (size_t)i * FG_SLOT_BYTES;
+        if (!slot_is_whole(p)) continue;
+        fg_cursor c = fg_cursor_make(p + 16, 8);
+        const uint64_t generation = fg_cursor_u64(&c);
+        if (generation == 0 || (generation - 1) % FG_N_SLOT != i) {
+            return fg_fail(err, FG_EFORMAT, "%s: generation %llu in header slot %u, expected %s",
+                           path, (ull)generation, i, i == 0 ? "an odd number" : "an even one");
+        }
+        if (generation > best_generation) {
+            best_generation = generation;
+            best = p;
+        }
+    }
+    if (best == NULL) return no_slot(slots, path, err);
+    FG_TRY(slot_decode(s, best, path, err));
+    return slot_check(s, file_size, path, err);
+}
+
+/* --- canonical order --- */
+
+static const fg_role lightning_roles[FG_LAYER_TENSORS] = {
+    FG_ROLE_ATTN_NORM,  FG_ROLE_MLP_NORM,  FG_ROLE_LIGHT_NORM, FG_ROLE_LIGHT_QKV,
+    FG_ROLE_LIGHT_GATE, FG_ROLE_LIGHT_OUT, FG_ROLE_ROUTER};
+static const fg_role softmax_roles[FG_LAYER_TENSORS] = {
+    FG_ROLE_ATTN_NORM, FG_ROLE_MLP_NORM, FG_ROLE_Q,     FG_ROLE_K,
+    FG_ROLE_V,         FG_ROLE_O,        FG_ROLE_ROUTER};
+
+static const fg_role *layer_roles(const fg_shape *s, uint32_t layer)
+{
+    return s->attn[layer] == FG_ATTN_SOFTMAX ? softmax_roles : lightning_roles;
+}
+
+static uint64_t layer_tensors(const fg_shape *s)
+{
+    return FG_LAYER_TENSORS + 3 * (uint64_t)s->n_expert;
+}
+
+uint64_t fg_order_count(const fg_shape *s)
+{
+    return 1 + s->n_layer * layer_tensors(s) + 2;
+}
+
+uint64_t fg_order_index(const fg_shape *s, fg_role role, uint32_t layer, uint32_t expert)
+{
+    const uint64_t tail = 1 + s->n_layer * layer_tensors(s);
+    if (role <= FG_ROLE_FINAL_NORM) {
+        if (layer != FG_NO_LAYER || expert != FG_NO_LAYER) return UINT64_MAX;
+        return role == FG_ROLE_EMBED ? 0 : role == FG_ROLE_FINAL_NORM ? tail : tail + 1;
+    }
+    if (layer >= s->n_layer) return UINT64_MAX;
+    const uint64_t base = 1 + layer * layer_tensors(s);
+    if (role >= FG_ROLE_EXPERT_GATE) {
+        if (role >= FG_ROLE_COUNT || expert >= s->n_expert) return UINT64_MAX;
+        return base + FG_LAYER_TENSORS + 3 * (uint64_t)expert + (uint64_t)role -
+               FG_ROLE_EXPERT_GATE;
+    }
+    const fg_role *roles = layer_roles(s, layer);
+    for (uint64_t i = 0; i < FG_LAYER_TENSORS && expert == FG_NO_LAYER; i++) {
+        if (roles[i] == role) return base + i;
+    }
+    return UINT64_MAX;
+}
+
+void fg_order_at(const fg_shape *s, uint64_t idx, fg_tensor *t)
+{
+    const uint64_t n = layer_tensors(s);
+    t->layer = t->expert = FG_NO_LAYER;
+    if (idx == 0) {
+        t->role = FG_ROLE_EMBED;
+    } else if (idx > s->n_layer * n) {
+        t->role = idx == s->n_layer * n + 1 ? FG_ROLE_FINAL_NORM : FG_ROLE_LM_HEAD;
+    } else {
+        const uint64_t at = (idx - 1) % n;
+        t->layer = (uint32_t)((idx - 1) / n);
+        if (at < FG_LAYER_TENSORS) {
+            t->role = (uint32_t)layer_roles(s, t->layer)[at];
+        } else {
+            t->role = FG_ROLE_EXPERT_GATE + (uint32_t)((at - FG_LAYER_TENSORS) % 3);
+            t->expert = (uint32_t)((at - FG_LAYER_TENSORS) / 3);
+        }
+    }
+    fg_role_dims((fg_role)t->role, s, &t->n_row, &t->n_col);
+}
+
+/* --- placement --- */
+
+static uint64_t page_up(uint64_t x)
+{
+    return fg_round_up(x, FG_PAGE_BYTES);
+}
+
+static uint64_t own_panel_bytes(const fg_tensor *t)
+{
+    return fg_panel_bytes((fg_qtype)t->type, t->n_col);
+}
+
+/* Reserves the padded row scales of t at pos; returns the position behind them. */
+static uint64_t place_scales(fg_tensor *t, uint64_t pos)
+{
+    const fg_qtype_info *info = fg_qtype_get(t->type);
+    assert(info != NULL);
+    t->scale_offset = info->quantized ? pos : 0;
+    if (!info->quantized) return pos;
+    return pos + page_up(FG_PANEL_ROWS * sizeof(float) * fg_n_panel(t->n_row));
+}
+
+static uint64_t place_dense(fg_tensor *t, uint64_t pos)
+{
+    if (fg_role_is_vector((fg_role)t->role)) {
+        t->scale_offset = t->panel_stride = 0;
+        t->offset = pos;
+        return page_up(pos + sizeof(float) * t->n_col);
+    }
+    pos = place_scales(t, pos);
+    t->offset = pos;
+    t->panel_stride = own_panel_bytes(t);
+    return page_up(pos + fg_n_panel(t->n_row) * t->panel_stride);
+}
+
+/* gate, up, down = t[0..2].  Panels of gate and up alternate, because their rows are used
+ * together: one pass over one stream gives both factors of silu(gate) * up. */
+static uint64_t place_expert(fg_tensor *t, uint64_t pos)
+{
+    fg_tensor *gate = &t[0], *up = &t[1], *down = &t[2];
+    pos = place_scales(gate, pos);
+    pos = place_scales(up, pos);
+    pos = place_scales(down, pos);
+    gate->panel_stride = up->panel_stride = own_panel_bytes(gate) + own_panel_bytes(up);
+    gate->offset = pos;
+    up->offset = pos + own_panel_bytes(gate);
+    pos = page_up(pos + fg_n_panel(gate->n_row) * gate->panel_stride);
+    down->offset = pos;
+    down->panel_stride = own_panel_bytes(down);
+    return page_up(pos + fg_n_panel(down->n_row) * down->panel_stride);
+}
+
+bool fg_directory_place(fg_directory *d, uint64_t data_offset, uint64_t *data_end)
+{
+    const fg_shape *s = &d->shape;
+    fg_tensor *t = d->tensor;
+    /* One tensor is below 2^46 bytes (limits of fg_shape), so checking after each group of
+     * tensors keeps every sum below 2^61. */
+    uint64_t pos = place_dense(t++, fg_round_up(data_offset, FG_HUGE_PAGE_BYTES));
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        pos = fg_round_up(pos, FG_HUGE_PAGE_BYTES);
+        d->dense[l].offset = pos;
+        for (int i = 0; i < FG_LAYER_TENSORS; i++) pos = place_dense(t++, pos);
+        d->dense[l].bytes = pos - d->dense[l].offset;
+        for (uint32_t e = 0; e < s->n_expert; e++, t += 3) {
+            fg_extent *x = &d->expert[(uint64_t)l * s->n_expert + e];
+            x->offset = pos;
+            pos = place_expert(t, pos);
+            x->bytes = pos - x->offset;
+            if (pos > FG_MAX_FILE_BYTES) return false;
+        }
+    }
+    pos = place_dense(t++, pos);
+    pos = place_dense(t++, fg_round_up(pos, FG_HUGE_PAGE_BYTES));
+    assert(t == d->tensor + d->n_tensor);
+    *data_end = pos;
+    return pos <= FG_MAX_FILE_BYTES;
+}
+
+uint64_t fg_tensor_begin(const fg_tensor *t)
+{
+    return t->scale_offset != 0 ? t->scale_offset : t->offset;
+}
+
+uint64_t fg_tensor_end(const fg_tensor *t)
+{
+    if (fg_role_is_vector((fg_role)t->role)) return t->offset + sizeof(float) * t->n_col;
+    return t->offset + (fg_n_panel(t->n_row) - 1) * t->panel_stride + own_panel_bytes(t);
+}

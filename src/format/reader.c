@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Open, look up, verify.
+ *
+ * Header slots and directory are read into memory of our own and checked there, not in the
+ * mapping: what was checked can then not change when another process writes to the file.  Opening
+ * touches no page of tensor data; a file of 250 GB opens in milliseconds.  The whole-file check
+ * reads through one buffer instead of the mapping, so that verifying does not push the weights of
+ * a running model out of this process' resident set.
+ */
+#include "src/format/reader.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/hash.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/format/layout.h"
+
+typedef unsigned long long ull; /* for %llu */
+
+enum {
+    VERIFY_CHUNKS = 4, /* chunks of one read */
+};
+
+struct fg_model_file {
+    fg_file file;
+    fg_slot slot;
+    fg_directory dir;
+};
+
+static fg_status read_slots(fg_model_file *f, fg_err *err)
+{
+    uint8_t slots[FG_N_SLOT * FG_SLOT_BYTES];
+    if (f->file.size < sizeof slots) {
+        return fg_fail(err, FG_EFORMAT, "%s: %llu bytes, expected at least %zu of a .fulgur file",
+                       f->file.path, (ull)f->file.size, sizeof slots);
+    }
+    FG_TRY(fg_file_read(&f->file, slots, sizeof slots, 0, err));
+    return fg_slot_read(&f->slot, slots, f->file.size, f->file.path, err);
+}
+
+static fg_status read_directory(fg_model_file *f, fg_err *err)
+{
+    const fg_slot *s = &f->slot;
+    const char *path = f->file.path;
+    uint8_t *bytes = fg_mem_alloc((size_t)s->dir_bytes);
+    if (bytes == NULL) return fg_fail_nomem(err, path);
+    fg_status st = fg_file_read(&f->file, bytes, (size_t)s->dir_bytes, s->dir_offset, err);
+    if (st == FG_OK) {
+        const uint64_t h = fg_hash64(bytes, (size_t)s->dir_bytes);
+        if (h != s->dir_hash) {
+            st = fg_fail(err, FG_ECHECKSUM,
+                         "%s: directory has hash 0x%016llx, expected 0x%016llx; convert or copy "
+                         "the file again",
+                         path, (ull)h, (ull)s->dir_hash);
+        } else {
+            st = fg_directory_decode(&f->dir, bytes, (size_t)s->dir_bytes, s, path, err);
+        }
+    }
+    fg_mem_free(bytes);
+    return st;
+}
+
+fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
+{
+    *out = NULL;
+    fg_model_file *f = fg_mem_zalloc(sizeof *f);
+    if (f == NULL) return fg_fail_nomem(err, path);
+    fg_status st = fg_file_open(&f->file, path, true, err); /* sets or closes f->file */
+    if (st == FG_OK) st = read_slots(f, err);
+    if (st == FG_OK) st = read_directory(f, err);
+    if (st != FG_OK) {
+        fg_model_file_close(&f);
+        return st;
+    }
+    *out = f;
+    return FG_OK;
+}
+
+void fg_model_file_close(fg_model_file **f)
+{
+    if (*f == NULL) return;
+    fg_directory_fini(&(*f)->dir);
+    fg_file_close(&(*f)->file);
+    fg_mem_free(*f);
+    *f = NULL;
+}
+
+/* --- access --- */
+
+const char *fg_model_file_path(const fg_model_file *f)
+{
+    return f->file.path;
+}
+
+uint64_t fg_model_file_size(const fg_model_file *f)
+{
+    return f->file.size;
+}
+
+const fg_shape *fg_model_file_shape(const fg_model_file *f)
+{
+    return &f->dir.shape;
+}
+
+uint64_t fg_model_file_n_tensor(const fg_model_file *f)
+{
+    return f->dir.n_tensor;
+}
+
+const fg_tensor *fg_model_file_tensor(const fg_model_file *f, uint64_t idx)
+{
+    assert(idx < f->dir.n_tensor);
+    return &f->dir.tensor[idx];
+}
+
+const fg_tensor *fg_model_file_find(const fg_model_file *f, fg_role role, uint32_t layer,
+                                    uint32_t expert)
+{
+    const uint64_t idx = fg_order_index(&f->dir.shape, role, layer, expert);
+    return idx == UINT64_MAX ? NULL : &f->dir.tensor[idx];
+}
+
+fg_extent fg_model_file_dense_extent(const fg_model_file *f, uint32_t layer)
+{
+    assert(layer < f->dir.shape.n_layer);
+    return f->dir.dense[layer];
+}
+
+fg_extent fg_model_file_expert_extent(const fg_model_file *f, uint32_t layer, uint32_t expert)
+{
+    assert(layer < f->dir.shape.n_layer && expert < f->dir.shape.n_expert);
+    return f->dir.expert[(uint64_t)layer * f->dir.shape.n_expert + expert];
+}
+
+const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset)
+{
+    assert(offset >= f->slot.data_offset && offset - f->slot.data_offset < f->slot.data_bytes);
+    return f->file.data + offset;
+}
+
+/* --- metadata --- */
+
+static fg_status check_meta(const fg_model_file *f, const fg_meta_entry *m, fg_err *err)
+{
+    const uint64_t h = fg_hash64(f->file.data + m->offset, (size_t)m->bytes);
+    if (h == m->hash) return FG_OK;
+    return fg_fail(err, FG_ECHECKSUM,
+                   "%s: metadata %s has hash 0x%016llx, expected 0x%016llx; convert or copy the "
+                   "file again",
+                   f->file.path, m->key, (ull)h, (ull)m->hash);
+}
+
+fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char **bytes, size_t *n,
+                             fg_err *err)
+{
+    *bytes = NULL;
+    *n = 0;
+    uint32_t lo = 0, hi = f->dir.n_meta; /* keys are ascending */
+    while (lo < hi) {
+        const uint32_t mid = lo + (hi - lo) / 2;
+        const fg_meta_entry *m = &f->dir.meta[mid];
+        const int order = strcmp(key, m->key);
+        if (order == 0) {
+            FG_TRY(check_meta(f, m, err));
+            *bytes = (const char *)f->file.data + m->offset;
+            *n = (size_t)m->bytes;
+            return FG_OK;
+        }
+        if (order < 0) {
+            hi = mid;
+        } else {
+            lo = mid + 1;
+        }
+    }
+    return FG_OK;
+}
+
+uint64_t fg_model_file_n_meta(const fg_model_file *f)
+{
+    return f->dir.n_meta;
+}
+
+void fg_model_file_meta_at(const fg_model_file *f, uint64_t idx, const char **key, uint64_t *n)
+{
+    assert(idx < f->dir.n_meta);
+    *key = f->dir.meta[idx].key;
+    *n = f->dir.meta[idx].bytes;
+}
+
+/* --- verification --- */
+
+/* Describes the tensors with bytes in [begin, end): the first by name, the others by number. */
+static void name_tensors(const fg_model_file *f, uint64_t begin, uint64_t end, char *buf, size_t n)
+{
+    char name[96] = "padding";
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < f->dir.n_tensor; i++) {
+        const fg_tensor *t = &f->dir.tensor[i];
+        const uint64_t scales =
+            t->scale_offset == 0 ? 0 : FG_PANEL_ROWS * sizeof(float) * fg_n_panel(t->n_row);
+        const bool hit = (t->offset < end && fg_tensor_end(t) > begin) ||
+                         (scales != 0 && t->scale_offset < end && t->scale_offset + scales > begin);
+        if (!hit) continue;
+        if (count++ == 0) fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+    }
+    if (count > 1) {
+        (void)snprintf(buf, n, "%s and %llu more", name, (ull)(count - 1));
+    } else {
+        (void)snprintf(buf, n, "%s", name);
+    }
+}
+
+static fg_status check_chunk(const fg_model_file *f, uint64_t chunk, const uint8_t *bytes, size_t n,
+                             const uint8_t *table, fg_err *err)
+{
+    fg_cursor c = fg_cursor_make(table + 8 * chunk, 8);
+    const uint64_t want = fg_cursor_u64(&c), got = fg_hash64(bytes, n);
+    if (got == want) return FG_OK;
+    char names[160];
+    const uint64_t begin = f->slot.data_offset + chunk * FG_FILE_CHUNK;
+    name_tensors(f, begin, begin + n, names, sizeof names);
+    return fg_fail(err, FG_ECHECKSUM,
+                   "%s: chunk %llu (%s) has hash 0x%016llx, expected 0x%016llx; convert or copy "
+                   "the file again",
+                   f->file.path, (ull)chunk, names, (ull)got, (ull)want);
+}
+
+static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *table,
+                               bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                               void *ctx, fg_err *err)
+{
+    const fg_slot *s = &f->slot;
+    FG_TRY(fg_file_read(&f->file, table, (size_t)(8 * s->n_chunk), s->table_offset, err));
+    const uint64_t root = fg_hash64(table, (size_t)(8 * s->n_chunk));
+    if (root != s->data_root) {
+        return fg_fail(err, FG_ECHECKSUM,
+                       "%s: chunk table has hash 0x%016llx, expected 0x%016llx; convert or copy "
+                       "the file again",
+                       f->file.path, (ull)root, (ull)s->data_root);
+    }
+    (void)posix_fadvise(f->file.fd, (off_t)s->data_offset, (off_t)s->data_bytes,
+                        POSIX_FADV_SEQUENTIAL);
+    for (uint64_t at = 0; at < s->data_bytes;) {
+        const uint64_t left = s->data_bytes - at, most = VERIFY_CHUNKS * FG_FILE_CHUNK;
+        const size_t n = (size_t)(left < most ? left : most);
+        FG_TRY(fg_file_read(&f->file, buf, n, s->data_offset + at, err));
+        for (size_t i = 0; i < n; i += (size_t)FG_FILE_CHUNK) {
+            const size_t m = n - i < FG_FILE_CHUNK ? n - i : (size_t)FG_FILE_CHUNK;
+            FG_TRY(check_chunk(f, (at + i) / FG_FILE_CHUNK, buf + i, m, table, err));
+        }
+        at += n;
+        if (progress != NULL && !progress(ctx, at, s->data_bytes)) {
+            return fg_fail(err, FG_ECANCEL, "%s: cancelled after %llu bytes, expected %llu",
+                           f->file.path, (ull)at, (ull)s->data_bytes);
+        }
+    }
+    return FG_OK;
+}
+
+fg_status fg_model_file_verify(const fg_model_file *f,
+                               bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                               void *ctx, fg_err *err)
+{
+    for (uint32_t i = 0; i < f->dir.n_meta; i++) FG_TRY(check_meta(f, &f->dir.meta[i], err));
+    uint8_t *buf = fg_mem_alloc((size_t)(VERIFY_CHUNKS * FG_FILE_CHUNK));
+    uint8_t *table = fg_mem_alloc((size_t)(8 * f->slot.n_chunk));
+    fg_status st = FG_OK;
+    if (buf == NULL || table == NULL) {
+        st = fg_fail_nomem(err, f->file.path);
+    } else {
+        st = verify_chunks(f, buf, table, progress, ctx, err);
+    }
+    fg_mem_free(buf);
+    fg_mem_free(table);
+    return st;
+}

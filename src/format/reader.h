@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Opens, validates and maps a .fulgur file.  Everything reachable through this header after a
+ * successful open has been checked: every tensor of the shape is present once with the right
+ * dimensions, lies inside the file and inside its extent, and overlaps no other.  Tensor data is
+ * not read at opening; fg_model_file_verify checks it against the chunk hashes.
+ *
+ * Immutable after opening; may be used from any thread.
+ */
+#ifndef FG_SRC_FORMAT_READER_H
+#define FG_SRC_FORMAT_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/format/format.h"
+
+typedef struct fg_model_file fg_model_file;
+
+/* *out is closed by fg_model_file_close.  Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM,
+ * FG_ESHAPE, FG_ENOMEM; the message starts with the path. */
+fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err);
+
+/* Accepts NULL; *f becomes NULL. */
+void fg_model_file_close(fg_model_file **f);
+
+const char *fg_model_file_path(const fg_model_file *f);
+uint64_t fg_model_file_size(const fg_model_file *f);
+const fg_shape *fg_model_file_shape(const fg_model_file *f);
+
+/* Tensors in file order; borrowed. */
+uint64_t fg_model_file_n_tensor(const fg_model_file *f);
+const fg_tensor *fg_model_file_tensor(const fg_model_file *f, uint64_t idx);
+
+/* The tensor with this role; layer/expert FG_NO_LAYER where the role has none.  Never NULL for a
+ * role, layer and expert that the shape has.  O(1). */
+const fg_tensor *fg_model_file_find(const fg_model_file *f, fg_role role, uint32_t layer,
+                                    uint32_t expert);
+
+/* Extents. */
+fg_extent fg_model_file_dense_extent(const fg_model_file *f, uint32_t layer);
+fg_extent fg_model_file_expert_extent(const fg_model_file *f, uint32_t layer, uint32_t expert);
+
+/* Pointer into the read-only mapping at an absolute file offset inside the data region; borrowed
+ * until close.  Touching it faults pages in. */
+const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset);
+
+/* Metadata blobs by key ("config.json", "tokenizer.json", "recipe", ...).  *bytes is borrowed from
+ * the mapping.  The blob's hash is checked at each call: FG_ECHECKSUM.  A missing key gives FG_OK
+ * and *bytes = NULL. */
+fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char **bytes, size_t *n,
+                             fg_err *err);
+uint64_t fg_model_file_n_meta(const fg_model_file *f);
+void fg_model_file_meta_at(const fg_model_file *f, uint64_t idx, const char **key, uint64_t *n);
+
+/* Reads all tensor data and checks every chunk hash and metadata hash.  progress may be NULL; it is called
+ * with bytes done and total, and returns false to cancel (FG_ECANCEL).  The first damaged chunk is
+ * reported with its number and a tensor that it holds: FG_ECHECKSUM. */
+fg_status fg_model_file_verify(const fg_model_file *f,
+                               bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                               void *ctx, fg_err *err);
+
+#endif

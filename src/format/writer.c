@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plan, stream, seal.
+ *
+ * The header slot is the last thing written, after everything else is on the disk, so that PATH.part
+ * never opens as a model before it is complete; the rename comes after that.  Data passes through
+ * one buffer, chunk hashes are taken on the way: memory is bounded by the buffer, the directory
+ * and 8 bytes for each MiB of data, whatever the size of the model.
+ *
+ * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
+ * leftover of a killed conversion is taken over, a live one is refused.
+ */
+#include "src/format/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "src/base/hash.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/format/layout.h"
+
+typedef unsigned long long ull; /* for %llu */
+
+enum {
+    BUFFER_BYTES = 4 << 20,
+};
+
+typedef struct blob {
+    char *key;
+    uint8_t *data;
+    uint64_t bytes;
+} blob;
+
+typedef enum state { S_OPEN, S_PLANNED, S_BEGUN, S_BROKEN, S_DONE } state;
+
+struct fg_writer {
+    char *path, *part;
+    state state;
+    fg_shape shape;
+    blob *blob; /* [n_blob], sorted by key once planned */
+    size_t n_blob, cap_blob;
+    fg_directory dir;
+    fg_slot slot;
+    uint64_t pos;      /* of the next byte of the data region, absolute */
+    uint64_t flushed;  /* everything of the data region before this offset is with the kernel */
+    uint8_t *buf;      /* BUFFER_BYTES: bytes [flushed, pos) */
+    uint64_t *chunk;   /* [n_chunk] hashes */
+    fg_hasher *hasher; /* of the chunk that holds pos */
+    int fd;            /* PATH.part, -1 before begin */
+};
+
+static fg_status misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err)
+{
+    return fg_fail(err, FG_EINVAL, "%s: %s, expected %s", w->path, got, wanted);
+}
+
+fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *shape, fg_err *err)
+{
+    *out = NULL;
+    FG_TRY(fg_shape_check(shape, path, err));
+    fg_writer *w = fg_mem_zalloc(sizeof *w);
+    if (w == NULL) return fg_fail_nomem(err, path);
+    const size_t n = strlen(path);
+    w->fd = -1;
+    w->shape = *shape;
+    w->path = fg_mem_strndup(path, n);
+    w->part = fg_mem_alloc(n + sizeof ".part");
+    if (w->path == NULL || w->part == NULL) {
+        fg_writer_destroy(&w);
+        return fg_fail_nomem(err, path);
+    }
+    memcpy(w->part, path, n);
+    memcpy(w->part + n, ".part", sizeof ".part");
+    *out = w;
+    return FG_OK;
+}
+
+void fg_writer_destroy(fg_writer **out)
+{
+    fg_writer *w = *out;
+    if (w == NULL) return;
+    /* An open descriptor means that the lock is ours; unlink before it is given up. */
+    if (w->fd >= 0 && w->state != S_DONE) (void)unlink(w->part);
+    if (w->fd >= 0) (void)close(w->fd);
+    for (size_t i = 0; i < w->n_blob; i++) {
+        fg_mem_free(w->blob[i].key);
+        fg_mem_free(w->blob[i].data);
+    }
+    fg_mem_free(w->blob);
+    fg_directory_fini(&w->dir);
+    fg_hasher_destroy(w->hasher);
+    fg_mem_free(w->chunk);
+    fg_mem_free(w->buf);
+    fg_mem_free(w->part);
+    fg_mem_free(w->path);
+    fg_mem_free(w);
+    *out = NULL;
+}
+
+/* --- metadata --- */
+
+static blob *find_blob(const fg_writer *w, const char *key)
+{
+    for (size_t i = 0; i < w->n_blob; i++) {
+        if (strcmp(w->blob[i].key, key) == 0) return &w->blob[i];
+    }
+    return NULL;
+}
+
+fg_status fg_writer_add_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
+                             fg_err *err)
+{
+    if (w->state != S_OPEN) return misuse(w, "metadata after the plan", "it before", err);
+    if (!fg_meta_key_is_valid(key)) {
+        return misuse(w, "bad metadata key", "1 to 255 bytes of printable ASCII", err);
+    }
+    if (find_blob(w, key) != NULL) {
+        return fg_fail(err, FG_EINVAL, "%s: metadata %s is there, expected a new key", w->path,
+                       key);
+    }
+    if (w->n_blob >= FG_MAX_META || n > FG_MAX_FILE_BYTES) {
+        return fg_fail(err, FG_ELIMIT, "%s: metadata entry %zu of %llu bytes, expected at most %u",
+                       w->path, w->n_blob + 1, (ull)n, (unsigned)FG_MAX_META);
+    }
+    void *p = w->blob;
+    const bool grown = fg_mem_grow(&p, &w->cap_blob, w->n_blob + 1, sizeof *w->blob);
+    w->blob = p;
+    blob b = {NULL, NULL, n};
+    if (grown) b.key = fg_mem_strndup(key, strlen(key));
+    if (b.key != NULL) b.data = fg_mem_alloc((size_t)n);
+    if (b.data == NULL) {
+        fg_mem_free(b.key);
+        return fg_fail_nomem(err, w->path);
+    }
+    if (n != 0) memcpy(b.data, bytes, (size_t)n);
+    w->blob[w->n_blob++] = b;
+    return FG_OK;
+}
+
+fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
+                             fg_err *err)
+{
+    blob *b = find_blob(w, key);
+    if (w->state == S_DONE || b == NULL || b->bytes != n) {
+        return fg_fail(err, FG_EINVAL, "%s: metadata %s of %llu bytes, expected %llu", w->path, key,
+                       (ull)n, b == NULL ? (ull)0 : (ull)b->bytes);
+    }
+    if (n != 0) memcpy(b->data, bytes, (size_t)n);
+    return FG_OK;
+}
+
+/* --- plan --- */
+
+static int blob_compare(const void *a, const void *b)
+{
+    return strcmp(((const blob *)a)->key, ((const blob *)b)->key);
+}
+
+/* Blobs stand in key order between the header and the data region. */
+static uint64_t place_meta(fg_writer *w)
+{
+    uint64_t pos = FG_N_SLOT * FG_SLOT_BYTES;
+    if (w->n_blob > 1) qsort(w->blob, w->n_blob, sizeof *w->blob, blob_compare);
+    for (size_t i = 0; i < w->n_blob; i++) {
+        fg_meta_entry *m = &w->dir.meta[i];
+        memcpy(m->key, w->blob[i].key, strlen(w->blob[i].key)); /* the rest is zero */
+        m->offset = pos;
+        m->bytes = w->blob[i].bytes;
+        pos = fg_round_up(pos + m->bytes, FG_META_ALIGN);
+    }
+    return pos;
+}
+
+static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err)
+{
+    for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
+        fg_tensor *t = &w->dir.tensor[i];
+        fg_order_at(&w->shape, i, t);
+        t->type = FG_TYPE_F32;
+        t->err_rms = t->err_max_row = NAN;
+        const bool fixed = fg_role_is_vector((fg_role)t->role) || t->role == FG_ROLE_ROUTER;
+        if (!fixed) {
+            const fg_tensor_choice c = choose(ctx, (fg_role)t->role, t->layer, t->expert);
+            t->type = (uint32_t)c.type;
+            if (c.type == FG_TYPE_Q4) t->lut = c.lut;
+        }
+        if (t->type == FG_TYPE_F32) t->err_rms = t->err_max_row = 0.0f;
+        if (fg_qtype_get(t->type) == NULL || (t->type == FG_TYPE_Q4 && !fg_lut_is_valid(&t->lut))) {
+            char name[96];
+            fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+            return fg_fail(err, FG_EINVAL,
+                           "%s: type %u or its code table chosen for %s, expected a valid one",
+                           w->path, t->type, name);
+        }
+    }
+    return FG_OK;
+}
+
+fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err)
+{
+    if (w->state != S_OPEN) return misuse(w, "a second plan", "one", err);
+    fg_directory_fini(&w->dir); /* of a plan that failed */
+    FG_TRY(fg_directory_init(&w->dir, &w->shape, (uint32_t)w->n_blob, w->path, err));
+    FG_TRY(choose_types(w, choose, ctx, err));
+    uint64_t meta_bytes = 0, data_end;
+    for (size_t i = 0; i < w->n_blob; i++) {
+        if (!fg_add_u64(meta_bytes, w->blob[i].bytes, &meta_bytes)) meta_bytes = UINT64_MAX / 2;
+    }
+    fg_slot *s = &w->slot;
+    bool fits = meta_bytes <= FG_MAX_FILE_BYTES / 2;
+    if (fits) {
+        s->data_offset = fg_round_up(place_meta(w), FG_HUGE_PAGE_BYTES);
+        fits = fg_directory_place(&w->dir, s->data_offset, &data_end) &&
+               data_end <= FG_MAX_FILE_BYTES / 2;
+    }
+    if (!fits) {
+        return fg_fail(err, FG_ELIMIT, "%s: more than 2^59 bytes, expected a smaller model",
+                       w->path);
+    }
+    s->read_version = FG_READ_VERSION;
+    s->write_version = FG_WRITE_VERSION;
+    s->generation = 1;
+    s->data_bytes = data_end - s->data_offset;
+    s->n_chunk = fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK;
+    s->table_offset = fg_round_up(data_end, FG_META_ALIGN);
+    s->dir_offset = fg_round_up(s->table_offset + 8 * s->n_chunk, FG_META_ALIGN);
+    s->dir_bytes = fg_directory_bytes(&w->shape, (uint32_t)w->n_blob);
+    s->file_bytes = s->dir_offset + s->dir_bytes;
+    w->pos = w->flushed = s->data_offset;
+    w->state = S_PLANNED;
+    return FG_OK;
+}
+
+uint64_t fg_writer_n_tensor(const fg_writer *w)
+{
+    return w->dir.n_tensor;
+}
+
+const fg_tensor *fg_writer_tensor(const fg_writer *w, uint64_t idx)
+{
+    return &w->dir.tensor[idx];
+}
+
+uint64_t fg_writer_data_offset(const fg_writer *w)
+{
+    return w->slot.data_offset;
+}
+
+uint64_t fg_writer_data_bytes(const fg_writer *w)
+{
+    return w->slot.data_bytes;
+}
+
+uint64_t fg_writer_file_bytes(const fg_writer *w)
+{
+    return w->slot.file_bytes;
+}
+
+/* --- begin --- */
+
+static fg_status fail_part(const fg_writer *w, const char *wanted, fg_err *err)
+{
+    return fg_fail(err, FG_EIO, "%s: %s, expected %s", w->part, strerror(errno), wanted);
+}
+
+/* True when PATH.part still names the file that fd holds: between our open and our lock its former
+ * owner may have finished and renamed it, and what we would truncate is the finished model. */
+static bool is_still_part(const fg_writer *w, int fd)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && stat(w->part, &named) == 0 && mine.st_ino == named.st_ino &&
+           mine.st_dev == named.st_dev;
+}
+
+static fg_status open_part(fg_writer *w, fg_err *err)
+{
+    const int fd = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return fail_part(w, "a file that can be created", err);
+    /* Some network file systems know no flock: go on without. */
+    const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (refused || !is_still_part(w, fd)) {
+        (void)close(fd);
+        return fg_fail(err, FG_EIO,
+                       "%s: another process is writing it, expected one writer; wait for it or "
+                       "choose another name",
+                       w->part);
+    }
+    w->fd = fd;          /* from here on ours: destroy removes it */
+    w->state = S_BROKEN; /* until begin succeeds */
+    if (ftruncate(fd, 0) != 0) return fail_part(w, "to empty it", err);
+    struct statvfs v;
+    if (fstatvfs(fd, &v) != 0) return fail_part(w, "to ask for free space", err);
+    uint64_t free_bytes;
+    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
+    if (free_bytes < w->slot.file_bytes) {
+        return fg_fail(err, FG_EIO,
+                       "%s: %llu bytes free on its file system, expected %llu; free space or "
+                       "choose another folder",
+                       w->part, (ull)free_bytes, (ull)w->slot.file_bytes);
+    }
+    return FG_OK;
+}
+
+fg_status fg_writer_begin(fg_writer *w, fg_err *err)
+{
+    if (w->state != S_PLANNED) return misuse(w, "begin without a plan", "plan, then begin", err);
+    /* What a refused attempt left is kept for the next. */
+    if (w->buf == NULL) w->buf = fg_mem_alloc(BUFFER_BYTES);
+    if (w->hasher == NULL) w->hasher = fg_hasher_create();
+    if (w->buf == NULL || w->hasher == NULL) return fg_fail_nomem(err, w->path);
+    FG_TRY(open_part(w, err));
+    /* only now: for a file that does not fit the disk, the table might not fit the memory */
+    w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
+    if (w->chunk == NULL) return fg_fail_nomem(err, w->path);
+    w->state = S_BEGUN;
+    return FG_OK;
+}
+
+/* --- data --- */
+
+uint64_t fg_writer_pos(const fg_writer *w)
+{
+    return w->pos;
+}
+
+static uint64_t data_end(const fg_writer *w)
+{
+    return w->slot.data_offset + w->slot.data_bytes;
+}
+
+static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
+{
+    uint64_t at = w->pos - w->slot.data_offset;
+    while (n > 0) {
+        const uint64_t room = FG_FILE_CHUNK - at % FG_FILE_CHUNK, m = n < room ? n : room;
+        fg_hasher_add(w->hasher, p, (size_t)m);
+        at += m;
+        p += m;
+        n -= m;
+        if (at % FG_FILE_CHUNK == 0 || at == w->slot.data_bytes) {
+            w->chunk[(at - 1) / FG_FILE_CHUNK] = fg_hasher_digest(w->hasher);
+            fg_hasher_reset(w->hasher);
+        }
+    }
+}
+
+/* pwrite of n bytes at `offset`; a failure ends the life of this writer. */
+static fg_status put(fg_writer *w, const void *bytes, uint64_t n, uint64_t offset, fg_err *err)
+{
+    if (n == 0) return FG_OK;
+    const fg_status st = fg_io_pwrite(w->fd, bytes, (size_t)n, offset, w->part, err);
+    if (st != FG_OK) w->state = S_BROKEN;
+    return st;
+}
+
+static fg_status flush(fg_writer *w, fg_err *err)
+{
+    FG_TRY(put(w, w->buf, w->pos - w->flushed, w->flushed, err));
+    w->flushed = w->pos;
+    return FG_OK;
+}
+
+fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *err)
+{
+    if (w->state != S_BEGUN) return misuse(w, "write to a writer not begun", "begin first", err);
+    if (n > data_end(w) - w->pos) {
+        return fg_fail(err, FG_EINVAL, "%s: %llu bytes at offset %llu, expected at most %llu",
+                       w->path, (ull)n, (ull)w->pos, (ull)(data_end(w) - w->pos));
+    }
+    if (n == 0) return FG_OK;
+    hash_bytes(w, bytes, n);
+    if (n > BUFFER_BYTES - (w->pos - w->flushed)) FG_TRY(flush(w, err));
+    if (n >= BUFFER_BYTES) {
+        FG_TRY(put(w, bytes, n, w->pos, err));
+        w->flushed += n;
+    } else {
+        memcpy(w->buf + (w->pos - w->flushed), bytes, (size_t)n);
+    }
+    w->pos += n;
+    return FG_OK;
+}
+
+fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err)
+{
+    static const uint8_t zeros[64 << 10];
+    if (to < w->pos) {
+        return fg_fail(err, FG_EINVAL, "%s: padding to offset %llu, expected at least %llu",
+                       w->path, (ull)to, (ull)w->pos);
+    }
+    while (w->pos < to) {
+        const uint64_t left = to - w->pos;
+        FG_TRY(fg_writer_write(w, zeros, left < sizeof zeros ? left : sizeof zeros, err));
+    }
+    return FG_OK;
+}
+
+void fg_writer_set_error(fg_writer *w, uint64_t idx, float rms, float max_row)
+{
+    w->dir.tensor[idx].err_rms = rms;
+    w->dir.tensor[idx].err_max_row = max_row;
+}
+
+/* --- finish --- */
+
+static fg_status write_meta(fg_writer *w, fg_err *err)
+{
+    for (uint32_t i = 0; i < w->dir.n_meta; i++) {
+        fg_meta_entry *m = &w->dir.meta[i];
+        m->hash = fg_hash64(w->blob[i].data, (size_t)m->bytes);
+        FG_TRY(put(w, w->blob[i].data, m->bytes, m->offset, err));
+    }
+    return FG_OK;
+}
+
+static fg_status write_table_and_directory(fg_writer *w, fg_err *err)
+{
+    fg_slot *s = &w->slot;
+    fg_buf table = {0}, dir = {0};
+    for (uint64_t i = 0; i < s->n_chunk; i++) fg_buf_u64(&table, w->chunk[i]);
+    fg_directory_encode(&w->dir, &dir);
+    fg_status st = FG_OK;
+    if (table.failed || dir.failed || dir.len != s->dir_bytes) {
+        st = fg_fail_nomem(err, w->path);
+    } else {
+        s->data_root = fg_hash64(table.data, table.len);
+        s->dir_hash = fg_hash64(dir.data, dir.len);
+        st = put(w, table.data, table.len, s->table_offset, err);
+        if (st == FG_OK) st = put(w, dir.data, dir.len, s->dir_offset, err);
+    }
+    fg_buf_fini(&table);
+    fg_buf_fini(&dir);
+    return st;
+}
+
+static fg_status sync_part(fg_writer *w, fg_err *err)
+{
+    if (fsync(w->fd) == 0) return FG_OK;
+    w->state = S_BROKEN;
+    return fail_part(w, "to reach the disk", err);
+}
+
+fg_status fg_writer_finish(fg_writer *w, fg_err *err)
+{
+    if (w->state != S_BEGUN) return misuse(w, "finish of a writer not begun", "begin first", err);
+    if (w->pos != data_end(w)) {
+        return fg_fail(err, FG_EINVAL, "%s: data ends at offset %llu, expected %llu", w->path,
+                       (ull)w->pos, (ull)data_end(w));
+    }
+    FG_TRY(flush(w, err));
+    FG_TRY(write_meta(w, err));
+    FG_TRY(write_table_and_directory(w, err));
+    FG_TRY(sync_part(w, err));
+    uint8_t slot[FG_SLOT_BYTES];
+    fg_slot_encode(&w->slot, slot);
+    FG_TRY(put(w, slot, sizeof slot, 0, err));
+    FG_TRY(sync_part(w, err));
+    if (rename(w->part, w->path) != 0) {
+        w->state = S_BROKEN;
+        return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", w->part, strerror(errno),
+                       w->path);
+    }
+    w->state = S_DONE;
+    return fg_io_sync_parent(w->path, err);
+}
