@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Engine and session: ownership and argument checks around src/model.
+ */
+#include "src/engine/fulgur.h"
+
+#include <string.h>
+
+#include "src/base/mem.h"
+#include "src/model/forward.h"
+#include "src/sys/cpu.h"
+#include "src/sys/team.h"
+
+struct fg_engine {
+    fg_model_file *file;
+    fg_model *model;
+    fg_team *team;
+    uint32_t cpu_flags;
+    fg_tokenizer *tokenizer; /* NULL until asked for */
+    uint64_t *sample_mask;   /* NULL until asked for */
+};
+
+struct fg_session {
+    fg_engine *e;
+    fg_state *state;
+    fg_scratch *scratch;
+    float *logits; /* [n_vocab] of the last token */
+    fg_taps taps;
+    bool (*progress)(void *ctx, size_t done, size_t total);
+    void *progress_ctx;
+};
+
+fg_engine_opts fg_engine_opts_default(void)
+{
+    return (fg_engine_opts){.n_thread = 0, .cpu = "auto", .pin = true};
+}
+
+static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
+{
+    bool missing;
+    if (!fg_cpu_level_parse(name, flags, &missing)) {
+        return fg_fail(err, FG_EINVAL, "cpu: %s, expected one of %s", name, fg_cpu_level_names());
+    }
+    if (missing) {
+        return fg_fail(err, FG_ENOTSUP, "cpu: this machine lacks %s, expected at most %s", name,
+                       fg_cpu_level_name(fg_cpu_detect()));
+    }
+    return FG_OK;
+}
+
+fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts, fg_err *err)
+{
+    *out = NULL;
+    fg_engine *e = fg_mem_zalloc(sizeof *e);
+    if (e == NULL) return fg_fail_nomem(err, path);
+    fg_status st = parse_cpu(opts->cpu, &e->cpu_flags, err);
+    if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
+    if (st == FG_OK) st = fg_model_create(&e->model, e->file, e->cpu_flags, err);
+    if (st == FG_OK) st = fg_team_create(&e->team, opts->n_thread, opts->pin, err);
+    if (st != FG_OK) {
+        fg_engine_close(&e);
+        return st;
+    }
+    *out = e;
+    return FG_OK;
+}
+
+void fg_engine_close(fg_engine **e)
+{
+    if (*e == NULL) return;
+    fg_mem_free((*e)->sample_mask);
+    fg_tokenizer_destroy(&(*e)->tokenizer);
+    fg_team_destroy(&(*e)->team);
+    fg_model_destroy(&(*e)->model);
+    fg_model_file_close(&(*e)->file);
+    fg_mem_free(*e);
+    *e = NULL;
+}
+
+const fg_model_file *fg_engine_file(const fg_engine *e)
+{
+    return e->file;
+}
+
+const fg_shape *fg_engine_shape(const fg_engine *e)
+{
+    return e->model->shape;
+}
+
+uint32_t fg_engine_n_thread(const fg_engine *e)
+{
+    return fg_team_size(e->team);
+}
+
+const char *fg_engine_cpu(const fg_engine *e)
+{
+    return fg_cpu_level_name(e->cpu_flags);
+}
+
+uint64_t fg_engine_token_bytes(const fg_engine *e)
+{
+    return e->model->token_bytes;
+}
+
+fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *err)
+{
+    *out = NULL;
+    if (e->tokenizer == NULL) {
+        const char *json;
+        size_t n;
+        const char *path = fg_model_file_path(e->file);
+        FG_TRY(fg_model_file_meta(e->file, "tokenizer.json", &json, &n, err));
+        if (json == NULL) {
+            return fg_fail(err, FG_ENOTSUP,
+                           "%s: no tokenizer inside, expected tokenizer.json at conversion", path);
+        }
+        FG_TRY(fg_tokenizer_create(&e->tokenizer, json, n, path, err));
+    }
+    *out = e->tokenizer;
+    return FG_OK;
+}
+
+fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err)
+{
+    *mask = NULL;
+    if (e->sample_mask == NULL) {
+        const uint32_t n = e->model->shape->n_vocab;
+        const char *json;
+        size_t json_n;
+        FG_TRY(fg_model_file_meta(e->file, "tokenizer.json", &json, &json_n, err));
+        const fg_tokenizer *tok = NULL;
+        if (json != NULL) FG_TRY(fg_engine_tokenizer(e, &tok, err));
+        const size_t n_word = ((size_t)n + 63) / 64;
+        uint64_t *bits = fg_mem_alloc(n_word * sizeof *bits);
+        if (bits == NULL) return fg_fail_nomem(err, "sample mask");
+        memset(bits, 0xff, n_word * sizeof *bits);
+        if (tok != NULL) fg_tokenizer_mask(tok, bits, n);
+        for (uint32_t id = 0; id < n; id++) {
+            if (fg_model_head_row_is_zero(e->model, id)) bits[id / 64] &= ~(1ull << (id % 64));
+        }
+        e->sample_mask = bits;
+    }
+    *mask = e->sample_mask;
+    return FG_OK;
+}
+
+/* ---- session ---- */
+
+fg_session_opts fg_session_opts_default(void)
+{
+    return (fg_session_opts){.n_ctx = 0, .n_batch = 512, .kv = FG_KV_CHOICE_AUTO};
+}
+
+fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
+                            fg_err *err)
+{
+    *out = NULL;
+    fg_session *s = fg_mem_zalloc(sizeof *s);
+    if (s == NULL) return fg_fail_nomem(err, "session");
+    s->e = e;
+    const fg_shape *shape = e->model->shape;
+    const uint64_t most = shape->n_ctx_max < 4096 ? shape->n_ctx_max : 4096;
+    const uint64_t n_ctx = opts->n_ctx == 0 ? most : opts->n_ctx;
+    const bool int8 =
+        opts->kv == FG_KV_CHOICE_AUTO ? e->model->quantized : opts->kv == FG_KV_CHOICE_INT8;
+    fg_status st = fg_state_create(&s->state, shape, n_ctx, int8 ? FG_KV_INT8 : FG_KV_F32, err);
+    if (st == FG_OK) {
+        st = fg_scratch_create(&s->scratch, e->model, opts->n_batch, fg_team_size(e->team), err);
+    }
+    if (st == FG_OK) {
+        s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
+        if (s->logits == NULL) st = fg_fail_nomem(err, "logits");
+    }
+    if (st != FG_OK) {
+        fg_session_destroy(&s);
+        return st;
+    }
+    *out = s;
+    return FG_OK;
+}
+
+void fg_session_destroy(fg_session **s)
+{
+    if (*s == NULL) return;
+    fg_mem_free((*s)->logits);
+    fg_scratch_destroy(&(*s)->scratch);
+    fg_state_destroy(&(*s)->state);
+    fg_mem_free(*s);
+    *s = NULL;
+}
+
+uint64_t fg_session_pos(const fg_session *s)
+{
+    return s->state->pos;
+}
+
+uint64_t fg_session_n_ctx(const fg_session *s)
+{
+    return s->state->n_ctx;
+}
+
+uint64_t fg_session_bytes(const fg_session *s)
+{
+    return s->state->bytes + s->scratch->bytes;
+}
+
+void fg_session_reset(fg_session *s)
+{
+    fg_state_reset(s->state);
+}
+
+const float *fg_session_logits(const fg_session *s)
+{
+    return s->logits;
+}
+
+void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
+                             void *ctx)
+{
+    s->progress = fn;
+    s->progress_ctx = ctx;
+}
+
+void fg_session_set_taps(fg_session *s, const struct fg_taps *taps)
+{
+    s->taps = taps == NULL ? (fg_taps){0} : *taps;
+}
+
+/* Keeps the last token's logits, and passes all of them on when somebody listens. */
+typedef struct logits_sink {
+    fg_session *s;
+    fg_session_logits_fn *fn;
+    void *ctx;
+    uint64_t last;
+} logits_sink;
+
+static void take_logits(void *ctx, uint64_t pos, const float *logits)
+{
+    const logits_sink *k = ctx;
+    if (k->fn != NULL) k->fn(k->ctx, pos, logits);
+    if (pos == k->last) {
+        memcpy(k->s->logits, logits, k->s->e->model->shape->n_vocab * sizeof(float));
+    }
+}
+
+fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
+                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err)
+{
+    const uint32_t n_vocab = s->e->model->shape->n_vocab;
+    const uint64_t room = s->state->n_ctx - s->state->pos;
+    if (n == 0) return fg_fail(err, FG_EINVAL, "tokens: none, expected at least one");
+    if (n > room) {
+        return fg_fail(err, FG_ELIMIT,
+                       "context: %llu tokens behind %llu, expected at most %llu in all; "
+                       "raise it with -c",
+                       (unsigned long long)n, (unsigned long long)s->state->pos,
+                       (unsigned long long)s->state->n_ctx);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] >= n_vocab) {
+            return fg_fail(err, FG_EINVAL, "token %zu: id %u, expected less than %u", i, ids[i],
+                           n_vocab);
+        }
+    }
+    logits_sink sink = {s, on_logits, ctx, s->state->pos + n - 1};
+    const uint32_t batch = s->scratch->n_batch;
+    for (size_t i = 0; i < n;) {
+        if (s->progress != NULL && !s->progress(s->progress_ctx, i, n)) {
+            return fg_fail(err, FG_ECANCEL, "evaluation: cancelled after %zu tokens, expected %zu",
+                           i, n);
+        }
+        const uint32_t m = n - i < batch ? (uint32_t)(n - i) : batch;
+        const bool ends = i + m == n;
+        fg_batch b = {
+            .m = s->e->model,
+            .st = s->state,
+            .s = s->scratch,
+            .ids = ids + i,
+            .n_tok = m,
+            .logits_from = on_logits != NULL ? 0
+                           : ends            ? m - 1
+                                             : m,
+            .on_logits = take_logits,
+            .on_logits_ctx = &sink,
+            .taps = &s->taps,
+        };
+        fg_forward(s->e->team, &b);
+        i += m;
+    }
+    if (s->progress != NULL) (void)s->progress(s->progress_ctx, n, n);
+    return FG_OK;
+}

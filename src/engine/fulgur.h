@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Fulgur's public interface.
+ *
+ * An engine is one opened model: mapping, kernels, tables, thread team.  It is immutable while in
+ * use and shared by its sessions.  A session is one timeline of tokens: it owns state, key-value
+ * cache and scratch.  The caller owns token arrays and text buffers.
+ *
+ *     fg_err err = {0};
+ *     fg_engine *e;
+ *     fg_session *s;
+ *     fg_engine_opts eo = fg_engine_opts_default();
+ *     fg_session_opts so = fg_session_opts_default();
+ *     if (fg_engine_open(&e, "m1.fulgur", &eo, &err) != FG_OK) ...err.msg...
+ *     if (fg_session_create(&s, e, &so, &err) != FG_OK) ...
+ *     if (fg_session_eval(s, ids, n, NULL, NULL, &err) != FG_OK) ...
+ *     next = argmax(fg_session_logits(s)) ...
+ *     fg_session_destroy(&s);
+ *     fg_engine_close(&e);
+ *
+ * Threads: calls on one engine or its sessions must not overlap; the engine uses its own team
+ * inside.  Numbers: the same file and tokens give the same logits, bit for bit, for any thread
+ * count, CPU level and split of the tokens into calls.
+ *
+ * The library prints nothing, never exits, and reads no environment.
+ */
+#ifndef FG_SRC_ENGINE_FULGUR_H
+#define FG_SRC_ENGINE_FULGUR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/format/reader.h"
+#include "src/text/chat.h"
+#include "src/text/sampler.h"
+#include "src/text/stream.h"
+#include "src/text/tokenizer.h"
+
+#define FG_VERSION "0.1.0"
+
+typedef struct fg_engine fg_engine;
+typedef struct fg_session fg_session;
+
+typedef struct fg_engine_opts {
+    uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
+    const char *cpu;   /* "auto" (default), "scalar", "avx2": highest kernel level to use */
+    bool pin;          /* true: workers are bound to cores */
+} fg_engine_opts;
+fg_engine_opts fg_engine_opts_default(void);
+
+/* Opens a model file: validates header and directory, maps the data (touching none of it), starts
+ * the team.  Errors: those of fg_model_file_open; FG_EINVAL (cpu), FG_ENOTSUP (cpu level absent).
+ * *out must be closed after all its sessions. */
+fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
+                         fg_err *err);
+void fg_engine_close(fg_engine **e); /* accepts NULL */
+
+const fg_model_file *fg_engine_file(const fg_engine *e);
+const fg_shape *fg_engine_shape(const fg_engine *e);
+uint32_t fg_engine_n_thread(const fg_engine *e);
+const char *fg_engine_cpu(const fg_engine *e); /* level in use */
+/* Weight bytes that one decoded token reads. */
+uint64_t fg_engine_token_bytes(const fg_engine *e);
+
+/* The tokenizer inside the file, built at the first call; borrowed.  FG_ENOTSUP when the file has
+ * none. */
+fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *err);
+
+/* Bitmap of the ids that may be sampled (bit id % 64 of word id / 64): those with a token whose
+ * lm_head row is not all zero.  Borrowed; built at the first call.  Without a tokenizer in the file
+ * every id counts as having one. */
+fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err);
+
+typedef enum fg_kv_choice { FG_KV_CHOICE_AUTO, FG_KV_CHOICE_F32, FG_KV_CHOICE_INT8 } fg_kv_choice;
+
+typedef struct fg_session_opts {
+    uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
+    uint32_t n_batch; /* tokens evaluated together in prefill; 512.  Never changes the result */
+    fg_kv_choice kv;  /* AUTO: int8 for quantized files, f32 for f32 and bf16 files */
+} fg_session_opts;
+fg_session_opts fg_session_opts_default(void);
+
+fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
+                            fg_err *err);
+void fg_session_destroy(fg_session **s); /* accepts NULL */
+
+uint64_t fg_session_pos(const fg_session *s);   /* tokens evaluated so far */
+uint64_t fg_session_n_ctx(const fg_session *s); /* room in tokens */
+uint64_t fg_session_bytes(const fg_session *s); /* memory of state and scratch when fully used */
+void fg_session_reset(fg_session *s);           /* empty sequence, same room */
+
+/* logits[n_vocab] of the token at absolute position pos; valid during the call only. */
+typedef void fg_session_logits_fn(void *ctx, uint64_t pos, const float *logits);
+
+/* Evaluates n tokens (n >= 1, ids < n_vocab) behind what the session holds.  on_logits, when not
+ * NULL, sees every token's logits in order.  Errors: FG_EINVAL (an id), FG_ELIMIT (no room; nothing
+ * was evaluated), FG_ECANCEL (progress callback; the batches before it are in). */
+fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
+                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err);
+
+/* Logits [n_vocab] of the last evaluated token; valid until the next eval or reset. */
+const float *fg_session_logits(const fg_session *s);
+
+/* Called between batches of fg_session_eval with tokens done and total; false cancels.  NULL: off. */
+void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
+                             void *ctx);
+
+/* Observers of hidden states and routing, for tests and traces; see src/model/forward.h.  The
+ * struct is copied; NULL switches off. */
+struct fg_taps;
+void fg_session_set_taps(fg_session *s, const struct fg_taps *taps);
+
+/* ---- score ---- */
+
+typedef struct fg_score_opts {
+    uint32_t window;     /* tokens of a window, each evaluated from an empty state; 512.  Every
+                          * token predicts the next one, the last of a window the first behind it */
+    uint64_t max_window; /* windows at most; 0: all, the last one may be shorter */
+    bool (*progress)(void *ctx, uint64_t done, uint64_t total,
+                     double ppl); /* tokens; may be NULL */
+    void *ctx;
+    void (*on_nll)(void *ctx, uint64_t token, double nll); /* each scored token; may be NULL */
+} fg_score_opts;
+
+typedef struct fg_score {
+    uint64_t n_token;  /* tokens scored */
+    double nll;        /* mean -ln p of the scored tokens */
+    double nll_stderr; /* its standard error, tokens taken as independent */
+    double ppl;        /* exp(nll) */
+    /* against a reference, over the scored positions; valid when `against` was given */
+    double ref_nll, ref_ppl;
+    double kld_mean, kld_p99, kld_max; /* KL(reference || model), nats */
+    double top1;                       /* share of positions with the same best token */
+} fg_score;
+
+/* Scores ids[n]; `against` may be NULL or an engine with the same vocabulary (FG_EINVAL). */
+fg_status fg_score_run(fg_engine *e, fg_engine *against, const uint32_t *ids, size_t n,
+                       const fg_score_opts *opts, fg_score *out, fg_err *err);
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The network, top to bottom [reference minimax-m1 2.1]:
+ *
+ *     x = embed[token]
+ *     for each layer:   n = RMSNorm(x)      h = alpha_attn r + beta_attn Attention(n)
+ *                       m = RMSNorm(h)      x = alpha_mlp  r + beta_mlp  MoE(m)
+ *     logits = lm_head RMSNorm(x)
+ *
+ * where the residual r is the normed input n (or m) when postnorm is set, as in the release, and
+ * the un-normed x (or h) otherwise.
+ */
+#include "src/model/forward.h"
+
+#include <string.h>
+
+#include "src/base/dmath.h"
+#include "src/base/mem.h"
+
+/* ---- scratch ---- */
+
+/* Takes [n_row][width] rows from the mapping, or only measures when base is NULL. */
+static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t width, bool quant)
+{
+    const uint64_t stride = fg_round_up(width, FG_SB_COLS);
+    fg_acts a = {.f_stride = (size_t)stride, .q_stride = (size_t)(stride / FG_SB_COLS)};
+    if (base != NULL) a.f = (float *)(void *)(base + *used);
+    *used += fg_round_up(n_row * stride * sizeof(float), FG_PAGE_BYTES);
+    if (quant) {
+        if (base != NULL) a.q = (fg_act128 *)(void *)(base + *used);
+        *used += fg_round_up(n_row * a.q_stride * sizeof(fg_act128), FG_PAGE_BYTES);
+    }
+    return a;
+}
+
+static void *take_array(uint8_t *base, uint64_t *used, uint64_t n, uint64_t size)
+{
+    void *p = base == NULL ? NULL : base + *used;
+    *used += fg_round_up(n * size, FG_PAGE_BYTES);
+    return p;
+}
+
+static void lay_out(fg_scratch *s, const fg_model *m, uint32_t n_thread, uint8_t *base)
+{
+    const fg_shape *p = m->shape;
+    const uint64_t T = s->n_batch, R = T * p->n_used, d = p->d_model;
+    const uint64_t width = (uint64_t)p->n_head * p->d_head;
+    const uint64_t group = p->n_head / p->n_kv_head;
+    uint64_t used = 0;
+    s->x = take_acts(base, &used, T, d, false);
+    s->n = take_acts(base, &used, T, d, m->quantized);
+    s->u = take_acts(base, &used, T, width, m->quantized);
+    s->a = take_acts(base, &used, T, d, false);
+    s->qkv = take_acts(base, &used, T, 3 * width, false);
+    s->gate = take_acts(base, &used, T, width, false);
+    s->router = take_acts(base, &used, T, p->n_expert, false);
+    s->xs = take_acts(base, &used, R, d, m->quantized);
+    s->g = take_acts(base, &used, R, p->d_ff, false);
+    s->up = take_acts(base, &used, R, p->d_ff, false);
+    s->h = take_acts(base, &used, R, p->d_ff, m->quantized);
+    s->y = take_acts(base, &used, R, d, false);
+    s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, false);
+    s->cos = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
+    s->sin = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
+    s->sel = take_array(base, &used, R, sizeof *s->sel);
+    s->sel_w = take_array(base, &used, R, sizeof *s->sel_w);
+    s->row_of = take_array(base, &used, R, sizeof *s->row_of);
+    s->first = take_array(base, &used, (uint64_t)p->n_expert + 1, sizeof *s->first);
+    /* per worker: two (max, sum) arrays, one block output, one block of scores */
+    s->attn_stride = (size_t)(2 * fg_round_up(2 * group, 16) + group * p->d_head + FG_KV_BLOCK);
+    s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
+    s->bytes = used;
+}
+
+fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batch,
+                            uint32_t n_thread, fg_err *err)
+{
+    *out = NULL;
+    if (n_batch < 1 || n_batch > FG_BATCH_MAX) {
+        return fg_fail(err, FG_EINVAL, "batch: %u tokens, expected 1 to %d", n_batch, FG_BATCH_MAX);
+    }
+    fg_scratch *s = fg_mem_zalloc(sizeof *s);
+    if (s == NULL) return fg_fail_nomem(err, "scratch");
+    s->n_batch = n_batch;
+    lay_out(s, m, n_thread, NULL);
+    s->map = fg_mem_map((size_t)s->bytes);
+    if (s->map == NULL) {
+        const unsigned long long bytes = s->bytes;
+        fg_scratch_destroy(&s);
+        return fg_fail(err, FG_ENOMEM,
+                       "scratch: no %llu bytes, expected memory; try a smaller batch", bytes);
+    }
+    lay_out(s, m, n_thread, s->map);
+    *out = s;
+    return FG_OK;
+}
+
+void fg_scratch_destroy(fg_scratch **s)
+{
+    if (*s == NULL) return;
+    fg_mem_unmap((*s)->map, (size_t)(*s)->bytes);
+    fg_mem_free(*s);
+    *s = NULL;
+}
+
+/* ---- the pass ---- */
+
+static void embed(const fg_worker *w, const fg_batch *b)
+{
+    const fg_model *m = b->m;
+    const size_t half = m->shape->d_rotary / 2;
+    uint64_t begin, end;
+    fg_worker_range(w, b->n_tok, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) {
+        fg_model_embed(m, b->ids[t], b->s->x.f + t * b->s->x.f_stride);
+        for (size_t j = 0; j < half; j++) { /* angles in double: positions reach 10 M */
+            double sin_x, cos_x;
+            fg_sincos((double)(b->st->pos + t) * m->rope_freq[j], &sin_x, &cos_x);
+            b->s->cos[t * half + j] = (float)cos_x;
+            b->s->sin[t * half + j] = (float)sin_x;
+        }
+    }
+}
+
+static void norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to)
+{
+    const fg_shape *shape = b->m->shape;
+    fg_scratch *s = b->s;
+    b->m->k.rmsnorm(s->x.f + from * s->x.f_stride, weight, shape->d_model, (float)shape->norm_eps,
+                    s->n.f + to * s->n.f_stride);
+    if (b->m->quantized) fg_acts_quantize(&b->m->k, &s->n, to);
+}
+
+/* x = alpha r + beta a for token t. */
+static void residual(const fg_batch *b, uint64_t t, float alpha, float beta)
+{
+    fg_scratch *s = b->s;
+    float *x = s->x.f + t * s->x.f_stride;
+    const float *r = b->m->shape->postnorm ? s->n.f + t * s->n.f_stride : x;
+    b->m->k.axpby(alpha, r, beta, s->a.f + t * s->a.f_stride, b->m->shape->d_model, x);
+}
+
+/* a = sum of the experts' outputs of token t, best expert first. */
+static void combine_experts(const fg_batch *b, uint64_t t)
+{
+    const fg_shape *shape = b->m->shape;
+    fg_scratch *s = b->s;
+    float *a = s->a.f + t * s->a.f_stride;
+    memset(a, 0, shape->d_model * sizeof(float));
+    for (uint64_t i = t * shape->n_used; i < (t + 1) * shape->n_used; i++) {
+        b->m->k.axpy(s->sel_w[i], s->y.f + s->row_of[i] * s->y.f_stride, shape->d_model, a);
+    }
+}
+
+/* Shows rows 0..n_tok-1 of x, tokens first.. of the batch, to the observer. */
+static void tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer, uint64_t first,
+                       uint64_t n_tok, const fg_acts *x)
+{
+    if (w->idx != 0 || b->taps == NULL || b->taps->hidden == NULL) return;
+    b->taps->hidden(b->taps->ctx, layer, b->st->pos + first, n_tok, x->f, x->f_stride);
+}
+
+static void layer(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    const fg_layer *y = &b->m->layers[l];
+    uint64_t begin, end;
+    fg_worker_range(w, b->n_tok, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) norm_row(b, y->attn_norm, t, t);
+    fg_worker_sync(w);
+
+    if (y->kind == FG_ATTN_LIGHTNING) {
+        fg_lightning(w, b, l);
+    } else {
+        fg_softmax(w, b, l);
+    }
+
+    for (uint64_t t = begin; t < end; t++) {
+        residual(b, t, y->alpha_attn, y->beta_attn);
+        norm_row(b, y->mlp_norm, t, t);
+        fg_route(b, y, t);
+    }
+    fg_worker_sync(w);
+    if (w->idx == 0 && b->taps != NULL && b->taps->experts != NULL) {
+        b->taps->experts(b->taps->ctx, l, b->st->pos, b->n_tok, b->s->sel, b->s->sel_w);
+    }
+
+    fg_moe(w, b, l);
+
+    for (uint64_t t = begin; t < end; t++) {
+        combine_experts(b, t);
+        residual(b, t, b->m->alpha_mlp, b->m->beta_mlp);
+    }
+}
+
+/* Logits of tokens logits_from .. n_tok-1, FG_LOGIT_ROWS at a time. */
+static void logits(fg_worker *w, fg_batch *b)
+{
+    fg_scratch *s = b->s;
+    for (uint64_t t0 = b->logits_from; t0 < b->n_tok; t0 += FG_LOGIT_ROWS) {
+        const uint64_t n = b->n_tok - t0 < FG_LOGIT_ROWS ? b->n_tok - t0 : FG_LOGIT_ROWS;
+        uint64_t begin, end;
+        fg_worker_range(w, n, &begin, &end);
+        for (uint64_t i = begin; i < end; i++) norm_row(b, b->m->final_norm, t0 + i, i);
+        fg_worker_sync(w);
+        fg_matmul(w, &b->m->lm_head, &s->n, 0, n, &s->logits);
+        fg_worker_sync(w);
+        if (w->idx == 0) {
+            tap_hidden(w, b, (int32_t)b->m->shape->n_layer, t0, n, &s->n);
+            for (uint64_t i = 0; b->on_logits != NULL && i < n; i++) {
+                b->on_logits(b->on_logits_ctx, b->st->pos + t0 + i,
+                             s->logits.f + i * s->logits.f_stride);
+            }
+        }
+        fg_worker_sync(w);
+    }
+}
+
+static void pass(fg_worker *w, void *arg)
+{
+    fg_batch *b = arg;
+    embed(w, b);
+    fg_worker_sync(w);
+    tap_hidden(w, b, -1, 0, b->n_tok, &b->s->x);
+    for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
+        layer(w, b, l);
+        fg_worker_sync(w);
+        tap_hidden(w, b, (int32_t)l, 0, b->n_tok, &b->s->x);
+        /* the next layer only reads x until its first barrier */
+    }
+    logits(w, b);
+}
+
+void fg_forward(fg_team *team, fg_batch *b)
+{
+    fg_team_run(team, pass, b);
+    b->st->pos += b->n_tok;
+}

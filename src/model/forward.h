@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The forward pass over one batch of tokens, run by all workers of a team at once.  Reading order:
+ * forward.c (the layer loop), then lightning.c, softmax.c, moe.c (the three blocks), matmul.c.
+ *
+ * Conventions inside: T tokens of the batch; every activation row is padded with zeros to a
+ * multiple of 128 and 64-byte aligned; a step writes what the next one reads, with fg_worker_sync
+ * between; work is split by output ranges, never by summation order.
+ */
+#ifndef FG_SRC_MODEL_FORWARD_H
+#define FG_SRC_MODEL_FORWARD_H
+
+#include "src/model/model.h"
+#include "src/model/state.h"
+#include "src/sys/team.h"
+
+/* Activation rows: f32, and the same quantised for int8 products.  `q` is valid only after
+ * fg_acts_quantize of that row. */
+typedef struct fg_acts {
+    float *f;
+    fg_act128 *q;
+    size_t f_stride; /* elements, multiple of 128 */
+    size_t q_stride; /* blocks, f_stride / 128 */
+} fg_acts;
+
+/* Buffers for up to n_batch tokens, in one mapping. */
+typedef struct fg_scratch {
+    uint32_t n_batch;
+    fg_acts x;        /* [T][d_model] stream between layers (f only) */
+    fg_acts n;        /* [T][d_model] normed input of the current sub-layer */
+    fg_acts u;        /* [T][n_head * d_head] attention output before out_proj */
+    fg_acts a;        /* [T][d_model] sub-layer output (f only) */
+    fg_acts qkv;      /* [T][3 * n_head * d_head] (f only); softmax: q, then k, v behind it */
+    fg_acts gate;     /* [T][n_head * d_head] output gate (f only) */
+    fg_acts router;   /* [T][n_expert] (f only) */
+    fg_acts xs;       /* [T * n_used][d_model] inputs sorted by expert */
+    fg_acts g, up;    /* [T * n_used][d_ff] (f only) */
+    fg_acts h;        /* [T * n_used][d_ff] silu(g) * up */
+    fg_acts y;        /* [T * n_used][d_model] expert outputs, sorted by expert (f only) */
+    fg_acts logits;   /* [FG_LOGIT_ROWS][n_vocab] (f only) */
+    float *cos, *sin; /* [T][d_rotary / 2] */
+    uint32_t *sel;    /* [T][n_used] selected experts, best first */
+    float *sel_w;     /* [T][n_used] their weights */
+    uint32_t *row_of; /* [T][n_used] row in the sorted order */
+    uint32_t *first;  /* [n_expert + 1] first sorted row of each expert */
+    float *attn;      /* [n_thread][attn_stride] per-worker block results */
+    size_t attn_stride;
+    void *map;
+    uint64_t bytes;
+} fg_scratch;
+
+enum {
+    FG_LOGIT_ROWS = 16, /* tokens whose logits are computed together; bounds the buffer */
+    FG_BATCH_MAX = 4096,
+};
+
+fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batch,
+                            uint32_t n_thread, fg_err *err);
+void fg_scratch_destroy(fg_scratch **s); /* accepts NULL */
+
+/* Observers, called by worker 0 while the others wait; NULL members are not called.
+ * hidden: after each layer l, x[T][d_model] rows `stride` elements apart; l = -1: embedding;
+ *         l = n_layer: final norm (only rows whose logits were wanted).
+ * experts: selected experts of layer l, [T][n_used], with weights. */
+typedef struct fg_taps {
+    void (*hidden)(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
+                   size_t stride);
+    void (*experts)(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
+                    const float *weights);
+    void *ctx;
+} fg_taps;
+
+/* logits[n_vocab] of the token at absolute position pos; valid during the call. */
+typedef void fg_logits_fn(void *ctx, uint64_t pos, const float *logits);
+
+/* One batch: everything a worker needs. */
+typedef struct fg_batch {
+    const fg_model *m;
+    fg_state *st;
+    fg_scratch *s;
+    const uint32_t *ids;  /* [n_tok], all < n_vocab */
+    uint32_t n_tok;       /* T, 1 .. n_batch */
+    uint32_t logits_from; /* first token of the batch whose logits are wanted; n_tok: none */
+    fg_logits_fn *on_logits;
+    void *on_logits_ctx;
+    const fg_taps *taps; /* may be NULL */
+} fg_batch;
+
+/* Evaluates the batch on the team and advances st->pos by n_tok.  Room must have been checked. */
+void fg_forward(fg_team *team, fg_batch *b);
+
+/* ---- the blocks; called by every worker with the same arguments ---- */
+
+/* y[t][0 .. n_row) = W x_t for rows row0 .. row0+n_tok-1 of x; panels split over the workers. */
+void fg_matmul(const fg_worker *w, const fg_matrix *m, const fg_acts *x, uint64_t row0,
+               uint64_t n_tok, fg_acts *y);
+void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row);
+
+/* From n (normed input) to a (sub-layer output). */
+void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
+void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);
+/* Top-k routing of token t from n: fills sel, sel_w. */
+void fg_route(const fg_batch *b, const fg_layer *y, uint64_t t);
+/* From n and sel to y and row_of. */
+void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);
+
+#endif

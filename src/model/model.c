@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Binding only: the reader has already checked that every tensor is there with the right size, so
+ * nothing here can fail but memory.
+ */
+#include "src/model/model.h"
+
+#include "quant/panel.h"
+#include "src/base/dmath.h"
+#include "src/base/mem.h"
+
+static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_t layer,
+                      uint32_t expert)
+{
+    const fg_tensor *t = fg_model_file_find(f, role, layer, expert);
+    const fg_qtype type = (fg_qtype)t->type;
+    fg_matrix w = {
+        .panels = fg_model_file_data(f, t->offset),
+        .scales = t->scale_offset == 0
+                      ? NULL
+                      : (const float *)(const void *)fg_model_file_data(f, t->scale_offset),
+        .lut = type == FG_TYPE_Q4 ? &t->lut : NULL,
+        .panel_fn = fg_kernels_panel(&m->k, type, &t->lut),
+        .panel_stride = t->panel_stride,
+        .n_row = t->n_row,
+        .n_col = t->n_col,
+        .n_panel = fg_n_panel(t->n_row),
+        .n_sb = fg_n_sb(t->n_col),
+        .type = type,
+        .quantized = fg_qtype_get(t->type)->quantized,
+    };
+    w.bytes = w.n_panel * fg_panel_bytes(type, t->n_col) +
+              (w.scales == NULL ? 0 : w.n_panel * FG_PANEL_ROWS * sizeof(float));
+    m->quantized = m->quantized || w.quantized;
+    return w;
+}
+
+static const float *bind_vector(const fg_model_file *f, fg_role role, uint32_t layer)
+{
+    const fg_tensor *t = fg_model_file_find(f, role, layer, FG_NO_LAYER);
+    return (const float *)(const void *)fg_model_file_data(f, t->offset);
+}
+
+/* Base slope 2^(-8(h+1)/H).  For H not a power of two the original takes the slopes of the lower
+ * power of two P, then every second one of 2P (the ALiBi rule); transformers does not. */
+static double base_slope(const fg_shape *s, uint32_t head)
+{
+    const double ln2 = fg_log(2.0);
+    uint32_t p = 1;
+    while (p * 2 <= s->n_head) p *= 2;
+    if (p == s->n_head || s->slope_form == FG_SLOPE_TRANSFORMERS) {
+        return fg_exp(-8.0 * (double)(head + 1) / (double)s->n_head * ln2);
+    }
+    if (head < p) return fg_exp(-8.0 * (double)(head + 1) / (double)p * ln2);
+    return fg_exp(-8.0 * (double)(2 * (head - p) + 1) / (double)(2 * p) * ln2);
+}
+
+double fg_lightning_slope(const fg_shape *s, uint32_t layer, uint32_t head)
+{
+    const double l = (double)layer, last = (double)s->n_layer - 1.0;
+    double f;
+    if (s->slope_form == FG_SLOPE_TRANSFORMERS) {
+        f = 1.0 - l / (last + 1e-5) + 1e-5;
+    } else if (s->n_layer == 1) {
+        f = 1.0 + 1e-5; /* the original divides by zero; vLLM's value */
+    } else {
+        f = 1.0 - l / last + 1e-5;
+    }
+    return base_slope(s, head) * f;
+}
+
+static fg_status bind_layer(fg_model *m, const fg_model_file *f, uint32_t l, fg_err *err)
+{
+    const fg_shape *s = m->shape;
+    fg_layer *y = &m->layers[l];
+    const uint32_t none = FG_NO_LAYER;
+    y->kind = (fg_attn_kind)s->attn[l];
+    y->attn_norm = bind_vector(f, FG_ROLE_ATTN_NORM, l);
+    y->mlp_norm = bind_vector(f, FG_ROLE_MLP_NORM, l);
+    if (y->kind == FG_ATTN_LIGHTNING) {
+        y->inner_norm = bind_vector(f, FG_ROLE_LIGHT_NORM, l);
+        y->qkv = bind(m, f, FG_ROLE_LIGHT_QKV, l, none);
+        y->out_gate = bind(m, f, FG_ROLE_LIGHT_GATE, l, none);
+        y->out = bind(m, f, FG_ROLE_LIGHT_OUT, l, none);
+        y->alpha_attn = (float)s->alpha_lightning;
+        y->beta_attn = (float)s->beta_lightning;
+        const size_t n = FG_LIGHT_CHUNK + 1;
+        y->decay = fg_mem_zalloc_array(s->n_head, n * sizeof(float));
+        if (y->decay == NULL) return fg_fail_nomem(err, "decay tables");
+        for (uint32_t h = 0; h < s->n_head; h++) {
+            const double slope = fg_lightning_slope(s, l, h);
+            for (size_t i = 0; i < n; i++) {
+                y->decay[h * n + i] = (float)fg_exp(-slope * (double)i);
+            }
+        }
+    } else {
+        y->q = bind(m, f, FG_ROLE_Q, l, none);
+        y->k = bind(m, f, FG_ROLE_K, l, none);
+        y->v = bind(m, f, FG_ROLE_V, l, none);
+        y->out = bind(m, f, FG_ROLE_O, l, none);
+        y->alpha_attn = (float)s->alpha_softmax;
+        y->beta_attn = (float)s->beta_softmax;
+    }
+    y->router = bind(m, f, FG_ROLE_ROUTER, l, none);
+    y->experts = fg_mem_zalloc_array(s->n_expert, sizeof *y->experts);
+    if (y->experts == NULL) return fg_fail_nomem(err, "expert table");
+    for (uint32_t e = 0; e < s->n_expert; e++) {
+        y->experts[e].gate = bind(m, f, FG_ROLE_EXPERT_GATE, l, e);
+        y->experts[e].up = bind(m, f, FG_ROLE_EXPERT_UP, l, e);
+        y->experts[e].down = bind(m, f, FG_ROLE_EXPERT_DOWN, l, e);
+    }
+    const fg_expert *x = &y->experts[0];
+    m->token_bytes += y->qkv.bytes + y->out_gate.bytes + y->q.bytes + y->k.bytes + y->v.bytes +
+                      y->out.bytes + y->router.bytes +
+                      s->n_used * (x->gate.bytes + x->up.bytes + x->down.bytes);
+    return FG_OK;
+}
+
+fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
+                          fg_err *err)
+{
+    *out = NULL;
+    fg_model *m = fg_mem_zalloc(sizeof *m);
+    if (m == NULL) return fg_fail_nomem(err, "model");
+    const fg_shape *s = m->shape = fg_model_file_shape(file);
+    fg_status st = FG_OK;
+    fg_kernels_init(&m->k, cpu_flags);
+    m->alpha_mlp = (float)s->alpha_mlp;
+    m->beta_mlp = (float)s->beta_mlp;
+    m->embed = bind(m, file, FG_ROLE_EMBED, FG_NO_LAYER, FG_NO_LAYER);
+    m->quantized = false; /* the embedding is looked up, not multiplied */
+    m->lm_head = bind(m, file, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
+    m->final_norm = bind_vector(file, FG_ROLE_FINAL_NORM, FG_NO_LAYER);
+    m->token_bytes = m->lm_head.bytes;
+    m->layers = fg_mem_zalloc_array(s->n_layer, sizeof *m->layers);
+    m->rope_freq = fg_mem_zalloc_array(s->d_rotary / 2, sizeof *m->rope_freq);
+    if (m->layers == NULL || m->rope_freq == NULL) {
+        st = fg_fail_nomem(err, "model");
+        goto fail;
+    }
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        st = bind_layer(m, file, l, err);
+        if (st != FG_OK) goto fail;
+    }
+    const double ln_theta = fg_log(s->rope_theta);
+    for (uint32_t j = 0; j < s->d_rotary / 2; j++) { /* theta^(-2j/d) */
+        m->rope_freq[j] = fg_exp(-2.0 * (double)j / (double)s->d_rotary * ln_theta);
+    }
+    *out = m;
+    return FG_OK;
+fail:
+    fg_model_destroy(&m);
+    return st;
+}
+
+void fg_model_destroy(fg_model **m)
+{
+    if (*m == NULL) return;
+    for (uint32_t l = 0; (*m)->layers != NULL && l < (*m)->shape->n_layer; l++) {
+        fg_mem_free((*m)->layers[l].decay);
+        fg_mem_free((*m)->layers[l].experts);
+    }
+    fg_mem_free((*m)->layers);
+    fg_mem_free((*m)->rope_freq);
+    fg_mem_free(*m);
+    *m = NULL;
+}
+
+void fg_model_embed(const fg_model *m, uint32_t id, float *x)
+{
+    const fg_matrix *e = &m->embed;
+    const uint64_t p = id / FG_PANEL_ROWS;
+    fg_panel_decode_row(e->type, e->lut, e->panels + p * e->panel_stride,
+                        e->scales == NULL ? NULL : e->scales + p * FG_PANEL_ROWS, e->n_col,
+                        id % FG_PANEL_ROWS, x);
+}
+
+bool fg_model_head_row_is_zero(const fg_model *m, uint32_t id)
+{
+    return m->lm_head.scales != NULL && m->lm_head.scales[id] == 0.0f;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The network's weights as named fields: the file's directory bound to pointers, kernels chosen,
+ * tables computed.  Immutable after creation; shared by all sessions.  Pointers into weights are
+ * borrowed from the mapping of the model file and valid until it closes.
+ */
+#ifndef FG_SRC_MODEL_MODEL_H
+#define FG_SRC_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/qtype.h"
+#include "simd/kernels.h"
+#include "src/base/status.h"
+#include "src/format/reader.h"
+
+/* W[n_row][n_col] in 16-row panels. */
+typedef struct fg_matrix {
+    const uint8_t *panels;
+    const float *scales; /* [16 * n_panel], NULL for f32 and bf16 */
+    const fg_lut *lut;   /* q4 only */
+    fg_panel_fn *panel_fn;
+    uint64_t panel_stride; /* bytes from panel p to p + 1 */
+    uint64_t n_row, n_col, n_panel, n_sb;
+    uint64_t bytes; /* weights and scales, what one token reads */
+    fg_qtype type;
+    bool quantized; /* takes fg_act128 rows, else f32 rows */
+} fg_matrix;
+
+typedef struct fg_expert {
+    fg_matrix gate, up, down; /* w1 [d_ff][d_model], w3 [d_ff][d_model], w2 [d_model][d_ff] */
+} fg_expert;
+
+typedef struct fg_layer {
+    fg_attn_kind kind;
+    const float *attn_norm;  /* [d_model] */
+    const float *mlp_norm;   /* [d_model] */
+    const float *inner_norm; /* [n_head * d_head], lightning */
+    fg_matrix qkv, out_gate; /* lightning */
+    fg_matrix q, k, v;       /* softmax */
+    fg_matrix out;           /* both */
+    fg_matrix router;        /* f32 [n_expert][d_model] */
+    fg_expert *experts;      /* [n_expert] */
+    float *decay;            /* lightning: [n_head][FG_LIGHT_CHUNK + 1], decay[h][i] = lambda^i */
+    float alpha_attn, beta_attn;
+} fg_layer;
+
+typedef struct fg_model {
+    const fg_shape *shape;
+    fg_kernels k;
+    fg_matrix embed, lm_head;
+    const float *final_norm; /* [d_model] */
+    fg_layer *layers;        /* [n_layer] */
+    double *rope_freq;       /* [d_rotary / 2] radians per position */
+    float alpha_mlp, beta_mlp;
+    bool quantized;       /* some matrix takes int8 activations */
+    uint64_t token_bytes; /* weight bytes that one decoded token reads */
+} fg_model;
+
+/* cpu_flags: src/sys/cpu.h.  `file` is borrowed and must outlive the model. */
+fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
+                          fg_err *err);
+void fg_model_destroy(fg_model **m); /* accepts NULL */
+
+/* Decay slope of head h in layer l (double, reference minimax-m1 2.3): lambda = exp(-slope). */
+double fg_lightning_slope(const fg_shape *s, uint32_t layer, uint32_t head);
+
+/* Row `id` of the embedding, f32[128 * n_sb] (zero-padded). */
+void fg_model_embed(const fg_model *m, uint32_t id, float *x);
+
+/* True when row `id` of lm_head is known to be all zero (quantized heads: its row scale is 0): such
+ * a row was never trained and its logit of exactly 0 must not be sampled. */
+bool fg_model_head_row_is_zero(const fg_model *m, uint32_t id);
+
+#endif

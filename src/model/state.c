@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/model/state.h"
+
+#include <stddef.h>
+#include <sys/mman.h>
+
+#include "simd/kernels.h"
+#include "src/base/mem.h"
+
+/* Bump allocation over the mapping; with base == NULL it only measures. */
+typedef struct arena {
+    uint8_t *base;
+    uint64_t used;
+    bool overflow;
+} arena;
+
+static void *take(arena *a, uint64_t n, uint64_t m, uint64_t size)
+{
+    uint64_t bytes;
+    if (!fg_mul_u64(n, m, &bytes) || !fg_mul_u64(bytes, size, &bytes) || bytes > INT64_MAX / 4 ||
+        a->used > INT64_MAX / 2) {
+        a->overflow = true;
+        return NULL;
+    }
+    uint8_t *p = a->base == NULL ? NULL : a->base + a->used;
+    a->used += fg_round_up(bytes, FG_PAGE_BYTES); /* pages are first touched by one owner */
+    return p;
+}
+
+static void lay_out(arena *a, const fg_shape *s, uint64_t n_pos, fg_kv_type kv,
+                    fg_layer_state *layers)
+{
+    const uint64_t d = s->d_head, light = (uint64_t)s->n_head * d;
+    const uint64_t size = kv == FG_KV_INT8 ? 1 : sizeof(float);
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        fg_layer_state y = {0};
+        if (s->attn[l] == FG_ATTN_LIGHTNING) {
+            y.s = take(a, light, d, sizeof(float));
+            y.kt = take(a, light, FG_LIGHT_CHUNK, sizeof(float));
+            y.v = take(a, light, FG_LIGHT_CHUNK, sizeof(float));
+        } else {
+            y.k_cache = take(a, s->n_kv_head * d, n_pos, size);
+            y.v_cache = take(a, s->n_kv_head * d, n_pos, size);
+            if (kv == FG_KV_INT8) {
+                y.k_scale = take(a, s->n_kv_head, n_pos, sizeof(float));
+                y.v_scale = take(a, s->n_kv_head, n_pos, sizeof(float));
+            }
+        }
+        if (layers != NULL) layers[l] = y;
+    }
+}
+
+fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, uint64_t *bytes,
+                        fg_err *err)
+{
+    arena a = {0};
+    if (n_ctx > s->n_ctx_max) {
+        return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected at most %llu",
+                       (unsigned long long)n_ctx, (unsigned long long)s->n_ctx_max);
+    }
+    lay_out(&a, s, fg_round_up(n_ctx, 16), kv, NULL);
+    if (a.overflow) {
+        return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected a state below 2^62 bytes",
+                       (unsigned long long)n_ctx);
+    }
+    *bytes = a.used;
+    return FG_OK;
+}
+
+fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
+                          fg_err *err)
+{
+    *out = NULL;
+    if (n_ctx < 1) return fg_fail(err, FG_EINVAL, "context: 0 positions, expected at least 1");
+    fg_state *st = fg_mem_zalloc(sizeof *st);
+    if (st == NULL) return fg_fail_nomem(err, "sequence state");
+    fg_status code = fg_state_size(s, n_ctx, kv, &st->bytes, err);
+    if (code != FG_OK) goto fail;
+    st->n_ctx = n_ctx;
+    st->n_pos = fg_round_up(n_ctx, 16);
+    st->kv_type = kv;
+    st->layers = fg_mem_zalloc_array(s->n_layer, sizeof *st->layers);
+    st->map = fg_mem_map((size_t)st->bytes);
+    if (st->layers == NULL || st->map == NULL) {
+        code = fg_fail(err, FG_ENOMEM,
+                       "sequence state: no room for %llu positions, expected %llu bytes of memory; "
+                       "try a smaller context",
+                       (unsigned long long)n_ctx, (unsigned long long)st->bytes);
+        goto fail;
+    }
+    arena a = {st->map, 0, false};
+    lay_out(&a, s, st->n_pos, kv, st->layers);
+    *out = st;
+    return FG_OK;
+fail:
+    fg_state_destroy(&st);
+    return code;
+}
+
+void fg_state_destroy(fg_state **st)
+{
+    if (*st == NULL) return;
+    fg_mem_unmap((*st)->map, (size_t)(*st)->bytes);
+    fg_mem_free((*st)->layers);
+    fg_mem_free(*st);
+    *st = NULL;
+}
+
+void fg_state_reset(fg_state *st)
+{
+    (void)madvise(st->map, (size_t)st->bytes, MADV_DONTNEED); /* anonymous: zero on next touch */
+    st->pos = 0;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What one sequence remembers: for each lightning layer the recurrent state and the keys and
+ * values of the unfinished chunk, for each softmax layer the key-value cache.  One zero-on-touch
+ * mapping, sized up front; first touch is by the worker that owns a head.
+ *
+ * A lightning layer keeps S as of the last chunk boundary (absolute position a multiple of
+ * FG_LIGHT_CHUNK) and adds the tokens since then from `kt` and `v`.  Prefill and decode thereby
+ * compute the same expression for a token, whatever was evaluated in one call: the logits are a
+ * function of the text only (design 3.3), and a decode step reads the state instead of rewriting
+ * it.
+ */
+#ifndef FG_SRC_MODEL_STATE_H
+#define FG_SRC_MODEL_STATE_H
+
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/format/shape.h"
+
+typedef enum fg_kv_type { FG_KV_F32 = 0, FG_KV_INT8 = 1 } fg_kv_type;
+
+typedef struct fg_layer_state {
+    /* lightning */
+    float *s;  /* [n_head][d_head][d_head], S[h][d_k][d_v] at the chunk start */
+    float *kt; /* [n_head][d_head][FG_LIGHT_CHUNK], keys of the chunk, transposed */
+    float *v;  /* [n_head][FG_LIGHT_CHUNK][d_head] */
+    /* softmax; n_pos = n_ctx rounded up to 16 */
+    void *k_cache;  /* f32 or int8 [n_kv_head][n_pos/16][d_head][16], after rotation */
+    void *v_cache;  /* f32 or int8 [n_kv_head][n_pos][d_head] */
+    float *k_scale; /* int8: [n_kv_head][n_pos] */
+    float *v_scale;
+} fg_layer_state;
+
+typedef struct fg_state {
+    uint64_t pos;   /* tokens evaluated so far */
+    uint64_t n_ctx; /* positions there is room for */
+    uint64_t n_pos; /* n_ctx rounded up to 16 */
+    fg_kv_type kv_type;
+    fg_layer_state *layers; /* [n_layer] */
+    void *map;
+    uint64_t bytes;
+} fg_state;
+
+/* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits. */
+fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, uint64_t *bytes,
+                        fg_err *err);
+fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
+                          fg_err *err);
+void fg_state_destroy(fg_state **st); /* accepts NULL */
+
+/* Back to an empty sequence; memory goes back to the system. */
+void fg_state_reset(fg_state *st);
+
+#endif

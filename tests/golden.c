@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/golden.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/safetensors.h"
+#include "tests/fg_test.h"
+
+static void *read_at(const char *path, uint64_t offset, uint64_t n)
+{
+    FILE *f = fopen(path, "rb");
+    void *p = malloc((size_t)n + 1);
+    if (f == NULL || p == NULL || fseek(f, (long)offset, SEEK_SET) != 0 ||
+        fread(p, 1, (size_t)n, f) != n) {
+        fg_test_fail(__FILE__, __LINE__, "%s: cannot read", path);
+        free(p);
+        p = NULL;
+    }
+    if (f != NULL) fclose(f);
+    return p;
+}
+
+static const fg_st_tensor *find(const fg_st_shard *s, const char *prefix, const char *name)
+{
+    char full[64];
+    (void)snprintf(full, sizeof full, "%s%s", prefix, name);
+    for (size_t i = 0; i < s->n_tensor; i++) {
+        if (strcmp(s->tensor[i].name, full) == 0) return &s->tensor[i];
+    }
+    return NULL;
+}
+
+/* u8 widens to i32. */
+static int32_t *take_ints(const fg_st_shard *s, const fg_st_tensor *t)
+{
+    if (t == NULL) return NULL;
+    void *raw = read_at(s->path, t->offset, t->bytes);
+    if (raw == NULL || strcmp(t->dtype_text, "U8") != 0) return raw;
+    int32_t *p = malloc((size_t)t->bytes * sizeof *p);
+    for (uint64_t i = 0; p != NULL && i < t->bytes; i++) p[i] = ((uint8_t *)raw)[i];
+    free(raw);
+    return p;
+}
+
+bool golden_load(golden *g, const char *path, const char *prefix)
+{
+    fg_st_shard s = {0};
+    fg_err err = {0};
+    *g = (golden){0};
+    if (fg_st_open(&s, path, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return false;
+    }
+    const fg_st_tensor *ids = find(&s, prefix, "input_ids"), *logits = find(&s, prefix, "logits"),
+                       *hidden = find(&s, prefix, "hidden"), *nll = find(&s, prefix, "nll"),
+                       *greedy = find(&s, prefix, "greedy_ids"), *e = find(&s, prefix, "experts");
+    g->n_tok = (size_t)ids->dim[0];
+    g->n_row = (size_t)logits->dim[0];
+    g->n_vocab = (size_t)logits->dim[1];
+    g->ids = take_ints(&s, ids);
+    g->rows = take_ints(&s, find(&s, prefix, "rows"));
+    if (g->rows == NULL) {
+        g->rows = malloc(g->n_row * sizeof *g->rows);
+        for (size_t i = 0; i < g->n_row; i++) g->rows[i] = (int32_t)i;
+    }
+    g->logits = read_at(path, logits->offset, logits->bytes);
+    if (hidden != NULL) {
+        g->n_layer = (size_t)hidden->dim[0];
+        g->d = (size_t)hidden->dim[2];
+        g->hidden = read_at(path, hidden->offset, hidden->bytes);
+    }
+    if (e != NULL) {
+        g->n_used = (size_t)e->dim[2];
+        g->experts = take_ints(&s, e);
+    }
+    if (nll != NULL) g->nll = read_at(path, nll->offset, nll->bytes);
+    if (greedy != NULL) {
+        g->n_greedy = (size_t)greedy->dim[0];
+        g->greedy = take_ints(&s, greedy);
+    }
+    fg_st_fini(&s);
+    return g->ids != NULL && g->logits != NULL;
+}
+
+void golden_free(golden *g)
+{
+    free(g->ids);
+    free(g->rows);
+    free(g->logits);
+    free(g->hidden);
+    free(g->experts);
+    free(g->nll);
+    free(g->greedy);
+    *g = (golden){0};
+}
+
+int64_t golden_row(const golden *g, uint64_t t)
+{
+    for (size_t i = 0; i < g->n_row; i++) {
+        if ((uint64_t)g->rows[i] == t) return (int64_t)i;
+    }
+    return -1;
+}

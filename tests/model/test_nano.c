@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The nano model, a real trained one: bf16 against the f32 golden vectors, quantized files against
+ * perplexity limits and tasks.  Limits are the project's (issue "From checkpoint to answer").
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/io.h"
+#include "src/base/json.h"
+#include "src/base/mem.h"
+#include "src/model/forward.h"
+#include "tests/fg_test.h"
+#include "tests/golden.h"
+#include "tests/models.h"
+
+static uint32_t argmax(const float *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++) {
+        if (x[i] > x[best]) best = i;
+    }
+    return (uint32_t)best;
+}
+
+static double nll_of(const float *x, size_t n, uint32_t id)
+{
+    const double max = (double)x[argmax(x, n)];
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - max);
+    return max + log(sum) - (double)x[id];
+}
+
+typedef struct watch {
+    const golden *g;
+    double worst;
+    size_t n_hidden, n_wrong, n_expert;
+} watch;
+
+static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n, const float *x,
+                      size_t stride)
+{
+    watch *w = ctx;
+    if (w->g->hidden == NULL || layer < 0 || layer >= (int32_t)w->g->n_layer) return;
+    for (uint64_t t = 0; t < n; t++) {
+        const int64_t row = golden_row(w->g, pos + t);
+        if (row < 0) continue;
+        const float *want = w->g->hidden + ((size_t)layer * w->g->n_row + (size_t)row) * w->g->d;
+        double err2 = 0.0, ref2 = 0.0;
+        for (size_t i = 0; i < w->g->d; i++) {
+            err2 += pow((double)x[t * stride + i] - (double)want[i], 2.0);
+            ref2 += pow((double)want[i], 2.0);
+        }
+        w->worst = fmax(w->worst, sqrt(err2 / ref2));
+        w->n_hidden++;
+    }
+}
+
+static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, const uint32_t *sel,
+                       const float *weights)
+{
+    watch *w = ctx;
+    (void)weights;
+    for (uint64_t t = 0; t < n; t++) {
+        const int64_t row = golden_row(w->g, pos + t);
+        if (row < 0) continue;
+        const int32_t *want = w->g->experts + (layer * w->g->n_row + (size_t)row) * w->g->n_used;
+        for (size_t i = 0; i < w->g->n_used; i++) {
+            bool found = false;
+            for (size_t j = 0; j < w->g->n_used; j++) {
+                found |= sel[t * w->g->n_used + j] == (uint32_t)want[i];
+            }
+            w->n_wrong += !found;
+            w->n_expert++;
+        }
+    }
+}
+
+/* Returns the worst NLL difference, so that the negative control can use it. */
+static double check_golden(const char *type, const char *file, const char *prefix, bool strict)
+{
+    golden g;
+    if (!golden_load(&g, file, prefix)) return (double)NAN;
+    fg_engine *e = model_open(NANO_DIR, type, 2, NULL);
+    fg_session *s = e == NULL ? NULL : model_session(e, g.n_tok + g.n_greedy, 512);
+    if (s == NULL) return (double)NAN;
+    watch w = {.g = &g};
+    const fg_taps taps = {on_hidden, on_experts, &w};
+    fg_session_set_taps(s, &taps);
+    float *logits = model_logits(s, e, (const uint32_t *)g.ids, g.n_tok, 0);
+    fg_session_set_taps(s, NULL);
+    double worst = 0.0;
+    for (size_t t = 0; logits != NULL && t + 1 < g.n_tok; t++) {
+        const double nll = nll_of(logits + t * g.n_vocab, g.n_vocab, (uint32_t)g.ids[t + 1]);
+        worst = fmax(worst, fabs(nll - (double)g.nll[t]));
+    }
+    uint32_t next = argmax(logits + (g.n_tok - 1) * g.n_vocab, g.n_vocab);
+    size_t n_same = 0;
+    fg_err err = {0};
+    for (size_t i = 0; i < g.n_greedy && next == (uint32_t)g.greedy[i]; i++) {
+        n_same++;
+        if (fg_session_eval(s, &next, 1, NULL, NULL, &err) != FG_OK) break;
+        next = argmax(fg_session_logits(s), g.n_vocab);
+    }
+    printf("  %s %s%s: nll %.2e, hidden %.2e over %zu rows, %zu of %zu experts wrong, %zu of %zu "
+           "greedy tokens\n",
+           type, prefix, file, worst, w.worst, w.n_hidden, w.n_wrong, w.n_expert, n_same,
+           g.n_greedy);
+    if (strict) {
+        CHECK(worst <= 2e-4);
+        CHECK(w.worst <= 2e-4);
+        CHECK_U64(w.n_wrong, 0);
+        CHECK(w.n_expert > 0);
+        CHECK_U64(n_same, g.n_greedy);
+    }
+    free(logits);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    golden_free(&g);
+    return worst;
+}
+
+FG_TEST(bf16_chat_equals_golden)
+{
+    (void)check_golden("bf16", "tests/vectors/nano/chat.safetensors", "", true);
+}
+
+FG_TEST(bf16_story_equals_golden)
+{
+    (void)check_golden("bf16", "tests/vectors/nano/story.safetensors", "", true);
+}
+
+FG_TEST(full_golden)
+{
+    const char *path = fg_test_shared("nano-eval/golden.safetensors");
+    if (path == NULL) return;
+    char copy[512];
+    (void)snprintf(copy, sizeof copy, "%s", path);
+    (void)check_golden("bf16", copy, "chat.", true);
+    (void)check_golden("bf16", copy, "story.", true);
+}
+
+FG_TEST(quantized_file_fails_the_bf16_bound) /* negative control of the bound */
+{
+    CHECK(check_golden("q4", "tests/vectors/nano/chat.safetensors", "", false) > 2e-4);
+}
+
+/* ---- perplexity ---- */
+
+static double ppl_of(const char *type, const char *text_path, uint64_t n_window)
+{
+    fg_err err = {0};
+    char *text;
+    size_t n;
+    fg_ids ids = {0};
+    const fg_tokenizer *tok;
+    fg_engine *e = model_open(NANO_DIR, type, 2, NULL);
+    if (e == NULL) return (double)NAN;
+    fg_score score = {0};
+    const fg_score_opts o = {.window = 512, .max_window = n_window};
+    fg_status st = fg_io_read_all(text_path, 1 << 24, &text, &n, &err);
+    if (st == FG_OK) st = fg_engine_tokenizer(e, &tok, &err);
+    if (st == FG_OK) st = fg_tokenizer_encode(tok, NULL, text, n, false, &ids, &err);
+    if (st == FG_OK) st = fg_score_run(e, NULL, ids.data, ids.len, &o, &score, &err);
+    if (st != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    fg_mem_free(text);
+    fg_ids_fini(&ids);
+    fg_engine_close(&e);
+    return st == FG_OK ? score.ppl : (double)NAN;
+}
+
+/* Each type's perplexity over both texts against the f32 reference's. */
+static void check_ppl(const char *type, double least, double most)
+{
+    static const char *const names[] = {"Aesops_Fables.txt", "The_Time_Machine.txt"};
+    const char *shared = fg_test_shared("nano-eval/reference_ppl.json");
+    if (shared == NULL) return;
+    fg_json *root;
+    fg_err err = {0};
+    REQUIRE(fg_json_parse_file(&root, shared, 1 << 16, &err) == FG_OK);
+    for (int i = 0; i < 2; i++) {
+        char rel[64];
+        double want = (double)NAN;
+        CHECK(fg_json_f64(fg_json_get(fg_json_get(root, names[i]), "ppl"), &want));
+        (void)snprintf(rel, sizeof rel, "nano-eval/%s", names[i]);
+        const char *path = fg_test_shared(rel);
+        if (path == NULL) break;
+        const double change = ppl_of(type, path, 40) / want - 1.0;
+        printf("  %s %s: perplexity %+.4f %%\n", type, names[i], 100.0 * change);
+        CHECK(change >= least && change <= most);
+    }
+    fg_json_free(root);
+}
+
+FG_TEST(ppl_bf16)
+{
+    check_ppl("bf16", -0.0002, 0.0002);
+}
+FG_TEST(ppl_q8)
+{
+    check_ppl("q8", -0.02, 0.006);
+}
+FG_TEST(ppl_q6)
+{
+    check_ppl("q6", -0.02, 0.008);
+}
+FG_TEST(ppl_q4)
+{
+    check_ppl("q4", -0.02, 0.025);
+}
+
+/* ---- tasks ---- */
+
+/* Greedy answer of at most 256 tokens; true when `expect` stands behind </think>. */
+static bool answers(fg_engine *e, fg_session *s, const fg_tokenizer *tok, const char *prompt,
+                    const char *expect)
+{
+    fg_err err = {0};
+    fg_ids ids = {0};
+    fg_buf out = {0};
+    uint32_t eos = 0;
+    bool ok = fg_tokenizer_find_added(tok, "<end_of_sentence>", &eos) &&
+              fg_tokenizer_encode(tok, NULL, prompt, strlen(prompt), true, &ids, &err) == FG_OK;
+    fg_session_reset(s);
+    ok = ok && fg_session_eval(s, ids.data, ids.len, NULL, NULL, &err) == FG_OK;
+    ids.len = 0;
+    for (int i = 0; ok && i < 256; i++) {
+        const uint32_t next = argmax(fg_session_logits(s), fg_engine_shape(e)->n_vocab);
+        if (next == eos) break;
+        ok = fg_ids_push(&ids, next) && fg_session_eval(s, &next, 1, NULL, NULL, &err) == FG_OK;
+    }
+    ok = ok && fg_tokenizer_decode(tok, ids.data, ids.len, false, &out, &err) == FG_OK;
+    const char *text = ok ? fg_buf_str(&out) : NULL;
+    const char *after = text == NULL ? NULL : strstr(text, "</think>");
+    const bool good = after != NULL && strstr(after, expect) != NULL;
+    fg_ids_fini(&ids);
+    fg_buf_fini(&out);
+    return good;
+}
+
+FG_TEST(tasks_q4)
+{
+    static const char *const names[] = {"add", "sub", "cmp", "have", "id"};
+    unsigned right[5] = {0}, total[5] = {0};
+    fg_err err = {0};
+    char *text;
+    size_t n;
+    const fg_tokenizer *tok;
+    fg_engine *e = model_open(NANO_DIR, "q4", 2, NULL);
+    fg_session *s = e == NULL ? NULL : model_session(e, 1024, 512);
+    REQUIRE(s != NULL && fg_engine_tokenizer(e, &tok, &err) == FG_OK);
+    REQUIRE(fg_io_read_all("tests/vectors/nano/tasks.jsonl", 1 << 24, &text, &n, &err) == FG_OK);
+    for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        fg_json *j;
+        const char *task, *prompt, *expect;
+        REQUIRE(fg_json_parse(&j, line, (size_t)(end - line), "tasks.jsonl", &err) == FG_OK);
+        CHECK(fg_json_str(fg_json_get(j, "task"), &task) &&
+              fg_json_str(fg_json_get(j, "prompt"), &prompt) &&
+              fg_json_str(fg_json_get(j, "expect"), &expect));
+        for (int i = 0; i < 5; i++) {
+            if (strcmp(task, names[i]) != 0) continue;
+            right[i] += answers(e, s, tok, prompt, expect);
+            total[i]++;
+        }
+        fg_json_free(j);
+    }
+    for (int i = 0; i < 5; i++) {
+        printf("  %s: %u of %u\n", names[i], right[i], total[i]);
+        CHECK_U64(total[i], 20);
+        CHECK(right[i] >= 18);
+    }
+    fg_mem_free(text);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The f32 path against tiny checkpoints whose answers others computed: MiniMax's own layer code
+ * (orig-*) and transformers (hf-*).  Bounds are the project's: logits 2e-4 absolute (their standard
+ * deviation is about 1), hidden states 2e-4 relative in the 2-norm of a row, experts equal.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/model/forward.h"
+#include "tests/fg_test.h"
+#include "tests/golden.h"
+#include "tests/models.h"
+
+static const double bound = 2e-4;
+
+static double max_diff(const golden *g, const float *logits)
+{
+    double worst = 0.0;
+    for (size_t i = 0; i < g->n_row; i++) {
+        const float *got = logits + (size_t)g->rows[i] * g->n_vocab;
+        for (size_t v = 0; v < g->n_vocab; v++) {
+            const double d = fabs((double)got[v] - (double)g->logits[i * g->n_vocab + v]);
+            if (!(d <= worst)) worst = d;
+        }
+    }
+    return worst;
+}
+
+/* Worst relative error of hidden rows and number of wrong experts, gathered by the taps. */
+typedef struct watch {
+    const golden *g;
+    uint32_t n_layer;
+    double worst;
+    size_t n_hidden, n_expert, n_wrong;
+} watch;
+
+static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n, const float *x,
+                      size_t stride)
+{
+    watch *w = ctx;
+    const golden *g = w->g;
+    const bool hf = g->n_layer == w->n_layer + 1; /* embedding, layers but the last, final norm */
+    if (!hf && (layer < 0 || layer == (int32_t)w->n_layer)) return;
+    if (hf && layer == (int32_t)w->n_layer - 1) return;
+    const size_t at = !hf                            ? (size_t)layer
+                      : layer == (int32_t)w->n_layer ? w->n_layer
+                                                     : (size_t)(layer + 1);
+    for (uint64_t t = 0; t < n; t++) {
+        const int64_t row = golden_row(g, pos + t);
+        if (row < 0) continue;
+        const float *want = g->hidden + (at * g->n_row + (size_t)row) * g->d;
+        double err2 = 0.0, ref2 = 0.0;
+        for (size_t i = 0; i < g->d; i++) {
+            const double d = (double)x[t * stride + i] - (double)want[i];
+            err2 += d * d;
+            ref2 += (double)want[i] * (double)want[i];
+        }
+        const double rel = sqrt(err2 / ref2);
+        if (!(rel <= w->worst)) w->worst = rel;
+        w->n_hidden++;
+    }
+}
+
+static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, const uint32_t *sel,
+                       const float *weights)
+{
+    watch *w = ctx;
+    const golden *g = w->g;
+    (void)weights;
+    for (uint64_t t = 0; g->experts != NULL && t < n; t++) {
+        const int64_t row = golden_row(g, pos + t);
+        if (row < 0) continue;
+        const int32_t *want = g->experts + (layer * g->n_row + (size_t)row) * g->n_used;
+        for (size_t i = 0; i < g->n_used; i++) { /* as sets: the order of equals is open */
+            bool found = false;
+            for (size_t j = 0; j < g->n_used; j++)
+                found |= sel[t * g->n_used + j] == (uint32_t)want[i];
+            w->n_wrong += !found;
+            w->n_expert++;
+        }
+    }
+}
+
+static void check_folder(const char *dir)
+{
+    char path[512];
+    golden g;
+    (void)snprintf(path, sizeof path, "%s/golden.safetensors", dir);
+    if (!golden_load(&g, path, "")) return;
+    fg_engine *e = model_open(dir, "f32", 2, NULL);
+    fg_session *s = e == NULL ? NULL : model_session(e, g.n_tok, 512);
+    if (s == NULL) return;
+    watch w = {.g = &g, .n_layer = fg_engine_shape(e)->n_layer};
+    const fg_taps taps = {on_hidden, on_experts, &w};
+    fg_session_set_taps(s, &taps);
+    float *whole = model_logits(s, e, (const uint32_t *)g.ids, g.n_tok, 0);
+    REQUIRE(whole != NULL);
+    const double diff = max_diff(&g, whole);
+    printf("  %s: logits %.2e, hidden %.2e over %zu rows, %zu of %zu experts wrong\n", dir, diff,
+           w.worst, w.n_hidden, w.n_wrong, w.n_expert);
+    CHECK(diff <= bound);
+    CHECK(w.worst <= bound);
+    CHECK_U64(w.n_hidden, g.n_layer * g.n_row);
+    CHECK_U64(w.n_wrong, 0);
+    CHECK(g.experts == NULL || w.n_expert > 0);
+
+    /* token by token: not only within the bound but equal bits */
+    fg_session_set_taps(s, NULL);
+    fg_session_reset(s);
+    float *single = model_logits(s, e, (const uint32_t *)g.ids, g.n_tok, 1);
+    REQUIRE(single != NULL);
+    CHECK(memcmp(whole, single, g.n_tok * g.n_vocab * sizeof(float)) == 0);
+
+    /* negative control: one wrong token of the prompt must be seen */
+    fg_session_reset(s);
+    uint32_t *wrong = malloc(g.n_tok * sizeof *wrong);
+    memcpy(wrong, g.ids, g.n_tok * sizeof *wrong);
+    wrong[0] = (wrong[0] + 1) % (uint32_t)g.n_vocab;
+    float *other = model_logits(s, e, wrong, g.n_tok, 0);
+    CHECK(other != NULL && max_diff(&g, other) > 10.0 * bound);
+    free(wrong);
+    free(other);
+    free(single);
+    free(whole);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    golden_free(&g);
+}
+
+static void check_committed(const char *name)
+{
+    char dir[256];
+    (void)snprintf(dir, sizeof dir, "tests/vectors/oracle/%s", name);
+    check_folder(dir);
+}
+
+static void check_shared(const char *name)
+{
+    char rel[128], dir[512];
+    (void)snprintf(rel, sizeof rel, "oracle/%s", name);
+    const char *shared = fg_test_shared(rel);
+    if (shared == NULL) return;
+    (void)snprintf(dir, sizeof dir, "%s", shared);
+    check_folder(dir);
+}
+
+FG_TEST(orig_base)
+{
+    check_committed("orig-base");
+}
+FG_TEST(orig_heads6)
+{
+    check_committed("orig-heads6");
+}
+FG_TEST(orig_prenorm)
+{
+    check_committed("orig-prenorm");
+}
+FG_TEST(orig_top1)
+{
+    check_committed("orig-top1");
+}
+FG_TEST(orig_wide)
+{
+    check_committed("orig-wide");
+}
+FG_TEST(hf_long)
+{
+    check_committed("hf-long");
+}
+
+FG_TEST(shared_orig_base)
+{
+    check_shared("orig-base");
+}
+FG_TEST(shared_orig_heads6)
+{
+    check_shared("orig-heads6");
+}
+FG_TEST(shared_orig_prenorm)
+{
+    check_shared("orig-prenorm");
+}
+FG_TEST(shared_orig_top1)
+{
+    check_shared("orig-top1");
+}
+FG_TEST(shared_orig_wide)
+{
+    check_shared("orig-wide");
+}
+FG_TEST(shared_hf_base)
+{
+    check_shared("hf-base");
+}
+FG_TEST(shared_hf_fp32_sharded)
+{
+    check_shared("hf-fp32-sharded");
+}
+FG_TEST(shared_hf_long)
+{
+    check_shared("hf-long");
+}
+FG_TEST(shared_hf_wide)
+{
+    check_shared("hf-wide");
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/models.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "convert/convert.h"
+#include "tests/fg_test.h"
+
+const char *model_file(const char *src, const char *type)
+{
+    static char path[8][256];
+    static int turn;
+    char *out = path[turn = (turn + 1) % 8];
+    const char *leaf = strrchr(src, '/') == NULL ? src : strrchr(src, '/') + 1;
+    (void)snprintf(out, sizeof path[0], "%s/%s-%s.fulgur", fg_test_tmpdir(), leaf, type);
+    if (access(out, R_OK) == 0) return out;
+    fg_convert_opts o = {.type = type};
+    fg_convert_report r;
+    fg_err err = {0};
+    o.src_dir = src;
+    o.out_path = out;
+    if (fg_convert(&o, &r, &err) == FG_OK) return out;
+    fg_test_fail(__FILE__, __LINE__, "convert %s %s: %s", src, type, err.msg);
+    return NULL;
+}
+
+fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, const char *cpu)
+{
+    const char *path = model_file(src, type);
+    if (path == NULL) return NULL;
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e;
+    fg_err err = {0};
+    o.n_thread = n_thread;
+    const char *level = getenv("FULGUR_TEST_CPU"); /* scripts/test.sh: a run for each level */
+    if (cpu != NULL) {
+        o.cpu = cpu;
+    } else if (level != NULL) {
+        o.cpu = level;
+    }
+    if (fg_engine_open(&e, path, &o, &err) == FG_OK) return e;
+    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return NULL;
+}
+
+fg_session *model_session(fg_engine *e, uint64_t n_ctx, uint32_t n_batch)
+{
+    fg_session_opts o = fg_session_opts_default();
+    fg_session *s;
+    fg_err err = {0};
+    o.n_ctx = n_ctx;
+    o.n_batch = n_batch;
+    if (fg_session_create(&s, e, &o, &err) == FG_OK) return s;
+    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return NULL;
+}
+
+typedef struct sink {
+    float *out;
+    uint64_t first;
+    size_t n_vocab;
+} sink;
+
+static void put(void *ctx, uint64_t pos, const float *logits)
+{
+    const sink *k = ctx;
+    memcpy(k->out + (pos - k->first) * k->n_vocab, logits, k->n_vocab * sizeof(float));
+}
+
+float *model_logits(fg_session *s, fg_engine *e, const uint32_t *ids, size_t n, size_t step)
+{
+    sink k = {NULL, fg_session_pos(s), fg_engine_shape(e)->n_vocab};
+    k.out = malloc(n * k.n_vocab * sizeof(float));
+    fg_err err = {0};
+    for (size_t i = 0; k.out != NULL && i < n;) {
+        const size_t m = step == 0 || n - i < step ? n - i : step;
+        if (fg_session_eval(s, ids + i, m, put, &k, &err) != FG_OK) {
+            fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+            free(k.out);
+            return NULL;
+        }
+        i += m;
+    }
+    return k.out;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Converted models for tests: made on demand, once for each program, in the temporary folder.
+ */
+#ifndef FG_TESTS_MODELS_H
+#define FG_TESTS_MODELS_H
+
+#include "src/engine/fulgur.h"
+
+#define NANO_DIR "tests/models/m1-nano"
+
+/* Path of `src` converted to `type`; NULL with a test failure when the conversion fails. */
+const char *model_file(const char *src, const char *type);
+
+/* Opens it; NULL with a test failure.  cpu NULL: auto. */
+fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, const char *cpu);
+
+/* Session with defaults but n_ctx and n_batch; NULL with a test failure. */
+fg_session *model_session(fg_engine *e, uint64_t n_ctx, uint32_t n_batch);
+
+/* Logits of every token, [n][n_vocab], malloc'ed; tokens are given `step` at a time (0: all at
+ * once).  NULL with a test failure. */
+float *model_logits(fg_session *s, fg_engine *e, const uint32_t *ids, size_t n, size_t step);
+
+#endif
