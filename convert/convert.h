@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Converts a Hugging Face checkpoint folder into one .fulgur file.
+ *
+ * Streaming: the output is written front to back, and for each tensor of it a band of rows is read,
+ * encoded on all threads and written.  Memory is bounded by the longest row, the number of threads
+ * and fixed buffers, never by the size of the checkpoint; only the shard headers and the index are
+ * held as a whole.  The bytes of the file depend on the source files and the recipe alone: not on
+ * thread count, time, paths or machine.
+ *
+ * Like cp, a conversion replaces an existing OUT, but only by the final rename: until then, and
+ * after any failure, OUT is what it was, and nothing else is left behind.  (One exception: when the
+ * folder cannot be synced behind the rename, that is an error, and OUT is the whole new file.)
+ *
+ * Metadata written: "config.json" (verbatim); "tokenizer.json", "tokenizer_config.json",
+ * "generation_config.json" and "chat_template.jinja" (verbatim, when present); "recipe" (the
+ * effective recipe, see recipe.h); "provenance".
+ *
+ * Provenance: JSON {"converter": "fulgur", "version": 1, "type": TYPE, "files": [{"name": NAME,
+ * "bytes": N, "xxh3": HEX}, ...]}, one entry for each shard in order of name, HEX being 16 lower
+ * case digits.  The hash is defined so that tensor data is read once: XXH3-64 (seed 0) over the
+ * shard's header (its first 8 + length bytes), followed by the 8-byte little-endian XXH3-64 of the
+ * bytes of each converted weight in the order of their offsets.  A weight is one tensor, or, of a
+ * fused expert tensor, the matrix of one expert (gate and up separately).  Tensors that are skipped
+ * (decay buffers) have no hash of their own; their names and places are in the header.
+ */
+#ifndef FG_CONVERT_CONVERT_H
+#define FG_CONVERT_CONVERT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+enum {
+    FG_CONVERT_VERSION = 1, /* stored as provenance */
+};
+
+typedef struct fg_convert_opts {
+    const char *src_dir;     /* checkpoint folder */
+    const char *out_path;    /* OUT; its folder must exist */
+    const char *type;        /* "q4" (NULL means that), "q5", "q6", "q8", "bf16", "f32" */
+    const char *recipe_path; /* lines behind the built-in recipe of the type; NULL: none */
+    uint32_t n_thread;       /* 0: all cores that this process may use */
+    /* Called from the calling thread after each band, with source bytes; false cancels.  NULL: no
+     * calls. */
+    bool (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    void *ctx;
+} fg_convert_opts;
+
+typedef struct fg_convert_report {
+    uint64_t source_bytes;  /* of the converted tensors */
+    uint64_t file_bytes;    /* of OUT */
+    uint64_t n_tensor;      /* in OUT */
+    uint64_t n_weight;      /* parameters */
+    uint64_t n_skipped;     /* source tensors that are not needed */
+    double bits_per_weight; /* data region of OUT, padding included */
+    double worst_rms;       /* largest relative RMS error of a tensor, and its name */
+    char worst_name[96];    /* "" when no tensor has an error */
+    double seconds;
+    uint64_t peak_rss_bytes; /* of the process so far */
+} fg_convert_report;
+
+/* report may be NULL.  Errors: FG_EINVAL (options), FG_EIO, FG_EFORMAT, FG_ENOTSUP, FG_ESHAPE,
+ * FG_EDATA (a weight that is not finite), FG_ELIMIT, FG_ENOMEM, FG_ECANCEL. */
+fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_err *err);
+
+#endif
