@@ -1,0 +1,88 @@
+#!/bin/sh
+# The whole suite: installs what is missing, builds, runs every check, ends with one line
+# "N passed, N failed, N skipped".  See tests/TESTING.md.
+set -u
+cd "$(dirname "$0")/.."
+sh scripts/deps.sh test || exit 1
+jobs=$(nproc)
+out=build/test
+mkdir -p "$out"
+log=$out/results.txt
+: >"$log"
+started=$(date +%s)
+
+section() { printf '\n== %s (%d s)\n' "$1" $(($(date +%s) - started)); }
+
+# A step that is itself a check: its output is shown when it fails.
+check() {
+    name=$1
+    shift
+    if "$@" >"$out/step.txt" 2>&1; then
+        echo "ok   $name" | tee -a "$log"
+    else
+        cat "$out/step.txt"
+        echo "FAIL $name" | tee -a "$log"
+    fi
+}
+
+# Runs test programs of one build; every result line gets the build's name in front.
+# A program that dies without a verdict counts as a failure.
+run() {
+    label=$1
+    shift
+    for t in "$@"; do
+        case $t in *' '*) prog=${t%% *} arg=${t#* } ;; *) prog=$t arg= ;; esac
+        "$prog" $arg >"$out/step.txt" 2>&1
+        status=$?
+        grep -E '^(ok  |FAIL|skip) ' "$out/step.txt" | sed "s/^\(....\) /\1 $label /" >>"$log"
+        bad=$(grep -c '^FAIL ' "$out/step.txt")
+        if [ $status -ne 0 ] && [ "$bad" = 0 ]; then
+            echo "FAIL $label $(basename "$prog"): status $status" >>"$log"
+            bad=1
+        fi
+        [ "$bad" = 0 ] || cat "$out/step.txt"
+        echo "$label $(tail -n 1 "$out/step.txt")"
+    done
+}
+
+tests_in() { for t in tests/*/test_*.c; do echo "$1/${t%.c}"; done; }
+
+section "lint"
+check lint.format make -s format-check
+check lint.headers make -s header-check
+check lint.layers sh scripts/check_layers.sh
+
+for cc in gcc clang; do
+    section "$cc, -Werror"
+    check "build.$cc" make -s -j"$jobs" CC=$cc WERROR=1 BUILD=build/test/$cc all tests
+    run "$cc" $(tests_in build/test/$cc)
+done
+check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
+
+section "command line"
+FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py
+
+section "scalar level"
+FULGUR_TEST_CPU=scalar run scalar build/test/gcc/tests/model/test_oracle \
+    "build/test/gcc/tests/model/test_nano golden"
+
+section "address and undefined-behaviour sanitizers"
+check build.asan make -s -j"$jobs" CC=gcc WERROR=1 SAN=address,undefined CFLAGS="-O1 -g" \
+    BUILD=build/test/asan all tests
+export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
+run asan $(tests_in build/test/asan)
+FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py
+
+section "thread sanitizer"
+check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
+    BUILD=build/test/tsan all tests
+run tsan build/test/tsan/tests/unit/test_team "build/test/tsan/tests/model/test_invariance tiny" \
+    build/test/tsan/tests/unit/test_convert
+
+section "results"
+grep -E '^(FAIL|skip) ' "$log"
+passed=$(grep -c '^ok ' "$log")
+failed=$(grep -c '^FAIL ' "$log")
+skipped=$(grep -c '^skip ' "$log")
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/buf.h"
+#include "src/base/json.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_info = {
+    .name = "info",
+    .summary = "what a model file holds",
+    .synopsis = "MODEL",
+    .example = "fulgur info m1.fulgur --tensors",
+    .run = run,
+};
+
+/* Tensors of one kind, added up over layers and experts. */
+typedef struct group {
+    const char *name;
+    const char *type; /* "mixed" when they differ */
+    uint64_t n, weights, bytes;
+    double err2; /* sum of weights * err^2, for the mean */
+} group;
+
+enum { G_EXPERT, G_ATTENTION, G_ROUTER, G_EMBED, G_HEAD, G_NORM, N_GROUP };
+
+static int group_of(uint32_t role)
+{
+    switch (role) {
+    case FG_ROLE_EXPERT_GATE:
+    case FG_ROLE_EXPERT_UP:
+    case FG_ROLE_EXPERT_DOWN: return G_EXPERT;
+    case FG_ROLE_ROUTER: return G_ROUTER;
+    case FG_ROLE_EMBED: return G_EMBED;
+    case FG_ROLE_LM_HEAD: return G_HEAD;
+    default: return fg_role_is_vector((fg_role)role) ? G_NORM : G_ATTENTION;
+    }
+}
+
+static uint64_t tensor_bytes(const fg_tensor *t)
+{
+    if (fg_role_is_vector((fg_role)t->role)) return t->n_col * sizeof(float);
+    return fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col) +
+           (t->scale_offset == 0 ? 0 : fg_n_panel(t->n_row) * FG_PANEL_ROWS * sizeof(float));
+}
+
+static void add_up(const fg_model_file *f, group *g)
+{
+    static const char *const names[] = {"experts",   "attention", "routers",
+                                        "embedding", "lm_head",   "norms"};
+    for (int i = 0; i < N_GROUP; i++) g[i] = (group){.name = names[i], .type = "-"};
+    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
+        const fg_tensor *t = fg_model_file_tensor(f, i);
+        group *x = &g[group_of(t->role)];
+        const char *type = fg_qtype_get(t->type)->name;
+        x->type = x->n == 0 || strcmp(x->type, type) == 0 ? type : "mixed";
+        x->n++;
+        x->weights += t->n_row * t->n_col;
+        x->bytes += tensor_bytes(t);
+        if (t->err_rms > 0.0f) {
+            x->err2 += (double)(t->n_row * t->n_col) * (double)t->err_rms * (double)t->err_rms;
+        }
+    }
+}
+
+static void print_tensors(const fg_model_file *f)
+{
+    printf("%-64s %-5s %16s %12s %9s %9s\n", "tensor", "type", "shape", "bytes", "err",
+           "worst row");
+    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
+        const fg_tensor *t = fg_model_file_tensor(f, i);
+        char name[96], shape[48];
+        fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+        (void)snprintf(shape, sizeof shape, "%" PRIu64 "x%" PRIu64, t->n_row, t->n_col);
+        printf("%-64s %-5s %16s %12" PRIu64 " %9.5f %9.5f\n", name, fg_qtype_get(t->type)->name,
+               shape, tensor_bytes(t), (double)t->err_rms, (double)t->err_max_row);
+    }
+}
+
+static void print_text(fg_engine *e, const char *path)
+{
+    const fg_model_file *f = fg_engine_file(e);
+    const fg_shape *s = fg_engine_shape(e);
+    group g[N_GROUP];
+    add_up(f, g);
+    uint32_t n_softmax = 0;
+    for (uint32_t l = 0; l < s->n_layer; l++) n_softmax += s->attn[l] == FG_ATTN_SOFTMAX;
+    uint64_t weights = 0, bytes = 0;
+    for (int i = 0; i < N_GROUP; i++) {
+        weights += g[i].weights;
+        bytes += g[i].bytes;
+    }
+    printf("file        %s, %s\n", path, cli_bytes((double)fg_model_file_size(f)));
+    printf("model       %u layers (%u lightning, %u softmax), hidden %u, heads %u x %u (%u kv), "
+           "experts %u top-%u of %u, vocabulary %u\n",
+           s->n_layer, s->n_layer - n_softmax, n_softmax, s->d_model, s->n_head, s->d_head,
+           s->n_kv_head, s->n_expert, s->n_used, s->d_ff, s->n_vocab);
+    printf("parameters  %.4g, %.3f bits each\n", (double)weights,
+           8.0 * (double)bytes / (double)weights);
+    printf("context     %" PRIu64 " positions, rotary %u of %u, theta %g\n", s->n_ctx_max,
+           s->d_rotary, s->d_head, s->rope_theta);
+    printf("per token   %s of weights\n", cli_bytes((double)fg_engine_token_bytes(e)));
+    printf("kernels     %s, %u threads\n", fg_engine_cpu(e), fg_engine_n_thread(e));
+    printf("\n%-10s %-6s %8s %14s %12s %10s\n", "part", "type", "tensors", "weights", "size",
+           "rms error");
+    for (int i = 0; i < N_GROUP; i++) {
+        printf("%-10s %-6s %8" PRIu64 " %14" PRIu64 " %12s %10.5f\n", g[i].name, g[i].type, g[i].n,
+               g[i].weights, cli_bytes((double)g[i].bytes),
+               sqrt(g[i].err2 / (double)(g[i].weights == 0 ? 1 : g[i].weights)));
+    }
+    printf("\n%-24s %s\n", "metadata", "size");
+    for (uint64_t i = 0; i < fg_model_file_n_meta(f); i++) {
+        const char *key;
+        uint64_t n;
+        fg_model_file_meta_at(f, i, &key, &n);
+        printf("%-24s %s\n", key, cli_bytes((double)n));
+    }
+}
+
+static void print_json(fg_engine *e, const char *path)
+{
+    const fg_model_file *f = fg_engine_file(e);
+    const fg_shape *s = fg_engine_shape(e);
+    group g[N_GROUP];
+    add_up(f, g);
+    fg_buf b = {0};
+    fg_buf_put_str(&b, "{\"file\": ");
+    fg_json_put_str(&b, path, strlen(path));
+    fg_buf_printf(&b,
+                  ", \"bytes\": %" PRIu64
+                  ", \"layers\": %u, \"hidden\": %u, \"heads\": %u, \"kv_heads\": %u, "
+                  "\"head_dim\": %u, \"experts\": %u, \"experts_per_token\": %u, "
+                  "\"intermediate\": %u, \"vocabulary\": %u, \"bytes_per_token\": %" PRIu64
+                  ", \"cpu\": \"%s\", \"threads\": %u, \"parts\": [",
+                  fg_model_file_size(f), s->n_layer, s->d_model, s->n_head, s->n_kv_head, s->d_head,
+                  s->n_expert, s->n_used, s->d_ff, s->n_vocab, fg_engine_token_bytes(e),
+                  fg_engine_cpu(e), fg_engine_n_thread(e));
+    for (int i = 0; i < N_GROUP; i++) {
+        fg_buf_printf(&b,
+                      "%s{\"part\": \"%s\", \"type\": \"%s\", \"tensors\": %" PRIu64
+                      ", \"weights\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
+                      i == 0 ? "" : ", ", g[i].name, g[i].type, g[i].n, g[i].weights, g[i].bytes);
+    }
+    fg_buf_put_str(&b, "], \"metadata\": {");
+    for (uint64_t i = 0; i < fg_model_file_n_meta(f); i++) {
+        const char *key;
+        uint64_t n;
+        fg_model_file_meta_at(f, i, &key, &n);
+        if (i > 0) fg_buf_put_str(&b, ", ");
+        fg_json_put_str(&b, key, strlen(key));
+        fg_buf_printf(&b, ": %" PRIu64, n);
+    }
+    fg_buf_put_str(&b, "}}\n");
+    fwrite(b.data, 1, b.len, stdout);
+    fg_buf_fini(&b);
+}
+
+static int print_meta(const fg_model_file *f, const char *key, fg_err *err)
+{
+    const char *bytes;
+    size_t n;
+    if (fg_model_file_meta(f, key, &bytes, &n, err) != FG_OK) return cli_fail(err);
+    if (bytes == NULL) {
+        (void)fg_fail(err, FG_EINVAL, "%s: no metadata '%s', expected a key that info lists",
+                      fg_model_file_path(f), key);
+        return cli_fail(err);
+    }
+    fwrite(bytes, 1, n, stdout);
+    return cli_finish_stdout();
+}
+
+static int run(int argc, char **argv)
+{
+    bool tensors = false, json = false;
+    const char *meta = NULL, *path;
+    fg_engine_opts eo = fg_engine_opts_default();
+    const opt opts[] = {
+        {"tensors", 0, OPT_FLAG, &tensors, 0, 0, NULL, "table of all tensors"},
+        {"meta", 0, OPT_STR, &meta, 0, 0, "KEY", "print one metadata entry"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
+        ENGINE_OPTS(eo),
+    };
+    int status;
+    const int n =
+        args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_info, "no operand, expected MODEL");
+    fg_err err = {0};
+    fg_engine *e;
+    if (fg_engine_open(&e, path, &eo, &err) != FG_OK) return cli_fail(&err);
+    if (meta != NULL) {
+        status = print_meta(fg_engine_file(e), meta, &err);
+        fg_engine_close(&e);
+        return status;
+    }
+    if (tensors) {
+        print_tensors(fg_engine_file(e));
+    } else if (json) {
+        print_json(e, path);
+    } else {
+        print_text(e, path);
+    }
+    fg_engine_close(&e);
+    return cli_finish_stdout();
+}

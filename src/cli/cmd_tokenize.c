@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/json.h"
+#include "src/base/mem.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_tokenize = {
+    .name = "tokenize",
+    .summary = "text to token ids and back",
+    .synopsis = "MODEL|DIR",
+    .example = "fulgur tokenize m1.fulgur -p 'Hello, world!'",
+    .run = run,
+};
+
+static fg_status encode(const fg_tokenizer *t, const char *text, size_t n, bool special, bool json,
+                        fg_err *err)
+{
+    fg_ids ids = {0};
+    fg_status st = fg_tokenizer_encode(t, NULL, text, n, special, &ids, err);
+    if (st == FG_OK) {
+        if (json) printf("{\"n\": %zu, \"ids\": [", ids.len);
+        for (size_t i = 0; i < ids.len; i++) {
+            printf("%s%" PRIu32, i == 0 ? "" : json ? ", " : " ", ids.data[i]);
+        }
+        printf("%s\n", json ? "]}" : "");
+    }
+    fg_ids_fini(&ids);
+    return st;
+}
+
+static fg_status decode(const fg_tokenizer *t, const char *text, const char *name, bool json,
+                        fg_err *err)
+{
+    fg_ids ids = {0};
+    fg_buf out = {0};
+    fg_status st = FG_OK;
+    for (const char *p = text; st == FG_OK;) {
+        p += strspn(p, " \t\r\n,[]");
+        if (*p == '\0') break;
+        char *end;
+        const unsigned long long v = strtoull(p, &end, 10);
+        if (*p < '0' || *p > '9' || v >= UINT32_MAX) {
+            st = fg_fail(err, FG_EFORMAT, "%s: '%.16s' at byte %zu, expected a token id", name, p,
+                         (size_t)(p - text));
+        } else if (!fg_ids_push(&ids, (uint32_t)v)) {
+            st = fg_fail_nomem(err, name);
+        }
+        p = end;
+    }
+    if (st == FG_OK) st = fg_tokenizer_decode(t, ids.data, ids.len, false, &out, err);
+    if (st == FG_OK && json) {
+        fg_buf b = {0};
+        fg_buf_put_str(&b, "{\"text\": ");
+        fg_json_put_str(&b, (const char *)out.data, out.len);
+        fg_buf_put_str(&b, "}\n");
+        fwrite(b.data, 1, b.len, stdout);
+        fg_buf_fini(&b);
+    } else if (st == FG_OK && out.len > 0) {
+        fwrite(out.data, 1, out.len, stdout);
+    }
+    fg_ids_fini(&ids);
+    fg_buf_fini(&out);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    const char *prompt = NULL, *file = "-", *model;
+    bool back = false, special = false, json = false;
+    const opt opts[] = {
+        {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "the text (default: read it with -f)"},
+        {"file", 'f', OPT_STR, &file, 0, 0, "FILE", "read from FILE (default: standard input)"},
+        {"decode", 0, OPT_FLAG, &back, 0, 0, NULL, "ids to text"},
+        {"special", 0, OPT_FLAG, &special, 0, 0, NULL, "markup in the text counts as such"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
+    };
+    int status;
+    const int n = args_parse(&cmd_tokenize, opts, sizeof opts / sizeof opts[0], argc, argv, &model,
+                             1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_tokenize, "no operand, expected MODEL or a folder");
+    fg_err err = {0};
+    fg_tokenizer *t = NULL;
+    char *text = NULL;
+    size_t len = 0;
+    fg_status st = open_tokenizer(model, &t, &err);
+    if (st == FG_OK && prompt == NULL) st = read_text(file, &text, &len, &err);
+    if (st == FG_OK) {
+        const char *p = prompt == NULL ? text : prompt;
+        const size_t m = prompt == NULL ? len : strlen(prompt);
+        st = back ? decode(t, p, prompt == NULL ? file : "prompt", json, &err)
+                  : encode(t, p, m, special, json, &err);
+    }
+    fg_tokenizer_destroy(&t);
+    fg_mem_free(text);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "src/base/clock.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_verify = {
+    .name = "verify",
+    .summary = "check every byte of a model file against its hashes",
+    .synopsis = "MODEL",
+    .example = "fulgur verify m1.fulgur",
+    .run = run,
+};
+
+static int run(int argc, char **argv)
+{
+    bool json = false;
+    const opt opts[] = {{"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"}};
+    const char *path;
+    int status;
+    const int n = args_parse(&cmd_verify, opts, 1, argc, argv, &path, 1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_verify, "no operand, expected MODEL");
+    fg_err err = {0};
+    fg_model_file *f;
+    if (fg_model_file_open(&f, path, &err) != FG_OK) return cli_fail(&err);
+    progress p;
+    cli_catch_interrupt();
+    progress_start(&p, "verify", "B");
+    const fg_status st = fg_model_file_verify(f, progress_show, &p, &err);
+    progress_end(&p);
+    const double bytes = (double)fg_model_file_size(f);
+    const double s = (double)(fg_clock_ns() - p.start_ns) * 1e-9;
+    if (st != FG_OK) {
+        fg_model_file_close(&f);
+        return cli_fail(&err);
+    }
+    if (json) {
+        printf("{\"ok\": true, \"bytes\": %.0f, \"tensors\": %" PRIu64 ", \"seconds\": %.3f}\n",
+               bytes, fg_model_file_n_tensor(f), s);
+    } else {
+        printf("%s: good, %s, %" PRIu64 " tensors, %.2f GB/s\n", path, cli_bytes(bytes),
+               fg_model_file_n_tensor(f), bytes / s * 1e-9);
+    }
+    fg_model_file_close(&f);
+    return cli_finish_stdout();
+}

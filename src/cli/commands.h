@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The commands, one file each: cmd_<name>.c.
+ */
+#ifndef FG_SRC_CLI_COMMANDS_H
+#define FG_SRC_CLI_COMMANDS_H
+
+#include "src/cli/args.h"
+
+extern const command cmd_convert, cmd_run, cmd_chat, cmd_score, cmd_logits, cmd_tokenize, cmd_info,
+    cmd_verify;
+
+#endif

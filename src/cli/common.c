@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/cli/common.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/base/clock.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+
+int cli_fail(const fg_err *err)
+{
+    (void)fflush(stdout);
+    fprintf(stderr, "fulgur: %s\n", err->msg[0] == '\0' ? fg_status_text(err->code) : err->msg);
+    return EXIT_FAILED;
+}
+
+int cli_finish_stdout(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;
+    fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n", strerror(errno));
+    return EXIT_FAILED;
+}
+
+const char *cli_bytes(double bytes)
+{
+    static char text[4][32];
+    static int turn;
+    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
+    int u = 0;
+    while (bytes >= 999.5 && u < 4) {
+        bytes /= 1000.0;
+        u++;
+    }
+    turn = (turn + 1) % 4;
+    const int digits = u == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;
+    (void)snprintf(text[turn], sizeof text[turn], "%.*f %s", digits, bytes, unit[u]);
+    return text[turn];
+}
+
+/* ---- interruption ---- */
+
+static volatile sig_atomic_t interrupts;
+
+static void on_interrupt(int sig)
+{
+    interrupts = interrupts + 1;
+    if (interrupts > 1) (void)signal(sig, SIG_DFL);
+}
+
+void cli_catch_interrupt(void)
+{
+    struct sigaction a = {.sa_handler = on_interrupt};
+    (void)sigemptyset(&a.sa_mask);
+    (void)sigaction(SIGINT, &a, NULL);
+}
+
+bool cli_interrupted(void)
+{
+    return interrupts != 0;
+}
+
+void cli_clear_interrupt(void)
+{
+    interrupts = 0;
+    cli_catch_interrupt();
+}
+
+/* ---- progress ---- */
+
+void progress_start(progress *p, const char *what, const char *unit)
+{
+    *p = (progress){.what = what, .unit = unit, .note = (double)NAN, .note_name = ""};
+    p->start_ns = fg_clock_ns();
+    p->on = isatty(2) == 1;
+}
+
+bool progress_show(void *arg, uint64_t done, uint64_t total)
+{
+    progress *p = arg;
+    const uint64_t now = fg_clock_ns();
+    if (!p->on || (now - p->last_ns < 100000000u && done != total)) return !cli_interrupted();
+    p->last_ns = now;
+    p->drawn = true;
+    const double s = (double)(now - p->start_ns) * 1e-9;
+    const double rate = s > 0.0 ? (double)done / s : 0.0;
+    const double eta = rate > 0.0 ? (double)(total - done) / rate : 0.0;
+    const double percent = total == 0 ? 100.0 : 100.0 * (double)done / (double)total;
+    fprintf(stderr, "\r%s: %5.1f %%", p->what, percent);
+    if (strcmp(p->unit, "B") == 0) {
+        fprintf(stderr, "  %s of %s  %s/s", cli_bytes((double)done), cli_bytes((double)total),
+                cli_bytes(rate));
+    } else {
+        fprintf(stderr, "  %llu of %llu  %.0f %s/s", (unsigned long long)done,
+                (unsigned long long)total, rate, p->unit);
+    }
+    if (!isnan(p->note)) fprintf(stderr, "  %s %.3f", p->note_name, p->note);
+    fprintf(stderr, "  ETA %.0f:%02.0f\033[K", floor(eta / 60.0), fmod(eta, 60.0));
+    (void)fflush(stderr);
+    return !cli_interrupted();
+}
+
+void progress_end(progress *p)
+{
+    if (p->drawn) fprintf(stderr, "\r\033[K");
+}
+
+/* ---- input ---- */
+
+fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
+{
+    *owned = NULL;
+    if (fg_io_is_dir(path)) {
+        char *file = fg_io_join(path, "tokenizer.json"), *json = NULL;
+        size_t n;
+        fg_status st = file == NULL ? fg_fail_nomem(err, path)
+                                    : fg_io_read_all(file, (uint64_t)1 << 30, &json, &n, err);
+        if (st == FG_OK) st = fg_tokenizer_create(owned, json, n, file, err);
+        fg_mem_free(json);
+        fg_mem_free(file);
+        return st;
+    }
+    fg_model_file *f;
+    const char *json;
+    size_t n;
+    FG_TRY(fg_model_file_open(&f, path, err));
+    fg_status st = fg_model_file_meta(f, "tokenizer.json", &json, &n, err);
+    if (st == FG_OK && json == NULL) {
+        st = fg_fail(err, FG_ENOTSUP,
+                     "%s: no tokenizer inside, expected tokenizer.json at conversion", path);
+    }
+    if (st == FG_OK) st = fg_tokenizer_create(owned, json, n, path, err);
+    fg_model_file_close(&f);
+    return st;
+}
+
+static fg_status read_stdin(char **text, size_t *n, fg_err *err)
+{
+    void *p = NULL;
+    size_t cap = 0, len = 0;
+    for (;;) {
+        if (!fg_mem_grow(&p, &cap, len + 65536, 1)) {
+            fg_mem_free(p);
+            return fg_fail_nomem(err, "standard input");
+        }
+        const ssize_t got = read(0, (char *)p + len, 65535);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            fg_mem_free(p);
+            return fg_fail(err, FG_EIO, "standard input: %s, expected a readable stream",
+                           strerror(errno));
+        }
+        if (got == 0) break;
+        len += (size_t)got;
+    }
+    ((char *)p)[len] = '\0';
+    *text = p;
+    *n = len;
+    return FG_OK;
+}
+
+fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
+{
+    *text = NULL;
+    if (strcmp(path, "-") == 0) return read_stdin(text, n, err);
+    return fg_io_read_all(path, (uint64_t)1 << 34, text, n, err);
+}
+
+/* ---- generation ---- */
+
+gen_opts gen_opts_default(void)
+{
+    return (gen_opts){.n_predict = 256, .sampler = fg_sampler_options_default()};
+}
+
+fg_status open_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err)
+{
+    const uint64_t *mask;
+    *out = NULL;
+    FG_TRY(fg_engine_sample_mask(e, &mask, err));
+    return fg_sampler_create(out, &o->sampler, fg_engine_shape(e)->n_vocab, mask, err);
+}
+
+static bool prompt_progress(void *ctx, size_t done, size_t total)
+{
+    /* a short prompt needs no progress line */
+    return total < 2048 ? !cli_interrupted() : progress_show(ctx, done, total);
+}
+
+static fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
+{
+    progress p;
+    progress_start(&p, "prompt", "token");
+    fg_session_set_progress(s, prompt_progress, &p);
+    const fg_status st = fg_session_eval(s, prompt->data, prompt->len, NULL, NULL, err);
+    fg_session_set_progress(s, NULL, NULL);
+    progress_end(&p);
+    return st;
+}
+
+fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
+                   const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
+                   void *ctx, gen_stats *stats, fg_err *err)
+{
+    *stats = (gen_stats){.n_prompt = prompt->len};
+    uint32_t eos = UINT32_MAX; /* a tokenizer without markup has no end */
+    (void)fg_chat_end_id(t, &eos, NULL);
+    fg_detok detok;
+    fg_buf text = {0};
+    fg_detok_init(&detok, t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
+    const uint64_t t0 = fg_clock_ns();
+    fg_status st = eval_prompt(s, prompt, err);
+    const uint64_t t1 = fg_clock_ns();
+    while (st == FG_OK && stats->n_gen < o->n_predict && !cli_interrupted()) {
+        uint32_t id;
+        st = fg_sampler_pick(sampler, fg_session_logits(s), &id, NULL, err);
+        if (st != FG_OK) break;
+        stats->hit_eos = id == eos && !o->ignore_eos;
+        if (!stats->hit_eos) {
+            stats->n_gen++;
+            text.len = 0;
+            fg_detok_feed(&detok, id, &text);
+            if (text.len > 0 && !emit(ctx, (const char *)text.data, text.len)) break;
+        }
+        if (fg_session_pos(s) == fg_session_n_ctx(s)) break;
+        st = fg_session_eval(s, &id, 1, NULL, NULL, err);
+        if (stats->hit_eos) break;
+    }
+    text.len = 0;
+    fg_detok_flush(&detok, &text);
+    if (st == FG_OK && text.len > 0) (void)emit(ctx, (const char *)text.data, text.len);
+    stats->prompt_s = (double)(t1 - t0) * 1e-9;
+    stats->gen_s = (double)(fg_clock_ns() - t1) * 1e-9;
+    fg_buf_fini(&text);
+    return st;
+}
+
+void print_speed(const fg_engine *e, const gen_stats *g)
+{
+    const double rate = g->n_gen == 0 ? 0.0 : (double)g->n_gen / g->gen_s;
+    const double bytes = (double)fg_engine_token_bytes(e);
+    fprintf(stderr,
+            "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; "
+            "%s of weights per token, %.2f GB/s; %u threads, %s\n",
+            (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
+            (unsigned long long)g->n_gen, rate, cli_bytes(bytes), rate * bytes * 1e-9,
+            fg_engine_n_thread(e), fg_engine_cpu(e));
+}

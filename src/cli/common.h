@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the commands share: error lines, progress on stderr, opening a model, reading text, and the
+ * generation loop of run and chat.
+ */
+#ifndef FG_SRC_CLI_COMMON_H
+#define FG_SRC_CLI_COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/cli/args.h"
+#include "src/engine/fulgur.h"
+
+/* Prints "fulgur: <message>" and returns EXIT_FAILED. */
+int cli_fail(const fg_err *err);
+
+/* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
+int cli_finish_stdout(void);
+
+/* Progress line on stderr, redrawn at most ten times a second and only on a terminal. */
+typedef struct progress {
+    const char *what; /* "convert" */
+    const char *unit; /* "B" prints sizes, else counts */
+    uint64_t start_ns, last_ns;
+    bool on; /* stderr is a terminal */
+    bool drawn;
+    double note; /* extra figure, e.g. running perplexity; NaN: none */
+    const char *note_name;
+} progress;
+void progress_start(progress *p, const char *what, const char *unit);
+/* Always true unless the user interrupted (SIGINT). */
+bool progress_show(void *progress, uint64_t done, uint64_t total);
+void progress_end(progress *p); /* clears the line */
+
+/* From the first call on, SIGINT sets a flag instead of killing the process; a second one kills. */
+void cli_catch_interrupt(void);
+bool cli_interrupted(void);
+void cli_clear_interrupt(void);
+
+/* "1.23 GB", "45.6 MB": decimal units, in one of 4 rotating static buffers. */
+const char *cli_bytes(double bytes);
+
+/* Options of every command that opens a model; paste with ENGINE_OPTS. */
+#define ENGINE_OPTS(o)                                                                             \
+    {"threads", 't', OPT_U32, &(o).n_thread, 1, 1024, "N", "threads (default: physical cores)"},   \
+    {                                                                                              \
+        "cpu", 0, OPT_STR, &(o).cpu, 0, 0, "LEVEL", "auto, scalar, avx2 (default: auto)"           \
+    }
+
+/* Sampling and limits of a generation. */
+typedef struct gen_opts {
+    uint64_t n_predict; /* tokens at most */
+    fg_sampler_options sampler;
+    bool special;    /* print markup tokens */
+    bool ignore_eos; /* go on behind the end-of-sentence token */
+} gen_opts;
+gen_opts gen_opts_default(void);
+#define GEN_OPTS(o)                                                                                  \
+    {"n-predict", 'n', OPT_U64, &(o).n_predict, 0, 1e15, "N", "tokens to generate at most"},         \
+        {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature; 0: greedy (default: 1)"}, \
+        {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},        \
+        {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                  \
+         0,       1e9, "K",     "best tokens kept; 0: all (default)"},                               \
+        {"min-p", 0, OPT_F64, &(o).sampler.min_p, 0, 1, "P", "least share of the best token (0)"},   \
+    {                                                                                                \
+        "seed", 's', OPT_U64, &(o).sampler.seed, 0, 9e15, "S", "random seed (default: 0)"            \
+    }
+
+typedef struct gen_stats {
+    uint64_t n_prompt, n_gen;
+    double prompt_s, gen_s;
+    bool hit_eos;
+} gen_stats;
+
+/* Sampler with the engine's mask of real tokens. */
+fg_status open_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err);
+
+/* Evaluates the prompt and generates, giving decoded UTF-8 to emit(ctx, bytes, n) as it comes;
+ * emit returns false to stop.  Ends at the end-of-sentence token, which is evaluated as well, at
+ * n_predict tokens, when the context is full, or on SIGINT. */
+fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
+                   const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
+                   void *ctx, gen_stats *stats, fg_err *err);
+
+/* "prompt 58 tokens 1234 tok/s | generated ..." on stderr. */
+void print_speed(const fg_engine *e, const gen_stats *g);
+
+/* Tokenizer from a model file or from a folder with tokenizer.json.  *owned is destroyed by the
+ * caller with fg_tokenizer_destroy. */
+fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
+
+/* Whole file, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
+fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
+
+#endif

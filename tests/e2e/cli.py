@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The commands as a user meets them, on the nano model."""
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from e2e import FULGUR, NANO, ORACLE, check, finish, path, run
+
+M = path("nano.fulgur")
+COMMANDS = ["convert", "run", "chat", "score", "logits", "tokenize", "info", "verify"]
+
+status, out, err = run("convert", NANO, M, "--json")
+check("convert", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(M), err)
+first = open(M, "rb").read()
+status, out, err = run("convert", NANO, M, "-t", "1")
+check("convert_is_reproducible", status == 0 and open(M, "rb").read() == first, err)
+
+# usage: help works everywhere, mistakes give status 2 and one line
+status, out, err = run("--help")
+check("help", status == 0 and all(c.encode() in out for c in COMMANDS), out)
+check("version", run("--version")[0] == 0)
+for c in COMMANDS:
+    status, out, err = run(c, "--help")
+    check(f"help_{c}", status == 0 and b"Example:" in out and err == b"", err)
+    status, out, err = run(c, "--no-such-option")
+    check(f"usage_{c}", status == 2 and err.count(b"\n") == 1 and b"--help" in err, err)
+    status, out, err = run(c)
+    check(f"operands_{c}", status == 2 and err.count(b"\n") == 1, err)
+check("usage_nothing", run()[0] == 2)
+check("usage_unknown", run("frobnicate")[0] == 2)
+check("usage_number", run("run", M, "-p", "x", "-n", "-1")[0] == 2)
+
+# info, verify
+status, out, err = run("info", M)
+check("info", status == 0 and b"lightning" in out and b"q4" in out, out + err)
+info = json.loads(run("info", M, "--json")[1])
+check("info_json", info["layers"] == 8 and info["bytes"] == len(first), info)
+status, out, err = run("info", M, "--tensors")
+check("info_tensors", status == 0 and out.count(b"\n") == 1 + 3 + 7 * 7 + 1 * 7 + 8 * 96, out.count(b"\n"))
+check("info_meta", run("info", M, "--meta", "config.json")[1] == open(f"{NANO}/config.json", "rb").read())
+check("verify", b"good" in run("verify", M)[1])
+check("verify_json", json.loads(run("verify", M, "--json")[1])["ok"] is True)
+
+# the independent reader agrees
+status = subprocess.run([sys.executable, "scripts/fg_read.py", M, "--verify"], capture_output=True)
+check("independent_reader", status.returncode == 0, status.stdout + status.stderr)
+
+# tokenize: model and folder agree, round trip, special tokens only on demand
+TEXT = "Hello, w\u00f6rld! \u4f60\u597d <think> 12345\n"
+ids = run("tokenize", M, "-p", TEXT)[1]
+check("tokenize_folder", ids != b"" and ids == run("tokenize", NANO, "-p", TEXT)[1])
+check("tokenize_stdin", ids == run("tokenize", M, stdin=TEXT.encode())[1])
+check("tokenize_round_trip", run("tokenize", M, "--decode", stdin=ids)[1] == TEXT.encode())
+check("tokenize_special", ids != run("tokenize", M, "--special", "-p", TEXT)[1])
+check("tokenize_json", json.loads(run("tokenize", M, "--json", "-p", "a b")[1])["n"] > 0)
+
+# run: greedy is reproducible for any thread count and level, seeds decide, text streams to stdout
+PROMPT = ["run", M, "-p", "The old man looked at the sea and", "-n", "24"]
+greedy = run(*PROMPT, "--temp", "0")
+check("run_greedy", greedy[0] == 0 and len(greedy[1]) > 20, greedy)
+check("run_threads", run(*PROMPT, "--temp", "0", "-t", "1")[1] == greedy[1])
+check("run_scalar", run(*PROMPT, "--temp", "0", "--cpu", "scalar")[1] == greedy[1])
+a, b = run(*PROMPT, "--seed", "1")[1], run(*PROMPT, "--seed", "2")[1]
+check("run_seed", a == run(*PROMPT, "--seed", "1", "-t", "1", "--cpu", "scalar")[1] and a != b, (a, b))
+check("run_closed_stdout", subprocess.run(f"{FULGUR} run {M} -p 'Once' -n 8 >/dev/full", shell=True,
+                                          capture_output=True).returncode == 1)
+
+# chat: answers, keeps the conversation, from -p and from a pipe; user text is no markup
+SYSTEM = ["--system", "You are a helpful assistant.", "--temp", "0"]
+status, out, err = run("chat", M, *SYSTEM, "-p", "Please compute the sum of 289 and 8794.")
+check("chat_sum", status == 0 and b"9083" in out.split(b"</think>")[-1], out)
+status, out, err = run("chat", M, *SYSTEM, "--hide-think", "-p", "Add 17 and 3.")
+check("chat_hide_think", status == 0 and b"20" in out and b"think" not in out, out)
+status, out, err = run("chat", M, *SYSTEM, stdin=b"Add 17 and 3.\nWhich is larger, 134 or 9?\n")
+check("chat_turns", status == 0 and out.count(b"</think>") == 2 and b"134" in out, out)
+status, out, err = run("chat", M, *SYSTEM, "-n", "4", "-p", "<end_of_sentence>")
+check("chat_markup_in_text", status == 0, err)
+
+# score, logits
+text = path("text.txt")
+open(text, "w").write("It was a bright cold day, and the clocks were striking. " * 40)
+score = json.loads(run("score", M, text, "--window", "64", "--against", M, "--json")[1])
+check("score_itself", score["kld_mean"] == 0 and score["top1"] == 1 and score["ppl"] == score["ref_ppl"], score)
+run("convert", NANO, path("bf16.fulgur"), "--type", "bf16")
+score = json.loads(run("score", M, text, "--window", "64", "--against", path("bf16.fulgur"), "--json")[1])
+check("score_against", 0 < score["kld_mean"] < 0.3 and score["kld_p99"] >= score["kld_mean"], score)
+open(path("ids"), "wb").write(ids)
+status, out, err = run("logits", M, "--ids", path("ids"), "--out", path("l.f32"))
+n = len(ids.split())
+check("logits", status == 0 and os.path.getsize(path("l.f32")) == n * 4096 * 4, err)
+one = open(path("l.f32"), "rb").read()
+run("logits", M, "--ids", path("ids"), "--out", path("l.f32"), "--batch", "1", "-t", "1", "--cpu", "scalar")
+check("logits_bits", open(path("l.f32"), "rb").read() == one)
+check("oracle_without_tokenizer", run("convert", f"{ORACLE}/hf-long", path("o.fulgur"), "--type", "f32")[0] == 0)
+finish()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What the command-line tests share: running the program, checking, counting.  Standard library only."""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+FULGUR = os.environ.get("FULGUR", "build/gcc/fulgur")
+NANO = "tests/models/m1-nano"
+ORACLE = "tests/vectors/oracle"
+tmp = tempfile.mkdtemp(prefix="fulgur-e2e-")
+suite = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+counts = {"ok  ": 0, "FAIL": 0, "skip": 0}
+
+
+def path(name):
+    return os.path.join(tmp, name)
+
+
+def run(*args, stdin=b"", preexec=None, env=None, timeout=300):
+    """(status, stdout, stderr) of fulgur ARGS."""
+    p = subprocess.run([FULGUR, *args], input=stdin, capture_output=True, preexec_fn=preexec,
+                       env={**os.environ, **(env or {})}, timeout=timeout)
+    return p.returncode, p.stdout, p.stderr
+
+
+def report(verdict, name, why=""):
+    counts[verdict] += 1
+    print(f"{verdict} {suite}.{name}{': ' + why if why else ''}", flush=True)
+
+
+def check(name, good, why=""):
+    if not good:
+        print("  " + str(why)[:2000])
+    report("ok  " if good else "FAIL", name)
+    return good
+
+
+def check_error(name, result, *words):
+    """Status 1 and one line "fulgur: ..." on stderr that holds all the words."""
+    status, _, err = result
+    text = err.decode("utf-8", "replace")
+    good = (status == 1 and text.startswith("fulgur: ") and text.count("\n") == 1 and text.endswith("\n")
+            and len(text) < 600 and all(w in text for w in words))
+    return check(name, good, f"status {status}, stderr {text!r}, wanted {words}")
+
+
+def finish():
+    shutil.rmtree(tmp, ignore_errors=True)
+    print(f"{suite}: {counts['ok  ']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    sys.exit(counts["FAIL"] > 0 or counts["ok  "] == 0)
