@@ -37,6 +37,8 @@ LIB_SRCS := $(wildcard src/base/*.c src/sys/*.c src/format/*.c src/expert/*.c sr
              src/engine/*.c quant/*.c convert/*.c simd/*.c simd/scalar/*.c)
 ifeq ($(ARCH),x86_64)
 LIB_SRCS += $(wildcard simd/x86/*.c)
+else ifeq ($(ARCH),aarch64)
+LIB_SRCS += $(wildcard simd/arm/*.c)
 endif
 CLI_SRCS := $(wildcard src/cli/*.c)
 TEST_SRCS := $(wildcard tests/*/test_*.c)

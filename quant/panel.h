@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One panel: 16 rows to stored bytes and back.  Scalar, the definition of what the bytes mean
+ * (FORMAT.md 6); the SIMD kernels are tested against it.
+ */
+#ifndef FG_QUANT_PANEL_H
+#define FG_QUANT_PANEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/qtype.h"
+
+/* Squared error of a panel, for the evidence in the directory. */
+typedef struct fg_panel_error {
+    double err2[FG_PANEL_ROWS]; /* sum over columns of (w - stored)^2, per row */
+    double ref2[FG_PANEL_ROWS]; /* sum of w^2 */
+} fg_panel_error;
+
+/* w: [16][k] row-major with k = 128 * fg_n_sb(n_col), finite, padding rows and columns zero.
+ * Writes fg_panel_bytes(type, n_col) bytes to panel, and row_scale[16] for quantized types.
+ * lut: table for q4, else ignored.  error may be NULL.  A function of its input only. */
+void fg_panel_encode(fg_qtype type, const fg_lut *lut, const float *w, size_t n_col, uint8_t *panel,
+                     float *row_scale, fg_panel_error *error);
+
+/* Inverse: fills w[16][k].  row_scale is ignored for f32 and bf16. */
+void fg_panel_decode(fg_qtype type, const fg_lut *lut, const uint8_t *panel, const float *row_scale,
+                     size_t n_col, float *w);
+
+/* The same for row r (0..15) alone: fills w[k]; equal bits. */
+void fg_panel_decode_row(fg_qtype type, const fg_lut *lut, const uint8_t *panel,
+                         const float *row_scale, size_t n_col, size_t r, float *w);
+
+#endif

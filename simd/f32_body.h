@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * All f32 kernels, written once over v16 (sixteen lanes) and compiled by one tiny file a level,
+ * which includes its vec_<isa>.h and defines FG_LEVEL(op) first.  Since each v16 operation gives
+ * the same bits on every level and the order is fixed here, so do the kernels: there is no second
+ * implementation that could drift.  Contracts are in kernels.h.
+ *
+ * V16_TILE (how many tokens, heads or rows share a loaded vector) differs between levels and must
+ * not change a result: every output element has its own chain.
+ */
+#ifndef FG_SIMD_F32_BODY_H
+#define FG_SIMD_F32_BODY_H
+
+#ifndef FG_LEVEL /* alone, the header still compiles */
+#define FG_LEVEL(op) fg_##op##__scalar
+#include "simd/vec_scalar.h"
+#endif
+
+#include <math.h>
+#include <string.h>
+
+#include "simd/kernels_decl.h"
+
+static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
+
+/* The first n < 16 floats at p, other lanes `fill`. */
+V16_FN v16 load_some(const float *p, size_t n, float fill)
+{
+    float lane[16];
+    for (size_t i = 0; i < 16; i++) lane[i] = fill;
+    memcpy(lane, p, n * sizeof *p);
+    return v16_load(lane);
+}
+
+V16_FN void store_some(float *p, size_t n, v16 a)
+{
+    float lane[16];
+    v16_store(lane, a);
+    memcpy(p, lane, n * sizeof *p);
+}
+
+/* e^x.  n = RNE(x / ln 2), r = x - n ln 2 in two steps (the first product is exact: the high part
+ * has 15 bits), degree-6 minimax polynomial of e^r on |r| <= 0.3475 (relative error 3.2e-9), times
+ * 2^n as 2 * 2^(n-1), so that n = 128 overflows only where it should.
+ * 0 for x < -86.99 (n <= -126): results are never subnormal.  +infinity above 88.7228; NaN for
+ * NaN, which the operand order of the clamps lets through.  Error below 1 ulp (tested). */
+V16_FN v16 v16_exp(v16 x)
+{
+    x = v16_max(v16_set1(-87.25f), x);
+    x = v16_min(v16_set1(89.0f), x);
+    const v16 t = v16_fma(x, v16_set1(0x1.715476p+0f), v16_set1(v16_bias));
+    const v16 n = v16_sub(t, v16_set1(v16_bias));
+    v16 r = v16_fma(n, v16_set1(-0x1.62e4p-1f), x);
+    r = v16_fma(n, v16_set1(-0x1.7f7d1cp-20f), r);
+    v16 p = v16_set1(0x1.6a3fb8p-10f);
+    p = v16_fma(p, r, v16_set1(0x1.1239e0p-7f));
+    p = v16_fma(p, r, v16_set1(0x1.5558bep-5f));
+    p = v16_fma(p, r, v16_set1(0x1.555492p-3f));
+    p = v16_fma(p, r, v16_set1(0x1.fffffcp-2f));
+    p = v16_fma(p, r, v16_set1(1.0f));
+    p = v16_fma(p, r, v16_set1(1.0f));
+    return v16_mul(v16_add(p, p), v16_pow2_below(t));
+}
+
+V16_FN v16 one_plus_exp_neg(v16 x)
+{
+    return v16_add(v16_set1(1.0f), v16_exp(v16_sub(v16_zero(), x)));
+}
+
+/* ---- elementwise -------------------------------------------------------------------------- */
+
+void FG_LEVEL(quantize_act)(const float *x, size_t n, fg_act128 *out)
+{
+    for (size_t b = 0; b < n / FG_SB_COLS; b++, x += FG_SB_COLS) {
+        fg_act128 *o = &out[b];
+        v16i m = v16i_zero();
+        for (size_t i = 0; i < FG_SB_COLS; i += 16) {
+            m = v16i_max(m, v16i_abs_bits(v16_load(x + i)));
+        }
+        const uint32_t bits = (uint32_t)v16i_hmax(m);
+        /* Below 2^-121 the inverse 127 / max could overflow; such a block counts as zero. */
+        if (bits < 0x03000000u || bits >= 0x7f800000u) {
+            const uint32_t d_bits = bits < 0x03000000u ? 0u : 0x7fc00000u;
+            memset(o, 0, sizeof *o);
+            memcpy(&o->d, &d_bits, sizeof o->d);
+            continue;
+        }
+        float max;
+        memcpy(&max, &bits, sizeof max);
+        o->d = max / 127.0f;
+        /* |x * inv| <= 127 (1 + 2^-23) after both roundings, so |q| <= 127 needs no clamp. */
+        const v16 inv = v16_set1(127.0f / max), bias = v16_set1(v16_bias);
+        for (size_t g = 0; g < FG_SB_GROUPS; g++) {
+            v16i sum = v16i_zero();
+            for (size_t i = g * FG_GROUP_COLS; i < (g + 1) * FG_GROUP_COLS; i += 16) {
+                const v16i q = v16i_from_biased(v16_add(v16_mul(v16_load(x + i), inv), bias));
+                v16i_store_i8(o->q + i, q);
+                sum = v16i_add(sum, q);
+            }
+            o->sum[g] = (int16_t)v16i_sum(sum);
+        }
+        memset(o->pad, 0, sizeof o->pad);
+    }
+}
+
+void FG_LEVEL(rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    v16 acc = v16_zero();
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 a = v16_load(x + i);
+        acc = v16_fma(a, a, acc);
+    }
+    const float s = 1.0f / sqrtf(v16_sum(acc) / (float)n + eps);
+    for (size_t i = 0; i < n; i += 16) {
+        v16_store(y + i, v16_mul(v16_mul(v16_load(x + i), v16_set1(s)), v16_load(w + i)));
+    }
+}
+
+void FG_LEVEL(axpby)(float alpha, const float *r, float beta, const float *a, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 b = v16_mul(v16_set1(beta), v16_load(a + i));
+        v16_store(y + i, v16_fma(v16_set1(alpha), v16_load(r + i), b));
+    }
+}
+
+void FG_LEVEL(axpy)(float c, const float *a, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        v16_store(y + i, v16_fma(v16_set1(c), v16_load(a + i), v16_load(y + i)));
+    }
+}
+
+void FG_LEVEL(silu)(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 a = v16_load(x + i);
+        v16_store(x + i, v16_div(a, one_plus_exp_neg(a)));
+    }
+}
+
+void FG_LEVEL(silu_mul)(const float *g, const float *u, size_t n, float *h)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 a = v16_load(g + i);
+        v16_store(h + i, v16_mul(v16_div(a, one_plus_exp_neg(a)), v16_load(u + i)));
+    }
+}
+
+void FG_LEVEL(sigmoid_mul)(float *x, const float *g, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 s = v16_div(v16_set1(1.0f), one_plus_exp_neg(v16_load(g + i)));
+        v16_store(x + i, v16_mul(v16_load(x + i), s));
+    }
+}
+
+void FG_LEVEL(rope)(float *x, const float *cos_t, const float *sin_t, size_t half)
+{
+    for (size_t i = 0; i < half; i += 16) {
+        const size_t m = half - i;
+        v16 a, b, c, s;
+        if (m >= 16) {
+            a = v16_load(x + i);
+            b = v16_load(x + half + i);
+            c = v16_load(cos_t + i);
+            s = v16_load(sin_t + i);
+        } else {
+            a = load_some(x + i, m, 0.0f);
+            b = load_some(x + half + i, m, 0.0f);
+            c = load_some(cos_t + i, m, 0.0f);
+            s = load_some(sin_t + i, m, 0.0f);
+        }
+        const v16 y0 = v16_sub(v16_mul(a, c), v16_mul(b, s));
+        const v16 y1 = v16_add(v16_mul(b, c), v16_mul(a, s));
+        if (m >= 16) {
+            v16_store(x + i, y0);
+            v16_store(x + half + i, y1);
+        } else {
+            store_some(x + i, m, y0);
+            store_some(x + half + i, m, y1);
+        }
+    }
+}
+
+/* Maximum and weights of n scores; x is readable and writable up to n rounded up to 16, and lanes
+ * beyond n hold -infinity, whose weight is 0.  A NaN score is skipped by max(x, m) and then makes
+ * the sum NaN. */
+V16_FN void weigh_scores(float *x, size_t n, float *max, float *sum)
+{
+    v16 m = v16_set1(-INFINITY), acc = v16_zero();
+    for (size_t i = 0; i < n; i += 16) m = v16_max(v16_load(x + i), m);
+    *max = v16_hmax(m);
+    m = v16_set1(*max);
+    for (size_t i = 0; i < n; i += 16) {
+        const v16 e = v16_exp(v16_sub(v16_load(x + i), m));
+        v16_store(x + i, e);
+        acc = v16_add(acc, e);
+    }
+    *sum = v16_sum(acc);
+}
+
+float FG_LEVEL(softmax_num)(float *x, size_t n)
+{
+    const size_t whole = n & ~(size_t)15, rest = n - whole;
+    v16 m = v16_set1(-INFINITY), acc = v16_zero();
+    for (size_t i = 0; i < whole; i += 16) m = v16_max(v16_load(x + i), m);
+    if (rest != 0) m = v16_max(load_some(x + whole, rest, -INFINITY), m);
+    m = v16_set1(v16_hmax(m));
+    for (size_t i = 0; i < whole; i += 16) {
+        const v16 e = v16_exp(v16_sub(v16_load(x + i), m));
+        v16_store(x + i, e);
+        acc = v16_add(acc, e);
+    }
+    if (rest != 0) {
+        const v16 e = v16_exp(v16_sub(load_some(x + whole, rest, -INFINITY), m));
+        store_some(x + whole, rest, e);
+        acc = v16_add(acc, e);
+    }
+    return v16_sum(acc);
+}
+
+/* ---- f32 and bf16 panels ------------------------------------------------------------------ */
+
+V16_FN v16 load_weights(const uint8_t *p, bool bf16, size_t column)
+{
+    return bf16 ? v16_load_bf16((const uint16_t *)(const void *)p + 16 * column)
+                : v16_load((const float *)(const void *)p + 16 * column);
+}
+
+/* nt (a constant at each call) tokens; the weights are read once for all of them. */
+V16_FN void panel_tile(const uint8_t *panel, bool bf16, const uint8_t *act, size_t act_stride,
+                       size_t nt, size_t n_sb, float *y, size_t y_stride)
+{
+    const size_t sb_bytes = (size_t)FG_SB_COLS * FG_PANEL_ROWS * (bf16 ? 2 : 4);
+    v16 acc[V16_TILE];
+    for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
+    for (size_t i = 0; i < n_sb; i++, panel += sb_bytes, act += FG_SB_COLS * sizeof(float)) {
+        v16 chain[V16_TILE];
+        for (size_t t = 0; t < nt; t++) chain[t] = v16_zero();
+        for (size_t k = 0; k < FG_SB_COLS; k++) {
+            const v16 w = load_weights(panel, bf16, k);
+            for (size_t t = 0; t < nt; t++) {
+                const float *x = (const float *)(const void *)(act + t * act_stride);
+                chain[t] = v16_fma(w, v16_set1(x[k]), chain[t]);
+            }
+        }
+        for (size_t t = 0; t < nt; t++) acc[t] = v16_add(acc[t], chain[t]);
+    }
+    for (size_t t = 0; t < nt; t++) v16_store(y + t * y_stride, acc[t]);
+}
+
+V16_FN void panel_float(const uint8_t *panel, bool bf16, const uint8_t *act, size_t act_stride,
+                        size_t n_tok, size_t n_sb, float *y, size_t y_stride)
+{
+    size_t t = 0;
+    for (; t + V16_TILE <= n_tok; t += V16_TILE) {
+        panel_tile(panel, bf16, act + t * act_stride, act_stride, V16_TILE, n_sb, y + t * y_stride,
+                   y_stride);
+    }
+    for (; t < n_tok; t++) {
+        panel_tile(panel, bf16, act + t * act_stride, act_stride, 1, n_sb, y + t * y_stride,
+                   y_stride);
+    }
+}
+
+void FG_LEVEL(panel_f32)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
+                         const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
+                         size_t y_stride)
+{
+    (void)row_scale;
+    (void)lut;
+    panel_float(panel, false, act, act_stride, n_tok, n_sb, y, y_stride);
+}
+
+void FG_LEVEL(panel_bf16)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
+                          const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
+                          size_t y_stride)
+{
+    (void)row_scale;
+    (void)lut;
+    panel_float(panel, true, act, act_stride, n_tok, n_sb, y, y_stride);
+}
+
+/* ---- lightning attention ------------------------------------------------------------------ */
+
+/* nt tokens i0 .. i0+nt-1.  Scores first (all of a vector of 16 keys, those beyond i are never
+ * used), then the columns of o, 16 at a time. */
+V16_FN void light_tile(const float *q, size_t q_stride, size_t i0, size_t nt, size_t d,
+                       const float *kt, const float *v, const float *s, const float *decay,
+                       float *o, size_t o_stride)
+{
+    float a[V16_TILE][FG_LIGHT_CHUNK];
+    for (size_t j = 0; j < i0 + nt; j += 16) {
+        v16 acc[V16_TILE];
+        for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
+        for (size_t c = 0; c < d; c++) {
+            const v16 k = v16_load(kt + c * FG_LIGHT_CHUNK + j);
+            for (size_t t = 0; t < nt; t++) {
+                acc[t] = v16_fma(v16_set1(q[t * q_stride + c]), k, acc[t]);
+            }
+        }
+        for (size_t t = 0; t < nt; t++) v16_store(&a[t][j], acc[t]);
+    }
+    for (size_t t = 0; t < nt; t++) {
+        for (size_t j = 0; j <= i0 + t; j++) a[t][j] = decay[i0 + t - j] * a[t][j];
+    }
+    for (size_t e = 0; e < d; e += 16) {
+        v16 acc[V16_TILE];
+        for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
+        for (size_t c = 0; c < d; c++) {
+            const v16 w = v16_load(s + c * d + e);
+            for (size_t t = 0; t < nt; t++) {
+                acc[t] = v16_fma(v16_set1(q[t * q_stride + c]), w, acc[t]);
+            }
+        }
+        for (size_t t = 0; t < nt; t++) {
+            acc[t] = v16_mul(v16_set1(decay[i0 + t + 1]), acc[t]);
+        }
+        for (size_t j = 0; j <= i0; j++) {
+            const v16 w = v16_load(v + j * d + e);
+            for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(a[t][j]), w, acc[t]);
+        }
+        for (size_t t = 0; t < nt; t++) { /* keys between the first and the own token */
+            for (size_t j = i0 + 1; j <= i0 + t; j++) {
+                acc[t] = v16_fma(v16_set1(a[t][j]), v16_load(v + j * d + e), acc[t]);
+            }
+            v16_store(o + t * o_stride + e, acc[t]);
+        }
+    }
+}
+
+void FG_LEVEL(light_out)(const float *q, size_t q_stride, size_t i0, size_t n, size_t d,
+                         const float *kt, const float *v, const float *s, const float *decay,
+                         float *o, size_t o_stride)
+{
+    size_t t = 0;
+    for (; t + V16_TILE <= n; t += V16_TILE) {
+        light_tile(q + t * q_stride, q_stride, i0 + t, V16_TILE, d, kt, v, s, decay,
+                   o + t * o_stride, o_stride);
+    }
+    for (; t < n; t++) {
+        light_tile(q + t * q_stride, q_stride, i0 + t, 1, d, kt, v, s, decay, o + t * o_stride,
+                   o_stride);
+    }
+}
+
+/* nt rows of the state. */
+V16_FN void fold_tile(size_t nt, size_t d, const float *kt, const float *v, const float *decay,
+                      float *s)
+{
+    float c[V16_TILE][FG_LIGHT_CHUNK];
+    for (size_t t = 0; t < nt; t++) {
+        for (size_t j = 0; j < FG_LIGHT_CHUNK; j++) {
+            c[t][j] = decay[FG_LIGHT_CHUNK - 1 - j] * kt[t * FG_LIGHT_CHUNK + j];
+        }
+    }
+    for (size_t e = 0; e < d; e += 16) {
+        v16 acc[V16_TILE];
+        for (size_t t = 0; t < nt; t++) {
+            acc[t] = v16_mul(v16_set1(decay[FG_LIGHT_CHUNK]), v16_load(s + t * d + e));
+        }
+        for (size_t j = 0; j < FG_LIGHT_CHUNK; j++) {
+            const v16 w = v16_load(v + j * d + e);
+            for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(c[t][j]), w, acc[t]);
+        }
+        for (size_t t = 0; t < nt; t++) v16_store(s + t * d + e, acc[t]);
+    }
+}
+
+void FG_LEVEL(light_fold)(size_t d, const float *kt, const float *v, const float *decay, float *s)
+{
+    _Static_assert(16 % V16_TILE == 0, "d is a multiple of 16, so tiles leave no rest");
+    for (size_t c = 0; c < d; c += V16_TILE) {
+        fold_tile(V16_TILE, d, kt + c * FG_LIGHT_CHUNK, v, decay, s + c * d);
+    }
+}
+
+/* ---- softmax attention -------------------------------------------------------------------- */
+
+V16_FN v16 load_kv(const void *p, bool i8, size_t at)
+{
+    return i8 ? v16_load_i8((const int8_t *)p + at) : v16_load((const float *)p + at);
+}
+
+/* nt query heads; k_scale and v_scale are used for int8 only. */
+V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, bool i8, const void *k,
+                      const float *k_scale, const void *v, const float *v_scale, float *ml,
+                      float *o)
+{
+    float w[V16_TILE][FG_KV_BLOCK];
+    for (size_t p = 0; p < n_pos; p += 16) {
+        v16 acc[V16_TILE];
+        for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
+        for (size_t c = 0; c < d; c++) {
+            const v16 x = load_kv(k, i8, (p * d) + 16 * c);
+            for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(q[t * d + c]), x, acc[t]);
+        }
+        const size_t m = n_pos - p;
+        for (size_t t = 0; t < nt; t++) {
+            if (i8) {
+                const v16 f = m >= 16 ? v16_load(k_scale + p) : load_some(k_scale + p, m, 0.0f);
+                acc[t] = v16_mul(acc[t], f);
+            }
+            v16_store(&w[t][p], acc[t]);
+        }
+    }
+    for (size_t t = 0; t < nt; t++) {
+        for (size_t p = n_pos; p % 16 != 0; p++) w[t][p] = -INFINITY;
+        weigh_scores(w[t], n_pos, &ml[2 * t], &ml[2 * t + 1]);
+        if (i8) {
+            for (size_t p = 0; p < n_pos; p++) w[t][p] = w[t][p] * v_scale[p];
+        }
+    }
+    for (size_t e = 0; e < d; e += 16) {
+        v16 acc[V16_TILE];
+        for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
+        for (size_t p = 0; p < n_pos; p++) {
+            const v16 x = load_kv(v, i8, p * d + e);
+            for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(w[t][p]), x, acc[t]);
+        }
+        for (size_t t = 0; t < nt; t++) v16_store(o + t * d + e, acc[t]);
+    }
+}
+
+V16_FN void attn_block(const float *q, size_t n_q, size_t d, size_t n_pos, bool i8, const void *k,
+                       const float *k_scale, const void *v, const float *v_scale, float *ml,
+                       float *o)
+{
+    size_t h = 0;
+    for (; h + V16_TILE <= n_q; h += V16_TILE) {
+        attn_tile(q + h * d, V16_TILE, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+    }
+    for (; h < n_q; h++) {
+        attn_tile(q + h * d, 1, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+    }
+}
+
+/* The weights of V16_TILE heads live on the stack (one load of K serves them all), so the caller's
+ * scratch, which is one head's, is not needed. */
+void FG_LEVEL(attn_f32)(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
+                        const float *v, float *ml, float *o, float *scratch)
+{
+    (void)scratch;
+    attn_block(q, n_q, d, n_pos, false, k, NULL, v, NULL, ml, o);
+}
+
+void FG_LEVEL(attn_i8)(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
+                       const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
+                       float *o, float *scratch)
+{
+    (void)scratch;
+    attn_block(q, n_q, d, n_pos, true, k, k_scale, v, v_scale, ml, o);
+}
+
+void FG_LEVEL(attn_merge)(float *ml, float *o, const float *ml_b, const float *o_b, size_t d)
+{
+    const float m = ml[0] > ml_b[0] ? ml[0] : ml_b[0];
+    const v16 ca = v16_exp(v16_set1(ml[0] - m)), cb = v16_exp(v16_set1(ml_b[0] - m));
+    const v16 l = v16_fma(v16_set1(ml_b[1]), cb, v16_mul(v16_set1(ml[1]), ca));
+    ml[0] = m;
+    ml[1] = v16_first(l);
+    for (size_t i = 0; i < d; i += 16) {
+        v16_store(o + i, v16_fma(v16_load(o_b + i), cb, v16_mul(v16_load(o + i), ca)));
+    }
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernel table: one function pointer a slot, filled once for the CPU level in use
+ * (fg_kernels_init), from the list in kernels.inc.  Every level gives the same bits (design 3):
+ *   - int8 products are exact int32 sums inside a superblock of 128 columns; across superblocks
+ *     acc = fmaf((float)isum, act.d, acc) in order; y = acc * row_scale;
+ *   - f32 sums run in a stated order: a "chain" is fmaf in index order; a "16-lane sum" keeps lane
+ *     i % 16 and joins lanes as l[i] + l[i+8], then +4, +2, +1;
+ *   - exp, sigmoid and silu are the polynomials of simd/f32_body.h, one body for all levels.
+ *
+ * Contract of all kernels: no allocation, no threads, no CPU-flag reads, void.  Pointers do not
+ * alias unless said.  f32 vectors are 64-byte aligned and their length n is a multiple of 16
+ * unless said.  Inputs may be NaN or infinite: results are then NaN or infinite, never a fault.
+ */
+#ifndef FG_SIMD_KERNELS_H
+#define FG_SIMD_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/qtype.h"
+
+enum {
+    FG_LIGHT_CHUNK = 64, /* tokens of a lightning chunk, aligned to absolute positions */
+    FG_KV_BLOCK = 256,   /* positions of a softmax-attention block */
+};
+
+/* 128 activations, quantised: x[k] ~ d * q[k].  sum[g] = sum of q over group g (exact). */
+typedef struct fg_act128 {
+    float d; /* max|x| / 127, 0 for a zero block, NaN when a value was NaN or infinite (q = 0) */
+    int16_t sum[4];
+    int8_t q[128];
+    uint8_t pad[4];
+} fg_act128;
+_Static_assert(sizeof(fg_act128) == 144, "activation block is 144 bytes");
+
+/* One panel of 16 rows times n_tok activation rows:
+ *   y[t * y_stride + r] = sum_k w[r][k] * x_t[k],  r = 0..15, t = 0..n_tok-1.
+ * panel: n_sb superblocks, 64-byte aligned, never over-read.
+ * row_scale: f32[16] (quantized types), unused for f32 and bf16.
+ * lut: table of q4, unused by the other types.
+ * act: first activation row; rows are act_stride bytes apart, 16-byte aligned.  Quantized types:
+ *      fg_act128[n_sb] a row; f32 and bf16: float[128 * n_sb] a row.
+ * y: f32, 64-byte aligned rows, written for all 16 r.  y_stride in elements.
+ * f32/bf16: per superblock a chain over its 128 columns from 0, then acc = acc + chain. */
+typedef void fg_panel_fn(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
+                         const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
+                         size_t y_stride);
+
+/* out[i] for n/128 blocks of x[n], n a multiple of 128.  q = round-to-nearest-even(x * (127/max)),
+ * max over |x| compared as integers, so that NaN and infinity are found on every level alike. */
+typedef void fg_quantize_act_fn(const float *x, size_t n, fg_act128 *out);
+
+/* y[i] = (x[i] * s) * w[i], s = 1 / sqrt(mean of squares + eps); 16-lane sum.  y may be x. */
+typedef void fg_rmsnorm_fn(const float *x, const float *w, size_t n, float eps, float *y);
+
+/* y[i] = fmaf(alpha, r[i], beta * a[i]).  y may be r or a. */
+typedef void fg_axpby_fn(float alpha, const float *r, float beta, const float *a, size_t n,
+                         float *y);
+
+/* y[i] = fmaf(c, a[i], y[i]). */
+typedef void fg_axpy_fn(float c, const float *a, size_t n, float *y);
+
+/* x[i] = silu(x[i]) = x[i] / (1 + exp(-x[i])), in place. */
+typedef void fg_silu_fn(float *x, size_t n);
+
+/* h[i] = silu(g[i]) * u[i].  h may be g or u. */
+typedef void fg_silu_mul_fn(const float *g, const float *u, size_t n, float *h);
+
+/* x[i] = x[i] * sigmoid(g[i]). */
+typedef void fg_sigmoid_mul_fn(float *x, const float *g, size_t n);
+
+/* Rotates pairs (x[i], x[i + half]) by angle i: x[i]*cos - x[i+half]*sin, x[i+half]*cos + x[i]*sin
+ * (two products, one rounding each, then the sum).  half may be any number; no alignment. */
+typedef void fg_rope_fn(float *x, const float *cos_t, const float *sin_t, size_t half);
+
+/* x[i] = exp(x[i] - max) in place with max = maximum of x; returns the 16-lane sum of the results.
+ * Used for the router; any n. */
+typedef float fg_softmax_num_fn(float *x, size_t n);
+
+/* Lightning attention, one head, tokens i0 .. i0+n-1 of a chunk (i0 + n <= FG_LIGHT_CHUNK).
+ *   o_i[e] = decay[i+1] * chain_d(q_i[d] * s[d][e]);
+ *   then for j = 0..i in order: o_i[e] = fmaf(a_ij, v[j][e], o_i[e]),
+ *   a_ij = decay[i-j] * chain_d(q_i[d] * kt[d][j]).
+ * q: rows of d floats, q_stride elements apart.  kt: [d][64] keys of the chunk, transposed.
+ * v: [64][d].  s: [d][d], state at the start of the chunk, s[d_k][d_v].
+ * decay: [65], decay[i] = lambda^i.  o: rows of d floats, o_stride apart.  d a multiple of 16. */
+typedef void fg_light_out_fn(const float *q, size_t q_stride, size_t i0, size_t n, size_t d,
+                             const float *kt, const float *v, const float *s, const float *decay,
+                             float *o, size_t o_stride);
+
+/* End of a full chunk: s[d][e] = decay[64] * s[d][e], then for j = 0..63 in order
+ *   s[d][e] = fmaf(decay[63-j] * kt[d][j], v[j][e], s[d][e]). */
+typedef void fg_light_fold_fn(size_t d, const float *kt, const float *v, const float *decay,
+                              float *s);
+
+/* Softmax attention of n_q query heads (one KV head) over one block of n_pos <= FG_KV_BLOCK
+ * positions; partial results to be merged in block order.
+ *   s[p] = chain_d(q[d] * K[p][d])  (int8: times k_scale[p] at the end)
+ *   ml[2h] = m = max s,  ml[2h+1] = 16-lane sum of w[p] = exp(s[p] - m)
+ *   o_h[e] = chain_p(w[p] * V[p][e])  (int8: w[p] * v_scale[p] first)
+ * q: [n_q][d], already multiplied by 1/sqrt(d).  k: [n_pos/16 rounded up][d][16] (16 positions
+ * interleaved); positions beyond n_pos may hold anything finite.  v: [n_pos][d].
+ * o: [n_q][d].  scratch: f32[FG_KV_BLOCK].  d a multiple of 16. */
+typedef void fg_attn_f32_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
+                            const float *v, float *ml, float *o, float *scratch);
+typedef void fg_attn_i8_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
+                           const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
+                           float *o, float *scratch);
+
+/* Merges block partials in order: given (m, l, o) and the next block's (ml, ob), d elements:
+ *   m' = max(m, mb); o = o * exp(m - m') + ob * exp(mb - m') (product, then fmaf); l alike.
+ * The first block is copied by the caller. */
+typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const float *o_b, size_t d);
+
+typedef struct fg_kernels {
+    fg_panel_fn *panel_f32;
+    fg_panel_fn *panel_bf16;
+    fg_panel_fn *panel_q4;    /* any table */
+    fg_panel_fn *panel_q4lin; /* table fg_lut_linear; same bits as panel_q4 */
+    fg_panel_fn *panel_q5;
+    fg_panel_fn *panel_q6;
+    fg_panel_fn *panel_q8;
+    fg_quantize_act_fn *quantize_act;
+    fg_rmsnorm_fn *rmsnorm;
+    fg_axpby_fn *axpby;
+    fg_axpy_fn *axpy;
+    fg_silu_fn *silu;
+    fg_silu_mul_fn *silu_mul;
+    fg_sigmoid_mul_fn *sigmoid_mul;
+    fg_rope_fn *rope;
+    fg_softmax_num_fn *softmax_num;
+    fg_light_out_fn *light_out;
+    fg_light_fold_fn *light_fold;
+    fg_attn_f32_fn *attn_f32;
+    fg_attn_i8_fn *attn_i8;
+    fg_attn_merge_fn *attn_merge;
+} fg_kernels;
+
+/* CPU level as a set of features (src/sys/cpu.h); fills every slot with the best variant whose
+ * features are all in cpu_flags.  FG_CPU_SCALAR (0) gives the reference. */
+void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags);
+
+/* Panel kernel for a weight type and table; NULL for an unknown type. */
+fg_panel_fn *fg_kernels_panel(const fg_kernels *k, fg_qtype type, const fg_lut *lut);
+
+#endif
