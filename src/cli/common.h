@@ -46,7 +46,8 @@ const char *cli_bytes(double bytes);
 #define ENGINE_OPTS(o)                                                                             \
     {"threads", 't', OPT_U32, &(o).n_thread, 1, 1024, "N", "threads (default: physical cores)"},   \
     {                                                                                              \
-        "cpu", 0, OPT_STR, &(o).cpu, 0, 0, "LEVEL", "auto, scalar, avx2 (default: auto)"           \
+        "cpu", 0, OPT_STR, &(o).cpu, 0, 0, "LEVEL",                                                \
+            "kernel level: auto (default), scalar, avx2, ..."                                      \
     }
 
 /* Sampling and limits of a generation. */

@@ -26,6 +26,7 @@ struct fg_session {
     fg_scratch *scratch;
     float *logits; /* [n_vocab] of the last token */
     fg_taps taps;
+    fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
     void *progress_ctx;
 };
@@ -165,7 +166,8 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
         opts->kv == FG_KV_CHOICE_AUTO ? e->model->quantized : opts->kv == FG_KV_CHOICE_INT8;
     fg_status st = fg_state_create(&s->state, shape, n_ctx, int8 ? FG_KV_INT8 : FG_KV_F32, err);
     if (st == FG_OK) {
-        st = fg_scratch_create(&s->scratch, e->model, opts->n_batch, fg_team_size(e->team), err);
+        st = fg_scratch_create(&s->scratch, e->model, n_ctx, opts->n_batch, fg_team_size(e->team),
+                               err);
     }
     if (st == FG_OK) {
         s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
@@ -226,6 +228,11 @@ void fg_session_set_taps(fg_session *s, const struct fg_taps *taps)
     s->taps = taps == NULL ? (fg_taps){0} : *taps;
 }
 
+void fg_session_set_profile(fg_session *s, struct fg_profile *profile)
+{
+    s->profile = profile;
+}
+
 /* Keeps the last token's logits, and passes all of them on when somebody listens. */
 typedef struct logits_sink {
     fg_session *s;
@@ -283,6 +290,7 @@ fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
             .on_logits = take_logits,
             .on_logits_ctx = &sink,
             .taps = &s->taps,
+            .profile = s->profile,
         };
         fg_forward(s->e->team, &b);
         i += m;

@@ -45,7 +45,7 @@ typedef struct fg_session fg_session;
 
 typedef struct fg_engine_opts {
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
-    const char *cpu;   /* "auto" (default), "scalar", "avx2": highest kernel level to use */
+    const char *cpu;   /* "auto" (default) or the highest kernel level to use (src/sys/cpu.h) */
     bool pin;          /* true: workers are bound to cores */
 } fg_engine_opts;
 fg_engine_opts fg_engine_opts_default(void);
@@ -111,6 +111,10 @@ void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, s
  * struct is copied; NULL switches off. */
 struct fg_taps;
 void fg_session_set_taps(fg_session *s, const struct fg_taps *taps);
+
+/* Where the time goes, added up by phase; see src/model/forward.h.  Borrowed; NULL switches off. */
+struct fg_profile;
+void fg_session_set_profile(fg_session *s, struct fg_profile *profile);
 
 /* ---- score ---- */
 

@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/dmath.h"
 #include "src/base/mem.h"
 
@@ -40,7 +41,8 @@ static void *take_array(uint8_t *base, uint64_t *used, uint64_t n, uint64_t size
     return p;
 }
 
-static void lay_out(fg_scratch *s, const fg_model *m, uint32_t n_thread, uint8_t *base)
+static void lay_out(fg_scratch *s, const fg_model *m, uint64_t n_ctx, uint32_t n_thread,
+                    uint8_t *base)
 {
     const fg_shape *p = m->shape;
     const uint64_t T = s->n_batch, R = T * p->n_used, d = p->d_model;
@@ -66,13 +68,18 @@ static void lay_out(fg_scratch *s, const fg_model *m, uint32_t n_thread, uint8_t
     s->sel_w = take_array(base, &used, R, sizeof *s->sel_w);
     s->row_of = take_array(base, &used, R, sizeof *s->row_of);
     s->first = take_array(base, &used, (uint64_t)p->n_expert + 1, sizeof *s->first);
-    /* per worker: two (max, sum) arrays, one block output, one block of scores */
-    s->attn_stride = (size_t)(2 * fg_round_up(2 * group, 16) + group * p->d_head + FG_KV_BLOCK);
+    s->active = take_array(base, &used, p->n_expert, sizeof *s->active);
+    const uint64_t router = fg_n_panel(p->n_expert) * fg_n_sb(d) * FG_PANEL_ROWS;
+    s->chains = take_array(base, &used, FG_FEW_TOKENS * router, sizeof(float));
+    s->span_stride = (size_t)(fg_round_up(2 * group, 16) + group * p->d_head);
+    s->attn_stride = 3 * s->span_stride + FG_KV_BLOCK; /* result, span, block, scores */
     s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
+    const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
+    s->spans = take_array(base, &used, p->n_kv_head * n_span * s->span_stride, sizeof(float));
     s->bytes = used;
 }
 
-fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batch,
+fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx, uint32_t n_batch,
                             uint32_t n_thread, fg_err *err)
 {
     *out = NULL;
@@ -82,7 +89,7 @@ fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batc
     fg_scratch *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "scratch");
     s->n_batch = n_batch;
-    lay_out(s, m, n_thread, NULL);
+    lay_out(s, m, n_ctx, n_thread, NULL);
     s->map = fg_mem_map((size_t)s->bytes);
     if (s->map == NULL) {
         const unsigned long long bytes = s->bytes;
@@ -90,7 +97,7 @@ fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batc
         return fg_fail(err, FG_ENOMEM,
                        "scratch: no %llu bytes, expected memory; try a smaller batch", bytes);
     }
-    lay_out(s, m, n_thread, s->map);
+    lay_out(s, m, n_ctx, n_thread, s->map);
     *out = s;
     return FG_OK;
 }
@@ -160,6 +167,14 @@ static void tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer, uin
     b->taps->hidden(b->taps->ctx, layer, b->st->pos + first, n_tok, x->f, x->f_stride);
 }
 
+void fg_mark(const fg_worker *w, fg_batch *b, fg_phase phase)
+{
+    if (w->idx != 0 || b->profile == NULL) return;
+    const uint64_t now = fg_clock_ns();
+    b->profile->ns[phase] += now - b->profile->last_ns;
+    b->profile->last_ns = now;
+}
+
 static void layer(fg_worker *w, fg_batch *b, uint32_t l)
 {
     const fg_layer *y = &b->m->layers[l];
@@ -167,6 +182,7 @@ static void layer(fg_worker *w, fg_batch *b, uint32_t l)
     fg_worker_range(w, b->n_tok, &begin, &end);
     for (uint64_t t = begin; t < end; t++) norm_row(b, y->attn_norm, t, t);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_NORM);
 
     if (y->kind == FG_ATTN_LIGHTNING) {
         fg_lightning(w, b, l);
@@ -177,13 +193,9 @@ static void layer(fg_worker *w, fg_batch *b, uint32_t l)
     for (uint64_t t = begin; t < end; t++) {
         residual(b, t, y->alpha_attn, y->beta_attn);
         norm_row(b, y->mlp_norm, t, t);
-        fg_route(b, y, t);
     }
-    fg_worker_sync(w);
-    if (w->idx == 0 && b->taps != NULL && b->taps->experts != NULL) {
-        b->taps->experts(b->taps->ctx, l, b->st->pos, b->n_tok, b->s->sel, b->s->sel_w);
-    }
-
+    fg_mark(w, b, FG_PHASE_NORM);
+    fg_route(w, b, l);
     fg_moe(w, b, l);
 
     for (uint64_t t = begin; t < end; t++) {
@@ -202,7 +214,8 @@ static void logits(fg_worker *w, fg_batch *b)
         fg_worker_range(w, n, &begin, &end);
         for (uint64_t i = begin; i < end; i++) norm_row(b, b->m->final_norm, t0 + i, i);
         fg_worker_sync(w);
-        fg_matmul(w, &b->m->lm_head, &s->n, 0, n, &s->logits);
+        const fg_product head = {&b->m->lm_head, &s->n, s->logits};
+        fg_multiply(w, &head, 1, n);
         fg_worker_sync(w);
         if (w->idx == 0) {
             tap_hidden(w, b, (int32_t)b->m->shape->n_layer, t0, n, &s->n);
@@ -212,14 +225,17 @@ static void logits(fg_worker *w, fg_batch *b)
             }
         }
         fg_worker_sync(w);
+        fg_mark(w, b, FG_PHASE_HEAD);
     }
 }
 
 static void pass(fg_worker *w, void *arg)
 {
     fg_batch *b = arg;
+    if (w->idx == 0 && b->profile != NULL) b->profile->last_ns = fg_clock_ns();
     embed(w, b);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_EMBED);
     tap_hidden(w, b, -1, 0, b->n_tok, &b->s->x);
     for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
         layer(w, b, l);

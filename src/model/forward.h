@@ -43,8 +43,13 @@ typedef struct fg_scratch {
     float *sel_w;     /* [T][n_used] their weights */
     uint32_t *row_of; /* [T][n_used] row in the sorted order */
     uint32_t *first;  /* [n_expert + 1] first sorted row of each expert */
-    float *attn;      /* [n_thread][attn_stride] per-worker block results */
+    uint32_t *active; /* [n_expert] experts with rows, ascending */
+    uint32_t n_active;
+    float *chains; /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
+    float *attn;   /* [n_thread][attn_stride] per-worker block results */
     size_t attn_stride;
+    float *spans;       /* [n_kv_head][spans of n_ctx][span_stride] results of one token */
+    size_t span_stride; /* (max, sum) of each head, padded, then [group][d_head] */
     void *map;
     uint64_t bytes;
 } fg_scratch;
@@ -52,9 +57,34 @@ typedef struct fg_scratch {
 enum {
     FG_LOGIT_ROWS = 16, /* tokens whose logits are computed together; bounds the buffer */
     FG_BATCH_MAX = 4096,
+    FG_FEW_TOKENS = 8,              /* below it a token's router is split over the workers */
+    FG_ATTN_SPAN = 4 * FG_KV_BLOCK, /* positions folded by one worker; part of the numerics */
 };
 
-fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint32_t n_batch,
+/* Where the time of a forward pass goes, as seen by worker 0 (waiting included). */
+#define FG_PHASE_MAP(X)                                                                            \
+    X(EMBED, "embedding")                                                                          \
+    X(NORM, "norms, residuals, quantization")                                                      \
+    X(ATTN_MATMUL, "attention matrices")                                                           \
+    X(LIGHTNING, "lightning attention")                                                            \
+    X(SOFTMAX, "softmax attention")                                                                \
+    X(ROUTER, "router")                                                                            \
+    X(EXPERTS, "experts")                                                                          \
+    X(HEAD, "lm_head")
+typedef enum fg_phase {
+#define FG_PHASE_ENUM(name, text) FG_PHASE_##name,
+    FG_PHASE_MAP(FG_PHASE_ENUM)
+#undef FG_PHASE_ENUM
+        FG_PHASE_COUNT
+} fg_phase;
+
+typedef struct fg_profile {
+    uint64_t ns[FG_PHASE_COUNT];
+    uint64_t last_ns; /* clock at the last mark; internal */
+} fg_profile;
+
+/* n_ctx: positions of the session's state. */
+fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx, uint32_t n_batch,
                             uint32_t n_thread, fg_err *err);
 void fg_scratch_destroy(fg_scratch **s); /* accepts NULL */
 
@@ -84,6 +114,7 @@ typedef struct fg_batch {
     fg_logits_fn *on_logits;
     void *on_logits_ctx;
     const fg_taps *taps; /* may be NULL */
+    fg_profile *profile; /* may be NULL; times are added */
 } fg_batch;
 
 /* Evaluates the batch on the team and advances st->pos by n_tok.  Room must have been checked. */
@@ -91,17 +122,29 @@ void fg_forward(fg_team *team, fg_batch *b);
 
 /* ---- the blocks; called by every worker with the same arguments ---- */
 
-/* y[t][0 .. n_row) = W x_t for rows row0 .. row0+n_tok-1 of x; panels split over the workers. */
-void fg_matmul(const fg_worker *w, const fg_matrix *m, const fg_acts *x, uint64_t row0,
-               uint64_t n_tok, fg_acts *y);
+/* One product y[t] = W x[t] for rows row0 .. row0+n_tok-1 of x and y. */
+typedef struct fg_product {
+    const fg_matrix *m;
+    const fg_acts *x;
+    fg_acts y;
+} fg_product;
+
+/* Panels begin .. end-1 of one product. */
+void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uint64_t n_tok,
+                        const fg_acts *y, uint64_t begin, uint64_t end);
+/* All panels of n products over rows 0 .. n_tok-1, shared out among the workers. */
+void fg_multiply(fg_worker *w, const fg_product *p, size_t n, uint64_t n_tok);
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row);
 
 /* From n (normed input) to a (sub-layer output). */
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);
-/* Top-k routing of token t from n: fills sel, sel_w. */
-void fg_route(const fg_batch *b, const fg_layer *y, uint64_t t);
-/* From n and sel to y and row_of. */
+/* Router and gathering: from n to sel, sel_w, the sorted order and xs. */
+void fg_route(fg_worker *w, fg_batch *b, uint32_t l);
+/* The experts: from xs to y. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);
+
+/* Adds the time since the last mark to a phase (worker 0, when a profile is wanted). */
+void fg_mark(const fg_worker *w, fg_batch *b, fg_phase phase);
 
 #endif

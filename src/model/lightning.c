@@ -51,13 +51,16 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     fg_scratch *s = b->s;
     uint64_t begin, end;
 
-    fg_matmul(w, &y->qkv, &s->n, 0, b->n_tok, &s->qkv);
-    fg_matmul(w, &y->out_gate, &s->n, 0, b->n_tok, &s->gate);
+    const fg_product in[] = {{&y->qkv, &s->n, s->qkv}, {&y->out_gate, &s->n, s->gate}};
+    fg_multiply(w, in, 2, b->n_tok);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 
-    fg_worker_range(w, shape->n_head, &begin, &end);
-    for (uint64_t h = begin; h < end; h++) head(b, l, h);
+    while (fg_worker_take(w, shape->n_head, &begin, &end)) {
+        for (uint64_t h = begin; h < end; h++) head(b, l, h);
+    }
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_LIGHTNING);
 
     const size_t width = (size_t)shape->n_head * shape->d_head;
     fg_worker_range(w, b->n_tok, &begin, &end);
@@ -68,7 +71,10 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
         if (y->out.quantized) fg_acts_quantize(k, &s->u, t);
     }
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_NORM);
 
-    fg_matmul(w, &y->out, &s->u, 0, b->n_tok, &s->a);
+    const fg_product out = {&y->out, &s->u, s->a};
+    fg_multiply(w, &out, 1, b->n_tok);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

@@ -5,8 +5,8 @@
  * j + d_rotary/2); scale 1/sqrt(d_head); causal.
  *
  * The context is walked in blocks of FG_KV_BLOCK absolute positions; each block gives (max, sum,
- * weighted values) and the blocks are merged in order, so that the result for a token depends on
- * its position only, not on who computed which block.
+ * weighted values); the blocks of a span of FG_ATTN_SPAN positions are merged in order, then the
+ * spans, so that the result for a token depends on its position only, not on who computed what.
  */
 #include <math.h>
 #include <string.h>
@@ -60,36 +60,102 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
     }
 }
 
-/* All query heads of KV group g for token t. */
-static void attend(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, float *scratch)
+/* One span's result: (max, sum) of each head at ml, weighted values [group][d] at o. */
+typedef struct partial {
+    float *ml, *o;
+} partial;
+
+static partial partial_at(const fg_batch *b, float *p)
+{
+    const size_t group = b->m->shape->n_head / b->m->shape->n_kv_head;
+    return (partial){p, p + b->s->span_stride - group * b->m->shape->d_head};
+}
+
+static void merge(const fg_batch *b, partial into, partial next)
+{
+    const size_t d = b->m->shape->d_head, group = b->m->shape->n_head / b->m->shape->n_kv_head;
+    for (size_t h = 0; h < group; h++) {
+        b->m->k.attn_merge(into.ml + 2 * h, into.o + h * d, next.ml + 2 * h, next.o + h * d, d);
+    }
+}
+
+/* Positions begin .. end-1 (one span) for the query heads of KV group g of token t, block by block
+ * in order. */
+static void fold_span(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, uint64_t begin,
+                      uint64_t end, partial out, partial block, float *scores)
 {
     const fg_shape *s = b->m->shape;
     const fg_kernels *k = &b->m->k;
     const size_t d = s->d_head, group = s->n_head / s->n_kv_head;
     const fg_layer_state *st = &b->st->layers[l];
-    const uint64_t n = b->st->pos + t + 1, n_pos = b->st->n_pos;
+    const uint64_t n_pos = b->st->n_pos;
     const float *q = b->s->qkv.f + t * b->s->qkv.f_stride + g * group * d;
-    float *o = b->s->u.f + t * b->s->u.f_stride + g * group * d;
-    const size_t ml_size = (2 * group + 15) / 16 * 16;
-    float *ml = scratch, *ml_b = ml + ml_size, *o_b = ml_b + ml_size, *tmp = o_b + group * d;
-    for (uint64_t p = 0; p < n; p += FG_KV_BLOCK) {
-        const size_t m = n - p < FG_KV_BLOCK ? (size_t)(n - p) : FG_KV_BLOCK;
+    for (uint64_t p = begin; p < end; p += FG_KV_BLOCK) {
+        const size_t m = end - p < FG_KV_BLOCK ? (size_t)(end - p) : FG_KV_BLOCK;
         const uint64_t at = (g * n_pos + p) * d, scale_at = g * n_pos + p;
-        float *ml_p = p == 0 ? ml : ml_b, *o_p = p == 0 ? o : o_b;
+        const partial to = p == begin ? out : block;
         if (b->st->kv_type == FG_KV_INT8) {
             k->attn_i8(q, group, d, m, (const int8_t *)st->k_cache + at, st->k_scale + scale_at,
-                       (const int8_t *)st->v_cache + at, st->v_scale + scale_at, ml_p, o_p, tmp);
+                       (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o,
+                       scores);
         } else {
             k->attn_f32(q, group, d, m, (const float *)st->k_cache + at,
-                        (const float *)st->v_cache + at, ml_p, o_p, tmp);
+                        (const float *)st->v_cache + at, to.ml, to.o, scores);
         }
-        for (size_t h = 0; p > 0 && h < group; h++) {
-            k->attn_merge(ml + 2 * h, o + h * d, ml_b + 2 * h, o_b + h * d, d);
+        if (p != begin) merge(b, out, block);
+    }
+}
+
+/* u = values / sum of the weights. */
+static void finish(const fg_batch *b, uint64_t t, uint64_t g, partial p)
+{
+    const fg_shape *s = b->m->shape;
+    const size_t d = s->d_head, group = s->n_head / s->n_kv_head;
+    float *u = b->s->u.f + t * b->s->u.f_stride + g * group * d;
+    for (size_t h = 0; h < group; h++) {
+        const float sum = p.ml[2 * h + 1];
+        for (size_t i = 0; i < d; i++) u[h * d + i] = p.o[h * d + i] / sum;
+    }
+}
+
+/* All spans of one (token, KV group), merged in order, by one worker. */
+static void attend(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, float *scratch)
+{
+    const size_t stride = b->s->span_stride;
+    const partial all = partial_at(b, scratch), span = partial_at(b, scratch + stride),
+                  block = partial_at(b, scratch + 2 * stride);
+    const uint64_t n = b->st->pos + t + 1;
+    for (uint64_t p = 0; p < n; p += FG_ATTN_SPAN) {
+        const uint64_t end = n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN;
+        fold_span(b, l, t, g, p, end, p == 0 ? all : span, block, scratch + 3 * stride);
+        if (p != 0) merge(b, all, span);
+    }
+    finish(b, t, g, all);
+}
+
+/* A single token with a long context: the spans are shared out, then merged in the same order. */
+static void attend_split(fg_worker *w, const fg_batch *b, uint32_t l, float *scratch)
+{
+    const fg_shape *s = b->m->shape;
+    const size_t stride = b->s->span_stride;
+    const uint64_t n = b->st->pos + 1, n_span = (n + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
+    const partial block = partial_at(b, scratch);
+    uint64_t begin, end;
+    while (fg_worker_take(w, s->n_kv_head * n_span, &begin, &end)) {
+        for (uint64_t i = begin; i < end; i++) {
+            const uint64_t p = i % n_span * FG_ATTN_SPAN;
+            fold_span(b, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
+                      partial_at(b, b->s->spans + i * stride), block, scratch + stride);
         }
     }
-    for (size_t h = 0; h < group; h++) {
-        const float sum = ml[2 * h + 1];
-        for (size_t i = 0; i < d; i++) o[h * d + i] /= sum;
+    fg_worker_sync(w);
+    fg_worker_range(w, s->n_kv_head, &begin, &end);
+    for (uint64_t g = begin; g < end; g++) {
+        float *first = b->s->spans + g * n_span * stride;
+        for (uint64_t i = 1; i < n_span; i++) {
+            merge(b, partial_at(b, first), partial_at(b, first + i * stride));
+        }
+        finish(b, 0, g, partial_at(b, first));
     }
 }
 
@@ -98,14 +164,13 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     const fg_layer *y = &b->m->layers[l];
     const fg_shape *shape = b->m->shape;
     fg_scratch *s = b->s;
-    fg_acts key = s->qkv, val = s->qkv; /* columns behind q */
-    key.f += (size_t)shape->n_head * shape->d_head;
-    val.f = key.f + (size_t)shape->n_kv_head * shape->d_head;
+    fg_product in[] = {{&y->q, &s->n, s->qkv}, {&y->k, &s->n, s->qkv}, {&y->v, &s->n, s->qkv}};
+    in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns behind q */
+    in[2].y.f = in[1].y.f + (size_t)shape->n_kv_head * shape->d_head;
 
-    fg_matmul(w, &y->q, &s->n, 0, b->n_tok, &s->qkv);
-    fg_matmul(w, &y->k, &s->n, 0, b->n_tok, &key);
-    fg_matmul(w, &y->v, &s->n, 0, b->n_tok, &val);
+    fg_multiply(w, in, 3, b->n_tok);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 
     const uint64_t items = (uint64_t)b->n_tok * shape->n_kv_head;
     uint64_t begin, end;
@@ -113,18 +178,26 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     for (uint64_t i = begin; i < end; i++) store(b, l, i / shape->n_kv_head, i % shape->n_kv_head);
     fg_worker_sync(w);
 
-    /* Later tokens see more context: deal the items out round robin. */
     float *scratch = s->attn + w->idx * s->attn_stride;
-    for (uint64_t i = w->idx; i < items; i += w->n) {
-        attend(b, l, i / shape->n_kv_head, i % shape->n_kv_head, scratch);
+    if (b->n_tok == 1 && w->n > 1) {
+        attend_split(w, b, l, scratch);
+    } else {
+        while (fg_worker_take(w, items, &begin, &end)) {
+            for (uint64_t i = begin; i < end; i++) {
+                attend(b, l, i / shape->n_kv_head, i % shape->n_kv_head, scratch);
+            }
+        }
     }
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_SOFTMAX);
 
     if (y->out.quantized) {
         fg_worker_range(w, b->n_tok, &begin, &end);
         for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &s->u, t);
         fg_worker_sync(w);
     }
-    fg_matmul(w, &y->out, &s->u, 0, b->n_tok, &s->a);
+    const fg_product out = {&y->out, &s->u, s->a};
+    fg_multiply(w, &out, 1, b->n_tok);
     fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

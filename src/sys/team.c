@@ -25,6 +25,7 @@ struct fg_team {
     _Alignas(FG_CACHE_LINE) atomic_uint arrived;
     _Alignas(FG_CACHE_LINE) atomic_uint generation; /* futex word */
     atomic_uint sleepers;
+    _Alignas(FG_CACHE_LINE) atomic_ullong taken; /* items given out since the last barrier */
     _Alignas(FG_CACHE_LINE) uint32_t n;
     uint32_t spin_rounds;
     fg_topo *topo; /* NULL: not pinned */
@@ -63,10 +64,14 @@ static void futex_wake_all(atomic_uint *word)
 void fg_worker_sync(fg_worker *w)
 {
     fg_team *t = w->team;
-    if (t->n == 1) return;
+    if (t->n == 1) {
+        atomic_store_explicit(&t->taken, 0, memory_order_relaxed);
+        return;
+    }
     const unsigned gen = atomic_load_explicit(&t->generation, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&t->taken, 0, memory_order_relaxed);
         /* seq_cst: either this thread sees the sleeper, or the sleeper's futex sees the change */
         atomic_store(&t->generation, gen + 1);
         if (atomic_load(&t->sleepers) != 0) futex_wake_all(&t->generation);
@@ -88,6 +93,21 @@ void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *
     *end = *begin + each + (i < more ? 1 : 0);
 }
 
+bool fg_worker_take(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
+{
+    atomic_ullong *taken = &w->team->taken;
+    unsigned long long at = atomic_load_explicit(taken, memory_order_relaxed), part;
+    do {
+        if (at >= n) return false;
+        part = (n - at) / (2 * (unsigned long long)w->n);
+        if (part < 1) part = 1;
+    } while (!atomic_compare_exchange_weak_explicit(taken, &at, at + part, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = at + part;
+    return true;
+}
+
 static void work(fg_team *t, uint32_t idx)
 {
     if (t->topo != NULL && !t->bound[idx]) {
@@ -96,6 +116,7 @@ static void work(fg_team *t, uint32_t idx)
     }
     fg_worker w = {t, idx, t->n};
     t->fn(&w, t->arg);
+    fg_worker_sync(&w); /* the end of the run; starts the next one with nothing taken */
     /* The caller's thread is not ours to keep: another team may count its allowed cores. */
     if (t->topo != NULL && idx == 0) fg_topo_unbind_self(t->topo);
 }
@@ -157,8 +178,6 @@ static void *thread_main(void *p)
         (void)pthread_mutex_unlock(&t->lock);
         if (leave) return NULL;
         work(t, a.idx);
-        fg_worker w = {t, a.idx, t->n};
-        fg_worker_sync(&w); /* the end of the run */
     }
 }
 
@@ -203,8 +222,6 @@ void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
     (void)pthread_cond_broadcast(&t->wake);
     (void)pthread_mutex_unlock(&t->lock);
     work(t, 0);
-    fg_worker w = {t, 0, t->n};
-    fg_worker_sync(&w);
 }
 
 const char *fg_team_backend(void)

@@ -44,4 +44,9 @@ void fg_worker_sync(fg_worker *w);
 /* This worker's contiguous share of items 0..n-1; shares differ by at most one item. */
 void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end);
 
+/* Takes the next part [*begin, *end) of items 0..n-1 that no worker has taken yet; false when none
+ * is left.  Parts shrink from a share of what is left down to one item, so that a worker slowed by
+ * a neighbour takes less.  At most one such loop (same n on all workers) between two barriers. */
+bool fg_worker_take(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end);
+
 #endif

@@ -102,6 +102,15 @@ FG_TEST(tiny_q4)
     check_all("tests/vectors/oracle/orig-wide", "q4", 600);
 }
 
+/* Two attention spans of 1024 positions: split over workers in decode, walked by one in prefill. */
+FG_TEST(long_context)
+{
+    const uint64_t want = hash("tests/vectors/oracle/orig-wide", "q4", 1, NULL, 512, 0, 2000);
+    CHECK(want != 0);
+    CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 2, NULL, 100, 0, 2000) == want);
+    CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 3, NULL, 512, 1, 2000) == want);
+}
+
 FG_TEST(golden_hash)
 {
     const uint64_t h = hash(NANO_DIR, "q4", 2, NULL, 512, 0, 300);

@@ -77,6 +77,38 @@ FG_TEST(shares_cover_all_items_once)
     }
 }
 
+typedef struct takes {
+    atomic_uint *seen; /* [n] */
+    uint64_t n;
+} takes;
+
+static void take_all(fg_worker *w, void *arg)
+{
+    takes *k = arg;
+    uint64_t begin, end;
+    for (int round = 0; round < 50; round++) {
+        while (fg_worker_take(w, k->n, &begin, &end)) {
+            for (uint64_t i = begin; i < end; i++) atomic_fetch_add(&k->seen[i], 1);
+        }
+        fg_worker_sync(w);
+    }
+}
+
+FG_TEST(taken_parts_cover_all_items_once)
+{
+    for (uint32_t n = 1; n <= 3; n++) {
+        fg_team *t;
+        fg_err err = {0};
+        takes k = {.n = 1001};
+        REQUIRE(fg_team_create(&t, n, false, &err) == FG_OK);
+        k.seen = calloc(k.n, sizeof *k.seen);
+        for (int run = 0; run < 2; run++) fg_team_run(t, take_all, &k);
+        for (uint64_t i = 0; i < k.n; i++) CHECK_U64(atomic_load(&k.seen[i]), 100);
+        free(k.seen);
+        fg_team_destroy(&t);
+    }
+}
+
 FG_TEST(auto_size_is_within_the_budget)
 {
     fg_team *t;
