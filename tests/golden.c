@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/golden.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/safetensors.h"
+#include "src/model/forward.h"
 #include "tests/fg_test.h"
 
 static void *read_at(const char *path, uint64_t offset, uint64_t n)
@@ -96,10 +98,64 @@ void golden_free(golden *g)
     *g = (golden){0};
 }
 
-int64_t golden_row(const golden *g, uint64_t t)
+/* Row index of token t, or -1. */
+static int64_t golden_row(const golden *g, uint64_t t)
 {
     for (size_t i = 0; i < g->n_row; i++) {
         if ((uint64_t)g->rows[i] == t) return (int64_t)i;
     }
     return -1;
+}
+
+static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n, const float *x,
+                      size_t stride)
+{
+    golden_watch *w = ctx;
+    const golden *g = w->g;
+    if (g->hidden == NULL) return;
+    const bool hf = g->n_layer == w->n_layer + 1; /* embedding, layers but the last, final norm */
+    if (!hf && (layer < 0 || layer == (int32_t)w->n_layer)) return;
+    if (hf && layer == (int32_t)w->n_layer - 1) return;
+    const size_t at = !hf                            ? (size_t)layer
+                      : layer == (int32_t)w->n_layer ? w->n_layer
+                                                     : (size_t)(layer + 1);
+    for (uint64_t t = 0; t < n; t++) {
+        const int64_t row = golden_row(g, pos + t);
+        if (row < 0) continue;
+        const float *want = g->hidden + (at * g->n_row + (size_t)row) * g->d;
+        double err2 = 0.0, ref2 = 0.0;
+        for (size_t i = 0; i < g->d; i++) {
+            const double d = (double)x[t * stride + i] - (double)want[i];
+            err2 += d * d;
+            ref2 += (double)want[i] * (double)want[i];
+        }
+        const double rel = sqrt(err2 / ref2);
+        if (!(rel <= w->worst)) w->worst = rel;
+        w->n_hidden++;
+    }
+}
+
+static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, const uint32_t *sel,
+                       const float *weights)
+{
+    golden_watch *w = ctx;
+    const golden *g = w->g;
+    (void)weights;
+    for (uint64_t t = 0; g->experts != NULL && t < n; t++) {
+        const int64_t row = golden_row(g, pos + t);
+        if (row < 0) continue;
+        const int32_t *want = g->experts + (layer * g->n_row + (size_t)row) * g->n_used;
+        for (size_t i = 0; i < g->n_used; i++) { /* as sets: the order of equals is open */
+            bool found = false;
+            for (size_t j = 0; j < g->n_used; j++)
+                found |= sel[t * g->n_used + j] == (uint32_t)want[i];
+            w->n_wrong += !found;
+            w->n_expert++;
+        }
+    }
+}
+
+void golden_watch_taps(golden_watch *w, fg_taps *taps)
+{
+    *taps = (fg_taps){on_hidden, on_experts, w};
 }

@@ -24,7 +24,17 @@ typedef struct golden {
 bool golden_load(golden *g, const char *path, const char *prefix);
 void golden_free(golden *g);
 
-/* Row index of token t, or -1. */
-int64_t golden_row(const golden *g, uint64_t t);
+/* Compares what a forward pass shows with the golden hidden states and experts. */
+typedef struct golden_watch {
+    const golden *g;
+    uint32_t n_layer; /* of the model; transformers' files hold embedding and final norm as well */
+    double worst;     /* largest relative error (2-norm of a row) of a hidden state */
+    size_t n_hidden;  /* rows compared */
+    size_t n_expert;  /* selections compared */
+    size_t n_wrong;   /* selected experts that the golden file does not name for that token */
+} golden_watch;
+/* Taps that fill *w; w must outlive them. */
+struct fg_taps;
+void golden_watch_taps(golden_watch *w, struct fg_taps *taps);
 
 #endif

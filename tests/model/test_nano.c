@@ -33,51 +33,6 @@ static double nll_of(const float *x, size_t n, uint32_t id)
     return max + log(sum) - (double)x[id];
 }
 
-typedef struct watch {
-    const golden *g;
-    double worst;
-    size_t n_hidden, n_wrong, n_expert;
-} watch;
-
-static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n, const float *x,
-                      size_t stride)
-{
-    watch *w = ctx;
-    if (w->g->hidden == NULL || layer < 0 || layer >= (int32_t)w->g->n_layer) return;
-    for (uint64_t t = 0; t < n; t++) {
-        const int64_t row = golden_row(w->g, pos + t);
-        if (row < 0) continue;
-        const float *want = w->g->hidden + ((size_t)layer * w->g->n_row + (size_t)row) * w->g->d;
-        double err2 = 0.0, ref2 = 0.0;
-        for (size_t i = 0; i < w->g->d; i++) {
-            err2 += pow((double)x[t * stride + i] - (double)want[i], 2.0);
-            ref2 += pow((double)want[i], 2.0);
-        }
-        w->worst = fmax(w->worst, sqrt(err2 / ref2));
-        w->n_hidden++;
-    }
-}
-
-static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, const uint32_t *sel,
-                       const float *weights)
-{
-    watch *w = ctx;
-    (void)weights;
-    for (uint64_t t = 0; t < n; t++) {
-        const int64_t row = golden_row(w->g, pos + t);
-        if (row < 0) continue;
-        const int32_t *want = w->g->experts + (layer * w->g->n_row + (size_t)row) * w->g->n_used;
-        for (size_t i = 0; i < w->g->n_used; i++) {
-            bool found = false;
-            for (size_t j = 0; j < w->g->n_used; j++) {
-                found |= sel[t * w->g->n_used + j] == (uint32_t)want[i];
-            }
-            w->n_wrong += !found;
-            w->n_expert++;
-        }
-    }
-}
-
 /* Returns the worst NLL difference, so that the negative control can use it. */
 static double check_golden(const char *type, const char *file, const char *prefix, bool strict)
 {
@@ -86,8 +41,9 @@ static double check_golden(const char *type, const char *file, const char *prefi
     fg_engine *e = model_open(NANO_DIR, type, 2, NULL);
     fg_session *s = e == NULL ? NULL : model_session(e, g.n_tok + g.n_greedy, 512);
     if (s == NULL) return (double)NAN;
-    watch w = {.g = &g};
-    const fg_taps taps = {on_hidden, on_experts, &w};
+    golden_watch w = {.g = &g, .n_layer = fg_engine_shape(e)->n_layer};
+    fg_taps taps;
+    golden_watch_taps(&w, &taps);
     fg_session_set_taps(s, &taps);
     float *logits = model_logits(s, e, (const uint32_t *)g.ids, g.n_tok, 0);
     fg_session_set_taps(s, NULL);

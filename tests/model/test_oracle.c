@@ -29,61 +29,6 @@ static double max_diff(const golden *g, const float *logits)
     return worst;
 }
 
-/* Worst relative error of hidden rows and number of wrong experts, gathered by the taps. */
-typedef struct watch {
-    const golden *g;
-    uint32_t n_layer;
-    double worst;
-    size_t n_hidden, n_expert, n_wrong;
-} watch;
-
-static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n, const float *x,
-                      size_t stride)
-{
-    watch *w = ctx;
-    const golden *g = w->g;
-    const bool hf = g->n_layer == w->n_layer + 1; /* embedding, layers but the last, final norm */
-    if (!hf && (layer < 0 || layer == (int32_t)w->n_layer)) return;
-    if (hf && layer == (int32_t)w->n_layer - 1) return;
-    const size_t at = !hf                            ? (size_t)layer
-                      : layer == (int32_t)w->n_layer ? w->n_layer
-                                                     : (size_t)(layer + 1);
-    for (uint64_t t = 0; t < n; t++) {
-        const int64_t row = golden_row(g, pos + t);
-        if (row < 0) continue;
-        const float *want = g->hidden + (at * g->n_row + (size_t)row) * g->d;
-        double err2 = 0.0, ref2 = 0.0;
-        for (size_t i = 0; i < g->d; i++) {
-            const double d = (double)x[t * stride + i] - (double)want[i];
-            err2 += d * d;
-            ref2 += (double)want[i] * (double)want[i];
-        }
-        const double rel = sqrt(err2 / ref2);
-        if (!(rel <= w->worst)) w->worst = rel;
-        w->n_hidden++;
-    }
-}
-
-static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, const uint32_t *sel,
-                       const float *weights)
-{
-    watch *w = ctx;
-    const golden *g = w->g;
-    (void)weights;
-    for (uint64_t t = 0; g->experts != NULL && t < n; t++) {
-        const int64_t row = golden_row(g, pos + t);
-        if (row < 0) continue;
-        const int32_t *want = g->experts + (layer * g->n_row + (size_t)row) * g->n_used;
-        for (size_t i = 0; i < g->n_used; i++) { /* as sets: the order of equals is open */
-            bool found = false;
-            for (size_t j = 0; j < g->n_used; j++)
-                found |= sel[t * g->n_used + j] == (uint32_t)want[i];
-            w->n_wrong += !found;
-            w->n_expert++;
-        }
-    }
-}
-
 static void check_folder(const char *dir)
 {
     char path[512];
@@ -93,8 +38,9 @@ static void check_folder(const char *dir)
     fg_engine *e = model_open(dir, "f32", 2, NULL);
     fg_session *s = e == NULL ? NULL : model_session(e, g.n_tok, 512);
     if (s == NULL) return;
-    watch w = {.g = &g, .n_layer = fg_engine_shape(e)->n_layer};
-    const fg_taps taps = {on_hidden, on_experts, &w};
+    golden_watch w = {.g = &g, .n_layer = fg_engine_shape(e)->n_layer};
+    fg_taps taps;
+    golden_watch_taps(&w, &taps);
     fg_session_set_taps(s, &taps);
     float *whole = model_logits(s, e, (const uint32_t *)g.ids, g.n_tok, 0);
     REQUIRE(whole != NULL);
