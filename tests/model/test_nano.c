@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
@@ -101,6 +102,57 @@ FG_TEST(full_golden)
 FG_TEST(quantized_file_fails_the_bf16_bound) /* negative control of the bound */
 {
     CHECK(check_golden("q4", "tests/vectors/nano/chat.safetensors", "", false) > 2e-4);
+}
+
+/* ---- opening ---- */
+
+/* Resident kB of the mappings of `path` in this process. */
+static long resident_kb(const char *path)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[1024];
+    bool ours = false;
+    long sum = 0, kb;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        unsigned long from, to;
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) ours = strstr(line, path) != NULL;
+        if (ours && sscanf(line, "Rss: %ld kB", &kb) == 1) sum += kb;
+    }
+    if (f != NULL) fclose(f);
+    return sum;
+}
+
+FG_TEST(opening_is_fast_and_touches_little)
+{
+    const char *path = model_file(NANO_DIR, "bf16");
+    double best = 1e9;
+    fg_err err = {0};
+    fg_engine *e = NULL;
+    REQUIRE(path != NULL);
+    for (int i = 0; i < 9; i++) {
+        const fg_engine_opts o = fg_engine_opts_default();
+        fg_engine_close(&e);
+        const uint64_t t0 = fg_clock_ns();
+        REQUIRE(fg_engine_open(&e, path, &o, &err) == FG_OK);
+        best = fmin(best, (double)(fg_clock_ns() - t0) * 1e-6);
+    }
+    const long opened = resident_kb(path);
+    const uint32_t id = 100;
+    fg_session *s = model_session(e, 16, 16);
+    REQUIRE(s != NULL && fg_session_eval(s, &id, 1, NULL, NULL, &err) == FG_OK);
+    const long used = resident_kb(path),
+               file = (long)(fg_model_file_size(fg_engine_file(e)) / 1024);
+    printf("  open %.2f ms; resident %ld kB when opened, %ld kB after one token, file %ld kB\n",
+           best, opened, used, file);
+#if !defined(__SANITIZE_ADDRESS__)
+    CHECK(best < 20.0);
+#endif
+    CHECK(opened < 1024);
+    /* 2 of 32 experts a layer, and what the system maps around each touched page: it may map whole
+     * folios of the page cache, up to 2 MiB, which is ten experts of this small model */
+    CHECK(used > opened && used < file / 4 * 3);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
 }
 
 /* ---- perplexity ---- */
