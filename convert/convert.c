@@ -31,7 +31,8 @@
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
 
-/* The q8 expert of the release takes 175 MB. */
+/* An expert of the release takes 90 MB at q4 and 175 MB at q8; embedding and lm_head, 1.3 GB at q8,
+ * overflow into a file. */
 #define SPOOL_BYTES    ((uint64_t)192 << 20)
 #define MAX_META_BYTES ((uint64_t)1 << 28)
 
@@ -164,6 +165,10 @@ static fg_status add_meta_file(run *r, const char *name, fg_err *err)
     if (st == FG_OK && strcmp(name, "tokenizer.json") == 0) {
         fg_tokenizer *t;
         st = fg_tokenizer_create(&t, text, n, path, err);
+        if (st == FG_OK && fg_tokenizer_n_id(t) > r->plan.shape.n_vocab) {
+            st = fg_fail(err, FG_ESHAPE, "%s: ids up to %u, expected less than vocab_size %u", path,
+                         fg_tokenizer_n_id(t) - 1, r->plan.shape.n_vocab);
+        }
         fg_tokenizer_destroy(&t);
     }
     if (st == FG_OK) st = fg_writer_add_meta(r->writer, name, text, n, err);
@@ -437,13 +442,17 @@ static fg_status prepare(run *r, fg_err *err)
 /* Buffers for the longest row and the most rows of the planned tensors. */
 static fg_status allocate(run *r, fg_err *err)
 {
+    uint64_t widest = 0; /* largest matrix: what the spool may hold at once, short of padding */
     uint64_t max_cols = 0, max_rows = 0;
     for (uint64_t i = 0; i < fg_writer_n_tensor(r->writer); i++) {
         const fg_tensor *t = fg_writer_tensor(r->writer, i);
         const uint64_t n = FG_PANEL_ROWS * fg_n_panel(t->n_row);
         if (t->n_col > max_cols) max_cols = t->n_col;
         if (n > max_rows) max_rows = n;
+        const uint64_t bytes = fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
+        if (bytes > widest) widest = bytes;
     }
+    if (widest > SPOOL_BYTES) fg_writer_reserve(r->writer, widest - SPOOL_BYTES);
     r->hash = fg_mem_zalloc_array((size_t)r->plan.n_weight, sizeof *r->hash);
     r->row_scale = fg_mem_zalloc_array((size_t)(GROUP * max_rows), sizeof *r->row_scale);
     r->scale_bytes = fg_mem_zalloc_array((size_t)max_rows, sizeof(float));
@@ -465,11 +474,13 @@ static void fill_report(const run *r, uint64_t start_ns, fg_convert_report *out)
         .n_skipped = r->plan.n_skipped,
         .worst_rms = r->worst_rms,
     };
+    uint64_t bytes = 0;
     for (uint64_t i = 0; i < out->n_tensor; i++) {
         const fg_tensor *t = fg_writer_tensor(r->writer, i);
         out->n_weight += t->n_row * t->n_col;
+        bytes += fg_tensor_bytes(t);
     }
-    out->bits_per_weight = 8.0 * (double)fg_writer_data_bytes(r->writer) / (double)out->n_weight;
+    out->bits_per_weight = 8.0 * (double)bytes / (double)out->n_weight;
     if (r->worst_rms > 0) {
         const fg_tensor *t = fg_writer_tensor(r->writer, r->worst_idx);
         fg_role_name((fg_role)t->role, t->layer, t->expert, out->worst_name);

@@ -54,7 +54,7 @@ typedef struct fg_convert_report {
     uint64_t n_tensor;      /* in OUT */
     uint64_t n_weight;      /* parameters */
     uint64_t n_skipped;     /* source tensors that are not needed */
-    double bits_per_weight; /* data region of OUT, padding included */
+    double bits_per_weight; /* of the tensors, padding between them excluded */
     double worst_rms;       /* largest relative RMS error of a tensor, and its name */
     char worst_name[96];    /* "" when no tensor has an error */
     double seconds;

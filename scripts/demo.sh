@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/deps.sh
-make -s -j"$(nproc)" BUILD=build/demo
-fulgur=build/demo/fulgur
-model=build/demo/m1-nano-q4.fulgur
+make -s -j"$(nproc)" CC=gcc BUILD=build/gcc
+fulgur=build/gcc/fulgur
+model=build/m1-nano-q4.fulgur
 
 echo "== convert tests/models/m1-nano to q4"
 $fulgur convert tests/models/m1-nano $model --type q4

@@ -4,7 +4,8 @@
 set -eu
 pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
       libutf8proc-dev libedit-dev"
-[ "${1:-}" = test ] && pkgs="$pkgs clang libomp-dev clang-format python3 git"
+[ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
+    python3 python3-venv git"
 missing=
 for p in $pkgs; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
@@ -23,6 +24,7 @@ log=$(mktemp)
 if ! { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive \
        apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
     tail -n 5 "$log" >&2
+    rm -f "$log"
     echo "fulgur: deps: apt-get failed, expected to install:$missing" >&2
     exit 1
 fi

@@ -11,6 +11,15 @@ log=$out/results.txt
 : >"$log"
 started=$(date +%s)
 
+# The reference tokenizer, for the 2 MB comparison; its test skips when the index is out of reach.
+venv=build/venv
+if [ -d "${FULGUR_SHARED:-../shared}/m1-release" ]; then
+    [ -x $venv/bin/python ] || python3 -m venv $venv >/dev/null 2>&1
+    $venv/bin/python -c 'import tokenizers' 2>/dev/null ||
+        $venv/bin/pip install -q tokenizers==0.23.3 >/dev/null 2>&1
+    $venv/bin/python -c 'import tokenizers' 2>/dev/null && export FULGUR_PYTHON=$venv/bin/python
+fi
+
 section() { printf '\n== %s (%d s)\n' "$1" $(($(date +%s) - started)); }
 
 # A step that is itself a check: its output is shown when it fails.

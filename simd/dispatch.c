@@ -20,6 +20,16 @@ void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags)
 #undef FG_KERNEL
 }
 
+uint32_t fg_kernels_used(uint32_t cpu_flags)
+{
+    uint32_t used = 0;
+#define FG_KERNEL(slot, type, symbol, features)                                                    \
+    if ((cpu_flags & (uint32_t)(features)) == (uint32_t)(features)) used |= (uint32_t)(features);
+#include "simd/kernels.inc"
+#undef FG_KERNEL
+    return used;
+}
+
 /* A q4 matrix without a table has no meaning, so it gets no kernel. */
 fg_panel_fn *fg_kernels_panel(const fg_kernels *k, fg_qtype type, const fg_lut *lut)
 {

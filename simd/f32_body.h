@@ -23,6 +23,9 @@
 
 static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
 
+/* Items that V16_TILE leaves over go in tiles of these sizes (at least 2), then one by one. */
+enum { V16_HALF = V16_TILE < 4 ? 2 : V16_TILE / 2, V16_QUARTER = V16_TILE < 8 ? 2 : V16_TILE / 4 };
+
 /* The first n < 16 floats at p, other lanes `fill`. */
 V16_FN v16 load_some(const float *p, size_t n, float fill)
 {
@@ -250,6 +253,35 @@ V16_FN void panel_tile(const uint8_t *panel, bool bf16, const uint8_t *act, size
     for (size_t t = 0; t < nt; t++) v16_store(y + t * y_stride, acc[t]);
 }
 
+/* One token: the chains of V16_TILE superblocks at a time, since one alone waits for itself. */
+V16_FN void panel_row(const uint8_t *panel, bool bf16, const float *x, size_t n_sb, float *y)
+{
+    const size_t sb_cols = FG_SB_COLS, sb_bytes = sb_cols * FG_PANEL_ROWS * (bf16 ? 2 : 4);
+    v16 acc = v16_zero();
+    size_t i = 0;
+    for (; i + V16_TILE <= n_sb; i += V16_TILE) {
+        v16 chain[V16_TILE];
+        for (size_t b = 0; b < V16_TILE; b++) chain[b] = v16_zero();
+        for (size_t k = 0; k < sb_cols; k++) {
+            for (size_t b = 0; b < V16_TILE; b++) {
+                const v16 w = load_weights(panel + b * sb_bytes, bf16, k);
+                chain[b] = v16_fma(w, v16_set1(x[b * sb_cols + k]), chain[b]);
+            }
+        }
+        for (size_t b = 0; b < V16_TILE; b++) acc = v16_add(acc, chain[b]);
+        panel += V16_TILE * sb_bytes;
+        x += V16_TILE * sb_cols;
+    }
+    for (; i < n_sb; i++, panel += sb_bytes, x += sb_cols) {
+        v16 chain = v16_zero();
+        for (size_t k = 0; k < sb_cols; k++) {
+            chain = v16_fma(load_weights(panel, bf16, k), v16_set1(x[k]), chain);
+        }
+        acc = v16_add(acc, chain);
+    }
+    v16_store(y, acc);
+}
+
 V16_FN void panel_float(const uint8_t *panel, bool bf16, const uint8_t *act, size_t act_stride,
                         size_t n_tok, size_t n_sb, float *y, size_t y_stride)
 {
@@ -258,9 +290,17 @@ V16_FN void panel_float(const uint8_t *panel, bool bf16, const uint8_t *act, siz
         panel_tile(panel, bf16, act + t * act_stride, act_stride, V16_TILE, n_sb, y + t * y_stride,
                    y_stride);
     }
-    for (; t < n_tok; t++) {
-        panel_tile(panel, bf16, act + t * act_stride, act_stride, 1, n_sb, y + t * y_stride,
+    for (; t + V16_HALF <= n_tok; t += V16_HALF) {
+        panel_tile(panel, bf16, act + t * act_stride, act_stride, V16_HALF, n_sb, y + t * y_stride,
                    y_stride);
+    }
+    for (; t + V16_QUARTER <= n_tok; t += V16_QUARTER) {
+        panel_tile(panel, bf16, act + t * act_stride, act_stride, V16_QUARTER, n_sb,
+                   y + t * y_stride, y_stride);
+    }
+    for (; t < n_tok; t++) {
+        panel_row(panel, bf16, (const float *)(const void *)(act + t * act_stride), n_sb,
+                  y + t * y_stride);
     }
 }
 
@@ -330,6 +370,43 @@ V16_FN void light_tile(const float *q, size_t q_stride, size_t i0, size_t nt, si
     }
 }
 
+/* o[e] = chain over nr rows (a constant at each call) of c[r] * rows[r][e], from o[e]. */
+V16_FN void add_rows(size_t nr, const float *c, const float *rows, size_t d, float *o)
+{
+    for (size_t e = 0; e < d; e += 16) {
+        v16 acc = v16_load(o + e);
+        for (size_t r = 0; r < nr; r++) {
+            acc = v16_fma(v16_set1(c[r]), v16_load(rows + r * d + e), acc);
+        }
+        v16_store(o + e, acc);
+    }
+}
+
+/* One token, i: the decode step.  Whole rows of the state in order, for it comes from memory. */
+V16_FN void light_one(const float *q, size_t i, size_t d, const float *kt, const float *v,
+                      const float *s, const float *decay, float *o)
+{
+    enum { VECTORS = FG_LIGHT_CHUNK / 16, ROWS = 8 };
+    float a[FG_LIGHT_CHUNK];
+    v16 acc[VECTORS];
+    for (size_t b = 0; b < VECTORS; b++) acc[b] = v16_zero();
+    for (size_t c = 0; c < d; c++) {
+        for (size_t b = 0; b < VECTORS; b++) {
+            acc[b] = v16_fma(v16_set1(q[c]), v16_load(kt + c * FG_LIGHT_CHUNK + 16 * b), acc[b]);
+        }
+    }
+    for (size_t b = 0; b < VECTORS; b++) v16_store(&a[16 * b], acc[b]);
+    for (size_t j = 0; j <= i; j++) a[j] = decay[i - j] * a[j];
+    for (size_t e = 0; e < d; e += 16) v16_store(o + e, v16_zero());
+    for (size_t c = 0; c < d; c += ROWS) add_rows(ROWS, q + c, s + c * d, d, o);
+    for (size_t e = 0; e < d; e += 16) {
+        v16_store(o + e, v16_mul(v16_set1(decay[i + 1]), v16_load(o + e)));
+    }
+    size_t j = 0;
+    for (; j + ROWS <= i + 1; j += ROWS) add_rows(ROWS, a + j, v + j * d, d, o);
+    for (; j <= i; j++) add_rows(1, a + j, v + j * d, d, o);
+}
+
 void FG_LEVEL(light_out)(const float *q, size_t q_stride, size_t i0, size_t n, size_t d,
                          const float *kt, const float *v, const float *s, const float *decay,
                          float *o, size_t o_stride)
@@ -339,9 +416,16 @@ void FG_LEVEL(light_out)(const float *q, size_t q_stride, size_t i0, size_t n, s
         light_tile(q + t * q_stride, q_stride, i0 + t, V16_TILE, d, kt, v, s, decay,
                    o + t * o_stride, o_stride);
     }
+    for (; t + V16_HALF <= n; t += V16_HALF) {
+        light_tile(q + t * q_stride, q_stride, i0 + t, V16_HALF, d, kt, v, s, decay,
+                   o + t * o_stride, o_stride);
+    }
+    for (; t + V16_QUARTER <= n; t += V16_QUARTER) {
+        light_tile(q + t * q_stride, q_stride, i0 + t, V16_QUARTER, d, kt, v, s, decay,
+                   o + t * o_stride, o_stride);
+    }
     for (; t < n; t++) {
-        light_tile(q + t * q_stride, q_stride, i0 + t, 1, d, kt, v, s, decay, o + t * o_stride,
-                   o_stride);
+        light_one(q + t * q_stride, i0 + t, d, kt, v, s, decay, o + t * o_stride);
     }
 }
 
@@ -431,25 +515,28 @@ V16_FN void attn_block(const float *q, size_t n_q, size_t d, size_t n_pos, bool 
     for (; h + V16_TILE <= n_q; h += V16_TILE) {
         attn_tile(q + h * d, V16_TILE, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
     }
+    for (; h + V16_HALF <= n_q; h += V16_HALF) {
+        attn_tile(q + h * d, V16_HALF, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+    }
+    for (; h + V16_QUARTER <= n_q; h += V16_QUARTER) {
+        attn_tile(q + h * d, V16_QUARTER, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h,
+                  o + h * d);
+    }
     for (; h < n_q; h++) {
         attn_tile(q + h * d, 1, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
     }
 }
 
-/* The weights of V16_TILE heads live on the stack (one load of K serves them all), so the caller's
- * scratch, which is one head's, is not needed. */
 void FG_LEVEL(attn_f32)(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
-                        const float *v, float *ml, float *o, float *scratch)
+                        const float *v, float *ml, float *o)
 {
-    (void)scratch;
     attn_block(q, n_q, d, n_pos, false, k, NULL, v, NULL, ml, o);
 }
 
 void FG_LEVEL(attn_i8)(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
                        const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
-                       float *o, float *scratch)
+                       float *o)
 {
-    (void)scratch;
     attn_block(q, n_q, d, n_pos, true, k, k_scale, v, v_scale, ml, o);
 }
 

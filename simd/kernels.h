@@ -101,12 +101,12 @@ typedef void fg_light_fold_fn(size_t d, const float *kt, const float *v, const f
  *   o_h[e] = chain_p(w[p] * V[p][e])  (int8: w[p] * v_scale[p] first)
  * q: [n_q][d], already multiplied by 1/sqrt(d).  k: [n_pos/16 rounded up][d][16] (16 positions
  * interleaved); positions beyond n_pos may hold anything finite.  v: [n_pos][d].
- * o: [n_q][d].  scratch: f32[FG_KV_BLOCK].  d a multiple of 16. */
+ * o: [n_q][d].  d a multiple of 16. */
 typedef void fg_attn_f32_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
-                            const float *v, float *ml, float *o, float *scratch);
+                            const float *v, float *ml, float *o);
 typedef void fg_attn_i8_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
                            const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
-                           float *o, float *scratch);
+                           float *o);
 
 /* Merges block partials in order: given (m, l, o) and the next block's (ml, ob), d elements:
  *   m' = max(m, mb); o = o * exp(m - m') + ob * exp(mb - m') (product, then fmaf); l alike.
@@ -140,6 +140,9 @@ typedef struct fg_kernels {
 /* CPU level as a set of features (src/sys/cpu.h); fills every slot with the best variant whose
  * features are all in cpu_flags.  FG_CPU_SCALAR (0) gives the reference. */
 void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags);
+
+/* Features that the kernels chosen for cpu_flags use: what a report should name as the level. */
+uint32_t fg_kernels_used(uint32_t cpu_flags);
 
 /* Panel kernel for a weight type and table; NULL for an unknown type. */
 fg_panel_fn *fg_kernels_panel(const fg_kernels *k, fg_qtype type, const fg_lut *lut);

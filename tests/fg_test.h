@@ -38,6 +38,12 @@ const char *fg_test_tmpdir(void);
 /* Path in that folder, in one of 8 rotating static buffers. */
 const char *fg_test_tmp(const char *name);
 
+/* The larger of the two, NaN once anything was NaN (fmax would forget it). */
+static inline double fg_test_worst(double worst, double d)
+{
+    return d > worst || d != d ? d : worst;
+}
+
 #define FG_TEST(id)                                                                                \
     static void test_##id(void);                                                                   \
     static fg_test_case case_##id = {#id, test_##id, NULL};                                        \

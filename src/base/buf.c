@@ -65,11 +65,6 @@ void fg_buf_u8(fg_buf *b, uint8_t v)
     put_le(b, v, 1);
 }
 
-void fg_buf_u16(fg_buf *b, uint16_t v)
-{
-    put_le(b, v, 2);
-}
-
 void fg_buf_u32(fg_buf *b, uint32_t v)
 {
     put_le(b, v, 4);
@@ -112,16 +107,6 @@ static uint64_t get_le(fg_cursor *c, size_t n)
     uint64_t v = 0;
     for (size_t i = 0; p != NULL && i < n; i++) v |= (uint64_t)p[i] << (8 * i);
     return v;
-}
-
-uint8_t fg_cursor_u8(fg_cursor *c)
-{
-    return (uint8_t)get_le(c, 1);
-}
-
-uint16_t fg_cursor_u16(fg_cursor *c)
-{
-    return (uint16_t)get_le(c, 2);
 }
 
 uint32_t fg_cursor_u32(fg_cursor *c)

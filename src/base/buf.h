@@ -24,7 +24,6 @@ void fg_buf_put(fg_buf *b, const void *bytes, size_t n);
 void fg_buf_put_str(fg_buf *b, const char *s); /* without the NUL */
 void fg_buf_printf(fg_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void fg_buf_u8(fg_buf *b, uint8_t v);
-void fg_buf_u16(fg_buf *b, uint16_t v);
 void fg_buf_u32(fg_buf *b, uint32_t v);
 void fg_buf_u64(fg_buf *b, uint64_t v);
 void fg_buf_f64(fg_buf *b, double v);
@@ -42,8 +41,6 @@ static inline fg_cursor fg_cursor_make(const void *p, size_t n)
 {
     return (fg_cursor){(const uint8_t *)p, n, false};
 }
-uint8_t fg_cursor_u8(fg_cursor *c);
-uint16_t fg_cursor_u16(fg_cursor *c);
 uint32_t fg_cursor_u32(fg_cursor *c);
 uint64_t fg_cursor_u64(fg_cursor *c);
 double fg_cursor_f64(fg_cursor *c);

@@ -87,11 +87,6 @@ bool fg_json_is_null(const fg_json *node)
     return cJSON_IsNull(node);
 }
 
-bool fg_json_is_number(const fg_json *node)
-{
-    return cJSON_IsNumber(node);
-}
-
 bool fg_json_str(const fg_json *node, const char **out)
 {
     if (!cJSON_IsString(node)) return false;

@@ -38,7 +38,6 @@ size_t fg_json_size(const fg_json *node);       /* number of children; O(n) */
 bool fg_json_is_object(const fg_json *node);
 bool fg_json_is_array(const fg_json *node);
 bool fg_json_is_null(const fg_json *node); /* JSON null; false for NULL */
-bool fg_json_is_number(const fg_json *node);
 
 /* Typed values: false (and *out untouched) when the node is NULL or of another type. */
 bool fg_json_str(const fg_json *node, const char **out);

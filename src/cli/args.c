@@ -35,6 +35,9 @@ static void print_help(const command *c, const opt *opts, int n_opt)
         }
         printf("  %-26s %s\n", left, opts[i].help);
     }
+    if (strncmp(c->synopsis, "MODEL", 5) == 0) {
+        printf("  %-26s %s\n", "-m, --model MODEL", "the model, instead of the first operand");
+    }
     printf("  %-26s %s\n\nExample:\n  %s\n", "-h, --help", "this text", c->example);
 }
 
@@ -68,9 +71,14 @@ static bool parse_value(const opt *o, const char *text)
 int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **argv,
                const char **operands, int max_operand, int *status)
 {
-    struct option longs[MAX_OPT + 2];
-    char shorts[2 * MAX_OPT + 4] = ":h";
-    size_t at = 2;
+    struct option longs[MAX_OPT + 3];
+    char shorts[2 * MAX_OPT + 6] = ":hm:";
+    size_t at = 4;
+    const char *model = NULL; /* -m MODEL, as llama.cpp has it, is the first operand */
+    const bool takes_model = strncmp(c->synopsis, "MODEL", 5) == 0;
+    if (!takes_model) {
+        shorts[at = 2] = '\0';
+    }
     for (int i = 0; i < n_opt; i++) {
         const int has = opts[i].kind == OPT_FLAG ? no_argument : required_argument;
         longs[i] = (struct option){opts[i].name, has, NULL, FIRST_LONG + i};
@@ -80,7 +88,9 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
     }
     shorts[at] = '\0';
     longs[n_opt] = (struct option){"help", no_argument, NULL, 'h'};
-    longs[n_opt + 1] = (struct option){0};
+    longs[n_opt + 1] =
+        takes_model ? (struct option){"model", required_argument, NULL, 'm'} : (struct option){0};
+    longs[n_opt + 2] = (struct option){0};
     opterr = 0;
     optind = 1;
     *status = EXIT_USAGE;
@@ -96,6 +106,10 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
                                       : "%s: no value, expected one",
                              argv[optind - 1]);
             return -1;
+        }
+        if (k == 'm') {
+            model = optarg;
+            continue;
         }
         int i = k - FIRST_LONG;
         for (int j = 0; k < FIRST_LONG && j < n_opt; j++) {
@@ -114,11 +128,14 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
             return -1;
         }
     }
-    if (argc - optind > max_operand) {
-        (void)args_usage(c, "%s: one operand too many, expected %s", argv[optind + max_operand],
-                         c->synopsis);
-        return -1;
+    int n = 0;
+    if (model != NULL) operands[n++] = model;
+    for (int i = optind; i < argc; i++) {
+        if (n == max_operand) {
+            (void)args_usage(c, "%s: one operand too many, expected %s", argv[i], c->synopsis);
+            return -1;
+        }
+        operands[n++] = argv[i];
     }
-    for (int i = optind; i < argc; i++) operands[i - optind] = argv[i];
-    return argc - optind;
+    return n;
 }

@@ -95,9 +95,11 @@ static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *
     return st;
 }
 
-/* One turn; an error leaves the conversation usable unless it is the state's. */
+/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C, a full context), half a
+ * message would stay in the state and spoil every later turn, so the conversation starts over. */
 static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
 {
+    const uint64_t start = fg_session_pos(k->s);
     fg_ids ids = {0};
     gen_stats stats;
     fg_status st = encode_turn(k, text, n, &ids, err);
@@ -116,7 +118,19 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     }
     (void)putchar('\n');
     (void)fflush(stdout);
-    if (st == FG_OK) print_speed(k->e, &stats);
+    if (st == FG_OK) {
+        if (stats.full) {
+            fprintf(stderr, "(the context of %llu tokens is full; /reset starts over)\n",
+                    (unsigned long long)fg_session_n_ctx(k->s));
+        } else if (stats.n_gen == k->gen.n_predict) {
+            fprintf(stderr, "(stopped after -n %llu tokens)\n",
+                    (unsigned long long)k->gen.n_predict);
+        }
+        print_speed(k->e, &stats);
+    } else if (fg_session_pos(k->s) != start) {
+        fg_session_reset(k->s);
+        fprintf(stderr, "(the conversation starts over)\n");
+    }
     fg_ids_fini(&ids);
     return st;
 }
@@ -144,6 +158,7 @@ static int converse(talk *k)
         cli_clear_interrupt();
         if (turn(k, text, n, &err) == FG_OK) continue;
         status = cli_fail(&err);
+        if (err.code == FG_ELIMIT) fprintf(stderr, "(/reset starts over)\n");
         if (!k->tty) break;
         status = EXIT_OK;
     }
@@ -157,6 +172,7 @@ static int run(int argc, char **argv)
     fg_session_opts so = fg_session_opts_default();
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
     const char *prompt = NULL, *style = "official", *model;
+    k.gen.goes_on = true;
     k.gen.n_predict = 40000; /* M1's shorter thinking budget [reference minimax-m1 5.4] */
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "one question, then exit"},

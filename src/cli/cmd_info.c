@@ -42,13 +42,6 @@ static int group_of(uint32_t role)
     }
 }
 
-static uint64_t tensor_bytes(const fg_tensor *t)
-{
-    if (fg_role_is_vector((fg_role)t->role)) return t->n_col * sizeof(float);
-    return fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col) +
-           (t->scale_offset == 0 ? 0 : fg_n_panel(t->n_row) * FG_PANEL_ROWS * sizeof(float));
-}
-
 static void add_up(const fg_model_file *f, group *g)
 {
     static const char *const names[] = {"experts",   "attention", "routers",
@@ -61,7 +54,7 @@ static void add_up(const fg_model_file *f, group *g)
         x->type = x->n == 0 || strcmp(x->type, type) == 0 ? type : "mixed";
         x->n++;
         x->weights += t->n_row * t->n_col;
-        x->bytes += tensor_bytes(t);
+        x->bytes += fg_tensor_bytes(t);
         if (t->err_rms > 0.0f) {
             x->err2 += (double)(t->n_row * t->n_col) * (double)t->err_rms * (double)t->err_rms;
         }
@@ -78,7 +71,7 @@ static void print_tensors(const fg_model_file *f)
         fg_role_name((fg_role)t->role, t->layer, t->expert, name);
         (void)snprintf(shape, sizeof shape, "%" PRIu64 "x%" PRIu64, t->n_row, t->n_col);
         printf("%-64s %-5s %16s %12" PRIu64 " %9.5f %9.5f\n", name, fg_qtype_get(t->type)->name,
-               shape, tensor_bytes(t), (double)t->err_rms, (double)t->err_max_row);
+               shape, fg_tensor_bytes(t), (double)t->err_rms, (double)t->err_max_row);
     }
 }
 
@@ -105,7 +98,8 @@ static void print_text(fg_engine *e, const char *path)
     printf("context     %" PRIu64 " positions, rotary %u of %u, theta %g\n", s->n_ctx_max,
            s->d_rotary, s->d_head, s->rope_theta);
     printf("per token   %s of weights\n", cli_bytes((double)fg_engine_token_bytes(e)));
-    printf("kernels     %s, %u threads\n", fg_engine_cpu(e), fg_engine_n_thread(e));
+    printf("kernels     %s, %u threads (%s)\n", fg_engine_cpu(e), fg_engine_n_thread(e),
+           fg_engine_threads(e));
     printf("\n%-10s %-6s %8s %14s %12s %10s\n", "part", "type", "tensors", "weights", "size",
            "rms error");
     for (int i = 0; i < N_GROUP; i++) {

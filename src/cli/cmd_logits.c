@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/io.h"
@@ -25,24 +25,6 @@ const command cmd_logits = {
     .run = run,
 };
 
-/* Decimal numbers separated by white space or commas. */
-static fg_status parse_ids(const char *text, const char *name, fg_ids *ids, fg_err *err)
-{
-    for (const char *p = text;;) {
-        p += strspn(p, " \t\r\n,");
-        if (*p == '\0') return FG_OK;
-        char *end;
-        errno = 0;
-        const unsigned long long v = strtoull(p, &end, 10);
-        if (*p < '0' || *p > '9' || errno != 0 || v > UINT32_MAX - 1) {
-            return fg_fail(err, FG_EFORMAT, "%s: '%.16s' at byte %zu, expected a token id", name, p,
-                           (size_t)(p - text));
-        }
-        if (!fg_ids_push(ids, (uint32_t)v)) return fg_fail_nomem(err, name);
-        p = end;
-    }
-}
-
 typedef struct sink {
     FILE *f;
     size_t n_vocab;
@@ -58,6 +40,20 @@ static void put(void *ctx, uint64_t pos, const float *logits)
     }
 }
 
+static bool show_progress(void *ctx, size_t done, size_t total)
+{
+    return progress_show(ctx, done, total);
+}
+
+/* The output must not replace what is being read. */
+static fg_status refuse_same_file(const char *out, const char *in, fg_err *err)
+{
+    struct stat a, b;
+    if (stat(out, &a) != 0 || stat(in, &b) != 0) return FG_OK;
+    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino) return FG_OK;
+    return fg_fail(err, FG_EINVAL, "%s: the same file as %s, expected another", out, in);
+}
+
 static fg_status write_logits(fg_session *s, size_t n_vocab, const fg_ids *ids, const char *out,
                               fg_err *err)
 {
@@ -67,12 +63,16 @@ static fg_status write_logits(fg_session *s, size_t n_vocab, const fg_ids *ids, 
     const bool direct = fg_io_exists(out) && strncmp(out, "/dev/", 5) == 0;
     sprintf(part, "%s%s", out, direct ? "" : ".part");
     fg_status st = FG_OK;
+    progress p;
+    progress_start(&p, "logits", "token");
+    fg_session_set_progress(s, show_progress, &p);
     sink k = {fopen(part, "wb"), n_vocab, 0};
     if (k.f == NULL) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a writable file", out, strerror(errno));
         goto done;
     }
     st = fg_session_eval(s, ids->data, ids->len, put, &k, err);
+    progress_end(&p);
     if (fclose(k.f) != 0 && k.error == 0) k.error = errno;
     if (st == FG_OK && k.error != 0) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to write %zu bytes", out, strerror(k.error),
@@ -92,10 +92,12 @@ static int run(int argc, char **argv)
     fg_engine_opts eo = fg_engine_opts_default();
     fg_session_opts so = fg_session_opts_default();
     const char *ids_path = NULL, *out = NULL, *model;
+    bool json = false;
     const opt opts[] = {
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
         {"out", 0, OPT_STR, &out, 0, 0, "FILE.f32", "little-endian f32 [n_token][vocab]"},
         {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N", "tokens evaluated together (512)"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
         ENGINE_OPTS(eo),
     };
     int status;
@@ -111,18 +113,24 @@ static int run(int argc, char **argv)
     fg_ids ids = {0};
     char *text = NULL;
     size_t len;
+    cli_catch_interrupt();
     fg_status st = read_text(ids_path, &text, &len, &err);
-    if (st == FG_OK) st = parse_ids(text, ids_path, &ids, &err);
+    if (st == FG_OK) st = parse_ids(text, len, ids_path, &ids, &err);
     if (st == FG_OK && ids.len == 0) {
         st = fg_fail(&err, FG_EFORMAT, "%s: no token ids, expected at least one", ids_path);
     }
     if (st == FG_OK) st = fg_engine_open(&e, model, &eo, &err);
+    if (st == FG_OK) st = refuse_same_file(out, model, &err);
+    if (st == FG_OK) st = refuse_same_file(out, ids_path, &err);
     so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = write_logits(s, fg_engine_shape(e)->n_vocab, &ids, out, &err);
+    if (st == FG_OK && json) {
+        printf("{\"tokens\": %zu, \"vocabulary\": %u}\n", ids.len, fg_engine_shape(e)->n_vocab);
+    }
     fg_session_destroy(&s);
     fg_engine_close(&e);
     fg_ids_fini(&ids);
     fg_mem_free(text);
-    return st == FG_OK ? EXIT_OK : cli_fail(&err);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "src/base/buf.h"
+#include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
@@ -16,6 +19,27 @@ const command cmd_run = {
     .run = run,
 };
 
+/* Collects instead of printing, for --json. */
+static bool collect(void *ctx, const char *bytes, size_t n)
+{
+    fg_buf_put(ctx, bytes, n);
+    return true;
+}
+
+static void print_json(const fg_buf *text, const gen_stats *g)
+{
+    fg_buf b = {0};
+    fg_buf_put_str(&b, "{\"text\": ");
+    fg_json_put_str(&b, (const char *)text->data, text->len);
+    fg_buf_printf(&b,
+                  ", \"prompt_tokens\": %" PRIu64 ", \"generated_tokens\": %" PRIu64
+                  ", \"ended_by_model\": %s, \"prompt_seconds\": %.6f, "
+                  "\"generation_seconds\": %.6f}\n",
+                  g->n_prompt, g->n_gen, g->hit_eos ? "true" : "false", g->prompt_s, g->gen_s);
+    fwrite(b.data, 1, b.len, stdout);
+    fg_buf_fini(&b);
+}
+
 static bool emit(void *ctx, const char *bytes, size_t n)
 {
     (void)ctx;
@@ -28,6 +52,7 @@ static int run(int argc, char **argv)
     fg_engine_opts eo = fg_engine_opts_default();
     fg_session_opts so = fg_session_opts_default();
     gen_opts go = gen_opts_default();
+    bool json = false;
     const char *prompt = NULL, *file = NULL, *model;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "the text to continue"},
@@ -36,6 +61,7 @@ static int run(int argc, char **argv)
         {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: as needed)"},
         {"special", 0, OPT_FLAG, &go.special, 0, 0, NULL,
          "markup tokens in TEXT count as such and are printed"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "text and figures as JSON at the end"},
         {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on behind the end token"},
         ENGINE_OPTS(eo),
     };
@@ -76,12 +102,18 @@ static int run(int argc, char **argv)
     }
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = open_sampler(e, &go, &sampler, &err);
-    if (st == FG_OK) st = generate(s, sampler, t, &ids, &go, emit, NULL, &stats, &err);
+    fg_buf out = {0};
     if (st == FG_OK) {
+        st = generate(s, sampler, t, &ids, &go, json ? collect : emit, &out, &stats, &err);
+    }
+    if (st == FG_OK && json) {
+        print_json(&out, &stats);
+    } else if (st == FG_OK) {
         (void)putchar('\n');
         (void)fflush(stdout);
         print_speed(e, &stats);
     }
+    fg_buf_fini(&out);
     fg_sampler_destroy(&sampler);
     fg_session_destroy(&s);
     fg_engine_close(&e);

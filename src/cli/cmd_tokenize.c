@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "src/base/json.h"
@@ -35,25 +34,12 @@ static fg_status encode(const fg_tokenizer *t, const char *text, size_t n, bool 
     return st;
 }
 
-static fg_status decode(const fg_tokenizer *t, const char *text, const char *name, bool json,
-                        fg_err *err)
+static fg_status decode(const fg_tokenizer *t, const char *text, size_t n, const char *name,
+                        bool json, fg_err *err)
 {
     fg_ids ids = {0};
     fg_buf out = {0};
-    fg_status st = FG_OK;
-    for (const char *p = text; st == FG_OK;) {
-        p += strspn(p, " \t\r\n,[]");
-        if (*p == '\0') break;
-        char *end;
-        const unsigned long long v = strtoull(p, &end, 10);
-        if (*p < '0' || *p > '9' || v >= UINT32_MAX) {
-            st = fg_fail(err, FG_EFORMAT, "%s: '%.16s' at byte %zu, expected a token id", name, p,
-                         (size_t)(p - text));
-        } else if (!fg_ids_push(&ids, (uint32_t)v)) {
-            st = fg_fail_nomem(err, name);
-        }
-        p = end;
-    }
+    fg_status st = parse_ids(text, n, name, &ids, err);
     if (st == FG_OK) st = fg_tokenizer_decode(t, ids.data, ids.len, false, &out, err);
     if (st == FG_OK && json) {
         fg_buf b = {0};
@@ -95,7 +81,7 @@ static int run(int argc, char **argv)
     if (st == FG_OK) {
         const char *p = prompt == NULL ? text : prompt;
         const size_t m = prompt == NULL ? len : strlen(prompt);
-        st = back ? decode(t, p, prompt == NULL ? file : "prompt", json, &err)
+        st = back ? decode(t, p, m, prompt == NULL ? file : "prompt", json, &err)
                   : encode(t, p, m, special, json, &err);
     }
     fg_tokenizer_destroy(&t);

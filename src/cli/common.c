@@ -2,10 +2,12 @@
 #include "src/cli/common.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/clock.h"
@@ -138,20 +140,21 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
     return st;
 }
 
-static fg_status read_stdin(char **text, size_t *n, fg_err *err)
+/* A pipe or device: read to the end. */
+static fg_status read_stream(int fd, const char *name, char **text, size_t *n, fg_err *err)
 {
     void *p = NULL;
     size_t cap = 0, len = 0;
     for (;;) {
         if (!fg_mem_grow(&p, &cap, len + 65536, 1)) {
             fg_mem_free(p);
-            return fg_fail_nomem(err, "standard input");
+            return fg_fail_nomem(err, name);
         }
-        const ssize_t got = read(0, (char *)p + len, 65535);
-        if (got < 0 && errno == EINTR) continue;
+        const ssize_t got = read(fd, (char *)p + len, 65535);
+        if (got < 0 && errno == EINTR && !cli_interrupted()) continue;
         if (got < 0) {
             fg_mem_free(p);
-            return fg_fail(err, FG_EIO, "standard input: %s, expected a readable stream",
+            return fg_fail(err, FG_EIO, "%s: %s, expected a readable stream", name,
                            strerror(errno));
         }
         if (got == 0) break;
@@ -165,9 +168,42 @@ static fg_status read_stdin(char **text, size_t *n, fg_err *err)
 
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
 {
+    struct stat sb;
     *text = NULL;
-    if (strcmp(path, "-") == 0) return read_stdin(text, n, err);
-    return fg_io_read_all(path, (uint64_t)1 << 34, text, n, err);
+    if (strcmp(path, "-") == 0) return read_stream(0, "standard input", text, n, err);
+    if (stat(path, &sb) != 0 || S_ISDIR(sb.st_mode) || (S_ISREG(sb.st_mode) && sb.st_size > 0)) {
+        return fg_io_read_all(path, (uint64_t)1 << 34, text, n, err);
+    }
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
+    }
+    const fg_status st = read_stream(fd, path, text, n, err);
+    (void)close(fd);
+    return st;
+}
+
+fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err)
+{
+    for (size_t i = 0; i < n;) {
+        if (memchr(" \t\r\n,[]", text[i], 7) != NULL) {
+            i++;
+            continue;
+        }
+        uint64_t v = 0;
+        size_t end = i;
+        while (end < n && text[end] >= '0' && text[end] <= '9' && v < UINT32_MAX) {
+            v = v * 10 + (uint64_t)(text[end++] - '0');
+        }
+        const bool ends = end == n || memchr(" \t\r\n,[]", text[end], 7) != NULL;
+        if (end == i || !ends || v >= UINT32_MAX) {
+            return fg_fail(err, FG_EFORMAT, "%s: '%.*s' at byte %zu, expected a token id", name,
+                           (int)(n - i < 16 ? n - i : 16), text + i, i);
+        }
+        if (!fg_ids_push(ids, (uint32_t)v)) return fg_fail_nomem(err, name);
+        i = end;
+    }
+    return FG_OK;
 }
 
 /* ---- generation ---- */
@@ -207,41 +243,46 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, co
                    void *ctx, gen_stats *stats, fg_err *err)
 {
     *stats = (gen_stats){.n_prompt = prompt->len};
-    uint32_t eos = UINT32_MAX; /* a tokenizer without markup has no end */
+    /* a tokenizer without markup has no end; the second one is a guard [minimax-m1 5.3] */
+    uint32_t eos = UINT32_MAX, eod = UINT32_MAX;
     (void)fg_chat_end_id(t, &eos, NULL);
+    (void)fg_tokenizer_find_added(t, "<end_of_document>", &eod);
     fg_detok detok;
     fg_buf text = {0};
     fg_detok_init(&detok, t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
     const uint64_t t0 = fg_clock_ns();
     fg_status st = eval_prompt(s, prompt, err);
     const uint64_t t1 = fg_clock_ns();
+    stats->prompt_s = (double)(t1 - t0) * 1e-9;
     while (st == FG_OK && stats->n_gen < o->n_predict && !cli_interrupted()) {
         uint32_t id;
         st = fg_sampler_pick(sampler, fg_session_logits(s), &id, NULL, err);
         if (st != FG_OK) break;
-        stats->hit_eos = id == eos && !o->ignore_eos;
+        stats->hit_eos = (id == eos || id == eod) && !o->ignore_eos;
         if (!stats->hit_eos) {
             stats->n_gen++;
             text.len = 0;
             fg_detok_feed(&detok, id, &text);
             if (text.len > 0 && !emit(ctx, (const char *)text.data, text.len)) break;
         }
-        if (fg_session_pos(s) == fg_session_n_ctx(s)) break;
+        stats->full = fg_session_pos(s) == fg_session_n_ctx(s);
+        if (stats->full) break;
+        if (!o->goes_on && (stats->hit_eos || stats->n_gen == o->n_predict)) break;
         st = fg_session_eval(s, &id, 1, NULL, NULL, err);
+        stats->n_eval++;
         if (stats->hit_eos) break;
     }
+    stats->gen_s = (double)(fg_clock_ns() - t1) * 1e-9;
     text.len = 0;
     fg_detok_flush(&detok, &text);
     if (st == FG_OK && text.len > 0) (void)emit(ctx, (const char *)text.data, text.len);
-    stats->prompt_s = (double)(t1 - t0) * 1e-9;
-    stats->gen_s = (double)(fg_clock_ns() - t1) * 1e-9;
     fg_buf_fini(&text);
     return st;
 }
 
 void print_speed(const fg_engine *e, const gen_stats *g)
 {
-    const double rate = g->n_gen == 0 ? 0.0 : (double)g->n_gen / g->gen_s;
+    const double rate = g->n_eval == 0 ? 0.0 : (double)g->n_eval / g->gen_s;
     const double bytes = (double)fg_engine_token_bytes(e);
     fprintf(stderr,
             "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; "

@@ -56,10 +56,12 @@ typedef struct gen_opts {
     fg_sampler_options sampler;
     bool special;    /* print markup tokens */
     bool ignore_eos; /* go on behind the end-of-sentence token */
+    bool goes_on;    /* the last token is evaluated too: the conversation continues behind it */
 } gen_opts;
 gen_opts gen_opts_default(void);
 #define GEN_OPTS(o)                                                                                  \
-    {"n-predict", 'n', OPT_U64, &(o).n_predict, 0, 1e15, "N", "tokens to generate at most"},         \
+    {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                     \
+     0,           1e15, "N",     "tokens to generate at most (run: 256, chat: 40000)"},              \
         {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature; 0: greedy (default: 1)"}, \
         {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},        \
         {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                  \
@@ -71,28 +73,33 @@ gen_opts gen_opts_default(void);
 
 typedef struct gen_stats {
     uint64_t n_prompt, n_gen;
+    uint64_t n_eval; /* tokens evaluated behind the prompt, within gen_s */
     double prompt_s, gen_s;
-    bool hit_eos;
+    bool hit_eos; /* ended by the model */
+    bool full;    /* ended by the context */
 } gen_stats;
 
 /* Sampler with the engine's mask of real tokens. */
 fg_status open_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err);
 
 /* Evaluates the prompt and generates, giving decoded UTF-8 to emit(ctx, bytes, n) as it comes;
- * emit returns false to stop.  Ends at the end-of-sentence token, which is evaluated as well, at
- * n_predict tokens, when the context is full, or on SIGINT. */
+ * emit returns false to stop.  Ends at the end-of-sentence token, at n_predict tokens, when the
+ * context is full, or on SIGINT. */
 fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
                    const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
                    void *ctx, gen_stats *stats, fg_err *err);
 
-/* "prompt 58 tokens 1234 tok/s | generated ..." on stderr. */
+/* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s. */
 void print_speed(const fg_engine *e, const gen_stats *g);
 
 /* Tokenizer from a model file or from a folder with tokenizer.json.  *owned is destroyed by the
  * caller with fg_tokenizer_destroy. */
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 
-/* Whole file, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
+/* Whole file, pipe or device, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
+
+/* Appends decimal ids separated by white space, commas or brackets; n bytes, `name` for errors. */
+fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "src/base/buf.h"
 #include "src/base/mem.h"
+#include "src/cli/common.h"
 
 struct line_reader {
     EditLine *el; /* NULL when standard input is no terminal */
@@ -63,6 +64,7 @@ void line_close(line_reader *r)
 /* One physical line with its newline, or NULL. */
 static const char *next(line_reader *r, size_t *n)
 {
+    if (r->el == NULL) clearerr(stdin);
     if (r->el != NULL) {
         int count = 0;
         const char *p = el_gets(r->el, &count);
@@ -81,6 +83,13 @@ const char *line_read(line_reader *r, size_t *n)
     for (;;) {
         size_t m;
         const char *p = next(r, &m);
+        if (p == NULL && cli_interrupted()) { /* Ctrl-C at the prompt drops the line only */
+            cli_clear_interrupt();
+            (void)fputc('\n', stdout);
+            r->text.len = 0;
+            any = false;
+            continue;
+        }
         if (p == NULL) break;
         any = true;
         if (m > 0 && p[m - 1] == '\n') m--;

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
@@ -46,6 +47,7 @@ static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
         return fg_fail(err, FG_ENOTSUP, "cpu: this machine lacks %s, expected at most %s", name,
                        fg_cpu_level_name(fg_cpu_detect()));
     }
+    *flags = fg_kernels_used(*flags);
     return FG_OK;
 }
 
@@ -55,6 +57,10 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
     fg_engine *e = fg_mem_zalloc(sizeof *e);
     if (e == NULL) return fg_fail_nomem(err, path);
     fg_status st = parse_cpu(opts->cpu, &e->cpu_flags, err);
+    if (st == FG_OK && fg_io_is_dir(path)) {
+        st = fg_fail(err, FG_EIO,
+                     "%s: a folder, expected a .fulgur file; make one with fulgur convert", path);
+    }
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
     if (st == FG_OK) st = fg_model_create(&e->model, e->file, e->cpu_flags, err);
     if (st == FG_OK) st = fg_team_create(&e->team, opts->n_thread, opts->pin, err);
@@ -96,6 +102,12 @@ uint32_t fg_engine_n_thread(const fg_engine *e)
 const char *fg_engine_cpu(const fg_engine *e)
 {
     return fg_cpu_level_name(e->cpu_flags);
+}
+
+const char *fg_engine_threads(const fg_engine *e)
+{
+    (void)e;
+    return fg_team_backend();
 }
 
 uint64_t fg_engine_token_bytes(const fg_engine *e)
@@ -199,11 +211,6 @@ uint64_t fg_session_pos(const fg_session *s)
 uint64_t fg_session_n_ctx(const fg_session *s)
 {
     return s->state->n_ctx;
-}
-
-uint64_t fg_session_bytes(const fg_session *s)
-{
-    return s->state->bytes + s->scratch->bytes;
 }
 
 void fg_session_reset(fg_session *s)

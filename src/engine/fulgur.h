@@ -60,7 +60,8 @@ void fg_engine_close(fg_engine **e); /* accepts NULL */
 const fg_model_file *fg_engine_file(const fg_engine *e);
 const fg_shape *fg_engine_shape(const fg_engine *e);
 uint32_t fg_engine_n_thread(const fg_engine *e);
-const char *fg_engine_cpu(const fg_engine *e); /* level in use */
+const char *fg_engine_cpu(const fg_engine *e);     /* kernel level in use */
+const char *fg_engine_threads(const fg_engine *e); /* thread backend: "openmp" or "pthread" */
 /* Weight bytes that one decoded token reads. */
 uint64_t fg_engine_token_bytes(const fg_engine *e);
 
@@ -88,7 +89,6 @@ void fg_session_destroy(fg_session **s); /* accepts NULL */
 
 uint64_t fg_session_pos(const fg_session *s);   /* tokens evaluated so far */
 uint64_t fg_session_n_ctx(const fg_session *s); /* room in tokens */
-uint64_t fg_session_bytes(const fg_session *s); /* memory of state and scratch when fully used */
 void fg_session_reset(fg_session *s);           /* empty sequence, same room */
 
 /* logits[n_vocab] of the token at absolute position pos; valid during the call only. */

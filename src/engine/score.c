@@ -65,6 +65,7 @@ static void compare(run *r, uint64_t pos, const float *a, double ma, double log_
         sum += (double)r->q[i] * ((double)b[i] - (double)a[i] + shift);
     }
     double kld = sum * fg_exp(-log_sb);
+    if (!isfinite(kld) && r->bad == 0) r->bad = r->base + pos + 1;
     if (kld < 0.0) kld = 0.0; /* equal distributions, rounding */
     void *p = r->kld;
     if (!fg_mem_grow(&p, &r->kld_cap, (size_t)r->n_token + 1, sizeof(float))) {
@@ -104,9 +105,9 @@ static fg_status score_window(run *r, fg_session *s, fg_session *ref, uint64_t n
     FG_TRY(fg_session_eval(s, r->ids, (size_t)n, score_token, r, err));
     if (r->failed) return fg_fail_nomem(err, "score");
     if (r->bad != 0) {
-        return fg_fail(err, FG_EDATA,
-                       "logits of token %llu: not finite, expected finite; run fulgur verify",
-                       (unsigned long long)(r->bad - 1));
+        return fg_fail(
+            err, FG_EDATA, "logits of token %llu%s: not finite, expected finite; run fulgur verify",
+            (unsigned long long)(r->bad - 1), ref == NULL ? "" : " (model or reference)");
     }
     return FG_OK;
 }

@@ -103,3 +103,11 @@ void fg_panel_split(uint64_t n_panel, uint64_t group, uint32_t n_part, uint32_t 
     *begin = b >= n_group ? n_panel : b * group;
     *end = e >= n_group ? n_panel : e * group;
 }
+
+uint64_t fg_tensor_bytes(const fg_tensor *t)
+{
+    if (fg_role_is_vector((fg_role)t->role)) return t->n_col * sizeof(float);
+    const uint64_t n_panel = fg_n_panel(t->n_row);
+    const uint64_t scales = t->scale_offset == 0 ? 0 : n_panel * FG_PANEL_ROWS * sizeof(float);
+    return n_panel * fg_panel_bytes((fg_qtype)t->type, t->n_col) + scales;
+}

@@ -79,6 +79,9 @@ uint64_t fg_panel_group(uint64_t panel_stride);
 void fg_panel_split(uint64_t n_panel, uint64_t group, uint32_t n_part, uint32_t part,
                     uint64_t *begin, uint64_t *end);
 
+/* Bytes of a tensor's panels (or vector) and row scales, without padding between tensors. */
+uint64_t fg_tensor_bytes(const fg_tensor *t);
+
 /* Contiguous range read as one: the dense part of a layer or one expert. */
 typedef struct fg_extent {
     uint64_t offset; /* 4 KiB multiple; a layer's dense part: 2 MiB multiple */

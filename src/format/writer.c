@@ -56,6 +56,7 @@ struct fg_writer {
     uint64_t *chunk;   /* [n_chunk] hashes */
     fg_hasher *hasher; /* of the chunk that holds pos */
     int fd;            /* PATH.part, -1 before begin */
+    uint64_t reserve_bytes; /* free space to ask for besides the file */
 };
 
 static fg_status misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err)
@@ -301,13 +302,20 @@ static fg_status open_part(fg_writer *w, fg_err *err)
     if (fstatvfs(fd, &v) != 0) return fail_part(w, "to ask for free space", err);
     uint64_t free_bytes;
     if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
-    if (free_bytes < w->slot.file_bytes) {
+    uint64_t need;
+    if (!fg_add_u64(w->slot.file_bytes, w->reserve_bytes, &need)) need = UINT64_MAX;
+    if (free_bytes < need) {
         return fg_fail(err, FG_EIO,
                        "%s: %llu bytes free on its file system, expected %llu; free space or "
                        "choose another folder",
-                       w->part, (ull)free_bytes, (ull)w->slot.file_bytes);
+                       w->part, (ull)free_bytes, (ull)need);
     }
     return FG_OK;
+}
+
+void fg_writer_reserve(fg_writer *w, uint64_t bytes)
+{
+    w->reserve_bytes = bytes;
 }
 
 fg_status fg_writer_begin(fg_writer *w, fg_err *err)

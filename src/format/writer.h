@@ -39,8 +39,11 @@ uint64_t fg_writer_data_offset(const fg_writer *w);
 uint64_t fg_writer_data_bytes(const fg_writer *w);
 uint64_t fg_writer_file_bytes(const fg_writer *w);
 
+/* Before begin: bytes that the caller will need on the same file system for temporary files. */
+void fg_writer_reserve(fg_writer *w, uint64_t bytes);
+
 /* Creates PATH.part.  Refuses when PATH.part exists and is locked by another process (flock), or
- * when the file system has fewer free bytes than the file needs. */
+ * when the file system has fewer free bytes than the file and the reserve need. */
 fg_status fg_writer_begin(fg_writer *w, fg_err *err);
 
 /* Position of the next byte that fg_writer_write expects, absolute. */

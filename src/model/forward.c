@@ -72,7 +72,7 @@ static void lay_out(fg_scratch *s, const fg_model *m, uint64_t n_ctx, uint32_t n
     const uint64_t router = fg_n_panel(p->n_expert) * fg_n_sb(d) * FG_PANEL_ROWS;
     s->chains = take_array(base, &used, FG_FEW_TOKENS * router, sizeof(float));
     s->span_stride = (size_t)(fg_round_up(2 * group, 16) + group * p->d_head);
-    s->attn_stride = 3 * s->span_stride + FG_KV_BLOCK; /* result, span, block, scores */
+    s->attn_stride = 3 * s->span_stride; /* result, span, block */
     s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
     const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     s->spans = take_array(base, &used, p->n_kv_head * n_span * s->span_stride, sizeof(float));

@@ -82,7 +82,7 @@ static void merge(const fg_batch *b, partial into, partial next)
 /* Positions begin .. end-1 (one span) for the query heads of KV group g of token t, block by block
  * in order. */
 static void fold_span(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, uint64_t begin,
-                      uint64_t end, partial out, partial block, float *scores)
+                      uint64_t end, partial out, partial block)
 {
     const fg_shape *s = b->m->shape;
     const fg_kernels *k = &b->m->k;
@@ -96,11 +96,10 @@ static void fold_span(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, uin
         const partial to = p == begin ? out : block;
         if (b->st->kv_type == FG_KV_INT8) {
             k->attn_i8(q, group, d, m, (const int8_t *)st->k_cache + at, st->k_scale + scale_at,
-                       (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o,
-                       scores);
+                       (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o);
         } else {
             k->attn_f32(q, group, d, m, (const float *)st->k_cache + at,
-                        (const float *)st->v_cache + at, to.ml, to.o, scores);
+                        (const float *)st->v_cache + at, to.ml, to.o);
         }
         if (p != begin) merge(b, out, block);
     }
@@ -127,7 +126,7 @@ static void attend(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, float 
     const uint64_t n = b->st->pos + t + 1;
     for (uint64_t p = 0; p < n; p += FG_ATTN_SPAN) {
         const uint64_t end = n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN;
-        fold_span(b, l, t, g, p, end, p == 0 ? all : span, block, scratch + 3 * stride);
+        fold_span(b, l, t, g, p, end, p == 0 ? all : span, block);
         if (p != 0) merge(b, all, span);
     }
     finish(b, t, g, all);
@@ -145,7 +144,7 @@ static void attend_split(fg_worker *w, const fg_batch *b, uint32_t l, float *scr
         for (uint64_t i = begin; i < end; i++) {
             const uint64_t p = i % n_span * FG_ATTN_SPAN;
             fold_span(b, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
-                      partial_at(b, b->s->spans + i * stride), block, scratch + stride);
+                      partial_at(b, b->s->spans + i * stride), block);
         }
     }
     fg_worker_sync(w);

@@ -244,8 +244,9 @@ fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err
     uint32_t cores = t->topo == NULL ? budget : fg_topo_n_core(t->topo);
     if (cores > budget) cores = budget;
     t->n = n_thread == 0 ? cores : n_thread;
-    /* Pinning more workers than cores would stack them on the same core. */
-    if (t->topo != NULL && (!pin || t->n > fg_topo_n_core(t->topo))) {
+    /* Pinning more workers than cores would stack them; pinning fewer would put the workers of two
+     * processes on the same cores while others idle. */
+    if (t->topo != NULL && (!pin || t->n != fg_topo_n_core(t->topo))) {
         fg_topo_destroy(t->topo);
         t->topo = NULL;
     }

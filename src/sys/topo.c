@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Only cores and NUMA nodes are kept: caches, I/O and groups would cost start-up time and nobody
+ * Only cores are kept: caches, I/O and groups would cost start-up time and nobody
  * here asks for them.
  */
 #include "src/sys/topo.h"
@@ -15,7 +15,6 @@ struct fg_topo {
     hwloc_topology_t topology;
     hwloc_bitmap_t allowed; /* binding of the creating thread */
     uint32_t n_core;
-    uint32_t n_node;
 };
 
 fg_topo *fg_topo_create(void)
@@ -41,9 +40,7 @@ fg_topo *fg_topo_create(void)
         return NULL;
     }
     const int cores = hwloc_get_nbobjs_by_type(t->topology, HWLOC_OBJ_CORE);
-    const int nodes = hwloc_get_nbobjs_by_type(t->topology, HWLOC_OBJ_NUMANODE);
     t->n_core = cores > 0 ? (uint32_t)cores : 1;
-    t->n_node = nodes > 0 ? (uint32_t)nodes : 1;
     return t;
 }
 
@@ -58,11 +55,6 @@ void fg_topo_destroy(fg_topo *t)
 uint32_t fg_topo_n_core(const fg_topo *t)
 {
     return t->n_core;
-}
-
-uint32_t fg_topo_n_node(const fg_topo *t)
-{
-    return t->n_node;
 }
 
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i)

@@ -17,7 +17,6 @@ void fg_topo_destroy(fg_topo *t); /* accepts NULL */
 
 /* Physical cores allowed by affinity and cpuset; at least 1. */
 uint32_t fg_topo_n_core(const fg_topo *t);
-uint32_t fg_topo_n_node(const fg_topo *t); /* NUMA nodes, at least 1 */
 
 /* Binds the calling thread to core i % n_core.  False when the system refuses. */
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i);

@@ -121,10 +121,10 @@ static void run_attn(const problem *p, any_fn *fn, arena *m, result *r)
 {
     const size_t d = p->n, n_q = p->a, n_pos = p->b, up = (n_pos + 15) / 16 * 16;
     float *q = floats(m, n_q * d), *ml = floats(m, 2 * n_q), *o = floats(m, n_q * d);
-    float *scratch = floats(m, FG_KV_BLOCK);
+    (void)floats(m, FG_KV_BLOCK); /* keeps the inputs those of the golden hashes */
     if (is(p, "attn_f32")) {
         const float *k = floats(m, up * d), *v = floats(m, n_pos * d);
-        ((fg_attn_f32_fn *)fn)(q, n_q, d, n_pos, k, v, ml, o, scratch);
+        ((fg_attn_f32_fn *)fn)(q, n_q, d, n_pos, k, v, ml, o);
     } else {
         const int8_t *k = bytes(m, up * d), *v = bytes(m, n_pos * d);
         float *ks = floats(m, n_pos), *vs = floats(m, n_pos);
@@ -132,7 +132,7 @@ static void run_attn(const problem *p, any_fn *fn, arena *m, result *r)
             ks[i] = fabsf(ks[i]) * 0.01f;
             vs[i] = fabsf(vs[i]) * 0.01f;
         }
-        ((fg_attn_i8_fn *)fn)(q, n_q, d, n_pos, k, ks, v, vs, ml, o, scratch);
+        ((fg_attn_i8_fn *)fn)(q, n_q, d, n_pos, k, ks, v, vs, ml, o);
     }
     emit(r, ml, 2 * n_q);
     emit(r, o, n_q * d);
@@ -346,9 +346,9 @@ FG_TEST(exp_is_within_one_ulp)
     for (uint32_t u = 0x30000000u; u < 0x42ae0000u; u += 131) { /* 4.7e-10 .. 87 */
         const float x = v16_from_bits(u);
         const double a = exp_ulps(x), b = x < 86.98f ? exp_ulps(-x) : 0.0;
-        worst = fmax(worst, fmax(a, b));
+        worst = fg_test_worst(worst, fmax(a, b));
     }
-    for (float x = 87.0f; x < 88.72f; x += 0.0001f) worst = fmax(worst, exp_ulps(x));
+    for (float x = 87.0f; x < 88.72f; x += 0.0001f) worst = fg_test_worst(worst, exp_ulps(x));
     CHECK(worst < 1.0);
     CHECK(worst > 0.5); /* it is a polynomial: less would mean that nothing was measured */
 }
@@ -561,8 +561,8 @@ FG_TEST(attention_is_within_its_bound)
     fg_rng r;
     fg_rng_init(&r, 8);
     float *q = alloc_filled(&r, IN_NORMAL, Q * D), *k = alloc_filled(&r, IN_NORMAL, 208 * D);
-    float *v = alloc_filled(&r, IN_NORMAL, P * D), ml[2 * Q], o[Q * D], scratch[FG_KV_BLOCK];
-    fg_attn_f32__scalar(q, Q, D, P, k, v, ml, o, scratch);
+    float *v = alloc_filled(&r, IN_NORMAL, P * D), ml[2 * Q], o[Q * D];
+    fg_attn_f32__scalar(q, Q, D, P, k, v, ml, o);
     for (int h = 0; h < Q; h++) {
         double s[P], m = -1e300, off = 0.0, l = 0.0;
         for (int p = 0; p < P; p++) {
@@ -592,10 +592,10 @@ FG_TEST(attention_is_within_its_bound)
     }
     /* two merged halves against the whole: the block partials must describe the same softmax */
     float ml2[2 * Q], o2[Q * D];
-    fg_attn_f32__scalar(q, Q, D, 96, k, v, ml, o, scratch);
-    fg_attn_f32__scalar(q, Q, D, P - 96, k + 96 * D, v + 96 * D, ml2, o2, scratch);
+    fg_attn_f32__scalar(q, Q, D, 96, k, v, ml, o);
+    fg_attn_f32__scalar(q, Q, D, P - 96, k + 96 * D, v + 96 * D, ml2, o2);
     float whole_ml[2 * Q], whole[Q * D];
-    fg_attn_f32__scalar(q, Q, D, P, k, v, whole_ml, whole, scratch);
+    fg_attn_f32__scalar(q, Q, D, P, k, v, whole_ml, whole);
     for (int h = 0; h < Q; h++) {
         fg_attn_merge__scalar(ml + 2 * h, o + h * D, ml2 + 2 * h, o2 + h * D, D);
         CHECK(ml[2 * h] == whole_ml[2 * h]);
@@ -630,9 +630,9 @@ FG_TEST(attention_i8_equals_f32_for_power_of_two_scales)
         v8[i] = (int8_t)(fg_rng_u64(&r) >> 20);
         v[i] = (float)v8[i] * vs[i / D];
     }
-    float ml[2][2 * Q], o[2][Q * D], scratch[FG_KV_BLOCK];
-    fg_attn_f32__scalar(q, Q, D, P, k, v, ml[0], o[0], scratch);
-    fg_attn_i8__scalar(q, Q, D, P, k8, ks, v8, vs, ml[1], o[1], scratch);
+    float ml[2][2 * Q], o[2][Q * D];
+    fg_attn_f32__scalar(q, Q, D, P, k, v, ml[0], o[0]);
+    fg_attn_i8__scalar(q, Q, D, P, k8, ks, v8, vs, ml[1], o[1]);
     CHECK(memcmp(ml[0], ml[1], sizeof ml[0]) == 0);
     CHECK(memcmp(o[0], o[1], sizeof o[0]) == 0);
 }
@@ -704,9 +704,9 @@ static void quantize_truncates(const float *x, size_t n, fg_act128 *out)
 }
 
 static void attn_forgets_last(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
-                              const float *v, float *ml, float *o, float *scratch)
+                              const float *v, float *ml, float *o)
 {
-    fg_attn_f32__scalar(q, n_q, d, n_pos - 1, k, v, ml, o, scratch);
+    fg_attn_f32__scalar(q, n_q, d, n_pos - 1, k, v, ml, o);
 }
 
 FG_TEST(broken_kernels_are_caught)

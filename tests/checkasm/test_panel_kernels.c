@@ -288,7 +288,8 @@ static void check_reference_float(job *j)
     free(y);
 }
 
-static const size_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 64, 65, 67, 131};
+static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,
+                                      12, 15, 16, 17, 33, 64, 65, 67, 131};
 
 static void check_kind(int kind)
 {
@@ -604,9 +605,14 @@ FG_TEST(dispatch_takes_the_best_permitted)
     for (size_t i = 0; i < sizeof scalar / sizeof *p; i++) CHECK(p[i] != NULL);
     CHECK(scalar.panel_q4lin == fg_panel_q4lin__scalar && scalar.rmsnorm == fg_rmsnorm__scalar);
 #if defined(__x86_64__)
-    if ((fg_cpu_detect() & FG_CPU_AVX2) != 0) {
-        CHECK(best.panel_q4 == fg_panel_q4__avx2 && best.attn_merge == fg_attn_merge__avx2);
-    }
+    const uint32_t have = fg_cpu_detect();
+    fg_kernels avx2, vnni;
+    fg_kernels_init(&avx2, FG_CPU_AVX2);
+    fg_kernels_init(&vnni, FG_CPU_AVX2 | FG_CPU_AVX512VNNI);
+    CHECK(avx2.panel_q4 == fg_panel_q4__avx2 && avx2.attn_merge == fg_attn_merge__avx2);
+    CHECK(vnni.panel_q4 == fg_panel_q4__avx512vnni && vnni.rmsnorm == fg_rmsnorm__avx512vnni);
+    if (have == FG_CPU_AVX2) CHECK(memcmp(&best, &avx2, sizeof best) == 0);
+    if (have == (FG_CPU_AVX2 | FG_CPU_AVX512VNNI)) CHECK(memcmp(&best, &vnni, sizeof best) == 0);
 #endif
     CHECK(fg_kernels_panel(&best, FG_TYPE_Q4, &fg_lut_linear) == best.panel_q4lin);
     CHECK(fg_kernels_panel(&best, FG_TYPE_Q4, &fg_lut_grid6) == best.panel_q4);

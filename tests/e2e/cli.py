@@ -3,14 +3,18 @@
 """The commands as a user meets them, on the nano model."""
 import json
 import os
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from e2e import FULGUR, NANO, ORACLE, check, finish, path, run
 
 M = path("nano.fulgur")
-COMMANDS = ["convert", "run", "chat", "score", "logits", "tokenize", "info", "verify"]
+COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench"]
 
 status, out, err = run("convert", NANO, M, "--json")
 check("convert", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(M), err)
@@ -95,4 +99,94 @@ one = open(path("l.f32"), "rb").read()
 run("logits", M, "--ids", path("ids"), "--out", path("l.f32"), "--batch", "1", "-t", "1", "--cpu", "scalar")
 check("logits_bits", open(path("l.f32"), "rb").read() == one)
 check("oracle_without_tokenizer", run("convert", f"{ORACLE}/hf-long", path("o.fulgur"), "--type", "f32")[0] == 0)
+
+# synth, bench
+S = path("synth.fulgur")
+SYNTH = ["synth", S, "--shape", f"{NANO}/config.json", "--layers", "2", "--tokenizer", NANO]
+status, out, err = run(*SYNTH, "--json")
+check("synth", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(S), out + err)
+first = open(S, "rb").read()
+check("synth_is_reproducible", run(*SYNTH, "-t", "1")[0] == 0 and open(S, "rb").read() == first)
+check("synth_verifies", b"good" in run("verify", S)[1])
+check("synth_kinds", b"1 lightning, 1 softmax" in run("info", S)[1])
+check("synth_runs", run("run", S, "-p", "x", "-n", "2")[0] == 0)
+status = subprocess.run([sys.executable, "scripts/fg_read.py", S, "--verify"], capture_output=True)
+check("synth_independent_reader", status.returncode == 0, status.stdout + status.stderr)
+check("synth_bad_shape", run("synth", path("x.fulgur"), "--shape", f"{NANO}/tokenizer.json")[0] == 1)
+BENCH = ["bench", S, "-p", "8", "-n", "2", "-r", "3", "--ctx", "0,100,999999"]
+status, out, err = run(*BENCH, "--cold")
+check("bench", status == 0 and b"in cache" in out and b"left out" in out and b"start cold" in out, out + err)
+status, out, err = run(*BENCH, "--json", "--csv", path("b.csv"), "--commit", 'a"b')
+bench = json.loads(out)["metrics"]
+check("bench_json", bench["decode.ctx=100"]["value"] > 0 and bench["prefill.ctx=0"]["unit"] == "tok/s", bench)
+check("bench_csv", open(path("b.csv")).read().count("\n") == 1 + len(bench))
+check("bench_ctx", run("bench", S, "--ctx", "1,")[0] == 2)
+
+# what is read is not written; a NUL is no end; pipes and devices are texts; -m as in llama.cpp
+victim = path("victim.fulgur")
+open(victim, "wb").write(first)
+status, out, err = run("logits", victim, "--ids", path("ids"), "--out", victim)
+check("logits_spares_its_model", status == 1 and open(victim, "rb").read() == first, err)
+open(path("nul"), "wb").write(b"1 2\0 3 4")
+check("ids_with_nul", run("logits", M, "--ids", path("nul"), "--out", path("l.f32"))[0] == 1)
+check("text_from_device", run("tokenize", M, "-f", "/dev/stdin", stdin=TEXT.encode())[1] == ids)
+check("model_option", run("tokenize", "-m", M, "-p", TEXT)[1] == ids)
+check("run_json", json.loads(run("run", M, "-p", "Once", "-n", "5", "--temp", "0", "--json")[1])["generated_tokens"] == 5)
+check("model_is_folder_hint", b"fulgur convert" in run("run", NANO, "-p", "x")[2])
+
+
+def interrupted(delay, *args, stdin=b""):
+    """Starts fulgur, sends SIGINT after a while; (status, stdout, stderr)."""
+    p = subprocess.Popen([FULGUR, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdin.write(stdin)
+    p.stdin.flush()
+    time.sleep(delay)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=120)
+    return p.returncode, out, err
+
+
+open(path("many"), "w").write(" ".join(str(i % 4000) for i in range(30000)))
+status, out, err = interrupted(0.5, "logits", M, "--ids", path("many"), "--out", path("many.f32"))
+left = [f for f in os.listdir(os.path.dirname(M)) if f.startswith("many.f32")]
+check("interrupt_leaves_nothing", status == 1 and left == [] and err.count(b"\n") == 1, (status, left, err))
+status, out, err = interrupted(1.0, "run", M, "-p", "Once upon a time", "-n", "1000000", "-c", "32000", "--ignore-eos")
+check("interrupt_ends_run", status == 0 and b"tok/s" in err, (status, err))
+
+# memory of a conversion does not grow with the checkpoint: 16 times the vocabulary, sparse on disk
+peaks = []
+for n_vocab in (1 << 15, 1 << 19):
+    folder = path(f"big{n_vocab}")
+    shutil.copytree(f"{ORACLE}/orig-top1", folder)
+    c = json.load(open(folder + "/config.json"))
+    raw = open(folder + "/model.safetensors", "rb").read()
+    (n,) = struct.unpack("<Q", raw[:8])
+    head = json.loads(raw[8 : 8 + n])
+    at, parts = 0, []
+    for k, v in sorted(head.items(), key=lambda kv: kv[1]["data_offsets"][0] if kv[0] != "__metadata__" else -1):
+        if k == "__metadata__":
+            continue
+        begin, end = v["data_offsets"]
+        size = end - begin
+        if v["shape"][0] == c["vocab_size"]:
+            v["shape"][0], size = n_vocab, n_vocab * v["shape"][1] * 2
+            parts.append((at, b""))
+        else:
+            parts.append((at, raw[8 + n + begin : 8 + n + end]))
+        v["data_offsets"] = [at, at + size]
+        at += size
+    c["vocab_size"] = n_vocab
+    json.dump(c, open(folder + "/config.json", "w"))
+    text = json.dumps(head).encode()
+    with open(folder + "/model.safetensors", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for offset, data in parts:
+            f.seek(8 + len(text) + offset)
+            f.write(data)
+        f.truncate(8 + len(text) + at)
+    p = subprocess.Popen([FULGUR, "convert", folder, path("big.fulgur"), "--type", "bf16", "-t", "1"], stdout=subprocess.DEVNULL)
+    _, status, use = os.wait4(p.pid, 0)
+    p.returncode = status
+    peaks.append((status, use.ru_maxrss))
+check("convert_memory_is_bounded", peaks[0][0] == peaks[1][0] == 0 and peaks[1][1] < peaks[0][1] + 24 * 1024, peaks)
 finish()

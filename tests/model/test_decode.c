@@ -114,7 +114,7 @@ static double step(const fg_kernels *k, seq *q, uint64_t t, fg_rng *rng)
     double worst = rel_error(o, want, D);
     if (i + 1 == FG_LIGHT_CHUNK) { /* the state itself */
         k->light_fold(D, q->kt, q->v, q->decay, q->s);
-        worst = fmax(worst, rel_error(q->s, q->ref, (size_t)D * D));
+        worst = fg_test_worst(worst, rel_error(q->s, q->ref, (size_t)D * D));
     }
     return worst;
 }
@@ -136,7 +136,7 @@ static double run_long(uint32_t layer, uint32_t head, double wrong)
     for (uint64_t t = 0; t < LONG; t++) {
         const double e = step(&k, &q, t, &rng);
         /* chunk boundaries and the far end, where the chunked form could part from the recurrence */
-        if (t <= 257 || t == 10000 || t + 128 >= LONG) worst = fmax(worst, e);
+        if (t <= 257 || t == 10000 || t + 128 >= LONG) worst = fg_test_worst(worst, e);
     }
     return worst;
 }

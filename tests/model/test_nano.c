@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
@@ -51,7 +51,7 @@ static double check_golden(const char *type, const char *file, const char *prefi
     double worst = 0.0;
     for (size_t t = 0; logits != NULL && t + 1 < g.n_tok; t++) {
         const double nll = nll_of(logits + t * g.n_vocab, g.n_vocab, (uint32_t)g.ids[t + 1]);
-        worst = fmax(worst, fabs(nll - (double)g.nll[t]));
+        worst = fg_test_worst(worst, fabs(nll - (double)g.nll[t]));
     }
     uint32_t next = argmax(logits + (g.n_tok - 1) * g.n_vocab, g.n_vocab);
     size_t n_same = 0;
@@ -70,6 +70,7 @@ static double check_golden(const char *type, const char *file, const char *prefi
         CHECK(w.worst <= 2e-4);
         CHECK_U64(w.n_wrong, 0);
         CHECK(w.n_expert > 0);
+        CHECK(g.hidden == NULL || w.n_hidden == g.n_layer * g.n_row);
         CHECK_U64(n_same, g.n_greedy);
     }
     free(logits);
@@ -132,9 +133,9 @@ FG_TEST(opening_is_fast_and_touches_little)
     for (int i = 0; i < 9; i++) {
         const fg_engine_opts o = fg_engine_opts_default();
         fg_engine_close(&e);
-        const uint64_t t0 = fg_clock_ns();
+        const clock_t t0 = clock(); /* processor time: a busy machine must not fail this */
         REQUIRE(fg_engine_open(&e, path, &o, &err) == FG_OK);
-        best = fmin(best, (double)(fg_clock_ns() - t0) * 1e-6);
+        best = fmin(best, (double)(clock() - t0) * 1e3 / (double)CLOCKS_PER_SEC);
     }
     const long opened = resident_kb(path);
     const uint32_t id = 100;
