@@ -7,7 +7,7 @@
 
 #include "src/cli/args.h"
 
-extern const command cmd_convert, cmd_run, cmd_chat, cmd_score, cmd_logits, cmd_tokenize, cmd_info,
-    cmd_verify;
+extern const command cmd_convert, cmd_synth, cmd_run, cmd_chat, cmd_score, cmd_logits, cmd_tokenize,
+    cmd_info, cmd_verify, cmd_bench;
 
 #endif

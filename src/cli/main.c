@@ -11,8 +11,8 @@
 #include "src/engine/fulgur.h"
 
 static const command *const commands[] = {
-    &cmd_convert, &cmd_run,      &cmd_chat, &cmd_score,
-    &cmd_logits,  &cmd_tokenize, &cmd_info, &cmd_verify,
+    &cmd_convert, &cmd_synth,    &cmd_run,  &cmd_chat,   &cmd_score,
+    &cmd_logits,  &cmd_tokenize, &cmd_info, &cmd_verify, &cmd_bench,
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
 

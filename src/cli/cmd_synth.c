@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "convert/synth.h"
+#include "src/base/buf.h"
+#include "src/base/json.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_synth = {
+    .name = "synth",
+    .summary = "model of random weights at real dimensions, for benchmarks",
+    .synopsis = "OUT.fulgur",
+    .example = "fulgur synth bench.fulgur --shape m1 --layers 4 --type q4",
+    .run = run,
+};
+
+static int run(int argc, char **argv)
+{
+    fg_synth_opts o = {0};
+    bool json = false;
+    const opt opts[] = {
+        {"shape", 0, OPT_STR, &o.shape, 0, 0, "NAME", "m1 (default), or a config.json"},
+        {"layers", 0, OPT_U32, &o.n_layer, 1, FG_MAX_LAYER, "N",
+         "layers (m1: 4); when none of several is softmax, the last one becomes so"},
+        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", "q4 (default), q5, q6, q8, bf16, f32"},
+        {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "FILE",
+         "types by tensor name: lines 'pattern type', last match wins"},
+        {"tokenizer", 0, OPT_STR, &o.tokenizer_dir, 0, 0, "DIR",
+         "store the tokenizer of this folder (default: none; run and chat need one)"},
+        {"seed", 's', OPT_U64, &o.seed, 0, 9e15, "S", "random seed (default: 0)"},
+        {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
+    };
+    int status;
+    const int n = args_parse(&cmd_synth, opts, sizeof opts / sizeof opts[0], argc, argv,
+                             &o.out_path, 1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_synth, "no operand, expected OUT.fulgur");
+
+    fg_err err = {0};
+    fg_synth_report r;
+    progress p;
+    cli_catch_interrupt();
+    progress_start(&p, "synth", "B");
+    o.progress = progress_show;
+    o.ctx = &p;
+    const fg_status st = fg_synth(&o, &r, &err);
+    progress_end(&p);
+    if (st != FG_OK) return cli_fail(&err);
+    const double rate = r.seconds > 0.0 ? (double)r.file_bytes / r.seconds : 0.0;
+    if (json) {
+        fg_buf b = {0};
+        fg_buf_put_str(&b, "{\"file\": ");
+        fg_json_put_str(&b, o.out_path, __builtin_strlen(o.out_path));
+        fg_buf_printf(&b,
+                      ", \"layers\": %u, \"file_bytes\": %" PRIu64 ", \"tensors\": %" PRIu64
+                      ", \"weights\": %" PRIu64
+                      ", \"seconds\": %.3f, \"bytes_per_second\": %.0f}\n",
+                      r.shape.n_layer, r.file_bytes, r.n_tensor, r.n_weight, r.seconds, rate);
+        fwrite(b.data, 1, b.len, stdout);
+        fg_buf_fini(&b);
+    } else {
+        printf("%s: %s, %u layers, %.2f G weights, %.1f s, %s/s\n", o.out_path,
+               cli_bytes((double)r.file_bytes), r.shape.n_layer, (double)r.n_weight * 1e-9,
+               r.seconds, cli_bytes(rate));
+    }
+    return cli_finish_stdout();
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/sys/bandwidth.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "src/base/clock.h"
+#include "src/base/mem.h"
+
+enum { MIN_PASS = 3, MAX_PASS = 1001 };
+
+typedef uint64_t vec __attribute__((vector_size(16)));
+
+/* Sum of the 128-byte blocks of p (16-byte aligned).  Eight named sums: as an array they would live
+ * in memory, and the loop would be slower than memory is. */
+static uint64_t sum_of(const uint8_t *p, uint64_t bytes)
+{
+    const vec *v = (const vec *)(const void *)p, *end = v + bytes / 128 * 8;
+    vec a = {0}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;
+    for (; v < end; v += 8) {
+        a += v[0];
+        b += v[1];
+        c += v[2];
+        d += v[3];
+        e += v[4];
+        f += v[5];
+        g += v[6];
+        h += v[7];
+    }
+    a += b + c + d + e + f + g + h;
+    return a[0] + a[1];
+}
+
+typedef struct reading {
+    const uint8_t *p;
+    uint64_t bytes;
+    uint32_t n_pass, n_done;
+    uint64_t max_ns, start_ns;
+    bool stop;          /* set by worker 0 between two barriers */
+    double *gbs;        /* [n_pass] */
+    atomic_ullong sink; /* keeps the sums alive */
+} reading;
+
+static void read_slices(fg_worker *w, void *arg)
+{
+    reading *r = arg;
+    uint64_t begin, end;
+    fg_worker_range(w, r->bytes / FG_PAGE_BYTES, &begin, &end);
+    begin *= FG_PAGE_BYTES;
+    end *= FG_PAGE_BYTES;
+    uint64_t sum = sum_of(r->p + begin, end - begin);
+    for (uint32_t i = 0; i < r->n_pass; i++) {
+        fg_worker_sync(w);
+        if (r->stop) break;
+        const uint64_t t0 = fg_clock_ns();
+        if (w->idx == 0 && i == 0) r->start_ns = t0;
+        sum += sum_of(r->p + begin, end - begin);
+        fg_worker_sync(w);
+        if (w->idx != 0) continue;
+        const uint64_t t1 = fg_clock_ns();
+        r->gbs[i] = (double)r->bytes / (double)(t1 - t0 + 1);
+        r->n_done = i + 1;
+        r->stop = r->max_ns != 0 && t1 - r->start_ns > r->max_ns && r->n_done >= MIN_PASS;
+    }
+    atomic_fetch_add(&r->sink, sum);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32_t n_pass,
+                            uint64_t max_ns, fg_bandwidth *out, fg_err *err)
+{
+    *out = (fg_bandwidth){0};
+    reading r = {
+        .p = p, .bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES, .n_pass = n_pass, .max_ns = max_ns};
+    if (n_pass < MIN_PASS || n_pass > MAX_PASS || r.bytes == 0) {
+        return fg_fail(err, FG_EINVAL,
+                       "bandwidth: %u passes over %llu bytes, expected %d to %d over a page at "
+                       "least",
+                       n_pass, (unsigned long long)bytes, MIN_PASS, MAX_PASS);
+    }
+    r.gbs = fg_mem_zalloc_array(n_pass, sizeof *r.gbs);
+    if (r.gbs == NULL) return fg_fail_nomem(err, "bandwidth");
+    fg_team_run(team, read_slices, &r);
+    qsort(r.gbs, r.n_done, sizeof *r.gbs, by_value);
+    out->median_gbs = r.gbs[r.n_done / 2];
+    out->best_gbs = r.gbs[r.n_done - 1];
+    out->bytes = r.bytes;
+    out->n_pass = r.n_done;
+    fg_mem_free(r.gbs);
+    return FG_OK;
+}
+
+/* ---- buffer ---- */
+
+static void touch_slice(fg_worker *w, void *arg)
+{
+    const fg_bandwidth_buffer *b = arg;
+    uint8_t *p = (uint8_t *)b->map + (b->p - (const uint8_t *)b->map);
+    uint64_t begin, end; /* as read_slices has them */
+    fg_worker_range(w, b->bytes / FG_PAGE_BYTES, &begin, &end);
+    /* other than zero, else all pages might be one */
+    memset(p + begin * FG_PAGE_BYTES, (int)w->idx + 1, (size_t)((end - begin) * FG_PAGE_BYTES));
+}
+
+fg_status fg_bandwidth_buffer_init(fg_bandwidth_buffer *b, fg_team *team, uint64_t bytes,
+                                   fg_err *err)
+{
+    *b = (fg_bandwidth_buffer){0};
+    if (bytes == 0 || bytes > INT64_MAX / 2) {
+        return fg_fail(err, FG_EINVAL, "bandwidth: %llu bytes, expected 1 to 2^62",
+                       (unsigned long long)bytes);
+    }
+    b->bytes = fg_round_up(bytes, FG_HUGE_PAGE_BYTES * fg_team_size(team));
+    b->map_bytes = b->bytes + FG_HUGE_PAGE_BYTES; /* the mapping may begin anywhere */
+    b->map = fg_mem_map((size_t)b->map_bytes);
+    if (b->map == NULL) return fg_fail_nomem(err, "bandwidth");
+    const uint64_t skip = (uint64_t)(-(uintptr_t)b->map) % FG_HUGE_PAGE_BYTES;
+    b->p = (uint8_t *)b->map + skip;
+    /* refused: slower, and reported */
+    (void)madvise((uint8_t *)b->map + skip, (size_t)b->bytes, MADV_HUGEPAGE);
+    fg_team_run(team, touch_slice, b);
+    return FG_OK;
+}
+
+void fg_bandwidth_buffer_fini(fg_bandwidth_buffer *b)
+{
+    fg_mem_unmap(b->map, (size_t)b->map_bytes);
+    *b = (fg_bandwidth_buffer){0};
+}
+
+/* /proc/self/smaps has a block of lines for each mapping, which begins with "from-to ". */
+double fg_bandwidth_buffer_huge(const fg_bandwidth_buffer *b)
+{
+    FILE *f = fopen("/proc/self/smaps", "re");
+    if (f == NULL) return 0.0;
+    char line[256];
+    bool inside = false;
+    uint64_t huge = 0;
+    const uint64_t at = (uint64_t)(uintptr_t)b->p;
+    while (fgets(line, sizeof line, f) != NULL) {
+        unsigned long long from, to, kb;
+        if (sscanf(line, "%llx-%llx ", &from, &to) == 2) {
+            inside = from < at + b->bytes && to > at;
+        } else if (inside && sscanf(line, "AnonHugePages: %llu kB", &kb) == 1) {
+            huge += (uint64_t)kb * 1024;
+        }
+    }
+    (void)fclose(f);
+    return huge >= b->bytes ? 1.0 : (double)huge / (double)b->bytes;
+}
+
+/* ---- sizes ---- */
+
+/* One line of /sys/devices/system/cpu/cpu<cpu>/cache/index<idx>/<name>. */
+static bool cache_line(uint32_t cpu, uint32_t idx, const char *name, char *line, int n)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/cache/index%u/%s", cpu, idx,
+                   name);
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return false;
+    const bool ok = fgets(line, n, f) != NULL;
+    (void)fclose(f);
+    return ok;
+}
+
+uint64_t fg_llc_bytes(void)
+{
+    char line[256];
+    uint64_t sum = 0;
+    uint32_t last = UINT32_MAX; /* index of the largest level */
+    unsigned long level, most = 0;
+    for (uint32_t i = 0; cache_line(0, i, "level", line, sizeof line); i++) {
+        level = strtoul(line, NULL, 10);
+        if (level < most) continue;
+        most = level;
+        last = i;
+    }
+    if (last == UINT32_MAX) return 0;
+    const long n = sysconf(_SC_NPROCESSORS_CONF);
+    for (uint32_t cpu = 0; n > 0 && cpu < (uint32_t)n; cpu++) { /* each cache at its first CPU */
+        if (!cache_line(cpu, last, "shared_cpu_list", line, sizeof line) ||
+            strtoul(line, NULL, 10) != cpu) {
+            continue;
+        }
+        if (!cache_line(cpu, last, "size", line, sizeof line)) continue;
+        char *unit;
+        const uint64_t size = strtoul(line, &unit, 10);
+        sum += *unit == 'M' ? size << 20 : size << 10;
+    }
+    return sum;
+}
+
+uint64_t fg_ram_bytes(void)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
+uint64_t fg_bandwidth_default_bytes(void)
+{
+    const uint64_t ram = fg_ram_bytes(), caches = 8 * fg_llc_bytes();
+    uint64_t bytes = (uint64_t)1 << 30;
+    if (ram != 0 && bytes > ram / 8) bytes = ram / 8;
+    if (bytes < caches) bytes = caches;
+    if (ram != 0 && bytes > ram / 2) bytes = ram / 2;
+    return bytes;
+}
