@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/engine/bench.h"
 
 int cli_fail(const fg_err *err)
 {
@@ -280,14 +281,23 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, co
     return st;
 }
 
-void print_speed(const fg_engine *e, const gen_stats *g)
+/* Measured once in a process: it takes a tenth of a second. */
+static double read_bandwidth(fg_engine *e)
+{
+    static double gbs = -1.0;
+    if (gbs < 0.0 && fg_engine_read_bandwidth(e, &gbs, NULL) != FG_OK) gbs = 0.0;
+    return gbs;
+}
+
+void print_speed(fg_engine *e, const gen_stats *g)
 {
     const double rate = g->n_eval == 0 ? 0.0 : (double)g->n_eval / g->gen_s;
-    const double bytes = (double)fg_engine_token_bytes(e);
-    fprintf(stderr,
-            "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; "
-            "%s of weights per token, %.2f GB/s; %u threads, %s\n",
+    const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
+    fprintf(stderr, "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; ",
             (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
-            (unsigned long long)g->n_gen, rate, cli_bytes(bytes), rate * bytes * 1e-9,
-            fg_engine_n_thread(e), fg_engine_cpu(e));
+            (unsigned long long)g->n_gen, rate);
+    fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
+    const double limit = g->n_eval == 0 ? 0.0 : read_bandwidth(e);
+    if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);
+    fprintf(stderr, "; %u threads, %s\n", fg_engine_n_thread(e), fg_engine_cpu(e));
 }

@@ -89,8 +89,9 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, co
                    const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
                    void *ctx, gen_stats *stats, fg_err *err);
 
-/* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s. */
-void print_speed(const fg_engine *e, const gen_stats *g);
+/* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and its share
+ * of this machine's measured read bandwidth (over 100 % means that weights stayed in the cache). */
+void print_speed(fg_engine *e, const gen_stats *g);
 
 /* Tokenizer from a model file or from a folder with tokenizer.json.  *owned is destroyed by the
  * caller with fg_tokenizer_destroy. */

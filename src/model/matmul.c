@@ -10,18 +10,40 @@ void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row)
     k->quantize_act(x->f + row * x->f_stride, x->f_stride, x->q + row * x->q_stride);
 }
 
+/* Cache blocking for many tokens: a block of activation rows and a group of panels are kept in the
+ * second-level cache (512 KiB on the smallest CPUs in view) and every pair of them is multiplied
+ * before moving on.  Without it each panel would fetch all activations from the third level, which
+ * took as long as the arithmetic (512 tokens of 6144: 3.5 MB a panel).  48 tokens are a multiple of
+ * every kernel's tile. */
+enum { ACT_BLOCK_BYTES = 256 << 10, PANEL_GROUP_BYTES = 160 << 10, TOKEN_STEP = 48 };
+
+static uint64_t tokens_per_block(size_t act_stride)
+{
+    const uint64_t n = ACT_BLOCK_BYTES / act_stride / TOKEN_STEP * TOKEN_STEP;
+    return n < TOKEN_STEP ? TOKEN_STEP : n;
+}
+
 void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uint64_t n_tok,
                         const fg_acts *y, uint64_t begin, uint64_t end)
 {
-    const void *act = m->quantized ? (const void *)(x->q + row0 * x->q_stride)
-                                   : (const void *)(x->f + row0 * x->f_stride);
+    const uint8_t *act = m->quantized ? (const uint8_t *)(const void *)(x->q + row0 * x->q_stride)
+                                      : (const uint8_t *)(const void *)(x->f + row0 * x->f_stride);
     const size_t act_stride =
         m->quantized ? x->q_stride * sizeof(fg_act128) : x->f_stride * sizeof(float);
-    for (uint64_t p = begin; p < end; p++) {
-        m->panel_fn(m->panels + p * m->panel_stride,
-                    m->scales == NULL ? NULL : m->scales + p * FG_PANEL_ROWS, m->lut, act,
-                    act_stride, (size_t)n_tok, (size_t)m->n_sb,
-                    y->f + row0 * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
+    const uint64_t block = tokens_per_block(act_stride);
+    const uint64_t panel_bytes = fg_panel_bytes(m->type, m->n_col);
+    const uint64_t group = 1 + PANEL_GROUP_BYTES / panel_bytes;
+    for (uint64_t p0 = begin; p0 < end; p0 += group) {
+        const uint64_t p1 = end - p0 < group ? end : p0 + group;
+        for (uint64_t t = 0; t < n_tok; t += block) {
+            const uint64_t n = n_tok - t < block ? n_tok - t : block;
+            for (uint64_t p = p0; p < p1; p++) {
+                m->panel_fn(m->panels + p * m->panel_stride,
+                            m->scales == NULL ? NULL : m->scales + p * FG_PANEL_ROWS, m->lut,
+                            act + t * act_stride, act_stride, (size_t)n, (size_t)m->n_sb,
+                            y->f + (row0 + t) * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
+            }
+        }
     }
 }
 

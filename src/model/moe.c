@@ -142,18 +142,31 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark(w, b, FG_PHASE_ROUTER);
 }
 
-/* h = silu(W1 x) * (W3 x) for the 16 rows of panel p of expert e. */
-static void gate_up_panel(const fg_batch *b, const fg_expert *x, uint32_t e, uint64_t p)
+/* h = silu(W1 x) * (W3 x) for panels begin .. end-1 of expert e, some at a time: enough columns
+ * for silu to run at speed, few enough to be in the cache still. */
+static void gate_up_panels(const fg_batch *b, const fg_expert *x, uint32_t e, uint64_t begin,
+                           uint64_t end)
 {
+    enum { STEP = 4 };
     fg_scratch *s = b->s;
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
-    const size_t col = (size_t)p * FG_PANEL_ROWS;
-    fg_multiply_panels(&x->gate, &s->xs, r0, n, &s->g, p, p + 1);
-    fg_multiply_panels(&x->up, &s->xs, r0, n, &s->up, p, p + 1);
-    for (uint64_t r = r0; r < r0 + n; r++) {
-        b->m->k.silu_mul(s->g.f + r * s->g.f_stride + col, s->up.f + r * s->up.f_stride + col,
-                         FG_PANEL_ROWS, s->h.f + r * s->h.f_stride + col);
+    for (uint64_t p = begin; p < end; p += STEP) {
+        const uint64_t last = end - p < STEP ? end : p + STEP;
+        const size_t col = (size_t)p * FG_PANEL_ROWS, width = (size_t)(last - p) * FG_PANEL_ROWS;
+        fg_multiply_panels(&x->gate, &s->xs, r0, n, &s->g, p, last);
+        fg_multiply_panels(&x->up, &s->xs, r0, n, &s->up, p, last);
+        for (uint64_t r = r0; r < r0 + n; r++) {
+            b->m->k.silu_mul(s->g.f + r * s->g.f_stride + col, s->up.f + r * s->up.f_stride + col,
+                             width, s->h.f + r * s->h.f_stride + col);
+        }
     }
+}
+
+/* Cuts taken items (expert-major panels) into runs of one expert. */
+static uint64_t run_end(uint64_t i, uint64_t end, uint64_t n_panel)
+{
+    const uint64_t next = (i / n_panel + 1) * n_panel;
+    return next < end ? next : end;
 }
 
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
@@ -166,9 +179,10 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
     uint64_t begin, end;
 
     while (fg_worker_take(w, s->n_active * n_up, &begin, &end)) {
-        for (uint64_t i = begin; i < end; i++) {
+        for (uint64_t i = begin, next; i < end; i = next) {
             const uint32_t e = s->active[i / n_up];
-            gate_up_panel(b, &y->experts[e], e, i % n_up);
+            next = run_end(i, end, n_up);
+            gate_up_panels(b, &y->experts[e], e, i % n_up, i % n_up + next - i);
         }
     }
     fg_worker_sync(w);
@@ -179,10 +193,12 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
         fg_worker_sync(w);
     }
     while (fg_worker_take(w, s->n_active * n_down, &begin, &end)) {
-        for (uint64_t i = begin; i < end; i++) {
+        for (uint64_t i = begin, next; i < end; i = next) {
             const uint32_t e = s->active[i / n_down];
-            fg_multiply_panels(&y->experts[e].down, &s->h, s->first[e],
-                               s->first[e + 1] - s->first[e], &s->y, i % n_down, i % n_down + 1);
+            const uint64_t p = i % n_down, r0 = s->first[e];
+            next = run_end(i, end, n_down);
+            fg_multiply_panels(&y->experts[e].down, &s->h, r0, s->first[e + 1] - r0, &s->y, p,
+                               p + next - i);
         }
     }
     fg_worker_sync(w);
