@@ -72,11 +72,24 @@ demo:
 
 # One ISA for each translation unit, by file suffix; everything else is baseline.
 $(BUILD)/simd/x86/%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 -fno-math-errno
+$(BUILD)/simd/arm/%_neon.o: ISA := -O3
+$(BUILD)/simd/arm/%_dotprod.o: ISA := -march=armv8.2-a+dotprod -O3
+$(BUILD)/simd/arm/%_i8mm.o: ISA := -march=armv8.2-a+dotprod+i8mm -O3
+ifeq ($(ARCH),aarch64) # gcc 12 dies of an internal error, vectorizing a reduction in these tests
+$(BUILD)/tests/checkasm/%.o: ISA := -fno-tree-vectorize
+endif
 $(BUILD)/simd/scalar/%.o: ISA := -O2
 # gcc's expression reordering undoes the schedule of the panel tiles (KERNELS.md); clang lacks it.
 NO_TER  := $(shell $(CC) -Werror -fno-tree-ter -E -x c /dev/null >/dev/null 2>&1 && echo -fno-tree-ter)
 $(BUILD)/simd/x86/panel_%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 $(NO_TER)
+AVX512  := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -O3
+$(BUILD)/simd/x86/%_avx512vnni.o: ISA := $(AVX512) -fno-math-errno
+$(BUILD)/simd/x86/panel_%_avx512vnni.o: ISA := $(AVX512) $(NO_TER)
+$(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
 
+ifeq ($(ARCH),x86_64)
+$(BUILD)/tests/amx_shim.o: ISA := $(AVX512)
+endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -96,7 +109,7 @@ header-check:
 	$(Q)for h in $(HEADERS); do \
 	    $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c $$h || exit 1; done
 
-## lint: layer rules, symbols, format, headers
+## lint: layer rules, format, headers
 lint: format-check header-check
 	$(Q)sh scripts/check_layers.sh
 

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The AMX panels over a tile unit in plain C, as shim_panel_<type>: any AVX-512-VNNI machine can
+ * check them.  Listed as variants by checkasm.h.
+ */
+#if defined(__x86_64__)
+
+#define FG_AMX_SHIM
+
+#include "simd/kernels.h"
+
+fg_panel_fn shim_panel_q4, shim_panel_q4lin, shim_panel_q5, shim_panel_q6, shim_panel_q8;
+
+#define FG_LEVEL(op) shim_##op
+#include "simd/x86/panel_amx.h"
+
+#else
+typedef int amx_shim_needs_x86; /* an empty file is not C */
+#endif
