@@ -43,8 +43,8 @@ run() {
         case $t in *' '*) prog=${t%% *} arg=${t#* } ;; *) prog=$t arg= ;; esac
         "$prog" $arg >"$out/step.txt" 2>&1
         status=$?
-        grep -E '^(ok  |FAIL|skip) ' "$out/step.txt" | sed "s/^\(....\) /\1 $label /" >>"$log"
-        bad=$(grep -c '^FAIL ' "$out/step.txt")
+        grep -aE '^(ok  |FAIL|skip) ' "$out/step.txt" | sed "s/^\(....\) /\1 $label /" >>"$log"
+        bad=$(grep -ac '^FAIL ' "$out/step.txt")
         if [ $status -ne 0 ] && [ "$bad" = 0 ]; then
             echo "FAIL $label $(basename "$prog"): status $status" >>"$log"
             bad=1
@@ -70,6 +70,9 @@ check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
 
 section "command line"
 FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py
+
+section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
+FULGUR=build/test/gcc/fulgur run emulate scripts/emulate.sh
 
 section "scalar level"
 FULGUR_TEST_CPU=scalar run scalar build/test/gcc/tests/model/test_oracle \
