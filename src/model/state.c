@@ -6,6 +6,7 @@
 
 #include "simd/kernels.h"
 #include "src/base/mem.h"
+#include "src/sys/topo.h"
 
 /* Bump allocation over the mapping; with base == NULL it only measures. */
 typedef struct arena {
@@ -76,6 +77,16 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
     if (st == NULL) return fg_fail_nomem(err, "sequence state");
     fg_status code = fg_state_size(s, n_ctx, kv, &st->bytes, err);
     if (code != FG_OK) goto fail;
+    /* The mapping is backed on touch, so a state that cannot fit would only die later. */
+    const uint64_t free_bytes = fg_memory_available();
+    if (st->bytes > free_bytes) {
+        code =
+            fg_fail(err, FG_ELIMIT,
+                    "context: %llu positions need %.1f GB, expected at most the %.1f GB of "
+                    "memory available; try a smaller context",
+                    (unsigned long long)n_ctx, (double)st->bytes * 1e-9, (double)free_bytes * 1e-9);
+        goto fail;
+    }
     st->n_ctx = n_ctx;
     st->n_pos = fg_round_up(n_ctx, 16);
     st->kv_type = kv;

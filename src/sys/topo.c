@@ -91,3 +91,29 @@ uint32_t fg_cpu_budget(void)
     if (quota < n) n = quota;
     return n < 1 ? 1 : n;
 }
+
+static uint64_t read_u64(const char *path)
+{
+    unsigned long long v = UINT64_MAX;
+    FILE *f = fopen(path, "r");
+    if (f == NULL) return UINT64_MAX;
+    if (fscanf(f, "%llu", &v) != 1) v = UINT64_MAX; /* "max" */
+    (void)fclose(f);
+    return v;
+}
+
+uint64_t fg_memory_available(void)
+{
+    uint64_t bytes = UINT64_MAX;
+    char line[128];
+    unsigned long long kb;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1) bytes = kb * 1024;
+    }
+    if (f != NULL) (void)fclose(f);
+    /* memory.current would count the page cache, which gives way: only the ceiling is certain */
+    const uint64_t max = read_u64("/sys/fs/cgroup/memory.max");
+    if (max < bytes) bytes = max;
+    return bytes;
+}

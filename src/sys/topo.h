@@ -28,4 +28,8 @@ void fg_topo_unbind_self(const fg_topo *t);
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
 
+/* Bytes that can be had without swapping: MemAvailable, or the cgroup's memory.max if that is less.
+ * UINT64_MAX when unknown. */
+uint64_t fg_memory_available(void);
+
 #endif

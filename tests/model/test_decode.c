@@ -13,6 +13,7 @@
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "src/model/model.h"
+#include "src/model/state.h"
 #include "src/sys/cpu.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
@@ -64,6 +65,24 @@ FG_TEST(decode_allocates_nothing)
     decode(e, true, &n_alloc, &n_fault); /* negative control */
     CHECK_U64(n_alloc, 64);
     fg_engine_close(&e);
+}
+
+FG_TEST(context_that_cannot_fit_is_refused)
+{
+    fg_shape m1 = {.n_layer = 80, .d_model = 6144, .n_head = 64, .n_kv_head = 8, .d_head = 128};
+    m1.n_ctx_max = 10240000;
+    for (uint32_t l = 0; l < 80; l++) m1.attn[l] = l % 8 == 7;
+    uint64_t bytes = 0;
+    fg_err err = {0};
+    fg_state *st = NULL;
+    /* 1M positions: 10 layers x 2 x 8 rows of 128 + 4 bytes, and 8 MiB for each lightning layer */
+    REQUIRE(fg_state_size(&m1, 1 << 20, FG_KV_INT8, &bytes, &err) == FG_OK);
+    CHECK_NEAR((double)bytes * 1e-9, 22.146 + 0.587, 0.001);
+    CHECK(fg_state_create(&st, &m1, 10240000, FG_KV_F32, &err) == FG_ELIMIT); /* 839 GB */
+    CHECK(st == NULL && strstr(err.msg, "memory available") != NULL);
+    CHECK(fg_state_size(&m1, 10240001, FG_KV_INT8, &bytes, &err) == FG_ELIMIT);
+    CHECK(fg_state_create(&st, &m1, 4096, FG_KV_INT8, &err) == FG_OK); /* negative control */
+    fg_state_destroy(&st);
 }
 
 /* ---- lightning over 20,000 tokens ---- */
