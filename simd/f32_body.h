@@ -468,13 +468,18 @@ void FG_LEVEL(light_fold)(size_t d, const float *kt, const float *v, const float
 
 /* ---- softmax attention -------------------------------------------------------------------- */
 
-V16_FN v16 load_kv(const void *p, bool i8, size_t at)
+/* How keys and values are stored; a constant at each call. */
+typedef enum kv_kind { KV_F32, KV_F16, KV_I8 } kv_kind;
+
+V16_FN v16 load_kv(const void *p, kv_kind kv, size_t at)
 {
-    return i8 ? v16_load_i8((const int8_t *)p + at) : v16_load((const float *)p + at);
+    return kv == KV_I8    ? v16_load_i8((const int8_t *)p + at)
+           : kv == KV_F16 ? v16_load_f16((const uint16_t *)p + at)
+                          : v16_load((const float *)p + at);
 }
 
 /* nt query heads; k_scale and v_scale are used for int8 only. */
-V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, bool i8, const void *k,
+V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, kv_kind kv, const void *k,
                       const float *k_scale, const void *v, const float *v_scale, float *ml,
                       float *o)
 {
@@ -483,12 +488,12 @@ V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, bool i8
         v16 acc[V16_TILE];
         for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
         for (size_t c = 0; c < d; c++) {
-            const v16 x = load_kv(k, i8, (p * d) + 16 * c);
+            const v16 x = load_kv(k, kv, (p * d) + 16 * c);
             for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(q[t * d + c]), x, acc[t]);
         }
         const size_t m = n_pos - p;
         for (size_t t = 0; t < nt; t++) {
-            if (i8) {
+            if (kv == KV_I8) {
                 const v16 f = m >= 16 ? v16_load(k_scale + p) : load_some(k_scale + p, m, 0.0f);
                 acc[t] = v16_mul(acc[t], f);
             }
@@ -498,7 +503,7 @@ V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, bool i8
     for (size_t t = 0; t < nt; t++) {
         for (size_t p = n_pos; p % 16 != 0; p++) w[t][p] = -INFINITY;
         weigh_scores(w[t], n_pos, &ml[2 * t], &ml[2 * t + 1]);
-        if (i8) {
+        if (kv == KV_I8) {
             for (size_t p = 0; p < n_pos; p++) w[t][p] = w[t][p] * v_scale[p];
         }
     }
@@ -506,44 +511,50 @@ V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, bool i8
         v16 acc[V16_TILE];
         for (size_t t = 0; t < nt; t++) acc[t] = v16_zero();
         for (size_t p = 0; p < n_pos; p++) {
-            const v16 x = load_kv(v, i8, p * d + e);
+            const v16 x = load_kv(v, kv, p * d + e);
             for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(w[t][p]), x, acc[t]);
         }
         for (size_t t = 0; t < nt; t++) v16_store(o + t * d + e, acc[t]);
     }
 }
 
-V16_FN void attn_block(const float *q, size_t n_q, size_t d, size_t n_pos, bool i8, const void *k,
-                       const float *k_scale, const void *v, const float *v_scale, float *ml,
-                       float *o)
+V16_FN void attn_block(const float *q, size_t n_q, size_t d, size_t n_pos, kv_kind kv,
+                       const void *k, const float *k_scale, const void *v, const float *v_scale,
+                       float *ml, float *o)
 {
     size_t h = 0;
     for (; h + V16_TILE <= n_q; h += V16_TILE) {
-        attn_tile(q + h * d, V16_TILE, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+        attn_tile(q + h * d, V16_TILE, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
     }
     for (; h + V16_HALF <= n_q; h += V16_HALF) {
-        attn_tile(q + h * d, V16_HALF, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+        attn_tile(q + h * d, V16_HALF, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
     }
     for (; h + V16_QUARTER <= n_q; h += V16_QUARTER) {
-        attn_tile(q + h * d, V16_QUARTER, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h,
+        attn_tile(q + h * d, V16_QUARTER, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h,
                   o + h * d);
     }
     for (; h < n_q; h++) {
-        attn_tile(q + h * d, 1, d, n_pos, i8, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+        attn_tile(q + h * d, 1, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
     }
 }
 
 void FG_LEVEL(attn_f32)(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
                         const float *v, float *ml, float *o)
 {
-    attn_block(q, n_q, d, n_pos, false, k, NULL, v, NULL, ml, o);
+    attn_block(q, n_q, d, n_pos, KV_F32, k, NULL, v, NULL, ml, o);
+}
+
+void FG_LEVEL(attn_f16)(const float *q, size_t n_q, size_t d, size_t n_pos, const uint16_t *k,
+                        const uint16_t *v, float *ml, float *o)
+{
+    attn_block(q, n_q, d, n_pos, KV_F16, k, NULL, v, NULL, ml, o);
 }
 
 void FG_LEVEL(attn_i8)(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
                        const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
                        float *o)
 {
-    attn_block(q, n_q, d, n_pos, true, k, k_scale, v, v_scale, ml, o);
+    attn_block(q, n_q, d, n_pos, KV_I8, k, k_scale, v, v_scale, ml, o);
 }
 
 void FG_LEVEL(attn_merge)(float *ml, float *o, const float *ml_b, const float *o_b, size_t d)

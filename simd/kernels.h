@@ -99,11 +99,14 @@ typedef void fg_light_fold_fn(size_t d, const float *kt, const float *v, const f
  *   s[p] = chain_d(q[d] * K[p][d])  (int8: times k_scale[p] at the end)
  *   ml[2h] = m = max s,  ml[2h+1] = 16-lane sum of w[p] = exp(s[p] - m)
  *   o_h[e] = chain_p(w[p] * V[p][e])  (int8: w[p] * v_scale[p] first)
+ * f16: the same as f32 on the numbers that the IEEE halves in k and v stand for.
  * q: [n_q][d], already multiplied by 1/sqrt(d).  k: [n_pos/16 rounded up][d][16] (16 positions
  * interleaved); positions beyond n_pos may hold anything finite.  v: [n_pos][d].
  * o: [n_q][d].  d a multiple of 16. */
 typedef void fg_attn_f32_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
                             const float *v, float *ml, float *o);
+typedef void fg_attn_f16_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const uint16_t *k,
+                            const uint16_t *v, float *ml, float *o);
 typedef void fg_attn_i8_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
                            const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
                            float *o);
@@ -133,6 +136,7 @@ typedef struct fg_kernels {
     fg_light_out_fn *light_out;
     fg_light_fold_fn *light_fold;
     fg_attn_f32_fn *attn_f32;
+    fg_attn_f16_fn *attn_f16;
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
 } fg_kernels;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * v16 for AVX2 + FMA: two ymm registers.  Rules in vec_scalar.h.
+ * v16 for AVX2 + FMA + F16C: two ymm registers.  Rules in vec_scalar.h.
  */
 #ifndef FG_SIMD_VEC_AVX2_H
 #define FG_SIMD_VEC_AVX2_H
@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__AVX2__) && defined(__FMA__) /* else empty, so that the header compiles anywhere */
+/* Else empty, so that the header compiles anywhere. */
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 #include <immintrin.h>
 
@@ -39,6 +40,11 @@ V16_FN v16 v16_load_bf16(const uint16_t *p)
     const __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1));
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+V16_FN v16 v16_load_f16(const uint16_t *p)
+{
+    const __m128i *x = (const __m128i *)(const void *)p;
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128(x)), _mm256_cvtph_ps(_mm_loadu_si128(x + 1))};
 }
 V16_FN v16 v16_load_i8(const int8_t *p)
 {

@@ -32,6 +32,10 @@ V16_FN v16 v16_load_bf16(const uint16_t *p)
     const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
+V16_FN v16 v16_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
 V16_FN v16 v16_load_i8(const int8_t *p)
 {
     const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);

@@ -43,6 +43,13 @@ V16_FN v16 v16_load_bf16(const uint16_t *p)
                  vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(b), 16)),
                  vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(b), 16))};
 }
+V16_FN v16 v16_load_f16(const uint16_t *p)
+{
+    const float16x8_t a = vreinterpretq_f16_u16(vld1q_u16(p));
+    const float16x8_t b = vreinterpretq_f16_u16(vld1q_u16(p + 8));
+    return (v16){vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a), vcvt_f32_f16(vget_low_f16(b)),
+                 vcvt_high_f32_f16(b)};
+}
 V16_FN v16 v16_load_i8(const int8_t *p)
 {
     const int8x16_t x = vld1q_s8(p);

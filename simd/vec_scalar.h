@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "src/base/fp.h"
+
 /* Not forced inline: the reference need not be fast, and gcc takes minutes over it with sanitizers
  * otherwise (clang has no __SANITIZE_ADDRESS__ and no such trouble). */
 #if defined(__SANITIZE_ADDRESS__)
@@ -67,6 +69,11 @@ V16_FN void v16_store(float *p, v16 a)
 V16_FN v16 v16_load_bf16(const uint16_t *p)
 {
     V16_EACH(v16_from_bits((uint32_t)p[i] << 16));
+}
+/* Exact; subnormals included. */
+V16_FN v16 v16_load_f16(const uint16_t *p)
+{
+    V16_EACH(fg_f16_to_f32(p[i]));
 }
 V16_FN v16 v16_load_i8(const int8_t *p)
 {

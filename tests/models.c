@@ -48,11 +48,17 @@ fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, cons
 
 fg_session *model_session(fg_engine *e, uint64_t n_ctx, uint32_t n_batch)
 {
+    return model_session_kv(e, n_ctx, n_batch, FG_KV_CHOICE_AUTO);
+}
+
+fg_session *model_session_kv(fg_engine *e, uint64_t n_ctx, uint32_t n_batch, fg_kv_choice kv)
+{
     fg_session_opts o = fg_session_opts_default();
     fg_session *s;
     fg_err err = {0};
     o.n_ctx = n_ctx;
     o.n_batch = n_batch;
+    o.kv = kv;
     if (fg_session_create(&s, e, &o, &err) == FG_OK) return s;
     fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return NULL;

@@ -17,6 +17,8 @@ fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, cons
 
 /* Session with defaults but n_ctx and n_batch; NULL with a test failure. */
 fg_session *model_session(fg_engine *e, uint64_t n_ctx, uint32_t n_batch);
+/* The same with a key-value cache of the caller's choice. */
+fg_session *model_session_kv(fg_engine *e, uint64_t n_ctx, uint32_t n_batch, fg_kv_choice kv);
 
 /* Logits of every token, [n][n_vocab], malloc'ed; tokens are given `step` at a time (0: all at
  * once).  NULL with a test failure. */

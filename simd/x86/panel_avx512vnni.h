@@ -23,7 +23,10 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 
-enum { TILE_TOKENS = 8 };
+enum {
+    TILE_TOKENS = 8,
+    AHEAD_BYTES = 4096, /* software prefetch of a single token: 1 and 2 KiB gained nothing */
+};
 
 /* Four bytes in all lanes. */
 INLINE __m512i all_lanes(const void *p)
@@ -93,6 +96,12 @@ INLINE void panel_tile(panel_kind kind, int nt, __m512i table, const uint8_t *pa
         for (int t = 0; t < nt; t++) {
             const __m512 d = _mm512_set1_ps(a[t]->d);
             acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[t]), d, acc[t]);
+        }
+        if (nt == 1) { /* decode streams from memory: 95 % of a read loop without, 98 % with */
+            UNROLL
+            for (int k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
+                _mm_prefetch((const char *)panel + AHEAD_BYTES + 64 * k, _MM_HINT_T0);
+            }
         }
         panel += 64 + FG_SB_GROUPS * kind.group_bytes;
     }

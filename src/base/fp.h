@@ -47,4 +47,19 @@ static inline float fg_f16_to_f32(uint16_t h)
     return fg_f32_from_bits(sign | fg_f32_bits(magnitude));
 }
 
+/* Round to nearest even, from 65520 on to infinity; a NaN stays a (quiet) NaN. */
+static inline uint16_t fg_f32_to_f16(float x)
+{
+    const uint32_t u = fg_f32_bits(x), sign = (u >> 16) & 0x8000u;
+    uint32_t m = u & 0x7fffffffu;
+    if (m > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | ((m >> 13) & 0x3ffu));
+    if (m >= 0x47800000u) return (uint16_t)(sign | 0x7c00u); /* 65536 */
+    if (m < 0x38800000u) {                                   /* below 2^-14, subnormal in f16 */
+        m = fg_f32_bits(fg_f32_from_bits(m) + 0.5f);         /* rounds at 2^-24 */
+        return (uint16_t)(sign | (m - 0x3f000000u));
+    }
+    m -= 112u << 23; /* difference of the exponent biases */
+    return (uint16_t)(sign | ((m + 0xfffu + ((m >> 13) & 1u)) >> 13));
+}
+
 #endif

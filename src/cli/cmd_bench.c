@@ -38,6 +38,7 @@ typedef struct settings {
     bool json, kernels, cold;
     uint64_t ctx[MAX_CTX];
     size_t n_ctx;
+    fg_kv_choice kv;
     fg_engine_opts eo;
 } settings;
 
@@ -356,6 +357,7 @@ static fg_status bench_all(report *r, const char **level, fg_err *err)
     fg_status st = o->cold ? bench_start(r, true, err) : FG_OK;
     if (st == FG_OK) st = fg_engine_open(&e, o->model, &o->eo, err);
     if (st == FG_OK) st = fg_bench_create(&b, e, err);
+    if (st == FG_OK) fg_bench_set_cache(b, o->kv);
     if (st == FG_OK) st = bench_machine(r, b, err);
     if (st == FG_OK && o->kernels) st = bench_kernels(r, b, err);
     if (st == FG_OK) st = bench_model(r, e, b, err);
@@ -375,6 +377,7 @@ static int run(int argc, char **argv)
                   .n_gen = 32,
                   .n_run = 5,
                   .eo = fg_engine_opts_default()};
+    const char *cache = NULL;
     const opt opts[] = {
         {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N", "tokens of a prefill; 0: none (512)"},
         {"n-predict", 'n', OPT_U32, &o.n_gen, 0, 65536, "N",
@@ -391,6 +394,7 @@ static int run(int argc, char **argv)
         {"commit", 0, OPT_STR, &o.commit, 0, 0, "TEXT", "for --csv: what was measured"},
         {"flags", 0, OPT_STR, &o.flags, 0, 0, "TEXT", "for --csv: how it was built"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "figures as JSON on stdout"},
+        CACHE_OPT(cache),
         ENGINE_OPTS(o.eo),
     };
     int status;
@@ -398,6 +402,7 @@ static int run(int argc, char **argv)
                              1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_bench, "no operand, expected MODEL");
+    if (!parse_cache_type(&cmd_bench, cache, &o.kv)) return EXIT_USAGE;
     if (!parse_ctx(&o)) {
         return args_usage(&cmd_bench, "--ctx: %s, expected up to %d numbers with commas between",
                           o.ctx_list, MAX_CTX);

@@ -93,11 +93,13 @@ static int run(int argc, char **argv)
     fg_session_opts so = fg_session_opts_default();
     const char *ids_path = NULL, *out = NULL, *model;
     bool json = false;
+    const char *cache = NULL;
     const opt opts[] = {
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
         {"out", 0, OPT_STR, &out, 0, 0, "FILE.f32", "little-endian f32 [n_token][vocab]"},
         {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N", "tokens evaluated together (512)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
+        CACHE_OPT(cache),
         ENGINE_OPTS(eo),
     };
     int status;
@@ -107,6 +109,7 @@ static int run(int argc, char **argv)
     if (n < 1 || ids_path == NULL || out == NULL) {
         return args_usage(&cmd_logits, "incomplete, expected MODEL, --ids and --out");
     }
+    if (!parse_cache_type(&cmd_logits, cache, &so.kv)) return EXIT_USAGE;
     fg_err err = {0};
     fg_engine *e = NULL;
     fg_session *s = NULL;

@@ -53,12 +53,14 @@ static int run(int argc, char **argv)
     fg_score_opts so = {.window = 512};
     const char *against = NULL, *operand[2];
     bool json = false, special = false;
+    const char *cache = NULL;
     const opt opts[] = {
         {"window", 'w', OPT_U32, &so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
         {"chunks", 0, OPT_U64, &so.max_window, 0, 1e15, "N", "windows at most (default: all)"},
         {"against", 0, OPT_STR, &against, 0, 0, "REF", "reference model file"},
         {"special", 0, OPT_FLAG, &special, 0, 0, NULL, "markup in the text counts as such"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
+        CACHE_OPT(cache),
         ENGINE_OPTS(eo),
     };
     int status;
@@ -66,6 +68,7 @@ static int run(int argc, char **argv)
         args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
     if (n < 0) return status;
     if (n < 2) return args_usage(&cmd_score, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (!parse_cache_type(&cmd_score, cache, &so.kv)) return EXIT_USAGE;
     fg_err err = {0};
     fg_engine *e = NULL, *ref = NULL;
     const fg_tokenizer *t;

@@ -50,6 +50,15 @@ const char *cli_bytes(double bytes);
             "kernel level: auto (default), scalar, avx2, ..."                                      \
     }
 
+/* The key-value cache of a session; cache is a const char *, NULL by default. */
+#define CACHE_OPT(cache)                                                                           \
+    {                                                                                              \
+        "cache-type", 0, OPT_STR, &(cache), 0, 0, "TYPE",                                          \
+            "key-value cache: f32, f16, int8 or auto (default)"                                    \
+    }
+/* False, with a usage error reported, when text (NULL: auto) is none of them. */
+bool parse_cache_type(const command *c, const char *text, fg_kv_choice *kv);
+
 /* Sampling and limits of a generation. */
 typedef struct gen_opts {
     uint64_t n_predict; /* tokens at most */

@@ -95,6 +95,11 @@ fg_status fg_bench_create(fg_bench **out, const fg_engine *e, fg_err *err)
     return FG_OK;
 }
 
+void fg_bench_set_cache(fg_bench *b, fg_kv_choice kv)
+{
+    b->kv = kv;
+}
+
 void fg_bench_destroy(fg_bench **b)
 {
     if (*b == NULL) return;

@@ -26,6 +26,9 @@ typedef struct fg_bench fg_bench;
 fg_status fg_bench_create(fg_bench **out, const fg_engine *e, fg_err *err);
 void fg_bench_destroy(fg_bench **b); /* accepts NULL */
 
+/* Key-value cache of the model's runs, AUTO until then. */
+void fg_bench_set_cache(fg_bench *b, fg_kv_choice kv);
+
 /* ---- the machine ---- */
 
 enum { FG_BENCH_TYPES = 5 };

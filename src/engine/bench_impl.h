@@ -15,6 +15,7 @@ struct fg_bench {
     uint32_t cpu_flags;
     fg_team *team;
     fg_model *model;
+    fg_kv_choice kv;
     fg_bandwidth_buffer buffer; /* created at the first measurement */
 };
 

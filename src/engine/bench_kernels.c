@@ -41,6 +41,7 @@ typedef enum op {
     OP_LIGHT_OUT,
     OP_LIGHT_FOLD,
     OP_ATTN_F32,
+    OP_ATTN_F16,
     OP_ATTN_I8,
     OP_ATTN_MERGE,
 } op;
@@ -106,6 +107,9 @@ static void call_attention(const kernel_job *j, const item *it, const fg_kernels
     if (it->op == OP_LIGHT_FOLD) k->light_fold(d, kt, v, decay, o);
     const float *qa = j->x, *ka = qa + group * d, *va = ka + m * d, *sa = va + m * d;
     if (it->op == OP_ATTN_F32) k->attn_f32(qa, group, d, m, ka, va, ml, o);
+    if (it->op == OP_ATTN_F16) {
+        k->attn_f16(qa, group, d, m, (const uint16_t *)ka, (const uint16_t *)va, ml, o);
+    }
     if (it->op == OP_ATTN_I8) {
         k->attn_i8(qa, group, d, m, (const int8_t *)ka, sa, (const int8_t *)va, sa + m, ml, o);
     }
@@ -130,6 +134,7 @@ static void call(kernel_job *j, const item *it, const fg_kernels *k)
     case OP_LIGHT_OUT:
     case OP_LIGHT_FOLD:
     case OP_ATTN_F32:
+    case OP_ATTN_F16:
     case OP_ATTN_I8:
     case OP_ATTN_MERGE: call_attention(j, it, k); break;
     }
@@ -256,6 +261,7 @@ static void add_others(list *l, const fg_shape *s)
     }
     add_vector(l, "light_fold", OP_LIGHT_FOLD, s->d_head, 4.0 * (2.0 * d + 2.0 * c), c * d * d);
     add_vector(l, "attn_f32", OP_ATTN_F32, s->d_head, 8.0 * block, 2.0 * group * block * d);
+    add_vector(l, "attn_f16", OP_ATTN_F16, s->d_head, 4.0 * block, 2.0 * group * block * d);
     add_vector(l, "attn_i8", OP_ATTN_I8, s->d_head, 2.0 * block + 8.0 * block / d,
                2.0 * group * block * d);
     add_vector(l, "attn_merge", OP_ATTN_MERGE, s->d_head, 12.0, 0.0);

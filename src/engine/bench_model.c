@@ -13,6 +13,7 @@
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "src/engine/bench_impl.h"
+#include "src/engine/kv.h"
 
 enum { MAX_RUN = 101, START_TOKENS = 9 };
 
@@ -48,8 +49,7 @@ static void fill_state(fg_worker *w, void *arg)
 {
     const fill_job *j = arg;
     const fg_shape *s = j->shape;
-    const uint64_t d = s->d_head, light = s->n_head * d,
-                   size = j->st->kv_type == FG_KV_INT8 ? 1 : 4;
+    const uint64_t d = s->d_head, light = s->n_head * d, size = fg_kv_bytes(j->st->kv_type);
     const uint64_t cache = s->n_kv_head * j->st->n_pos;
     for (uint32_t l = 0; l < s->n_layer; l++) {
         const fg_layer_state *y = &j->st->layers[l];
@@ -68,7 +68,7 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
                             fg_scratch **scratch, uint32_t n_batch, fg_err *err)
 {
     const fg_shape *s = b->model->shape;
-    const fg_kv_type kv = b->model->quantized ? FG_KV_INT8 : FG_KV_F32;
+    const fg_kv_type kv = fg_kv_resolve(b->kv, b->model->quantized);
     FG_TRY(fg_state_create(st, s, ctx + n_tok, kv, err));
     FG_TRY(fg_scratch_create(scratch, b->model, ctx + n_tok, n_batch, fg_team_size(b->team), err));
     fill_job j = {s, *st, ctx};
@@ -120,7 +120,8 @@ static double state_bytes(const fg_bench *b, const fg_state *st, uint64_t pos)
 {
     const fg_shape *s = b->model->shape;
     const double d = s->d_head, head = s->n_head;
-    const double row = st->kv_type == FG_KV_INT8 ? 2.0 * (d + 4.0) : 8.0 * d;
+    const double scale = st->kv_type == FG_KV_INT8 ? sizeof(float) : 0.0;
+    const double row = 2.0 * (fg_kv_bytes(st->kv_type) * d + scale);
     double bytes = 0.0;
     for (uint32_t l = 0; l < s->n_layer; l++) {
         bytes += s->attn[l] == FG_ATTN_LIGHTNING ? 4.0 * head * d * (d + FG_LIGHT_CHUNK)

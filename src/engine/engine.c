@@ -8,6 +8,7 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/engine/kv.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"
@@ -174,9 +175,8 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
     const fg_shape *shape = e->model->shape;
     const uint64_t most = shape->n_ctx_max < 4096 ? shape->n_ctx_max : 4096;
     const uint64_t n_ctx = opts->n_ctx == 0 ? most : opts->n_ctx;
-    const bool int8 =
-        opts->kv == FG_KV_CHOICE_AUTO ? e->model->quantized : opts->kv == FG_KV_CHOICE_INT8;
-    fg_status st = fg_state_create(&s->state, shape, n_ctx, int8 ? FG_KV_INT8 : FG_KV_F32, err);
+    const fg_kv_type kv = fg_kv_resolve(opts->kv, e->model->quantized);
+    fg_status st = fg_state_create(&s->state, shape, n_ctx, kv, err);
     if (st == FG_OK) {
         st = fg_scratch_create(&s->scratch, e->model, n_ctx, opts->n_batch, fg_team_size(e->team),
                                err);

@@ -74,12 +74,19 @@ fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *er
  * every id counts as having one. */
 fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err);
 
-typedef enum fg_kv_choice { FG_KV_CHOICE_AUTO, FG_KV_CHOICE_F32, FG_KV_CHOICE_INT8 } fg_kv_choice;
+/* Elements of the key-value cache.  f16 halves the f32 cache: 11 bits of precision, rounded to
+ * nearest even; a key or value beyond 65504 becomes infinite. */
+typedef enum fg_kv_choice {
+    FG_KV_CHOICE_AUTO, /* int8 for quantized files, f32 for f32 and bf16 files */
+    FG_KV_CHOICE_F32,
+    FG_KV_CHOICE_F16,
+    FG_KV_CHOICE_INT8
+} fg_kv_choice;
 
 typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
     uint32_t n_batch; /* tokens evaluated together in prefill; 512.  Never changes the result */
-    fg_kv_choice kv;  /* AUTO: int8 for quantized files, f32 for f32 and bf16 files */
+    fg_kv_choice kv;
 } fg_session_opts;
 fg_session_opts fg_session_opts_default(void);
 
@@ -121,6 +128,7 @@ void fg_session_set_profile(fg_session *s, struct fg_profile *profile);
 typedef struct fg_score_opts {
     uint32_t window;     /* tokens of a window, each evaluated from an empty state; 512.  Every
                           * token predicts the next one, the last of a window the first behind it */
+    fg_kv_choice kv;     /* of the scored model; the reference has AUTO */
     uint64_t max_window; /* windows at most; 0: all, the last one may be shorter */
     bool (*progress)(void *ctx, uint64_t done, uint64_t total,
                      double ppl); /* tokens; may be NULL */

@@ -192,6 +192,7 @@ fg_status fg_score_run(fg_engine *e, fg_engine *against, const uint32_t *ids, si
         if (r.ref == NULL) st = fg_fail_nomem(err, "reference logits");
         if (st == FG_OK) st = fg_session_create(&ref, against, &so, err);
     }
+    so.kv = opts->kv;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, err);
     if (st == FG_OK) st = run_windows(&r, s, ref, ids, n, out, err);
     fg_session_destroy(&s);

@@ -147,11 +147,12 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
 static void gate_up_panels(const fg_batch *b, const fg_expert *x, uint32_t e, uint64_t begin,
                            uint64_t end)
 {
-    enum { STEP = 4 };
     fg_scratch *s = b->s;
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
-    for (uint64_t p = begin; p < end; p += STEP) {
-        const uint64_t last = end - p < STEP ? end : p + STEP;
+    /* gate and up panels alternate in the file: a single token reads them as one stream */
+    const uint64_t step = n < 4 ? 1 : 4;
+    for (uint64_t p = begin; p < end; p += step) {
+        const uint64_t last = end - p < step ? end : p + step;
         const size_t col = (size_t)p * FG_PANEL_ROWS, width = (size_t)(last - p) * FG_PANEL_ROWS;
         fg_multiply_panels(&x->gate, &s->xs, r0, n, &s->g, p, last);
         fg_multiply_panels(&x->up, &s->xs, r0, n, &s->up, p, last);

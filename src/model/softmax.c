@@ -51,12 +51,21 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
 
     const uint64_t k_at = (g * n_pos + pos / 16 * 16) * d + pos % 16;
     const uint64_t v_at = (g * n_pos + pos) * d;
-    if (b->st->kv_type == FG_KV_INT8) {
+    switch (b->st->kv_type) {
+    case FG_KV_INT8:
         st->k_scale[g * n_pos + pos] = quantize_row(key, d, (int8_t *)st->k_cache + k_at, 16);
         st->v_scale[g * n_pos + pos] = quantize_row(val, d, (int8_t *)st->v_cache + v_at, 1);
-    } else {
+        break;
+    case FG_KV_F16:
+        for (size_t i = 0; i < d; i++) {
+            ((uint16_t *)st->k_cache)[k_at + i * 16] = fg_f32_to_f16(key[i]);
+            ((uint16_t *)st->v_cache)[v_at + i] = fg_f32_to_f16(val[i]);
+        }
+        break;
+    case FG_KV_F32:
         for (size_t i = 0; i < d; i++) ((float *)st->k_cache)[k_at + i * 16] = key[i];
         memcpy((float *)st->v_cache + v_at, val, d * sizeof(float));
+        break;
     }
 }
 
@@ -94,12 +103,19 @@ static void fold_span(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, uin
         const size_t m = end - p < FG_KV_BLOCK ? (size_t)(end - p) : FG_KV_BLOCK;
         const uint64_t at = (g * n_pos + p) * d, scale_at = g * n_pos + p;
         const partial to = p == begin ? out : block;
-        if (b->st->kv_type == FG_KV_INT8) {
+        switch (b->st->kv_type) {
+        case FG_KV_INT8:
             k->attn_i8(q, group, d, m, (const int8_t *)st->k_cache + at, st->k_scale + scale_at,
                        (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o);
-        } else {
+            break;
+        case FG_KV_F16:
+            k->attn_f16(q, group, d, m, (const uint16_t *)st->k_cache + at,
+                        (const uint16_t *)st->v_cache + at, to.ml, to.o);
+            break;
+        case FG_KV_F32:
             k->attn_f32(q, group, d, m, (const float *)st->k_cache + at,
                         (const float *)st->v_cache + at, to.ml, to.o);
+            break;
         }
         if (p != begin) merge(b, out, block);
     }

@@ -32,7 +32,7 @@ static void lay_out(arena *a, const fg_shape *s, uint64_t n_pos, fg_kv_type kv,
                     fg_layer_state *layers)
 {
     const uint64_t d = s->d_head, light = (uint64_t)s->n_head * d;
-    const uint64_t size = kv == FG_KV_INT8 ? 1 : sizeof(float);
+    const uint64_t size = fg_kv_bytes(kv);
     for (uint32_t l = 0; l < s->n_layer; l++) {
         fg_layer_state y = {0};
         if (s->attn[l] == FG_ATTN_LIGHTNING) {

@@ -18,7 +18,13 @@
 #include "src/base/status.h"
 #include "src/format/shape.h"
 
-typedef enum fg_kv_type { FG_KV_F32 = 0, FG_KV_INT8 = 1 } fg_kv_type;
+typedef enum fg_kv_type { FG_KV_F32 = 0, FG_KV_INT8 = 1, FG_KV_F16 = 2 } fg_kv_type;
+
+/* Bytes of a key or value element. */
+static inline uint32_t fg_kv_bytes(fg_kv_type kv)
+{
+    return kv == FG_KV_INT8 ? 1 : kv == FG_KV_F16 ? 2 : 4;
+}
 
 typedef struct fg_layer_state {
     /* lightning */
@@ -26,8 +32,8 @@ typedef struct fg_layer_state {
     float *kt; /* [n_head][d_head][FG_LIGHT_CHUNK], keys of the chunk, transposed */
     float *v;  /* [n_head][FG_LIGHT_CHUNK][d_head] */
     /* softmax; n_pos = n_ctx rounded up to 16 */
-    void *k_cache;  /* f32 or int8 [n_kv_head][n_pos/16][d_head][16], after rotation */
-    void *v_cache;  /* f32 or int8 [n_kv_head][n_pos][d_head] */
+    void *k_cache;  /* f32, f16 or int8 [n_kv_head][n_pos/16][d_head][16], after rotation */
+    void *v_cache;  /* f32, f16 or int8 [n_kv_head][n_pos][d_head] */
     float *k_scale; /* int8: [n_kv_head][n_pos] */
     float *v_scale;
 } fg_layer_state;

@@ -45,6 +45,13 @@ static bool amx_granted(void)
     if ((d & amx_tile) == 0 || (d & amx_int8) == 0) return false;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
+
+/* Not every compiler's __builtin_cpu_supports knows it.  Its registers are those of AVX. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
 #endif
 
 uint32_t fg_cpu_detect(void)
@@ -53,7 +60,7 @@ uint32_t fg_cpu_detect(void)
 #if defined(__x86_64__)
     __builtin_cpu_init(); /* the compiler's own check covers XGETBV */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2")) {
+        __builtin_cpu_supports("bmi2") && has_f16c()) {
         flags |= FG_CPU_AVX2;
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -9,6 +9,7 @@
  */
 #include "tests/checkasm/checkasm.h"
 
+#include "src/base/fp.h"
 #include "src/base/hash.h"
 
 /* Instance of the body for this file: probe_rmsnorm and so on, and v16_exp. */
@@ -56,6 +57,15 @@ static int8_t *bytes(arena *m, size_t n)
                : m->input == IN_MIN ? -128
                                     : (int8_t)(fg_rng_u64(&m->rng) >> 40);
     }
+    return p;
+}
+
+static uint16_t *halves(arena *m, size_t n)
+{
+    const float *x = floats(m, n);
+    m->g[m->n] = guard_alloc(n * sizeof(uint16_t));
+    uint16_t *p = (uint16_t *)(void *)m->g[m->n++].p;
+    for (size_t i = 0; i < n; i++) p[i] = fg_f32_to_f16(x[i]);
     return p;
 }
 
@@ -125,6 +135,9 @@ static void run_attn(const problem *p, any_fn *fn, arena *m, result *r)
     if (is(p, "attn_f32")) {
         const float *k = floats(m, up * d), *v = floats(m, n_pos * d);
         ((fg_attn_f32_fn *)fn)(q, n_q, d, n_pos, k, v, ml, o);
+    } else if (is(p, "attn_f16")) {
+        const uint16_t *k = halves(m, up * d), *v = halves(m, n_pos * d);
+        ((fg_attn_f16_fn *)fn)(q, n_q, d, n_pos, k, v, ml, o);
     } else {
         const int8_t *k = bytes(m, up * d), *v = bytes(m, n_pos * d);
         float *ks = floats(m, n_pos), *vs = floats(m, n_pos);
@@ -183,7 +196,7 @@ static bool run(const problem *p, any_fn *fn, result *r)
     bool faulted;
     if (strncmp(p->slot, "light", 5) == 0) {
         RUN_CAUGHT(faulted, run_light(p, fn, &m, r));
-    } else if (is(p, "attn_f32") || is(p, "attn_i8")) {
+    } else if (is(p, "attn_f32") || is(p, "attn_f16") || is(p, "attn_i8")) {
         RUN_CAUGHT(faulted, run_attn(p, fn, &m, r));
     } else if (is(p, "quantize_act") || is(p, "rope") || is(p, "softmax_num") ||
                is(p, "attn_merge")) {
@@ -272,15 +285,16 @@ FG_TEST(light_kernels_equal_the_reference)
 
 FG_TEST(attention_kernels_equal_the_reference)
 {
+    static const char *const slots[] = {"attn_f32", "attn_f16", "attn_i8"};
     static const size_t heads[] = {1, 2, 3, 4, 5, 8, 9};
     static const size_t positions[] = {1, 2, 15, 16, 17, 31, 100, 255, 256};
     for (size_t h = 0; h < sizeof heads / sizeof heads[0]; h++) {
         for (size_t i = 0; i < sizeof positions / sizeof positions[0]; i++) {
             const size_t d = heads[h] == 3 ? 128 : 16 + 16 * (h % 3);
-            check_all_inputs(
-                (problem){.slot = "attn_f32", .n = d, .a = heads[h], .b = positions[i]});
-            check_all_inputs(
-                (problem){.slot = "attn_i8", .n = d, .a = heads[h], .b = positions[i]});
+            for (size_t k = 0; k < 3; k++) {
+                check_all_inputs(
+                    (problem){.slot = slots[k], .n = d, .a = heads[h], .b = positions[i]});
+            }
         }
     }
 }
@@ -297,12 +311,13 @@ FG_TEST(golden_bits)
         {.slot = "softmax_num", .n = 77},   {.slot = "light_out", .n = 64, .a = 3, .b = 40},
         {.slot = "light_fold", .n = 64},    {.slot = "attn_f32", .n = 64, .a = 5, .b = 99},
         {.slot = "attn_merge", .n = 64},    {.slot = "attn_i8", .n = 64, .a = 5, .b = 99},
+        {.slot = "attn_merge", .n = 128},   {.slot = "attn_f16", .n = 64, .a = 5, .b = 99},
     };
     static const uint64_t golden[sizeof set / sizeof set[0]] = {
         0x7534309f36210e82, 0x60311cb2ef93a32b, 0xcd284190ab328cf6, 0xd32412f188a18a34,
         0xa9f5ac254dc0a278, 0x891a89f9443e867d, 0xfe165c877c5a4645, 0x2bd2215f116f4893,
         0xf5db484613bc78f5, 0xae5195ae45722b5b, 0x817d6ea51b4d9d6c, 0xc485ca344e8b5da8,
-        0x88f393d38ced1767, 0xc833a6bd508f9706,
+        0x88f393d38ced1767, 0xc833a6bd508f9706, 0xf0dfde2a961195c1, 0x709c486078bbe83a,
     };
     for (size_t i = 0; i < N_VARIANTS; i++) {
         if (!runnable(&variants[i])) continue;
@@ -635,6 +650,54 @@ FG_TEST(attention_i8_equals_f32_for_power_of_two_scales)
     fg_attn_i8__scalar(q, Q, D, P, k8, ks, v8, vs, ml[1], o[1]);
     CHECK(memcmp(ml[0], ml[1], sizeof ml[0]) == 0);
     CHECK(memcmp(o[0], o[1], sizeof o[0]) == 0);
+}
+
+/* On every level: the bits of the f32 reference on the same numbers, normal and subnormal. */
+FG_TEST(attention_f16_equals_f32_on_its_values)
+{
+    enum { D = 48, P = 77, UP = 80, Q = 5 };
+    static uint16_t k16[UP * D], v16h[P * D];
+    static float k[UP * D], v[P * D], q[Q * D];
+    fg_rng r;
+    fg_rng_init(&r, 10);
+    fill_floats(&r, IN_NORMAL, q, Q * D);
+    for (int i = 0; i < UP * D; i++) {
+        const float size = i % 7 == 3 ? 0x1p-16f : 1.0f;
+        k16[i] = fg_f32_to_f16((float)normal_of(&r) * size);
+        k[i] = fg_f16_to_f32(k16[i]);
+        if (i >= P * D) continue;
+        v16h[i] = fg_f32_to_f16((float)normal_of(&r) * size);
+        v[i] = fg_f16_to_f32(v16h[i]);
+    }
+    float ml[2][2 * Q], o[2][Q * D];
+    fg_attn_f32__scalar(q, Q, D, P, k, v, ml[0], o[0]);
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        if (strcmp(variants[i].slot, "attn_f16") != 0 || !runnable(&variants[i])) continue;
+        ((fg_attn_f16_fn *)variants[i].fn)(q, Q, D, P, k16, v16h, ml[1], o[1]);
+        CHECK(same_floats(ml[0], ml[1], 2 * Q) && same_floats(o[0], o[1], Q * D));
+    }
+}
+
+/* Every half there is: with one position the weight is 1, and the output the value itself. */
+FG_TEST(attention_f16_reads_all_halves)
+{
+    static const float q[16];
+    static const uint16_t k[256];
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        if (strcmp(variants[i].slot, "attn_f16") != 0 || !runnable(&variants[i])) continue;
+        for (uint32_t h = 0; h < 65536; h += 16) {
+            uint16_t v[16];
+            float ml[2], o[16], x[16];
+            for (uint32_t e = 0; e < 16; e++) {
+                v[e] = (uint16_t)(h + e);
+                x[e] = 0.0f + fg_f16_to_f32(v[e]); /* -0 becomes 0 */
+            }
+            ((fg_attn_f16_fn *)variants[i].fn)(q, 1, 16, 1, k, v, ml, o);
+            if (!same_floats(o, x, 16)) {
+                fg_test_fail(__FILE__, __LINE__, "%s: half %04x", variants[i].name, h);
+            }
+        }
+    }
 }
 
 /* ---- negative controls ------------------------------------------------------------------------ */

@@ -98,6 +98,29 @@ check("logits", status == 0 and os.path.getsize(path("l.f32")) == n * 4096 * 4, 
 one = open(path("l.f32"), "rb").read()
 run("logits", M, "--ids", path("ids"), "--out", path("l.f32"), "--batch", "1", "-t", "1", "--cpu", "scalar")
 check("logits_bits", open(path("l.f32"), "rb").read() == one)
+
+# key-value cache: a choice that moves the logits a little; the default follows the file
+caches = {}
+for kind in ("auto", "f32", "f16", "int8"):
+    run("logits", M, "--ids", path("ids"), "--out", path("c.f32"), "--cache-type", kind)
+    caches["q4", kind] = open(path("c.f32"), "rb").read()
+    status, out, err = run("logits", path("bf16.fulgur"), "--ids", path("ids"), "--out", path("c.f32"), "--cache-type", kind)
+    raw = open(path("c.f32"), "rb").read()
+    check(f"cache_{kind}", status == 0 and len(raw) == len(one), err)
+    caches[kind] = struct.unpack(f"<{len(raw) // 4}f", raw)
+far = {k: max(abs(a - b) for a, b in zip(caches[k], caches["f32"])) for k in ("auto", "f16", "int8")}
+check("cache_default", far["auto"] == 0 and caches["q4", "auto"] == caches["q4", "int8"] == one)
+check("cache_differs", len({caches["q4", k] for k in ("f32", "f16", "int8")}) == 3)
+check("cache_f16_is_close", 0 < far["f16"] < 0.02 and far["f16"] < far["int8"] / 4, far)
+for c in (["logits", M, "--ids", path("ids"), "--out", path("c.f32")], ["run", M, "-p", "x"], ["chat", M, "-p", "x"],
+          ["score", M, text], ["bench", M]):
+    status, out, err = run(*c, "--cache-type", "q4")
+    check(f"cache_usage_{c[0]}", status == 2 and err.count(b"\n") == 1 and b"q4" in err, err)
+check("cache_run", len(run(*PROMPT, "--temp", "0", "--cache-type", "f16")[1]) > 20)
+check("cache_chat", b"20" in run("chat", M, *SYSTEM, "--cache-type", "f16", "-p", "Add 17 and 3.")[1])
+score = json.loads(run("score", M, text, "--window", "64", "--against", M, "--cache-type", "f16", "--json")[1])
+check("cache_score", 0 < score["kld_mean"] < 0.01, score)
+
 check("oracle_without_tokenizer", run("convert", f"{ORACLE}/hf-long", path("o.fulgur"), "--type", "f32")[0] == 0)
 
 # synth, bench
@@ -118,6 +141,7 @@ status, out, err = run(*BENCH, "--cold")
 check("bench", status == 0 and b"in cache" in out and b"left out" in out and b"start cold" in out, out + err)
 status, out, err = run(*BENCH, "--json", "--csv", path("b.csv"), "--commit", 'a"b')
 bench = json.loads(out)["metrics"]
+check("bench_cache", run(*BENCH, "--cache-type", "f16")[0] == 0)
 check("bench_json", bench["decode.ctx=100"]["value"] > 0 and bench["prefill.ctx=0"]["unit"] == "tok/s", bench)
 check("bench_csv", open(path("b.csv")).read().count("\n") == 1 + len(bench))
 check("bench_ctx", run("bench", S, "--ctx", "1,")[0] == 2)

@@ -65,6 +65,19 @@ EXTRA_MAP(extra_cvtepi32_ps, __m512, float, __m512i, int32_t, 16, (float)x)
 #define _mm512_cvtepi32_epi16(a) extra_cvtepi32_epi16(a)
 #define _mm512_cvtepi32_ps(a)    extra_cvtepi32_ps(a)
 
+/* Its two halves, by the machine's own F16C. */
+EXTRA __m512 extra_cvtph_ps(__m256i a)
+{
+    __m128i half[2];
+    __m256 out[2];
+    __m512 r;
+    memcpy(half, &a, sizeof a);
+    for (int i = 0; i < 2; i++) out[i] = _mm256_cvtph_ps(half[i]);
+    memcpy(&r, out, sizeof r);
+    return r;
+}
+#define _mm512_cvtph_ps(a) extra_cvtph_ps(a)
+
 EXTRA __m512i extra_srav_epi32(__m512i a, __m512i n)
 {
     int32_t x[16], by[16];

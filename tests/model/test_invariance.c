@@ -37,11 +37,11 @@ static void prompt(uint32_t *ids, size_t n, uint32_t n_vocab)
 }
 
 /* Hash of all logits; step: tokens a call (0: all at once). */
-static uint64_t hash(const char *src, const char *type, uint32_t n_thread, const char *cpu,
-                     uint32_t n_batch, size_t step, size_t n)
+static uint64_t hash_kv(const char *src, const char *type, uint32_t n_thread, const char *cpu,
+                        uint32_t n_batch, size_t step, size_t n, fg_kv_choice kv)
 {
     fg_engine *e = model_open(src, type, n_thread, cpu);
-    fg_session *s = e == NULL ? NULL : model_session(e, n, n_batch);
+    fg_session *s = e == NULL ? NULL : model_session_kv(e, n, n_batch, kv);
     if (s == NULL) return 0;
     const size_t n_vocab = fg_engine_shape(e)->n_vocab;
     uint32_t *ids = malloc(n * sizeof *ids);
@@ -53,6 +53,12 @@ static uint64_t hash(const char *src, const char *type, uint32_t n_thread, const
     fg_session_destroy(&s);
     fg_engine_close(&e);
     return h;
+}
+
+static uint64_t hash(const char *src, const char *type, uint32_t n_thread, const char *cpu,
+                     uint32_t n_batch, size_t step, size_t n)
+{
+    return hash_kv(src, type, n_thread, cpu, n_batch, step, n, FG_KV_CHOICE_AUTO);
 }
 
 static void check_all(const char *src, const char *type, size_t n)
@@ -109,6 +115,28 @@ FG_TEST(long_context)
     CHECK(want != 0);
     CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 2, NULL, 100, 0, 2000) == want);
     CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 3, NULL, 512, 1, 2000) == want);
+}
+
+/* 1100 positions on the small model: two spans, the second of one block. */
+FG_TEST(f16_cache)
+{
+    const fg_kv_choice f16 = FG_KV_CHOICE_F16;
+    const char *tiny = "tests/vectors/oracle/orig-wide";
+    const uint64_t want = hash_kv(NANO_DIR, "q4", 1, NULL, 512, 0, 130, f16);
+    const uint64_t tiny_want = hash_kv(tiny, "f32", 1, NULL, 512, 0, 1100, f16);
+    CHECK(want != 0 && tiny_want != 0);
+    CHECK(hash_kv(NANO_DIR, "q4", 2, NULL, 512, 0, 130, f16) == want);
+    CHECK(hash_kv(NANO_DIR, "q4", 2, NULL, 512, 1, 130, f16) == want);
+    CHECK(hash_kv(tiny, "f32", 2, NULL, 512, 1, 1100, f16) == tiny_want);
+    for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
+        if (!has_level(levels[i])) continue;
+        CHECK(hash_kv(NANO_DIR, "q4", 2, levels[i], 512, 0, 130, f16) == want);
+    }
+    /* it is a cache of its own, and AUTO is not it */
+    CHECK(hash_kv(NANO_DIR, "q4", 2, NULL, 512, 0, 130, FG_KV_CHOICE_F32) != want);
+    CHECK(hash_kv(NANO_DIR, "q4", 2, NULL, 512, 0, 130, FG_KV_CHOICE_INT8) != want);
+    CHECK(hash(NANO_DIR, "q4", 2, NULL, 512, 0, 130) ==
+          hash_kv(NANO_DIR, "q4", 2, NULL, 512, 0, 130, FG_KV_CHOICE_INT8));
 }
 
 FG_TEST(golden_hash)
