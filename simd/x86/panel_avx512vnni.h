@@ -99,7 +99,7 @@ INLINE void panel_tile(panel_kind kind, int nt, __m512i table, const uint8_t *pa
         }
         if (nt == 1) { /* decode streams from memory: 95 % of a read loop without, 98 % with */
             UNROLL
-            for (int k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
+            for (size_t k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
                 _mm_prefetch((const char *)panel + AHEAD_BYTES + 64 * k, _MM_HINT_T0);
             }
         }

@@ -29,7 +29,7 @@ struct fg_team {
     _Alignas(FG_CACHE_LINE) uint32_t n;
     uint32_t spin_rounds;
     fg_topo *topo; /* NULL: not pinned */
-    bool *bound;   /* [n] worker i (not 0) has bound itself for good */
+    bool *bound;   /* [n] worker i has bound itself; never worker 0 */
     void (*fn)(fg_worker *w, void *arg);
     void *arg;
 #if !FG_OPENMP
@@ -110,15 +110,16 @@ bool fg_worker_take(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
 
 static void work(fg_team *t, uint32_t idx)
 {
-    if (t->topo != NULL && !t->bound[idx]) {
+    /* Worker 0 is the caller's thread, which is not ours to bind: another team may count its cores,
+     * and binding and releasing it for every token cost more than it gained.  With the others in
+     * their places the scheduler has one core left for it. */
+    if (t->topo != NULL && idx != 0 && !t->bound[idx]) {
         (void)fg_topo_bind_self(t->topo, idx); /* refused: runs unpinned, only slower */
-        t->bound[idx] = idx != 0;
+        t->bound[idx] = true;
     }
     fg_worker w = {t, idx, t->n};
     t->fn(&w, t->arg);
     fg_worker_sync(&w); /* the end of the run; starts the next one with nothing taken */
-    /* The caller's thread is not ours to keep: another team may count its allowed cores. */
-    if (t->topo != NULL && idx == 0) fg_topo_unbind_self(t->topo);
 }
 
 #if FG_OPENMP

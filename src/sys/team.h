@@ -27,7 +27,8 @@ typedef struct fg_worker {
 } fg_worker;
 
 /* n_thread 0: one per allowed physical core, at most the CPU budget.  pin: bind worker i to core i
- * on its first run, if there is one worker for each allowed core.  Errors: FG_ENOMEM, FG_ELIMIT, FG_EIO (thread creation). */
+ * on its first run (worker 0, the caller, is left free), if there is one worker for each allowed
+ * core.  Errors: FG_ENOMEM, FG_ELIMIT, FG_EIO (thread creation). */
 fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err);
 void fg_team_destroy(fg_team **t); /* accepts NULL */
 

@@ -13,7 +13,6 @@
 
 struct fg_topo {
     hwloc_topology_t topology;
-    hwloc_bitmap_t allowed; /* binding of the creating thread */
     uint32_t n_core;
 };
 
@@ -32,10 +31,12 @@ fg_topo *fg_topo_create(void)
         return NULL;
     }
     /* Leave only what this thread is bound to (taskset, cpuset). */
-    t->allowed = hwloc_bitmap_alloc();
-    if (t->allowed == NULL ||
-        hwloc_get_cpubind(t->topology, t->allowed, HWLOC_CPUBIND_THREAD) != 0 ||
-        hwloc_topology_restrict(t->topology, t->allowed, 0) != 0) {
+    hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
+    const bool known = allowed != NULL &&
+                       hwloc_get_cpubind(t->topology, allowed, HWLOC_CPUBIND_THREAD) == 0 &&
+                       hwloc_topology_restrict(t->topology, allowed, 0) == 0;
+    hwloc_bitmap_free(allowed);
+    if (!known) {
         fg_topo_destroy(t);
         return NULL;
     }
@@ -47,7 +48,6 @@ fg_topo *fg_topo_create(void)
 void fg_topo_destroy(fg_topo *t)
 {
     if (t == NULL) return;
-    hwloc_bitmap_free(t->allowed);
     hwloc_topology_destroy(t->topology);
     fg_mem_free(t);
 }
@@ -62,11 +62,6 @@ bool fg_topo_bind_self(const fg_topo *t, uint32_t i)
     hwloc_obj_t core = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_CORE, i % t->n_core);
     if (core == NULL) return false;
     return hwloc_set_cpubind(t->topology, core->cpuset, HWLOC_CPUBIND_THREAD) == 0;
-}
-
-void fg_topo_unbind_self(const fg_topo *t)
-{
-    (void)hwloc_set_cpubind(t->topology, t->allowed, HWLOC_CPUBIND_THREAD);
 }
 
 /* cgroup v2 "quota period" in microseconds; "max" means unlimited. */

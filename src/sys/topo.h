@@ -21,9 +21,6 @@ uint32_t fg_topo_n_core(const fg_topo *t);
 /* Binds the calling thread to core i % n_core.  False when the system refuses. */
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i);
 
-/* Gives the calling thread back the cores that fg_topo_create found it bound to. */
-void fg_topo_unbind_self(const fg_topo *t);
-
 /* CPUs this process may use by affinity mask and by the cgroup quota (cpu.max, rounded up),
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
