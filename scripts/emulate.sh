@@ -244,9 +244,13 @@ bochs_tests() {
     why=$(missing bochs script grub-mkrescue xorriso /usr/lib/grub/i386-pc/boot.img \
         /usr/share/bochs/BIOS-bochs-latest /usr/share/bochs/VGABIOS-lgpl-latest)
     [ -z "$why" ] || { skip bochs "$why is missing"; return; }
+    # its display needs a terminal, which a bare container may not be able to make
+    script -qec true /dev/null >/dev/null 2>&1 </dev/null ||
+        { skip bochs "no pseudo-terminal can be made here"; return; }
     check bochs.build bochs_build
     check bochs.run bochs_run
-    sed -n 's/^ok /ok   emulate.bochs./p; s/^FAIL /FAIL emulate.bochs./p' "$dir/serial.txt"
+    [ ! -e "$dir/serial.txt" ] ||
+        sed -n 's/^ok /ok   emulate.bochs./p; s/^FAIL /FAIL emulate.bochs./p' "$dir/serial.txt"
 }
 
 # ---- all --------------------------------------------------------------------------------------
