@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes DIR/root, the headers and static libraries of an ARM64 build, from Debian's arm64 packages.
+# Makes DIR/sysroot, the headers and static libraries of an ARM64 build, from Debian's arm64 packages.
 # They are unpacked there and not installed: an apt of its own (lists, status and cache below DIR)
 # leaves the system's package state alone, needs no root, and cannot meet a conflict between two
 # architectures.  Two libraries have no static archive in Debian: cJSON is compiled from its source
@@ -8,9 +8,9 @@ set -eu
 cd "$(dirname "$0")/.."
 dir=$1
 cross=aarch64-linux-gnu
-[ -e "$dir/root/done" ] && exit 0
+[ -e "$dir/sysroot/done" ] && exit 0
 rm -rf "$dir"
-mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/parts" "$dir/debs" "$dir/root"
+mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/parts" "$dir/debs" "$dir/sysroot"
 dir=$(cd "$dir" && pwd)
 : >"$dir/status"
 # The same archives as the system's, for arm64 and with sources.
@@ -37,12 +37,12 @@ apt-get update
     apt-get download libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev \
         libedit-dev libbsd-dev libmd-dev libncurses-dev &&
     apt-get source --download-only cjson)
-for deb in "$dir"/debs/*.deb; do dpkg -x "$deb" "$dir/root"; done
-lib=$dir/root/usr/lib/$cross
+for deb in "$dir"/debs/*.deb; do dpkg -x "$deb" "$dir/sysroot"; done
+lib=$dir/sysroot/usr/lib/$cross
 mkdir -p "$dir/cjson"
 tar -xf "$dir"/debs/cjson_*.orig.tar.* -C "$dir/cjson" --strip-components=1
 $cross-gcc -O2 -c "$dir/cjson/cJSON.c" -o "$dir/cjson/cJSON.o"
 $cross-ar rcs "$lib/libcjson.a" "$dir/cjson/cJSON.o"
 $cross-gcc -O2 -c tests/emulate/udev_none.c -o "$dir/udev_none.o"
 $cross-ar rcs "$lib/libudev.a" "$dir/udev_none.o"
-touch "$dir/root/done"
+touch "$dir/sysroot/done"

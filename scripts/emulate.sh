@@ -63,7 +63,7 @@ install() {
 # ---- ARM64 ------------------------------------------------------------------------------------
 
 arm=$out/arm64
-root=$out/root/root
+root=$out/debian/sysroot
 arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 # What the kernel tests need; no third-party library but the header of xxHash.
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/base/*.c \
@@ -272,7 +272,7 @@ prepare() {
     done
     if has arm64; then check arm64.build arm_build; fi
     has program || return 0
-    if ! sh scripts/emu_root.sh "$out/root" >"$out/log/root" 2>&1; then
+    if ! sh scripts/emu_root.sh "$out/debian" >"$out/log/root" 2>&1; then
         skip program "no arm64 libraries: $(tail -n 1 "$out/log/root")"
         drop program
         return 0
