@@ -168,7 +168,12 @@ class Tensor:
          self.stride, self.scales) = struct.unpack_from("<4I5Q", b, at)
         self.lut = struct.unpack_from("<16b", b, at + 56)
         self.err_rms, self.err_max_row = struct.unpack_from("<2f", b, at + 72)
-        need(u64(b, at + 80) == 0, "reserved bytes of a tensor record are not zero")
+        self.peak, self.err_out = struct.unpack_from("<2f", b, at + 88)
+        need(all(math.isnan(x) or 0 <= x < math.inf
+                 for x in (self.err_rms, self.err_max_row, self.peak, self.err_out)), "errors or peak of a tensor")
+        flags = u32(b, at + 80)
+        need(flags < 2 and u32(b, at + 84) == 0, "reserved bits of a tensor record are not zero")
+        self.rotated = flags == 1
         need(self.role < len(NAMES) and self.type in SUPERBLOCK, "unknown role or type")
         parts = [x for x in (self.layer, self.expert) if x != NONE]
         need(NAMES[self.role].count("%d") == len(parts), "layer or expert given or missing")
@@ -192,7 +197,8 @@ class Reader:
                 if best is None or generation > u64(best, 16):
                     best = s
         need(best is not None, "no valid header slot")
-        need(1 <= u32(best, 8) <= 1, "read version %d, expected 1" % u32(best, 8))
+        self.read_version = u32(best, 8)
+        need(1 <= self.read_version <= 2, "read version %d, expected 1 or 2" % self.read_version)
         (self.file_bytes, self.dir_offset, self.dir_bytes, self.dir_hash, self.table_offset,
          self.n_chunk, self.data_offset, self.data_bytes, self.root,
          chunk_log2) = struct.unpack_from("<9QI", best, 24)
@@ -267,6 +273,10 @@ class Reader:
         for i, t in enumerate(self.tensors):
             need((t.n_row, t.n_col) == self.dims(t.role), t.name + ": dimensions")
             need(t.type == 0 or not (t.vector or t.role == ROUTER), t.name + ": not f32")
+            need(not t.rotated or (self.read_version >= 2 and t.type >= 4 and t.n_col % 128 == 0
+                                   and t.role not in (0, ROUTER)), t.name + ": rotated")  # 6.2
+            need(t.role != 15 or t.rotated == self.tensors[i - 1].rotated,
+                 t.name + ": rotated unlike its gate")
             scales = up(64 * t.n_panel, 4096) if t.type >= 4 else 0
             if t.role in (14, 15):
                 continue
@@ -327,6 +337,22 @@ class Reader:
                 yield array.array("f", values[:t.n_col])
 
 
+SIGNS = bytes.fromhex("ac39302badace7dad6027ecad92494e8")
+
+
+def unrotate(row):  # 6.2: w = v R^T, block by block of 128
+    out = array.array("f")
+    for k in range(0, len(row), 128):
+        v = list(row[k:k + 128])
+        d = 1
+        while d < 128:
+            v = [v[i ^ d] - v[i] if i & d else v[i] + v[i + d] for i in range(128)]
+            d *= 2
+        out.extend(x * (1 - 2 * (SIGNS[i // 8] >> i % 8 & 1)) / math.sqrt(128)
+                   for i, x in enumerate(v))
+    return out
+
+
 def decode_row(t, b, r, k_all):
     """Row r of a panel: f32 values, or group scale x code value as exact integers."""
     if t.type == 0:
@@ -366,11 +392,15 @@ def main():
     a.add_argument("--chunks", type=int, default=0, help="with --verify: only so many chunks")
     a.add_argument("--tensor")
     a.add_argument("--out")
+    a.add_argument("--unrotate", action="store_true",
+                   help="with --tensor: W of a rotated matrix, not W R as stored")
     o = a.parse_args()
     r = Reader(o.file)
     if o.list:
         for t in r.tensors:
             error = "" if math.isnan(t.err_rms) else " rms %.6f" % t.err_rms
+            error += " peak %.3f" % t.peak if t.peak > 0 else ""
+            error += " rotated" if t.rotated else ""
             print("%-70s %-4s %8d x %-8d at %d%s" % (t.name, TYPE_NAME[t.type], t.n_row, t.n_col,
                                                      t.offset, error))
     elif o.verify:
@@ -379,7 +409,10 @@ def main():
         need(o.tensor in r.by_name, "no tensor " + o.tensor)
         need(o.out is not None, "--tensor needs --out")
         with open(o.out, "wb") as f:
-            for row in r.rows(r.by_name[o.tensor]):
+            t = r.by_name[o.tensor]
+            for row in r.rows(t):
+                if o.unrotate and t.rotated:
+                    row = unrotate(row)
                 if sys.byteorder == "big":
                     row.byteswap()
                 row.tofile(f)

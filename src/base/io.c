@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -148,6 +149,31 @@ bool fg_io_exists(const char *path)
 {
     struct stat sb;
     return stat(path, &sb) == 0;
+}
+
+fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err)
+{
+    const size_t n = strlen(beside);
+    char *name = fg_mem_alloc(n + 16);
+    if (name == NULL) return fg_fail_nomem(err, beside);
+    memcpy(name, beside, n + 1);
+    char *slash = strrchr(name, '/');
+    if (slash == NULL) {
+        memcpy(name, ".", 2);
+    } else {
+        slash[slash == name ? 1 : 0] = '\0';
+    }
+    *fd = open(name, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (*fd < 0) { /* not every file system has unnamed files */
+        memcpy(name, beside, n);
+        memcpy(name + n, ".tmpXXXXXX", 11);
+        *fd = mkostemp(name, O_CLOEXEC);
+        if (*fd >= 0) (void)unlink(name);
+    }
+    fg_mem_free(name);
+    if (*fd >= 0) return FG_OK;
+    return fg_fail(err, FG_EIO, "%s: %s, expected room for a temporary file beside it", beside,
+                   strerror(errno));
 }
 
 fg_status fg_io_sync_parent(const char *path, fg_err *err)

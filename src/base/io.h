@@ -47,6 +47,9 @@ char *fg_io_join(const char *dir, const char *name);
 bool fg_io_is_dir(const char *path);
 bool fg_io_exists(const char *path);
 
+/* Opens a new file without a name, so that nothing can be left behind, in the folder of `beside`. */
+fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
+
 /* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
 fg_status fg_io_sync_parent(const char *path, fg_err *err);
 

@@ -107,7 +107,10 @@ static void put_tensor(fg_buf *b, const fg_tensor *t)
     fg_buf_put(b, t->lut.v, sizeof t->lut.v);
     fg_buf_u32(b, fg_f32_bits(t->err_rms));
     fg_buf_u32(b, fg_f32_bits(t->err_max_row));
-    put_zeros(b, 16); /* 8 reserved, 8 unused */
+    fg_buf_u32(b, t->rotated ? FG_TENSOR_ROTATED : 0);
+    fg_buf_u32(b, 0); /* reserved */
+    fg_buf_u32(b, fg_f32_bits(t->peak));
+    fg_buf_u32(b, fg_f32_bits(t->err_out));
 }
 
 void fg_directory_encode(const fg_directory *d, fg_buf *b)
@@ -328,13 +331,35 @@ static fg_status check_tensor(const decoder *k, const fg_shape *s, uint64_t idx,
                        name,
                        t->type == FG_TYPE_Q4 ? "16 ascending values of -32 to 31" : "16 zeros");
     }
-    if (!is_error_value(t->err_rms) || !is_error_value(t->err_max_row)) {
+    if (!is_error_value(t->err_rms) || !is_error_value(t->err_max_row) ||
+        !is_error_value(t->peak) || !is_error_value(t->err_out)) {
         return fg_fail(k->err, FG_EFORMAT,
-                       "%s: %s has quantization errors %g and %g, expected "
-                       "finite values not below 0",
-                       k->path, name, (double)t->err_rms, (double)t->err_max_row);
+                       "%s: %s has quantization errors %g, %g and %g, peak %g, expected finite "
+                       "values not below 0",
+                       k->path, name, (double)t->err_rms, (double)t->err_max_row,
+                       (double)t->err_out, (double)t->peak);
     }
     return FG_OK;
+}
+
+/* prev: the record before, NULL for the first. */
+static fg_status check_rotation(const decoder *k, const fg_tensor *t, const fg_tensor *prev)
+{
+    const char *got = NULL, *wanted = NULL;
+    if (t->rotated && !fg_tensor_may_rotate(t)) {
+        got = "marked as rotated";
+        wanted = "it for a quantized, multiplied matrix of whole blocks of 128 columns only";
+    } else if (t->rotated && k->slot->read_version < FG_ROTATED_READ_VERSION) {
+        got = "rotated in a file of read version 1";
+        wanted = "2 at least";
+    } else if (t->role == FG_ROLE_EXPERT_UP && t->rotated != prev->rotated) {
+        got = t->rotated ? "rotated and its gate is not" : "not rotated and its gate is";
+        wanted = "both or neither";
+    }
+    if (got == NULL) return FG_OK;
+    char name[96];
+    fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+    return fg_fail(k->err, FG_EFORMAT, "%s: %s is %s, expected %s", k->path, name, got, wanted);
 }
 
 /* What the record says of the position; compared with the placement later. */
@@ -357,10 +382,15 @@ static fg_status get_tensor(decoder *k, const fg_shape *s, uint64_t idx, fg_tens
     memcpy(t->lut.v, fg_cursor_bytes(c, sizeof t->lut.v), sizeof t->lut.v);
     t->err_rms = fg_f32_from_bits(fg_cursor_u32(c));
     t->err_max_row = fg_f32_from_bits(fg_cursor_u32(c));
-    const uint64_t zero = fg_cursor_u64(c);
-    (void)fg_cursor_u64(c); /* unused */
-    if (zero != 0) return reserved(k, "a tensor record");
-    return check_tensor(k, s, idx, t);
+    const uint32_t flags = fg_cursor_u32(c), zero = fg_cursor_u32(c);
+    t->rotated = (flags & FG_TENSOR_ROTATED) != 0;
+    t->peak = fg_f32_from_bits(fg_cursor_u32(c));
+    t->err_out = fg_f32_from_bits(fg_cursor_u32(c));
+    if (zero != 0 || (flags & ~(uint32_t)FG_TENSOR_ROTATED) != 0) {
+        return reserved(k, "a tensor record");
+    }
+    FG_TRY(check_tensor(k, s, idx, t));
+    return check_rotation(k, t, idx == 0 ? NULL : t - 1);
 }
 
 static fg_status check_positions(const decoder *k, fg_directory *d, const position *said,

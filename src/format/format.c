@@ -35,6 +35,14 @@ static const char *const stems[FG_ROLE_COUNT] = {
     [FG_ROLE_EXPERT_DOWN] = "w2.weight",
 };
 
+bool fg_tensor_may_rotate(const fg_tensor *t)
+{
+    const fg_qtype_info *type = fg_qtype_get(t->type);
+    return type != NULL && type->quantized && t->role != FG_ROLE_EMBED &&
+           t->role != FG_ROLE_ROUTER && !fg_role_is_vector((fg_role)t->role) &&
+           t->n_col % FG_SB_COLS == 0;
+}
+
 void fg_role_dims(fg_role role, const fg_shape *s, uint64_t *n_row, uint64_t *n_col)
 {
     const uint64_t d = s->d_model, heads = (uint64_t)s->n_head * s->d_head,

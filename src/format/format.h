@@ -14,8 +14,8 @@
 #define FG_FILE_CHUNK ((uint64_t)1 << 20) /* bytes of a checksummed chunk */
 
 enum {
-    FG_READ_VERSION = 1,
-    FG_WRITE_VERSION = 1,
+    FG_READ_VERSION = 2,
+    FG_WRITE_VERSION = 2,
 };
 
 /* What a tensor is for.  Values are those of the file; append only. */
@@ -66,7 +66,14 @@ typedef struct fg_tensor {
     fg_lut lut;            /* q4 table; zeros otherwise */
     float err_rms;         /* relative RMS error of quantization, 0 for f32; NaN = not measured */
     float err_max_row;     /* the worst row's */
+    float err_out; /* calibrated: the same of the outputs on the text; 0 or NaN: not measured */
+    float peak;    /* largest |w| / rms of all weights; 0 or NaN: not measured */
+    bool rotated;  /* stored as W R (FORMAT.md 6.2), so the input must be rotated too */
 } fg_tensor;
+
+/* True for a matrix that may be stored rotated: quantized, multiplied by int8 activations (not looked
+ * up, no router), and whole blocks of 128 wide. */
+bool fg_tensor_may_rotate(const fg_tensor *t);
 
 /* Splitting a matrix by panels between NUMA nodes (FORMAT.md 7).  A page belongs to one node, so a
  * split may only fall where a panel starts on a 4 KiB page: after every fg_panel_group-th panel,

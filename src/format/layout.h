@@ -30,6 +30,10 @@ enum {
     FG_EXTENT_RECORD_BYTES = 16,
     FG_TENSOR_RECORD_BYTES = 96,
 };
+enum {
+    FG_TENSOR_ROTATED = 1,       /* flag of a tensor record */
+    FG_ROTATED_READ_VERSION = 2, /* of a file with such a tensor */
+};
 #define FG_MAX_FILE_BYTES ((uint64_t)1 << 60) /* sums of a few positions never overflow */
 #define FG_MAX_DIR_BYTES  ((uint64_t)1 << 30)
 

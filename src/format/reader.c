@@ -11,14 +11,17 @@
 #include "src/format/reader.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/format/layout.h"
+#include "src/format/view.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -30,6 +33,7 @@ struct fg_model_file {
     fg_file file;
     fg_slot slot;
     fg_directory dir;
+    bool is_view; /* the arrays of dir belong to the writer */
 };
 
 static fg_status read_slots(fg_model_file *f, fg_err *err)
@@ -81,10 +85,45 @@ fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
     return FG_OK;
 }
 
+fg_status fg_model_file_view(fg_model_file **out, int fd, const char *path, const fg_slot *slot,
+                             const fg_directory *dir, fg_err *err)
+{
+    *out = NULL;
+    fg_model_file *f = fg_mem_zalloc(sizeof *f);
+    if (f == NULL) return fg_fail_nomem(err, path);
+    fg_status st = FG_OK;
+    f->is_view = true;
+    f->slot = *slot;
+    f->dir = *dir;
+    f->dir.n_meta = 0;
+    f->file = FG_FILE_INIT;
+    f->file.path = fg_mem_strndup(path, strlen(path));
+    if (f->file.path == NULL) {
+        st = fg_fail_nomem(err, path);
+        goto fail;
+    }
+    f->file.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    void *p = f->file.fd < 0
+                  ? MAP_FAILED
+                  : mmap(NULL, (size_t)slot->file_bytes, PROT_READ, MAP_SHARED, f->file.fd, 0);
+    if (p == MAP_FAILED) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected to map %llu bytes", path, strerror(errno),
+                     (ull)slot->file_bytes);
+        goto fail;
+    }
+    f->file.size = slot->file_bytes;
+    f->file.data = p;
+    *out = f;
+    return FG_OK;
+fail:
+    fg_model_file_close(&f);
+    return st;
+}
+
 void fg_model_file_close(fg_model_file **f)
 {
     if (*f == NULL) return;
-    fg_directory_fini(&(*f)->dir);
+    if (!(*f)->is_view) fg_directory_fini(&(*f)->dir);
     fg_file_close(&(*f)->file);
     fg_mem_free(*f);
     *f = NULL;
@@ -105,6 +144,11 @@ uint64_t fg_model_file_size(const fg_model_file *f)
 const fg_shape *fg_model_file_shape(const fg_model_file *f)
 {
     return &f->dir.shape;
+}
+
+uint64_t fg_model_file_data_root(const fg_model_file *f)
+{
+    return f->slot.data_root;
 }
 
 uint64_t fg_model_file_n_tensor(const fg_model_file *f)

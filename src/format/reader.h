@@ -29,6 +29,8 @@ void fg_model_file_close(fg_model_file **f);
 const char *fg_model_file_path(const fg_model_file *f);
 uint64_t fg_model_file_size(const fg_model_file *f);
 const fg_shape *fg_model_file_shape(const fg_model_file *f);
+/* Hash over the chunk table, hence over all tensor data: what a quality card names the weights by. */
+uint64_t fg_model_file_data_root(const fg_model_file *f);
 
 /* Tensors in file order; borrowed. */
 uint64_t fg_model_file_n_tensor(const fg_model_file *f);

@@ -6,62 +6,37 @@
  * never opens as a model before it is complete; the rename comes after that.  Data passes through
  * one buffer, chunk hashes are taken on the way: memory is bounded by the buffer, the directory
  * and 8 bytes for each MiB of data, whatever the size of the model.
- *
- * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
- * leftover of a killed conversion is taken over, a live one is refused.
+ * How a writer begins, and how it goes on after its process died, is in resume.c.
  */
 #include "src/format/writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/format/layout.h"
+#include "src/format/view.h"
+#include "src/format/writer_impl.h"
 
-typedef unsigned long long ull; /* for %llu */
+typedef fg_blob blob;
 
-enum {
-    BUFFER_BYTES = 4 << 20,
-};
+/* A checkpoint is due after this much. */
+#define CHECKPOINT_BYTES ((uint64_t)4 << 30)
+#define CHECKPOINT_NS    ((uint64_t)30 * 1000000000)
 
-typedef struct blob {
-    char *key;
-    uint8_t *data;
-    uint64_t bytes;
-} blob;
-
-typedef enum state { S_OPEN, S_PLANNED, S_BEGUN, S_BROKEN, S_DONE } state;
-
-struct fg_writer {
-    char *path, *part;
-    state state;
-    fg_shape shape;
-    blob *blob; /* [n_blob], sorted by key once planned */
-    size_t n_blob, cap_blob;
-    fg_directory dir;
-    fg_slot slot;
-    uint64_t pos;      /* of the next byte of the data region, absolute */
-    uint64_t flushed;  /* everything of the data region before this offset is with the kernel */
-    uint8_t *buf;      /* BUFFER_BYTES: bytes [flushed, pos) */
-    uint64_t *chunk;   /* [n_chunk] hashes */
-    fg_hasher *hasher; /* of the chunk that holds pos */
-    int fd;            /* PATH.part, -1 before begin */
-    uint64_t reserve_bytes; /* free space to ask for besides the file */
-};
-
-static fg_status misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err)
+fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err)
 {
     return fg_fail(err, FG_EINVAL, "%s: %s, expected %s", w->path, got, wanted);
+}
+
+fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err)
+{
+    return fg_fail(err, FG_EIO, "%s: %s, expected %s", w->part, strerror(errno), wanted);
 }
 
 fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *shape, fg_err *err)
@@ -73,14 +48,19 @@ fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *sh
     const size_t n = strlen(path);
     w->fd = -1;
     w->shape = *shape;
+    w->every_bytes = CHECKPOINT_BYTES;
+    w->every_ns = CHECKPOINT_NS;
     w->path = fg_mem_strndup(path, n);
     w->part = fg_mem_alloc(n + sizeof ".part");
-    if (w->path == NULL || w->part == NULL) {
+    w->log = fg_mem_alloc(n + sizeof ".part.journal");
+    if (w->path == NULL || w->part == NULL || w->log == NULL) {
         fg_writer_destroy(&w);
         return fg_fail_nomem(err, path);
     }
     memcpy(w->part, path, n);
     memcpy(w->part + n, ".part", sizeof ".part");
+    memcpy(w->log, path, n);
+    memcpy(w->log + n, ".part.journal", sizeof ".part.journal");
     *out = w;
     return FG_OK;
 }
@@ -90,7 +70,12 @@ void fg_writer_destroy(fg_writer **out)
     fg_writer *w = *out;
     if (w == NULL) return;
     /* An open descriptor means that the lock is ours; unlink before it is given up. */
-    if (w->fd >= 0 && w->state != S_DONE) (void)unlink(w->part);
+    if (w->fd >= 0 && w->state != FG_WRITER_DONE && !w->kept) {
+        if (w->journal != NULL) fg_journal_remove(w->journal);
+        (void)unlink(w->part);
+    }
+    fg_journal_close(&w->journal);
+    fg_model_file_close(&w->view);
     if (w->fd >= 0) (void)close(w->fd);
     for (size_t i = 0; i < w->n_blob; i++) {
         fg_mem_free(w->blob[i].key);
@@ -100,7 +85,9 @@ void fg_writer_destroy(fg_writer **out)
     fg_directory_fini(&w->dir);
     fg_hasher_destroy(w->hasher);
     fg_mem_free(w->chunk);
+    fg_mem_free(w->changed);
     fg_mem_free(w->buf);
+    fg_mem_free(w->log);
     fg_mem_free(w->part);
     fg_mem_free(w->path);
     fg_mem_free(w);
@@ -120,9 +107,10 @@ static blob *find_blob(const fg_writer *w, const char *key)
 fg_status fg_writer_add_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
                              fg_err *err)
 {
-    if (w->state != S_OPEN) return misuse(w, "metadata after the plan", "it before", err);
+    if (w->state != FG_WRITER_OPEN)
+        return fg_writer_misuse(w, "metadata after the plan", "it before", err);
     if (!fg_meta_key_is_valid(key)) {
-        return misuse(w, "bad metadata key", "1 to 255 bytes of printable ASCII", err);
+        return fg_writer_misuse(w, "bad metadata key", "1 to 255 bytes of printable ASCII", err);
     }
     if (find_blob(w, key) != NULL) {
         return fg_fail(err, FG_EINVAL, "%s: metadata %s is there, expected a new key", w->path,
@@ -151,7 +139,7 @@ fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, u
                              fg_err *err)
 {
     blob *b = find_blob(w, key);
-    if (w->state == S_DONE || b == NULL || b->bytes != n) {
+    if (w->state == FG_WRITER_DONE || b == NULL || b->bytes != n) {
         return fg_fail(err, FG_EINVAL, "%s: metadata %s of %llu bytes, expected %llu", w->path, key,
                        (ull)n, b == NULL ? (ull)0 : (ull)b->bytes);
     }
@@ -181,6 +169,27 @@ static uint64_t place_meta(fg_writer *w)
     return pos;
 }
 
+static fg_status check_rotation(const fg_writer *w, const fg_tensor *t, fg_err *err)
+{
+    const bool alike = t->role != FG_ROLE_EXPERT_UP || t->rotated == t[-1].rotated;
+    if (alike && (!t->rotated || fg_tensor_may_rotate(t))) return FG_OK;
+    char name[96];
+    fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+    return fg_fail(err, FG_EINVAL, "%s: rotation chosen for %s, %llu columns of %s, expected %s",
+                   w->path, name, (ull)t->n_col, fg_qtype_get(t->type)->name,
+                   alike ? "it for a quantized, multiplied matrix of whole blocks of 128 columns"
+                         : "it for both gate and up of an expert or for neither");
+}
+
+/* Oldest reader that understands the planned file. */
+static uint32_t read_version(const fg_directory *d)
+{
+    for (uint64_t i = 0; i < d->n_tensor; i++) {
+        if (d->tensor[i].rotated) return FG_ROTATED_READ_VERSION;
+    }
+    return 1;
+}
+
 static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err)
 {
     for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
@@ -193,6 +202,7 @@ static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_
             const fg_tensor_choice c = choose(ctx, (fg_role)t->role, t->layer, t->expert);
             t->type = (uint32_t)c.type;
             if (c.type == FG_TYPE_Q4) t->lut = c.lut;
+            t->rotated = c.rotate;
         }
         if (t->type == FG_TYPE_F32) t->err_rms = t->err_max_row = 0.0f;
         if (fg_qtype_get(t->type) == NULL || (t->type == FG_TYPE_Q4 && !fg_lut_is_valid(&t->lut))) {
@@ -202,13 +212,14 @@ static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_
                            "%s: type %u or its code table chosen for %s, expected a valid one",
                            w->path, t->type, name);
         }
+        FG_TRY(check_rotation(w, t, err));
     }
     return FG_OK;
 }
 
 fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err)
 {
-    if (w->state != S_OPEN) return misuse(w, "a second plan", "one", err);
+    if (w->state != FG_WRITER_OPEN) return fg_writer_misuse(w, "a second plan", "one", err);
     fg_directory_fini(&w->dir); /* of a plan that failed */
     FG_TRY(fg_directory_init(&w->dir, &w->shape, (uint32_t)w->n_blob, w->path, err));
     FG_TRY(choose_types(w, choose, ctx, err));
@@ -227,7 +238,7 @@ fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *
         return fg_fail(err, FG_ELIMIT, "%s: more than 2^59 bytes, expected a smaller model",
                        w->path);
     }
-    s->read_version = FG_READ_VERSION;
+    s->read_version = read_version(&w->dir);
     s->write_version = FG_WRITE_VERSION;
     s->generation = 1;
     s->data_bytes = data_end - s->data_offset;
@@ -237,7 +248,7 @@ fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *
     s->dir_bytes = fg_directory_bytes(&w->shape, (uint32_t)w->n_blob);
     s->file_bytes = s->dir_offset + s->dir_bytes;
     w->pos = w->flushed = s->data_offset;
-    w->state = S_PLANNED;
+    w->state = FG_WRITER_PLANNED;
     return FG_OK;
 }
 
@@ -266,83 +277,11 @@ uint64_t fg_writer_file_bytes(const fg_writer *w)
     return w->slot.file_bytes;
 }
 
-/* --- begin --- */
-
-static fg_status fail_part(const fg_writer *w, const char *wanted, fg_err *err)
-{
-    return fg_fail(err, FG_EIO, "%s: %s, expected %s", w->part, strerror(errno), wanted);
-}
-
-/* True when PATH.part still names the file that fd holds: between our open and our lock its former
- * owner may have finished and renamed it, and what we would truncate is the finished model. */
-static bool is_still_part(const fg_writer *w, int fd)
-{
-    struct stat mine, named;
-    return fstat(fd, &mine) == 0 && stat(w->part, &named) == 0 && mine.st_ino == named.st_ino &&
-           mine.st_dev == named.st_dev;
-}
-
-static fg_status open_part(fg_writer *w, fg_err *err)
-{
-    const int fd = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) return fail_part(w, "a file that can be created", err);
-    /* Some network file systems know no flock: go on without. */
-    const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (refused || !is_still_part(w, fd)) {
-        (void)close(fd);
-        return fg_fail(err, FG_EIO,
-                       "%s: another process is writing it, expected one writer; wait for it or "
-                       "choose another name",
-                       w->part);
-    }
-    w->fd = fd;          /* from here on ours: destroy removes it */
-    w->state = S_BROKEN; /* until begin succeeds */
-    if (ftruncate(fd, 0) != 0) return fail_part(w, "to empty it", err);
-    struct statvfs v;
-    if (fstatvfs(fd, &v) != 0) return fail_part(w, "to ask for free space", err);
-    uint64_t free_bytes;
-    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
-    uint64_t need;
-    if (!fg_add_u64(w->slot.file_bytes, w->reserve_bytes, &need)) need = UINT64_MAX;
-    if (free_bytes < need) {
-        return fg_fail(err, FG_EIO,
-                       "%s: %llu bytes free on its file system, expected %llu; free space or "
-                       "choose another folder",
-                       w->part, (ull)free_bytes, (ull)need);
-    }
-    return FG_OK;
-}
-
-void fg_writer_reserve(fg_writer *w, uint64_t bytes)
-{
-    w->reserve_bytes = bytes;
-}
-
-fg_status fg_writer_begin(fg_writer *w, fg_err *err)
-{
-    if (w->state != S_PLANNED) return misuse(w, "begin without a plan", "plan, then begin", err);
-    /* What a refused attempt left is kept for the next. */
-    if (w->buf == NULL) w->buf = fg_mem_alloc(BUFFER_BYTES);
-    if (w->hasher == NULL) w->hasher = fg_hasher_create();
-    if (w->buf == NULL || w->hasher == NULL) return fg_fail_nomem(err, w->path);
-    FG_TRY(open_part(w, err));
-    /* only now: for a file that does not fit the disk, the table might not fit the memory */
-    w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
-    if (w->chunk == NULL) return fg_fail_nomem(err, w->path);
-    w->state = S_BEGUN;
-    return FG_OK;
-}
-
 /* --- data --- */
 
 uint64_t fg_writer_pos(const fg_writer *w)
 {
     return w->pos;
-}
-
-static uint64_t data_end(const fg_writer *w)
-{
-    return w->slot.data_offset + w->slot.data_bytes;
 }
 
 static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
@@ -366,11 +305,11 @@ static fg_status put(fg_writer *w, const void *bytes, uint64_t n, uint64_t offse
 {
     if (n == 0) return FG_OK;
     const fg_status st = fg_io_pwrite(w->fd, bytes, (size_t)n, offset, w->part, err);
-    if (st != FG_OK) w->state = S_BROKEN;
+    if (st != FG_OK) w->state = FG_WRITER_BROKEN;
     return st;
 }
 
-static fg_status flush(fg_writer *w, fg_err *err)
+fg_status fg_writer_flush(fg_writer *w, fg_err *err)
 {
     FG_TRY(put(w, w->buf, w->pos - w->flushed, w->flushed, err));
     w->flushed = w->pos;
@@ -379,15 +318,16 @@ static fg_status flush(fg_writer *w, fg_err *err)
 
 fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *err)
 {
-    if (w->state != S_BEGUN) return misuse(w, "write to a writer not begun", "begin first", err);
-    if (n > data_end(w) - w->pos) {
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "write to a writer not begun", "begin first", err);
+    if (n > fg_writer_data_end(w) - w->pos) {
         return fg_fail(err, FG_EINVAL, "%s: %llu bytes at offset %llu, expected at most %llu",
-                       w->path, (ull)n, (ull)w->pos, (ull)(data_end(w) - w->pos));
+                       w->path, (ull)n, (ull)w->pos, (ull)(fg_writer_data_end(w) - w->pos));
     }
     if (n == 0) return FG_OK;
     hash_bytes(w, bytes, n);
-    if (n > BUFFER_BYTES - (w->pos - w->flushed)) FG_TRY(flush(w, err));
-    if (n >= BUFFER_BYTES) {
+    if (n > FG_WRITER_BUFFER - (w->pos - w->flushed)) FG_TRY(fg_writer_flush(w, err));
+    if (n >= FG_WRITER_BUFFER) {
         FG_TRY(put(w, bytes, n, w->pos, err));
         w->flushed += n;
     } else {
@@ -411,10 +351,42 @@ fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err)
     return FG_OK;
 }
 
-void fg_writer_set_error(fg_writer *w, uint64_t idx, float rms, float max_row)
+void fg_writer_set_error(fg_writer *w, uint64_t idx, const fg_tensor_error *e)
 {
-    w->dir.tensor[idx].err_rms = rms;
-    w->dir.tensor[idx].err_max_row = max_row;
+    w->dir.tensor[idx].err_rms = e->err_rms;
+    w->dir.tensor[idx].err_max_row = e->err_max_row;
+    w->dir.tensor[idx].err_out = e->err_out;
+    w->dir.tensor[idx].peak = e->peak;
+    if (w->changed != NULL) w->changed[idx] = 1;
+}
+
+fg_status fg_writer_set_lut(fg_writer *w, uint64_t idx, const fg_lut *lut, fg_err *err)
+{
+    fg_tensor *t = &w->dir.tensor[idx];
+    if (t->type != FG_TYPE_Q4 || !fg_lut_is_valid(lut)) {
+        return fg_writer_misuse(w, "a bad code table, or one for another type",
+                                "16 ascending values for q4", err);
+    }
+    t->lut = *lut;
+    if (w->changed != NULL) w->changed[idx] = 1;
+    return FG_OK;
+}
+
+fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err)
+{
+    *out = NULL;
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "view of a writer not begun", "begin first", err);
+    FG_TRY(fg_writer_flush(w, err));
+    if (w->view == NULL) {
+        /* Its full length now: a mapping beyond the end of a file faults. */
+        if (ftruncate(w->fd, (off_t)w->slot.file_bytes) != 0) {
+            return fg_writer_fail_io(w, "to extend it to its planned length", err);
+        }
+        FG_TRY(fg_model_file_view(&w->view, w->fd, w->part, &w->slot, &w->dir, err));
+    }
+    *out = w->view;
+    return FG_OK;
 }
 
 /* --- finish --- */
@@ -452,18 +424,19 @@ static fg_status write_table_and_directory(fg_writer *w, fg_err *err)
 static fg_status sync_part(fg_writer *w, fg_err *err)
 {
     if (fsync(w->fd) == 0) return FG_OK;
-    w->state = S_BROKEN;
-    return fail_part(w, "to reach the disk", err);
+    w->state = FG_WRITER_BROKEN;
+    return fg_writer_fail_io(w, "to reach the disk", err);
 }
 
 fg_status fg_writer_finish(fg_writer *w, fg_err *err)
 {
-    if (w->state != S_BEGUN) return misuse(w, "finish of a writer not begun", "begin first", err);
-    if (w->pos != data_end(w)) {
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "finish of a writer not begun", "begin first", err);
+    if (w->pos != fg_writer_data_end(w)) {
         return fg_fail(err, FG_EINVAL, "%s: data ends at offset %llu, expected %llu", w->path,
-                       (ull)w->pos, (ull)data_end(w));
+                       (ull)w->pos, (ull)fg_writer_data_end(w));
     }
-    FG_TRY(flush(w, err));
+    FG_TRY(fg_writer_flush(w, err));
     FG_TRY(write_meta(w, err));
     FG_TRY(write_table_and_directory(w, err));
     FG_TRY(sync_part(w, err));
@@ -472,10 +445,13 @@ fg_status fg_writer_finish(fg_writer *w, fg_err *err)
     FG_TRY(put(w, slot, sizeof slot, 0, err));
     FG_TRY(sync_part(w, err));
     if (rename(w->part, w->path) != 0) {
-        w->state = S_BROKEN;
+        w->state = FG_WRITER_BROKEN;
         return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", w->part, strerror(errno),
                        w->path);
     }
-    w->state = S_DONE;
-    return fg_io_sync_parent(w->path, err);
+    w->state = FG_WRITER_DONE;
+    const fg_status st = fg_io_sync_parent(w->path, err);
+    /* Without PATH.part the journal is void, whenever its removal reaches the disk. */
+    if (w->journal != NULL) fg_journal_remove(w->journal);
+    return st;
 }

@@ -7,19 +7,30 @@
  * Use:  fg_writer_create -> fg_writer_add_meta* -> fg_writer_plan -> fg_writer_begin
  *       -> fg_writer_write* (the data region, in order, exactly) -> fg_writer_set_error*
  *       -> fg_writer_finish; fg_writer_destroy at any time removes an unfinished PATH.part.
+ *
+ * A writer begun by fg_writer_resume instead survives its process: it keeps PATH.part.journal beside
+ * PATH.part, and fg_writer_checkpoint makes what was written so far durable.  Killed at any moment,
+ * by the machine's loss of power too, a second life with the same plan goes on from the last
+ * checkpoint, and the finished file has the bytes that one life would have given it.  From the first
+ * checkpoint on, destroy leaves both files where they are.
  */
 #ifndef FG_SRC_FORMAT_WRITER_H
 #define FG_SRC_FORMAT_WRITER_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "src/base/status.h"
 #include "src/format/format.h"
+#include "src/format/reader.h"
 
 typedef struct fg_writer fg_writer;
 
 /* Type of each tensor, decided by the caller (recipe). */
 typedef struct fg_tensor_choice {
     fg_qtype type;
-    fg_lut lut; /* for q4 */
+    fg_lut lut;  /* for q4 */
+    bool rotate; /* stored as W R (FORMAT.md 6.2); gate and up of an expert alike */
 } fg_tensor_choice;
 typedef fg_tensor_choice fg_choose_fn(void *ctx, fg_role role, uint32_t layer, uint32_t expert);
 
@@ -42,9 +53,27 @@ uint64_t fg_writer_file_bytes(const fg_writer *w);
 /* Before begin: bytes that the caller will need on the same file system for temporary files. */
 void fg_writer_reserve(fg_writer *w, uint64_t bytes);
 
-/* Creates PATH.part.  Refuses when PATH.part exists and is locked by another process (flock), or
- * when the file system has fewer free bytes than the file and the reserve need. */
+/* Creates PATH.part, without a journal.  Refuses when PATH.part exists and is locked by another process
+ * (flock) or holds the checkpoint of an interrupted one, or when the file system has fewer free bytes
+ * than the file and the reserve need. */
 fg_status fg_writer_begin(fg_writer *w, fg_err *err);
+
+/* The same with a journal, and going on from the last checkpoint of an interrupted life if there is
+ * one.  identity: hash of all that determines the data and is not in the plan (the source); plan and
+ * metadata are under the journal's own hash.  *next_tensor is the first tensor still to be written, 0
+ * when starting anew; fg_writer_pos says where.  payload (may be NULL) is called with the payloads
+ * of all checkpoints in order, bytes borrowed for the call; a failure of it ends the resume.
+ * Metadata set by fg_writer_set_meta is not remembered.  The chunks that the last checkpoint added are
+ * read back and compared; where they differ, an earlier one is used.
+ * Errors: FG_EINVAL when PATH.part belongs to another plan or identity (nothing is changed then),
+ * FG_EIO, FG_ENOMEM. */
+typedef fg_status fg_payload_fn(void *ctx, const void *bytes, uint64_t n, fg_err *err);
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+                           uint64_t *next_tensor, fg_err *err);
+
+/* True from the first checkpoint to the end of finish: destroy will leave PATH.part and its journal, and
+ * the same writer can be resumed later. */
+bool fg_writer_is_kept(const fg_writer *w);
 
 /* Position of the next byte that fg_writer_write expects, absolute. */
 uint64_t fg_writer_pos(const fg_writer *w);
@@ -55,13 +84,38 @@ fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *e
 /* Appends zeros up to the absolute position `to` (>= current). */
 fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err);
 
-/* Records the measured quantization error of tensor idx (before finish). */
-void fg_writer_set_error(fg_writer *w, uint64_t idx, float rms, float max_row);
+/* Records what was measured of tensor idx (before finish); fields as in fg_tensor. */
+typedef struct fg_tensor_error {
+    float err_rms, err_max_row, err_out, peak;
+} fg_tensor_error;
+void fg_writer_set_error(fg_writer *w, uint64_t idx, const fg_tensor_error *e);
+
+/* Replaces the code table of q4 tensor idx: a table may be fitted when the weights are read, placement
+ * does not depend on it.  Between plan and finish. */
+fg_status fg_writer_set_lut(fg_writer *w, uint64_t idx, const fg_lut *lut, fg_err *err);
+
+/* What was written so far, as a model file: planned shape, places and types, current code tables and
+ * errors, no metadata.  Only data already written may be read (the rest is zero or undefined, never
+ * a fault).  *out is borrowed until the writer is destroyed; each call flushes, so that data written
+ * before it can be read, and gives the same view.  After begin.  Errors: FG_EINVAL, FG_EIO,
+ * FG_ENOMEM. */
+fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err);
 
 /* Replaces the contents of a metadata blob that was added with the same size (provenance, which is
  * known only when all input was read).  Before finish. */
 fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
                              fg_err *err);
+
+/* Makes everything written so far durable (fdatasync), then appends to the journal that tensors before
+ * next_tensor are complete, with n bytes of the caller's own (what it must know to go on, since the
+ * checkpoint before).  Only between tensors, and not inside an expert.  Without a journal: no effect.
+ * Errors: FG_EINVAL, FG_EIO, FG_ENOMEM; after the last two the writer can only be destroyed. */
+fg_status fg_writer_checkpoint(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
+                               fg_err *err);
+
+/* True when 4 GiB were written or 30 s have passed since the last one; other limits for tests. */
+bool fg_writer_checkpoint_due(const fg_writer *w);
+void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns);
 
 /* Writes metadata, hash table, directory and header; syncs; renames over PATH. */
 fg_status fg_writer_finish(fg_writer *w, fg_err *err);

@@ -50,7 +50,10 @@ static inline fg_tensor_choice sample_choose(void *ctx, fg_role role, uint32_t l
     (void)ctx;
     const uint32_t pick = (uint32_t)role + (layer == FG_NO_LAYER ? 0 : layer) +
                           (expert == FG_NO_LAYER ? 0 : 2 * expert);
-    return (fg_tensor_choice){types[pick % 6], (pick & 1) != 0 ? fg_lut_grid6 : fg_lut_linear};
+    return (fg_tensor_choice){
+        .type = types[pick % 6],
+        .lut = (pick & 1) != 0 ? fg_lut_grid6 : fg_lut_linear,
+    };
 }
 
 static inline float sample_float(fg_rng *r)
@@ -131,7 +134,8 @@ static inline fg_status sample_write(const char *path, uint64_t seed, uint8_t **
     }
     if (st == FG_OK) st = fg_writer_begin(w, err);
     if (st == FG_OK) st = sample_stream(w, bytes, seed, err);
-    if (st == FG_OK) fg_writer_set_error(w, 0, 0.0625f, 0.125f);
+    const fg_tensor_error e = {0.0625f, 0.125f, 0.03125f, 7.5f};
+    if (st == FG_OK) fg_writer_set_error(w, 0, &e);
     if (st == FG_OK) st = fg_writer_set_meta(w, "recipe", "experts q6", 10, err);
     if (st == FG_OK) st = fg_writer_finish(w, err);
     fg_writer_destroy(&w);

@@ -47,7 +47,7 @@ static fg_tensor_choice m1_choose(void *ctx, fg_role role, uint32_t layer, uint3
     const fg_qtype type = role >= FG_ROLE_EXPERT_GATE ? FG_TYPE_Q4
                           : role <= FG_ROLE_LM_HEAD   ? FG_TYPE_Q8
                                                       : FG_TYPE_Q6;
-    return (fg_tensor_choice){type, fg_lut_grid6};
+    return (fg_tensor_choice){type, fg_lut_grid6, false};
 }
 
 /* --- panels and nodes --- */
@@ -355,7 +355,9 @@ FG_TEST(round_trip)
         CHECK(memcmp(&s, got, sizeof s) == 0); /* both zeroed before they were filled */
         CHECK_STR(fg_model_file_path(f), path);
         const fg_tensor *embed = fg_model_file_tensor(f, 0);
-        CHECK(embed->err_rms == 0.0625f && embed->err_max_row == 0.125f);
+        CHECK(embed->err_rms == 0.0625f && embed->err_max_row == 0.125f && embed->peak == 7.5f &&
+              embed->err_out == 0.03125f);
+        CHECK(fg_model_file_find(f, FG_ROLE_LIGHT_GATE, 0, FG_NO_LAYER)->peak == 0.0f);
         CHECK(isnan(fg_model_file_find(f, FG_ROLE_LIGHT_GATE, 0, FG_NO_LAYER)->err_rms)); /* q4 */
         CHECK(fg_model_file_find(f, FG_ROLE_ROUTER, 0, FG_NO_LAYER)->err_rms == 0.0f);
         const uint64_t data_offset = fg_tensor_begin(embed);

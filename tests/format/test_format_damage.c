@@ -58,7 +58,8 @@ enum {
     T_LUT = 56,
     T_RMS = 72,
     T_RESERVED = 80,
-    T_UNUSED = 88,
+    T_PEAK = 88,
+    T_UNUSED = 92,
     /* records of some tensors of the sample */
     QKV0 = D_TENSOR + 4 * 96,    /* f32 */
     GATEQ4 = D_TENSOR + 5 * 96,  /* output gate of layer 0, q4 */
@@ -381,8 +382,8 @@ FG_TEST(slots_take_turns)
     CHECK(try_open(s.path, &err) == FG_EFORMAT);
     /* a later version, in force, that this reader must not read, hides no older slot */
     set(slots + SLOT + S_GENERATION, 8, 2);
-    set(slots + SLOT + S_READ_VERSION, 4, 2);
-    set(slots + SLOT + S_WRITE_VERSION, 4, 2);
+    set(slots + SLOT + S_READ_VERSION, 4, 3);
+    set(slots + SLOT + S_WRITE_VERSION, 4, 3);
     rehash_slot(slots + SLOT);
     store(&s, slots, s.dir);
     CHECK(try_open(s.path, &err) == FG_EVERSION);
@@ -405,7 +406,7 @@ typedef struct hostile {
 
 static const hostile cases[] = {
     {"read version 0", 's', S_READ_VERSION, 4, 0, FG_EVERSION},
-    {"read version 2", 's', S_READ_VERSION, 4, 2, FG_EVERSION},
+    {"read version 3", 's', S_READ_VERSION, 4, 3, FG_EVERSION},
     {"read version 2^32-1", 's', S_READ_VERSION, 4, UINT32_MAX, FG_EVERSION},
     {"write version 0", 's', S_WRITE_VERSION, 4, 0, FG_EFORMAT},
     {"write version 9 is readable", 's', S_WRITE_VERSION, 4, 9, FG_OK},
@@ -549,7 +550,11 @@ static const hostile cases[] = {
     {"error infinite", 'd', QKV0 + T_RMS + 4, 4, 0x7f800000u, FG_EFORMAT},
     {"error NaN: not measured", 'd', QKV0 + T_RMS, 4, 0x7fc00000u, FG_OK},
     {"reserved of a tensor", 'd', QKV0 + T_RESERVED, 8, TOP, FG_EFORMAT},
-    {"unused of a tensor is ignored", 'd', QKV0 + T_UNUSED, 8, UINT64_MAX, FG_OK},
+    {"peak below 0", 'd', QKV0 + T_PEAK, 4, 0xbf800000u, FG_EFORMAT},
+    {"peak infinite", 'd', QKV0 + T_PEAK, 4, 0x7f800000u, FG_EFORMAT},
+    {"peak NaN: not measured", 'd', QKV0 + T_PEAK, 4, 0x7fc00000u, FG_OK},
+    {"peak of 9", 'd', QKV0 + T_PEAK, 4, 0x41100000u, FG_OK},
+    {"unused of a tensor is ignored", 'd', QKV0 + T_UNUSED, 4, UINT32_MAX, FG_OK},
 };
 
 FG_TEST(hostile_values_are_refused)

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The writer's lives: how one begins, what it leaves for the next, and how the next goes on.
+ *
+ * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn, or
+ * whose chunks are not in the file as it says, is not believed, and one before it is used.
+ *
+ * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
+ * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "src/base/buf.h"
+#include "src/base/clock.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/format/writer_impl.h"
+
+/* --- begin --- */
+
+/* True when PATH.part still names the file that fd holds: between our open and our lock its former
+ * owner may have finished and renamed it, and what we would truncate is the finished model. */
+static bool is_still_part(const fg_writer *w, int fd)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && stat(w->part, &named) == 0 && mine.st_ino == named.st_ino &&
+           mine.st_dev == named.st_dev;
+}
+
+static fg_status open_part(fg_writer *w, fg_err *err)
+{
+    const int fd = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return fg_writer_fail_io(w, "a file that can be created", err);
+    /* Some network file systems know no flock: go on without. */
+    const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (refused || !is_still_part(w, fd)) {
+        (void)close(fd);
+        return fg_fail(err, FG_EIO,
+                       "%s: another process is writing it, expected one writer; wait for it or "
+                       "choose another name",
+                       w->part);
+    }
+    w->fd = fd; /* from here on ours: destroy removes it, unless it is worth keeping */
+    w->state = FG_WRITER_BROKEN; /* until begin succeeds */
+    return FG_OK;
+}
+
+/* have: bytes of the file that are there already. */
+static fg_status check_space(const fg_writer *w, uint64_t have, fg_err *err)
+{
+    struct statvfs v;
+    if (fstatvfs(w->fd, &v) != 0) return fg_writer_fail_io(w, "to ask for free space", err);
+    uint64_t free_bytes;
+    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
+    uint64_t need;
+    if (!fg_add_u64(w->slot.file_bytes - have, w->reserve_bytes, &need)) need = UINT64_MAX;
+    if (free_bytes < need) {
+        return fg_fail(err, FG_EIO,
+                       "%s: %llu bytes free on its file system, expected %llu; free space or "
+                       "choose another folder",
+                       w->part, (ull)free_bytes, (ull)need);
+    }
+    return FG_OK;
+}
+
+void fg_writer_reserve(fg_writer *w, uint64_t bytes)
+{
+    w->reserve_bytes = bytes;
+}
+
+static fg_status part_size(const fg_writer *w, uint64_t *size, fg_err *err)
+{
+    struct stat sb;
+    if (fstat(w->fd, &sb) != 0) return fg_writer_fail_io(w, "to ask for its size", err);
+    *size = (uint64_t)sb.st_size;
+    return FG_OK;
+}
+
+/* Opens PATH.part, of *size bytes, and reads the journal. */
+static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
+{
+    if (w->state != FG_WRITER_PLANNED)
+        return fg_writer_misuse(w, "begin without a plan", "plan, then begin", err);
+    /* What a refused attempt left is kept for the next. */
+    if (w->buf == NULL) w->buf = fg_mem_alloc(FG_WRITER_BUFFER);
+    if (w->hasher == NULL) w->hasher = fg_hasher_create();
+    if (w->changed == NULL) w->changed = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (w->buf == NULL || w->hasher == NULL || w->changed == NULL) {
+        return fg_fail_nomem(err, w->path);
+    }
+    FG_TRY(open_part(w, err));
+    FG_TRY(part_size(w, size, err));
+    w->kept = *size > 0; /* until it is known that there is nothing to keep */
+    return fg_journal_load(&w->journal, w->log, err);
+}
+
+/* With the hash table, only when it is known that the file fits the disk: the table of one that does
+ * not might not fit the memory. */
+static fg_status enter_begun(fg_writer *w, fg_err *err)
+{
+    w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
+    if (w->chunk == NULL) return fg_fail_nomem(err, w->path);
+    w->saved_ns = fg_clock_ns();
+    return FG_OK;
+}
+
+/* Over whatever is there.  The old journal goes first: its records must never meet new data. */
+static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
+{
+    w->kept = false;
+    if (identity == NULL) {
+        fg_journal_remove(w->journal);
+        fg_journal_close(&w->journal);
+    }
+    if (ftruncate(w->fd, 0) != 0) return fg_writer_fail_io(w, "to empty it", err);
+    FG_TRY(check_space(w, 0, err));
+    FG_TRY(enter_begun(w, err));
+    if (identity != NULL) FG_TRY(fg_journal_start(w->journal, *identity, err));
+    w->saved_pos = w->pos;
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
+}
+
+/* Hours of work of somebody else's are not overwritten without being asked. */
+static fg_status refuse_other(const fg_writer *w, fg_err *err)
+{
+    return fg_fail(err, FG_EINVAL,
+                   "%s: the unfinished file of another conversion (other source or options), "
+                   "expected this one's; delete it or choose another name",
+                   w->part);
+}
+
+/* True when the journal describes something that is there. */
+static bool has_work(const fg_writer *w, uint64_t size)
+{
+    return fg_journal_n_record(w->journal) > 0 && fg_journal_record(w->journal, 0)->pos <= size;
+}
+
+fg_status fg_writer_begin(fg_writer *w, fg_err *err)
+{
+    uint64_t size;
+    FG_TRY(prepare_begin(w, &size, err));
+    if (has_work(w, size)) return refuse_other(w, err);
+    return begin_anew(w, NULL, err);
+}
+
+/* --- resume --- */
+
+/* True when the first `next` tensors end at or before pos, and the others begin behind it. */
+static bool is_boundary(const fg_writer *w, uint64_t pos, uint64_t next)
+{
+    const uint64_t n = w->dir.n_tensor;
+    return next <= n && pos >= w->slot.data_offset && pos <= fg_writer_data_end(w) &&
+           (next == 0 || fg_tensor_end(&w->dir.tensor[next - 1]) <= pos) &&
+           (next == n || fg_tensor_begin(&w->dir.tensor[next]) >= pos);
+}
+
+static uint64_t chunks_before(const fg_writer *w, uint64_t pos)
+{
+    return pos == fg_writer_data_end(w) ? w->slot.n_chunk
+                                        : (pos - w->slot.data_offset) / FG_FILE_CHUNK;
+}
+
+/* Hash of everything planned that determines the file, and of what the caller says of the data. */
+static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *out, fg_err *err)
+{
+    fg_buf b = {0};
+    fg_directory_encode(&w->dir, &b);
+    for (size_t i = 0; i < w->n_blob; i++) {
+        fg_buf_u64(&b, fg_hash64(w->blob[i].data, (size_t)w->blob[i].bytes));
+    }
+    fg_buf_u32(&b, w->slot.write_version);
+    fg_buf_u64(&b, w->slot.data_offset);
+    fg_buf_u64(&b, caller);
+    *out = b.failed ? 0 : fg_hash64(b.data, b.len);
+    const bool failed = b.failed;
+    fg_buf_fini(&b);
+    return failed ? fg_fail_nomem(err, w->path) : FG_OK;
+}
+
+/* Reads the chunk at data-region offset `at`, up to data-region offset `end`, and hashes it. */
+static fg_status hash_chunk(fg_writer *w, uint64_t at, uint64_t end, uint64_t *hash, fg_err *err)
+{
+    const uint64_t left = end - at, n = left < FG_FILE_CHUNK ? left : FG_FILE_CHUNK;
+    const fg_file f = {.fd = w->fd, .path = w->part};
+    FG_TRY(fg_file_read(&f, w->buf, (size_t)n, w->slot.data_offset + at, err));
+    fg_hasher_reset(w->hasher);
+    fg_hasher_add(w->hasher, w->buf, (size_t)n);
+    *hash = fg_hasher_digest(w->hasher);
+    return FG_OK;
+}
+
+/* Compares the chunks that a record added, and what follows them, with the file.  On success the
+ * hasher holds the chunk that is not complete. */
+static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg_err *err)
+{
+    const uint64_t end = c->pos - w->slot.data_offset;
+    fg_cursor want = fg_cursor_make(c->chunk, (size_t)(8 * c->n_new));
+    uint64_t hash;
+    *same = false;
+    for (uint64_t i = c->n_chunk - c->n_new; i < c->n_chunk; i++) {
+        FG_TRY(hash_chunk(w, i * FG_FILE_CHUNK, end, &hash, err));
+        if (hash != fg_cursor_u64(&want)) return FG_OK;
+    }
+    fg_hasher_reset(w->hasher);
+    hash = fg_hasher_digest(w->hasher);
+    if (c->n_chunk * FG_FILE_CHUNK < end) {
+        FG_TRY(hash_chunk(w, c->n_chunk * FG_FILE_CHUNK, end, &hash, err));
+    }
+    *same = hash == c->tail_hash;
+    return FG_OK;
+}
+
+/* How many records to go on from: the last that agrees with the plan and with the file.  What it
+ * added is read back, because a disk may say that it has written and lose it. */
+static fg_status trusted_records(fg_writer *w, uint64_t size, size_t *n, fg_err *err)
+{
+    size_t k = 0;
+    for (; k < fg_journal_n_record(w->journal); k++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, k);
+        if (c->pos > size || !is_boundary(w, c->pos, c->next_tensor) ||
+            c->n_chunk != chunks_before(w, c->pos)) {
+            break;
+        }
+    }
+    for (; k > 0; k--) {
+        bool same;
+        FG_TRY(is_in_file(w, fg_journal_record(w->journal, k - 1), &same, err));
+        if (same) break;
+    }
+    *n = k;
+    return FG_OK;
+}
+
+/* What stands before and behind the data is written at the end; an interrupted end may have left
+ * anything there, even a header. */
+static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
+{
+    if (ftruncate(w->fd, (off_t)pos) != 0) return fg_writer_fail_io(w, "to cut it", err);
+    memset(w->buf, 0, FG_WRITER_BUFFER);
+    for (uint64_t at = 0; at < w->slot.data_offset; at += FG_WRITER_BUFFER) {
+        const uint64_t left = w->slot.data_offset - at;
+        const uint64_t n = left < FG_WRITER_BUFFER ? left : FG_WRITER_BUFFER;
+        FG_TRY(fg_io_pwrite(w->fd, w->buf, (size_t)n, at, w->part, err));
+    }
+    return FG_OK;
+}
+
+static fg_status continue_from(fg_writer *w, size_t n, fg_payload_fn *payload, void *ctx,
+                               fg_err *err)
+{
+    const uint64_t pos = fg_journal_record(w->journal, n - 1)->pos;
+    FG_TRY(fg_journal_keep(w->journal, n, err));
+    FG_TRY(clear_around(w, pos, err));
+    FG_TRY(check_space(w, pos - w->slot.data_offset, err));
+    FG_TRY(enter_begun(w, err));
+    for (size_t i = 0; i < n; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        if (!fg_checkpoint_results(c, w->dir.tensor, w->dir.n_tensor)) {
+            return fg_fail(err, FG_EFORMAT,
+                           "%s: a result that fits no tensor, expected one; delete it", w->log);
+        }
+        fg_checkpoint_chunks(c, w->chunk);
+        if (payload != NULL) FG_TRY(payload(ctx, c->payload, c->n_payload, err));
+    }
+    w->pos = w->flushed = w->saved_pos = pos;
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
+}
+
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+                           uint64_t *next_tensor, fg_err *err)
+{
+    uint64_t size, own = 0;
+    size_t n = 0;
+    *next_tensor = 0;
+    FG_TRY(prepare_begin(w, &size, err));
+    FG_TRY(plan_identity(w, identity, &own, err));
+    if (has_work(w, size)) {
+        if (fg_journal_identity(w->journal) != own) return refuse_other(w, err);
+        FG_TRY(trusted_records(w, size, &n, err));
+    }
+    if (n == 0) return begin_anew(w, &own, err);
+    *next_tensor = fg_journal_record(w->journal, n - 1)->next_tensor;
+    return continue_from(w, n, payload, ctx, err);
+}
+
+bool fg_writer_is_kept(const fg_writer *w)
+{
+    return w->kept && w->chunk != NULL && w->state != FG_WRITER_DONE;
+}
+
+/* --- checkpoint --- */
+
+void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns)
+{
+    w->every_bytes = bytes;
+    w->every_ns = ns;
+}
+
+bool fg_writer_checkpoint_due(const fg_writer *w)
+{
+    return w->journal != NULL &&
+           (w->pos - w->saved_pos >= w->every_bytes || fg_clock_ns() - w->saved_ns >= w->every_ns);
+}
+
+/* Everything before pos is on the disk: says so in the journal. */
+static fg_status append_record(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
+                               fg_err *err)
+{
+    fg_buf chunk = {0}, result = {0};
+    const uint64_t first = chunks_before(w, w->saved_pos), end = chunks_before(w, w->pos);
+    for (uint64_t i = first; i < end; i++) fg_buf_u64(&chunk, w->chunk[i]);
+    for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
+        uint8_t bytes[FG_RESULT_BYTES];
+        if (w->changed[i] == 0) continue;
+        fg_result_encode(i, &w->dir.tensor[i], bytes);
+        fg_buf_put(&result, bytes, sizeof bytes);
+    }
+    const fg_checkpoint c = {
+        .pos = w->pos,
+        .next_tensor = next_tensor,
+        .n_chunk = end,
+        .tail_hash = fg_hasher_digest(w->hasher),
+        .n_new = end - first,
+        .n_result = result.len / FG_RESULT_BYTES,
+        .n_payload = n,
+        .chunk = chunk.data,
+        .result = result.data,
+        .payload = payload,
+    };
+    const fg_status st = chunk.failed || result.failed ? fg_fail_nomem(err, w->log)
+                                                       : fg_journal_append(w->journal, &c, err);
+    fg_buf_fini(&chunk);
+    fg_buf_fini(&result);
+    return st;
+}
+
+fg_status fg_writer_checkpoint(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
+                               fg_err *err)
+{
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "checkpoint of a writer not begun", "begin", err);
+    if (w->journal == NULL) return FG_OK;
+    if (!is_boundary(w, w->pos, next_tensor)) {
+        return fg_writer_misuse(w, "checkpoint inside a tensor", "one between tensors", err);
+    }
+    FG_TRY(fg_writer_flush(w, err));
+    fg_status st = fdatasync(w->fd) == 0 ? FG_OK : fg_writer_fail_io(w, "to reach the disk", err);
+    if (st == FG_OK) st = append_record(w, next_tensor, payload, n, err);
+    if (st != FG_OK) {
+        w->state = FG_WRITER_BROKEN;
+        return st;
+    }
+    memset(w->changed, 0, (size_t)w->dir.n_tensor);
+    w->kept = true;
+    w->saved_pos = w->pos;
+    w->saved_ns = fg_clock_ns();
+    return FG_OK;
+}

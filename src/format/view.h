@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The reader's side of fg_writer_view: a model file that is still being written, seen through the
+ * accessors of reader.h.  Private to this folder.
+ */
+#ifndef FG_SRC_FORMAT_VIEW_H
+#define FG_SRC_FORMAT_VIEW_H
+
+#include "src/format/layout.h"
+#include "src/format/reader.h"
+
+/* Maps the slot's file_bytes of fd, which must be that long already.  The descriptor is duplicated;
+ * the arrays of *dir are borrowed, so that what the writer changes in them is seen.  Nothing is
+ * checked, and there is no metadata: the writer stores it at the end.  Errors: FG_EIO, FG_ENOMEM. */
+fg_status fg_model_file_view(fg_model_file **out, int fd, const char *path, const fg_slot *slot,
+                             const fg_directory *dir, fg_err *err);
+
+#endif
