@@ -10,111 +10,14 @@
  */
 #include "quant/panel.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
+#include "quant/codes.h"
 #include "quant/search.h"
 #include "src/base/fp.h"
 
 enum { G = FG_GROUP_COLS };
-
-/* Above this row scale a decoded value s * v * row_scale (|s| <= 127, |v| <= 128) could overflow;
- * only rows beyond 2e37 meet it, and lose their largest values. */
-static const double row_scale_max = (double)FLT_MAX / (127.0 * 128.0 * 1.0001);
-
-static size_t group_bytes(fg_qtype type)
-{
-    switch (type) {
-    case FG_TYPE_Q4: return 256;
-    case FG_TYPE_Q5: return 256 + 64;
-    case FG_TYPE_Q6: return 256 + 128;
-    case FG_TYPE_Q8: return 512;
-    case FG_TYPE_F32:
-    case FG_TYPE_BF16: break;
-    }
-    return 0;
-}
-
-/* First byte of group g, counted over the panel, and of its scale for row r. */
-static uint8_t *group_at(fg_qtype type, uint8_t *panel, size_t g)
-{
-    const size_t bytes = group_bytes(type);
-    return panel + g / FG_SB_GROUPS * (64 + FG_SB_GROUPS * bytes) + 64 + g % FG_SB_GROUPS * bytes;
-}
-
-static uint8_t *scale_at(fg_qtype type, uint8_t *panel, size_t g, size_t r)
-{
-    return panel + g / FG_SB_GROUPS * (64 + FG_SB_GROUPS * group_bytes(type)) + 4 * r +
-           g % FG_SB_GROUPS;
-}
-
-/* Writes the 32 codes of row r into the group; all bits of the row's bytes are set. */
-static void put_codes(fg_qtype type, uint8_t *group, size_t r, const uint8_t *code)
-{
-    uint8_t *row = group + 4 * r;
-    if (type == FG_TYPE_Q8) {
-        for (size_t k = 0; k < G; k++) row[64 * (k / 4) + k % 4] = code[k];
-        return;
-    }
-    for (size_t k = 0; k < 16; k++) {
-        row[64 * (k / 4) + k % 4] = (uint8_t)((code[k] & 15u) | (code[k + 16] & 15u) << 4);
-    }
-    row += 256;
-    for (size_t b = 0; b < 4; b++) {
-        if (type == FG_TYPE_Q5) {
-            uint32_t bits = 0;
-            for (size_t f = 0; f < 8; f++) bits |= ((uint32_t)code[4 * f + b] >> 4 & 1u) << f;
-            row[b] = (uint8_t)bits;
-        }
-        for (size_t h = 0; h < 2 && type == FG_TYPE_Q6; h++) {
-            uint32_t bits = 0;
-            for (size_t j = 0; j < 4; j++) {
-                bits |= ((uint32_t)code[16 * h + 4 * j + b] >> 4 & 3u) << (2 * j);
-            }
-            row[64 * h + b] = (uint8_t)bits;
-        }
-    }
-}
-
-static void get_codes(fg_qtype type, const uint8_t *group, size_t r, uint8_t *code)
-{
-    const uint8_t *row = group + 4 * r;
-    if (type == FG_TYPE_Q8) {
-        for (size_t k = 0; k < G; k++) code[k] = row[64 * (k / 4) + k % 4];
-        return;
-    }
-    for (size_t k = 0; k < G; k++) {
-        const uint32_t byte = row[64 * (k % 16 / 4) + k % 4];
-        uint32_t c = k < 16 ? byte & 15u : byte >> 4;
-        if (type == FG_TYPE_Q5) {
-            c |= ((uint32_t)row[256 + k % 4] >> (k / 4) & 1u) << 4;
-        }
-        if (type == FG_TYPE_Q6) {
-            c |= ((uint32_t)row[256 + 64 * (k / 16) + k % 4] >> (2 * (k % 16 / 4)) & 3u) << 4;
-        }
-        code[k] = (uint8_t)c;
-    }
-}
-
-/* Grid value of each code (q8: of the byte), and the way back. */
-typedef struct code_map {
-    int8_t value[256];
-    uint8_t code[256]; /* indexed by value + 128 */
-} code_map;
-
-static void code_map_init(code_map *m, fg_qtype type, const fg_lut *lut)
-{
-    memset(m, 0, sizeof *m);
-    const int n = type == FG_TYPE_Q4 ? 16 : type == FG_TYPE_Q5 ? 32 : type == FG_TYPE_Q6 ? 64 : 256;
-    for (int c = 0; c < n; c++) {
-        const int v = type == FG_TYPE_Q4   ? lut->v[c]
-                      : type == FG_TYPE_Q8 ? (c < 128 ? c : c - 256)
-                                           : c - n / 2;
-        m->value[c] = (int8_t)v;
-        m->code[v + 128] = (uint8_t)c;
-    }
-}
 
 /* x[i] = w[i] * scale, in double between. */
 static void load_scaled(const float *w, double scale, float *x)
@@ -133,8 +36,8 @@ static float extreme_of(const float *w, size_t n)
 }
 
 /* Pass 1: real scales, relative to |top|, parked in the code bytes.  Returns the largest. */
-static float search_row(fg_qtype type, const fg_grid *grid, const float *w, size_t n_group,
-                        double top, uint8_t *panel, size_t r)
+static float search_row(fg_qtype type, const fg_grid *grid, const float *w, const float *weight,
+                        size_t n_group, double top, uint8_t *panel, size_t r)
 {
     float largest = 0.0f;
     for (size_t g = 0; g < n_group; g++) {
@@ -143,48 +46,51 @@ static float search_row(fg_qtype type, const fg_grid *grid, const float *w, size
         if (extreme != 0.0f) {
             const double size = fabs((double)extreme);
             load_scaled(w + g * G, 1.0 / size, x);
-            scale = (float)((double)fg_search_scale(grid, x, extreme < 0 ? -1.0f : 1.0f) *
+            scale = (float)((double)fg_search_scale(grid, x, weight == NULL ? NULL : weight + g * G,
+                                                    extreme < 0 ? -1.0f : 1.0f) *
                             (size / top));
         }
-        memcpy(group_at(type, panel, g) + 4 * r, &scale, sizeof scale);
+        memcpy(fg_group_at(type, panel, g) + 4 * r, &scale, sizeof scale);
         if (fabsf(scale) > largest) largest = fabsf(scale);
     }
     return largest;
 }
 
 /* Pass 2 for one group: int8 scale and codes.  rs_inv = 1 / row scale, 0 for a zero row. */
-static void encode_group(fg_qtype type, const fg_grid *grid, const code_map *map, const float *w,
-                         double top, double rs_inv, uint8_t *panel, size_t g, size_t r)
+static void encode_group(fg_qtype type, const fg_grid *grid, const fg_code_map *map, const float *w,
+                         const float *weight, double top, double rs_inv, uint8_t *panel, size_t g,
+                         size_t r)
 {
     float x[G], q[G], want;
     uint8_t code[G];
-    uint8_t *group = group_at(type, panel, g);
+    uint8_t *group = fg_group_at(type, panel, g);
     memcpy(&want, group + 4 * r, sizeof want);
     load_scaled(w, rs_inv, x);
     const float target = (float)((double)want * top * rs_inv);
-    const int s = want == 0.0f ? 0 : fg_search_int_scale(grid, x, target);
+    const int s = want == 0.0f ? 0 : fg_search_int_scale(grid, x, weight, target);
     if (s == 0) memset(x, 0, sizeof x); /* all codes zero: one form for a group of no weight */
     fg_grid_round(grid, x, s == 0 ? 0.0f : 1.0f / (float)s, q);
     for (size_t i = 0; i < G; i++) code[i] = map->code[(int)q[i] + 128];
-    put_codes(type, group, r, code);
-    *scale_at(type, panel, g, r) = (uint8_t)s;
+    fg_put_codes(type, group, r, code);
+    *fg_group_scale_at(type, panel, g, r) = (uint8_t)s;
 }
 
-static float encode_row(fg_qtype type, const fg_grid *grid, const code_map *map, const float *w,
-                        size_t n_group, uint8_t *panel, size_t r)
+static float encode_row(fg_qtype type, const fg_grid *grid, const fg_code_map *map, const float *w,
+                        const float *weight, size_t n_group, uint8_t *panel, size_t r)
 {
     const double top = fabs((double)extreme_of(w, n_group * G));
     float row_scale = 0.0f;
     double rs_inv = 0.0;
     if (top > 0.0) {
-        double rs = (double)search_row(type, grid, w, n_group, top, panel, r) * top / 127.0;
-        rs = rs < row_scale_max ? rs : row_scale_max;
+        double rs = (double)search_row(type, grid, w, weight, n_group, top, panel, r) * top / 127.0;
+        rs = rs < FG_ROW_SCALE_MAX ? rs : FG_ROW_SCALE_MAX;
         row_scale = (float)rs; /* 0 when below the smallest subnormal: the row then is zero */
         if (row_scale > 0.0f) rs_inv = 1.0 / (double)row_scale;
     }
     for (size_t g = 0; g < n_group; g++) {
-        if (rs_inv == 0.0) memset(group_at(type, panel, g) + 4 * r, 0, sizeof(float));
-        encode_group(type, grid, map, w + g * G, top, rs_inv, panel, g, r);
+        if (rs_inv == 0.0) memset(fg_group_at(type, panel, g) + 4 * r, 0, sizeof(float));
+        encode_group(type, grid, map, w + g * G, weight == NULL ? NULL : weight + g * G, top,
+                     rs_inv, panel, g, r);
     }
     return row_scale;
 }
@@ -205,23 +111,24 @@ static void encode_float(bool bf16, const float *w, size_t n_col, uint8_t *panel
     }
 }
 
-static void decode_group(fg_qtype type, const code_map *map, const uint8_t *group, int s,
+static void decode_group(fg_qtype type, const fg_code_map *map, const uint8_t *group, int s,
                          float row_scale, size_t r, float *w)
 {
     uint8_t code[G];
-    get_codes(type, group, r, code);
+    fg_get_codes(type, group, r, code);
     for (size_t i = 0; i < G; i++) w[i] = (float)(s * map->value[code[i]]) * row_scale;
 }
 
-static void measure(fg_qtype type, const code_map *map, const float *w, size_t n_group,
+static void measure(fg_qtype type, const fg_code_map *map, const float *w, size_t n_group,
                     uint8_t *panel, float row_scale, size_t r, fg_panel_error *error)
 {
     double err2 = 0.0, ref2 = 0.0;
+    float top = 0.0f;
     for (size_t g = 0; g < n_group; g++) {
         float v[G];
         if (map != NULL) {
-            decode_group(type, map, group_at(type, panel, g), (int8_t)*scale_at(type, panel, g, r),
-                         row_scale, r, v);
+            decode_group(type, map, fg_group_at(type, panel, g),
+                         (int8_t)*fg_group_scale_at(type, panel, g, r), row_scale, r, v);
         }
         for (size_t i = 0; i < G; i++) {
             const float x = w[g * G + i];
@@ -231,36 +138,54 @@ static void measure(fg_qtype type, const code_map *map, const float *w, size_t n
             const double e = (double)x - (double)y;
             err2 += e * e;
             ref2 += (double)x * (double)x;
+            top = fabsf(x) > top ? fabsf(x) : top;
         }
     }
     error->err2[r] = err2;
     error->ref2[r] = ref2;
+    error->top[r] = top;
 }
 
-void fg_panel_encode(fg_qtype type, const fg_lut *lut, const float *w, size_t n_col, uint8_t *panel,
-                     float *row_scale, fg_panel_error *error)
+void fg_panel_measure(fg_qtype type, const fg_lut *lut, uint8_t *panel, const float *row_scale,
+                      const float *w, size_t n_col, fg_panel_error *error)
 {
     const size_t k = (size_t)fg_n_sb(n_col) * FG_SB_COLS;
-    const bool quantized = group_bytes(type) != 0;
-    code_map map;
-    if (quantized) {
-        fg_grid grid;
-        fg_grid_init(&grid, type, lut);
-        code_map_init(&map, type, lut);
-        for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
-            row_scale[r] = encode_row(type, &grid, &map, w + r * k, k / G, panel, r);
-        }
-    } else {
-        encode_float(type == FG_TYPE_BF16, w, k, panel);
-    }
-    if (error == NULL) return;
+    const bool quantized = fg_group_bytes(type) != 0;
+    fg_code_map map;
+    if (quantized) fg_code_map_init(&map, type, lut);
+    error->out_err2 = error->out_ref2 = 0.0;
     for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
         measure(type, quantized ? &map : NULL, w + r * k, k / G, panel,
                 quantized ? row_scale[r] : 1.0f, r, error);
     }
 }
 
-static void decode_row(fg_qtype type, const code_map *map, const uint8_t *panel, float row_scale,
+void fg_panel_encode_weighted(fg_qtype type, const fg_lut *lut, const float *w, const float *weight,
+                              size_t n_col, uint8_t *panel, float *row_scale, fg_panel_error *error)
+{
+    const size_t k = (size_t)fg_n_sb(n_col) * FG_SB_COLS;
+    const bool quantized = fg_group_bytes(type) != 0;
+    fg_code_map map;
+    if (quantized) {
+        fg_grid grid;
+        fg_grid_init(&grid, type, lut);
+        fg_code_map_init(&map, type, lut);
+        for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
+            row_scale[r] = encode_row(type, &grid, &map, w + r * k, weight, k / G, panel, r);
+        }
+    } else {
+        encode_float(type == FG_TYPE_BF16, w, k, panel);
+    }
+    if (error != NULL) fg_panel_measure(type, lut, panel, row_scale, w, n_col, error);
+}
+
+void fg_panel_encode(fg_qtype type, const fg_lut *lut, const float *w, size_t n_col, uint8_t *panel,
+                     float *row_scale, fg_panel_error *error)
+{
+    fg_panel_encode_weighted(type, lut, w, NULL, n_col, panel, row_scale, error);
+}
+
+static void decode_row(fg_qtype type, const fg_code_map *map, const uint8_t *panel, float row_scale,
                        size_t k, size_t r, float *w)
 {
     if (type == FG_TYPE_F32) {
@@ -277,7 +202,7 @@ static void decode_row(fg_qtype type, const code_map *map, const uint8_t *panel,
         }
         return;
     }
-    const size_t bytes = group_bytes(type);
+    const size_t bytes = fg_group_bytes(type);
     for (size_t g = 0; g < k / G; g++) {
         const uint8_t *sb = panel + g / FG_SB_GROUPS * (64 + FG_SB_GROUPS * bytes);
         decode_group(type, map, sb + 64 + g % FG_SB_GROUPS * bytes,
@@ -288,9 +213,9 @@ static void decode_row(fg_qtype type, const code_map *map, const uint8_t *panel,
 void fg_panel_decode_row(fg_qtype type, const fg_lut *lut, const uint8_t *panel,
                          const float *row_scale, size_t n_col, size_t r, float *w)
 {
-    code_map map;
-    const bool quantized = group_bytes(type) != 0;
-    if (quantized) code_map_init(&map, type, lut);
+    fg_code_map map;
+    const bool quantized = fg_group_bytes(type) != 0;
+    if (quantized) fg_code_map_init(&map, type, lut);
     decode_row(type, &map, panel, quantized ? row_scale[r] : 1.0f,
                (size_t)fg_n_sb(n_col) * FG_SB_COLS, r, w);
 }
@@ -299,9 +224,9 @@ void fg_panel_decode(fg_qtype type, const fg_lut *lut, const uint8_t *panel, con
                      size_t n_col, float *w)
 {
     const size_t k = (size_t)fg_n_sb(n_col) * FG_SB_COLS;
-    code_map map;
-    const bool quantized = group_bytes(type) != 0;
-    if (quantized) code_map_init(&map, type, lut);
+    fg_code_map map;
+    const bool quantized = fg_group_bytes(type) != 0;
+    if (quantized) fg_code_map_init(&map, type, lut);
     for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
         decode_row(type, &map, panel, quantized ? row_scale[r] : 1.0f, k, r, w + r * k);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * For a given set of codes q the best scale is s = sum(xq) / sum(qq), and the error it leaves is
- * sum(xx) - gain, gain = sum(xq)^2 / sum(qq).  So: try scales that put the extreme weight a little
+ * sum(xx) - gain, gain = sum(xq)^2 / sum(qq); with importances every sum is weighted.  So: try scales that put the extreme weight a little
  * inside or outside the end of the grid, keep the largest gain, then round once more with the
  * fitted scale.  The extreme weight goes to the longer, negative end: on a linear grid the other
  * end never won more than 1 group in 1000, on a table (with two different ends) it wins 4 in 10,
@@ -86,15 +86,16 @@ typedef struct fit {
     float scale, gain;
 } fit;
 
-static inline __attribute__((always_inline)) fit try_inverse(const fg_grid *g, bool table,
-                                                             const float *x, float inv)
+static inline __attribute__((always_inline)) fit
+try_inverse(const fg_grid *g, bool table, const float *x, const float *weight, float inv)
 {
     float q[N], xq[LANES] = {0}, qq[LANES] = {0};
     round_to(g, table, x, inv, q);
     for (int i = 0; i < N; i += LANES) {
         for (int l = 0; l < LANES; l++) {
-            xq[l] += x[i + l] * q[i + l];
-            qq[l] += q[i + l] * q[i + l];
+            const float wq = weight == NULL ? q[i + l] : weight[i + l] * q[i + l];
+            xq[l] += x[i + l] * wq;
+            qq[l] += q[i + l] * wq;
         }
     }
     const float sxq = join(xq), sqq = join(qq);
@@ -103,8 +104,8 @@ static inline __attribute__((always_inline)) fit try_inverse(const fg_grid *g, b
     return (fit){scale, scale * sxq};
 }
 
-static inline __attribute__((always_inline)) float search(const fg_grid *g, bool table,
-                                                          const float *x, float extreme)
+static inline __attribute__((always_inline)) float
+search(const fg_grid *g, bool table, const float *x, const float *weight, float extreme)
 {
     const int n_try = table ? N_TRY_TABLE : N_TRY_LINEAR;
     const float step = (g->last - g->first) / (float)(n_try - 1);
@@ -112,40 +113,40 @@ static inline __attribute__((always_inline)) float search(const fg_grid *g, bool
     for (int side = 0; side < (table ? 2 : 1); side++) {
         const float end = side == 0 ? g->lo * extreme : g->hi * extreme;
         for (int c = 0; c < n_try; c++) {
-            const fit f = try_inverse(g, table, x, end * (g->first + (float)c * step));
+            const fit f = try_inverse(g, table, x, weight, end * (g->first + (float)c * step));
             if (f.gain > best.gain) best = f;
         }
     }
     if (best.scale == 0.0f) return 0.0f;
-    const fit f = try_inverse(g, table, x, 1.0f / best.scale);
+    const fit f = try_inverse(g, table, x, weight, 1.0f / best.scale);
     return f.gain > best.gain ? f.scale : best.scale;
 }
 
-static inline __attribute__((always_inline)) float error_of(const fg_grid *g, bool table,
-                                                            const float *x, float s)
+static inline __attribute__((always_inline)) float
+error_of(const fg_grid *g, bool table, const float *x, const float *weight, float s)
 {
     float q[N], e[LANES] = {0};
     round_to(g, table, x, s == 0.0f ? 0.0f : 1.0f / s, q);
     for (int i = 0; i < N; i += LANES) {
         for (int l = 0; l < LANES; l++) {
             const float d = x[i + l] - s * q[i + l];
-            e[l] += d * d;
+            e[l] += weight == NULL ? d * d : weight[i + l] * d * d;
         }
     }
     return join(e);
 }
 
-static inline __attribute__((always_inline)) int search_int(const fg_grid *g, bool table,
-                                                            const float *x, float want)
+static inline __attribute__((always_inline)) int
+search_int(const fg_grid *g, bool table, const float *x, const float *weight, float want)
 {
     float w = want > -127.0f ? want : -127.0f;
     w = w < 127.0f ? w : 127.0f;
     const int middle = (int)((w + bias) - bias);
     int best = middle;
-    float least = error_of(g, table, x, (float)middle);
+    float least = error_of(g, table, x, weight, (float)middle);
     for (int s = middle - 1; s <= middle + 1; s += 2) {
         if (s < -127 || s > 127) continue;
-        const float e = error_of(g, table, x, (float)s);
+        const float e = error_of(g, table, x, weight, (float)s);
         if (e < least) {
             least = e;
             best = s;
@@ -159,12 +160,20 @@ void fg_grid_round(const fg_grid *g, const float *x, float inv, float *q)
     round_to(g, g->table, x, inv, q);
 }
 
-float fg_search_scale(const fg_grid *g, const float *x, float extreme)
+float fg_search_scale(const fg_grid *g, const float *x, const float *weight, float extreme)
 {
-    return g->table ? search(g, true, x, extreme) : search(g, false, x, extreme);
+    if (weight != NULL) {
+        return g->table ? search(g, true, x, weight, extreme)
+                        : search(g, false, x, weight, extreme);
+    }
+    return g->table ? search(g, true, x, NULL, extreme) : search(g, false, x, NULL, extreme);
 }
 
-int fg_search_int_scale(const fg_grid *g, const float *x, float want)
+int fg_search_int_scale(const fg_grid *g, const float *x, const float *weight, float want)
 {
-    return g->table ? search_int(g, true, x, want) : search_int(g, false, x, want);
+    if (weight != NULL) {
+        return g->table ? search_int(g, true, x, weight, want)
+                        : search_int(g, false, x, weight, want);
+    }
+    return g->table ? search_int(g, true, x, NULL, want) : search_int(g, false, x, NULL, want);
 }

@@ -27,11 +27,12 @@ void fg_grid_init(fg_grid *g, fg_qtype type, const fg_lut *lut);
 /* q[i] = grid value nearest to x[i] * inv; 32 elements.  NaN goes to some grid value. */
 void fg_grid_round(const fg_grid *g, const float *x, float inv, float *q);
 
-/* Scale s (either sign) that makes sum (x - s * q)^2 small.  x: 32 weights whose largest magnitude
- * is `extreme` (signed, |extreme| = 1). */
-float fg_search_scale(const fg_grid *g, const float *x, float extreme);
+/* Scale s (either sign) that makes sum weight (x - s * q)^2 small.  x: 32 weights whose largest
+ * magnitude is `extreme` (signed, |extreme| = 1).  weight: importance of each, >= 0 and of order 1;
+ * NULL: all equal. */
+float fg_search_scale(const fg_grid *g, const float *x, const float *weight, float extreme);
 
-/* The int8 scale in -127..127 near `want` for which sum (x - s * q)^2 is smallest. */
-int fg_search_int_scale(const fg_grid *g, const float *x, float want);
+/* The int8 scale in -127..127 near `want` for which sum weight (x - s * q)^2 is smallest. */
+int fg_search_int_scale(const fg_grid *g, const float *x, const float *weight, float want);
 
 #endif

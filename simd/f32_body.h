@@ -19,6 +19,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/hadamard.h"
 #include "simd/kernels_decl.h"
 
 static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
@@ -72,37 +73,86 @@ V16_FN v16 one_plus_exp_neg(v16 x)
 
 /* ---- elementwise -------------------------------------------------------------------------- */
 
+/* One block of 128. */
+V16_FN void quantize_block(const float *x, fg_act128 *o)
+{
+    v16i m = v16i_zero();
+    for (size_t i = 0; i < FG_SB_COLS; i += 16) {
+        m = v16i_max(m, v16i_abs_bits(v16_load(x + i)));
+    }
+    const uint32_t bits = (uint32_t)v16i_hmax(m);
+    /* Below 2^-121 the inverse 127 / max could overflow; such a block counts as zero. */
+    if (bits < 0x03000000u || bits >= 0x7f800000u) {
+        const uint32_t d_bits = bits < 0x03000000u ? 0u : 0x7fc00000u;
+        memset(o, 0, sizeof *o);
+        memcpy(&o->d, &d_bits, sizeof o->d);
+        return;
+    }
+    float max;
+    memcpy(&max, &bits, sizeof max);
+    o->d = max / 127.0f;
+    /* |x * inv| <= 127 (1 + 2^-23) after both roundings, so |q| <= 127 needs no clamp. */
+    const v16 inv = v16_set1(127.0f / max), bias = v16_set1(v16_bias);
+    for (size_t g = 0; g < FG_SB_GROUPS; g++) {
+        v16i sum = v16i_zero();
+        for (size_t i = g * FG_GROUP_COLS; i < (g + 1) * FG_GROUP_COLS; i += 16) {
+            const v16i q = v16i_from_biased(v16_add(v16_mul(v16_load(x + i), inv), bias));
+            v16i_store_i8(o->q + i, q);
+            sum = v16i_add(sum, q);
+        }
+        o->sum[g] = (int16_t)v16i_sum(sum);
+    }
+    memset(o->pad, 0, sizeof o->pad);
+}
+
 void FG_LEVEL(quantize_act)(const float *x, size_t n, fg_act128 *out)
 {
-    for (size_t b = 0; b < n / FG_SB_COLS; b++, x += FG_SB_COLS) {
-        fg_act128 *o = &out[b];
-        v16i m = v16i_zero();
-        for (size_t i = 0; i < FG_SB_COLS; i += 16) {
-            m = v16i_max(m, v16i_abs_bits(v16_load(x + i)));
+    for (size_t b = 0; b < n / FG_SB_COLS; b++) quantize_block(x + b * FG_SB_COLS, &out[b]);
+}
+
+/* Butterfly within a vector: lane i becomes a[i] + a[i + d], or a[i - d] - a[i] where i & d.  The
+ * fma is exact in its product, so it rounds like the sum or difference that it is. */
+V16_FN v16 butterfly(v16 a, int d)
+{
+    float sign[16];
+    for (int i = 0; i < 16; i++) sign[i] = (i & d) != 0 ? -1.0f : 1.0f;
+    return v16_fma(v16_load(sign), a, v16_swap(a, d));
+}
+
+/* y = R^T x for one block of 128, in the order of quant/hadamard.h. */
+V16_FN void rotate_block(const float *x, float *y)
+{
+    enum { N = FG_SB_COLS / 16 };
+    v16 a[N];
+    for (size_t i = 0; i < N; i++) {
+        a[i] = v16_mul(v16_load(x + 16 * i), v16_load(fg_hadamard_diag + 16 * i));
+    }
+    for (size_t d = N / 2; d > 0; d /= 2) {
+        for (size_t i = 0; i < N; i++) {
+            if ((i & d) != 0) continue;
+            const v16 lo = a[i], hi = a[i + d];
+            a[i] = v16_add(lo, hi);
+            a[i + d] = v16_sub(lo, hi);
         }
-        const uint32_t bits = (uint32_t)v16i_hmax(m);
-        /* Below 2^-121 the inverse 127 / max could overflow; such a block counts as zero. */
-        if (bits < 0x03000000u || bits >= 0x7f800000u) {
-            const uint32_t d_bits = bits < 0x03000000u ? 0u : 0x7fc00000u;
-            memset(o, 0, sizeof *o);
-            memcpy(&o->d, &d_bits, sizeof o->d);
-            continue;
+    }
+    for (size_t i = 0; i < N; i++) {
+        v16_store(y + 16 * i, butterfly(butterfly(butterfly(butterfly(a[i], 8), 4), 2), 1));
+    }
+}
+
+/* Some blocks at a time: a block is not read again before its stores are through (up to 13 % faster
+ * than one by one), and no row-sized buffer is needed. */
+void FG_LEVEL(quantize_act_rot)(const float *x, size_t n, fg_act128 *out)
+{
+    enum { STEP = 4 };
+    float y[STEP * FG_SB_COLS];
+    for (size_t b = 0, m; b < n / FG_SB_COLS; b += m) {
+        const size_t left = n / FG_SB_COLS - b;
+        m = left < STEP ? left : STEP;
+        for (size_t i = 0; i < m; i++) {
+            rotate_block(x + (b + i) * FG_SB_COLS, y + i * FG_SB_COLS);
         }
-        float max;
-        memcpy(&max, &bits, sizeof max);
-        o->d = max / 127.0f;
-        /* |x * inv| <= 127 (1 + 2^-23) after both roundings, so |q| <= 127 needs no clamp. */
-        const v16 inv = v16_set1(127.0f / max), bias = v16_set1(v16_bias);
-        for (size_t g = 0; g < FG_SB_GROUPS; g++) {
-            v16i sum = v16i_zero();
-            for (size_t i = g * FG_GROUP_COLS; i < (g + 1) * FG_GROUP_COLS; i += 16) {
-                const v16i q = v16i_from_biased(v16_add(v16_mul(v16_load(x + i), inv), bias));
-                v16i_store_i8(o->q + i, q);
-                sum = v16i_add(sum, q);
-            }
-            o->sum[g] = (int16_t)v16i_sum(sum);
-        }
-        memset(o->pad, 0, sizeof o->pad);
+        for (size_t i = 0; i < m; i++) quantize_block(y + i * FG_SB_COLS, &out[b + i]);
     }
 }
 

@@ -51,6 +51,9 @@ typedef void fg_panel_fn(const uint8_t *panel, const float *row_scale, const fg_
  * max over |x| compared as integers, so that NaN and infinity are found on every level alike. */
 typedef void fg_quantize_act_fn(const float *x, size_t n, fg_act128 *out);
 
+/* The same of the rotated blocks R^T x (quant/hadamard.h), for rotated matrices; x is left alone. */
+typedef fg_quantize_act_fn fg_quantize_act_rot_fn;
+
 /* y[i] = (x[i] * s) * w[i], s = 1 / sqrt(mean of squares + eps); 16-lane sum.  y may be x. */
 typedef void fg_rmsnorm_fn(const float *x, const float *w, size_t n, float eps, float *y);
 
@@ -125,6 +128,7 @@ typedef struct fg_kernels {
     fg_panel_fn *panel_q6;
     fg_panel_fn *panel_q8;
     fg_quantize_act_fn *quantize_act;
+    fg_quantize_act_rot_fn *quantize_act_rot;
     fg_rmsnorm_fn *rmsnorm;
     fg_axpby_fn *axpby;
     fg_axpy_fn *axpy;

@@ -93,6 +93,16 @@ V16_FN v16 v16_min(v16 a, v16 b)
 {
     return (v16){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
+V16_FN v16 v16_swap(v16 a, int d)
+{
+    switch (d) {
+    case 8: return (v16){a.hi, a.lo};
+    case 4:
+        return (v16){_mm256_permute2f128_ps(a.lo, a.lo, 1), _mm256_permute2f128_ps(a.hi, a.hi, 1)};
+    case 2: return (v16){_mm256_permute_ps(a.lo, 0x4e), _mm256_permute_ps(a.hi, 0x4e)};
+    default: return (v16){_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)};
+    }
+}
 V16_FN float v16_sum(v16 a)
 {
     const __m256 x = _mm256_add_ps(a.lo, a.hi);

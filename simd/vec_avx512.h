@@ -82,6 +82,15 @@ V16_FN v16 v16_min(v16 a, v16 b)
 {
     return _mm512_min_ps(a, b);
 }
+V16_FN v16 v16_swap(v16 a, int d)
+{
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    switch (d) {
+    case 2: return _mm512_shuffle_ps(a, a, 0x4e);
+    case 1: return _mm512_shuffle_ps(a, a, 0xb1);
+    default: return _mm512_permutexvar_ps(_mm512_xor_si512(lane, _mm512_set1_epi32(d)), a);
+    }
+}
 V16_FN float v16_sum(v16 a)
 {
     const __m256 x = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));

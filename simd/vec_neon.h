@@ -115,6 +115,18 @@ V16_FN v16 v16_min(v16 a, v16 b)
     return (v16){v16_min_quad(a.q0, b.q0), v16_min_quad(a.q1, b.q1), v16_min_quad(a.q2, b.q2),
                  v16_min_quad(a.q3, b.q3)};
 }
+V16_FN v16 v16_swap(v16 a, int d)
+{
+    switch (d) {
+    case 8: return (v16){a.q2, a.q3, a.q0, a.q1};
+    case 4: return (v16){a.q1, a.q0, a.q3, a.q2};
+    case 2:
+        return (v16){vextq_f32(a.q0, a.q0, 2), vextq_f32(a.q1, a.q1, 2), vextq_f32(a.q2, a.q2, 2),
+                     vextq_f32(a.q3, a.q3, 2)};
+    default:
+        return (v16){vrev64q_f32(a.q0), vrev64q_f32(a.q1), vrev64q_f32(a.q2), vrev64q_f32(a.q3)};
+    }
+}
 V16_FN float v16_sum(v16 a)
 {
     const float32x4_t x = vaddq_f32(vaddq_f32(a.q0, a.q2), vaddq_f32(a.q1, a.q3));

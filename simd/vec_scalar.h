@@ -121,6 +121,11 @@ V16_FN v16 v16_min(v16 a, v16 b)
 {
     V16_EACH(a.f[i] < b.f[i] ? a.f[i] : b.f[i]);
 }
+/* Lane i of the result is lane i ^ d; d, a constant at each call, is 8, 4, 2 or 1. */
+V16_FN v16 v16_swap(v16 a, int d)
+{
+    V16_EACH(a.f[i ^ d]);
+}
 V16_FN float v16_sum(v16 a)
 {
     for (int w = 8; w > 0; w /= 2) {
