@@ -21,15 +21,21 @@
 /* ---- scratch ---- */
 
 /* Takes [n_row][width] rows from the mapping, or only measures when base is NULL. */
-static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t width, bool quant)
+static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t width,
+                         fg_forms forms)
 {
     const uint64_t stride = fg_round_up(width, FG_SB_COLS);
     fg_acts a = {.f_stride = (size_t)stride, .q_stride = (size_t)(stride / FG_SB_COLS)};
     if (base != NULL) a.f = (float *)(void *)(base + *used);
     *used += fg_round_up(n_row * stride * sizeof(float), FG_PAGE_BYTES);
-    if (quant) {
+    const uint64_t q_bytes = fg_round_up(n_row * a.q_stride * sizeof(fg_act128), FG_PAGE_BYTES);
+    if (forms.plain) {
         if (base != NULL) a.q = (fg_act128 *)(void *)(base + *used);
-        *used += fg_round_up(n_row * a.q_stride * sizeof(fg_act128), FG_PAGE_BYTES);
+        *used += q_bytes;
+    }
+    if (forms.rotated) {
+        if (base != NULL) a.rot = (fg_act128 *)(void *)(base + *used);
+        *used += q_bytes;
     }
     return a;
 }
@@ -48,20 +54,21 @@ static void lay_out(fg_scratch *s, const fg_model *m, uint64_t n_ctx, uint32_t n
     const uint64_t T = s->n_batch, R = T * p->n_used, d = p->d_model;
     const uint64_t width = (uint64_t)p->n_head * p->d_head;
     const uint64_t group = p->n_head / p->n_kv_head;
+    const fg_forms f32_only = {false, false};
     uint64_t used = 0;
-    s->x = take_acts(base, &used, T, d, false);
-    s->n = take_acts(base, &used, T, d, m->quantized);
-    s->u = take_acts(base, &used, T, width, m->quantized);
-    s->a = take_acts(base, &used, T, d, false);
-    s->qkv = take_acts(base, &used, T, 3 * width, false);
-    s->gate = take_acts(base, &used, T, width, false);
-    s->router = take_acts(base, &used, T, p->n_expert, false);
-    s->xs = take_acts(base, &used, R, d, m->quantized);
-    s->g = take_acts(base, &used, R, p->d_ff, false);
-    s->up = take_acts(base, &used, R, p->d_ff, false);
-    s->h = take_acts(base, &used, R, p->d_ff, m->quantized);
-    s->y = take_acts(base, &used, R, d, false);
-    s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, false);
+    s->x = take_acts(base, &used, T, d, f32_only);
+    s->n = take_acts(base, &used, T, d, m->in);
+    s->u = take_acts(base, &used, T, width, m->attn_out);
+    s->a = take_acts(base, &used, T, d, f32_only);
+    s->qkv = take_acts(base, &used, T, 3 * width, f32_only);
+    s->gate = take_acts(base, &used, T, width, f32_only);
+    s->router = take_acts(base, &used, T, p->n_expert, f32_only);
+    s->xs = take_acts(base, &used, R, d, m->expert_in);
+    s->g = take_acts(base, &used, R, p->d_ff, f32_only);
+    s->up = take_acts(base, &used, R, p->d_ff, f32_only);
+    s->h = take_acts(base, &used, R, p->d_ff, m->hidden);
+    s->y = take_acts(base, &used, R, d, f32_only);
+    s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, f32_only);
     s->cos = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
     s->sin = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
     s->sel = take_array(base, &used, R, sizeof *s->sel);
@@ -112,7 +119,7 @@ void fg_scratch_destroy(fg_scratch **s)
 
 /* ---- the pass ---- */
 
-static void embed(const fg_worker *w, const fg_batch *b)
+void fg_embed(const fg_worker *w, const fg_batch *b)
 {
     const fg_model *m = b->m;
     const size_t half = m->shape->d_rotary / 2;
@@ -129,17 +136,16 @@ static void embed(const fg_worker *w, const fg_batch *b)
     }
 }
 
-static void norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to)
+void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to)
 {
     const fg_shape *shape = b->m->shape;
     fg_scratch *s = b->s;
     b->m->k.rmsnorm(s->x.f + from * s->x.f_stride, weight, shape->d_model, (float)shape->norm_eps,
                     s->n.f + to * s->n.f_stride);
-    if (b->m->quantized) fg_acts_quantize(&b->m->k, &s->n, to);
+    fg_acts_quantize(&b->m->k, &s->n, to);
 }
 
-/* x = alpha r + beta a for token t. */
-static void residual(const fg_batch *b, uint64_t t, float alpha, float beta)
+void fg_residual(const fg_batch *b, uint64_t t, float alpha, float beta)
 {
     fg_scratch *s = b->s;
     float *x = s->x.f + t * s->x.f_stride;
@@ -175,12 +181,12 @@ void fg_mark(const fg_worker *w, fg_batch *b, fg_phase phase)
     b->profile->last_ns = now;
 }
 
-static void layer(fg_worker *w, fg_batch *b, uint32_t l)
+void fg_forward_layer(fg_worker *w, fg_batch *b, uint32_t l)
 {
     const fg_layer *y = &b->m->layers[l];
     uint64_t begin, end;
     fg_worker_range(w, b->n_tok, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) norm_row(b, y->attn_norm, t, t);
+    for (uint64_t t = begin; t < end; t++) fg_norm_row(b, y->attn_norm, t, t);
     fg_worker_sync(w);
     fg_mark(w, b, FG_PHASE_NORM);
 
@@ -189,10 +195,11 @@ static void layer(fg_worker *w, fg_batch *b, uint32_t l)
     } else {
         fg_softmax(w, b, l);
     }
+    fg_attention_out(w, b, l);
 
     for (uint64_t t = begin; t < end; t++) {
-        residual(b, t, y->alpha_attn, y->beta_attn);
-        norm_row(b, y->mlp_norm, t, t);
+        fg_residual(b, t, y->alpha_attn, y->beta_attn);
+        fg_norm_row(b, y->mlp_norm, t, t);
     }
     fg_mark(w, b, FG_PHASE_NORM);
     fg_route(w, b, l);
@@ -200,7 +207,7 @@ static void layer(fg_worker *w, fg_batch *b, uint32_t l)
 
     for (uint64_t t = begin; t < end; t++) {
         combine_experts(b, t);
-        residual(b, t, b->m->alpha_mlp, b->m->beta_mlp);
+        fg_residual(b, t, b->m->alpha_mlp, b->m->beta_mlp);
     }
 }
 
@@ -212,7 +219,7 @@ static void logits(fg_worker *w, fg_batch *b)
         const uint64_t n = b->n_tok - t0 < FG_LOGIT_ROWS ? b->n_tok - t0 : FG_LOGIT_ROWS;
         uint64_t begin, end;
         fg_worker_range(w, n, &begin, &end);
-        for (uint64_t i = begin; i < end; i++) norm_row(b, b->m->final_norm, t0 + i, i);
+        for (uint64_t i = begin; i < end; i++) fg_norm_row(b, b->m->final_norm, t0 + i, i);
         fg_worker_sync(w);
         const fg_product head = {&b->m->lm_head, &s->n, s->logits};
         fg_multiply(w, &head, 1, n);
@@ -233,21 +240,25 @@ static void pass(fg_worker *w, void *arg)
 {
     fg_batch *b = arg;
     if (w->idx == 0 && b->profile != NULL) b->profile->last_ns = fg_clock_ns();
-    embed(w, b);
+    fg_embed(w, b);
     fg_worker_sync(w);
     fg_mark(w, b, FG_PHASE_EMBED);
     tap_hidden(w, b, -1, 0, b->n_tok, &b->s->x);
     for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
-        layer(w, b, l);
+        fg_forward_layer(w, b, l);
         fg_worker_sync(w);
+        if (b->status != FG_OK) return; /* all workers see the same */
         tap_hidden(w, b, (int32_t)l, 0, b->n_tok, &b->s->x);
         /* the next layer only reads x until its first barrier */
     }
     logits(w, b);
 }
 
-void fg_forward(fg_team *team, fg_batch *b)
+fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
 {
+    b->status = FG_OK;
+    b->err = err;
     fg_team_run(team, pass, b);
     b->st->pos += b->n_tok;
+    return b->status;
 }

@@ -14,13 +14,14 @@
 #include "src/model/state.h"
 #include "src/sys/team.h"
 
-/* Activation rows: f32, and the same quantised for int8 products.  `q` is valid only after
+/* Activation rows: f32, and the same quantised for int8 products, as they are (q) and rotated (rot),
+ * where the model has matrices that want them; else NULL.  Both are valid only after
  * fg_acts_quantize of that row. */
 typedef struct fg_acts {
     float *f;
-    fg_act128 *q;
+    fg_act128 *q, *rot;
     size_t f_stride; /* elements, multiple of 128 */
-    size_t q_stride; /* blocks, f_stride / 128 */
+    size_t q_stride; /* blocks, f_stride / 128; also of rot */
 } fg_acts;
 
 /* Buffers for up to n_batch tokens, in one mapping. */
@@ -45,8 +46,9 @@ typedef struct fg_scratch {
     uint32_t *first;  /* [n_expert + 1] first sorted row of each expert */
     uint32_t *active; /* [n_expert] experts with rows, ascending */
     uint32_t n_active;
-    float *chains; /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
-    float *attn;   /* [n_thread][attn_stride] per-worker block results */
+    uint32_t n_wave; /* experts worked on at a time; see moe.c */
+    float *chains;   /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
+    float *attn;     /* [n_thread][attn_stride] per-worker block results */
     size_t attn_stride;
     float *spans;       /* [n_kv_head][spans of n_ctx][span_stride] results of one token */
     size_t span_stride; /* (max, sum) of each head, padded, then [group][d_head] */
@@ -115,10 +117,15 @@ typedef struct fg_batch {
     void *on_logits_ctx;
     const fg_taps *taps; /* may be NULL */
     fg_profile *profile; /* may be NULL; times are added */
+    /* of fg_forward: set by worker 0 at the end of a layer, read by all behind the next barrier */
+    fg_status status;
+    fg_err *err;
 } fg_batch;
 
-/* Evaluates the batch on the team and advances st->pos by n_tok.  Room must have been checked. */
-void fg_forward(fg_team *team, fg_batch *b);
+/* Evaluates the batch on the team and advances st->pos by n_tok.  Room must have been checked.
+ * Fails, with *err set, only when the model has a store that could not read an expert: then no
+ * further logits are given, and the state is good for nothing but fg_state_reset. */
+fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err);
 
 /* ---- the blocks; called by every worker with the same arguments ---- */
 
@@ -134,15 +141,31 @@ void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uin
                         const fg_acts *y, uint64_t begin, uint64_t end);
 /* All panels of n products over rows 0 .. n_tok-1, shared out among the workers. */
 void fg_multiply(fg_worker *w, const fg_product *p, size_t n, uint64_t n_tok);
+/* Fills q and rot of a row, as far as they are there. */
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row);
 
-/* From n (normed input) to a (sub-layer output). */
+/* x = rows of the embedding, and the rotary angles of the batch's positions. */
+void fg_embed(const fg_worker *w, const fg_batch *b);
+/* Row `to` of n = RMSNorm of row `from` of x, quantised too when the model is. */
+void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to);
+/* x = alpha r + beta a for token t, r the residual. */
+void fg_residual(const fg_batch *b, uint64_t t, float alpha, float beta);
+
+/* From n (normed input) to u, then the output projection from u to a (sub-layer output). */
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);
+void fg_attention_out(fg_worker *w, fg_batch *b, uint32_t l);
 /* Router and gathering: from n to sel, sel_w, the sorted order and xs. */
 void fg_route(fg_worker *w, fg_batch *b, uint32_t l);
-/* The experts: from xs to y. */
+/* The experts: from xs to h, from h to y; weights from the mapping. */
+void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l);
+void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l);
+/* Both; weights from the mapping or the store, which reads while they are used. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);
+
+/* One whole layer on x, in place; each worker reads and writes its share of fg_worker_range(n_tok).
+ * cos and sin must be there. */
+void fg_forward_layer(fg_worker *w, fg_batch *b, uint32_t l);
 
 /* Adds the time since the last mark to a phase (worker 0, when a profile is wanted). */
 void fg_mark(const fg_worker *w, fg_batch *b, fg_phase phase);

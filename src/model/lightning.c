@@ -68,13 +68,8 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
         float *u = s->u.f + t * s->u.f_stride;
         k->rmsnorm(u, y->inner_norm, width, (float)shape->inner_norm_eps, u);
         k->sigmoid_mul(u, s->gate.f + t * s->gate.f_stride, width);
-        if (y->out.quantized) fg_acts_quantize(k, &s->u, t);
+        fg_acts_quantize(k, &s->u, t);
     }
     fg_worker_sync(w);
     fg_mark(w, b, FG_PHASE_NORM);
-
-    const fg_product out = {&y->out, &s->u, s->a};
-    fg_multiply(w, &out, 1, b->n_tok);
-    fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

@@ -7,7 +7,9 @@
 
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row)
 {
-    k->quantize_act(x->f + row * x->f_stride, x->f_stride, x->q + row * x->q_stride);
+    const float *f = x->f + row * x->f_stride;
+    if (x->q != NULL) k->quantize_act(f, x->f_stride, x->q + row * x->q_stride);
+    if (x->rot != NULL) k->quantize_act_rot(f, x->f_stride, x->rot + row * x->q_stride);
 }
 
 /* Cache blocking for many tokens: a block of activation rows and a group of panels are kept in the
@@ -26,7 +28,8 @@ static uint64_t tokens_per_block(size_t act_stride)
 void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uint64_t n_tok,
                         const fg_acts *y, uint64_t begin, uint64_t end)
 {
-    const uint8_t *act = m->quantized ? (const uint8_t *)(const void *)(x->q + row0 * x->q_stride)
+    const fg_act128 *q = m->rotated ? x->rot : x->q;
+    const uint8_t *act = m->quantized ? (const uint8_t *)(const void *)(q + row0 * x->q_stride)
                                       : (const uint8_t *)(const void *)(x->f + row0 * x->f_stride);
     const size_t act_stride =
         m->quantized ? x->q_stride * sizeof(fg_act128) : x->f_stride * sizeof(float);
@@ -60,4 +63,12 @@ void fg_multiply(fg_worker *w, const fg_product *p, size_t n, uint64_t n_tok)
             fg_multiply_panels(p[i].m, p[i].x, 0, n_tok, &p[i].y, from - first, to - first);
         }
     }
+}
+
+void fg_attention_out(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    const fg_product out = {&b->m->layers[l].out, &b->s->u, b->s->a};
+    fg_multiply(w, &out, 1, b->n_tok);
+    fg_worker_sync(w);
+    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

@@ -9,16 +9,25 @@
 #include "src/base/dmath.h"
 #include "src/base/mem.h"
 
+/* The bytes at a file offset: those of a dense part from the store, if there is one. */
+static const uint8_t *data_at(const fg_model *m, const fg_model_file *f, uint64_t offset,
+                              bool dense)
+{
+    return dense && m->store != NULL ? fg_store_dense(m->store, offset)
+                                     : fg_model_file_data(f, offset);
+}
+
 static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_t layer,
                       uint32_t expert)
 {
     const fg_tensor *t = fg_model_file_find(f, role, layer, expert);
     const fg_qtype type = (fg_qtype)t->type;
+    const bool dense = expert == FG_NO_LAYER;
     fg_matrix w = {
-        .panels = fg_model_file_data(f, t->offset),
+        .panels = data_at(m, f, t->offset, dense),
         .scales = t->scale_offset == 0
                       ? NULL
-                      : (const float *)(const void *)fg_model_file_data(f, t->scale_offset),
+                      : (const float *)(const void *)data_at(m, f, t->scale_offset, dense),
         .lut = type == FG_TYPE_Q4 ? &t->lut : NULL,
         .panel_fn = fg_kernels_panel(&m->k, type, &t->lut),
         .panel_stride = t->panel_stride,
@@ -28,17 +37,40 @@ static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_
         .n_sb = fg_n_sb(t->n_col),
         .type = type,
         .quantized = fg_qtype_get(t->type)->quantized,
+        .rotated = t->rotated,
     };
     w.bytes = w.n_panel * fg_panel_bytes(type, t->n_col) +
               (w.scales == NULL ? 0 : w.n_panel * FG_PANEL_ROWS * sizeof(float));
-    m->quantized = m->quantized || w.quantized;
     return w;
 }
 
-static const float *bind_vector(const fg_model_file *f, fg_role role, uint32_t layer)
+/* *f grows by what w takes; an absent matrix takes nothing. */
+static void add_form(fg_model *m, fg_forms *f, const fg_matrix *w)
+{
+    f->plain = f->plain || (w->quantized && !w->rotated);
+    f->rotated = f->rotated || w->rotated;
+    m->quantized = m->quantized || w->quantized;
+}
+
+static void add_forms_of(fg_model *m, const fg_layer *y)
+{
+    const fg_matrix *const in[] = {&y->qkv, &y->out_gate, &y->q, &y->k, &y->v};
+    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) add_form(m, &m->in, in[i]);
+    add_form(m, &m->attn_out, &y->out);
+    for (uint32_t e = 0; e < m->shape->n_expert; e++) {
+        add_form(m, &m->expert_in, &y->experts[e].gate);
+        add_form(m, &m->expert_in, &y->experts[e].up);
+        add_form(m, &m->hidden, &y->experts[e].down);
+    }
+    m->in.plain = m->in.plain || m->expert_in.plain;
+    m->in.rotated = m->in.rotated || m->expert_in.rotated;
+}
+
+static const float *bind_vector(const fg_model *m, const fg_model_file *f, fg_role role,
+                                uint32_t layer)
 {
     const fg_tensor *t = fg_model_file_find(f, role, layer, FG_NO_LAYER);
-    return (const float *)(const void *)fg_model_file_data(f, t->offset);
+    return (const float *)(const void *)data_at(m, f, t->offset, true);
 }
 
 /* Base slope 2^(-8(h+1)/H).  For H not a power of two the original takes the slopes of the lower
@@ -75,10 +107,10 @@ static fg_status bind_layer(fg_model *m, const fg_model_file *f, uint32_t l, fg_
     fg_layer *y = &m->layers[l];
     const uint32_t none = FG_NO_LAYER;
     y->kind = (fg_attn_kind)s->attn[l];
-    y->attn_norm = bind_vector(f, FG_ROLE_ATTN_NORM, l);
-    y->mlp_norm = bind_vector(f, FG_ROLE_MLP_NORM, l);
+    y->attn_norm = bind_vector(m, f, FG_ROLE_ATTN_NORM, l);
+    y->mlp_norm = bind_vector(m, f, FG_ROLE_MLP_NORM, l);
     if (y->kind == FG_ATTN_LIGHTNING) {
-        y->inner_norm = bind_vector(f, FG_ROLE_LIGHT_NORM, l);
+        y->inner_norm = bind_vector(m, f, FG_ROLE_LIGHT_NORM, l);
         y->qkv = bind(m, f, FG_ROLE_LIGHT_QKV, l, none);
         y->out_gate = bind(m, f, FG_ROLE_LIGHT_GATE, l, none);
         y->out = bind(m, f, FG_ROLE_LIGHT_OUT, l, none);
@@ -109,6 +141,7 @@ static fg_status bind_layer(fg_model *m, const fg_model_file *f, uint32_t l, fg_
         y->experts[e].up = bind(m, f, FG_ROLE_EXPERT_UP, l, e);
         y->experts[e].down = bind(m, f, FG_ROLE_EXPERT_DOWN, l, e);
     }
+    add_forms_of(m, y);
     const fg_expert *x = &y->experts[0];
     m->token_bytes += y->qkv.bytes + y->out_gate.bytes + y->q.bytes + y->k.bytes + y->v.bytes +
                       y->out.bytes + y->router.bytes +
@@ -119,18 +152,26 @@ static fg_status bind_layer(fg_model *m, const fg_model_file *f, uint32_t l, fg_
 fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
                           fg_err *err)
 {
+    return fg_model_create_on(out, file, NULL, cpu_flags, err);
+}
+
+fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store *store,
+                             uint32_t cpu_flags, fg_err *err)
+{
     *out = NULL;
     fg_model *m = fg_mem_zalloc(sizeof *m);
     if (m == NULL) return fg_fail_nomem(err, "model");
+    m->file = file;
+    m->store = store;
     const fg_shape *s = m->shape = fg_model_file_shape(file);
     fg_status st = FG_OK;
     fg_kernels_init(&m->k, cpu_flags);
     m->alpha_mlp = (float)s->alpha_mlp;
     m->beta_mlp = (float)s->beta_mlp;
     m->embed = bind(m, file, FG_ROLE_EMBED, FG_NO_LAYER, FG_NO_LAYER);
-    m->quantized = false; /* the embedding is looked up, not multiplied */
     m->lm_head = bind(m, file, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
-    m->final_norm = bind_vector(file, FG_ROLE_FINAL_NORM, FG_NO_LAYER);
+    add_form(m, &m->in, &m->lm_head); /* the embedding is looked up, not multiplied */
+    m->final_norm = bind_vector(m, file, FG_ROLE_FINAL_NORM, FG_NO_LAYER);
     m->token_bytes = m->lm_head.bytes;
     m->layers = fg_mem_zalloc_array(s->n_layer, sizeof *m->layers);
     m->rope_freq = fg_mem_zalloc_array(s->d_rotary / 2, sizeof *m->rope_freq);

@@ -2,7 +2,7 @@
  *
  * The network's weights as named fields: the file's directory bound to pointers, kernels chosen,
  * tables computed.  Immutable after creation; shared by all sessions.  Pointers into weights are
- * borrowed from the mapping of the model file and valid until it closes.
+ * borrowed from the mapping of the model file, or from an expert store, and valid until it closes.
  */
 #ifndef FG_SRC_MODEL_MODEL_H
 #define FG_SRC_MODEL_MODEL_H
@@ -14,6 +14,7 @@
 #include "quant/qtype.h"
 #include "simd/kernels.h"
 #include "src/base/status.h"
+#include "src/expert/store.h"
 #include "src/format/reader.h"
 
 /* W[n_row][n_col] in 16-row panels. */
@@ -27,7 +28,13 @@ typedef struct fg_matrix {
     uint64_t bytes; /* weights and scales, what one token reads */
     fg_qtype type;
     bool quantized; /* takes fg_act128 rows, else f32 rows */
+    bool rotated;   /* takes fg_act128 rows of the rotated input (quant/hadamard.h) */
 } fg_matrix;
+
+/* int8 forms of an input that the matrices behind it take, those of all layers together. */
+typedef struct fg_forms {
+    bool plain, rotated;
+} fg_forms;
 
 typedef struct fg_expert {
     fg_matrix gate, up, down; /* w1 [d_ff][d_model], w3 [d_ff][d_model], w2 [d_model][d_ff] */
@@ -49,6 +56,10 @@ typedef struct fg_layer {
 
 typedef struct fg_model {
     const fg_shape *shape;
+    const fg_model_file *file;
+    fg_store *store; /* NULL: everything is in the mapping.  Else the weights of `experts` are where
+                      * the store has them at the moment (moe.c); their pointers say where in the
+                      * mapping they would be */
     fg_kernels k;
     fg_matrix embed, lm_head;
     const float *final_norm; /* [d_model] */
@@ -56,12 +67,19 @@ typedef struct fg_model {
     double *rope_freq;       /* [d_rotary / 2] radians per position */
     float alpha_mlp, beta_mlp;
     bool quantized;       /* some matrix takes int8 activations */
+    fg_forms in;          /* of the normed input of a sub-layer or lm_head */
+    fg_forms attn_out;    /* of the input of `out` */
+    fg_forms expert_in;   /* of the inputs of an expert's gate and up, gathered from `in` */
+    fg_forms hidden;      /* of the input of `down` */
     uint64_t token_bytes; /* weight bytes that one decoded token reads */
 } fg_model;
 
 /* cpu_flags: src/sys/cpu.h.  `file` is borrowed and must outlive the model. */
 fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
                           fg_err *err);
+/* The same with weights from a store, which is borrowed; NULL: from the mapping. */
+fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store *store,
+                             uint32_t cpu_flags, fg_err *err);
 void fg_model_destroy(fg_model **m); /* accepts NULL */
 
 /* Decay slope of head h in layer l (double, reference minimax-m1 2.3): lambda = exp(-slope). */

@@ -98,6 +98,11 @@ static void gather(const fg_batch *b, const fg_layer *y, uint64_t begin, uint64_
     for (uint64_t i = begin; i < end; i++) {
         const fg_expert *x = &y->experts[s->sel[i]];
         const uint64_t t = i / b->m->shape->n_used, row = s->row_of[i];
+        if (x->gate.rotated) { /* and up, as the file format demands */
+            memcpy(s->xs.rot + row * s->xs.q_stride, n->rot + t * n->q_stride,
+                   n->q_stride * sizeof(fg_act128));
+            continue;
+        }
         if (x->gate.quantized || x->up.quantized) {
             memcpy(s->xs.q + row * s->xs.q_stride, n->q + t * n->q_stride,
                    n->q_stride * sizeof(fg_act128));
@@ -142,24 +147,90 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark(w, b, FG_PHASE_ROUTER);
 }
 
+/* ---- the experts ----
+ *
+ * In waves: all of the layer's at once from the mapping, a few at a time from a store.  A wave is
+ * ids[0 .. n-1]; each expert has its own rows, so the order of experts changes nothing. */
+
+typedef struct wave {
+    const uint32_t *ids;
+    uint32_t n;
+    fg_store *store; /* NULL: the mapping */
+} wave;
+
+static void rebase(fg_matrix *m, const uint8_t *from, const uint8_t *to)
+{
+    m->panels = to + (m->panels - from);
+    if (m->scales != NULL) {
+        const uint8_t *scales = (const uint8_t *)(const void *)m->scales;
+        m->scales = (const float *)(const void *)(to + (scales - from));
+    }
+}
+
+/* The expert with its weights where they are now.  *base: first byte of its extent. */
+static fg_expert expert_at(const fg_batch *b, const wave *v, uint32_t l, uint32_t e,
+                           const uint8_t **base)
+{
+    fg_expert x = b->m->layers[l].experts[e];
+    if (v->store != NULL) {
+        const uint8_t *from =
+            fg_model_file_data(b->m->file, fg_model_file_expert_extent(b->m->file, l, e).offset);
+        *base = fg_store_data(v->store, e);
+        rebase(&x.gate, from, *base);
+        rebase(&x.up, from, *base);
+        rebase(&x.down, from, *base);
+    }
+    return x;
+}
+
+/* False when panels .. last-1 of m, and what the file has before them, could not be read. */
+static bool arrived(const wave *v, uint32_t e, const fg_matrix *m, const uint8_t *base,
+                    uint64_t last)
+{
+    if (v->store == NULL) return true;
+    const uint8_t *end =
+        m->panels + (last - 1) * m->panel_stride + fg_panel_bytes(m->type, m->n_col);
+    return fg_store_wait(v->store, e, (uint64_t)(end - base));
+}
+
 /* h = silu(W1 x) * (W3 x) for panels begin .. end-1 of expert e, some at a time: enough columns
  * for silu to run at speed, few enough to be in the cache still. */
-static void gate_up_panels(const fg_batch *b, const fg_expert *x, uint32_t e, uint64_t begin,
+static void gate_up_panels(const fg_batch *b, const wave *v, uint32_t l, uint32_t e, uint64_t begin,
                            uint64_t end)
 {
     fg_scratch *s = b->s;
+    const uint8_t *base = NULL;
+    const fg_expert x = expert_at(b, v, l, e, &base);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     /* gate and up panels alternate in the file: a single token reads them as one stream */
     const uint64_t step = n < 4 ? 1 : 4;
     for (uint64_t p = begin; p < end; p += step) {
         const uint64_t last = end - p < step ? end : p + step;
         const size_t col = (size_t)p * FG_PANEL_ROWS, width = (size_t)(last - p) * FG_PANEL_ROWS;
-        fg_multiply_panels(&x->gate, &s->xs, r0, n, &s->g, p, last);
-        fg_multiply_panels(&x->up, &s->xs, r0, n, &s->up, p, last);
+        if (!arrived(v, e, &x.up, base, last)) return; /* the pass ends with this layer */
+        fg_multiply_panels(&x.gate, &s->xs, r0, n, &s->g, p, last);
+        fg_multiply_panels(&x.up, &s->xs, r0, n, &s->up, p, last);
         for (uint64_t r = r0; r < r0 + n; r++) {
             b->m->k.silu_mul(s->g.f + r * s->g.f_stride + col, s->up.f + r * s->up.f_stride + col,
                              width, s->h.f + r * s->h.f_stride + col);
         }
+    }
+}
+
+/* Panels begin .. end-1 of expert e's y; from a store, what is there is not kept waiting for the
+ * rest. */
+static void down_panels(const fg_batch *b, const wave *v, uint32_t l, uint32_t e, uint64_t begin,
+                        uint64_t end)
+{
+    fg_scratch *s = b->s;
+    const uint8_t *base = NULL;
+    const fg_expert x = expert_at(b, v, l, e, &base);
+    const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
+    const uint64_t step = v->store == NULL ? end - begin : 8;
+    for (uint64_t p = begin; p < end; p += step) {
+        const uint64_t last = end - p < step ? end : p + step;
+        if (!arrived(v, e, &x.down, base, last)) return;
+        fg_multiply_panels(&x.down, &s->h, r0, n, &s->y, p, last);
     }
 }
 
@@ -170,38 +241,92 @@ static uint64_t run_end(uint64_t i, uint64_t end, uint64_t n_panel)
     return next < end ? next : end;
 }
 
-void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
+/* This worker's share of the wave's rows of h. */
+static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v)
 {
-    const fg_layer *y = &b->m->layers[l];
-    const fg_shape *shape = b->m->shape;
-    fg_scratch *s = b->s;
-    const uint64_t n_row = (uint64_t)b->n_tok * shape->n_used;
-    const uint64_t n_up = fg_n_panel(shape->d_ff), n_down = fg_n_panel(shape->d_model);
-    uint64_t begin, end;
+    const fg_scratch *s = b->s;
+    uint64_t n_row = 0, begin, end, row = 0; /* row: number within the wave */
+    for (uint32_t i = 0; i < v->n; i++) n_row += s->first[v->ids[i] + 1] - s->first[v->ids[i]];
+    fg_worker_range(w, n_row, &begin, &end);
+    for (uint32_t i = 0; i < v->n; i++) {
+        for (uint64_t r = s->first[v->ids[i]]; r < s->first[v->ids[i] + 1]; r++, row++) {
+            if (row >= begin && row < end) fg_acts_quantize(&b->m->k, &s->h, r);
+        }
+    }
+}
 
-    while (fg_worker_take(w, s->n_active * n_up, &begin, &end)) {
+static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
+{
+    const uint64_t n_up = fg_n_panel(b->m->shape->d_ff);
+    uint64_t begin, end;
+    while (fg_worker_take(w, v->n * n_up, &begin, &end)) {
         for (uint64_t i = begin, next; i < end; i = next) {
-            const uint32_t e = s->active[i / n_up];
             next = run_end(i, end, n_up);
-            gate_up_panels(b, &y->experts[e], e, i % n_up, i % n_up + next - i);
+            gate_up_panels(b, v, l, v->ids[i / n_up], i % n_up, i % n_up + next - i);
         }
     }
     fg_worker_sync(w);
-
     if (b->m->quantized) {
-        fg_worker_range(w, n_row, &begin, &end);
-        for (uint64_t r = begin; r < end; r++) fg_acts_quantize(&b->m->k, &s->h, r);
+        quantize_hidden(w, b, v);
         fg_worker_sync(w);
     }
-    while (fg_worker_take(w, s->n_active * n_down, &begin, &end)) {
+}
+
+static void wave_down(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
+{
+    const uint64_t n_down = fg_n_panel(b->m->shape->d_model);
+    uint64_t begin, end;
+    while (fg_worker_take(w, v->n * n_down, &begin, &end)) {
         for (uint64_t i = begin, next; i < end; i = next) {
-            const uint32_t e = s->active[i / n_down];
-            const uint64_t p = i % n_down, r0 = s->first[e];
             next = run_end(i, end, n_down);
-            fg_multiply_panels(&y->experts[e].down, &s->h, r0, s->first[e + 1] - r0, &s->y, p,
-                               p + next - i);
+            down_panels(b, v, l, v->ids[i / n_down], i % n_down, i % n_down + next - i);
         }
     }
     fg_worker_sync(w);
+}
+
+void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    const wave all = {b->s->active, b->s->n_active, NULL};
+    wave_hidden(w, b, l, &all);
     fg_mark(w, b, FG_PHASE_EXPERTS);
+}
+
+void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    const wave all = {b->s->active, b->s->n_active, NULL};
+    wave_down(w, b, l, &all);
+    fg_mark(w, b, FG_PHASE_EXPERTS);
+}
+
+/* Worker 0 speaks to the store; s->n_wave is read by the others between two barriers. */
+static void moe_streamed(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    fg_scratch *s = b->s;
+    fg_store *store = b->m->store;
+    uint32_t done = 0;
+    for (;;) {
+        if (w->idx == 0) {
+            if (done == 0) fg_store_begin_layer(store, l, s->active, s->n_active);
+            s->n_wave = fg_store_next_wave(store);
+        }
+        fg_worker_sync(w);
+        const wave v = {s->active + done, s->n_wave, store};
+        if (v.n == 0) break;
+        wave_hidden(w, b, l, &v);
+        wave_down(w, b, l, &v);
+        done += v.n;
+    }
+    if (w->idx == 0) b->status = fg_store_end_layer(store, b->err);
+    fg_mark(w, b, FG_PHASE_EXPERTS);
+}
+
+void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
+{
+    if (b->m->store != NULL) {
+        moe_streamed(w, b, l);
+        return;
+    }
+    fg_moe_hidden(w, b, l);
+    fg_moe_down(w, b, l);
 }

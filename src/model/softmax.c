@@ -211,8 +211,4 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
         for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &s->u, t);
         fg_worker_sync(w);
     }
-    const fg_product out = {&y->out, &s->u, s->a};
-    fg_multiply(w, &out, 1, b->n_tok);
-    fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

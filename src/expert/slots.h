@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory for weights that are read instead of mapped: anonymous, aligned to huge pages and backed by
+ * them where the system allows it, resident only as far as it was filled.
+ */
+#ifndef FG_SRC_EXPERT_SLOTS_H
+#define FG_SRC_EXPERT_SLOTS_H
+
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+/* n equal slots, one behind the other without a gap.  A slot begins at a multiple of 4 KiB, not of
+ * 2 MiB: the huge pages belong to the region, and nothing is lost to rounding. */
+typedef struct fg_slots {
+    uint8_t *p;          /* aligned to 2 MiB */
+    uint64_t slot_bytes; /* multiple of 4 KiB */
+    uint64_t n;
+    void *map;
+    uint64_t map_bytes;
+} fg_slots;
+
+/* FG_ENOMEM names `what`.  fg_slots_fini accepts a zeroed object. */
+fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char *what,
+                        fg_err *err);
+void fg_slots_fini(fg_slots *s);
+
+static inline uint8_t *fg_slots_at(const fg_slots *s, uint64_t i)
+{
+    return s->p + i * s->slot_bytes;
+}
+
+/* Gives the slot's memory back to the system; its contents are zero from then on. */
+void fg_slots_discard(const fg_slots *s, uint64_t i);
+
+#endif

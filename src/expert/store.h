@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The weights of a model within a bound of memory.  Dense parts (embedding, attention, norms,
+ * routers, lm_head) are read once and stay; experts are read on demand, whole, into as many slots as
+ * the bound leaves, and evicted as the policy says (policy.h).  Nothing is touched in the file's
+ * mapping, and the page cache keeps none of it.
+ *
+ * What the store does changes time only: bytes are the file's whatever the bound, policy or order.
+ *
+ * One layer, as src/model/moe.c has it; `worker 0` calls everything but data and wait:
+ *
+ *     fg_store_begin_layer(s, layer, ids, n);           decides hits, in the order of ids
+ *     while ((m = fg_store_next_wave(s)) > 0) {         starts the reads of this wave and the next
+ *         all workers, after a barrier, for the m experts of the wave, in the order of ids:
+ *             p = fg_store_data(s, expert);
+ *             if (fg_store_wait(s, expert, end)) ...use p[0 .. end-1]
+ *     }
+ *     fg_store_prefetch(s, layer + 1, likely, k);       anywhere in between, or in another layer
+ *     status = fg_store_end_layer(s, &err);
+ *
+ * An expert arrives from its first byte to its last: row scales, gate and up panels, down panels.
+ */
+#ifndef FG_SRC_EXPERT_STORE_H
+#define FG_SRC_EXPERT_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/expert/policy.h"
+#include "src/expert/reader_io.h"
+#include "src/format/reader.h"
+
+typedef struct fg_store fg_store;
+
+typedef struct fg_store_opts {
+    uint64_t bytes; /* of memory for dense parts and slots together, at most */
+    fg_policy policy;
+    const uint64_t *heat; /* [n_layer * n_expert], see policy.h; may be NULL */
+    fg_reader_opts io;
+} fg_store_opts;
+
+/* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound. */
+uint64_t fg_store_dense_bytes(const fg_model_file *file);
+uint64_t fg_store_slot_bytes(const fg_model_file *file);
+uint64_t fg_store_min_bytes(const fg_model_file *file);
+
+/* Reads the dense parts.  `file` is borrowed; the file under its path must still be the same.
+ * Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM, FG_ENOTSUP (io). */
+fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_store_opts *opts,
+                          fg_err *err);
+/* Waits for reads in flight.  Accepts NULL. */
+void fg_store_destroy(fg_store **s);
+
+/* A new bound, at most that of creation; between layers.  Memory of evicted experts is given back.
+ * FG_ELIMIT: below the least bound; nothing changes. */
+fg_status fg_store_set_bytes(fg_store *s, uint64_t bytes, fg_err *err);
+
+/* The bytes at an absolute file offset inside a dense part; borrowed until fg_store_destroy. */
+const uint8_t *fg_store_dense(const fg_store *s, uint64_t offset);
+
+/* ids (1 .. n_expert different experts) is borrowed until the layer ends, and reordered: those in
+ * memory first. */
+void fg_store_begin_layer(fg_store *s, uint32_t layer, uint32_t *ids, uint32_t n);
+
+/* How many of ids come next, 0 at the end.  Their memory stays until the next call. */
+uint32_t fg_store_next_wave(fg_store *s);
+
+/* First byte of the extent of an expert of this wave; only bytes that were waited for are valid. */
+const uint8_t *fg_store_data(const fg_store *s, uint32_t expert);
+
+/* Waits until `bytes` of the extent are there.  False: they could not be read; the caller goes on
+ * without, and fg_store_end_layer has the reason.  Any thread, any number of them. */
+bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes);
+
+/* Ends the layer, finished or not.  FG_EIO and others when a wait of it failed; the store is usable
+ * afterwards, and asks the disk again. */
+fg_status fg_store_end_layer(fg_store *s, fg_err *err);
+
+/* Hints, most likely first: reads that wait for all others, into slots that nobody needs now. */
+void fg_store_prefetch(fg_store *s, uint32_t layer, const uint32_t *ids, uint32_t n);
+
+typedef struct fg_store_stats {
+    fg_cache_stats cache;
+    fg_reader_stats io; /* wait_ns: of all workers together */
+    uint64_t dense_bytes, slot_bytes;
+    uint32_t n_slot, n_total; /* slots in use at most; experts of the model */
+} fg_store_stats;
+fg_store_stats fg_store_get_stats(fg_store *s);
+
+#endif
