@@ -6,23 +6,32 @@
  * encoded on all threads and written.  Memory is bounded by the longest row, the number of threads
  * and fixed buffers, never by the size of the checkpoint; only the shard headers and the index are
  * held as a whole.  The bytes of the file depend on the source files and the recipe alone: not on
- * thread count, time, paths or machine.
+ * thread count, time, paths or machine; calibrated, on the text and on OpenBLAS and the kernels that it
+ * chooses for the CPU as well (a conversion is not resumed with others).
  *
  * Like cp, a conversion replaces an existing OUT, but only by the final rename: until then, and
- * after any failure, OUT is what it was, and nothing else is left behind.  (One exception: when the
- * folder cannot be synced behind the rename, that is an error, and OUT is the whole new file.)
+ * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced behind the
+ * rename, that is an error, and OUT is the whole new file.)
+ *
+ * Resuming: the work grows as OUT.part with a journal OUT.part.journal beside it.  When the process
+ * ends early, killed or by an error, and there is a checkpoint (every 4 GiB or 30 s; calibrated, after
+ * each layer too), both stay, and the same conversion goes on there; the file is the same, byte for
+ * byte, as in one go.  Without a checkpoint nothing is left behind after an error.  The same means:
+ * equal configuration, tokenizer, recipe, calibration text, and shards of equal names, sizes and
+ * headers; data of shards is not compared.  Another conversion to OUT is refused while they are there.
  *
  * Metadata written: "config.json" (verbatim); "tokenizer.json", "tokenizer_config.json",
  * "generation_config.json" and "chat_template.jinja" (verbatim, when present); "recipe" (the
- * effective recipe, see recipe.h); "provenance".
+ * effective recipe, see recipe.h); "provenance"; "calibration" (what was calibrated with).
  *
  * Provenance: JSON {"converter": "fulgur", "version": 1, "type": TYPE, "files": [{"name": NAME,
  * "bytes": N, "xxh3": HEX}, ...]}, one entry for each shard in order of name, HEX being 16 lower
- * case digits.  The hash is defined so that tensor data is read once: XXH3-64 (seed 0) over the
- * shard's header (its first 8 + length bytes), followed by the 8-byte little-endian XXH3-64 of the
- * bytes of each converted weight in the order of their offsets.  A weight is one tensor, or, of a
- * fused expert tensor, the matrix of one expert (gate and up separately).  Tensors that are skipped
- * (decay buffers) have no hash of their own; their names and places are in the header.
+ * case digits; TYPE is the type, the name of the recipe, or "budget".
+ * The hash is defined so that tensor data is read once: XXH3-64 (seed 0) over the shard's header
+ * (its first 8 + length bytes), followed by the 8-byte little-endian XXH3-64 of the bytes of each
+ * converted weight in the order of their offsets.  A weight is one tensor, or, of a fused expert
+ * tensor, the matrix of one expert (gate and up separately).  Tensors that are skipped (decay
+ * buffers) have no hash of their own; their names and places are in the header.
  */
 #ifndef FG_CONVERT_CONVERT_H
 #define FG_CONVERT_CONVERT_H
@@ -30,6 +39,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "convert/calib.h"
 #include "src/base/status.h"
 
 enum {
@@ -40,16 +50,26 @@ typedef struct fg_convert_opts {
     const char *src_dir;     /* checkpoint folder */
     const char *out_path;    /* OUT; its folder must exist */
     const char *type;        /* "q4" (NULL means that), "q5", "q6", "q8", "bf16", "f32" */
-    const char *recipe_path; /* lines behind the built-in recipe of the type; NULL: none */
-    uint32_t n_thread;       /* 0: all cores that this process may use */
+    const char *recipe_path; /* lines behind the type's recipe, or a name (recipe.h); NULL: none */
+    const char *sensitivity_path; /* chooses the types (budget.h) for target_bpw or target_bytes,
+                                   * instead of type and recipe; NULL: no */
+    double target_bpw;            /* bits per weight at most; 0: no limit */
+    uint64_t target_bytes;        /* of OUT at most; 0: no limit */
+    const char *calib_path; /* text to calibrate with (calib.h); NULL: weights are encoded alone */
+    bool calib_diagonal;    /* second moments of each channel only (calib.h) */
+    uint32_t n_thread;      /* 0: all cores that this process may use */
     /* Called from the calling thread after each band, with source bytes; false cancels.  NULL: no
      * calls. */
     bool (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    /* Called once when an interrupted conversion goes on, before any work.  NULL: no call. */
+    void (*resumed)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *ctx;
+    uint64_t checkpoint_bytes; /* for tests: a checkpoint each so many; 0: 4 GiB or 30 s */
 } fg_convert_opts;
 
 typedef struct fg_convert_report {
     uint64_t source_bytes;  /* of the converted tensors */
+    uint64_t resumed_bytes; /* of them, those that earlier lives converted */
     uint64_t file_bytes;    /* of OUT */
     uint64_t n_tensor;      /* in OUT */
     uint64_t n_weight;      /* parameters */
@@ -57,6 +77,7 @@ typedef struct fg_convert_report {
     double bits_per_weight; /* of the tensors, padding between them excluded */
     double worst_rms;       /* largest relative RMS error of a tensor, and its name */
     char worst_name[96];    /* "" when no tensor has an error */
+    fg_calib_report calib;  /* zeros without calibration */
     double seconds;
     uint64_t peak_rss_bytes; /* of the process so far */
 } fg_convert_report;

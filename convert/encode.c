@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "quant/hadamard.h"
 #include "quant/panel.h"
 #include "src/base/fp.h"
 #include "src/base/hash.h"
@@ -82,10 +83,10 @@ fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, 
     e->team = team;
     e->source = source;
     e->src_cap = e->out_cap = want > BAND_BYTES ? want : BAND_BYTES;
-    e->scratch_stride = FG_PANEL_ROWS * k;
+    e->scratch_stride = 2 * fg_feedback_scratch((size_t)max_cols); /* a panel, and room to work */
     e->src = fg_mem_alloc(e->src_cap);
     e->out = fg_mem_alloc(e->out_cap);
-    e->scratch = fg_mem_alloc(n_thread * panel);
+    e->scratch = fg_mem_alloc(n_thread * e->scratch_stride * sizeof(float));
     e->error = fg_mem_zalloc_array(MAX_ITEM, sizeof *e->error);
     e->bad = fg_mem_zalloc_array(n_thread, sizeof *e->bad);
     bool ok = e->src && e->out && e->scratch && e->error && e->bad;
@@ -154,7 +155,11 @@ static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
         }
         fg_st_to_f32(dtype, src + r * row_bytes, n_col, w);
         memset(w + n_col, 0, (k - n_col) * sizeof *w);
-        const size_t at = find_refused(w, n_col, first_refused(t->type));
+        size_t at = find_refused(w, n_col, first_refused(t->type));
+        if (at == n_col && t->rotated) { /* which may leave the range of f32 */
+            fg_hadamard_rotate(w, k);
+            at = find_refused(w, n_col, first_refused(t->type));
+        }
         if (at == n_col) continue;
         *bad = (bad_value){true, item, row, at, w[at]};
         return false;
@@ -175,9 +180,16 @@ static void encode_items(fg_worker *worker, void *arg)
         const size_t m = (size_t)(i % b->n_job);
         const uint64_t p = i / b->n_job;
         const fg_encode_job *j = &b->job[m];
-        fg_panel_encode((fg_qtype)j->tensor->type, &j->tensor->lut, w, (size_t)j->tensor->n_col,
-                        e->out + b->out_at[m] + p * b->out_stride,
-                        j->row_scale + (b->first + p) * FG_PANEL_ROWS, &e->error[i]);
+        const fg_qtype type = (fg_qtype)j->tensor->type;
+        uint8_t *panel = e->out + b->out_at[m] + p * b->out_stride;
+        float *row_scale = j->row_scale + (b->first + p) * FG_PANEL_ROWS;
+        const size_t n_col = (size_t)j->tensor->n_col;
+        if (j->feedback != NULL && fg_qtype_get(j->tensor->type)->quantized) {
+            fg_panel_encode_feedback(type, &j->tensor->lut, w, j->feedback, n_col, panel, row_scale,
+                                     w + e->scratch_stride / 2, &e->error[i]);
+        } else {
+            fg_panel_encode(type, &j->tensor->lut, w, n_col, panel, row_scale, &e->error[i]);
+        }
     }
 }
 
@@ -207,6 +219,8 @@ static fg_status read_band(band *b, fg_err *err)
 
 typedef struct error_sum {
     double err2, ref2, worst; /* worst: squared ratio of a row */
+    double out_err2, out_ref2;
+    float top; /* largest |w| */
 } error_sum;
 
 static void add_errors(const band *b, error_sum *sum)
@@ -214,11 +228,14 @@ static void add_errors(const band *b, error_sum *sum)
     for (uint64_t i = 0; i < b->n_panel * b->n_job; i++) {
         error_sum *s = &sum[i % b->n_job];
         const fg_panel_error *e = &b->e->error[i];
+        s->out_err2 += e->out_err2;
+        s->out_ref2 += e->out_ref2;
         for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
             s->err2 += e->err2[r];
             s->ref2 += e->ref2[r];
             const double ratio = e->ref2[r] > 0 ? e->err2[r] / e->ref2[r] : 0;
             if (ratio > s->worst) s->worst = ratio;
+            if (e->top[r] > s->top) s->top = e->top[r];
         }
     }
 }
@@ -295,6 +312,9 @@ fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_en
         job[m].hash = fg_hasher_digest(e->hasher[m]);
         job[m].err_rms = s->ref2 > 0 ? (float)sqrt(s->err2 / s->ref2) : 0;
         job[m].err_max_row = (float)sqrt(s->worst);
+        job[m].err_out = s->out_ref2 > 0 ? (float)sqrt(s->out_err2 / s->out_ref2) : 0;
+        const double n_weight = (double)job[m].tensor->n_row * (double)job[m].tensor->n_col;
+        job[m].peak = s->ref2 > 0 ? (float)((double)s->top / sqrt(s->ref2 / n_weight)) : 0;
     }
     return FG_OK;
 }

@@ -17,6 +17,7 @@
 
 #include "convert/plan.h"
 #include "convert/source.h"
+#include "quant/feedback.h"
 #include "src/sys/team.h"
 
 typedef struct fg_encoder fg_encoder;
@@ -25,10 +26,13 @@ typedef struct fg_encoder fg_encoder;
 typedef struct fg_encode_job {
     const fg_tensor *tensor; /* a matrix */
     const fg_piece *piece;
-    float *row_scale;  /* [16 * n_panel]; filled for quantized types */
-    uint64_t hash;     /* XXH3-64 of the source bytes */
-    float err_rms;     /* sqrt(sum of squared errors / sum of squares); 0 for f32 */
-    float err_max_row; /* the same of the worst row */
+    const fg_feedback *feedback; /* inputs of the matrix; NULL: not calibrated */
+    float *row_scale;            /* [16 * n_panel]; filled for quantized types */
+    uint64_t hash;               /* XXH3-64 of the source bytes */
+    float err_rms;               /* sqrt(sum of squared errors / sum of squares); 0 for f32 */
+    float err_max_row;           /* the same of the worst row */
+    float err_out; /* the same of the outputs on the calibration text; 0: not calibrated */
+    float peak;    /* largest |w| / rms of the matrix; 0 for a zero matrix */
 } fg_encode_job;
 
 typedef struct fg_encode_io {

@@ -45,32 +45,6 @@ fg_status fg_spool_start(fg_spool *s, uint64_t expect, fg_err *err)
     return FG_OK;
 }
 
-/* A file without a name, so that nothing can be left behind. */
-static fg_status open_file(fg_spool *s, fg_err *err)
-{
-    const size_t n = strlen(s->path);
-    char *name = fg_mem_alloc(n + 16);
-    if (name == NULL) return fg_fail_nomem(err, s->path);
-    memcpy(name, s->path, n + 1);
-    char *slash = strrchr(name, '/');
-    if (slash == NULL) {
-        memcpy(name, ".", 2);
-    } else {
-        slash[slash == name ? 1 : 0] = '\0';
-    }
-    s->fd = open(name, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (s->fd < 0) { /* not every file system has unnamed files */
-        memcpy(name, s->path, n);
-        memcpy(name + n, ".tmpXXXXXX", 11);
-        s->fd = mkostemp(name, O_CLOEXEC);
-        if (s->fd >= 0) (void)unlink(name);
-    }
-    fg_mem_free(name);
-    if (s->fd >= 0) return FG_OK;
-    return fg_fail(err, FG_EIO, "%s: %s, expected room for a temporary file beside it", s->path,
-                   strerror(errno));
-}
-
 fg_status fg_spool_append(fg_spool *s, const void *bytes, uint64_t n, fg_err *err)
 {
     const uint8_t *p = bytes;
@@ -78,7 +52,7 @@ fg_status fg_spool_append(fg_spool *s, const void *bytes, uint64_t n, fg_err *er
     if (head > 0) memcpy(s->mem + s->mem_used, p, (size_t)head);
     s->mem_used += (size_t)head;
     if (head == n) return FG_OK;
-    if (s->fd < 0) FG_TRY(open_file(s, err));
+    if (s->fd < 0) FG_TRY(fg_io_open_unnamed(&s->fd, s->path, err));
     FG_TRY(fg_io_pwrite(s->fd, p + head, (size_t)(n - head), s->file_used, s->path, err));
     s->file_used += n - head;
     return FG_OK;

@@ -27,10 +27,29 @@ const char *model_file(const char *src, const char *type)
     return NULL;
 }
 
+const char *model_file_calibrated(const char *src, const char *recipe, const char *text)
+{
+    static char path[4][256];
+    static int turn;
+    char *out = path[turn = (turn + 1) % 4];
+    (void)snprintf(out, sizeof path[0], "%s/calibrated-%s.fulgur", fg_test_tmpdir(), recipe);
+    if (access(out, R_OK) == 0) return out;
+    fg_convert_opts o = {
+        .src_dir = src, .out_path = out, .recipe_path = recipe, .calib_path = text};
+    fg_err err = {0};
+    if (fg_convert(&o, NULL, &err) == FG_OK) return out;
+    fg_test_fail(__FILE__, __LINE__, "convert %s %s: %s", src, recipe, err.msg);
+    return NULL;
+}
+
 fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, const char *cpu)
 {
     const char *path = model_file(src, type);
-    if (path == NULL) return NULL;
+    return path == NULL ? NULL : model_open_file(path, n_thread, cpu);
+}
+
+fg_engine *model_open_file(const char *path, uint32_t n_thread, const char *cpu)
+{
     fg_engine_opts o = fg_engine_opts_default();
     fg_engine *e;
     fg_err err = {0};

@@ -12,6 +12,12 @@
 /* Path of `src` converted to `type`; NULL with a test failure when the conversion fails. */
 const char *model_file(const char *src, const char *type);
 
+/* Path of `src` converted with a built-in recipe and calibrated with `text`. */
+const char *model_file_calibrated(const char *src, const char *recipe, const char *text);
+
+/* Opens a file; NULL with a test failure.  cpu NULL: auto. */
+fg_engine *model_open_file(const char *path, uint32_t n_thread, const char *cpu);
+
 /* Opens it; NULL with a test failure.  cpu NULL: auto. */
 fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, const char *cpu);
 

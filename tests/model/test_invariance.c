@@ -17,7 +17,7 @@
 
 /* XXH3-64 of the logits of `prompt` (300 ids) on nano.  Changes only when the numerics, the
  * quantizer or the recipe change on purpose; say so in the commit. */
-static const uint64_t golden_q4 = 0x3e7e11ab710c60f1;
+static const uint64_t golden_q4 = 0x97d7af994b93d66e;
 
 static const char *const levels[] = {"scalar", "avx2",    "avx512vnni", "amx",
                                      "neon",   "dotprod", "i8mm"};

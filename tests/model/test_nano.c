@@ -249,7 +249,7 @@ static bool answers(fg_engine *e, fg_session *s, const fg_tokenizer *tok, const 
     return good;
 }
 
-FG_TEST(tasks_q4)
+static void check_tasks(fg_engine *e, unsigned least)
 {
     static const char *const names[] = {"add", "sub", "cmp", "have", "id"};
     unsigned right[5] = {0}, total[5] = {0};
@@ -257,7 +257,6 @@ FG_TEST(tasks_q4)
     char *text;
     size_t n;
     const fg_tokenizer *tok;
-    fg_engine *e = model_open(NANO_DIR, "q4", 2, NULL);
     fg_session *s = e == NULL ? NULL : model_session(e, 1024, 512);
     REQUIRE(s != NULL && fg_engine_tokenizer(e, &tok, &err) == FG_OK);
     REQUIRE(fg_io_read_all("tests/vectors/nano/tasks.jsonl", 1 << 24, &text, &n, &err) == FG_OK);
@@ -278,9 +277,83 @@ FG_TEST(tasks_q4)
     for (int i = 0; i < 5; i++) {
         printf("  %s: %u of %u\n", names[i], right[i], total[i]);
         CHECK_U64(total[i], 20);
-        CHECK(right[i] >= 18);
+        CHECK(right[i] >= least);
     }
     fg_mem_free(text);
     fg_session_destroy(&s);
+}
+
+FG_TEST(tasks_q4)
+{
+    fg_engine *e = model_open(NANO_DIR, "q4", 2, NULL);
+    check_tasks(e, 19);
+    fg_engine_close(&e);
+}
+
+/* ---- calibrated: what the recipes promise, on texts that calibration did not see ---- */
+
+static bool read_ids(fg_engine *e, const char *path, fg_ids *ids)
+{
+    fg_err err = {0};
+    char *text = NULL;
+    size_t n;
+    const fg_tokenizer *tok;
+    const bool ok = fg_engine_tokenizer(e, &tok, &err) == FG_OK &&
+                    fg_io_read_all(path, 1 << 24, &text, &n, &err) == FG_OK &&
+                    fg_tokenizer_encode(tok, NULL, text, n, false, ids, &err) == FG_OK;
+    fg_mem_free(text);
+    return ok;
+}
+
+/* Against f32 over both texts: perplexity at most 1 + ppl times, mean divergence at most kld. */
+static void check_calibrated(const char *recipe, double ppl, double kld)
+{
+    static const char *const names[] = {"nano-eval/Aesops_Fables.txt",
+                                        "nano-eval/The_Time_Machine.txt"};
+    char calib[512];
+    const char *shared = fg_test_shared("nano-eval/calibration.txt");
+    if (shared == NULL) return;
+    (void)snprintf(calib, sizeof calib, "%s", shared);
+    const char *path = model_file_calibrated(NANO_DIR, recipe, calib);
+    REQUIRE(path != NULL);
+    fg_engine *e = model_open_file(path, 2, NULL), *ref = model_open(NANO_DIR, "f32", 2, NULL);
+    REQUIRE(e != NULL && ref != NULL);
+    for (int i = 0; i < 2; i++) {
+        fg_ids ids = {0};
+        fg_score s;
+        fg_err err = {0};
+        const fg_score_opts o = {.window = 512, .max_window = 40};
+        REQUIRE(read_ids(e, fg_test_shared(names[i]), &ids));
+        REQUIRE(fg_score_run(e, ref, ids.data, ids.len, &o, &s, &err) == FG_OK);
+        printf("  %s %s: perplexity %+.2f %%, divergence %.4f\n", recipe, names[i],
+               100.0 * (s.ppl / s.ref_ppl - 1.0), s.kld_mean);
+        CHECK(s.ppl / s.ref_ppl - 1.0 <= ppl);
+        CHECK(s.kld_mean <= kld);
+        CHECK(s.kld_mean > 0.002); /* control: int8 activations alone cost that much */
+        fg_ids_fini(&ids);
+    }
+    fg_engine_close(&e);
+    fg_engine_close(&ref);
+}
+
+FG_TEST(calibrated_balanced)
+{
+    check_calibrated("balanced", 0.010, 0.028);
+}
+FG_TEST(calibrated_fast)
+{
+    check_calibrated("fast", 0.035, 0.055);
+}
+FG_TEST(calibrated_faithful)
+{
+    check_calibrated("faithful", 0.004, 0.007);
+}
+FG_TEST(calibrated_tasks)
+{
+    const char *text = fg_test_shared("nano-eval/calibration.txt");
+    const char *path = text == NULL ? NULL : model_file_calibrated(NANO_DIR, "balanced", text);
+    if (path == NULL) return;
+    fg_engine *e = model_open_file(path, 2, NULL);
+    check_tasks(e, 19);
     fg_engine_close(&e);
 }
