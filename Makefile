@@ -10,7 +10,7 @@ BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(f
 PREFIX  ?= /usr/local
 Q       := $(if $(V),,@)
 
-PKGS    := hwloc libcjson libxxhash libpcre2-8 libutf8proc libedit
+PKGS    := hwloc libcjson libxxhash libpcre2-8 libutf8proc libedit openblas liburing
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
 MISSING := $(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p))))
 ifneq ($(MISSING),)

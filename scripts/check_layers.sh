@@ -23,7 +23,7 @@ src/text: src/base src/format
 src/model: src/base src/sys src/format src/expert quant simd
 src/engine: src quant simd
 src/cli: src/engine src/base convert
-convert: src/base src/sys src/format src/text quant simd
+convert: src/base src/sys src/format src/text src/model quant simd
 RULES
 )
 # Third-party headers: one room each (tests may use anything).
@@ -40,5 +40,7 @@ omp.h src/sys/team.c
 pcre2.h src/text/pretoken.c
 utf8proc.h src/text/pretoken.c
 histedit.h src/cli/line.c
+cblas.h quant/linalg.c
+liburing.h src/expert/io_uring.c
 HOMES
 [ -z "$out" ] || { printf '%s\n' "$out"; exit 1; }

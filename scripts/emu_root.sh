@@ -2,8 +2,8 @@
 # Makes DIR/sysroot, the headers and static libraries of an ARM64 build, from Debian's arm64 packages.
 # They are unpacked there and not installed: an apt of its own (lists, status and cache below DIR)
 # leaves the system's package state alone, needs no root, and cannot meet a conflict between two
-# architectures.  Two libraries have no static archive in Debian: cJSON is compiled from its source
-# package, libudev is replaced by tests/emulate/udev_none.c.
+# architectures.  Three libraries have no usable static archive in Debian: cJSON is compiled from its
+# source package, libudev and OpenBLAS are replaced by tests/emulate/{udev,blas}_none.c.
 set -eu
 cd "$(dirname "$0")/.."
 dir=$1
@@ -35,7 +35,7 @@ export APT_CONFIG="$dir/apt.conf"
 apt-get update
 (cd "$dir/debs" &&
     apt-get download libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev \
-        libedit-dev libbsd-dev libmd-dev libncurses-dev &&
+        libedit-dev libbsd-dev libmd-dev libncurses-dev liburing-dev libopenblas-pthread-dev &&
     apt-get source --download-only cjson)
 for deb in "$dir"/debs/*.deb; do dpkg -x "$deb" "$dir/sysroot"; done
 lib=$dir/sysroot/usr/lib/$cross
@@ -45,4 +45,8 @@ $cross-gcc -O2 -c "$dir/cjson/cJSON.c" -o "$dir/cjson/cJSON.o"
 $cross-ar rcs "$lib/libcjson.a" "$dir/cjson/cJSON.o"
 $cross-gcc -O2 -c tests/emulate/udev_none.c -o "$dir/udev_none.o"
 $cross-ar rcs "$lib/libudev.a" "$dir/udev_none.o"
+$cross-gcc -O2 -I"$dir/sysroot/usr/include/$cross/openblas-pthread" -c tests/emulate/blas_none.c \
+    -o "$dir/blas_none.o"
+rm -f "$lib"/libopenblas.*
+$cross-ar rcs "$lib/libopenblas.a" "$dir/blas_none.o"
 touch "$dir/sysroot/done"

@@ -67,7 +67,7 @@ root=$out/debian/sysroot
 arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 # What the kernel tests need; no third-party library but the header of xxHash.
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/base/*.c \
-    tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v base/json.c)
+    tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e quant/linalg.c -e quant/feedback.c)
 arm_make() {
     make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar WERROR=1 BUILD="$arm" "$@"
 }
@@ -143,9 +143,10 @@ arm_tests() {
 
 program_build() {
     lib=$root/usr/lib/$cross
-    arm_make PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross" \
-        LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo \
-                -lbsd -lmd -lm -pthread -fopenmp" \
+    arm_make PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
+        -isystem $root/usr/include/$cross/openblas-pthread" \
+        LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
+                -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \
         "$arm/fulgur" "$arm/tests/model/test_invariance"
 }
 
@@ -217,7 +218,7 @@ bochs_build() {
     free="-O2 -ffreestanding -fno-pic -fno-pie -mno-red-zone -fno-stack-protector \
           -fcf-protection=none -fno-asynchronous-unwind-tables"
     objs=
-    for f in simd/scalar/*.c quant/qtype.c tests/emulate/bochs/main.c simd/x86/*_avx512vnni.c; do
+    for f in simd/scalar/*.c quant/qtype.c quant/hadamard.c tests/emulate/bochs/main.c simd/x86/*_avx512vnni.c; do
         objs="$objs $dir/${f%.c}.o"
     done
     make -s -j"$(nproc)" BUILD="$dir" OPENMP=0 CFLAGS="$free" $objs || return 1

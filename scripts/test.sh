@@ -69,7 +69,8 @@ done
 check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
 
 section "command line"
-FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py
+FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
+    tests/e2e/plan.py
 
 section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
 FULGUR=build/test/gcc/fulgur run emulate scripts/emulate.sh
@@ -83,7 +84,8 @@ check build.asan make -s -j"$jobs" CC=gcc WERROR=1 SAN=address,undefined CFLAGS=
     BUILD=build/test/asan all tests
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
 run asan $(tests_in build/test/asan)
-FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py
+FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
+    tests/e2e/plan.py
 
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \

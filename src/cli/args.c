@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/size.h"
+
 enum { MAX_OPT = 32, FIRST_LONG = 256 };
 
 int args_usage(const command *c, const char *fmt, ...)
@@ -57,6 +59,7 @@ static bool parse_value(const opt *o, const char *text)
         *(double *)o->value = v;
         return true;
     }
+    if (o->kind == OPT_SIZE) return size_parse(text, o->value);
     if (text[0] < '0' || text[0] > '9') return false; /* strtoull would take "-1" */
     const unsigned long long v = strtoull(text, &end, 10);
     if (*end != '\0' || errno != 0 || (double)v < o->min || (double)v > o->max) return false;
@@ -118,7 +121,9 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
         if (opts[i].kind == OPT_FLAG) {
             *(bool *)opts[i].value = true;
         } else if (!parse_value(&opts[i], optarg)) {
-            if (opts[i].kind == OPT_F64) {
+            if (opts[i].kind == OPT_SIZE) {
+                (void)size_option(c, opts[i].name, optarg, opts[i].value);
+            } else if (opts[i].kind == OPT_F64) {
                 (void)args_usage(c, "--%s: %s, expected a number from %g to %g", opts[i].name,
                                  optarg, opts[i].min, opts[i].max);
             } else {

@@ -8,14 +8,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum opt_kind { OPT_FLAG, OPT_STR, OPT_U32, OPT_U64, OPT_F64 } opt_kind;
+typedef enum opt_kind { OPT_FLAG, OPT_STR, OPT_U32, OPT_U64, OPT_F64, OPT_SIZE } opt_kind;
 
 typedef struct opt {
     const char *name; /* long name without dashes */
     char letter;      /* 0: none */
     opt_kind kind;
-    void *value;      /* bool *, const char **, uint32_t *, uint64_t *, double * */
-    double min, max;  /* numbers */
+    void *value;     /* bool *, const char **, uint32_t *, uint64_t *, double *; size: uint64_t * */
+    double min, max; /* numbers */
     const char *meta; /* "N", "TEXT"; NULL for flags */
     const char *help;
 } opt;

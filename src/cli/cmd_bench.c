@@ -106,8 +106,11 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     say(r, "read        %.1f GB/s (best %.1f), buffer of %s, %.0f %% on huge pages\n",
         m->anon.median_gbs, m->anon.best_gbs, cli_bytes((double)m->anon.bytes),
         100.0 * m->anon.huge);
-    say(r, "read file   %.1f GB/s (best %.1f), %s of the model's mapping%s\n", m->map.median_gbs,
-        m->map.best_gbs, cli_bytes((double)m->map.bytes), m->map_in_cache ? ", in cache" : "");
+    if (m->map.bytes != 0) {
+        say(r, "read file   %.1f GB/s (best %.1f), %s of the model's mapping%s\n",
+            m->map.median_gbs, m->map.best_gbs, cli_bytes((double)m->map.bytes),
+            m->map_in_cache ? ", in cache" : "");
+    }
     note(r, m->anon.median_gbs, "GB/s", "read.anonymous");
     note(r, m->anon.best_gbs, "GB/s", "read.anonymous.best");
     note(r, 100.0 * m->anon.huge, "%", "read.anonymous.huge_pages");
@@ -361,6 +364,7 @@ static fg_status bench_all(report *r, const char **level, fg_err *err)
     if (st == FG_OK) st = bench_machine(r, b, err);
     if (st == FG_OK && o->kernels) st = bench_kernels(r, b, err);
     if (st == FG_OK) st = bench_model(r, e, b, err);
+    if (st == FG_OK) print_store(e);
     if (st == FG_OK) *level = fg_engine_cpu(e); /* static text */
     fg_bench_destroy(&b);
     fg_engine_close(&e);
@@ -396,6 +400,7 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "figures as JSON on stdout"},
         CACHE_OPT(cache),
         ENGINE_OPTS(o.eo),
+        STREAM_OPTS(o.eo),
     };
     int status;
     const int n = args_parse(&cmd_bench, opts, sizeof opts / sizeof opts[0], argc, argv, &o.model,

@@ -184,6 +184,7 @@ static int run(int argc, char **argv)
         {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: 32768 at most)"},
         CACHE_OPT(cache),
         ENGINE_OPTS(eo),
+        STREAM_OPTS(eo),
     };
     int status;
     const int n =

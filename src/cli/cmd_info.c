@@ -8,6 +8,8 @@
 #include "src/base/json.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/info.h"
+#include "src/cli/plot.h"
 
 static int run(int argc, char **argv);
 
@@ -58,20 +60,6 @@ static void add_up(const fg_model_file *f, group *g)
         if (t->err_rms > 0.0f) {
             x->err2 += (double)(t->n_row * t->n_col) * (double)t->err_rms * (double)t->err_rms;
         }
-    }
-}
-
-static void print_tensors(const fg_model_file *f)
-{
-    printf("%-64s %-5s %16s %12s %9s %9s\n", "tensor", "type", "shape", "bytes", "err",
-           "worst row");
-    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
-        const fg_tensor *t = fg_model_file_tensor(f, i);
-        char name[96], shape[48];
-        fg_role_name((fg_role)t->role, t->layer, t->expert, name);
-        (void)snprintf(shape, sizeof shape, "%" PRIu64 "x%" PRIu64, t->n_row, t->n_col);
-        printf("%-64s %-5s %16s %12" PRIu64 " %9.5f %9.5f\n", name, fg_qtype_get(t->type)->name,
-               shape, fg_tensor_bytes(t), (double)t->err_rms, (double)t->err_max_row);
     }
 }
 
@@ -154,27 +142,28 @@ static void print_json(fg_engine *e, const char *path)
     fg_buf_fini(&b);
 }
 
-static int print_meta(const fg_model_file *f, const char *key, fg_err *err)
+static fg_status print_meta(const fg_model_file *f, const char *key, fg_err *err)
 {
     const char *bytes;
     size_t n;
-    if (fg_model_file_meta(f, key, &bytes, &n, err) != FG_OK) return cli_fail(err);
+    FG_TRY(fg_model_file_meta(f, key, &bytes, &n, err));
     if (bytes == NULL) {
-        (void)fg_fail(err, FG_EINVAL, "%s: no metadata '%s', expected a key that info lists",
-                      fg_model_file_path(f), key);
-        return cli_fail(err);
+        return fg_fail(err, FG_EINVAL, "%s: no metadata '%s', expected a key that info lists",
+                       fg_model_file_path(f), key);
     }
-    fwrite(bytes, 1, n, stdout);
-    return cli_finish_stdout();
+    (void)fwrite(bytes, 1, n, stdout);
+    return FG_OK;
 }
 
 static int run(int argc, char **argv)
 {
-    bool tensors = false, json = false;
-    const char *meta = NULL, *path;
+    bool tensors = false, quality = false, json = false;
+    const char *meta = NULL, *plot = NULL, *path;
     fg_engine_opts eo = fg_engine_opts_default();
     const opt opts[] = {
-        {"tensors", 0, OPT_FLAG, &tensors, 0, 0, NULL, "table of all tensors"},
+        {"tensors", 0, OPT_FLAG, &tensors, 0, 0, NULL, "table of all tensors and their errors"},
+        {"quality", 0, OPT_FLAG, &quality, 0, 0, NULL, "quality cards (score --card) of the file"},
+        {"plot", 0, OPT_STR, &plot, 0, 0, "FILE.svg", "draw the errors by layer and role"},
         {"meta", 0, OPT_STR, &meta, 0, 0, "KEY", "print one metadata entry"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
         ENGINE_OPTS(eo),
@@ -184,21 +173,28 @@ static int run(int argc, char **argv)
         args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_info, "no operand, expected MODEL");
+    if (tensors + quality + (plot != NULL) + (meta != NULL) > 1) {
+        return args_usage(&cmd_info, "several reports, expected one of --tensors, --quality, "
+                                     "--plot and --meta");
+    }
     fg_err err = {0};
     fg_engine *e;
+    fg_status st = FG_OK;
     if (fg_engine_open(&e, path, &eo, &err) != FG_OK) return cli_fail(&err);
+    const fg_model_file *f = fg_engine_file(e);
     if (meta != NULL) {
-        status = print_meta(fg_engine_file(e), meta, &err);
-        fg_engine_close(&e);
-        return status;
-    }
-    if (tensors) {
-        print_tensors(fg_engine_file(e));
+        st = print_meta(f, meta, &err);
+    } else if (plot != NULL) {
+        st = plot_errors(f, plot, &err);
+    } else if (tensors) {
+        st = info_print_tensors(f, json, &err);
+    } else if (quality) {
+        st = info_print_quality(f, json, &err);
     } else if (json) {
         print_json(e, path);
     } else {
         print_text(e, path);
     }
     fg_engine_close(&e);
-    return cli_finish_stdout();
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

@@ -54,7 +54,7 @@ static fg_status refuse_same_file(const char *out, const char *in, fg_err *err)
     return fg_fail(err, FG_EINVAL, "%s: the same file as %s, expected another", out, in);
 }
 
-static fg_status write_logits(fg_session *s, size_t n_vocab, const fg_ids *ids, const char *out,
+static fg_status write_logits(fg_engine *e, fg_session *s, const fg_ids *ids, const char *out,
                               fg_err *err)
 {
     char *part = fg_mem_alloc(strlen(out) + 6);
@@ -63,6 +63,7 @@ static fg_status write_logits(fg_session *s, size_t n_vocab, const fg_ids *ids, 
     const bool direct = fg_io_exists(out) && strncmp(out, "/dev/", 5) == 0;
     sprintf(part, "%s%s", out, direct ? "" : ".part");
     fg_status st = FG_OK;
+    const size_t n_vocab = fg_engine_shape(e)->n_vocab;
     progress p;
     progress_start(&p, "logits", "token");
     fg_session_set_progress(s, show_progress, &p);
@@ -73,6 +74,7 @@ static fg_status write_logits(fg_session *s, size_t n_vocab, const fg_ids *ids, 
     }
     st = fg_session_eval(s, ids->data, ids->len, put, &k, err);
     progress_end(&p);
+    if (st == FG_OK) print_store(e);
     if (fclose(k.f) != 0 && k.error == 0) k.error = errno;
     if (st == FG_OK && k.error != 0) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to write %zu bytes", out, strerror(k.error),
@@ -101,6 +103,7 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
         CACHE_OPT(cache),
         ENGINE_OPTS(eo),
+        STREAM_OPTS(eo),
     };
     int status;
     const int n =
@@ -127,7 +130,7 @@ static int run(int argc, char **argv)
     if (st == FG_OK) st = refuse_same_file(out, ids_path, &err);
     so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
-    if (st == FG_OK) st = write_logits(s, fg_engine_shape(e)->n_vocab, &ids, out, &err);
+    if (st == FG_OK) st = write_logits(e, s, &ids, out, &err);
     if (st == FG_OK && json) {
         printf("{\"tokens\": %zu, \"vocabulary\": %u}\n", ids.len, fg_engine_shape(e)->n_vocab);
     }

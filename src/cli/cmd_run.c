@@ -66,6 +66,7 @@ static int run(int argc, char **argv)
         {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on behind the end token"},
         CACHE_OPT(cache),
         ENGINE_OPTS(eo),
+        STREAM_OPTS(eo),
     };
     int status;
     const int n =

@@ -1,11 +1,18 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * Perplexity, divergence from a reference, and the quality card.  A card is written after the
+ * report, and only when asked for: score otherwise never changes a file.
+ */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 
+#include "src/base/clock.h"
+#include "src/base/hash.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/engine/quality.h"
 
 static int run(int argc, char **argv);
 
@@ -13,87 +20,158 @@ const command cmd_score = {
     .name = "score",
     .summary = "perplexity of a text; KL divergence against another model file",
     .synopsis = "MODEL TEXT_FILE",
-    .example = "fulgur score m1-q4.fulgur book.txt --window 512 --against m1-bf16.fulgur",
+    .example = "fulgur score m1-q4.fulgur book.txt --window 512 --against m1-bf16.fulgur --card",
     .run = run,
 };
 
-static bool show(void *ctx, uint64_t done, uint64_t total, double ppl)
+static bool show(void *ctx, uint64_t done, uint64_t total, const fg_score *s)
 {
     progress *p = ctx;
-    p->note = ppl;
+    const int n =
+        snprintf(p->note, sizeof p->note, "ppl %.3f +- %.3f", s->ppl, FG_SCORE_Z95 * s->ppl_stderr);
+    if (s->ref_ppl > 0.0 && n > 0 && (size_t)n < sizeof p->note) {
+        (void)snprintf(p->note + n, sizeof p->note - (size_t)n, "  kld %.4f +- %.4f", s->kld_mean,
+                       FG_SCORE_Z95 * s->kld_stderr);
+    }
     return progress_show(p, done, total);
 }
 
-static void print_report(const fg_score *r, bool json, bool against)
+static void put_interval(const char *name, double mean, double se)
 {
-    if (json) {
-        printf("{\"tokens\": %" PRIu64 ", \"nll\": %.6f, \"nll_stderr\": %.6f, \"ppl\": %.6f",
-               r->n_token, r->nll, r->nll_stderr, r->ppl);
-        if (against) {
-            printf(", \"ref_nll\": %.6f, \"ref_ppl\": %.6f, \"kld_mean\": %.6f, "
-                   "\"kld_p99\": %.6f, \"kld_max\": %.6f, \"top1\": %.6f",
-                   r->ref_nll, r->ref_ppl, r->kld_mean, r->kld_p99, r->kld_max, r->top1);
-        }
-        printf("}\n");
-        return;
+    printf(", \"%s_ci95\": [%.6f, %.6f]", name, mean - FG_SCORE_Z95 * se, mean + FG_SCORE_Z95 * se);
+}
+
+static void print_json(const fg_score *r, bool against, double seconds)
+{
+    printf("{\"tokens\": %" PRIu64 ", \"nll\": %.6f, \"nll_stderr\": %.6f, \"ppl\": %.6f",
+           r->n_token, r->nll, r->nll_stderr, r->ppl);
+    put_interval("ppl", r->ppl, r->ppl_stderr);
+    if (against) {
+        printf(", \"ref_nll\": %.6f, \"ref_ppl\": %.6f, \"ppl_ratio\": %.6f, "
+               "\"ppl_ratio_stderr\": %.6f",
+               r->ref_nll, r->ref_ppl, r->ppl_ratio, r->ppl_ratio_stderr);
+        put_interval("ppl_ratio", r->ppl_ratio, r->ppl_ratio_stderr);
+        printf(", \"kld_mean\": %.6f, \"kld_stderr\": %.6f", r->kld_mean, r->kld_stderr);
+        put_interval("kld", r->kld_mean, r->kld_stderr);
+        printf(", \"kld_p99\": %.6f, \"kld_p99_ci95\": [%.6f, %.6f], \"kld_max\": %.6f", r->kld_p99,
+               r->kld_p99_ci95[0], r->kld_p99_ci95[1], r->kld_max);
+        printf(", \"top1\": %.6f, \"top1_stderr\": %.6f", r->top1, r->top1_stderr);
     }
+    printf(", \"seconds\": %.3f, \"tokens_per_s\": %.1f}\n", seconds,
+           seconds > 0.0 ? (double)r->n_token / seconds : 0.0);
+}
+
+/* What stands behind +- is half a 95 % interval, but for the nll: its standard error. */
+static void print_text(const fg_score *r, bool against, double seconds)
+{
+    const double z = FG_SCORE_Z95;
     printf("tokens      %" PRIu64 "\n", r->n_token);
-    printf("nll         %.5f +- %.5f\n", r->nll, r->nll_stderr);
-    printf("perplexity  %.4f\n", r->ppl);
-    if (!against) return;
-    printf("reference   nll %.5f, perplexity %.4f (ratio %.5f)\n", r->ref_nll, r->ref_ppl,
-           r->ppl / r->ref_ppl);
-    printf("kld         mean %.5f, p99 %.5f, max %.4f\n", r->kld_mean, r->kld_p99, r->kld_max);
-    printf("top-1       %.2f %%\n", 100.0 * r->top1);
+    printf("nll         %.5f +- %.5f (standard error)\n", r->nll, r->nll_stderr);
+    printf("perplexity  %.4f +- %.4f (95 %%, here and below)\n", r->ppl, z * r->ppl_stderr);
+    if (against) {
+        printf("reference   nll %.5f, perplexity %.4f +- %.4f\n", r->ref_nll, r->ref_ppl,
+               z * r->ref_ppl_stderr);
+        printf("ratio       %.5f +- %.5f\n", r->ppl_ratio, z * r->ppl_ratio_stderr);
+        printf("kld         mean %.5f +- %.5f, p99 %.5f (%.5f to %.5f), max %.4f\n", r->kld_mean,
+               z * r->kld_stderr, r->kld_p99, r->kld_p99_ci95[0], r->kld_p99_ci95[1], r->kld_max);
+        printf("top-1       %.2f %% +- %.2f\n", 100.0 * r->top1, 100.0 * z * r->top1_stderr);
+    }
+    printf("speed       %.0f tokens/s\n", seconds > 0.0 ? (double)r->n_token / seconds : 0.0);
+}
+
+typedef struct request {
+    fg_engine_opts eo;
+    fg_score_opts so;
+    const char *model, *text, *against; /* against: NULL for none */
+    bool json, special, card;
+} request;
+
+/* A model that is its own reference has nothing to show. */
+static fg_status check_card(const fg_engine *e, const fg_engine *ref, fg_err *err)
+{
+    const fg_model_file *f = fg_engine_file(e);
+    if (fg_model_file_data_root(f) != fg_model_file_data_root(fg_engine_file(ref))) return FG_OK;
+    return fg_fail(err, FG_EINVAL,
+                   "%s: a card against the same weights, expected another reference",
+                   fg_model_file_path(f));
+}
+
+static fg_status store_card(const request *q, const fg_engine *e, const fg_engine *ref,
+                            const char *text, size_t n, const fg_score *score, fg_err *err)
+{
+    fg_card c = {.text_hash = fg_hash64(text, n),
+                 .text_bytes = n,
+                 .window = q->so.window,
+                 .special = q->special,
+                 .version = FG_VERSION,
+                 .model = fg_card_model_of(fg_engine_file(e)),
+                 .reference = fg_card_model_of(fg_engine_file(ref)),
+                 .score = *score};
+    fg_card_text_name(q->text, c.text, sizeof c.text);
+    (void)snprintf(c.cache, sizeof c.cache, "%s", fg_card_cache_name(e, q->so.kv));
+    return fg_card_store(q->model, &c, err);
+}
+
+static fg_status score(request *q, fg_engine *e, fg_engine *ref, fg_err *err)
+{
+    const fg_tokenizer *t;
+    fg_ids ids = {0};
+    char *text = NULL;
+    size_t len = 0;
+    fg_score r;
+    progress p;
+    fg_status st = q->card ? check_card(e, ref, err) : FG_OK;
+    if (st == FG_OK) st = fg_engine_tokenizer(e, &t, err);
+    if (st == FG_OK) st = read_text(q->text, &text, &len, err);
+    if (st == FG_OK) st = fg_tokenizer_encode(t, NULL, text, len, q->special, &ids, err);
+    if (st == FG_OK) {
+        progress_start(&p, "score", "token");
+        q->so.progress = show;
+        q->so.ctx = &p;
+        st = fg_score_run(e, ref, ids.data, ids.len, &q->so, &r, err);
+        progress_end(&p);
+    }
+    if (st == FG_OK) {
+        const double seconds = (double)(fg_clock_ns() - p.start_ns) * 1e-9;
+        (q->json ? print_json : print_text)(&r, ref != NULL, seconds);
+    }
+    if (st == FG_OK && q->card) st = store_card(q, e, ref, text, len, &r, err);
+    fg_ids_fini(&ids);
+    fg_mem_free(text);
+    return st;
 }
 
 static int run(int argc, char **argv)
 {
-    fg_engine_opts eo = fg_engine_opts_default();
-    fg_score_opts so = {.window = 512};
-    const char *against = NULL, *operand[2];
-    bool json = false, special = false;
-    const char *cache = NULL;
+    request q = {.eo = fg_engine_opts_default(), .so = {.window = 512}};
+    const char *operand[2], *cache = NULL;
     const opt opts[] = {
-        {"window", 'w', OPT_U32, &so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
-        {"chunks", 0, OPT_U64, &so.max_window, 0, 1e15, "N", "windows at most (default: all)"},
-        {"against", 0, OPT_STR, &against, 0, 0, "REF", "reference model file"},
-        {"special", 0, OPT_FLAG, &special, 0, 0, NULL, "markup in the text counts as such"},
-        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
+        {"window", 'w', OPT_U32, &q.so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
+        {"chunks", 0, OPT_U64, &q.so.max_window, 0, 1e15, "N", "windows at most (default: all)"},
+        {"against", 0, OPT_STR, &q.against, 0, 0, "REF", "reference model file"},
+        {"card", 0, OPT_FLAG, &q.card, 0, 0, NULL, "with --against: keep the figures in MODEL"},
+        {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
+        {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
         CACHE_OPT(cache),
-        ENGINE_OPTS(eo),
+        ENGINE_OPTS(q.eo),
+        STREAM_OPTS(q.eo),
     };
     int status;
     const int n =
         args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
     if (n < 0) return status;
     if (n < 2) return args_usage(&cmd_score, "%d operands, expected MODEL and TEXT_FILE", n);
-    if (!parse_cache_type(&cmd_score, cache, &so.kv)) return EXIT_USAGE;
+    if (!parse_cache_type(&cmd_score, cache, &q.so.kv)) return EXIT_USAGE;
+    if (q.card && q.against == NULL) return args_usage(&cmd_score, "--card, expected --against");
+    q.model = operand[0];
+    q.text = operand[1];
     fg_err err = {0};
     fg_engine *e = NULL, *ref = NULL;
-    const fg_tokenizer *t;
-    fg_ids ids = {0};
-    char *text = NULL;
-    size_t len;
-    fg_score r;
-    progress p;
     cli_catch_interrupt();
-    fg_status st = fg_engine_open(&e, operand[0], &eo, &err);
-    if (st == FG_OK && against != NULL) st = fg_engine_open(&ref, against, &eo, &err);
-    if (st == FG_OK) st = fg_engine_tokenizer(e, &t, &err);
-    if (st == FG_OK) st = read_text(operand[1], &text, &len, &err);
-    if (st == FG_OK) st = fg_tokenizer_encode(t, NULL, text, len, special, &ids, &err);
-    if (st == FG_OK) {
-        progress_start(&p, "score", "token");
-        p.note_name = "ppl";
-        so.progress = show;
-        so.ctx = &p;
-        st = fg_score_run(e, ref, ids.data, ids.len, &so, &r, &err);
-        progress_end(&p);
-    }
-    if (st == FG_OK) print_report(&r, json, ref != NULL);
-    fg_ids_fini(&ids);
-    fg_mem_free(text);
+    fg_status st = fg_engine_open(&e, q.model, &q.eo, &err);
+    if (st == FG_OK && q.against != NULL) st = fg_engine_open(&ref, q.against, &q.eo, &err);
+    if (st == FG_OK) st = score(&q, e, ref, &err);
+    if (st == FG_OK) print_store(e);
     fg_engine_close(&ref);
     fg_engine_close(&e);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);

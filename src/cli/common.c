@@ -14,6 +14,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/engine/bench.h"
+#include "src/engine/stream.h"
 
 int cli_fail(const fg_err *err)
 {
@@ -77,7 +78,7 @@ void cli_clear_interrupt(void)
 
 void progress_start(progress *p, const char *what, const char *unit)
 {
-    *p = (progress){.what = what, .unit = unit, .note = (double)NAN, .note_name = ""};
+    *p = (progress){.what = what, .unit = unit};
     p->start_ns = fg_clock_ns();
     p->on = isatty(2) == 1;
 }
@@ -98,10 +99,10 @@ bool progress_show(void *arg, uint64_t done, uint64_t total)
         fprintf(stderr, "  %s of %s  %s/s", cli_bytes((double)done), cli_bytes((double)total),
                 cli_bytes(rate));
     } else {
-        fprintf(stderr, "  %llu of %llu  %.0f %s/s", (unsigned long long)done,
-                (unsigned long long)total, rate, p->unit);
+        fprintf(stderr, "  %llu of %llu  %.*f %s/s", (unsigned long long)done,
+                (unsigned long long)total, rate < 9.95 ? 1 : 0, rate, p->unit);
     }
-    if (!isnan(p->note)) fprintf(stderr, "  %s %.3f", p->note_name, p->note);
+    if (p->note[0] != '\0') fprintf(stderr, "  %s", p->note);
     fprintf(stderr, "  ETA %.0f:%02.0f\033[K", floor(eta / 60.0), fmod(eta, 60.0));
     (void)fflush(stderr);
     return !cli_interrupted();
@@ -306,15 +307,33 @@ static double read_bandwidth(fg_engine *e)
     return gbs;
 }
 
+void print_store(fg_engine *e)
+{
+    const fg_store_stats *s = fg_engine_store_stats(e);
+    if (s == NULL) return;
+    const fg_cache_stats *c = &s->cache;
+    const uint64_t n_hit = c->n_hit + c->n_prefetch_hit, n = n_hit + c->n_miss;
+    const double busy = (double)s->io.busy_ns * 1e-9;
+    fprintf(stderr, "experts: %u of %u in memory, %llu of %llu hits (%.1f %%); ", s->n_slot,
+            s->n_total, (unsigned long long)n_hit, (unsigned long long)n,
+            n == 0 ? 0.0 : 100.0 * (double)n_hit / (double)n);
+    fprintf(stderr, "read %s in all, %.2f GB/s by %s%s\n", cli_bytes((double)s->io.bytes),
+            busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
+            s->io.direct ? "" : " through the page cache");
+}
+
 void print_speed(fg_engine *e, const gen_stats *g)
 {
+    /* reading on demand, the disk is the limit, and the bound has no room for the measurement */
+    const bool streams = fg_engine_store_stats(e) != NULL;
     const double rate = g->n_eval == 0 ? 0.0 : (double)g->n_eval / g->gen_s;
     const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
     fprintf(stderr, "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; ",
             (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
             (unsigned long long)g->n_gen, rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
-    const double limit = g->n_eval == 0 ? 0.0 : read_bandwidth(e);
+    const double limit = g->n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
     if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);
     fprintf(stderr, "; %u threads, %s\n", fg_engine_n_thread(e), fg_engine_cpu(e));
+    print_store(e);
 }

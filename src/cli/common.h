@@ -26,8 +26,7 @@ typedef struct progress {
     uint64_t start_ns, last_ns;
     bool on; /* stderr is a terminal */
     bool drawn;
-    double note; /* extra figure, e.g. running perplexity; NaN: none */
-    const char *note_name;
+    char note[96]; /* extra text, e.g. a running estimate; empty: none */
 } progress;
 void progress_start(progress *p, const char *what, const char *unit);
 /* Always true unless the user interrupted (SIGINT). */
@@ -48,6 +47,19 @@ const char *cli_bytes(double bytes);
     {                                                                                              \
         "cpu", 0, OPT_STR, &(o).cpu, 0, 0, "LEVEL",                                                \
             "kernel level: auto (default), scalar, avx2, ..."                                      \
+    }
+
+/* Options of the commands that run a model within a bound of memory; paste behind ENGINE_OPTS. */
+#define STREAM_OPTS(o)                                                                             \
+    {"ram",    0,                                                                                  \
+     OPT_SIZE, &(o).ram_bytes,                                                                     \
+     0,        0,                                                                                  \
+     "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},     \
+        {"policy", 0, OPT_STR, &(o).policy,                                                        \
+         0,        0, "NAME",  "with --ram, which experts stay: lru (default) or lfu"},            \
+    {                                                                                              \
+        "io", 0, OPT_STR, &(o).io, 0, 0, "NAME",                                                   \
+            "with --ram, how they are read: auto (default), uring, pread"                          \
     }
 
 /* The key-value cache of a session; cache is a const char *, NULL by default. */
@@ -101,6 +113,9 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, co
 /* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and its share
  * of this machine's measured read bandwidth (over 100 % means that weights stayed in the cache). */
 void print_speed(fg_engine *e, const gen_stats *g);
+
+/* With --ram, one line on stderr: experts in memory, hits, bytes and rate of reading. */
+void print_store(fg_engine *e);
 
 /* Tokenizer from a model file or from a folder with tokenizer.json.  *owned is destroyed by the
  * caller with fg_tokenizer_destroy. */

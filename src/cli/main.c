@@ -11,8 +11,8 @@
 #include "src/engine/fulgur.h"
 
 static const command *const commands[] = {
-    &cmd_convert, &cmd_synth,    &cmd_run,  &cmd_chat,   &cmd_score,
-    &cmd_logits,  &cmd_tokenize, &cmd_info, &cmd_verify, &cmd_bench,
+    &cmd_convert, &cmd_synth,  &cmd_run,   &cmd_chat,        &cmd_score, &cmd_logits, &cmd_tokenize,
+    &cmd_info,    &cmd_verify, &cmd_bench, &cmd_sensitivity, &cmd_plan,  &cmd_doctor,
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
 
@@ -22,7 +22,7 @@ static void print_help(void)
            "Usage: fulgur COMMAND [options]\n\n",
            FG_VERSION);
     for (int i = 0; i < N_COMMAND; i++) {
-        printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+        printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
     }
     printf("\nfulgur COMMAND --help describes a command.\n");
 }

@@ -13,6 +13,8 @@
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "src/engine/bench_impl.h"
+#include "src/engine/stream.h"
+#include "src/engine/machine.h"
 #include "src/sys/cpu.h"
 
 /* q4 with any table first: what a converted file holds. */
@@ -77,7 +79,7 @@ fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
 
 /* ---- the bench ---- */
 
-fg_status fg_bench_create(fg_bench **out, const fg_engine *e, fg_err *err)
+fg_status fg_bench_create(fg_bench **out, fg_engine *e, fg_err *err)
 {
     *out = NULL;
     fg_bench *b = fg_mem_zalloc(sizeof *b);
@@ -86,7 +88,10 @@ fg_status fg_bench_create(fg_bench **out, const fg_engine *e, fg_err *err)
     b->e = e;
     (void)fg_cpu_level_parse(fg_engine_cpu(e), &b->cpu_flags, &missing); /* the engine has it */
     fg_status st = fg_team_create(&b->team, fg_engine_n_thread(e), true, err);
-    if (st == FG_OK) st = fg_model_create(&b->model, fg_engine_file(e), b->cpu_flags, err);
+    if (st == FG_OK) {
+        st =
+            fg_model_create_on(&b->model, fg_engine_file(e), fg_engine_store(e), b->cpu_flags, err);
+    }
     if (st != FG_OK) {
         fg_bench_destroy(&b);
         return st;
@@ -211,26 +216,7 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
 
 /* ---- the machine ---- */
 
-static void cpu_name(char *name, size_t n)
-{
-    (void)snprintf(name, n, "unknown");
-    FILE *f = fopen("/proc/cpuinfo", "re");
-    if (f == NULL) return;
-    char line[256];
-    while (fgets(line, sizeof line, f) != NULL) {
-        char *value = strchr(line, ':');
-        if (value == NULL) continue;
-        /* x86 has the name; ARM often only the part number */
-        if (strncmp(line, "model name", 10) != 0 && strncmp(line, "CPU part", 8) != 0) continue;
-        value += strspn(value, ": \t");
-        value[strcspn(value, "\n")] = '\0';
-        (void)snprintf(name, n, "%s%s", line[0] == 'C' ? "ARM part " : "", value);
-        break;
-    }
-    (void)fclose(f);
-}
-
-/* Reads the model's mapping, at most half of memory of it, as decode does: all workers, 4 KiB pages. */
+/* Reads the model's mapping, if it is what the model uses, at most half of memory of it, as decode does: all workers, 4 KiB pages. */
 static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err)
 {
     const fg_model_file *f = fg_engine_file(b->e);
@@ -238,6 +224,7 @@ static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err
     uint64_t bytes = fg_model_file_size(f) - first.offset;
     if (out->ram_bytes != 0 && bytes > out->ram_bytes / 2) bytes = out->ram_bytes / 2;
     bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
+    if (fg_engine_store(b->e) != NULL) return FG_OK;
     out->map.bytes = bytes;
     out->map_in_cache = bytes < 4 * out->llc_bytes || bytes < (uint64_t)64 << 20;
     if (bytes == 0) return FG_OK;
@@ -257,7 +244,7 @@ fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *e
         .llc_bytes = fg_llc_bytes(),
         .ram_bytes = fg_ram_bytes(),
     };
-    cpu_name(out->cpu, sizeof out->cpu);
+    fg_machine_cpu_name(out->cpu, sizeof out->cpu);
     FG_TRY(measure_mapping(b, out, err)); /* first: brings the file into memory */
     fg_bandwidth r;
     FG_TRY(fg_bench_read(b, 11, &r, err));

@@ -23,7 +23,7 @@ fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
 typedef struct fg_bench fg_bench;
 
 /* e is borrowed and must outlive the bench. */
-fg_status fg_bench_create(fg_bench **out, const fg_engine *e, fg_err *err);
+fg_status fg_bench_create(fg_bench **out, fg_engine *e, fg_err *err);
 void fg_bench_destroy(fg_bench **b); /* accepts NULL */
 
 /* Key-value cache of the model's runs, AUTO until then. */

@@ -11,7 +11,7 @@
 #include "src/sys/team.h"
 
 struct fg_bench {
-    const fg_engine *e;
+    fg_engine *e;
     uint32_t cpu_flags;
     fg_team *team;
     fg_model *model;

@@ -14,6 +14,7 @@
 #include "src/base/rng.h"
 #include "src/engine/bench_impl.h"
 #include "src/engine/kv.h"
+#include "src/engine/stream.h"
 
 enum { MAX_RUN = 101, START_TOKENS = 9 };
 
@@ -71,6 +72,7 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
     const fg_kv_type kv = fg_kv_resolve(b->kv, b->model->quantized);
     FG_TRY(fg_state_create(st, s, ctx + n_tok, kv, err));
     FG_TRY(fg_scratch_create(scratch, b->model, ctx + n_tok, n_batch, fg_team_size(b->team), err));
+    FG_TRY(fg_engine_charge(b->e, (*st)->bytes + (*scratch)->bytes, 0, err));
     fill_job j = {s, *st, ctx};
     if (ctx > 0) fg_team_run(b->team, fill_state, &j);
     return FG_OK;
@@ -142,8 +144,9 @@ typedef struct bench_seq {
     uint32_t n_tok, n_batch;
 } bench_seq;
 
-/* All n_tok tokens behind position ctx, logits of the last one of a batch of one, or of all. */
-static double run_once(bench_seq *q, uint64_t ctx)
+/* All n_tok tokens behind position ctx, logits of the last one of a batch of one, or of all; in
+ * *seconds. */
+static fg_status run_once(bench_seq *q, uint64_t ctx, double *seconds, fg_err *err)
 {
     for (uint32_t i = 0; i < q->n_tok; i++) {
         q->ids[i] = (uint32_t)(fg_rng_u64(&q->rng) % q->b->model->shape->n_vocab);
@@ -162,9 +165,10 @@ static double run_once(bench_seq *q, uint64_t ctx)
             .logits_from = ends || q->n_batch == 1 ? n - 1 : n,
             .profile = &q->profile,
         };
-        fg_forward(q->b->team, &batch);
+        FG_TRY(fg_forward(q->b->team, &batch, err));
     }
-    return (double)(fg_clock_ns() - t0) * 1e-9;
+    *seconds = (double)(fg_clock_ns() - t0) * 1e-9;
+    return FG_OK;
 }
 
 static void fill_phases(const fg_profile *p, fg_bench_run *out)
@@ -235,18 +239,20 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
     fg_rng_init(&q.rng, ctx + n_tok);
     double seconds[MAX_RUN];
     limits lim = {.n_run = 0};
+    uint64_t charged = 0;
     fg_status st = open_state(b, ctx, n_tok, &q.st, &q.scratch, q.n_batch, err);
     if (st != FG_OK) goto done;
+    charged = q.st->bytes + q.scratch->bytes;
     q.ids = fg_mem_alloc(n_tok * sizeof *q.ids);
     if (q.ids == NULL) {
         st = fg_fail_nomem(err, "bench");
         goto done;
     }
-    (void)run_once(&q, ctx); /* pages of state and scratch, branch predictors */
+    st = run_once(&q, ctx, &seconds[0], err); /* pages of state and scratch, branch predictors */
     memset(&q.profile, 0, sizeof q.profile);
     for (uint32_t i = 0; i < n_run && st == FG_OK; i++) {
-        seconds[i] = run_once(&q, ctx);
-        st = measure_limits(&lim, b, decode, err);
+        st = run_once(&q, ctx, &seconds[i], err);
+        if (st == FG_OK) st = measure_limits(&lim, b, decode, err);
     }
     if (st != FG_OK) goto done;
     const double median = fg_bench_median(seconds, n_run);
@@ -257,6 +263,7 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
     fill_phases(&q.profile, out);
     fill_limits(&lim, decode, out);
 done:
+    (void)fg_engine_charge(b->e, 0, charged, NULL); /* less always fits */
     fg_mem_free(q.ids);
     fg_scratch_destroy(&q.scratch);
     fg_state_destroy(&q.st);

@@ -9,12 +9,16 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/engine/kv.h"
+#include "src/engine/stream.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"
 
 struct fg_engine {
     fg_model_file *file;
+    fg_store *store; /* NULL: the mapping */
+    fg_store_stats store_stats;
+    uint64_t ram_bytes, session_bytes; /* the bound; what sessions take of it */
     fg_model *model;
     fg_team *team;
     uint32_t cpu_flags;
@@ -26,7 +30,9 @@ struct fg_session {
     fg_engine *e;
     fg_state *state;
     fg_scratch *scratch;
-    float *logits; /* [n_vocab] of the last token */
+    float *logits;  /* [n_vocab] of the last token */
+    uint64_t bytes; /* counted in e->session_bytes */
+    fg_err lost;    /* code not FG_OK: an eval failed half-way, the state is of no use */
     fg_taps taps;
     fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
@@ -35,7 +41,8 @@ struct fg_session {
 
 fg_engine_opts fg_engine_opts_default(void)
 {
-    return (fg_engine_opts){.n_thread = 0, .cpu = "auto", .pin = true};
+    return (fg_engine_opts){
+        .n_thread = 0, .cpu = "auto", .pin = true, .policy = "lru", .io = "auto"};
 }
 
 static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
@@ -52,6 +59,64 @@ static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
     return FG_OK;
 }
 
+/* What is left of the bound for weights once sessions have theirs. */
+static fg_status weight_bytes(const fg_engine *e, uint64_t session_bytes, uint64_t *out,
+                              fg_err *err)
+{
+    const uint64_t weights = fg_store_min_bytes(e->file),
+                   other = FG_ENGINE_OVERHEAD + session_bytes;
+    *out = e->ram_bytes - other;
+    if (e->ram_bytes >= other && *out >= weights) return FG_OK;
+    return fg_fail(err, FG_ELIMIT,
+                   "memory: %llu bytes, expected at least %llu: dense parts and the fewest experts "
+                   "%llu, sessions %llu, program %llu",
+                   (unsigned long long)e->ram_bytes, (unsigned long long)(weights + other),
+                   (unsigned long long)weights, (unsigned long long)session_bytes,
+                   (unsigned long long)FG_ENGINE_OVERHEAD);
+}
+
+static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    fg_store_opts so = {.bytes = 0};
+    e->ram_bytes = o->ram_bytes;
+    if (o->ram_bytes == 0) return FG_OK;
+    if (!fg_policy_parse(o->policy, &so.policy) || so.policy == FG_POLICY_PIN) {
+        return fg_fail(err, FG_EINVAL, "policy: %s, expected lru or lfu", o->policy);
+    }
+    if (strcmp(o->io, "uring") == 0) {
+        so.io.ops = &fg_io_uring;
+    } else if (strcmp(o->io, "pread") == 0) {
+        so.io.ops = &fg_io_pread;
+    } else if (strcmp(o->io, "auto") != 0) {
+        return fg_fail(err, FG_EINVAL, "io: %s, expected auto, uring or pread", o->io);
+    }
+    FG_TRY(weight_bytes(e, 0, &so.bytes, err));
+    return fg_store_create(&e->store, e->file, &so, err);
+}
+
+fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err)
+{
+    if (e->store == NULL) return FG_OK;
+    uint64_t weights;
+    const uint64_t bytes = e->session_bytes + more - less;
+    FG_TRY(weight_bytes(e, bytes, &weights, err));
+    FG_TRY(fg_store_set_bytes(e->store, weights, err));
+    e->session_bytes = bytes;
+    return FG_OK;
+}
+
+fg_store *fg_engine_store(fg_engine *e)
+{
+    return e->store;
+}
+
+const fg_store_stats *fg_engine_store_stats(fg_engine *e)
+{
+    if (e->store == NULL) return NULL;
+    e->store_stats = fg_store_get_stats(e->store);
+    return &e->store_stats;
+}
+
 fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts, fg_err *err)
 {
     *out = NULL;
@@ -63,7 +128,8 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
                      "%s: a folder, expected a .fulgur file; make one with fulgur convert", path);
     }
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
-    if (st == FG_OK) st = fg_model_create(&e->model, e->file, e->cpu_flags, err);
+    if (st == FG_OK) st = open_store(e, opts, err);
+    if (st == FG_OK) st = fg_model_create_on(&e->model, e->file, e->store, e->cpu_flags, err);
     if (st == FG_OK) st = fg_team_create(&e->team, opts->n_thread, opts->pin, err);
     if (st != FG_OK) {
         fg_engine_close(&e);
@@ -80,6 +146,7 @@ void fg_engine_close(fg_engine **e)
     fg_tokenizer_destroy(&(*e)->tokenizer);
     fg_team_destroy(&(*e)->team);
     fg_model_destroy(&(*e)->model);
+    fg_store_destroy(&(*e)->store);
     fg_model_file_close(&(*e)->file);
     fg_mem_free(*e);
     *e = NULL;
@@ -185,6 +252,11 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
         s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
         if (s->logits == NULL) st = fg_fail_nomem(err, "logits");
     }
+    if (st == FG_OK) {
+        const uint64_t bytes = s->state->bytes + s->scratch->bytes;
+        st = fg_engine_charge(e, bytes, 0, err);
+        if (st == FG_OK) s->bytes = bytes;
+    }
     if (st != FG_OK) {
         fg_session_destroy(&s);
         return st;
@@ -196,6 +268,7 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
 void fg_session_destroy(fg_session **s)
 {
     if (*s == NULL) return;
+    (void)fg_engine_charge((*s)->e, 0, (*s)->bytes, NULL); /* less always fits */
     fg_mem_free((*s)->logits);
     fg_scratch_destroy(&(*s)->scratch);
     fg_state_destroy(&(*s)->state);
@@ -215,6 +288,7 @@ uint64_t fg_session_n_ctx(const fg_session *s)
 
 void fg_session_reset(fg_session *s)
 {
+    s->lost.code = FG_OK;
     fg_state_reset(s->state);
 }
 
@@ -262,6 +336,10 @@ fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
 {
     const uint32_t n_vocab = s->e->model->shape->n_vocab;
     const uint64_t room = s->state->n_ctx - s->state->pos;
+    if (s->lost.code != FG_OK) {
+        if (err != NULL) *err = s->lost;
+        return s->lost.code;
+    }
     if (n == 0) return fg_fail(err, FG_EINVAL, "tokens: none, expected at least one");
     if (n > room) {
         return fg_fail(err, FG_ELIMIT,
@@ -299,7 +377,10 @@ fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
             .taps = &s->taps,
             .profile = s->profile,
         };
-        fg_forward(s->e->team, &b);
+        if (fg_forward(s->e->team, &b, &s->lost) != FG_OK) {
+            if (err != NULL) *err = s->lost;
+            return s->lost.code;
+        }
         i += m;
     }
     if (s->progress != NULL) (void)s->progress(s->progress_ctx, n, n);

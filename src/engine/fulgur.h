@@ -47,11 +47,20 @@ typedef struct fg_engine_opts {
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
     const char *cpu;   /* "auto" (default) or the highest kernel level to use (src/sys/cpu.h) */
     bool pin;          /* true: workers are bound to cores */
+    /* Memory in bytes for weights, sessions and a fixed FG_ENGINE_OVERHEAD; 0: the file is mapped
+     * and the system decides.  With a bound, dense parts are read into memory and experts on
+     * demand: src/expert/store.h.  Changes time only, never a bit. */
+    uint64_t ram_bytes;
+    const char *policy; /* which experts stay: "lru" (default) or "lfu" */
+    const char *io;     /* how they are read: "auto" (default), "uring" or "pread" */
 } fg_engine_opts;
+#define FG_ENGINE_OVERHEAD ((uint64_t)96 << 20) /* program, tables, tokenizer */
 fg_engine_opts fg_engine_opts_default(void);
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
- * the team.  Errors: those of fg_model_file_open; FG_EINVAL (cpu), FG_ENOTSUP (cpu level absent).
+ * the team.  With ram_bytes the dense parts are read.  Errors: those of fg_model_file_open and
+ * fg_store_create; FG_EINVAL (cpu, policy, io), FG_ENOTSUP (cpu level absent), FG_ELIMIT (ram_bytes
+ * too small).
  * *out must be closed after all its sessions. */
 fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                          fg_err *err);
@@ -64,6 +73,9 @@ const char *fg_engine_cpu(const fg_engine *e);     /* kernel level in use */
 const char *fg_engine_threads(const fg_engine *e); /* thread backend: "openmp" or "pthread" */
 /* Weight bytes that one decoded token reads. */
 uint64_t fg_engine_token_bytes(const fg_engine *e);
+
+/* What the store did so far; NULL without ram_bytes.  Borrowed until the next call. */
+const struct fg_store_stats *fg_engine_store_stats(fg_engine *e);
 
 /* The tokenizer inside the file, built at the first call; borrowed.  FG_ENOTSUP when the file has
  * none. */
@@ -103,7 +115,8 @@ typedef void fg_session_logits_fn(void *ctx, uint64_t pos, const float *logits);
 
 /* Evaluates n tokens (n >= 1, ids < n_vocab) behind what the session holds.  on_logits, when not
  * NULL, sees every token's logits in order.  Errors: FG_EINVAL (an id), FG_ELIMIT (no room; nothing
- * was evaluated), FG_ECANCEL (progress callback; the batches before it are in). */
+ * was evaluated), FG_ECANCEL (progress callback; the batches before it are in), FG_EIO (an expert
+ * could not be read: the session answers the same until fg_session_reset). */
 fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
                           fg_session_logits_fn *on_logits, void *ctx, fg_err *err);
 
@@ -125,29 +138,40 @@ void fg_session_set_profile(fg_session *s, struct fg_profile *profile);
 
 /* ---- score ---- */
 
+typedef struct fg_score fg_score;
+
 typedef struct fg_score_opts {
     uint32_t window;     /* tokens of a window, each evaluated from an empty state; 512.  Every
                           * token predicts the next one, the last of a window the first behind it */
     fg_kv_choice kv;     /* of the scored model; the reference has AUTO */
     uint64_t max_window; /* windows at most; 0: all, the last one may be shorter */
-    bool (*progress)(void *ctx, uint64_t done, uint64_t total,
-                     double ppl); /* tokens; may be NULL */
+    /* After each part of a window, with tokens and the estimate so far (kld_p99 and its interval are
+     * 0 until the end); false cancels.  May be NULL. */
+    bool (*progress)(void *ctx, uint64_t done, uint64_t total, const fg_score *so_far);
     void *ctx;
     void (*on_nll)(void *ctx, uint64_t token, double nll); /* each scored token; may be NULL */
 } fg_score_opts;
 
-typedef struct fg_score {
-    uint64_t n_token;  /* tokens scored */
-    double nll;        /* mean -ln p of the scored tokens */
-    double nll_stderr; /* its standard error, tokens taken as independent */
-    double ppl;        /* exp(nll) */
+/* A standard error is the larger of two: tokens taken as independent, windows taken as independent.
+ * Those of a perplexity and of the ratio are exp(mean) times that of the mean (delta method).  A
+ * 95 % interval is +- FG_SCORE_Z95 standard errors; below some ten windows it is a rough one. */
+#define FG_SCORE_Z95 1.959963985
+struct fg_score {
+    uint64_t n_token;       /* tokens scored */
+    double nll, nll_stderr; /* mean -ln p of the scored tokens */
+    double ppl, ppl_stderr; /* exp(nll) */
     /* against a reference, over the scored positions; valid when `against` was given */
-    double ref_nll, ref_ppl;
-    double kld_mean, kld_p99, kld_max; /* KL(reference || model), nats */
-    double top1;                       /* share of positions with the same best token */
-} fg_score;
+    double ref_nll, ref_ppl, ref_ppl_stderr;
+    double ppl_ratio, ppl_ratio_stderr; /* ppl / ref_ppl, from each token's difference of nll */
+    double kld_mean, kld_stderr;        /* KL(reference || model), nats */
+    double kld_p99, kld_p99_ci95[2];    /* by rank; interval: ranks, independent tokens */
+    double kld_max;
+    double top1, top1_stderr; /* share of positions with the same best token */
+};
 
-/* Scores ids[n]; `against` may be NULL or an engine with the same vocabulary (FG_EINVAL). */
+/* Scores ids[n]; `against` may be NULL or an engine with the same vocabulary (FG_EINVAL).  The same
+ * files and ids give the same figures, bit for bit, for any thread count and CPU level.  Memory
+ * besides two sessions: logits of at most 512 tokens and 256 MiB for each model. */
 fg_status fg_score_run(fg_engine *e, fg_engine *against, const uint32_t *ids, size_t n,
                        const fg_score_opts *opts, fg_score *out, fg_err *err);
 

@@ -8,6 +8,7 @@
 #include <hwloc.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "src/base/mem.h"
 
@@ -57,6 +58,17 @@ uint32_t fg_topo_n_core(const fg_topo *t)
     return t->n_core;
 }
 
+uint32_t fg_topo_n_node(const fg_topo *t)
+{
+    uint32_t n = 0;
+    const int all = hwloc_get_nbobjs_by_type(t->topology, HWLOC_OBJ_NUMANODE);
+    for (int i = 0; i < all; i++) {
+        hwloc_obj_t node = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_NUMANODE, (unsigned)i);
+        n += node != NULL && !hwloc_bitmap_iszero(node->cpuset); /* memory alone has no cores */
+    }
+    return n < 1 ? 1 : n;
+}
+
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i)
 {
     hwloc_obj_t core = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_CORE, i % t->n_core);
@@ -64,17 +76,50 @@ bool fg_topo_bind_self(const fg_topo *t, uint32_t i)
     return hwloc_set_cpubind(t->topology, core->cpuset, HWLOC_CPUBIND_THREAD) == 0;
 }
 
-/* cgroup v2 "quota period" in microseconds; "max" means unlimited. */
-static uint32_t cgroup_quota(void)
+/* Calls fn with the path of `name` in this process's cgroup and in each one above it.  key: how the
+ * hierarchy's line in /proc/self/cgroup goes on behind its number (":" is version 2); root: where it is
+ * mounted.  In a container the last one called is the container's own. */
+static void walk_cgroup(const char *key, const char *root, const char *name,
+                        void (*fn)(const char *path, void *arg), void *arg)
 {
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (f == NULL) return UINT32_MAX;
+    char line[512], at[512] = "", path[640];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        const char *p = strchr(line, ':');
+        line[strcspn(line, "\n")] = '\0';
+        if (p == NULL || strncmp(p + 1, key, strlen(key)) != 0) continue;
+        (void)snprintf(at, sizeof at, "%s", p + 1 + strlen(key));
+    }
+    if (f != NULL) (void)fclose(f);
+    for (;;) {
+        if (strcmp(at, "/") == 0) at[0] = '\0';
+        (void)snprintf(path, sizeof path, "%s%s/%s", root, at, name);
+        fn(path, arg);
+        char *slash = strrchr(at, '/');
+        if (slash == NULL) return;
+        *slash = '\0';
+    }
+}
+
+/* "quota period" in microseconds; "max" means unlimited. */
+static void least_quota(const char *path, void *arg)
+{
+    uint32_t *least = arg;
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return;
     unsigned long long quota, period;
     const int n = fscanf(f, "%llu %llu", &quota, &period);
     (void)fclose(f);
-    if (n != 2 || period == 0) return UINT32_MAX;
+    if (n != 2 || period == 0) return;
     const unsigned long long cpus = (quota + period - 1) / period;
-    return cpus > UINT32_MAX ? UINT32_MAX : (uint32_t)cpus;
+    if (cpus < *least) *least = (uint32_t)cpus;
+}
+
+static uint32_t cgroup_quota(void)
+{
+    uint32_t least = UINT32_MAX;
+    walk_cgroup(":", "/sys/fs/cgroup", "cpu.max", least_quota, &least);
+    return least;
 }
 
 uint32_t fg_cpu_budget(void)
@@ -87,14 +132,22 @@ uint32_t fg_cpu_budget(void)
     return n < 1 ? 1 : n;
 }
 
-static uint64_t read_u64(const char *path)
+static void least_u64(const char *path, void *arg)
 {
-    unsigned long long v = UINT64_MAX;
-    FILE *f = fopen(path, "r");
-    if (f == NULL) return UINT64_MAX;
-    if (fscanf(f, "%llu", &v) != 1) v = UINT64_MAX; /* "max" */
+    uint64_t *least = arg;
+    unsigned long long v;
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return;
+    if (fscanf(f, "%llu", &v) == 1 && v < *least) *least = v; /* else "max" */
     (void)fclose(f);
-    return v;
+}
+
+uint64_t fg_memory_limit(void)
+{
+    uint64_t least = UINT64_MAX;
+    walk_cgroup(":", "/sys/fs/cgroup", "memory.max", least_u64, &least);
+    walk_cgroup("memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", least_u64, &least);
+    return least > INT64_MAX / 2 ? UINT64_MAX : least; /* version 1 says 2^63 for none */
 }
 
 uint64_t fg_memory_available(void)
@@ -108,7 +161,7 @@ uint64_t fg_memory_available(void)
     }
     if (f != NULL) (void)fclose(f);
     /* memory.current would count the page cache, which gives way: only the ceiling is certain */
-    const uint64_t max = read_u64("/sys/fs/cgroup/memory.max");
+    const uint64_t max = fg_memory_limit();
     if (max < bytes) bytes = max;
     return bytes;
 }

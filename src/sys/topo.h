@@ -18,6 +18,9 @@ void fg_topo_destroy(fg_topo *t); /* accepts NULL */
 /* Physical cores allowed by affinity and cpuset; at least 1. */
 uint32_t fg_topo_n_core(const fg_topo *t);
 
+/* NUMA nodes that have one of these cores; at least 1. */
+uint32_t fg_topo_n_node(const fg_topo *t);
+
 /* Binds the calling thread to core i % n_core.  False when the system refuses. */
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i);
 
@@ -25,7 +28,11 @@ bool fg_topo_bind_self(const fg_topo *t, uint32_t i);
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
 
-/* Bytes that can be had without swapping: MemAvailable, or the cgroup's memory.max if that is less.
+/* The least memory limit of this process's cgroup (either version) and those above it, bytes;
+ * UINT64_MAX when there is none. */
+uint64_t fg_memory_limit(void);
+
+/* Bytes that can be had without swapping: MemAvailable, or fg_memory_limit if that is less.
  * UINT64_MAX when unknown. */
 uint64_t fg_memory_available(void);
 

@@ -14,13 +14,34 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from e2e import FULGUR, NANO, ORACLE, check, finish, path, run
 
 M = path("nano.fulgur")
-COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench"]
+COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench",
+            "plan"]
 
 status, out, err = run("convert", NANO, M, "--json")
 check("convert", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(M), err)
 first = open(M, "rb").read()
 status, out, err = run("convert", NANO, M, "-t", "1")
 check("convert_is_reproducible", status == 0 and open(M, "rb").read() == first, err)
+
+# recipes, calibration, budgets: mistakes in one line, and what a user reads after a good one
+for name, args, want in (
+        ("name_and_type", ("--recipe", "fast", "--type", "q4"), b"recipe fast: "),
+        ("target_alone", ("--target-bpw", "4.5"), b"a target without a sensitivity file"),
+        ("calib_absent", ("--calib", path("absent.txt")), b"absent.txt: "),
+        ("sensitivity_absent", ("--target-bpw", "5", "--sensitivity", path("absent.json")), b"absent.json: ")):
+    status, out, err = run("convert", NANO, path("no.fulgur"), *args)
+    check(f"convert_{name}", status == 1 and want in err and err.count(b"\n") == 1, err)
+    check(f"convert_{name}_leaves_nothing", not os.path.exists(path("no.fulgur")))
+check("convert_diagonal_alone", run("convert", NANO, path("no.fulgur"), "--calib-diagonal")[0] == 2)
+with open(path("calib.txt"), "w") as f:
+    f.write(open("src/format/FORMAT.md").read()[:3000])
+status, out, err = run("convert", NANO, path("cal.fulgur"), "--calib", path("calib.txt"))
+check("convert_calibrated", status == 0 and b"calibrated with" in out and b"expert down" in out, err)
+status, out, err = run("info", path("cal.fulgur"), "--tensors", "--json")
+tensors = json.loads(out)["tensors"] if status == 0 else []
+measured = [t for t in tensors if t["type"].startswith("q") and t["role"] != "embedding"]
+check("calibrated_outputs_are_measured", len(measured) > 700 and all(0 < t["err_out"] < t["err_rms"] * 1.5 for t in measured))
+check("embedding_is_not", all(t["err_out"] is None for t in tensors if t["role"] == "embedding"))
 
 # usage: help works everywhere, mistakes give status 2 and one line
 status, out, err = run("--help")
@@ -43,7 +64,7 @@ check("info", status == 0 and b"lightning" in out and b"q4" in out, out + err)
 info = json.loads(run("info", M, "--json")[1])
 check("info_json", info["layers"] == 8 and info["bytes"] == len(first), info)
 status, out, err = run("info", M, "--tensors")
-check("info_tensors", status == 0 and out.count(b"\n") == 1 + 3 + 7 * 7 + 1 * 7 + 8 * 96, out.count(b"\n"))
+check("info_tensors", status == 0 and out.count(b"\n") == 1 + 3 + 7 * 7 + 1 * 7 + 8 * 96 + 22, out.count(b"\n"))
 check("info_meta", run("info", M, "--meta", "config.json")[1] == open(f"{NANO}/config.json", "rb").read())
 check("verify", b"good" in run("verify", M)[1])
 check("verify_json", json.loads(run("verify", M, "--json")[1])["ok"] is True)

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Runs the measurements of src/engine/doctor.h and prints them.  SIGINT is left to kill: the temporary
+ * file has no name and goes with the process.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/buf.h"
+#include "src/base/json.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+#include "src/engine/doctor.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_doctor = {
+    .name = "doctor",
+    .summary = "what this machine is, what its memory and disk reach, what to set right",
+    .synopsis = "",
+    .example = "fulgur doctor --dir /data/models",
+    .run = run,
+};
+
+static bool step(void *arg, const char *what, uint32_t done, uint32_t total)
+{
+    progress *p = arg;
+    (void)snprintf(p->note, sizeof p->note, "%s", what);
+    p->last_ns = 0; /* each step is shown */
+    return progress_show(p, done, total);
+}
+
+/* ---- text ---- */
+
+static void print_machine(const fg_machine *m)
+{
+    const char *name;
+    bool has;
+    printf("CPU         %s, %u physical cores of %u CPUs, %u may be used, %u NUMA node%s\n", m->cpu,
+           m->n_core, m->n_cpu, m->n_budget, m->n_node, m->n_node == 1 ? "" : "s");
+    printf("kernels     %s; this build knows", m->level);
+    for (uint32_t i = 0; (name = fg_machine_level(i, &has)) != NULL; i++) {
+        printf("%s %s%s", i == 0 ? "" : ",", name, has ? "" : " (not here)");
+    }
+    printf("\ncaches      last level %s%s%s\n", cli_bytes((double)m->llc_bytes),
+           m->governor[0] == '\0' ? "" : "; frequency governor ", m->governor);
+    printf("memory      %s, %s available", cli_bytes((double)m->ram_bytes),
+           cli_bytes((double)m->avail_bytes));
+    if (m->limit_bytes < m->ram_bytes) {
+        printf(", limited to %s by a cgroup", cli_bytes((double)m->limit_bytes));
+    }
+    printf("\npages       %" PRIu64 " KiB; transparent huge pages: %s\n", m->page_bytes / 1024,
+           m->huge_pages[0] == '\0' ? "unknown" : m->huge_pages);
+}
+
+static void print_memory(const fg_doctor *d)
+{
+    printf("\nreading memory, GB/s %12s %12s\n", "huge pages", "mapped file");
+    for (uint32_t i = 0; i < d->n_row; i++) {
+        printf("  %4u thread%s %19.1f", d->row[i].n_thread, d->row[i].n_thread == 1 ? " " : "s",
+               d->row[i].anon_gbs);
+        if (d->row[i].map_gbs > 0.0) printf(" %12.1f\n", d->row[i].map_gbs);
+        if (d->row[i].map_gbs <= 0.0) printf(" %12s\n", "-");
+    }
+    printf("  (%s, %.0f %% of it on huge pages; the file: %s%s)\n",
+           cli_bytes((double)d->anon_bytes), 100.0 * d->huge, cli_bytes((double)d->map_bytes),
+           d->map_bytes < 4 * d->machine.llc_bytes ? ", not large against the caches" : "");
+}
+
+static void print_disk(const fg_doctor *d, const char *path)
+{
+    printf("\ndisk        %s: %s free", path, cli_bytes((double)d->free_bytes));
+    if (d->disk_bytes > 0) printf(", direct reads %s", d->direct ? "work" : "do not work");
+    printf(", io_uring %s\n", d->uring ? "available" : "refused");
+    if (d->disk_bytes == 0) return;
+    printf("  GB/s, reads in flight");
+    for (int k = 0; k < FG_DOCTOR_FLIGHTS; k++) printf(" %8u", d->flight[k]);
+    printf("\n");
+    for (int b = 0; b < FG_DOCTOR_BLOCKS; b++) {
+        const bool expert = d->block[b] == FG_DOCTOR_EXPERT_BYTES;
+        printf("  blocks of %5.0f M%sB%s", (double)d->block[b] / (expert ? 1e6 : 0x1p20),
+               expert ? "" : "i", expert ? "  " : " ");
+        for (int k = 0; k < FG_DOCTOR_FLIGHTS; k++) {
+            if (d->disk_gbs[b][k] > 0.0) printf(" %8.2f", d->disk_gbs[b][k]);
+            if (d->disk_gbs[b][k] <= 0.0) printf(" %8s", "-");
+        }
+        printf("%s\n", expert ? "   one expert of M1 at q4" : "");
+    }
+    printf("  (%s%s", cli_bytes((double)d->disk_bytes),
+           d->write_gbs > 0.0 ? ", just written" : " of the file");
+    if (d->write_gbs > 0.0) {
+        printf(" at %.2f GB/s; drives and hosts may still hold it in a cache", d->write_gbs);
+    }
+    printf(")\n");
+}
+
+static void print_text(const fg_doctor *d, const char *path)
+{
+    fg_advice advice[FG_DOCTOR_ADVICE];
+    const size_t n = fg_doctor_advise(d, advice);
+    print_machine(&d->machine);
+    print_memory(d);
+    print_disk(d, path);
+    printf("\nadvice      %s\n", n == 0 ? "nothing is in the way" : "");
+    for (size_t i = 0; i < n; i++) printf("  - %s\n", advice[i]);
+}
+
+/* ---- JSON ---- */
+
+static void put_field(fg_buf *b, const char *name, const char *text)
+{
+    fg_buf_printf(b, ", \"%s\": ", name);
+    fg_json_put_str(b, text, strlen(text));
+}
+
+static void put_machine(fg_buf *b, const fg_machine *m)
+{
+    const char *name;
+    bool has;
+    fg_buf_put_str(b, "{\"cpu\": ");
+    fg_json_put_str(b, m->cpu, strlen(m->cpu));
+    put_field(b, "level", m->level);
+    fg_buf_put_str(b, ", \"levels\": {");
+    for (uint32_t i = 0; (name = fg_machine_level(i, &has)) != NULL; i++) {
+        fg_buf_printf(b, "%s\"%s\": %s", i == 0 ? "" : ", ", name, has ? "true" : "false");
+    }
+    fg_buf_printf(b,
+                  "}, \"cpus\": %u, \"cores\": %u, \"budget\": %u, \"nodes\": %u, "
+                  "\"cache_bytes\": %" PRIu64 ", \"memory_bytes\": %" PRIu64
+                  ", \"available_bytes\": %" PRIu64 ", ",
+                  m->n_cpu, m->n_core, m->n_budget, m->n_node, m->llc_bytes, m->ram_bytes,
+                  m->avail_bytes);
+    if (m->limit_bytes == UINT64_MAX) fg_buf_put_str(b, "\"limit_bytes\": null");
+    if (m->limit_bytes != UINT64_MAX) {
+        fg_buf_printf(b, "\"limit_bytes\": %" PRIu64, m->limit_bytes);
+    }
+    fg_buf_printf(b, ", \"page_bytes\": %" PRIu64, m->page_bytes);
+    put_field(b, "huge_pages", m->huge_pages);
+    put_field(b, "governor", m->governor);
+    fg_buf_put_str(b, "}");
+}
+
+static void put_measured(fg_buf *b, const fg_doctor *d)
+{
+    fg_buf_put_str(b, ", \"read\": [");
+    for (uint32_t i = 0; i < d->n_row; i++) {
+        fg_buf_printf(b, "%s{\"threads\": %u, \"anonymous_gbs\": %.3f, \"mapping_gbs\": %.3f}",
+                      i == 0 ? "" : ", ", d->row[i].n_thread, d->row[i].anon_gbs,
+                      d->row[i].map_gbs);
+    }
+    fg_buf_printf(b,
+                  "], \"huge_page_share\": %.4f, \"disk\": {\"free_bytes\": %" PRIu64
+                  ", \"direct\": %s, \"io_uring\": %s, \"file_bytes\": %" PRIu64
+                  ", \"write_gbs\": %.3f",
+                  d->huge, d->free_bytes, d->direct ? "true" : "false", d->uring ? "true" : "false",
+                  d->disk_bytes, d->write_gbs);
+    put_field(b, "error", d->disk_error);
+    fg_buf_put_str(b, ", \"reads\": [");
+    bool first = true;
+    for (int i = 0; i < FG_DOCTOR_BLOCKS; i++) {
+        for (int k = 0; k < FG_DOCTOR_FLIGHTS; k++) {
+            if (d->disk_gbs[i][k] <= 0.0) continue;
+            fg_buf_printf(b, "%s{\"block\": %" PRIu64 ", \"in_flight\": %u, \"gbs\": %.3f}",
+                          first ? "" : ", ", d->block[i], d->flight[k], d->disk_gbs[i][k]);
+            first = false;
+        }
+    }
+    fg_buf_put_str(b, "]}");
+}
+
+static fg_status print_json(const fg_doctor *d, fg_err *err)
+{
+    fg_advice advice[FG_DOCTOR_ADVICE];
+    const size_t n = fg_doctor_advise(d, advice);
+    fg_buf b = {0};
+    fg_buf_put_str(&b, "{\"machine\": ");
+    put_machine(&b, &d->machine);
+    put_measured(&b, d);
+    fg_buf_put_str(&b, ", \"advice\": [");
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0) fg_buf_put_str(&b, ", ");
+        fg_json_put_str(&b, advice[i], strlen(advice[i]));
+    }
+    fg_buf_put_str(&b, "]}\n");
+    if (!b.failed) (void)fwrite(b.data, 1, b.len, stdout);
+    const fg_status st = b.failed ? fg_fail_nomem(err, "doctor") : FG_OK;
+    fg_buf_fini(&b);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    const char *path = ".", *operand;
+    uint32_t n_thread = 0;
+    bool json = false;
+    const opt opts[] = {
+        {"dir", 0, OPT_STR, &path, 0, 0, "PATH",
+         "folder on the disk to measure (default: this one), or a file to read"},
+        {"threads", 't', OPT_U32, &n_thread, 1, 1024, "N",
+         "most threads to measure (default: physical cores)"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
+    };
+    int status;
+    const int n = args_parse(&cmd_doctor, opts, sizeof opts / sizeof opts[0], argc, argv, &operand,
+                             0, &status);
+    if (n < 0) return status;
+    fg_err err = {0};
+    fg_doctor d;
+    progress p;
+    progress_start(&p, "doctor", "step");
+    fg_status st = fg_doctor_run(&d, n_thread, path, step, &p, &err);
+    progress_end(&p);
+    if (st == FG_OK && json) st = print_json(&d, &err);
+    if (st == FG_OK && !json) print_text(&d, path);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sizes from a file's directory or from a configuration and a recipe, rates from a quick measurement or
+ * from the options, and the arithmetic of src/engine/forecast.h on both.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "convert/outline.h"
+#include "src/base/buf.h"
+#include "src/base/io.h"
+#include "src/base/json.h"
+#include "src/base/mem.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+#include "src/cli/size.h"
+#include "src/engine/forecast.h"
+#include "src/engine/machine.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_plan = {
+    .name = "plan",
+    .summary = "what fits, where each part would live, and how fast it will be",
+    .synopsis = "MODEL|DIR|config.json",
+    .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s",
+    .run = run,
+};
+
+typedef struct settings {
+    const char *source, *type, *recipe, *cpu;
+    const char *ram_text, *disk_text, *bandwidth_text;
+    double disk_gbs, bandwidth_gbs, gemm_gmacs; /* 0: measure */
+    uint32_t n_thread, n_node;
+    bool json;
+    fg_forecast_opts fo;
+} settings;
+
+typedef struct result {
+    const settings *o;
+    fg_machine machine;
+    fg_demand demand;
+    fg_rates rates;
+    fg_forecast f;
+    bool exact; /* file size */
+    bool disk_measured;
+    char type[32]; /* of a plan; empty for a file */
+    char disk_error[200];
+} result;
+
+/* ---- collecting ---- */
+
+static bool is_model_file(const char *path)
+{
+    static const char magic[] = {(char)0x89, 'F', 'U', 'L', 'G', 'U', 'R'};
+    char head[sizeof magic] = {0};
+    if (fg_io_is_dir(path)) return false;
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return false;
+    const bool all = fread(head, 1, sizeof head, f) == sizeof head;
+    (void)fclose(f);
+    return all && memcmp(head, magic, sizeof magic) == 0;
+}
+
+static fg_status find_demand(result *r, fg_err *err)
+{
+    const settings *o = r->o;
+    if (is_model_file(o->source)) {
+        fg_model_file *file;
+        if (o->type != NULL || o->recipe != NULL) {
+            return fg_fail(err, FG_EINVAL,
+                           "%s: a model file with types of its own, expected no --type or --recipe",
+                           o->source);
+        }
+        FG_TRY(fg_model_file_open(&file, o->source, err));
+        const fg_status st = fg_demand_of_file(&r->demand, file, o->n_node, err);
+        fg_model_file_close(&file);
+        r->exact = true;
+        return st;
+    }
+    fg_outline plan;
+    FG_TRY(fg_outline_make(&plan, o->source, o->type, o->recipe, err));
+    const fg_status st = fg_demand_of_writer(&r->demand, plan.writer, &plan.shape, o->n_node, err);
+    r->exact = plan.exact;
+    memcpy(r->type, plan.type, sizeof r->type);
+    fg_outline_fini(&plan);
+    return st;
+}
+
+/* Tokens of a batch that each expert which it meets gets. */
+static uint32_t expert_tokens(const fg_shape *s, uint32_t n_batch)
+{
+    const double used = (double)s->n_used / (double)s->n_expert;
+    const double n = n_batch * used / (1.0 - pow(1.0 - used, n_batch));
+    const uint32_t rounded = (uint32_t)(n + 0.5);
+    return rounded < 1 ? 1 : rounded > n_batch ? n_batch : rounded;
+}
+
+static fg_status find_rates(result *r, fg_err *err)
+{
+    const settings *o = r->o;
+    const fg_demand *d = &r->demand;
+    fg_rates_opts ro = {
+        .cpu = o->cpu,
+        .n_thread = o->n_thread,
+        .decode = o->bandwidth_gbs <= 0.0,
+        .prefill = o->gemm_gmacs <= 0.0,
+        .n_col = d->shape.d_model,
+        .n_batch = o->fo.n_batch,
+        .n_few = expert_tokens(&d->shape, o->fo.n_batch),
+        .d_head = d->shape.d_head,
+        .group = d->shape.n_head / d->shape.n_kv_head,
+        .kv = o->fo.kv,
+    };
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
+        ro.type[t] = d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] > 0.0;
+    }
+    if (o->fo.kv == FG_KV_CHOICE_AUTO && !d->quantized) ro.kv = FG_KV_CHOICE_F32;
+    r->rates = (fg_rates){.n_thread = o->n_thread};
+    if (ro.decode || ro.prefill) FG_TRY(fg_rates_measure(&r->rates, &ro, err));
+    fg_rates_assume(&r->rates, o->bandwidth_gbs, o->gemm_gmacs);
+    if (r->rates.n_thread == 0) r->rates.n_thread = r->machine.n_core;
+    r->rates.disk_gbs = o->disk_gbs;
+    return FG_OK;
+}
+
+/* The disk of the model, where its speed matters and was not given. */
+static void find_disk(result *r)
+{
+    const settings *o = r->o;
+    char *folder = NULL;
+    const char *path = o->source, *slash = strrchr(path, '/');
+    fg_err why = {0};
+    if (!fg_io_is_dir(path) && !is_model_file(path)) { /* a configuration: its folder */
+        folder = slash == NULL ? fg_mem_strndup(".", 1)
+                               : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
+        path = folder;
+    }
+    if (path != NULL &&
+        fg_rates_measure_disk(&r->rates, path, r->demand.expert_bytes, &why) == FG_OK) {
+        r->disk_measured = true;
+    } else {
+        (void)snprintf(r->disk_error, sizeof r->disk_error, "%.190s", why.msg);
+    }
+    fg_mem_free(folder);
+}
+
+static fg_status collect(result *r, fg_err *err)
+{
+    fg_forecast_opts fo = r->o->fo;
+    fg_machine_describe(&r->machine);
+    FG_TRY(find_demand(r, err));
+    if (r->o->ram_text == NULL) fo.ram_bytes = r->machine.avail_bytes;
+    if (fo.n_ctx > r->demand.shape.n_ctx_max && fo.n_ctx == 4096) {
+        fo.n_ctx = r->demand.shape.n_ctx_max;
+    }
+    FG_TRY(find_rates(r, err));
+    FG_TRY(fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err));
+    if (!r->f.fits || r->f.resident || r->rates.disk_gbs > 0.0) return FG_OK;
+    find_disk(r);
+    return fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err);
+}
+
+/* ---- text ---- */
+
+static double part_bytes(const fg_part *p)
+{
+    double sum = 0.0;
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) sum += p->bytes[t];
+    return sum;
+}
+
+static void print_rates(const result *r)
+{
+    const fg_rates *x = &r->rates;
+    const settings *o = r->o;
+    printf("rates       read %.1f GB/s%s; a token's weights, GB/s:", x->read_gbs,
+           o->bandwidth_gbs > 0.0 ? " (given)" : "");
+    const fg_demand *d = &r->demand;
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
+        if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
+        printf(" %s %.1f", fg_rate_type_name(t), x->gemv_gbs[t]);
+    }
+    printf("\n            batch of %u, GMAC/s%s, dense (experts):", o->fo.n_batch,
+           o->gemm_gmacs > 0.0 ? " (given)" : "");
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
+        if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
+        printf(" %s %.0f (%.0f)", fg_rate_type_name(t), x->dense_gmacs[t], x->expert_gmacs[t]);
+    }
+    printf("; attention %.0f\n", x->attn_gmacs);
+    if (x->disk_gbs > 0.0) {
+        printf("            disk %.2f GB/s%s\n", x->disk_gbs,
+               r->disk_measured ? ", blocks of an expert, 4 in flight" : " (given)");
+    }
+}
+
+static void print_row(const char *part, uint64_t bytes, double token, const char *lives)
+{
+    printf("%-30s %10s %12s   %s\n", part, cli_bytes((double)bytes),
+           token > 0.0 ? cli_bytes(token) : "-", lives);
+}
+
+static void print_parts(const result *r)
+{
+    const fg_demand *d = &r->demand;
+    const fg_forecast *f = &r->f;
+    char name[64], lives[96];
+    printf("\n%-30s %10s %12s   %s\n", "part", "size", "read/token", "lives");
+    print_row("embedding", d->embed_bytes, 0.0, "memory");
+    (void)snprintf(name, sizeof name, "dense, %u layers", d->shape.n_layer);
+    print_row(name, d->dense_bytes, part_bytes(&d->dense), "memory");
+    (void)snprintf(name, sizeof name, "experts, %" PRIu64 " of %s", f->n_expert,
+                   cli_bytes((double)d->expert_bytes));
+    if (f->resident) {
+        (void)snprintf(lives, sizeof lives, "memory");
+    } else if (f->fits) {
+        (void)snprintf(lives, sizeof lives, "disk; %" PRIu64 " slots in memory, %.1f %%", f->n_slot,
+                       100.0 * f->share);
+    } else {
+        (void)snprintf(lives, sizeof lives, "disk; no room for %u slots in memory",
+                       d->shape.n_used + 1);
+    }
+    print_row(name, d->experts_bytes, part_bytes(&d->experts), lives);
+    print_row("lm_head", d->head_bytes, part_bytes(&d->head), "memory");
+    double light = 0.0;
+    for (uint32_t l = 0; l < d->shape.n_layer; l++) {
+        light += d->shape.attn[l] == FG_ATTN_LIGHTNING;
+    }
+    print_row("lightning state", f->lightning_bytes, light > 0.0 ? f->decode[0].state_bytes : 0.0,
+              "memory");
+    (void)snprintf(name, sizeof name, "key-value cache, %" PRIu64, r->o->fo.n_ctx);
+    print_row(name, f->kv_bytes, f->decode[1].state_bytes - f->decode[0].state_bytes,
+              "memory, as used");
+    (void)snprintf(name, sizeof name, "scratch, batches of %u", r->o->fo.n_batch);
+    print_row(name, f->scratch_bytes, 0.0, "memory, as used");
+}
+
+static void print_speed_row(const result *r, const char *what, const fg_speed *s)
+{
+    const fg_forecast *f = &r->f;
+    printf("%-8s behind %-9" PRIu64, what, s->pos);
+    if (!f->fits) {
+        printf(" - (%.2f tok/s with everything in memory)\n", s->resident_tok_s);
+    } else if (f->resident) {
+        printf(" %8.2f tok/s\n", s->tok_s);
+    } else if (r->rates.disk_gbs <= 0.0) {
+        printf(" unknown (%.2f tok/s with everything in memory)\n", s->resident_tok_s);
+    } else {
+        printf(
+            " %8.2f tok/s  (%s from disk; %.2f with nothing overlapped, %.2f with every read known "
+            "ahead, %.2f with everything in memory)\n",
+            s->tok_s, cli_bytes(s->disk_bytes), s->serial_tok_s, s->bound_tok_s, s->resident_tok_s);
+    }
+}
+
+static void print_memory(const result *r)
+{
+    const fg_forecast *f = &r->f;
+    const char *given = r->o->ram_text != NULL ? "given" : "available";
+    const uint64_t ram = r->o->ram_text != NULL ? r->o->fo.ram_bytes : r->machine.avail_bytes;
+    printf("\nmemory      %s for everything, %s at least for streaming; %s %s: %s\n",
+           cli_bytes((double)f->all_ram_bytes), cli_bytes((double)f->min_ram_bytes),
+           cli_bytes((double)ram), given,
+           f->resident ? "everything fits"
+           : f->fits   ? "experts are streamed"
+                       : "it does not fit");
+    if (!f->resident && f->fits) {
+        printf("misses      %.1f of %u experts a token, for independent uniform routing and LRU%s: "
+               "a hit rate "
+               "of %.1f %%\n",
+               f->misses, r->demand.shape.n_layer * r->demand.shape.n_used,
+               r->o->fo.fit.reuse > 0.0 ? " and --reuse" : "", 100.0 * f->hit);
+    }
+    if (r->disk_error[0] != '\0') {
+        printf("disk        not measured: %s; give --disk\n", r->disk_error);
+    }
+}
+
+static void print_text(const result *r)
+{
+    const fg_demand *d = &r->demand;
+    const fg_shape *s = &d->shape;
+    uint32_t n_softmax = 0;
+    for (uint32_t l = 0; l < s->n_layer; l++) n_softmax += s->attn[l] == FG_ATTN_SOFTMAX;
+    printf("model       %u layers (%u lightning, %u softmax), hidden %u, experts %u top-%u of %u, "
+           "%.4g weights%s%s\n",
+           s->n_layer, s->n_layer - n_softmax, n_softmax, s->d_model, s->n_expert, s->n_used,
+           s->d_ff, (double)d->n_weight, r->type[0] == '\0' ? "" : ", as ", r->type);
+    printf("file        %s (%s%" PRIu64
+           " bytes), %.2f bits a weight; %s of weights read per token\n",
+           cli_bytes((double)d->file_bytes), r->exact ? "" : "about ", d->file_bytes,
+           8.0 * (double)(d->embed_bytes + d->dense_bytes + d->experts_bytes + d->head_bytes) /
+               (double)d->n_weight,
+           cli_bytes(d->token_bytes));
+    if (d->n_node > 1) {
+        printf("nodes       %u: %s on the fullest, steps %.1f %% longer than for equal parts\n",
+               d->n_node, cli_bytes((double)d->node_bytes), 100.0 * (d->imbalance - 1.0));
+    }
+    printf("machine     %s, %u thread%s, %s\n", r->machine.cpu, r->rates.n_thread,
+           r->rates.n_thread == 1 ? "" : "s",
+           r->o->cpu == NULL || strcmp(r->o->cpu, "auto") == 0 ? r->machine.level : r->o->cpu);
+    print_rates(r);
+    print_parts(r);
+    print_memory(r);
+    for (int i = 0; i < 2; i++) {
+        if (i == 0 || r->f.decode[1].pos > 0) print_speed_row(r, "decode", &r->f.decode[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (i == 0 || r->f.prefill[1].pos > 0) print_speed_row(r, "prefill", &r->f.prefill[i]);
+    }
+}
+
+/* ---- JSON ---- */
+
+static void put_types(fg_buf *b, const result *r, const char *name, const double *v)
+{
+    const fg_demand *d = &r->demand;
+    bool first = true;
+    fg_buf_printf(b, ", \"%s\": {", name);
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
+        if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
+        fg_buf_printf(b, "%s\"%s\": %.3f", first ? "" : ", ", fg_rate_type_name(t),
+                      isfinite(v[t]) ? v[t] : 0.0);
+        first = false;
+    }
+    fg_buf_put_str(b, "}");
+}
+
+static void put_speed(fg_buf *b, const char *name, const fg_speed *s)
+{
+    fg_buf_printf(b, ", \"%s\": [", name);
+    for (int i = 0; i < 2; i++) {
+        fg_buf_printf(b,
+                      "%s{\"position\": %" PRIu64
+                      ", \"tokens_per_second\": %.6g, \"serial\": %.6g, \"bound\": %.6g, "
+                      "\"resident\": %.6g, \"state_bytes\": %.0f, \"disk_bytes\": %.0f}",
+                      i == 0 ? "" : ", ", s[i].pos, s[i].tok_s, s[i].serial_tok_s, s[i].bound_tok_s,
+                      s[i].resident_tok_s, s[i].state_bytes, s[i].disk_bytes);
+    }
+    fg_buf_put_str(b, "]");
+}
+
+static fg_status print_json(const result *r, fg_err *err)
+{
+    const fg_demand *d = &r->demand;
+    const fg_forecast *f = &r->f;
+    fg_buf b = {0};
+    fg_buf_put_str(&b, "{\"model\": ");
+    fg_json_put_str(&b, r->o->source, strlen(r->o->source));
+    fg_buf_printf(&b,
+                  ", \"layers\": %u, \"weights\": %" PRIu64 ", \"tensors\": %" PRIu64
+                  ", \"file_bytes\": %" PRIu64 ", \"exact\": %s, \"bytes_per_token\": %.0f",
+                  d->shape.n_layer, d->n_weight, d->n_tensor, d->file_bytes,
+                  r->exact ? "true" : "false", d->token_bytes);
+    fg_buf_printf(&b,
+                  ", \"nodes\": %u, \"node_bytes\": %" PRIu64 ", \"imbalance\": %.6f"
+                  ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
+                  ", \"experts_bytes\": %" PRIu64 ", \"expert_bytes\": %" PRIu64
+                  ", \"lm_head_bytes\": %" PRIu64 ", \"lightning_bytes\": %" PRIu64
+                  ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64,
+                  d->n_node, d->node_bytes, d->imbalance, d->embed_bytes, d->dense_bytes,
+                  d->experts_bytes, d->expert_bytes, d->head_bytes, f->lightning_bytes, f->kv_bytes,
+                  f->scratch_bytes);
+    fg_buf_printf(&b,
+                  ", \"all_ram_bytes\": %" PRIu64 ", \"min_ram_bytes\": %" PRIu64
+                  ", \"fits\": %s, \"resident\": %s, \"slots\": %" PRIu64 ", \"experts\": %" PRIu64
+                  ", \"hit_rate\": %.6f, \"misses_per_token\": %.4f",
+                  f->all_ram_bytes, f->min_ram_bytes, f->fits ? "true" : "false",
+                  f->resident ? "true" : "false", f->n_slot, f->n_expert, f->hit, f->misses);
+    fg_buf_printf(&b, ", \"threads\": %u, \"rates\": {\"read_gbs\": %.3f, \"disk_gbs\": %.4f",
+                  r->rates.n_thread, r->rates.read_gbs, r->rates.disk_gbs);
+    fg_buf_printf(&b, ", \"attention_gmacs\": %.3f, \"sync_us\": %.3f", r->rates.attn_gmacs,
+                  r->rates.sync_us);
+    put_types(&b, r, "token_gbs", r->rates.gemv_gbs);
+    put_types(&b, r, "batch_gmacs", r->rates.dense_gmacs);
+    put_types(&b, r, "expert_gmacs", r->rates.expert_gmacs);
+    fg_buf_put_str(&b, "}");
+    put_speed(&b, "decode", f->decode);
+    put_speed(&b, "prefill", f->prefill);
+    fg_buf_put_str(&b, "}\n");
+    if (!b.failed) (void)fwrite(b.data, 1, b.len, stdout);
+    const fg_status st = b.failed ? fg_fail_nomem(err, "plan") : FG_OK;
+    fg_buf_fini(&b);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    settings o = {.n_node = 1, .fo = fg_forecast_opts_default()};
+    const char *cache = NULL;
+    const opt opts[] = {
+        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE",
+         "of a conversion: q4 (default), q5, q6, q8, bf16, f32"},
+        {"recipe", 0, OPT_STR, &o.recipe, 0, 0, "NAME|FILE",
+         "of a conversion: fast, balanced, faithful, or lines as for convert"},
+        {"ram", 0, OPT_STR, &o.ram_text, 0, 0, "SIZE",
+         "memory for all of it, 24G (default: what is available)"},
+        {"disk", 0, OPT_STR, &o.disk_text, 0, 0, "RATE",
+         "reads of experts, 3GB/s (default: measured when needed)"},
+        {"bandwidth", 0, OPT_STR, &o.bandwidth_text, 0, 0, "RATE",
+         "of memory, 60GB/s, all nodes together (default: measured)"},
+        {"gemm", 0, OPT_F64, &o.gemm_gmacs, 1e-3, 1e9, "X",
+         "GMAC/s of all cores from cache, as bench says (default: measured)"},
+        {"nodes", 0, OPT_U32, &o.n_node, 1, 64, "N", "NUMA nodes that share every matrix (1)"},
+        {"ctx", 'c', OPT_U64, &o.fo.n_ctx, 1, 1e9, "N", "positions of the context (4096)"},
+        {"batch", 'b', OPT_U32, &o.fo.n_batch, 1, 4096, "N", "tokens of a prefill batch (512)"},
+        {"reuse", 0, OPT_F64, &o.fo.fit.reuse, 0, 1, "X",
+         "share of misses that a token avoids by repeating experts (0)"},
+        {"overlap", 0, OPT_F64, &o.fo.fit.overlap, 0, 1, "X",
+         "share of reads hidden behind the same layer's experts (1)"},
+        {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
+        CACHE_OPT(cache),
+        ENGINE_OPTS(o),
+    };
+    int status;
+    const int n = args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source,
+                             1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_plan, "no operand, expected %s", cmd_plan.synopsis);
+    if (!parse_cache_type(&cmd_plan, cache, &o.fo.kv) ||
+        !size_option(&cmd_plan, "ram", o.ram_text, &o.fo.ram_bytes) ||
+        !rate_option(&cmd_plan, "disk", o.disk_text, &o.disk_gbs) ||
+        !rate_option(&cmd_plan, "bandwidth", o.bandwidth_text, &o.bandwidth_gbs)) {
+        return EXIT_USAGE;
+    }
+    fg_err err = {0};
+    result r = {.o = &o};
+    fg_status st = collect(&r, &err);
+    if (st == FG_OK && o.json) st = print_json(&r, &err);
+    if (st == FG_OK && !o.json) print_text(&r);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Measures what quantizing each part of a model costs, for convert --target-bpw and --target-gb.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/base/buf.h"
+#include "src/base/hash.h"
+#include "src/base/mem.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+#include "src/engine/sensitivity.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_sensitivity = {
+    .name = "sensitivity",
+    .summary = "what 4 bits cost in each part of a model, for convert --target-bpw",
+    .synopsis = "BASE LOW TEXT_FILE",
+    .example = "fulgur sensitivity m1-bf16.fulgur m1-q4.fulgur calibration.txt -o m1.sensitivity",
+    .run = run,
+};
+
+typedef struct request {
+    const char *base, *low, *text, *out; /* out: NULL for standard output */
+    fg_engine_opts eo;
+    fg_sensitivity_opts so;
+    bool special;
+} request;
+
+/* An input is not to be written over: BASE may be hundreds of gigabytes. */
+static fg_status check_out(const request *q, fg_err *err)
+{
+    const char *const in[] = {q->base, q->low, q->text};
+    struct stat out, sb;
+    if (q->out == NULL || stat(q->out, &out) != 0) return FG_OK;
+    if (!S_ISREG(out.st_mode)) {
+        return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", q->out);
+    }
+    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) {
+        if (stat(in[i], &sb) == 0 && sb.st_dev == out.st_dev && sb.st_ino == out.st_ino) {
+            return fg_fail(err, FG_EINVAL, "%s: the same file as the input %s, expected another",
+                           q->out, in[i]);
+        }
+    }
+    return FG_OK;
+}
+
+/* The file appears complete or not at all. */
+static fg_status write_out(const char *out, const fg_buf *b, fg_err *err)
+{
+    if (b->failed) return fg_fail_nomem(err, "sensitivity");
+    if (out == NULL) {
+        fwrite(b->data, 1, b->len, stdout);
+        return FG_OK;
+    }
+    fg_buf name = {0};
+    fg_buf_printf(&name, "%s.part", out);
+    const char *part = fg_buf_str(&name);
+    if (part == NULL) return fg_fail_nomem(err, out);
+    fg_status st = FG_OK;
+    FILE *f = fopen(part, "we");
+    bool ok = f != NULL && fwrite(b->data, 1, b->len, f) == b->len;
+    if (f != NULL && fclose(f) != 0) ok = false;
+    if (!ok || rename(part, out) != 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected to write it", out, strerror(errno));
+        if (f != NULL) (void)unlink(part);
+    }
+    fg_buf_fini(&name);
+    return st;
+}
+
+static fg_status measure(request *q, fg_engine *base, fg_engine *low, fg_err *err)
+{
+    const fg_tokenizer *t;
+    fg_ids ids = {0};
+    fg_sensitivity s = {0};
+    fg_buf b = {0};
+    char *text = NULL;
+    size_t len = 0;
+    progress p;
+    fg_status st = fg_engine_tokenizer(base, &t, err);
+    if (st == FG_OK) st = read_text(q->text, &text, &len, err);
+    if (st == FG_OK) st = fg_tokenizer_encode(t, NULL, text, len, q->special, &ids, err);
+    if (st == FG_OK) {
+        progress_start(&p, "sensitivity", "window");
+        q->so.progress = progress_show;
+        q->so.ctx = &p;
+        st = fg_sensitivity_run(&s, base, low, ids.data, ids.len, &q->so, err);
+        progress_end(&p);
+    }
+    if (st == FG_OK) {
+        fg_sensitivity_put_json(&b, &s, base, low, fg_hash64(text, len), len);
+        st = write_out(q->out, &b, err);
+    }
+    fg_buf_fini(&b);
+    fg_sensitivity_fini(&s);
+    fg_ids_fini(&ids);
+    fg_mem_free(text);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    request q = {.eo = fg_engine_opts_default(), .so = {.n_token = FG_SENSITIVITY_TOKENS}};
+    const opt opts[] = {
+        {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "the figures as JSON (default: stdout)"},
+        {"tokens", 'n', OPT_U64, &q.so.n_token, 1, 1e9, "N",
+         "tokens of the text (default: 2048); costs 2 layers + 4 forward passes of each"},
+        {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
+        ENGINE_OPTS(q.eo),
+    };
+    const char *operand[3];
+    int status;
+    const int n = args_parse(&cmd_sensitivity, opts, sizeof opts / sizeof opts[0], argc, argv,
+                             operand, 3, &status);
+    if (n < 0) return status;
+    if (n < 3) {
+        return args_usage(&cmd_sensitivity, "%d operands, expected BASE, LOW and TEXT_FILE", n);
+    }
+    q.base = operand[0];
+    q.low = operand[1];
+    q.text = operand[2];
+    q.so.beside = q.out == NULL ? q.base : q.out;
+    fg_err err = {0};
+    fg_engine *base = NULL, *low = NULL;
+    cli_catch_interrupt();
+    fg_status st = check_out(&q, &err);
+    if (st == FG_OK) st = fg_engine_open(&base, q.base, &q.eo, &err);
+    if (st == FG_OK) st = fg_engine_open(&low, q.low, &q.eo, &err);
+    if (st == FG_OK) st = measure(&q, base, low, &err);
+    fg_engine_close(&low);
+    fg_engine_close(&base);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}

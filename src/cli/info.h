@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The longer tables of fulgur info: tensors and quality cards; the drawing is in plot.h.
+ */
+#ifndef FG_SRC_CLI_INFO_H
+#define FG_SRC_CLI_INFO_H
+
+#include <stdbool.h>
+
+#include "src/engine/fulgur.h"
+
+/* Short name of a tensor's role, e.g. "expert gate"; never NULL. */
+const char *info_role_name(uint32_t role);
+
+/* Bits per weight of a tensor, scales included. */
+double info_tensor_bits(const fg_tensor *t);
+
+/* All tensors and the sums of each role, as a table or as JSON on stdout. */
+fg_status info_print_tensors(const fg_model_file *f, bool json, fg_err *err);
+
+/* The sums of each role alone, as a table on stdout. */
+void info_print_roles(const fg_model_file *f);
+
+/* The file's quality cards, as a table or as JSON on stdout.  A card of other weights is shown and
+ * marked. */
+fg_status info_print_quality(const fg_model_file *f, bool json, fg_err *err);
+
+#endif

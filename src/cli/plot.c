@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The drawing is one text buffer, written when it is complete.  The error axis is logarithmic: types
+ * lie a factor of four apart for each two bits, and a q8 layer must stay visible below a q4 one.
+ * Experts, up to 1024 a layer, are drawn as the line of their median inside the band of their range.
+ * Colours keep a contrast on white and on black; besides, every series has its own mark, so that
+ * nothing depends on colour alone.
+ */
+#include "src/cli/plot.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/base/buf.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/cli/info.h"
+#include "src/engine/quality.h"
+
+enum {
+    WIDTH = 1000,
+    HEIGHT = 560,
+    LEFT = 84,   /* of the plot's frame */
+    RIGHT = 762, /* the legend stands beyond */
+    TOP = 64,
+    BOTTOM = 492,
+    N_MARK = 5,
+};
+
+typedef struct series {
+    uint32_t role;
+    const char *colour;
+    int mark;
+    double shift; /* of its marks, in columns: roles of one type would hide each other */
+} series;
+
+static const series all_series[] = {
+    {FG_ROLE_EXPERT_GATE, "#3b7dd8", 0, -0.2},
+    {FG_ROLE_EXPERT_UP, "#d9822b", 1, 0.0},
+    {FG_ROLE_EXPERT_DOWN, "#2f9e6b", 2, 0.2},
+    {FG_ROLE_LIGHT_QKV, "#c94f4f", 3, -0.2},
+    {FG_ROLE_LIGHT_GATE, "#8f6bc9", 4, 0.0},
+    {FG_ROLE_LIGHT_OUT, "#a07c3f", 0, 0.2},
+    {FG_ROLE_Q, "#d0609c", 1, -0.3},
+    {FG_ROLE_K, "#2b9aa8", 2, -0.1},
+    {FG_ROLE_V, "#8a9a2e", 3, 0.1},
+    {FG_ROLE_O, "#7d8794", 4, 0.3},
+    {FG_ROLE_EMBED, "#b0643c", 0, 0.0},
+    {FG_ROLE_LM_HEAD, "#5a67c8", 3, 0.0},
+};
+enum { N_SERIES = sizeof all_series / sizeof all_series[0] };
+
+/* Errors of one role in one layer: of one tensor, or of the experts. */
+typedef struct point {
+    double low, median, high; /* NaN: none above 0 measured */
+} point;
+
+typedef struct plot {
+    const fg_model_file *f;
+    fg_buf b;
+    uint32_t n_column; /* embedding, the layers, lm_head */
+    point *point;      /* [N_SERIES][n_column] */
+    double log_low, log_high;
+} plot;
+
+/* ---- data ---- */
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* error: room for n_expert values. */
+static point measure(const fg_model_file *f, uint32_t role, uint32_t column, double *error)
+{
+    const fg_shape *s = fg_model_file_shape(f);
+    const bool expert = role >= FG_ROLE_EXPERT_GATE;
+    const uint32_t own =
+        role == FG_ROLE_EMBED ? 0 : s->n_layer + 1; /* column of a role without layer */
+    uint32_t layer = FG_NO_LAYER, n = 0;
+    if (role > FG_ROLE_FINAL_NORM) {
+        if (column == 0 || column > s->n_layer) column = UINT32_MAX;
+        layer = column - 1;
+    } else if (column != own) {
+        column = UINT32_MAX;
+    }
+    for (uint32_t e = 0; column != UINT32_MAX && e < (expert ? s->n_expert : 1); e++) {
+        const fg_tensor *t = fg_model_file_find(f, (fg_role)role, layer, expert ? e : FG_NO_LAYER);
+        if (t != NULL && t->err_rms > 0.0f) error[n++] = (double)t->err_rms;
+    }
+    if (n == 0) return (point){(double)NAN, (double)NAN, (double)NAN};
+    qsort(error, n, sizeof *error, by_value);
+    return (point){error[0], 0.5 * (error[(n - 1) / 2] + error[n / 2]), error[n - 1]};
+}
+
+static fg_status collect(plot *p, fg_err *err)
+{
+    const fg_shape *s = fg_model_file_shape(p->f);
+    double low = (double)INFINITY, high = 0.0;
+    p->n_column = s->n_layer + 2;
+    p->point = fg_mem_zalloc_array((size_t)N_SERIES * p->n_column, sizeof *p->point);
+    double *error = fg_mem_zalloc_array(s->n_expert, sizeof *error);
+    fg_status st = p->point == NULL || error == NULL ? fg_fail_nomem(err, "drawing") : FG_OK;
+    for (uint32_t i = 0; st == FG_OK && i < N_SERIES * p->n_column; i++) {
+        const uint32_t role = all_series[i / p->n_column].role;
+        const point x = p->point[i] = measure(p->f, role, i % p->n_column, error);
+        if (x.low < low) low = x.low;
+        if (x.high > high) high = x.high;
+    }
+    fg_mem_free(error);
+    if (st == FG_OK && high <= 0.0) {
+        st = fg_fail(err, FG_EINVAL,
+                     "%s: no quantization error above 0 stored, expected a quantized file with "
+                     "measured errors",
+                     fg_model_file_path(p->f));
+    }
+    p->log_low = log10(low) - 0.06;
+    p->log_high = log10(high) + 0.06;
+    const double more = 0.7 - (p->log_high - p->log_low); /* decades: two marked lines at least */
+    if (more > 0.0) {
+        p->log_low -= more / 2.0;
+        p->log_high += more / 2.0;
+    }
+    return st;
+}
+
+/* ---- drawing ---- */
+
+static double x_of(const plot *p, double column)
+{
+    return LEFT + (RIGHT - LEFT) * (column + 0.5) / (double)p->n_column;
+}
+
+static double y_of(const plot *p, double error)
+{
+    const double t = (log10(error) - p->log_low) / (p->log_high - p->log_low);
+    return BOTTOM - (BOTTOM - TOP) * t;
+}
+
+static void put_escaped(fg_buf *b, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        switch (*text) {
+        case '<': fg_buf_put_str(b, "&lt;"); break;
+        case '>': fg_buf_put_str(b, "&gt;"); break;
+        case '&': fg_buf_put_str(b, "&amp;"); break;
+        default: fg_buf_put(b, text, 1);
+        }
+    }
+}
+
+static void put_text(fg_buf *b, double x, double y, const char *attributes, const char *text)
+{
+    fg_buf_printf(b, "<text class=\"fg\" x=\"%.1f\" y=\"%.1f\"%s>", x, y, attributes);
+    put_escaped(b, text);
+    fg_buf_put_str(b, "</text>\n");
+}
+
+static void put_mark(fg_buf *b, double x, double y, const series *s)
+{
+    switch (s->mark) {
+    case 0: fg_buf_printf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\"", x, y); break;
+    case 1:
+        fg_buf_printf(b, "<rect x=\"%.1f\" y=\"%.1f\" width=\"5.4\" height=\"5.4\"", x - 2.7,
+                      y - 2.7);
+        break;
+    case 2: fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.6 6.4h-7.2z\"", x, y - 3.9); break;
+    case 3:
+        fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.8 3.8l-3.8 3.8l-3.8 -3.8z\"", x, y - 3.8);
+        break;
+    default: fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.6 -6.4h-7.2z\"", x, y + 3.9);
+    }
+    fg_buf_printf(b, " fill=\"%s\"/>\n", s->colour);
+}
+
+static void put_head(plot *p)
+{
+    char name[96], line[160];
+    const fg_card_model m = fg_card_model_of(p->f);
+    fg_buf_printf(&p->b,
+                  "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+                  "<svg xmlns=\"http://www.w3.org/2000/svg\" version=\"1.1\" width=\"%d\" "
+                  "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
+                  "font-size=\"12\">\n",
+                  WIDTH, HEIGHT, WIDTH, HEIGHT);
+    fg_card_text_name(fg_model_file_path(p->f), name, sizeof name);
+    fg_buf_put_str(&p->b, "<title>Quantization error of ");
+    put_escaped(&p->b, name);
+    fg_buf_put_str(&p->b,
+                   "</title>\n"
+                   "<style type=\"text/css\">\n"
+                   ".bg{fill:#ffffff} .fg{fill:#222222} .grid{stroke:#dcdcdc} "
+                   ".frame{stroke:#888888;fill:none} .softmax{fill:#888888;fill-opacity:0.13}\n"
+                   "@media (prefers-color-scheme: dark){ .bg{fill:#15171b} "
+                   ".fg{fill:#e4e4e4} .grid{stroke:#353941} }\n"
+                   "</style>\n");
+    fg_buf_printf(&p->b, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, HEIGHT);
+    (void)snprintf(line, sizeof line, "Quantization error by layer and role: %s", name);
+    put_text(&p->b, LEFT, 30, " font-size=\"16\"", line);
+    (void)snprintf(line, sizeof line, "mostly %s, %.3f bits per weight", m.type, m.bits);
+    put_text(&p->b, LEFT, 49, "", line);
+}
+
+static void put_y_axis(plot *p)
+{
+    static const int steps[] = {1, 2, 5};
+    char text[32];
+    for (int power = (int)floor(p->log_low); power <= (int)ceil(p->log_high); power++) {
+        for (int i = 0; i < 3; i++) {
+            const double v = steps[i] * pow(10.0, power), y = y_of(p, v);
+            if (log10(v) < p->log_low || log10(v) > p->log_high) continue;
+            fg_buf_printf(&p->b,
+                          "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\"/>\n",
+                          LEFT, y, RIGHT, y);
+            (void)snprintf(text, sizeof text, "%.6g", v);
+            put_text(&p->b, LEFT - 8, y + 4, " text-anchor=\"end\"", text);
+        }
+    }
+    char turn[96];
+    (void)snprintf(turn, sizeof turn, " text-anchor=\"middle\" transform=\"rotate(-90 22 %d)\"",
+                   (TOP + BOTTOM) / 2);
+    put_text(&p->b, 22, (TOP + BOTTOM) / 2.0, turn, "relative RMS error (log scale)");
+}
+
+static void put_x_axis(plot *p)
+{
+    const fg_shape *s = fg_model_file_shape(p->f);
+    const uint32_t step = s->n_layer <= 20 ? 1 : s->n_layer <= 40 ? 2 : (s->n_layer + 99) / 100 * 5;
+    const double half = 0.5 * (RIGHT - LEFT) / (double)p->n_column;
+    char text[32];
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        const double x = x_of(p, l + 1);
+        if (s->attn[l] == FG_ATTN_SOFTMAX) {
+            fg_buf_printf(&p->b,
+                          "<rect class=\"softmax\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
+                          "height=\"%d\"/>\n",
+                          x - half, TOP, 2 * half, BOTTOM - TOP);
+        }
+        if (l % step != 0) continue;
+        (void)snprintf(text, sizeof text, "%u", l);
+        put_text(&p->b, x, BOTTOM + 18, " text-anchor=\"middle\"", text);
+    }
+    /* slanted names would need room; with many layers these two stand lower than the numbers */
+    const double y = BOTTOM + (s->n_layer <= 10 ? 18 : 34);
+    put_text(&p->b, x_of(p, 0), y, " text-anchor=\"middle\"", "embedding");
+    put_text(&p->b, x_of(p, s->n_layer + 1), y, " text-anchor=\"middle\"", "lm_head");
+    put_text(&p->b, (LEFT + RIGHT) / 2.0, BOTTOM + 44, " text-anchor=\"middle\"", "layer");
+    fg_buf_printf(&p->b, "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n",
+                  LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP);
+}
+
+/* The range of the experts, one closed path. */
+static void put_band(plot *p, const series *s, const point *x)
+{
+    const char *move = "M";
+    fg_buf_put_str(&p->b, "<path d=\"");
+    for (uint32_t c = 0; c < p->n_column; c++) {
+        if (isnan(x[c].high)) continue;
+        fg_buf_printf(&p->b, "%s%.1f %.1f", move, x_of(p, c + s->shift), y_of(p, x[c].high));
+        move = "L";
+    }
+    for (uint32_t c = p->n_column; c-- > 0;) {
+        if (isnan(x[c].low)) continue;
+        fg_buf_printf(&p->b, "L%.1f %.1f", x_of(p, c + s->shift), y_of(p, x[c].low));
+    }
+    fg_buf_printf(&p->b, "z\" fill=\"%s\" fill-opacity=\"0.18\"/>\n", s->colour);
+}
+
+static bool is_drawn(const plot *p, const point *x)
+{
+    for (uint32_t c = 0; c < p->n_column; c++) {
+        if (!isnan(x[c].median)) return true;
+    }
+    return false;
+}
+
+static void put_series(plot *p, const series *s, const point *x)
+{
+    const char *move = "M";
+    if (s->role >= FG_ROLE_EXPERT_GATE) put_band(p, s, x);
+    fg_buf_put_str(&p->b, "<path d=\"");
+    for (uint32_t c = 0; c < p->n_column; c++) {
+        if (isnan(x[c].median)) continue;
+        fg_buf_printf(&p->b, "%s%.1f %.1f", move, x_of(p, c + s->shift), y_of(p, x[c].median));
+        move = "L";
+    }
+    fg_buf_printf(&p->b, "\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.4\"/>\n", s->colour);
+    for (uint32_t c = 0; c < p->n_column; c++) {
+        if (!isnan(x[c].median)) put_mark(&p->b, x_of(p, c + s->shift), y_of(p, x[c].median), s);
+    }
+}
+
+/* "q4" or "q4, q6": the types of a role, in the order of their numbers. */
+static void type_list(const fg_model_file *f, uint32_t role, char *out, size_t n)
+{
+    uint32_t seen = 0;
+    size_t len = 0;
+    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
+        const fg_tensor *t = fg_model_file_tensor(f, i);
+        if (t->role == role) seen |= 1u << t->type;
+    }
+    out[0] = '\0';
+    for (uint32_t type = 0; type < 32; type++) {
+        if ((seen >> type & 1) == 0) continue;
+        const int m =
+            snprintf(out + len, n - len, "%s%s", len == 0 ? "" : ", ", fg_qtype_get(type)->name);
+        if (m < 0 || (size_t)m >= n - len) break;
+        len += (size_t)m;
+    }
+}
+
+static void put_legend(plot *p)
+{
+    const double x = RIGHT + 22;
+    double y = TOP + 10;
+    char types[48], line[96];
+    bool experts = false;
+    for (uint32_t i = 0; i < N_SERIES; i++) {
+        const series *s = &all_series[i];
+        if (!is_drawn(p, p->point + (size_t)i * p->n_column)) continue;
+        experts = experts || s->role >= FG_ROLE_EXPERT_GATE;
+        type_list(p->f, s->role, types, sizeof types);
+        (void)snprintf(line, sizeof line, "%s: %s", info_role_name(s->role), types);
+        fg_buf_printf(&p->b,
+                      "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
+                      "stroke-width=\"1.4\"/>\n",
+                      x - 10, y, x + 10, y, s->colour);
+        put_mark(&p->b, x, y, s);
+        put_text(&p->b, x + 18, y + 4, "", line);
+        y += 22;
+    }
+    y += 10;
+    fg_buf_printf(&p->b,
+                  "<rect class=\"softmax\" x=\"%.1f\" y=\"%.1f\" width=\"20\" height=\"12\"/>\n",
+                  x - 10, y - 6);
+    put_text(&p->b, x + 18, y + 4, "", "softmax attention");
+    if (!experts) return;
+    put_text(&p->b, x - 10, y + 30, " font-size=\"11\"", "experts: line of the median");
+    put_text(&p->b, x - 10, y + 45, " font-size=\"11\"", "in the band of their range");
+}
+
+/* ---- file ---- */
+
+/* What is there may be replaced only when it is a plain file other than the model. */
+static fg_status check_target(const plot *p, const char *path, fg_err *err)
+{
+    struct stat out, model;
+    const char *name = fg_model_file_path(p->f);
+    if (stat(path, &out) != 0) return FG_OK;
+    if (!S_ISREG(out.st_mode)) {
+        return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", path);
+    }
+    if (stat(name, &model) == 0 && out.st_dev == model.st_dev && out.st_ino == model.st_ino) {
+        return fg_fail(err, FG_EINVAL, "%s: the model itself, expected another file", path);
+    }
+    return FG_OK;
+}
+
+static fg_status write_file(const fg_buf *b, const char *path, fg_err *err)
+{
+    char *part = fg_mem_alloc(strlen(path) + 8);
+    if (part == NULL) return fg_fail_nomem(err, path);
+    (void)sprintf(part, "%s.XXXXXX", path);
+    const int fd = mkstemp(part);
+    if (fd < 0) {
+        fg_mem_free(part);
+        return fg_fail(err, FG_EIO, "%s: %s, expected a writable folder", path, strerror(errno));
+    }
+    const mode_t mask = umask(0); /* mkstemp's file is the owner's alone */
+    (void)umask(mask);
+    fg_status st = fg_io_pwrite(fd, b->data, b->len, 0, path, err);
+    const bool kept = st == FG_OK && fchmod(fd, 0666 & ~mask) == 0 && fsync(fd) == 0;
+    if (st == FG_OK && (!kept || rename(part, path) != 0)) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected to write it", path, strerror(errno));
+    }
+    (void)close(fd);
+    if (st != FG_OK) (void)unlink(part);
+    fg_mem_free(part);
+    return st;
+}
+
+fg_status plot_errors(const fg_model_file *f, const char *path, fg_err *err)
+{
+    plot p = {.f = f};
+    fg_status st = check_target(&p, path, err);
+    if (st == FG_OK) st = collect(&p, err);
+    if (st == FG_OK) {
+        put_head(&p);
+        put_y_axis(&p);
+        put_x_axis(&p);
+        for (uint32_t i = N_SERIES; i-- > 0;) { /* the first on top */
+            const point *x = p.point + (size_t)i * p.n_column;
+            if (is_drawn(&p, x)) put_series(&p, &all_series[i], x);
+        }
+        put_legend(&p);
+        fg_buf_put_str(&p.b, "</svg>\n");
+        st = p.b.failed ? fg_fail_nomem(err, path) : write_file(&p.b, path, err);
+    }
+    fg_mem_free(p.point);
+    fg_buf_fini(&p.b);
+    return st;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B behind it, in
+ * powers of 1000, as disks and this program's own output do.
+ */
+#include "src/cli/size.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* Number, then unit; *bare when there is none. */
+static bool parse(const char *text, double *value, bool *bare)
+{
+    char *end;
+    if ((text[0] < '0' || text[0] > '9') && text[0] != '.') return false; /* no sign, inf, nan */
+    if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) return false;
+    *value = strtod(text, &end);
+    *bare = *end == '\0';
+    if (*bare) return isfinite(*value);
+    static const char letters[] = "kmgt";
+    const char *at = strchr(letters, *end | 0x20);
+    double unit = 1.0;
+    if (at != NULL) {
+        end++;
+        const bool decimal = strcasecmp(end, "b") == 0;
+        for (const char *p = letters; p <= at; p++) unit *= decimal ? 1000.0 : 1024.0;
+        if (strcasecmp(end, "ib") == 0) end++;
+    }
+    if (strcasecmp(end, "b") == 0) end++;
+    *value *= unit;
+    return *end == '\0' && isfinite(*value);
+}
+
+bool size_parse(const char *text, uint64_t *bytes)
+{
+    double v;
+    bool bare;
+    if (!parse(text, &v, &bare) || v < 1.0 || v >= 0x1p62) return false;
+    *bytes = (uint64_t)v;
+    return true;
+}
+
+bool rate_parse(const char *text, double *gbs)
+{
+    char copy[32];
+    double v;
+    bool bare;
+    size_t n = strlen(text);
+    if (n >= sizeof copy) return false;
+    memcpy(copy, text, n + 1);
+    if (n > 2 && strcmp(copy + n - 2, "/s") == 0) copy[n -= 2] = '\0';
+    if (!parse(copy, &v, &bare)) return false;
+    *gbs = bare ? v : v * 1e-9;
+    return *gbs > 1e-6 && *gbs < 1e6;
+}
+
+bool size_option(const command *c, const char *name, const char *text, uint64_t *bytes)
+{
+    if (text == NULL || size_parse(text, bytes)) return true;
+    (void)args_usage(c, "--%s: %s, expected a size such as 24G (2^30) or 24GB (10^9)", name, text);
+    return false;
+}
+
+bool rate_option(const command *c, const char *name, const char *text, double *gbs)
+{
+    if (text == NULL || rate_parse(text, gbs)) return true;
+    (void)args_usage(c, "--%s: %s, expected a rate such as 3GB/s", name, text);
+    return false;
+}
