@@ -70,7 +70,7 @@ check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
 
 section "command line"
 FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py
+    tests/e2e/plan.py tests/e2e/scale.py
 
 section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
 FULGUR=build/test/gcc/fulgur run emulate scripts/emulate.sh
@@ -85,13 +85,15 @@ check build.asan make -s -j"$jobs" CC=gcc WERROR=1 SAN=address,undefined CFLAGS=
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
 run asan $(tests_in build/test/asan)
 FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py
+    tests/e2e/plan.py tests/e2e/scale.py
 
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
     BUILD=build/test/tsan all tests
 run tsan build/test/tsan/tests/unit/test_team "build/test/tsan/tests/model/test_invariance tiny" \
-    build/test/tsan/tests/unit/test_convert
+    build/test/tsan/tests/unit/test_convert build/test/tsan/tests/unit/test_feedback \
+    "build/test/tsan/tests/model/test_calib workers" build/test/tsan/tests/expert/test_store \
+    build/test/tsan/tests/expert/test_stream
 
 section "results"
 grep -E '^(FAIL|skip) ' "$log"

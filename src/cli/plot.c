@@ -76,6 +76,20 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Where the file was calibrated, outputs say more than weights: feedback trades one for the other. */
+static float error_of(const fg_tensor *t)
+{
+    return t->err_out > 0.0f ? t->err_out : t->err_rms;
+}
+
+static bool is_calibrated(const fg_model_file *f)
+{
+    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
+        if (fg_model_file_tensor(f, i)->err_out > 0.0f) return true;
+    }
+    return false;
+}
+
 /* error: room for n_expert values. */
 static point measure(const fg_model_file *f, uint32_t role, uint32_t column, double *error)
 {
@@ -92,7 +106,7 @@ static point measure(const fg_model_file *f, uint32_t role, uint32_t column, dou
     }
     for (uint32_t e = 0; column != UINT32_MAX && e < (expert ? s->n_expert : 1); e++) {
         const fg_tensor *t = fg_model_file_find(f, (fg_role)role, layer, expert ? e : FG_NO_LAYER);
-        if (t != NULL && t->err_rms > 0.0f) error[n++] = (double)t->err_rms;
+        if (t != NULL && error_of(t) > 0.0f) error[n++] = (double)error_of(t);
     }
     if (n == 0) return (point){(double)NAN, (double)NAN, (double)NAN};
     qsort(error, n, sizeof *error, by_value);
@@ -225,7 +239,10 @@ static void put_y_axis(plot *p)
     char turn[96];
     (void)snprintf(turn, sizeof turn, " text-anchor=\"middle\" transform=\"rotate(-90 22 %d)\"",
                    (TOP + BOTTOM) / 2);
-    put_text(&p->b, 22, (TOP + BOTTOM) / 2.0, turn, "relative RMS error (log scale)");
+    put_text(&p->b, 22, (TOP + BOTTOM) / 2.0, turn,
+             is_calibrated(p->f)
+                 ? "relative RMS error of outputs (embedding: of weights), log scale"
+                 : "relative RMS error (log scale)");
 }
 
 static void put_x_axis(plot *p)
