@@ -119,12 +119,16 @@ static void submit_next(fg_reader *r, fg_load *load)
 
 /* ---- arrival ---- */
 
+/* A touch or chmod counts as well: the change time is the one stamp that cannot be put back, and
+ * wrong weights are worse than a run that has to be repeated. */
 static bool has_changed(const fg_reader *r)
 {
     struct stat now;
     const struct stat *was = &r->opened;
     return fstat(r->fd, &now) != 0 || now.st_size != was->st_size ||
-           now.st_mtim.tv_sec != was->st_mtim.tv_sec || now.st_mtim.tv_nsec != was->st_mtim.tv_nsec;
+           now.st_mtim.tv_sec != was->st_mtim.tv_sec ||
+           now.st_mtim.tv_nsec != was->st_mtim.tv_nsec ||
+           now.st_ctim.tv_sec != was->st_ctim.tv_sec || now.st_ctim.tv_nsec != was->st_ctim.tv_nsec;
 }
 
 /* The load's pieces that are still in flight become stale. */
@@ -396,10 +400,11 @@ fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t of
     return st;
 }
 
-void fg_reader_hurry(fg_reader *r, fg_load *load)
+bool fg_reader_hurry(fg_reader *r, fg_load *load)
 {
     (void)pthread_mutex_lock(&r->lock);
-    if (!load->urgent) {
+    const bool failed = atomic_load(&load->ready) == FG_LOAD_FAILED;
+    if (!failed && !load->urgent) {
         const bool queued = load->queued;
         unqueue(r, load);
         load->urgent = true;
@@ -409,6 +414,7 @@ void fg_reader_hurry(fg_reader *r, fg_load *load)
         }
     }
     (void)pthread_mutex_unlock(&r->lock);
+    return !failed;
 }
 
 static bool is_there(const fg_load *load, uint64_t bytes, bool *ok)

@@ -109,8 +109,8 @@ fg_status fg_reader_peek(fg_reader *r, void *dst, size_t n, uint64_t offset, fg_
 fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t offset,
                           uint64_t bytes, bool urgent, fg_err *err);
 
-/* A load that was not urgent becomes so. */
-void fg_reader_hurry(fg_reader *r, fg_load *load);
+/* A load that was not urgent becomes so; false: it has failed and must be started again. */
+bool fg_reader_hurry(fg_reader *r, fg_load *load);
 
 /* Waits until `bytes` from the start are there: at once true when they are, which costs one atomic
  * load.  False: the load failed.  Any thread. */

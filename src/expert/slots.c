@@ -22,6 +22,8 @@ fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char
     const uintptr_t at = (uintptr_t)fg_round_up((uintptr_t)s->map, FG_HUGE_PAGE_BYTES);
     s->p = (uint8_t *)s->map + (at - (uintptr_t)s->map);
     (void)madvise(s->p, (size_t)(n * slot_bytes), MADV_HUGEPAGE); /* refused: only slower */
+    /* a fork while a direct read is under way would leave one of the two without its bytes */
+    (void)madvise(s->map, (size_t)bytes, MADV_DONTFORK);
     return FG_OK;
 }
 

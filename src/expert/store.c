@@ -266,11 +266,7 @@ uint32_t fg_store_next_wave(fg_store *s)
         const bool miss = k < n_load && loads[k].expert == e; /* loads are in the order of ids */
         k += miss;
         /* a hit may be one that its prefetch, or an earlier request, could not read */
-        if (miss || atomic_load(&load->ready) == FG_LOAD_FAILED) {
-            start(s, s->layer, e, slot, true);
-        } else {
-            fg_reader_hurry(s->reader, load);
-        }
+        if (miss || !fg_reader_hurry(s->reader, load)) start(s, s->layer, e, slot, true);
     }
     return n;
 }
