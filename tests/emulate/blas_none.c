@@ -14,6 +14,12 @@ int openblas_get_parallel(void)
     return OPENBLAS_SEQUENTIAL;
 }
 
+char *openblas_get_config(void)
+{
+    static char none[] = "none";
+    return none;
+}
+
 void openblas_set_num_threads(int n)
 {
     (void)n;
