@@ -2,8 +2,9 @@
  *
  * Converts a Hugging Face checkpoint folder into one .fulgur file.
  *
- * Streaming: the output is written front to back, and for each tensor of it a band of rows is read,
- * encoded on all threads and written.  Memory is bounded by the longest row, the number of threads
+ * Streaming: for each tensor a band of rows is read, encoded on all threads and written.  A plain
+ * conversion takes tensors as the shards have them, each source byte read once and nearly in order; a calibrated
+ * one takes them in the order of the file.  Memory is bounded by the longest row, the number of threads
  * and fixed buffers, never by the size of the checkpoint; only the shard headers and the index are
  * held as a whole.  The bytes of the file depend on the source files and the recipe alone: not on
  * thread count, time, paths or machine; calibrated, on the text and on OpenBLAS and the kernels that it
@@ -19,6 +20,13 @@
  * byte, as in one go.  Without a checkpoint nothing is left behind after an error.  The same means:
  * equal configuration, tokenizer, recipe, calibration text, and shards of equal names, sizes and
  * headers; data of shards is not compared.  Another conversion to OUT is refused while they are there.
+ *
+ * Small disks: with delete_consumed a shard is deleted when everything made from it is behind a checkpoint
+ * (on the disk; the journal has its header), so that a kill at any moment loses no data; with
+ * wait_for_shards a shard may arrive while the conversion runs (configuration, index and tokenizer must
+ * be there).  In the release's layout a plain conversion then holds two or three shards at a time, some 7 GB, a
+ * calibrated one all shards of a group of layers, some 240 GB, because the shards are expert-major
+ * inside a group and calibration goes layer by layer.
  *
  * Metadata written: "config.json" (verbatim); "tokenizer.json", "tokenizer_config.json",
  * "generation_config.json" and "chat_template.jinja" (verbatim, when present); "recipe" (the
@@ -37,10 +45,12 @@
 #define FG_CONVERT_CONVERT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "convert/calib.h"
 #include "src/base/status.h"
+#include "src/format/format.h"
 
 enum {
     FG_CONVERT_VERSION = 1, /* stored as provenance */
@@ -64,20 +74,30 @@ typedef struct fg_convert_opts {
     /* Called once when an interrupted conversion goes on, before any work.  NULL: no call. */
     void (*resumed)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *ctx;
+    bool delete_consumed; /* shards, when nothing needs them any more.  Not symbolic links, and not
+                           * files with several links: removing those would free nothing */
+    bool
+        wait_for_shards; /* those that are missing or shorter than they say; one under its final name
+                           * counts when it has not changed for 5 s */
+    /* Called when waiting for a shard begins (its name), and when it ends (NULL).  NULL: no calls. */
+    void (*waiting)(void *ctx, const char *shard);
     uint64_t checkpoint_bytes; /* for tests: a checkpoint each so many; 0: 4 GiB or 30 s */
+    uint64_t settle_ns;        /* for tests, instead of those 5 s */
 } fg_convert_opts;
 
 typedef struct fg_convert_report {
-    uint64_t source_bytes;  /* of the converted tensors */
-    uint64_t resumed_bytes; /* of them, those that earlier lives converted */
-    uint64_t file_bytes;    /* of OUT */
-    uint64_t n_tensor;      /* in OUT */
-    uint64_t n_weight;      /* parameters */
-    uint64_t n_skipped;     /* source tensors that are not needed */
-    double bits_per_weight; /* of the tensors, padding between them excluded */
-    double worst_rms;       /* largest relative RMS error of a tensor, and its name */
-    char worst_name[96];    /* "" when no tensor has an error */
-    fg_calib_report calib;  /* zeros without calibration */
+    uint64_t source_bytes;             /* of the converted tensors */
+    uint64_t resumed_bytes;            /* of them, those that earlier lives converted */
+    uint64_t file_bytes;               /* of OUT */
+    uint64_t n_tensor;                 /* in OUT */
+    uint64_t n_weight;                 /* parameters */
+    uint64_t n_skipped;                /* source tensors that are not needed */
+    double bits_per_weight;            /* of the tensors, padding between them excluded */
+    double worst_rms;                  /* largest relative RMS error of a tensor, and its name */
+    char worst_name[96];               /* "" when no tensor has an error */
+    fg_calib_report calib;             /* zeros without calibration */
+    uint64_t n_deleted, deleted_bytes; /* shards, by this life */
+    uint64_t n_left_alone;             /* shards that delete_consumed does not delete: links */
     double seconds;
     uint64_t peak_rss_bytes; /* of the process so far */
 } fg_convert_report;
@@ -85,5 +105,38 @@ typedef struct fg_convert_report {
 /* report may be NULL.  Errors: FG_EINVAL (options), FG_EIO, FG_EFORMAT, FG_ENOTSUP, FG_ESHAPE,
  * FG_EDATA (a weight that is not finite), FG_ELIMIT, FG_ENOMEM, FG_ECANCEL. */
 fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_err *err);
+
+/* Tensors of one part of the model and one type. */
+typedef struct fg_convert_sum {
+    fg_role role;
+    uint32_t type; /* fg_qtype */
+    uint64_t n_tensor, n_weight, bytes;
+} fg_convert_sum;
+
+enum {
+    FG_CONVERT_MAX_SUM = 64,
+};
+
+/* What a conversion would do. */
+typedef struct fg_convert_forecast {
+    uint64_t n_shard, n_here; /* of the index; whose headers could be read */
+    uint64_t source_bytes;    /* to be read, each once */
+    uint64_t file_bytes;      /* of OUT */
+    uint64_t n_tensor, n_weight;
+    double bits_per_weight;
+    uint64_t temp_bytes; /* of temporary files beside OUT */
+    uint64_t need_bytes; /* free space that OUT's folder must have, all counted */
+    uint64_t free_bytes; /* that it has */
+    uint64_t
+        overlap_bytes; /* of shards that must be there at once (delete_consumed, wait_for_shards) */
+    uint64_t memory_bytes; /* without what calibration takes (calib.h) */
+    uint32_t n_thread;
+    size_t n_sum;
+    fg_convert_sum sum[FG_CONVERT_MAX_SUM]; /* by role, then type */
+} fg_convert_forecast;
+
+/* All checks of fg_convert before its first byte but that of free space, nothing is written.  Shards may be
+ * missing: their tensors are then supposed to be bf16 (routers f32). */
+fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_convert_forecast *out, fg_err *err);
 
 #endif

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "convert/ahead.h"
 #include "quant/hadamard.h"
 #include "quant/panel.h"
 #include "src/base/fp.h"
@@ -20,8 +21,9 @@
 
 enum {
     MAX_JOB = 2,
-    BAND_BYTES = 16 << 20, /* of source and of output: large reads, yet a small resident set */
-    PANELS_A_THREAD = 4,   /* at least, so that an uneven split costs little */
+    BAND_BYTES = 16 << 20,      /* of source and of output: large reads, yet a small resident set */
+    PANELS_A_THREAD = 4,        /* at least, so that an uneven split costs little */
+    MAX_BAND_BYTES = 256 << 20, /* with many threads: three bands stay below 1 GiB */
     MAX_ITEM = 4096,
     /* Below this many weights (some 8 ms of work) the caller's thread encodes alone: waking a team
      * on a busy machine costs a time slice, which tripled the time of a model of small matrices. */
@@ -39,7 +41,9 @@ struct fg_encoder {
     fg_team *team;
     fg_source *source;
     size_t src_cap, out_cap, scratch_stride; /* bytes, bytes, floats */
-    uint8_t *src, *out;
+    uint8_t *src[2];                         /* of the band that is encoded, and of the next */
+    uint8_t *out;
+    fg_ahead *ahead;       /* reads the next */
     float *scratch;        /* a panel [16][k] a worker */
     fg_panel_error *error; /* [MAX_ITEM] */
     bad_value *bad;        /* a worker */
@@ -52,7 +56,8 @@ typedef struct band {
     fg_encode_job *job;
     size_t n_job;
     uint64_t first, n_panel; /* panels of each job */
-    size_t src_at[MAX_JOB];  /* band of each job in e->src */
+    const uint8_t *src;      /* one of e->src */
+    size_t src_at[MAX_JOB];  /* band of each job in it */
     size_t out_at[MAX_JOB];  /* first panel of each job in e->out */
     size_t out_stride;       /* bytes of one panel of all jobs */
 } band;
@@ -60,8 +65,10 @@ typedef struct band {
 void fg_encoder_destroy(fg_encoder **e)
 {
     if (*e == NULL) return;
+    fg_ahead_destroy(&(*e)->ahead);
     for (size_t i = 0; i < MAX_JOB; i++) fg_hasher_destroy((*e)->hasher[i]);
-    fg_mem_free((*e)->src);
+    fg_mem_free((*e)->src[0]);
+    fg_mem_free((*e)->src[1]);
     fg_mem_free((*e)->out);
     fg_mem_free((*e)->scratch);
     fg_mem_free((*e)->error);
@@ -70,33 +77,55 @@ void fg_encoder_destroy(fg_encoder **e)
     *e = NULL;
 }
 
-fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, uint64_t max_cols,
-                            fg_err *err)
+/* Of the source or the output of a band. */
+static size_t band_bytes(uint32_t n_thread, uint64_t max_cols)
 {
-    const size_t n_thread = fg_team_size(team);
     const size_t k = (size_t)(fg_n_sb(max_cols) * FG_SB_COLS);
     const size_t panel = FG_PANEL_ROWS * k * sizeof(float); /* no type is larger */
     const size_t want = n_thread * PANELS_A_THREAD * MAX_JOB * panel;
+    const size_t least = MAX_JOB * panel;
+    if (want < BAND_BYTES) return BAND_BYTES;
+    if (want > MAX_BAND_BYTES) return least > MAX_BAND_BYTES ? least : MAX_BAND_BYTES;
+    return want;
+}
+
+/* Of a worker: a panel, and room to work. */
+static size_t scratch_floats(uint64_t max_cols)
+{
+    return 2 * fg_feedback_scratch((size_t)max_cols);
+}
+
+uint64_t fg_encoder_bytes(uint32_t n_thread, uint64_t max_cols)
+{
+    return 3 * (uint64_t)band_bytes(n_thread, max_cols) +
+           n_thread * scratch_floats(max_cols) * sizeof(float) + MAX_ITEM * sizeof(fg_panel_error);
+}
+
+fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, uint64_t max_cols,
+                            fg_err *err)
+{
+    const uint32_t n_thread = fg_team_size(team);
     fg_encoder *e = fg_mem_zalloc(sizeof *e);
     *out = e;
     if (e == NULL) return fg_fail_nomem(err, "encoder");
     e->team = team;
     e->source = source;
-    e->src_cap = e->out_cap = want > BAND_BYTES ? want : BAND_BYTES;
-    e->scratch_stride = 2 * fg_feedback_scratch((size_t)max_cols); /* a panel, and room to work */
-    e->src = fg_mem_alloc(e->src_cap);
+    e->src_cap = e->out_cap = band_bytes(n_thread, max_cols);
+    e->scratch_stride = scratch_floats(max_cols);
+    e->src[0] = fg_mem_alloc(e->src_cap);
+    e->src[1] = fg_mem_alloc(e->src_cap);
     e->out = fg_mem_alloc(e->out_cap);
     e->scratch = fg_mem_alloc(n_thread * e->scratch_stride * sizeof(float));
     e->error = fg_mem_zalloc_array(MAX_ITEM, sizeof *e->error);
     e->bad = fg_mem_zalloc_array(n_thread, sizeof *e->bad);
-    bool ok = e->src && e->out && e->scratch && e->error && e->bad;
+    bool ok = e->src[0] && e->src[1] && e->out && e->scratch && e->error && e->bad;
     for (size_t i = 0; i < MAX_JOB; i++) {
         e->hasher[i] = fg_hasher_create();
         ok = ok && e->hasher[i] != NULL;
     }
-    if (ok) return FG_OK;
-    fg_encoder_destroy(out);
-    return fg_fail_nomem(err, "encoder");
+    const fg_status st = ok ? fg_ahead_create(&e->ahead, err) : fg_fail_nomem(err, "encoder");
+    if (st != FG_OK) fg_encoder_destroy(out);
+    return st;
 }
 
 /* Smallest magnitude, as f32 bits, that the type cannot hold: infinity, for bf16 what rounds to
@@ -146,7 +175,7 @@ static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
     const size_t n_col = (size_t)t->n_col, k = (size_t)(fg_n_sb(t->n_col) * FG_SB_COLS);
     const size_t row_bytes = n_col * fg_st_dtype_bytes(dtype);
     const uint64_t p = item / b->n_job;
-    const uint8_t *src = b->e->src + b->src_at[item % b->n_job] + p * FG_PANEL_ROWS * row_bytes;
+    const uint8_t *src = b->src + b->src_at[item % b->n_job] + p * FG_PANEL_ROWS * row_bytes;
     for (uint64_t r = 0; r < FG_PANEL_ROWS; r++, w += k) {
         const uint64_t row = (b->first + p) * FG_PANEL_ROWS + r;
         if (row >= t->n_row) {
@@ -167,16 +196,13 @@ static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
     return true;
 }
 
-static void encode_items(fg_worker *worker, void *arg)
+/* Items begin .. end - 1 by one worker; false when a value is refused. */
+static bool encode_range(const band *b, uint32_t worker, uint64_t begin, uint64_t end)
 {
-    const band *b = arg;
     fg_encoder *e = b->e;
-    float *w = e->scratch + worker->idx * e->scratch_stride;
-    bad_value *bad = &e->bad[worker->idx];
-    uint64_t begin, end;
-    fg_worker_range(worker, b->n_panel * b->n_job, &begin, &end);
+    float *w = e->scratch + worker * e->scratch_stride;
     for (uint64_t i = begin; i < end; i++) {
-        if (!load_panel(b, i, w, bad)) return;
+        if (!load_panel(b, i, w, &e->bad[worker])) return false;
         const size_t m = (size_t)(i % b->n_job);
         const uint64_t p = i / b->n_job;
         const fg_encode_job *j = &b->job[m];
@@ -191,12 +217,27 @@ static void encode_items(fg_worker *worker, void *arg)
             fg_panel_encode(type, &j->tensor->lut, w, n_col, panel, row_scale, &e->error[i]);
         }
     }
+    return true;
 }
 
-static fg_status read_band(band *b, fg_err *err)
+/* Items are given out in order, so that all before a refused one were taken: the first is found.  In small
+ * parts, because the reader takes a core now and then. */
+static void encode_items(fg_worker *worker, void *arg)
+{
+    const band *b = arg;
+    const uint64_t n = b->n_panel * b->n_job;
+    uint64_t begin, end;
+    while (fg_worker_take(worker, n, &begin, &end)) {
+        if (!encode_range(b, worker->idx, begin, end)) return;
+    }
+}
+
+/* Into src, one of e->src. */
+static fg_status read_band(band *b, uint8_t *src, fg_err *err)
 {
     fg_encoder *e = b->e;
     size_t at = 0;
+    b->src = src;
     for (size_t m = 0; m < b->n_job; m++) {
         const fg_piece *piece = b->job[m].piece;
         const fg_tensor *t = b->job[m].tensor;
@@ -204,9 +245,9 @@ static fg_status read_band(band *b, fg_err *err)
         const uint64_t from = b->first * panel, left = piece->bytes - from;
         const uint64_t want = b->n_panel * panel, n = want < left ? want : left;
         b->src_at[m] = at;
-        FG_TRY(fg_source_read(e->source, piece->shard, e->src + at, (size_t)n, piece->offset + from,
+        FG_TRY(fg_source_read(e->source, piece->shard, src + at, (size_t)n, piece->offset + from,
                               err));
-        fg_hasher_add(e->hasher[m], e->src + at, (size_t)n);
+        fg_hasher_add(e->hasher[m], src + at, (size_t)n);
         /* the next band of this matrix arrives while this one is encoded */
         if (left > n) {
             fg_source_prefetch(e->source, piece->shard, piece->offset + from + n,
@@ -248,8 +289,7 @@ static fg_status encode_band(band *b, fg_err *err)
     const uint64_t rows = b->n_panel * b->n_job * FG_PANEL_ROWS;
     for (uint32_t i = 0; i < n_worker; i++) e->bad[i].found = false;
     if (rows * b->job[0].tensor->n_col < ALONE_WEIGHTS) {
-        fg_worker alone = {e->team, 0, 1};
-        encode_items(&alone, b);
+        (void)encode_range(b, 0, 0, b->n_panel * b->n_job);
     } else {
         fg_team_run(e->team, encode_items, b);
     }
@@ -262,10 +302,24 @@ static fg_status encode_band(band *b, fg_err *err)
     return fail_value(b->job[bad->item % b->n_job].tensor, bad->value, bad->row, bad->col, err);
 }
 
+/* A band on its way from the disk. */
+typedef struct coming {
+    band b;
+    uint8_t *src;
+    fg_status st;
+    fg_err err;
+} coming;
+
+static void read_coming(void *arg)
+{
+    coming *c = arg;
+    c->st = read_band(&c->b, c->src, &c->err);
+}
+
+/* A band that was read: encodes it and hands it on. */
 static fg_status run_band(band *b, error_sum *sum, const fg_encode_io *io, fg_err *err)
 {
     fg_encoder *e = b->e;
-    FG_TRY(read_band(b, err));
     FG_TRY(encode_band(b, err));
     add_errors(b, sum);
     const fg_tensor *t = b->job[0].tensor;
@@ -279,6 +333,30 @@ static fg_status run_band(band *b, error_sum *sum, const fg_encode_io *io, fg_er
                     fg_st_dtype_bytes(b->job[m].piece->dtype);
     }
     return io->tick(io->ctx, n_source, err);
+}
+
+/* All panels, `step` a band; each band is read while the one before is encoded. */
+static fg_status run_bands(const band *all, uint64_t n_panel, uint64_t step, error_sum *sum,
+                           const fg_encode_io *io, fg_err *err)
+{
+    fg_encoder *e = all->e;
+    coming c = {.b = *all, .src = e->src[0]};
+    c.b.n_panel = n_panel < step ? n_panel : step;
+    read_coming(&c);
+    for (;;) {
+        band now = c.b;
+        const uint64_t next = now.first + now.n_panel, left = n_panel - next;
+        if (c.st != FG_OK) return fg_fail(err, c.st, "%s", c.err.msg);
+        if (left > 0) {
+            c.b.first = next;
+            c.b.n_panel = left < step ? left : step;
+            c.src = c.src == e->src[0] ? e->src[1] : e->src[0];
+            fg_ahead_start(e->ahead, read_coming, &c);
+        }
+        const fg_status st = run_band(&now, sum, io, err);
+        fg_ahead_wait(e->ahead);
+        if (st != FG_OK || left == 0) return st;
+    }
 }
 
 fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_encode_io *io,
@@ -303,10 +381,7 @@ fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_en
     if (step > e->out_cap / b.out_stride) step = e->out_cap / b.out_stride;
     if (step > MAX_ITEM / MAX_JOB) step = MAX_ITEM / MAX_JOB;
     assert(step > 0);
-    for (b.first = 0; b.first < n_panel; b.first += step) {
-        b.n_panel = n_panel - b.first < step ? n_panel - b.first : step;
-        FG_TRY(run_band(&b, sum, io, err));
-    }
+    FG_TRY(run_bands(&b, n_panel, step, sum, io, err));
     for (size_t m = 0; m < n_job; m++) {
         const error_sum *s = &sum[m];
         job[m].hash = fg_hasher_digest(e->hasher[m]);

@@ -6,8 +6,9 @@
  *
  * A panel is encoded by one worker and is a function of its 16 rows only, and the error sums are
  * added in panel order by the caller's thread, so neither the number of threads nor the band size
- * shows in the result.  Memory: two bands (some 16 MB each, or four panels a thread where rows are
- * long) and one panel of f32 a thread.
+ * shows in the result.  While a band is encoded, a thread of the encoder reads the next: the source must not
+ * be used by others during fg_encode.  Memory: three bands (some 16 MB each, or four panels a thread where
+ * rows are long, 256 MB at most) and one panel of f32 a thread.
  */
 #ifndef FG_CONVERT_ENCODE_H
 #define FG_CONVERT_ENCODE_H
@@ -46,6 +47,8 @@ typedef struct fg_encode_io {
 /* max_cols: longest row.  team and source are borrowed. */
 fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, uint64_t max_cols,
                             fg_err *err);
+/* Memory that one takes. */
+uint64_t fg_encoder_bytes(uint32_t n_thread, uint64_t max_cols);
 /* Accepts NULL; *e becomes NULL. */
 void fg_encoder_destroy(fg_encoder **e);
 

@@ -141,110 +141,120 @@ done:
 
 void fg_hf_fini(fg_hf_checkpoint *c)
 {
-    for (size_t i = 0; i < c->n_shard; i++) {
-        if (c->shard_name != NULL) fg_mem_free(c->shard_name[i]);
-        if (c->shard != NULL) fg_st_fini(&c->shard[i]);
-    }
-    fg_mem_free(c->shard_name);
+    for (size_t i = 0; i < c->n_shard && c->shard != NULL; i++) fg_st_fini(&c->shard[i]);
     fg_mem_free(c->shard);
+    fg_hf_index_fini(&c->index);
     *c = (fg_hf_checkpoint){0};
 }
 
-/* Both directions: every tensor of the shards is listed there, and every entry was found. */
-static fg_status check_against_index(const fg_hf_checkpoint *c, const fg_hf_index *x,
-                                     const char *dir, fg_err *err)
+bool fg_hf_is_known(const fg_hf_checkpoint *c, size_t s)
 {
+    return c->shard[s].header != NULL;
+}
+
+/* A tensor of the shard: listed there, and not met before; found[n_entry]. */
+static fg_status check_tensor(const fg_hf_checkpoint *c, size_t s, const fg_st_shard *shard,
+                              const fg_st_tensor *t, bool *found, fg_err *err)
+{
+    const fg_hf_index *x = &c->index;
+    const fg_hf_entry key = {t->name, 0};
+    const fg_hf_entry *e = bsearch(&key, x->entry, x->n_entry, sizeof *x->entry, by_entry_name);
+    if (e == NULL) {
+        return fg_fail(err, FG_EFORMAT, "%s: tensor %.128s is not in %s, expected it there",
+                       shard->path, t->name, INDEX_NAME);
+    }
+    if (e->shard != s) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: tensor %.128s, expected it in %s only, as the index says", shard->path,
+                       t->name, c->shard_name[e->shard]);
+    }
+    if (found[e - x->entry]) {
+        return fg_fail(err, FG_EFORMAT, "%s: tensor %.128s twice, expected once", shard->path,
+                       t->name);
+    }
+    found[e - x->entry] = true;
+    return FG_OK;
+}
+
+/* Both directions: every tensor of the shard is listed for it, and every one listed is there. */
+static fg_status check_against_index(const fg_hf_checkpoint *c, size_t s, const fg_st_shard *shard,
+                                     fg_err *err)
+{
+    const fg_hf_index *x = &c->index;
     bool *found = fg_mem_zalloc_array(x->n_entry, sizeof *found);
-    if (found == NULL) return fg_fail_nomem(err, dir);
+    if (found == NULL) return fg_fail_nomem(err, shard->path);
     fg_status st = FG_OK;
-    for (size_t s = 0; s < c->n_shard && st == FG_OK; s++) {
-        for (size_t i = 0; i < c->shard[s].n_tensor && st == FG_OK; i++) {
-            const fg_hf_entry key = {c->shard[s].tensor[i].name, 0};
-            const fg_hf_entry *e =
-                bsearch(&key, x->entry, x->n_entry, sizeof *x->entry, by_entry_name);
-            if (e == NULL) {
-                st = fg_fail(err, FG_EFORMAT, "%s: tensor %.128s is not in %s, expected it there",
-                             c->shard[s].path, key.name, INDEX_NAME);
-            } else if (e->shard != s) {
-                st = fg_fail(err, FG_EFORMAT,
-                             "%s: tensor %.128s, expected it in %s only, as the index says",
-                             c->shard[s].path, key.name, c->shard_name[e->shard]);
-            } else if (found[e - x->entry]) {
-                st = fg_fail(err, FG_EFORMAT, "%s: tensor %.128s twice, expected once",
-                             c->shard[s].path, key.name);
-            } else {
-                found[e - x->entry] = true;
-            }
-        }
+    for (size_t i = 0; i < shard->n_tensor && st == FG_OK; i++) {
+        st = check_tensor(c, s, shard, &shard->tensor[i], found, err);
     }
     for (size_t i = 0; i < x->n_entry && st == FG_OK; i++) {
-        if (found[i]) continue;
+        if (x->entry[i].shard != s || found[i]) continue;
         st = fg_fail(err, FG_EFORMAT, "%s: no tensor %.128s, expected it there as the index says",
-                     c->shard[x->entry[i].shard].path, x->entry[i].name);
+                     shard->path, x->entry[i].name);
     }
     fg_mem_free(found);
     return st;
 }
 
-/* For a folder without index: names must be unique inside the one file. */
-static fg_status check_unique(const fg_st_shard *s, fg_err *err)
+fg_status fg_hf_take(fg_hf_checkpoint *c, size_t s, fg_st_shard *shard, fg_err *err)
 {
-    const char **name = fg_mem_zalloc_array(s->n_tensor, sizeof *name);
-    if (name == NULL) return fg_fail_nomem(err, s->path);
-    for (size_t i = 0; i < s->n_tensor; i++) name[i] = s->tensor[i].name;
-    if (s->n_tensor > 0) qsort(name, s->n_tensor, sizeof *name, by_string);
-    fg_status st = FG_OK;
-    for (size_t i = 1; i < s->n_tensor && st == FG_OK; i++) {
-        if (strcmp(name[i], name[i - 1]) == 0) {
-            st = fg_fail(err, FG_EFORMAT, "%s: tensor %.128s twice, expected once", s->path,
-                         name[i]);
-        }
+    const fg_status st = check_against_index(c, s, shard, err);
+    if (st == FG_OK) {
+        fg_mem_free(c->shard[s].path);
+        c->shard[s] = *shard;
+        c->n_tensor += shard->n_tensor;
+        *shard = (fg_st_shard){0};
     }
-    fg_mem_free(name);
+    fg_st_fini(shard);
     return st;
 }
 
-static fg_status open_shards(fg_hf_checkpoint *c, const char *dir, fg_err *err)
+static fg_status open_shards(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presence,
+                             fg_err *err)
 {
-    c->shard = fg_mem_zalloc_array(c->n_shard, sizeof *c->shard);
+    c->shard_name = c->index.shard_name;
+    c->shard = fg_mem_zalloc_array(c->index.n_shard, sizeof *c->shard);
     if (c->shard == NULL) return fg_fail_nomem(err, dir);
+    c->n_shard = c->index.n_shard;
     for (size_t s = 0; s < c->n_shard; s++) {
-        char *path = fg_io_join(dir, c->shard_name[s]);
+        fg_st_shard shard;
+        char *path = c->shard[s].path = fg_io_join(dir, c->shard_name[s]);
         if (path == NULL) return fg_fail_nomem(err, dir);
-        const fg_status st = fg_st_open(&c->shard[s], path, err);
-        fg_mem_free(path);
-        if (st != FG_OK) return st;
-        c->n_tensor += c->shard[s].n_tensor;
+        if (presence == FG_HF_LATER || (presence == FG_HF_SOME && !fg_io_exists(path))) continue;
+        FG_TRY(fg_st_open(&shard, path, err));
+        FG_TRY(fg_hf_take(c, s, &shard, err));
     }
     return FG_OK;
 }
 
-static fg_status open_single(fg_hf_checkpoint *c, const char *dir, fg_err *err)
+/* The index that a single file would have. */
+static fg_status index_single(fg_hf_index *x, const char *path, fg_err *err)
 {
-    c->shard_name = fg_mem_zalloc_array(1, sizeof *c->shard_name);
-    if (c->shard_name == NULL) return fg_fail_nomem(err, dir);
-    c->n_shard = 1;
-    c->shard_name[0] = fg_mem_strndup(SINGLE_NAME, strlen(SINGLE_NAME));
-    if (c->shard_name[0] == NULL) return fg_fail_nomem(err, dir);
-    FG_TRY(open_shards(c, dir, err));
-    return check_unique(&c->shard[0], err);
-}
-
-static fg_status open_indexed(fg_hf_checkpoint *c, const char *dir, fg_err *err)
-{
-    fg_hf_index x;
-    FG_TRY(fg_hf_index_read(&x, dir, err));
-    c->n_shard = x.n_shard;
-    c->shard_name = x.shard_name; /* moves over; x keeps the entries */
-    x.shard_name = NULL;
-    x.n_shard = 0;
-    fg_status st = open_shards(c, dir, err);
-    if (st == FG_OK) st = check_against_index(c, &x, dir, err);
-    fg_hf_index_fini(&x);
+    fg_st_shard s;
+    FG_TRY(fg_st_open(&s, path, err));
+    fg_status st = FG_OK;
+    x->entry = fg_mem_zalloc_array(s.n_tensor, sizeof *x->entry);
+    x->shard_name = fg_mem_zalloc_array(1, sizeof *x->shard_name);
+    if (x->shard_name != NULL) {
+        x->shard_name[x->n_shard++] = fg_mem_strndup(SINGLE_NAME, strlen(SINGLE_NAME));
+    }
+    bool ok = x->entry != NULL && x->n_shard == 1 && x->shard_name[0] != NULL;
+    for (size_t i = 0; i < s.n_tensor && ok; i++) { /* the names move over */
+        x->entry[x->n_entry++].name = s.tensor[i].name;
+        s.tensor[i].name = NULL;
+    }
+    if (!ok) st = fg_fail_nomem(err, path);
+    if (x->n_entry > 0) qsort(x->entry, x->n_entry, sizeof *x->entry, by_entry_name);
+    for (size_t i = 1; i < x->n_entry && st == FG_OK; i++) {
+        if (strcmp(x->entry[i].name, x->entry[i - 1].name) != 0) continue;
+        st = fg_fail(err, FG_EFORMAT, "%s: tensor %.128s twice, expected once", path,
+                     x->entry[i].name);
+    }
+    fg_st_fini(&s);
     return st;
 }
 
-fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_err *err)
+fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presence, fg_err *err)
 {
     *c = (fg_hf_checkpoint){0};
     if (!fg_io_is_dir(dir)) {
@@ -255,13 +265,14 @@ fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_err *err)
     if (index == NULL || single == NULL) {
         st = fg_fail_nomem(err, dir);
     } else if (fg_io_exists(index)) {
-        st = open_indexed(c, dir, err);
+        st = fg_hf_index_read(&c->index, dir, err);
     } else if (fg_io_exists(single)) {
-        st = open_single(c, dir, err);
+        st = index_single(&c->index, single, err);
     } else {
         st =
             fg_fail(err, FG_EIO, "%s: no weights, expected %s or %s", dir, INDEX_NAME, SINGLE_NAME);
     }
+    if (st == FG_OK) st = open_shards(c, dir, presence, err);
     fg_mem_free(index);
     fg_mem_free(single);
     if (st != FG_OK) fg_hf_fini(c);

@@ -87,9 +87,9 @@ static fg_status check_tensor(const fg_plan *p, const fg_st_shard *shard, const 
 static void put_piece(fg_plan *p, const fg_name *name, fg_role role, uint32_t expert,
                       uint32_t shard, const fg_st_tensor *t, uint64_t at, uint64_t bytes)
 {
-    p->piece[fg_weight_index(&p->shape, role, name->layer, expert)] =
-        (fg_piece){t->offset + at, bytes, shard, t->dtype};
-    p->source_bytes += bytes;
+    fg_piece *piece = &p->piece[fg_weight_index(&p->shape, role, name->layer, expert)];
+    p->source_bytes += bytes - piece->bytes; /* what was supposed before */
+    *piece = (fg_piece){t->offset + at, bytes, shard, t->dtype};
 }
 
 /* The slices of one tensor; its shape has been checked, so no product overflows. */
@@ -107,27 +107,54 @@ static void put_tensor(fg_plan *p, const fg_name *name, uint32_t shard, const fg
     }
 }
 
+static fg_status place_shard(fg_plan *p, size_t s, fg_err *err)
+{
+    const fg_st_shard *shard = &p->ckpt.shard[s];
+    for (size_t i = 0; i < shard->n_tensor; i++) {
+        const fg_st_tensor *t = &shard->tensor[i];
+        const fg_name name = fg_name_parse(t->name);
+        if (name.kind == FG_NAME_SKIP) continue;
+        FG_TRY(check_tensor(p, shard, t, &name, err));
+        put_tensor(p, &name, (uint32_t)s, t);
+    }
+    return FG_OK;
+}
+
+fg_status fg_plan_take(fg_plan *p, size_t s, fg_st_shard *shard, fg_err *err)
+{
+    FG_TRY(fg_hf_take(&p->ckpt, s, shard, err));
+    return place_shard(p, s, err);
+}
+
+/* A tensor as the shape and the release's habits have it. */
+static void suppose_tensor(fg_plan *p, const fg_name *name, uint32_t shard)
+{
+    const fg_st_dtype dtype = name->role == FG_ROLE_ROUTER ? FG_ST_F32 : FG_ST_BF16;
+    fg_st_tensor t = {.dtype = (uint8_t)dtype, .bytes = fg_st_dtype_bytes(dtype)};
+    uint64_t dim[3];
+    const uint32_t n = wanted_dims(&p->shape, name, dim);
+    for (uint32_t i = 0; i < n; i++) t.bytes *= dim[i]; /* fg_shape bounds it */
+    put_tensor(p, name, shard, &t);
+}
+
+/* The index must name every weight once. */
 static fg_status locate_weights(fg_plan *p, fg_name_set *set, const char *dir, fg_err *err)
 {
-    for (size_t s = 0; s < p->ckpt.n_shard; s++) {
-        const fg_st_shard *shard = &p->ckpt.shard[s];
-        for (size_t i = 0; i < shard->n_tensor; i++) {
-            const fg_st_tensor *t = &shard->tensor[i];
-            fg_name name;
-            FG_TRY(fg_name_set_claim(set, t->name, shard->path, &name, err));
-            if (name.kind == FG_NAME_SKIP) continue;
-            FG_TRY(check_tensor(p, shard, t, &name, err));
-            put_tensor(p, &name, (uint32_t)s, t);
-        }
+    const fg_hf_index *x = &p->ckpt.index;
+    for (size_t i = 0; i < x->n_entry; i++) {
+        const fg_hf_entry *e = &x->entry[i];
+        fg_name name;
+        FG_TRY(fg_name_set_claim(set, e->name, p->ckpt.shard[e->shard].path, &name, err));
+        if (name.kind != FG_NAME_SKIP) suppose_tensor(p, &name, e->shard);
     }
     p->n_skipped = set->n_skipped;
     return fg_name_set_complete(set, dir, err);
 }
 
-static fg_status open_plan(fg_plan *p, const char *dir, fg_err *err)
+static fg_status open_plan(fg_plan *p, const char *dir, fg_hf_presence presence, fg_err *err)
 {
     FG_TRY(read_config(dir, &p->shape, &p->config, &p->config_bytes, err));
-    FG_TRY(fg_hf_open(&p->ckpt, dir, err));
+    FG_TRY(fg_hf_open(&p->ckpt, dir, presence, err));
     p->n_weight = fg_weight_count(&p->shape);
     p->piece = fg_mem_zalloc_array(p->n_weight, sizeof *p->piece);
     if (p->piece == NULL) return fg_fail_nomem(err, dir);
@@ -135,13 +162,17 @@ static fg_status open_plan(fg_plan *p, const char *dir, fg_err *err)
     FG_TRY(fg_name_set_init(&set, &p->shape, err));
     const fg_status st = locate_weights(p, &set, dir, err);
     fg_name_set_fini(&set);
-    return st;
+    if (st != FG_OK) return st;
+    for (size_t s = 0; s < p->ckpt.n_shard; s++) {
+        if (fg_hf_is_known(&p->ckpt, s)) FG_TRY(place_shard(p, s, err));
+    }
+    return FG_OK;
 }
 
-fg_status fg_plan_open(fg_plan *p, const char *dir, fg_err *err)
+fg_status fg_plan_open(fg_plan *p, const char *dir, fg_hf_presence presence, fg_err *err)
 {
     *p = (fg_plan){0};
-    const fg_status st = open_plan(p, dir, err);
+    const fg_status st = open_plan(p, dir, presence, err);
     if (st != FG_OK) fg_plan_fini(p);
     return st;
 }

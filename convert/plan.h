@@ -14,7 +14,8 @@
 #include "convert/names.h"
 
 /* One weight: a matrix [n_row][n_col] or a vector, row-major and contiguous.  An expert of a fused
- * tensor is a slice of it. */
+ * tensor is a slice of it.  Until the shard's header is known, offset is 0, and bytes those of bf16 (of
+ * f32 for a router). */
 typedef struct fg_piece {
     uint64_t offset; /* absolute in the shard */
     uint64_t bytes;
@@ -34,9 +35,13 @@ typedef struct fg_plan {
     uint64_t n_skipped;    /* buffers that are not needed */
 } fg_plan;
 
-/* Reads config.json, index and shard headers of `dir`.  On failure *p is empty.  Errors: FG_EIO,
- * FG_EFORMAT, FG_ESHAPE (a tensor of another shape), FG_ENOTSUP, FG_ELIMIT, FG_ENOMEM. */
-fg_status fg_plan_open(fg_plan *p, const char *dir, fg_err *err);
+/* Reads config.json, index and shard headers of `dir`; every weight must be in the index.  On failure *p is
+ * empty.  Errors: FG_EIO, FG_EFORMAT, FG_ESHAPE (a tensor of another shape), FG_ENOTSUP, FG_ELIMIT,
+ * FG_ENOMEM. */
+fg_status fg_plan_open(fg_plan *p, const char *dir, fg_hf_presence presence, fg_err *err);
+
+/* Takes *shard as shard s (fg_hf_take) and fills the pieces in it. */
+fg_status fg_plan_take(fg_plan *p, size_t s, fg_st_shard *shard, fg_err *err);
 void fg_plan_fini(fg_plan *p);
 
 /* Dry run on names: configuration and index only, no shard needs to exist.  Fills *shape, and the

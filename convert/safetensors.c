@@ -55,6 +55,7 @@ void fg_st_fini(fg_st_shard *s)
 {
     for (size_t i = 0; i < s->n_tensor; i++) fg_mem_free(s->tensor[i].name);
     fg_mem_free(s->tensor);
+    fg_mem_free(s->header);
     fg_mem_free(s->path);
     *s = (fg_st_shard){0};
 }
@@ -107,9 +108,8 @@ static fg_status parse_shape(fg_st_tensor *t, const fg_json *node, const char *p
     return FG_OK;
 }
 
-/* data_bytes: bytes of the file behind the header. */
-static fg_status parse_tensor(fg_st_shard *s, fg_st_tensor *t, const fg_json *node,
-                              uint64_t data_bytes, fg_err *err)
+static fg_status parse_tensor(fg_st_shard *s, fg_st_tensor *t, const fg_json *node, bool *growing,
+                              fg_err *err)
 {
     if (!fg_json_is_object(node)) return fail_tensor(s->path, t, "not an object", "one", err);
     uint32_t bits = 0;
@@ -123,7 +123,8 @@ static fg_status parse_tensor(fg_st_shard *s, fg_st_tensor *t, const fg_json *no
         begin > end) {
         return fail_tensor(s->path, t, "bad data_offsets", "[begin, end] with begin <= end", err);
     }
-    if (end > data_bytes) {
+    *growing = end > s->file_bytes - s->header_bytes;
+    if (*growing) {
         return fg_fail(err, FG_EFORMAT,
                        "%s: tensor %.128s: data to byte %llu, expected at most %llu; the file is "
                        "truncated",
@@ -173,7 +174,7 @@ static fg_status check_tiling(fg_st_shard *s, fg_err *err)
     return FG_OK;
 }
 
-static fg_status parse_header(fg_st_shard *s, const fg_json *root, fg_err *err)
+static fg_status parse_header(fg_st_shard *s, const fg_json *root, bool *growing, fg_err *err)
 {
     if (!fg_json_is_object(root)) {
         return fg_fail(err, FG_EFORMAT, "%s: header is no JSON object, expected one", s->path);
@@ -188,60 +189,99 @@ static fg_status parse_header(fg_st_shard *s, const fg_json *root, fg_err *err)
         t->name = fg_mem_strndup(name, strlen(name));
         if (t->name == NULL) return fg_fail_nomem(err, s->path);
         s->n_tensor++;
-        FG_TRY(parse_tensor(s, t, c, s->file_bytes - s->header_bytes, err));
+        FG_TRY(parse_tensor(s, t, c, growing, err));
     }
     return check_tiling(s, err);
 }
 
-/* Reads the header's text into *text (caller frees). */
-static fg_status read_header(fg_st_shard *s, const fg_file *f, char **text, fg_err *err)
+/* The header's length from its first bytes, n < 8 of them when the file has no more. */
+static fg_status take_length(fg_st_shard *s, const uint8_t *head, uint64_t file_bytes,
+                             bool *growing, fg_err *err)
 {
-    uint8_t head[8];
-    if (f->size < sizeof head) {
+    *growing = file_bytes < 8;
+    if (*growing) {
         return fg_fail(err, FG_EFORMAT, "%s: %llu bytes, expected a safetensors file", s->path,
-                       (unsigned long long)f->size);
+                       (unsigned long long)file_bytes);
     }
-    FG_TRY(fg_file_read(f, head, sizeof head, 0, err));
-    fg_cursor c = fg_cursor_make(head, sizeof head);
+    fg_cursor c = fg_cursor_make(head, 8);
     const uint64_t n = fg_cursor_u64(&c);
-    if (n > FG_ST_MAX_HEADER || n > f->size - sizeof head) {
+    const uint64_t most = file_bytes - 8 < FG_ST_MAX_HEADER ? file_bytes - 8 : FG_ST_MAX_HEADER;
+    *growing = n == 0 || (n <= FG_ST_MAX_HEADER && n > most);
+    if (n > most) {
         return fg_fail(err, FG_EFORMAT, "%s: header of %llu bytes, expected at most %llu", s->path,
-                       (unsigned long long)n,
-                       (unsigned long long)(f->size - sizeof head < FG_ST_MAX_HEADER
-                                                ? f->size - sizeof head
-                                                : FG_ST_MAX_HEADER));
+                       (unsigned long long)n, (unsigned long long)most);
     }
-    s->file_bytes = f->size;
-    s->header_bytes = n + sizeof head;
-    *text = fg_mem_alloc((size_t)n + 1);
-    if (*text == NULL) return fg_fail_nomem(err, s->path);
-    (*text)[n] = '\0';
-    FG_TRY(fg_file_read(f, *text, (size_t)n, sizeof head, err));
-    if ((*text)[0] != '{') {
-        return fg_fail(err, FG_EFORMAT, "%s: header starts with byte 0x%02x, expected '{'", s->path,
-                       (unsigned)(unsigned char)(*text)[0]);
-    }
+    s->file_bytes = file_bytes;
+    s->header_bytes = n + 8;
+    s->header = fg_mem_alloc((size_t)s->header_bytes + 1);
+    if (s->header == NULL) return fg_fail_nomem(err, s->path);
+    s->header[s->header_bytes] = '\0';
     return FG_OK;
+}
+
+static fg_status read_header(fg_st_shard *s, const fg_file *f, bool *growing, fg_err *err)
+{
+    uint8_t head[8] = {0};
+    if (f->size >= sizeof head) FG_TRY(fg_file_read(f, head, sizeof head, 0, err));
+    FG_TRY(take_length(s, head, f->size, growing, err));
+    return fg_file_read(f, s->header, (size_t)s->header_bytes, 0, err);
+}
+
+/* Everything behind s->header. */
+static fg_status take_header(fg_st_shard *s, bool *growing, fg_err *err)
+{
+    fg_json *root = NULL;
+    const uint8_t *text = s->header + 8;
+    if (text[0] != '{') {
+        return fg_fail(err, FG_EFORMAT, "%s: header starts with byte 0x%02x, expected '{'", s->path,
+                       (unsigned)text[0]);
+    }
+    fg_status st =
+        fg_json_parse(&root, (const char *)text, (size_t)(s->header_bytes - 8), s->path, err);
+    if (st == FG_OK) st = parse_header(s, root, growing, err);
+    fg_json_free(root);
+    return st;
+}
+
+fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg_err *err)
+{
+    fg_file f = FG_FILE_INIT;
+    *s = (fg_st_shard){0};
+    *growing = false;
+    s->path = fg_mem_strndup(path, strlen(path));
+    if (s->path == NULL) return fg_fail_nomem(err, path);
+    fg_status st = fg_file_open(&f, path, false, err);
+    if (st == FG_OK) st = read_header(s, &f, growing, err);
+    if (st == FG_OK) st = take_header(s, growing, err);
+    fg_file_close(&f);
+    if (st != FG_OK) fg_st_fini(s);
+    return st;
 }
 
 fg_status fg_st_open(fg_st_shard *s, const char *path, fg_err *err)
 {
-    fg_file f = FG_FILE_INIT;
-    char *text = NULL;
-    fg_json *root = NULL;
+    bool growing;
+    return fg_st_open_growing(s, path, &growing, err);
+}
+
+fg_status fg_st_from_header(fg_st_shard *s, const char *path, uint64_t file_bytes,
+                            const uint8_t *header, uint64_t n, fg_err *err)
+{
+    bool growing;
     *s = (fg_st_shard){0};
-    fg_status st = FG_OK;
     s->path = fg_mem_strndup(path, strlen(path));
     if (s->path == NULL) return fg_fail_nomem(err, path);
-    st = fg_file_open(&f, path, false, err);
-    if (st == FG_OK) st = read_header(s, &f, &text, err);
-    if (st == FG_OK) {
-        st = fg_json_parse(&root, text, (size_t)(s->header_bytes - 8), path, err);
+    fg_status st = FG_OK;
+    if (n < 8)
+        st = fg_fail(err, FG_EFORMAT, "%s: a header of %llu bytes, expected 8 at least", path,
+                     (unsigned long long)n);
+    if (st == FG_OK) st = take_length(s, header, file_bytes, &growing, err);
+    if (st == FG_OK && s->header_bytes != n) {
+        st = fg_fail(err, FG_EFORMAT, "%s: a header of %llu bytes, expected %llu", path,
+                     (unsigned long long)n, (unsigned long long)s->header_bytes);
     }
-    if (st == FG_OK) st = parse_header(s, root, err);
-    fg_json_free(root);
-    fg_mem_free(text);
-    fg_file_close(&f);
+    if (st == FG_OK) memcpy(s->header, header, (size_t)n);
+    if (st == FG_OK) st = take_header(s, &growing, err);
     if (st != FG_OK) fg_st_fini(s);
     return st;
 }

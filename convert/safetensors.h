@@ -12,6 +12,7 @@
 #ifndef FG_CONVERT_SAFETENSORS_H
 #define FG_CONVERT_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,6 +40,7 @@ typedef struct fg_st_shard {
     char *path;
     uint64_t file_bytes;
     uint64_t header_bytes; /* with the 8 bytes of the length: offset of the data */
+    uint8_t *header;       /* [header_bytes], as in the file, and a NUL */
     size_t n_tensor;
     fg_st_tensor *tensor; /* sorted by offset */
 } fg_st_shard;
@@ -46,6 +48,14 @@ typedef struct fg_st_shard {
 /* Reads and checks the header of `path`; the file is closed again.  On failure *s is empty.
  * Errors: FG_EIO, FG_EFORMAT, FG_ELIMIT, FG_ENOMEM; the message names path and tensor. */
 fg_status fg_st_open(fg_st_shard *s, const char *path, fg_err *err);
+
+/* The same for a file that may still be growing: after an error, *growing says whether more bytes could
+ * mend it (it is shorter than it says, or begins with zeros, as space that was only set aside does). */
+fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg_err *err);
+
+/* The shard that a file of file_bytes with this header is; header[n] is copied, no file is opened. */
+fg_status fg_st_from_header(fg_st_shard *s, const char *path, uint64_t file_bytes,
+                            const uint8_t *header, uint64_t n, fg_err *err);
 
 /* Accepts any half-built object; leaves it empty. */
 void fg_st_fini(fg_st_shard *s);

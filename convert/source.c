@@ -61,6 +61,16 @@ fg_status fg_source_read(fg_source *s, uint32_t shard, void *dst, size_t n, uint
     return FG_OK;
 }
 
+void fg_source_forget(fg_source *s, uint32_t shard)
+{
+    for (size_t i = 0; i < s->n_open; i++) {
+        if (s->open[i].shard != shard) continue;
+        fg_file_close(&s->open[i].file);
+        s->open[i] = s->open[--s->n_open];
+        return;
+    }
+}
+
 void fg_source_prefetch(fg_source *s, uint32_t shard, uint64_t offset, uint64_t n)
 {
     const fg_file *f;

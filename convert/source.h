@@ -40,6 +40,9 @@ void fg_source_fini(fg_source *s);
 fg_status fg_source_read(fg_source *s, uint32_t shard, void *dst, size_t n, uint64_t offset,
                          fg_err *err);
 
+/* Closes a shard that will not be read any more, so that its space is free when it is deleted. */
+void fg_source_forget(fg_source *s, uint32_t shard);
+
 /* Asks the kernel to read ahead; failures are of no consequence. */
 void fg_source_prefetch(fg_source *s, uint32_t shard, uint64_t offset, uint64_t n);
 

@@ -20,24 +20,95 @@ const command cmd_convert = {
     .run = run,
 };
 
-typedef struct status_line {
-    progress p;
-    uint64_t from; /* bytes that earlier runs converted: no part of this run's rate */
-} status_line;
-
-static bool show(void *arg, uint64_t done, uint64_t total)
-{
-    status_line *s = arg;
-    return progress_show(&s->p, done - s->from, total - s->from);
-}
-
 static void resumed(void *arg, uint64_t done, uint64_t total)
 {
-    status_line *s = arg;
-    s->from = done;
+    progress *p = arg;
+    p->from = done;
     fprintf(stderr, "convert: resuming at %s of %s\n", cli_bytes((double)done),
             cli_bytes((double)total));
 }
+
+/* The wait is part of the time that the rate is of: what is left comes no faster. */
+static void waiting(void *arg, const char *shard)
+{
+    progress *p = arg;
+    p->note[0] = '\0';
+    if (shard != NULL) (void)snprintf(p->note, sizeof p->note, "waiting for %.70s", shard);
+    if (shard != NULL && !p->on) fprintf(stderr, "convert: waiting for %s\n", shard);
+}
+
+/* --- dry run --- */
+
+static fg_status print_forecast_json(const fg_convert_opts *o, const fg_convert_forecast *f,
+                                     fg_err *err)
+{
+    fg_buf b = {0};
+    fg_buf_put_str(&b, "{\"dry_run\": true, \"file\": ");
+    fg_json_put_str(&b, o->out_path, strlen(o->out_path));
+    fg_buf_printf(
+        &b,
+        ", \"shards\": %" PRIu64 ", \"shards_here\": %" PRIu64 ", \"source_bytes\": %" PRIu64
+        ", \"file_bytes\": %" PRIu64 ", \"tensors\": %" PRIu64 ", \"weights\": %" PRIu64
+        ", \"bits_per_weight\": %.4f, \"temporary_bytes\": %" PRIu64 ", \"need_bytes\": %" PRIu64
+        ", \"free_bytes\": %" PRIu64 ", \"fits\": %s, \"overlap_bytes\": %" PRIu64
+        ", \"memory_bytes\": %" PRIu64 ", \"threads\": %u, \"parts\": [",
+        f->n_shard, f->n_here, f->source_bytes, f->file_bytes, f->n_tensor, f->n_weight,
+        f->bits_per_weight, f->temp_bytes, f->need_bytes, f->free_bytes,
+        f->free_bytes >= f->need_bytes ? "true" : "false", f->overlap_bytes, f->memory_bytes,
+        f->n_thread);
+    for (size_t i = 0; i < f->n_sum; i++) {
+        const fg_convert_sum *s = &f->sum[i];
+        fg_buf_printf(&b,
+                      "%s{\"part\": \"%s\", \"type\": \"%s\", \"tensors\": %" PRIu64
+                      ", \"weights\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
+                      i == 0 ? "" : ", ", info_role_name((uint32_t)s->role),
+                      fg_qtype_get(s->type)->name, s->n_tensor, s->n_weight, s->bytes);
+    }
+    fg_buf_put_str(&b, "]}\n");
+    const fg_status st = b.failed ? fg_fail_nomem(err, "report") : FG_OK;
+    if (st == FG_OK) (void)fwrite(b.data, 1, b.len, stdout);
+    fg_buf_fini(&b);
+    return st;
+}
+
+static void print_forecast(const fg_convert_opts *o, const fg_convert_forecast *f)
+{
+    printf("%-16s %-5s %8s %15s %12s\n", "part", "type", "tensors", "weights", "size");
+    for (size_t i = 0; i < f->n_sum; i++) {
+        const fg_convert_sum *s = &f->sum[i];
+        printf("%-16s %-5s %8" PRIu64 " %15" PRIu64 " %12s\n", info_role_name((uint32_t)s->role),
+               fg_qtype_get(s->type)->name, s->n_tensor, s->n_weight, cli_bytes((double)s->bytes));
+    }
+    printf("\n%-16s %s, %" PRIu64 " tensors, %.2f bits per weight\n", "file",
+           cli_bytes((double)f->file_bytes), f->n_tensor, f->bits_per_weight);
+    printf("%-16s %s in %" PRIu64 " shards, each byte once", "to read",
+           cli_bytes((double)f->source_bytes), f->n_shard);
+    if (f->n_here < f->n_shard) {
+        printf("; %" PRIu64 " shards are not here, taken for bf16", f->n_shard - f->n_here);
+    }
+    printf("\n%-16s %s of shards at once%s\n", "overlap", cli_bytes((double)f->overlap_bytes),
+           o->calib_path == NULL ? ", with --delete-consumed and --wait-for-shards"
+                                 : ", calibrated: with --delete-consumed and --wait-for-shards");
+    printf("%-16s %s with %u threads%s\n", "memory", cli_bytes((double)f->memory_bytes),
+           f->n_thread, o->calib_path == NULL ? "" : ", without what calibration takes");
+    printf("%-16s %s\n", "temporary files", cli_bytes((double)f->temp_bytes));
+    printf("%-16s %s needed, %s free: %s\n", "disk", cli_bytes((double)f->need_bytes),
+           cli_bytes((double)f->free_bytes),
+           f->free_bytes >= f->need_bytes ? "it fits" : "IT DOES NOT FIT");
+}
+
+static int dry_run(const fg_convert_opts *o, bool json)
+{
+    static fg_convert_forecast f;
+    fg_err err = {0};
+    fg_status st = fg_convert_dry_run(o, &f, &err);
+    if (st == FG_OK && json) st = print_forecast_json(o, &f, &err);
+    if (st != FG_OK) return cli_fail(&err);
+    if (!json) print_forecast(o, &f);
+    return cli_finish_stdout();
+}
+
+/* --- reports --- */
 
 static fg_status print_json(const fg_convert_opts *o, const fg_convert_report *r, fg_err *err)
 {
@@ -55,6 +126,12 @@ static fg_status print_json(const fg_convert_opts *o, const fg_convert_report *r
                       ", \"calibration_tokens\": %" PRIu64 ", \"experts\": %" PRIu64
                       ", \"experts_topped_up\": %" PRIu64 ", \"least_routed_tokens\": %" PRIu64,
                       r->calib.n_token, r->calib.n_expert, r->calib.n_topped, r->calib.min_routed);
+    }
+    if (o->delete_consumed) {
+        fg_buf_printf(&b,
+                      ", \"shards_deleted\": %" PRIu64 ", \"deleted_bytes\": %" PRIu64
+                      ", \"shards_left_alone\": %" PRIu64,
+                      r->n_deleted, r->deleted_bytes, r->n_left_alone);
     }
     fg_buf_printf(&b, ", \"peak_rss_bytes\": %" PRIu64 ", \"seconds\": %.3f}\n", r->peak_rss_bytes,
                   r->seconds);
@@ -86,6 +163,14 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
         }
         printf("\n");
     }
+    if (o->delete_consumed) {
+        printf("deleted %" PRIu64 " consumed shards (%s)", r->n_deleted,
+               cli_bytes((double)r->deleted_bytes));
+        if (r->n_left_alone > 0) {
+            printf("; left alone %" PRIu64 " that are links", r->n_left_alone);
+        }
+        printf("\n");
+    }
     printf("%s: %s from %s, %" PRIu64
            " tensors, %.2f bits per weight, %.1f s; each tensor's error: "
            "fulgur info --tensors\n",
@@ -97,7 +182,7 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
 static int run(int argc, char **argv)
 {
     fg_convert_opts o = {0};
-    bool json = false;
+    bool json = false, dry = false;
     double target_gb = 0.0;
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", "q4 (default), q5, q6, q8, bf16, f32"},
@@ -114,6 +199,13 @@ static int run(int argc, char **argv)
         {"calib-diagonal", 0, OPT_FLAG, &o.calib_diagonal, 0, 0, NULL,
          "calibrate scales only, without error feedback (less time and memory)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
+        {"jobs", 'j', OPT_U32, &o.n_thread, 1, 1024, "N", "the same as --threads"},
+        {"dry-run", 0, OPT_FLAG, &dry, 0, 0, NULL,
+         "print the plan: sizes, disk, memory; write nothing (no shard needs to be there)"},
+        {"delete-consumed", 0, OPT_FLAG, &o.delete_consumed, 0, 0, NULL,
+         "delete each shard when all made from it is safely on the disk"},
+        {"wait-for-shards", 0, OPT_FLAG, &o.wait_for_shards, 0, 0, NULL,
+         "start with the shards that are there, wait for the others to arrive"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     const char *operand[2];
@@ -131,14 +223,16 @@ static int run(int argc, char **argv)
 
     fg_err err = {0};
     fg_convert_report r;
-    status_line line = {.from = 0};
+    progress p;
+    if (dry) return dry_run(&o, json);
     cli_catch_interrupt();
-    progress_start(&line.p, "convert", "B");
-    o.progress = show;
+    progress_start(&p, "convert", "B");
+    o.progress = progress_show;
     o.resumed = resumed;
-    o.ctx = &line;
+    o.waiting = waiting;
+    o.ctx = &p;
     const fg_status st = fg_convert(&o, &r, &err);
-    progress_end(&line.p);
+    progress_end(&p);
     if (st != FG_OK) return cli_fail(&err);
     const fg_status shown = json ? print_json(&o, &r, &err) : print_report(&o, &r, &err);
     if (shown != FG_OK) return cli_fail(&err);

@@ -91,7 +91,7 @@ bool progress_show(void *arg, uint64_t done, uint64_t total)
     p->last_ns = now;
     p->drawn = true;
     const double s = (double)(now - p->start_ns) * 1e-9;
-    const double rate = s > 0.0 ? (double)done / s : 0.0;
+    const double rate = s > 0.0 ? (double)(done - p->from) / s : 0.0;
     const double eta = rate > 0.0 ? (double)(total - done) / rate : 0.0;
     const double percent = total == 0 ? 100.0 : 100.0 * (double)done / (double)total;
     fprintf(stderr, "\r%s: %5.1f %%", p->what, percent);

@@ -24,7 +24,8 @@ typedef struct progress {
     const char *what; /* "convert" */
     const char *unit; /* "B" prints sizes, else counts */
     uint64_t start_ns, last_ns;
-    bool on; /* stderr is a terminal */
+    uint64_t from; /* of done: what was there at the start, no part of the rate */
+    bool on;       /* stderr is a terminal */
     bool drawn;
     char note[96]; /* extra text, e.g. a running estimate; empty: none */
 } progress;

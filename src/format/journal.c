@@ -19,9 +19,9 @@
 
 enum {
     HEADER_BYTES = 32,
-    FIXED_BYTES = 56,  /* of a body */
+    FIXED_BYTES = 32,  /* of a body */
     AROUND_BYTES = 16, /* length before the body, hash behind it */
-    VERSION = 1,
+    VERSION = 2,
 };
 #define MAX_BYTES ((uint64_t)1 << 32) /* larger is none of ours */
 
@@ -60,26 +60,21 @@ static bool parse_header(fg_journal *j, fg_cursor *c)
     return true;
 }
 
-/* prev: the record before, or NULL. */
-static bool parse_body(fg_checkpoint *r, fg_cursor c, const fg_checkpoint *prev)
+static bool parse_body(fg_checkpoint *r, fg_cursor c)
 {
-    r->pos = fg_cursor_u64(&c);
-    r->next_tensor = fg_cursor_u64(&c);
-    r->n_chunk = fg_cursor_u64(&c);
-    r->tail_hash = fg_cursor_u64(&c);
-    r->n_new = fg_cursor_u64(&c);
+    r->n_span = fg_cursor_u64(&c);
+    r->n_hash = fg_cursor_u64(&c);
     r->n_result = fg_cursor_u64(&c);
     r->n_payload = fg_cursor_u64(&c);
-    if (c.bad || r->n_new > c.left / 8) return false;
-    r->chunk = fg_cursor_bytes(&c, (size_t)(8 * r->n_new));
+    if (c.bad || r->n_span > c.left / FG_SPAN_BYTES) return false;
+    r->span = fg_cursor_bytes(&c, (size_t)(FG_SPAN_BYTES * r->n_span));
+    if (r->n_hash > c.left / 8) return false;
+    r->hash = fg_cursor_bytes(&c, (size_t)(8 * r->n_hash));
     if (r->n_result > c.left / FG_RESULT_BYTES) return false;
     r->result = fg_cursor_bytes(&c, (size_t)(FG_RESULT_BYTES * r->n_result));
     if (r->n_payload != c.left) return false;
     r->payload = fg_cursor_bytes(&c, (size_t)r->n_payload);
-    const fg_checkpoint none = {0};
-    if (prev == NULL) prev = &none;
-    return r->n_chunk >= prev->n_chunk && r->n_chunk - prev->n_chunk == r->n_new &&
-           r->next_tensor >= prev->next_tensor && r->pos >= prev->pos;
+    return true;
 }
 
 static uint64_t chain(uint64_t before, const fg_buf *record)
@@ -103,9 +98,7 @@ static fg_status parse_record(fg_journal *j, fg_cursor *c, bool *more, fg_err *e
     if (n < FIXED_BYTES || n > c->left - 8) return FG_OK;
     whole.len = 8 + (size_t)n;
     fg_checkpoint r = {.end = j->end + AROUND_BYTES + n};
-    const fg_checkpoint *prev = j->n_record == 0 ? NULL : &j->record[j->n_record - 1];
-    const bool good =
-        parse_body(&r, fg_cursor_make(fg_cursor_bytes(c, (size_t)n), (size_t)n), prev);
+    const bool good = parse_body(&r, fg_cursor_make(fg_cursor_bytes(c, (size_t)n), (size_t)n));
     const uint64_t hash = chain(j->end_hash, &whole);
     if (!good || fg_cursor_u64(c) != hash) return FG_OK;
     void *p = j->record, *h = j->hash;
@@ -236,11 +229,12 @@ fg_status fg_journal_append(fg_journal *j, const fg_checkpoint *c, fg_err *err)
 {
     forget(j);
     fg_buf b = {0};
-    fg_buf_u64(&b, FIXED_BYTES + 8 * c->n_new + FG_RESULT_BYTES * c->n_result + c->n_payload);
-    const uint64_t fixed[] = {c->pos,   c->next_tensor, c->n_chunk,  c->tail_hash,
-                              c->n_new, c->n_result,    c->n_payload};
+    fg_buf_u64(&b, FIXED_BYTES + FG_SPAN_BYTES * c->n_span + 8 * c->n_hash +
+                       FG_RESULT_BYTES * c->n_result + c->n_payload);
+    const uint64_t fixed[] = {c->n_span, c->n_hash, c->n_result, c->n_payload};
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) fg_buf_u64(&b, fixed[i]);
-    fg_buf_put(&b, c->chunk, (size_t)(8 * c->n_new));
+    fg_buf_put(&b, c->span, (size_t)(FG_SPAN_BYTES * c->n_span));
+    fg_buf_put(&b, c->hash, (size_t)(8 * c->n_hash));
     fg_buf_put(&b, c->result, (size_t)(FG_RESULT_BYTES * c->n_result));
     fg_buf_put(&b, c->payload, (size_t)c->n_payload);
     const uint64_t hash = b.failed ? 0 : chain(j->end_hash, &b);
@@ -275,7 +269,7 @@ void fg_journal_close(fg_journal **out)
     *out = NULL;
 }
 
-/* --- results of tensors, chunk hashes --- */
+/* --- spans, results of tensors --- */
 
 void fg_result_encode(uint64_t idx, const fg_tensor *t, uint8_t *out)
 {
@@ -312,8 +306,15 @@ bool fg_checkpoint_results(const fg_checkpoint *c, fg_tensor *tensor, uint64_t n
     return true;
 }
 
-void fg_checkpoint_chunks(const fg_checkpoint *c, uint64_t *chunk)
+fg_span fg_checkpoint_span(const fg_checkpoint *c, uint64_t i)
 {
-    fg_cursor k = fg_cursor_make(c->chunk, (size_t)(8 * c->n_new));
-    for (uint64_t i = c->n_chunk - c->n_new; i < c->n_chunk; i++) chunk[i] = fg_cursor_u64(&k);
+    fg_cursor k = fg_cursor_make(c->span + FG_SPAN_BYTES * i, FG_SPAN_BYTES);
+    const uint64_t first = fg_cursor_u64(&k);
+    return (fg_span){first, fg_cursor_u64(&k)};
+}
+
+uint64_t fg_checkpoint_hash(const fg_checkpoint *c, uint64_t i)
+{
+    fg_cursor k = fg_cursor_make(c->hash + 8 * i, 8);
+    return fg_cursor_u64(&k);
 }

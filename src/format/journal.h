@@ -10,9 +10,13 @@
  *
  *   header   magic[8], u32 version, u32 zero, u64 identity, u64 hash of the bytes before
  *   record   u64 n, body[n], u64 hash of (hash before, n, body)
- *   body     u64 pos, next_tensor, n_chunk, tail_hash, n_new, n_result, n_payload;
- *            u64 chunk hash[n_new]; n_result times (u64 tensor, f32 err_rms, err_max_row, err_out,
+ *   body     u64 n_span, n_hash, n_result, n_payload; n_span times (u64 first, end);
+ *            u64 hash[n_hash]; n_result times (u64 tensor, f32 err_rms, err_max_row, err_out,
  *            peak, lut[16]); payload[n_payload]
+ *
+ * A span is what was written in one go since the record before: tensors first to end - 1, with the
+ * padding behind them.  Its bytes are cut where the file's chunks begin, and the hashes are those of the
+ * pieces, of all spans in turn (writer_impl.h).
  *
  * Little-endian.  The file is of no use to anything but the program that wrote it, and is gone when
  * the model is complete; it is no part of FORMAT.md.
@@ -31,16 +35,20 @@ typedef struct fg_journal fg_journal;
 
 /* One record.  Pointers are into the journal's memory, little-endian, in no alignment. */
 typedef struct fg_checkpoint {
-    uint64_t pos;         /* the data region is on the disk up to this absolute offset */
-    uint64_t next_tensor; /* first that is not complete before pos */
-    uint64_t n_chunk;     /* whole chunks before pos */
-    uint64_t tail_hash;   /* XXH3-64 of the bytes behind them, up to pos */
-    uint64_t n_new;       /* chunks completed since the record before */
-    uint64_t n_result;    /* tensors whose results were set since then */
-    uint64_t n_payload;   /* bytes of the caller's own */
-    const uint8_t *chunk, *result, *payload;
+    uint64_t n_span;    /* on the disk since the record before */
+    uint64_t n_hash;    /* pieces of them */
+    uint64_t n_result;  /* tensors whose results were set since then */
+    uint64_t n_payload; /* bytes of the caller's own */
+    const uint8_t *span, *hash, *result, *payload;
     uint64_t end; /* offset of the end of the record in the journal */
 } fg_checkpoint;
+
+/* Tensors first to end - 1. */
+typedef struct fg_span {
+    uint64_t first, end;
+} fg_span;
+fg_span fg_checkpoint_span(const fg_checkpoint *c, uint64_t i);
+uint64_t fg_checkpoint_hash(const fg_checkpoint *c, uint64_t i);
 
 /* Reads the journal at `path`.  One that is absent or damaged has no records, or those before the
  * damage.  *out is closed by fg_journal_close.  Errors: FG_EIO, FG_ENOMEM. */
@@ -67,6 +75,7 @@ void fg_journal_remove(fg_journal *j);
 void fg_journal_close(fg_journal **j);
 
 enum {
+    FG_SPAN_BYTES = 16,
     FG_RESULT_BYTES = 40, /* of a tensor's results in a record */
 };
 
@@ -74,7 +83,5 @@ enum {
 void fg_result_encode(uint64_t idx, const fg_tensor *t, uint8_t *out);
 /* The results of *c into tensor[n_tensor]; false, with nothing changed, when one does not fit. */
 bool fg_checkpoint_results(const fg_checkpoint *c, fg_tensor *tensor, uint64_t n_tensor);
-/* Its chunk hashes into chunk[n_chunk - n_new .. n_chunk). */
-void fg_checkpoint_chunks(const fg_checkpoint *c, uint64_t *chunk);
 
 #endif

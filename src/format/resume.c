@@ -3,7 +3,8 @@
  * The writer's lives: how one begins, what it leaves for the next, and how the next goes on.
  *
  * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn, or
- * whose chunks are not in the file as it says, is not believed, and one before it is used.
+ * whose pieces are not in the file as it says, is not believed, and one before it is used.  What
+ * is between the spans of the records may hold anything: it is written again, padding included.
  *
  * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
  * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.
@@ -55,6 +56,7 @@ static fg_status open_part(fg_writer *w, fg_err *err)
 static fg_status check_space(const fg_writer *w, uint64_t have, fg_err *err)
 {
     struct statvfs v;
+    if (w->reserve_bytes == UINT64_MAX) return FG_OK;
     if (fstatvfs(w->fd, &v) != 0) return fg_writer_fail_io(w, "to ask for free space", err);
     uint64_t free_bytes;
     if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
@@ -105,8 +107,13 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
 static fg_status enter_begun(fg_writer *w, fg_err *err)
 {
     w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
-    if (w->chunk == NULL) return fg_fail_nomem(err, w->path);
+    w->known = fg_mem_zalloc((size_t)w->slot.n_chunk);
+    w->done = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (w->chunk == NULL || w->known == NULL || w->done == NULL) {
+        return fg_fail_nomem(err, w->path);
+    }
     w->saved_ns = fg_clock_ns();
+    fg_writer_start_span(w, 0);
     return FG_OK;
 }
 
@@ -122,7 +129,6 @@ static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
     FG_TRY(check_space(w, 0, err));
     FG_TRY(enter_begun(w, err));
     if (identity != NULL) FG_TRY(fg_journal_start(w->journal, *identity, err));
-    w->saved_pos = w->pos;
     w->state = FG_WRITER_BEGUN;
     return FG_OK;
 }
@@ -139,7 +145,7 @@ static fg_status refuse_other(const fg_writer *w, fg_err *err)
 /* True when the journal describes something that is there. */
 static bool has_work(const fg_writer *w, uint64_t size)
 {
-    return fg_journal_n_record(w->journal) > 0 && fg_journal_record(w->journal, 0)->pos <= size;
+    return fg_journal_n_record(w->journal) > 0 && size > w->slot.data_offset;
 }
 
 fg_status fg_writer_begin(fg_writer *w, fg_err *err)
@@ -151,21 +157,6 @@ fg_status fg_writer_begin(fg_writer *w, fg_err *err)
 }
 
 /* --- resume --- */
-
-/* True when the first `next` tensors end at or before pos, and the others begin behind it. */
-static bool is_boundary(const fg_writer *w, uint64_t pos, uint64_t next)
-{
-    const uint64_t n = w->dir.n_tensor;
-    return next <= n && pos >= w->slot.data_offset && pos <= fg_writer_data_end(w) &&
-           (next == 0 || fg_tensor_end(&w->dir.tensor[next - 1]) <= pos) &&
-           (next == n || fg_tensor_begin(&w->dir.tensor[next]) >= pos);
-}
-
-static uint64_t chunks_before(const fg_writer *w, uint64_t pos)
-{
-    return pos == fg_writer_data_end(w) ? w->slot.n_chunk
-                                        : (pos - w->slot.data_offset) / FG_FILE_CHUNK;
-}
 
 /* Hash of everything planned that determines the file, and of what the caller says of the data. */
 static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *out, fg_err *err)
@@ -184,36 +175,57 @@ static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *ou
     return failed ? fg_fail_nomem(err, w->path) : FG_OK;
 }
 
-/* Reads the chunk at data-region offset `at`, up to data-region offset `end`, and hashes it. */
-static fg_status hash_chunk(fg_writer *w, uint64_t at, uint64_t end, uint64_t *hash, fg_err *err)
+/* True when a span may begin, and the one before it end, at tensor idx. */
+static bool is_boundary(const fg_writer *w, uint64_t idx)
 {
-    const uint64_t left = end - at, n = left < FG_FILE_CHUNK ? left : FG_FILE_CHUNK;
-    const fg_file f = {.fd = w->fd, .path = w->part};
-    FG_TRY(fg_file_read(&f, w->buf, (size_t)n, w->slot.data_offset + at, err));
-    fg_hasher_reset(w->hasher);
-    fg_hasher_add(w->hasher, w->buf, (size_t)n);
-    *hash = fg_hasher_digest(w->hasher);
-    return FG_OK;
+    if (idx >= w->dir.n_tensor) return idx == w->dir.n_tensor;
+    const uint32_t role = w->dir.tensor[idx].role;
+    return role != FG_ROLE_EXPERT_UP && role != FG_ROLE_EXPERT_DOWN;
 }
 
-/* Compares the chunks that a record added, and what follows them, with the file.  On success the
- * hasher holds the chunk that is not complete. */
+/* A span of the plan, not empty, none of it in seen[n_tensor]. */
+static bool is_span(const fg_writer *w, fg_span s, const uint8_t *seen)
+{
+    return s.first < s.end && is_boundary(w, s.first) && is_boundary(w, s.end) &&
+           memchr(seen + s.first, 1, (size_t)(s.end - s.first)) == NULL;
+}
+
+static uint64_t n_piece(const fg_writer *w, fg_span s)
+{
+    const uint64_t from = fg_writer_place(w, s.first) - w->slot.data_offset;
+    const uint64_t to = fg_writer_place(w, s.end) - w->slot.data_offset;
+    return (to - 1) / FG_FILE_CHUNK - from / FG_FILE_CHUNK + 1;
+}
+
+/* True when the record fits the plan and `size` bytes of file; its tensors are then added to seen. */
+static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, uint64_t size, uint8_t *seen)
+{
+    uint64_t n_hash = 0;
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        if (!is_span(w, s, seen) || fg_writer_place(w, s.end) > size) return false;
+        memset(seen + s.first, 1, (size_t)(s.end - s.first));
+        n_hash += n_piece(w, s);
+    }
+    return n_hash == c->n_hash;
+}
+
+/* Compares what a record says of the data with the file. */
 static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg_err *err)
 {
-    const uint64_t end = c->pos - w->slot.data_offset;
-    fg_cursor want = fg_cursor_make(c->chunk, (size_t)(8 * c->n_new));
-    uint64_t hash;
+    const fg_file f = {.fd = w->fd, .path = w->part};
+    uint64_t n = 0;
     *same = false;
-    for (uint64_t i = c->n_chunk - c->n_new; i < c->n_chunk; i++) {
-        FG_TRY(hash_chunk(w, i * FG_FILE_CHUNK, end, &hash, err));
-        if (hash != fg_cursor_u64(&want)) return FG_OK;
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        const uint64_t to = fg_writer_place(w, s.end);
+        for (uint64_t at = fg_writer_place(w, s.first), cut; at < to; at = cut) {
+            cut = fg_writer_cut(w, at, to);
+            FG_TRY(fg_file_read(&f, w->buf, (size_t)(cut - at), at, err));
+            if (fg_hash64(w->buf, (size_t)(cut - at)) != fg_checkpoint_hash(c, n++)) return FG_OK;
+        }
     }
-    fg_hasher_reset(w->hasher);
-    hash = fg_hasher_digest(w->hasher);
-    if (c->n_chunk * FG_FILE_CHUNK < end) {
-        FG_TRY(hash_chunk(w, c->n_chunk * FG_FILE_CHUNK, end, &hash, err));
-    }
-    *same = hash == c->tail_hash;
+    *same = true;
     return FG_OK;
 }
 
@@ -222,13 +234,13 @@ static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg
 static fg_status trusted_records(fg_writer *w, uint64_t size, size_t *n, fg_err *err)
 {
     size_t k = 0;
-    for (; k < fg_journal_n_record(w->journal); k++) {
-        const fg_checkpoint *c = fg_journal_record(w->journal, k);
-        if (c->pos > size || !is_boundary(w, c->pos, c->next_tensor) ||
-            c->n_chunk != chunks_before(w, c->pos)) {
-            break;
-        }
+    uint8_t *seen = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (seen == NULL) return fg_fail_nomem(err, w->path);
+    while (k < fg_journal_n_record(w->journal) &&
+           fits_plan(w, fg_journal_record(w->journal, k), size, seen)) {
+        k++;
     }
+    fg_mem_free(seen);
     for (; k > 0; k--) {
         bool same;
         FG_TRY(is_in_file(w, fg_journal_record(w->journal, k - 1), &same, err));
@@ -252,24 +264,42 @@ static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
     return FG_OK;
 }
 
-static fg_status continue_from(fg_writer *w, size_t n, fg_payload_fn *payload, void *ctx,
-                               fg_err *err)
+static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
 {
-    const uint64_t pos = fg_journal_record(w->journal, n - 1)->pos;
-    FG_TRY(fg_journal_keep(w->journal, n, err));
-    FG_TRY(clear_around(w, pos, err));
-    FG_TRY(check_space(w, pos - w->slot.data_offset, err));
-    FG_TRY(enter_begun(w, err));
+    uint64_t n = 0;
+    if (!fg_checkpoint_results(c, w->dir.tensor, w->dir.n_tensor)) {
+        return fg_fail(err, FG_EFORMAT, "%s: a result that fits no tensor, expected one; delete it",
+                       w->log);
+    }
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        FG_TRY(fg_writer_take_span(w, s, c->hash + 8 * n, err));
+        n += n_piece(w, s);
+    }
+    return FG_OK;
+}
+
+/* From the first n records.  end: of the last span in the file; have: bytes of all of them. */
+static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
+{
+    uint64_t have = 0, end = w->slot.data_offset;
     for (size_t i = 0; i < n; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
-        if (!fg_checkpoint_results(c, w->dir.tensor, w->dir.n_tensor)) {
-            return fg_fail(err, FG_EFORMAT,
-                           "%s: a result that fits no tensor, expected one; delete it", w->log);
+        for (uint64_t k = 0; k < c->n_span; k++) {
+            const fg_span s = fg_checkpoint_span(c, k);
+            const uint64_t to = fg_writer_place(w, s.end);
+            have += to - fg_writer_place(w, s.first);
+            if (to > end) end = to;
         }
-        fg_checkpoint_chunks(c, w->chunk);
-        if (payload != NULL) FG_TRY(payload(ctx, c->payload, c->n_payload, err));
     }
-    w->pos = w->flushed = w->saved_pos = pos;
+    FG_TRY(fg_journal_keep(w->journal, n, err));
+    FG_TRY(clear_around(w, end, err));
+    FG_TRY(check_space(w, have, err));
+    FG_TRY(enter_begun(w, err));
+    for (size_t i = 0; i < n; i++) FG_TRY(take_record(w, fg_journal_record(w->journal, i), err));
+    const uint8_t *left = memchr(w->done, 0, (size_t)w->dir.n_tensor);
+    *next = left == NULL ? w->dir.n_tensor : (uint64_t)(left - w->done);
+    fg_writer_start_span(w, *next);
     w->state = FG_WRITER_BEGUN;
     return FG_OK;
 }
@@ -287,8 +317,11 @@ fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *paylo
         FG_TRY(trusted_records(w, size, &n, err));
     }
     if (n == 0) return begin_anew(w, &own, err);
-    *next_tensor = fg_journal_record(w->journal, n - 1)->next_tensor;
-    return continue_from(w, n, payload, ctx, err);
+    for (size_t i = 0; i < n && payload != NULL; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        FG_TRY(payload(ctx, c->payload, c->n_payload, err));
+    }
+    return continue_from(w, n, next_tensor, err);
 }
 
 bool fg_writer_is_kept(const fg_writer *w)
@@ -306,17 +339,14 @@ void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns)
 
 bool fg_writer_checkpoint_due(const fg_writer *w)
 {
-    return w->journal != NULL &&
-           (w->pos - w->saved_pos >= w->every_bytes || fg_clock_ns() - w->saved_ns >= w->every_ns);
+    return w->journal != NULL && (w->n_written - w->saved_written >= w->every_bytes ||
+                                  fg_clock_ns() - w->saved_ns >= w->every_ns);
 }
 
-/* Everything before pos is on the disk: says so in the journal. */
-static fg_status append_record(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
-                               fg_err *err)
+/* Everything in the new spans is on the disk: says so in the journal. */
+static fg_status append_record(fg_writer *w, const void *payload, uint64_t n, fg_err *err)
 {
-    fg_buf chunk = {0}, result = {0};
-    const uint64_t first = chunks_before(w, w->saved_pos), end = chunks_before(w, w->pos);
-    for (uint64_t i = first; i < end; i++) fg_buf_u64(&chunk, w->chunk[i]);
+    fg_buf result = {0};
     for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
         uint8_t bytes[FG_RESULT_BYTES];
         if (w->changed[i] == 0) continue;
@@ -324,43 +354,41 @@ static fg_status append_record(fg_writer *w, uint64_t next_tensor, const void *p
         fg_buf_put(&result, bytes, sizeof bytes);
     }
     const fg_checkpoint c = {
-        .pos = w->pos,
-        .next_tensor = next_tensor,
-        .n_chunk = end,
-        .tail_hash = fg_hasher_digest(w->hasher),
-        .n_new = end - first,
+        .n_span = w->n_new_span,
+        .n_hash = w->new_hash.len / 8,
         .n_result = result.len / FG_RESULT_BYTES,
         .n_payload = n,
-        .chunk = chunk.data,
+        .span = w->new_span.data,
+        .hash = w->new_hash.data,
         .result = result.data,
         .payload = payload,
     };
-    const fg_status st = chunk.failed || result.failed ? fg_fail_nomem(err, w->log)
-                                                       : fg_journal_append(w->journal, &c, err);
-    fg_buf_fini(&chunk);
+    const fg_status st =
+        result.failed ? fg_fail_nomem(err, w->log) : fg_journal_append(w->journal, &c, err);
     fg_buf_fini(&result);
     return st;
 }
 
-fg_status fg_writer_checkpoint(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
-                               fg_err *err)
+fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg_err *err)
 {
     if (w->state != FG_WRITER_BEGUN)
         return fg_writer_misuse(w, "checkpoint of a writer not begun", "begin", err);
     if (w->journal == NULL) return FG_OK;
-    if (!is_boundary(w, w->pos, next_tensor)) {
-        return fg_writer_misuse(w, "checkpoint inside a tensor", "one between tensors", err);
+    fg_status st = fg_writer_end_span(w, err);
+    if (st == FG_EINVAL) return st;
+    if (st == FG_OK && fdatasync(w->fd) != 0) {
+        st = fg_writer_fail_io(w, "to reach the disk", err);
     }
-    FG_TRY(fg_writer_flush(w, err));
-    fg_status st = fdatasync(w->fd) == 0 ? FG_OK : fg_writer_fail_io(w, "to reach the disk", err);
-    if (st == FG_OK) st = append_record(w, next_tensor, payload, n, err);
+    if (st == FG_OK) st = append_record(w, payload, n, err);
     if (st != FG_OK) {
         w->state = FG_WRITER_BROKEN;
         return st;
     }
     memset(w->changed, 0, (size_t)w->dir.n_tensor);
+    w->new_span.len = w->new_hash.len = 0;
+    w->n_new_span = 0;
     w->kept = true;
-    w->saved_pos = w->pos;
+    w->saved_written = w->n_written;
     w->saved_ns = fg_clock_ns();
     return FG_OK;
 }

@@ -84,7 +84,13 @@ void fg_writer_destroy(fg_writer **out)
     fg_mem_free(w->blob);
     fg_directory_fini(&w->dir);
     fg_hasher_destroy(w->hasher);
+    fg_buf_fini(&w->piece);
+    fg_buf_fini(&w->new_span);
+    fg_buf_fini(&w->new_hash);
+    fg_mem_free(w->edge);
+    fg_mem_free(w->known);
     fg_mem_free(w->chunk);
+    fg_mem_free(w->done);
     fg_mem_free(w->changed);
     fg_mem_free(w->buf);
     fg_mem_free(w->log);
@@ -247,7 +253,7 @@ fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *
     s->dir_offset = fg_round_up(s->table_offset + 8 * s->n_chunk, FG_META_ALIGN);
     s->dir_bytes = fg_directory_bytes(&w->shape, (uint32_t)w->n_blob);
     s->file_bytes = s->dir_offset + s->dir_bytes;
-    w->pos = w->flushed = s->data_offset;
+    w->pos = w->flushed = w->limit = s->data_offset;
     w->state = FG_WRITER_PLANNED;
     return FG_OK;
 }
@@ -284,19 +290,39 @@ uint64_t fg_writer_pos(const fg_writer *w)
     return w->pos;
 }
 
+uint64_t fg_writer_place(const fg_writer *w, uint64_t idx)
+{
+    if (idx == 0) return w->slot.data_offset;
+    if (idx == w->dir.n_tensor) return fg_writer_data_end(w);
+    const fg_tensor *t = &w->dir.tensor[idx];
+    return t->expert == FG_NO_LAYER
+               ? fg_tensor_begin(t)
+               : w->dir.expert[(uint64_t)t->layer * w->shape.n_expert + t->expert].offset;
+}
+
+uint64_t fg_writer_cut(const fg_writer *w, uint64_t pos, uint64_t to)
+{
+    const uint64_t at = pos - w->slot.data_offset;
+    const uint64_t end = pos + FG_FILE_CHUNK - at % FG_FILE_CHUNK;
+    return end < to ? end : to;
+}
+
+static void end_piece(fg_writer *w)
+{
+    fg_buf_u64(&w->piece, fg_hasher_digest(w->hasher));
+    fg_hasher_reset(w->hasher);
+}
+
 static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
 {
-    uint64_t at = w->pos - w->slot.data_offset;
-    while (n > 0) {
-        const uint64_t room = FG_FILE_CHUNK - at % FG_FILE_CHUNK, m = n < room ? n : room;
+    const uint64_t to = w->pos + n;
+    for (uint64_t at = w->pos; at < to;) {
+        const uint64_t cut = fg_writer_cut(w, at, fg_writer_data_end(w));
+        const uint64_t m = (cut < to ? cut : to) - at;
         fg_hasher_add(w->hasher, p, (size_t)m);
         at += m;
         p += m;
-        n -= m;
-        if (at % FG_FILE_CHUNK == 0 || at == w->slot.data_bytes) {
-            w->chunk[(at - 1) / FG_FILE_CHUNK] = fg_hasher_digest(w->hasher);
-            fg_hasher_reset(w->hasher);
-        }
+        if (at == cut) end_piece(w);
     }
 }
 
@@ -320,9 +346,9 @@ fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *e
 {
     if (w->state != FG_WRITER_BEGUN)
         return fg_writer_misuse(w, "write to a writer not begun", "begin first", err);
-    if (n > fg_writer_data_end(w) - w->pos) {
+    if (n > w->limit - w->pos) {
         return fg_fail(err, FG_EINVAL, "%s: %llu bytes at offset %llu, expected at most %llu",
-                       w->path, (ull)n, (ull)w->pos, (ull)(fg_writer_data_end(w) - w->pos));
+                       w->path, (ull)n, (ull)w->pos, (ull)(w->limit - w->pos));
     }
     if (n == 0) return FG_OK;
     hash_bytes(w, bytes, n);
@@ -334,6 +360,7 @@ fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *e
         memcpy(w->buf + (w->pos - w->flushed), bytes, (size_t)n);
     }
     w->pos += n;
+    w->n_written += n;
     return FG_OK;
 }
 
@@ -349,6 +376,103 @@ fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err)
         FG_TRY(fg_writer_write(w, zeros, left < sizeof zeros ? left : sizeof zeros, err));
     }
     return FG_OK;
+}
+
+/* --- spans --- */
+
+void fg_writer_start_span(fg_writer *w, uint64_t first)
+{
+    w->span = (fg_span){first, first};
+    w->pos = w->flushed = fg_writer_place(w, first);
+    w->piece.len = 0;
+    fg_hasher_reset(w->hasher);
+    while (first < w->dir.n_tensor && w->done[first] == 0) first++;
+    w->limit = fg_writer_place(w, first);
+}
+
+fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_err *err)
+{
+    const uint64_t to = fg_writer_place(w, s.end);
+    uint64_t at = fg_writer_place(w, s.first), cut;
+    fg_cursor c = fg_cursor_make(hash, SIZE_MAX);
+    for (; at < to; at = cut) {
+        const uint64_t rel = at - w->slot.data_offset;
+        const fg_edge piece = {at, (cut = fg_writer_cut(w, at, to)) - at, fg_cursor_u64(&c)};
+        if (rel % FG_FILE_CHUNK == 0 &&
+            (piece.bytes == FG_FILE_CHUNK || cut == fg_writer_data_end(w))) {
+            w->chunk[rel / FG_FILE_CHUNK] = piece.hash;
+            w->known[rel / FG_FILE_CHUNK] = 1;
+            continue;
+        }
+        void *p = w->edge;
+        const bool grown = fg_mem_grow(&p, &w->cap_edge, w->n_edge + 1, sizeof *w->edge);
+        w->edge = p;
+        if (!grown) return fg_fail_nomem(err, w->path);
+        w->edge[w->n_edge++] = piece;
+    }
+    memset(w->done + s.first, 1, (size_t)(s.end - s.first));
+    return FG_OK;
+}
+
+/* The first tensor that begins at or behind pos; those before it must end there. */
+static fg_status find_end(const fg_writer *w, uint64_t *out, fg_err *err)
+{
+    uint64_t low = w->span.first, high = w->dir.n_tensor;
+    while (low < high) {
+        const uint64_t mid = low + (high - low) / 2;
+        if (fg_writer_place(w, mid) >= w->pos) high = mid;
+        if (fg_writer_place(w, mid) < w->pos) low = mid + 1;
+    }
+    *out = low;
+    if (low > w->span.first && fg_tensor_end(&w->dir.tensor[low - 1]) > w->pos) {
+        return fg_writer_misuse(w, "an end inside a tensor", "one between tensors", err);
+    }
+    return FG_OK;
+}
+
+fg_status fg_writer_end_span(fg_writer *w, fg_err *err)
+{
+    FG_TRY(find_end(w, &w->span.end, err));
+    const fg_span s = w->span;
+    if (s.end == s.first) return FG_OK;
+    FG_TRY(fg_writer_pad(w, fg_writer_place(w, s.end), err));
+    FG_TRY(fg_writer_flush(w, err));
+    const uint64_t last = w->pos - w->slot.data_offset;
+    if (last % FG_FILE_CHUNK != 0 && last != w->slot.data_bytes) end_piece(w);
+    if (w->journal != NULL) {
+        fg_buf_u64(&w->new_span, s.first);
+        fg_buf_u64(&w->new_span, s.end);
+        fg_buf_put(&w->new_hash, w->piece.data, w->piece.len);
+        w->n_new_span++;
+    }
+    if (w->piece.failed || w->new_span.failed || w->new_hash.failed) {
+        return fg_fail_nomem(err, w->path);
+    }
+    FG_TRY(fg_writer_take_span(w, s, w->piece.data, err));
+    fg_writer_start_span(w, s.end);
+    return FG_OK;
+}
+
+fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err)
+{
+    uint64_t end;
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "seek of a writer not begun", "begin first", err);
+    FG_TRY(find_end(w, &end, err));
+    if (idx == end) return fg_writer_pad(w, fg_writer_place(w, end), err);
+    FG_TRY(fg_writer_end_span(w, err));
+    const uint32_t role = idx < w->dir.n_tensor ? w->dir.tensor[idx].role : FG_ROLE_EXPERT_UP;
+    if (role == FG_ROLE_EXPERT_UP || role == FG_ROLE_EXPERT_DOWN || w->done[idx] != 0) {
+        return fg_writer_misuse(w, "a seek to a tensor that is written, or to none",
+                                "one to be written, an expert's gate", err);
+    }
+    fg_writer_start_span(w, idx);
+    return FG_OK;
+}
+
+bool fg_writer_is_done(const fg_writer *w, uint64_t idx)
+{
+    return w->done != NULL && w->done[idx] != 0;
 }
 
 void fg_writer_set_error(fg_writer *w, uint64_t idx, const fg_tensor_error *e)
@@ -391,6 +515,50 @@ fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err)
 
 /* --- finish --- */
 
+static int edge_compare(const void *a, const void *b)
+{
+    const fg_edge *x = a, *y = b;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Hashes the chunk that edge[0] begins, from what is in the file; *n: how many edges it has. */
+static fg_status hash_edges(fg_writer *w, const fg_edge *edge, size_t *n, fg_err *err)
+{
+    const uint64_t from = edge->offset, end = fg_writer_cut(w, from, fg_writer_data_end(w));
+    const fg_file f = {.fd = w->fd, .path = w->part};
+    FG_TRY(fg_file_read(&f, w->buf, (size_t)(end - from), from, err));
+    for (*n = 0; edge[*n].offset + edge[*n].bytes <= end; ++*n) {
+        const fg_edge *e = &edge[*n];
+        if (fg_hash64(w->buf + (e->offset - from), (size_t)e->bytes) != e->hash) {
+            return fg_fail(err, FG_EIO,
+                           "%s: other bytes at offset %llu, expected what was written there; the "
+                           "disk lost it, delete the file and start again",
+                           w->part, (ull)e->offset);
+        }
+        if (e->offset + e->bytes == end) break;
+    }
+    ++*n;
+    const uint64_t i = (from - w->slot.data_offset) / FG_FILE_CHUNK;
+    w->chunk[i] = fg_hash64(w->buf, (size_t)(end - from));
+    w->known[i] = 1;
+    return FG_OK;
+}
+
+/* Everything must be written.  Afterwards all chunk hashes are known. */
+static fg_status complete_chunks(fg_writer *w, fg_err *err)
+{
+    FG_TRY(fg_writer_end_span(w, err));
+    const uint8_t *missing = memchr(w->done, 0, (size_t)w->dir.n_tensor);
+    if (missing != NULL) {
+        return fg_fail(err, FG_EINVAL, "%s: no data of tensor %llu, expected all %llu", w->path,
+                       (ull)(missing - w->done), (ull)w->dir.n_tensor);
+    }
+    if (w->n_edge > 1) qsort(w->edge, w->n_edge, sizeof *w->edge, edge_compare);
+    for (size_t i = 0, n = 0; i < w->n_edge; i += n) FG_TRY(hash_edges(w, w->edge + i, &n, err));
+    w->n_edge = 0;
+    return FG_OK;
+}
+
 static fg_status write_meta(fg_writer *w, fg_err *err)
 {
     for (uint32_t i = 0; i < w->dir.n_meta; i++) {
@@ -432,11 +600,7 @@ fg_status fg_writer_finish(fg_writer *w, fg_err *err)
 {
     if (w->state != FG_WRITER_BEGUN)
         return fg_writer_misuse(w, "finish of a writer not begun", "begin first", err);
-    if (w->pos != fg_writer_data_end(w)) {
-        return fg_fail(err, FG_EINVAL, "%s: data ends at offset %llu, expected %llu", w->path,
-                       (ull)w->pos, (ull)fg_writer_data_end(w));
-    }
-    FG_TRY(fg_writer_flush(w, err));
+    FG_TRY(complete_chunks(w, err));
     FG_TRY(write_meta(w, err));
     FG_TRY(write_table_and_directory(w, err));
     FG_TRY(sync_part(w, err));

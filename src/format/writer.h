@@ -5,8 +5,12 @@
  * complete and synced.
  *
  * Use:  fg_writer_create -> fg_writer_add_meta* -> fg_writer_plan -> fg_writer_begin
- *       -> fg_writer_write* (the data region, in order, exactly) -> fg_writer_set_error*
+ *       -> fg_writer_write* (the data region, exactly) -> fg_writer_set_error*
  *       -> fg_writer_finish; fg_writer_destroy at any time removes an unfinished PATH.part.
+ *
+ * Data is written in file order from the start, or, with fg_writer_seek, in any order of the tensors (an
+ * expert's three together): every place is known from the plan.  The file is the same.  Chunks that
+ * were not written in one go are read back at the end, and compared with what was written.
  *
  * A writer begun by fg_writer_resume instead survives its process: it keeps PATH.part.journal beside
  * PATH.part, and fg_writer_checkpoint makes what was written so far durable.  Killed at any moment,
@@ -50,7 +54,8 @@ uint64_t fg_writer_data_offset(const fg_writer *w);
 uint64_t fg_writer_data_bytes(const fg_writer *w);
 uint64_t fg_writer_file_bytes(const fg_writer *w);
 
-/* Before begin: bytes that the caller will need on the same file system for temporary files. */
+/* Before begin: bytes that the caller will need on the same file system for temporary files.  UINT64_MAX:
+ * the caller looks after free space itself. */
 void fg_writer_reserve(fg_writer *w, uint64_t bytes);
 
 /* Creates PATH.part, without a journal.  Refuses when PATH.part exists and is locked by another process
@@ -60,11 +65,12 @@ fg_status fg_writer_begin(fg_writer *w, fg_err *err);
 
 /* The same with a journal, and going on from the last checkpoint of an interrupted life if there is
  * one.  identity: hash of all that determines the data and is not in the plan (the source); plan and
- * metadata are under the journal's own hash.  *next_tensor is the first tensor still to be written, 0
- * when starting anew; fg_writer_pos says where.  payload (may be NULL) is called with the payloads
- * of all checkpoints in order, bytes borrowed for the call; a failure of it ends the resume.
- * Metadata set by fg_writer_set_meta is not remembered.  The chunks that the last checkpoint added are
- * read back and compared; where they differ, an earlier one is used.
+ * metadata are under the journal's own hash.  *next_tensor is the first tensor still to be written (0
+ * when starting anew, all of them when none is), and the position is there; others are asked of
+ * fg_writer_is_done.  payload (may be NULL) is called with the payloads of all checkpoints in order, bytes
+ * borrowed for the call, before anything is changed; a failure of it ends the resume.
+ * Metadata set by fg_writer_set_meta is not remembered.  What the last checkpoint added is read back
+ * and compared; where it differs, an earlier one is used.
  * Errors: FG_EINVAL when PATH.part belongs to another plan or identity (nothing is changed then),
  * FG_EIO, FG_ENOMEM. */
 typedef fg_status fg_payload_fn(void *ctx, const void *bytes, uint64_t n, fg_err *err);
@@ -77,6 +83,17 @@ bool fg_writer_is_kept(const fg_writer *w);
 
 /* Position of the next byte that fg_writer_write expects, absolute. */
 uint64_t fg_writer_pos(const fg_writer *w);
+
+/* Pads behind the tensors written so far, and goes on at tensor idx, which must not be written yet (the
+ * gate, for an expert).  Going on where the position is costs nothing.  FG_EINVAL also inside a tensor. */
+fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err);
+
+/* True when tensor idx is written, as of the last checkpoint or seek away from it. */
+bool fg_writer_is_done(const fg_writer *w, uint64_t idx);
+
+/* Where what belongs to tensor idx begins, absolute, and so where what belongs to the one before ends;
+ * idx = n_tensor: the end of the data.  The same for the three of an expert. */
+uint64_t fg_writer_place(const fg_writer *w, uint64_t idx);
 
 /* Appends n bytes at the current position; chunk hashes are taken on the way. */
 fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *err);
@@ -106,12 +123,11 @@ fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err);
 fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
                              fg_err *err);
 
-/* Makes everything written so far durable (fdatasync), then appends to the journal that tensors before
- * next_tensor are complete, with n bytes of the caller's own (what it must know to go on, since the
- * checkpoint before).  Only between tensors, and not inside an expert.  Without a journal: no effect.
+/* Makes everything written so far durable (fdatasync), then appends to the journal which tensors are
+ * complete, with n bytes of the caller's own (what it must know to go on, since the checkpoint before).
+ * Only between tensors, and not inside an expert.  Without a journal: no effect.
  * Errors: FG_EINVAL, FG_EIO, FG_ENOMEM; after the last two the writer can only be destroyed. */
-fg_status fg_writer_checkpoint(fg_writer *w, uint64_t next_tensor, const void *payload, uint64_t n,
-                               fg_err *err);
+fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg_err *err);
 
 /* True when 4 GiB were written or 30 s have passed since the last one; other limits for tests. */
 bool fg_writer_checkpoint_due(const fg_writer *w);

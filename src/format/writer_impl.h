@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * The writer's insides, shared by writer.c (plan, data, end) and resume.c (begin, checkpoints).
+ *
+ * A span is a run of tensors written in one go, with the padding behind each of them: the spans of a
+ * finished file tile its data region.  Where the file's chunks begin, a span is cut into pieces, each
+ * with its XXH3-64.  A piece that is a whole chunk has the chunk's hash; the others, at the ends of
+ * spans, are kept as edges until the end, when their chunks are read back, the pieces compared, and the
+ * chunks hashed.  A checkpoint ends a span.
  */
 #ifndef FG_SRC_FORMAT_WRITER_IMPL_H
 #define FG_SRC_FORMAT_WRITER_IMPL_H
@@ -9,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/buf.h"
 #include "src/base/hash.h"
 #include "src/format/journal.h"
 #include "src/format/layout.h"
@@ -25,6 +32,11 @@ typedef struct fg_blob {
     uint8_t *data;
     uint64_t bytes;
 } fg_blob;
+
+/* A piece that is no whole chunk. */
+typedef struct fg_edge {
+    uint64_t offset, bytes, hash;
+} fg_edge;
 
 typedef enum fg_writer_state {
     FG_WRITER_OPEN,
@@ -45,16 +57,25 @@ struct fg_writer {
     uint64_t pos;      /* of the next byte of the data region, absolute */
     uint64_t flushed;  /* everything of the data region before this offset is with the kernel */
     uint8_t *buf;      /* FG_WRITER_BUFFER: bytes [flushed, pos) */
+    uint64_t limit;    /* pos may not pass it: where a tensor begins that is done, or the end */
+    fg_span span;      /* being written: from its first tensor to pos */
+    fg_buf piece;      /* u64 hashes of its pieces before pos */
+    fg_hasher *hasher; /* of the piece that holds pos */
+    uint8_t *done;     /* [n_tensor] in a span that has ended */
     uint64_t *chunk;   /* [n_chunk] hashes */
-    fg_hasher *hasher; /* of the chunk that holds pos */
-    int fd;            /* PATH.part, -1 before begin */
-    uint64_t reserve_bytes; /* free space to ask for besides the file */
-    fg_model_file *view;    /* NULL until asked for */
-    fg_journal *journal;    /* NULL before begin, and for a writer that keeps none */
-    bool kept;              /* the journal holds a checkpoint: both files outlive this writer */
-    uint8_t *changed;       /* [n_tensor] results set since the last checkpoint */
-    uint64_t saved_pos, saved_ns;   /* of the last checkpoint, or of begin */
-    uint64_t every_bytes, every_ns; /* when the next is due */
+    uint8_t *known;    /* [n_chunk] chunk[i] is set */
+    fg_edge *edge;     /* [n_edge] */
+    size_t n_edge, cap_edge;
+    int fd;                    /* PATH.part, -1 before begin */
+    uint64_t reserve_bytes;    /* free space to ask for besides the file */
+    fg_model_file *view;       /* NULL until asked for */
+    fg_journal *journal;       /* NULL before begin, and for a writer that keeps none */
+    bool kept;                 /* the journal holds a checkpoint: both files outlive this writer */
+    uint8_t *changed;          /* [n_tensor] results set since the last checkpoint */
+    fg_buf new_span, new_hash; /* since the last checkpoint, as in a record */
+    uint64_t n_new_span;
+    uint64_t n_written, saved_written, saved_ns; /* bytes; at the last checkpoint, or at begin */
+    uint64_t every_bytes, every_ns;              /* when the next is due */
 };
 
 static inline uint64_t fg_writer_data_end(const fg_writer *w)
@@ -68,5 +89,13 @@ fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *want
 fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err);
 /* Hands the buffer to the kernel. */
 fg_status fg_writer_flush(fg_writer *w, fg_err *err);
+/* End of the piece that begins at pos, in a span that ends at `to` (> pos). */
+uint64_t fg_writer_cut(const fg_writer *w, uint64_t pos, uint64_t to);
+/* Takes a whole span as written: its pieces' hashes, u64 little-endian in turn. */
+fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_err *err);
+/* Ends the span that is being written, if it has begun; pads behind its last tensor. */
+fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
+/* Begins a span at tensor `first`, not done; or at the end of the data. */
+void fg_writer_start_span(fg_writer *w, uint64_t first);
 
 #endif

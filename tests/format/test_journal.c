@@ -32,10 +32,12 @@ typedef struct life {
     uint64_t stop_at;   /* ends (as by an error) before this tensor; 0: runs to the end */
     bool view;          /* looks at the file while it is written */
     bool other_plan;    /* another type for a tensor */
+    bool shuffled;      /* groups in random order */
     uint64_t next;      /* out: where it went on */
     uint64_t sum;       /* out: of the payloads, as the caller of a real writer keeps state */
     uint64_t n_payload; /* out: payloads handed back */
     bool kept;          /* out */
+    bool is_written[256];
 } life;
 
 static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t expert)
@@ -56,7 +58,7 @@ static fg_status take_payload(void *ctx, const void *bytes, uint64_t n, fg_err *
     return FG_OK;
 }
 
-static fg_status look(fg_writer *w, const uint8_t *data, uint64_t idx, fg_err *err)
+static fg_status look(const life *l, fg_writer *w, const uint8_t *data, uint64_t idx, fg_err *err)
 {
     const fg_model_file *view;
     FG_TRY(fg_writer_view(w, &view, err));
@@ -68,7 +70,8 @@ static fg_status look(fg_writer *w, const uint8_t *data, uint64_t idx, fg_err *e
     CHECK(memcmp(t, fg_writer_tensor(w, idx), sizeof *t) == 0);
     const uint64_t end = fg_writer_data_offset(w) + fg_writer_data_bytes(w);
     const volatile uint8_t *last = fg_model_file_data(view, end - 1);
-    CHECK(*last == 0 || fg_writer_pos(w) == end); /* there to be read, written or not */
+    /* there to be read, written or not */
+    CHECK(*last == 0 || fg_writer_pos(w) == end || l->shuffled);
     CHECK_U64(fg_model_file_size(view), fg_writer_file_bytes(w));
     return FG_OK;
 }
@@ -93,27 +96,48 @@ static fg_status write_group(life *l, fg_writer *w, const uint8_t *data, uint64_
     }
     FG_TRY(fg_writer_pad(w, fg_tensor_begin(fg_writer_tensor(w, idx)), err));
     FG_TRY(fg_writer_write(w, data + (fg_writer_pos(w) - from), end - fg_writer_pos(w), err));
-    if (l->view) FG_TRY(look(w, data, idx, err));
+    if (l->view) FG_TRY(look(l, w, data, idx, err));
     l->sum += fg_hash64(&idx, sizeof idx);
     return FG_OK;
 }
 
+/* A tensor that begins a group still to be written; n_tensor when none is. */
+static uint64_t random_group(const life *l, const fg_writer *w, fg_rng *r)
+{
+    const uint64_t n = fg_writer_n_tensor(w);
+    uint64_t at = fg_rng_u64(r) % n, left = n;
+    while (left > 0 && (l->is_written[at] || fg_writer_is_done(w, at))) {
+        at = (at + 1) % n;
+        left--;
+    }
+    if (left == 0) return n;
+    const uint32_t role = fg_writer_tensor(w, at)->role;
+    return at - (role == FG_ROLE_EXPERT_UP ? 1 : role == FG_ROLE_EXPERT_DOWN ? 2 : 0);
+}
+
 static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *err)
 {
-    uint64_t n_group = 0, saved = l->sum;
-    for (uint64_t i = l->next; i < fg_writer_n_tensor(w);) {
+    uint64_t n_group = 0, saved = l->sum, i = l->next;
+    fg_rng r;
+    fg_rng_init(&r, l->sum);
+    memset(l->is_written, 0, sizeof l->is_written);
+    for (;;) {
+        if (l->shuffled) i = random_group(l, w, &r);
+        if (i == fg_writer_n_tensor(w)) break;
         const uint64_t n = fg_writer_tensor(w, i)->role == FG_ROLE_EXPERT_GATE ? GROUP : 1;
-        if (l->stop_at != 0 && i >= l->stop_at) return fg_fail(err, FG_ECANCEL, "stopped");
+        if (l->stop_at != 0 && (l->shuffled ? n_group : i) >= l->stop_at)
+            return fg_fail(err, FG_ECANCEL, "stopped");
+        if (l->shuffled) FG_TRY(fg_writer_seek(w, i, err));
+        memset(l->is_written + i, 1, (size_t)n);
         FG_TRY(write_group(l, w, data, i, n, err));
         i += n;
         if (l->every == 0 || ++n_group % l->every != 0) continue;
         uint8_t payload[8];
         const uint64_t v = l->sum - saved;
         for (int k = 0; k < 8; k++) payload[k] = (uint8_t)(v >> (8 * k));
-        FG_TRY(fg_writer_checkpoint(w, i, payload, 8, err));
+        FG_TRY(fg_writer_checkpoint(w, payload, 8, err));
         saved = l->sum;
     }
-    FG_TRY(fg_writer_pad(w, fg_writer_data_offset(w) + fg_writer_data_bytes(w), err));
     return fg_writer_set_meta(w, "sum", &l->sum, sizeof l->sum, err);
 }
 
@@ -213,7 +237,24 @@ static bool die(life *l, int op, uint64_t seed)
     return WEXITSTATUS(status) == DIED;
 }
 
+/* The tensor behind the last span of a record; written in file order, the next one to be written. */
+static uint64_t end_of(const fg_checkpoint *c)
+{
+    return fg_checkpoint_span(c, c->n_span - 1).end;
+}
+
 /* --- power loss --- */
+
+static bool verifies(const char *path)
+{
+    fg_err err;
+    fg_model_file *f;
+    fg_status st = fg_model_file_open(&f, path, &err);
+    if (st == FG_OK) st = fg_model_file_verify(f, NULL, NULL, &err);
+    fg_model_file_close(&f);
+    CHECK(st == FG_OK || st == FG_ECHECKSUM);
+    return st == FG_OK;
+}
 
 FG_TEST(power_loss_at_every_operation)
 {
@@ -237,6 +278,42 @@ FG_TEST(power_loss_at_every_operation)
     printf("  %d operations of a life, %d later lives went on from a checkpoint\n", op - 1,
            resumed);
     CHECK(op > 40 && resumed > op / 2);
+    free(want);
+}
+
+/* Groups in any order: the same file, wherever the power goes. */
+FG_TEST(power_loss_in_any_order)
+{
+    uint8_t *want;
+    fg_err err;
+    use("q.fulgur");
+    const uint64_t n = reference(&want);
+    int op = 1, refused = 0;
+    for (;; op++) {
+        use("q.fulgur");
+        life l = plain();
+        l.shuffled = true;
+        l.view = op % 3 == 0;
+        if (!die(&l, op, (uint64_t)op)) break;
+        l = plain();
+        l.shuffled = true;
+        l.stop_at = 5; /* and once more */
+        const fg_status half = live(&l, &err);
+        refused += half == FG_ECANCEL;
+        l.stop_at = 0;
+        const fg_status st = half == FG_OK ? half : live(&l, &err);
+        if (st != FG_OK) fg_test_fail(__FILE__, __LINE__, "op %d: %s", op, err.msg);
+        if (!is_complete(want, n)) fg_test_fail(__FILE__, __LINE__, "op %d: another file", op);
+    }
+    printf("  %d operations of a life, %d stopped again\n", op - 1, refused);
+    CHECK(op > 60 && refused > op / 2);
+    CHECK(is_complete(want, n) && verifies(files[OUT].path));
+    /* control: a written place is written once */
+    use("q.fulgur");
+    life l = plain();
+    l.shuffled = true;
+    l.stop_at = 1000;
+    CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
     free(want);
 }
 
@@ -264,17 +341,6 @@ FG_TEST(many_deaths_of_one_file)
     free(want);
 }
 
-static bool verifies(const char *path)
-{
-    fg_err err;
-    fg_model_file *f;
-    fg_status st = fg_model_file_open(&f, path, &err);
-    if (st == FG_OK) st = fg_model_file_verify(f, NULL, NULL, &err);
-    fg_model_file_close(&f);
-    CHECK(st == FG_OK || st == FG_ECHECKSUM);
-    return st == FG_OK;
-}
-
 /* The model of a disk has teeth: when fdatasync lies, work is lost.  The read-back sees it where it
  * looks, and chunk hashes, which are of what was written, where it does not. */
 FG_TEST(control_a_lying_disk_is_found_out)
@@ -291,13 +357,14 @@ FG_TEST(control_a_lying_disk_is_found_out)
         fg_journal *j;
         REQUIRE(fg_journal_load(&j, files[LOG].path, &err) == FG_OK);
         REQUIRE(fg_journal_n_record(j) > 3);
-        const uint64_t said = fg_journal_record(j, fg_journal_n_record(j) - 1)->next_tensor;
+        const uint64_t said = end_of(fg_journal_record(j, fg_journal_n_record(j) - 1));
         fg_journal_close(&j);
         sync_lies = false;
         l = plain();
-        CHECK(live(&l, &err) == FG_OK);
+        const fg_status st = live(&l, &err); /* refused when an end of a span is gone */
+        CHECK(st == FG_OK ? is_complete(want, n) == verifies(files[OUT].path)
+                          : lies == 1 && st == FG_EIO && strstr(err.msg, "other bytes") != NULL);
         CHECK(lies == 1 ? l.next < said : l.next == said);
-        CHECK(is_complete(want, n) == verifies(files[OUT].path));
         CHECK(lies == 1 || is_complete(want, n));
     }
     free(want);
@@ -408,7 +475,7 @@ FG_TEST(a_damaged_record_is_not_trusted)
         const size_t last = fg_journal_n_record(j) - 1;
         const fg_checkpoint *a = fg_journal_record(j, last - 1), *b = fg_journal_record(j, last);
         const uint64_t from = a->end, to = b->end, at = from + cut * (to - from - 1) / 11;
-        const uint64_t next = a->next_tensor, full = b->next_tensor;
+        const uint64_t next = end_of(a), full = end_of(b);
         fg_journal_close(&j);
         if (cut % 2 == 0) flip(files[LOG].path, at);
         if (cut % 2 == 1) CHECK(truncate(files[LOG].path, (off_t)at) == 0);
@@ -418,7 +485,7 @@ FG_TEST(a_damaged_record_is_not_trusted)
     }
     /* control: undamaged, with junk behind it, the last is used */
     REQUIRE(interrupted("d.fulgur", &j));
-    const uint64_t full = fg_journal_record(j, fg_journal_n_record(j) - 1)->next_tensor;
+    const uint64_t full = end_of(fg_journal_record(j, fg_journal_n_record(j) - 1));
     fg_journal_close(&j);
     const int fd = open(files[LOG].path, O_WRONLY | O_APPEND);
     CHECK(write(fd, sample_config, sizeof sample_config) > 0);
@@ -436,26 +503,31 @@ FG_TEST(a_wrong_record_is_not_trusted)
     fg_journal *j;
     use("w.fulgur");
     const uint64_t n = reference(&want);
-    for (int wrong = 0; wrong < 7; wrong++) {
+    for (int wrong = 0; wrong < 8; wrong++) {
         REQUIRE(interrupted("w.fulgur", &j));
         const size_t last = fg_journal_n_record(j) - 1;
-        const uint64_t full = fg_journal_record(j, last)->next_tensor;
-        const uint64_t earlier = fg_journal_record(j, last - 1)->next_tensor;
+        const uint64_t full = end_of(fg_journal_record(j, last));
+        const uint64_t earlier = end_of(fg_journal_record(j, last - 1));
         fg_checkpoint c = *fg_journal_record(j, last);
-        uint8_t bytes[4096], hashes[4096];
-        REQUIRE(FG_RESULT_BYTES * c.n_result <= sizeof bytes && 8 * c.n_new <= sizeof hashes);
+        uint8_t bytes[4096], hashes[4096] = {0}, span[2 * FG_SPAN_BYTES];
+        REQUIRE(FG_RESULT_BYTES * c.n_result <= sizeof bytes && 8 * c.n_hash < sizeof hashes - 8 &&
+                c.n_span == 1);
         memcpy(bytes, c.result, (size_t)(FG_RESULT_BYTES * c.n_result));
-        memcpy(hashes, c.chunk, (size_t)(8 * c.n_new));
+        memcpy(hashes, c.hash, (size_t)(8 * c.n_hash));
+        memcpy(span, c.span, FG_SPAN_BYTES);
+        memcpy(span + FG_SPAN_BYTES, c.span, FG_SPAN_BYTES);
         c.result = bytes;
-        c.chunk = hashes;
+        c.hash = hashes;
+        c.span = span;
         const uint8_t payload[8] = {0};
         c.payload = payload;
-        if (wrong == 1) c.pos += 4096; /* beyond the tensors, in padding or not */
-        if (wrong == 2) c.pos -= 4096;
-        if (wrong == 3) c.next_tensor++;
-        if (wrong == 4) c.tail_hash ^= 1;
-        if (wrong == 5) c.n_chunk++, c.n_new++;
-        if (wrong == 6) c.pos = UINT64_MAX;
+        if (wrong == 1) span[8]++; /* more than is in the file, or than was written */
+        if (wrong == 2) span[8]--;
+        if (wrong == 3) span[0]--; /* what an earlier record has */
+        if (wrong == 4) hashes[8 * (c.n_hash - 1)] ^= 1;
+        if (wrong == 5) c.n_hash++;
+        if (wrong == 6) memset(span + 8, 0xff, 8);
+        if (wrong == 7) c.n_span++, c.n_hash *= 2; /* twice the same */
         CHECK(fg_journal_keep(j, last, &err) == FG_OK && fg_journal_append(j, &c, &err) == FG_OK);
         fg_journal_close(&j);
         life l = plain();
@@ -471,6 +543,21 @@ FG_TEST(a_wrong_record_is_not_trusted)
     free(want);
 }
 
+/* Where the part of tensor idx begins in the file. */
+static uint64_t place_of(uint64_t idx)
+{
+    const fg_shape shape = sample_shape();
+    fg_err err;
+    fg_writer *w;
+    uint64_t at = 0;
+    if (fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK &&
+        fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK) {
+        at = fg_writer_place(w, idx);
+    }
+    fg_writer_destroy(&w);
+    return at;
+}
+
 FG_TEST(data_that_is_gone_is_noticed)
 {
     uint8_t *want;
@@ -482,15 +569,15 @@ FG_TEST(data_that_is_gone_is_noticed)
     for (int behind = 0; behind < 2; behind++) { /* the last whole chunk, and what follows it */
         REQUIRE(interrupted("g.fulgur", &j));
         size_t last = fg_journal_n_record(j) - 1;
-        while (last > 1 && fg_journal_record(j, last)->n_new == 0) last--;
-        const fg_checkpoint c = *fg_journal_record(j, last);
-        const uint64_t next = fg_journal_record(j, last - 1)->next_tensor;
+        while (last > 1 && fg_journal_record(j, last)->n_hash < 2) last--;
+        const fg_span s = fg_checkpoint_span(fg_journal_record(j, last), 0);
         CHECK(fg_journal_keep(j, last + 1, &err) == FG_OK);
         fg_journal_close(&j);
-        const uint64_t chunk_end = (2 << 20) + c.n_chunk * FG_FILE_CHUNK;
-        REQUIRE(last > 1 && c.pos > chunk_end);
-        flip(files[PART].path, behind == 1 ? c.pos - 1 : chunk_end - 1);
-        CHECK(live(&l, &err) == FG_OK && l.next == next && is_complete(want, n));
+        const uint64_t from = place_of(s.first), to = place_of(s.end);
+        const uint64_t chunk_end = (from / FG_FILE_CHUNK + 1) * FG_FILE_CHUNK;
+        REQUIRE(last > 1 && chunk_end < to);
+        flip(files[PART].path, behind == 1 ? to - 1 : chunk_end - 1);
+        CHECK(live(&l, &err) == FG_OK && l.next == s.first && is_complete(want, n));
     }
     /* a file that is too short, or gone */
     for (int gone = 0; gone < 2; gone++) {
@@ -582,7 +669,7 @@ FG_TEST(space_is_asked_for_the_rest_only)
     use("s.fulgur");
     const uint64_t n = reference(&want);
     REQUIRE(interrupted("s.fulgur", &j));
-    const uint64_t pos = fg_journal_record(j, fg_journal_n_record(j) - 1)->pos;
+    const uint64_t pos = place_of(end_of(fg_journal_record(j, fg_journal_n_record(j) - 1)));
     fg_journal_close(&j);
     const uint64_t rest = n - pos + (2 << 20); /* data begins at 2 MiB */
     life l = plain();
@@ -609,7 +696,8 @@ FG_TEST(view_and_misuse)
     REQUIRE(fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK);
     REQUIRE(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
     CHECK(fg_writer_view(w, &v, &err) == FG_EINVAL && v == NULL);
-    CHECK(fg_writer_checkpoint(w, 0, NULL, 0, &err) == FG_EINVAL);
+    CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL);
+    CHECK(fg_writer_seek(w, 1, &err) == FG_EINVAL && !fg_writer_is_done(w, 0));
     uint8_t *data = sample_data(w, 1);
     REQUIRE(data != NULL && fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_OK);
     CHECK(fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_EINVAL);
@@ -630,14 +718,14 @@ FG_TEST(view_and_misuse)
     CHECK(fg_writer_write(w, data, 100, &err) == FG_OK);
     CHECK(fg_writer_view(w, &again, &err) == FG_OK && again == v);
     CHECK(memcmp(fg_model_file_data(v, fg_writer_data_offset(w)), data, 100) == 0);
-    CHECK(fg_writer_checkpoint(w, 0, NULL, 0, &err) == FG_EINVAL); /* inside tensor 0 */
-    CHECK(fg_writer_checkpoint(w, 1, NULL, 0, &err) == FG_EINVAL);
+    CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL); /* inside tensor 0 */
+    CHECK(fg_writer_seek(w, 5, &err) == FG_EINVAL);
     CHECK(fg_writer_write(w, data + 100, fg_tensor_end(t) - fg_writer_pos(w), &err) == FG_OK);
     CHECK(!fg_writer_checkpoint_due(w) && !fg_writer_is_kept(w));
     fg_writer_checkpoint_every(w, 1, UINT64_MAX);
     CHECK(fg_writer_checkpoint_due(w));
-    CHECK(fg_writer_checkpoint(w, 0, NULL, 0, &err) == FG_EINVAL);
-    CHECK(fg_writer_checkpoint(w, 1, NULL, 0, &err) == FG_OK);
+    CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_OK);
+    CHECK(fg_writer_is_done(w, 0) && !fg_writer_is_done(w, 1));
     CHECK(!fg_writer_checkpoint_due(w) && fg_writer_is_kept(w));
     fg_writer_destroy(&w);
     CHECK(exists(files[PART].path) && exists(files[LOG].path));
@@ -647,7 +735,7 @@ FG_TEST(view_and_misuse)
     REQUIRE(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
     REQUIRE(fg_writer_begin(w, &err) == FG_OK);
     fg_writer_checkpoint_every(w, 0, 0);
-    CHECK(!fg_writer_checkpoint_due(w) && fg_writer_checkpoint(w, 0, NULL, 0, &err) == FG_OK);
+    CHECK(!fg_writer_checkpoint_due(w) && fg_writer_checkpoint(w, NULL, 0, &err) == FG_OK);
     fg_writer_destroy(&w);
     CHECK(!exists(files[PART].path) && !exists(files[LOG].path));
     fg_mem_free(data);

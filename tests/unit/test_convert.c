@@ -362,7 +362,7 @@ FG_TEST(provenance_names_files_and_hashes)
         (void)snprintf(path, sizeof path, "%s/%s", dir, name);
         const uint64_t h = file_hash(path, &bytes);
         at += (size_t)snprintf(want + at, sizeof want - at,
-                               "%s{\"name\": \"%s\", \"bytes\": %llu, \"xxh3\": \"%016llx\"}",
+                               "%s{\"name\": \"%s\", \"bytes\": %19llu, \"xxh3\": \"%016llx\"}",
                                s == 0 ? "" : ", ", name, (unsigned long long)bytes,
                                (unsigned long long)h);
     }

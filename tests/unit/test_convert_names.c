@@ -144,7 +144,7 @@ FG_TEST(plan_places_fused_experts)
     ckpt_fuse(&c);
     const char *dir = ckpt_dir("fused");
     ckpt_write(&c, dir);
-    REQUIRE(fg_plan_open(&p, dir, &err) == FG_OK);
+    REQUIRE(fg_plan_open(&p, dir, FG_HF_ALL, &err) == FG_OK);
     const fg_shape *s = &p.shape;
     const uint64_t matrix = 2ull * s->d_ff * s->d_model;
     const fg_piece *g0 = &p.piece[fg_weight_index(s, FG_ROLE_EXPERT_GATE, 1, 0)];

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The insides of a conversion, shared by convert.c (what is written), metadata.c, units.c (in which
+ * order, from which shards, and what of them is still needed) and dry_run.c.
+ *
+ * A unit is what is encoded together: one tensor, or gate, up and down of an expert.  The release's
+ * shards are expert-major inside a group of some 20 layers, the file is layer-major.  A plain
+ * conversion takes the units as the shards have them, so that a shard is needed once and for a short time; a
+ * calibrated one must take them in file order, so that a group's shards (up to 240 GB) are needed together.
+ */
+#ifndef FG_CONVERT_CONVERT_IMPL_H
+#define FG_CONVERT_CONVERT_IMPL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/calib.h"
+#include "convert/convert.h"
+#include "convert/encode.h"
+#include "convert/plan.h"
+#include "convert/recipe.h"
+#include "convert/source.h"
+#include "convert/spool.h"
+#include "src/base/buf.h"
+#include "src/format/writer.h"
+
+/* An expert of the release takes 90 MB at q4 and 175 MB at q8; embedding and lm_head, 1.3 GB at q8,
+ * overflow into a file. */
+#define FG_SPOOL_BYTES ((uint64_t)192 << 20)
+/* Calibration runs gate and up of an expert from the spool's memory. */
+#define FG_CALIB_SPOOL_BYTES ((uint64_t)1 << 30)
+
+enum {
+    FG_UNIT_TENSORS = 3, /* at most: those of an expert */
+};
+
+typedef struct fg_unit {
+    uint64_t first; /* tensor */
+    uint32_t n;
+    uint32_t n_shard; /* distinct */
+    uint32_t shard[FG_UNIT_TENSORS];
+    uint32_t last_shard; /* the largest of them */
+    bool done;
+} fg_unit;
+
+/* A shard, as the conversion sees it. */
+typedef struct fg_supply {
+    uint64_t left;    /* units that still need it */
+    bool here;        /* its file may be read */
+    bool logged;      /* its header is in the journal */
+    bool gone;        /* consumed, and deleted or left alone for good */
+    uint64_t bytes;   /* of a file that is watched as it grows */
+    int64_t mtime_ns; /* likewise */
+    uint64_t since;   /* clock when it last changed */
+} fg_supply;
+
+/* One conversion.  Everything zero-initialised; freed by run_fini. */
+typedef struct fg_run {
+    const fg_convert_opts *opts;
+    fg_plan plan;
+    fg_recipe recipe;
+    fg_writer *writer;
+    fg_team *team;
+    fg_source source;
+    fg_encoder *encoder;
+    fg_calib *calib; /* NULL: not wanted */
+    fg_ids calib_ids;
+    uint64_t calib_hash; /* of the text */
+    fg_spool spool;
+    bool spooling;
+    uint64_t spool_pos;   /* file position of the next spooled byte */
+    uint64_t *hash;       /* [plan.n_weight] of the source bytes */
+    float *row_scale;     /* of one group */
+    uint8_t *scale_bytes; /* the same, encoded, of one tensor */
+    fg_unit *unit;        /* [n_unit] in the order of the work */
+    size_t n_unit, next_unit;
+    fg_supply *supply; /* [plan.ckpt.n_shard] */
+    uint64_t polled_ns;
+    fg_buf new_tensor;           /* u64 indices of those that are done since the last checkpoint */
+    uint64_t max_cols, max_rows; /* longest row, most rows (padded) of a tensor */
+    uint64_t spool_bytes;        /* most of a unit's panels in memory */
+    uint64_t reserve;            /* bytes of temporary files beside OUT */
+    uint64_t done_bytes;
+    uint64_t resumed_bytes; /* source bytes of earlier lives */
+    uint64_t n_taken;       /* hashes of tensors that the journal had */
+    uint64_t n_deleted, deleted_bytes, n_left_alone;
+    double worst_rms;
+    uint64_t worst_idx;
+} fg_run;
+
+/* Index of a tensor's weight in plan and hash. */
+uint64_t fg_run_weight(const fg_run *r, const fg_tensor *t);
+
+/* What a conversion does before it opens OUT.part: plan, recipe, metadata, units.  *r zeroed but for opts;
+ * freed by fg_run_fini in any case. */
+fg_status fg_run_prepare(fg_run *r, fg_err *err);
+void fg_run_fini(fg_run *r);
+/* Free bytes on OUT's file system, and what the rest of the work needs there. */
+fg_status fg_run_space(const fg_run *r, uint64_t *need, uint64_t *free_bytes, fg_err *err);
+/* Calls progress; n more source bytes are done.  FG_ECANCEL. */
+fg_status fg_run_tick(void *run, uint64_t n, fg_err *err);
+
+/* --- metadata.c --- */
+
+/* Reads and checks the small files; blanks for what is known at the end. */
+fg_status fg_run_add_metadata(fg_run *r, fg_err *err);
+fg_status fg_run_set_calibration(fg_run *r, fg_err *err);
+fg_status fg_run_set_provenance(fg_run *r, fg_err *err);
+/* Adds to *bytes what the copied files and provenance take. */
+fg_status fg_run_meta_bytes(const fg_run *r, uint64_t *bytes, fg_err *err);
+
+/* --- units.c --- */
+
+/* After the writer's plan: units and their order, who needs which shard. */
+fg_status fg_units_create(fg_run *r, fg_err *err);
+
+/* The unit to do next, *out = n_unit at the end; waits for its shards, or fails when they are not there. */
+fg_status fg_units_next(fg_run *r, size_t *out, fg_err *err);
+/* Looks at all shards that may have come, and takes those that are complete. */
+fg_status fg_units_look(fg_run *r, fg_err *err);
+/* Waits until the headers of all shards are known. */
+fg_status fg_units_wait_all(fg_run *r, fg_err *err);
+void fg_units_set_done(fg_run *r, size_t unit);
+/* Behind a checkpoint: deletes shards that nothing needs any more. */
+fg_status fg_units_delete(fg_run *r, fg_err *err);
+/* True when a checkpoint would set shards free. */
+bool fg_units_can_delete(const fg_run *r);
+
+/* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_units_take reads it back
+ * and marks the tensors' units; FG_EINVAL when a shard is another than then. */
+fg_status fg_units_put(const fg_run *r, fg_buf *b, fg_err *err);
+void fg_units_put_done(fg_run *r);
+fg_status fg_units_take(void *run, const void *bytes, uint64_t n, fg_err *err);
+/* When the writer has begun: which units are done, and whether the shards of the others are there. */
+fg_status fg_units_check(fg_run *r, fg_err *err);
+
+/* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to do, what
+ * deleting shards gives back counted. */
+fg_status fg_units_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err);
+/* Most bytes of shards that must be there at once, when they come in order of name no sooner than they are
+ * needed, and go when they are consumed. */
+fg_status fg_units_overlap(const fg_run *r, uint64_t *bytes, fg_err *err);
+
+#endif
