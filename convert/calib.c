@@ -13,13 +13,10 @@
  */
 #include "convert/calib.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "convert/hessian.h"
 #include "quant/hadamard.h"
@@ -71,22 +68,10 @@ struct fg_calib {
 static fg_status spill_open(spill *s, uint64_t n_row, uint64_t width, const char *beside,
                             fg_err *err)
 {
-    int fd = -1;
+    void *p;
     s->stride = (size_t)fg_round_up(width, FG_SB_COLS);
     s->bytes = (size_t)n_row * s->stride * sizeof(float);
-    FG_TRY(fg_io_open_unnamed(&fd, beside, err));
-    void *p = MAP_FAILED;
-    int why = posix_fallocate(fd, 0, (off_t)s->bytes); /* a mapping on a full disk would fault; it
-                                                        * still may where blocks are copied on write */
-    if (why == 0) {
-        p = mmap(NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        why = errno;
-    }
-    (void)close(fd);
-    if (p == MAP_FAILED) {
-        return fg_fail(err, FG_EIO, "%s: %s, expected %llu bytes for activations beside it", beside,
-                       strerror(why), (unsigned long long)s->bytes);
-    }
+    FG_TRY(fg_io_map_unnamed(&p, s->bytes, beside, err));
     s->f = p;
     return FG_OK;
 }

@@ -24,8 +24,8 @@
  * Small disks: with delete_consumed a shard is deleted when everything made from it is behind a checkpoint
  * (on the disk; the journal has its header), so that a kill at any moment loses no data; with
  * wait_for_shards a shard may arrive while the conversion runs (configuration, index and tokenizer must
- * be there).  In the release's layout a plain conversion then holds two or three shards at a time, some 7 GB, a
- * calibrated one all shards of a group of layers, some 240 GB, because the shards are expert-major
+ * be there).  In the release's layout a plain conversion then holds two shards at a time, 4.5 GB, a
+ * calibrated one all shards of a group of layers, 234 GB, because the shards are expert-major
  * inside a group and calibration goes layer by layer.
  *
  * Metadata written: "config.json" (verbatim); "tokenizer.json", "tokenizer_config.json",

@@ -176,6 +176,26 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err)
                    strerror(errno));
 }
 
+fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err)
+{
+    int fd = -1;
+    *out = NULL;
+    FG_TRY(fg_io_open_unnamed(&fd, beside, err));
+    void *p = MAP_FAILED;
+    int why = posix_fallocate(fd, 0, (off_t)bytes);
+    if (why == 0) {
+        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        why = errno;
+    }
+    (void)close(fd);
+    if (p == MAP_FAILED) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected %llu bytes for a temporary file beside it",
+                       beside, strerror(why), (unsigned long long)bytes);
+    }
+    *out = p;
+    return FG_OK;
+}
+
 fg_status fg_io_sync_parent(const char *path, fg_err *err)
 {
     const char *slash = strrchr(path, '/');

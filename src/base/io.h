@@ -50,6 +50,11 @@ bool fg_io_exists(const char *path);
 /* Opens a new file without a name, so that nothing can be left behind, in the folder of `beside`. */
 fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
 
+/* Maps `bytes` (> 0) of a new file without a name beside `beside`, zeros, shared with the file: the
+ * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a full
+ * disk faults; it still may where blocks are copied on write.  Freed with munmap. */
+fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
+
 /* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
 fg_status fg_io_sync_parent(const char *path, fg_err *err);
 

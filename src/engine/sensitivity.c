@@ -8,12 +8,9 @@
  */
 #include "src/engine/sensitivity.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "src/base/dmath.h"
 #include "src/base/io.h"
@@ -408,22 +405,9 @@ static void join_forms(fg_model *m, const fg_model *low)
 
 static fg_status map_streams(run *r, fg_err *err)
 {
-    int fd = -1;
-    const char *beside = r->opts->beside;
+    void *p;
     r->x_bytes = (size_t)(r->n_unit * r->n_token * r->s->x.f_stride) * sizeof(float);
-    FG_TRY(fg_io_open_unnamed(&fd, beside, err));
-    /* allocated now: a full disk must be an error line, not a SIGBUS on the way */
-    int why = posix_fallocate(fd, 0, (off_t)r->x_bytes);
-    void *p = MAP_FAILED;
-    if (why == 0) {
-        p = mmap(NULL, r->x_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        why = errno;
-    }
-    (void)close(fd);
-    if (p == MAP_FAILED) {
-        return fg_fail(err, FG_EIO, "%s: %s, expected %llu bytes for activations beside it", beside,
-                       strerror(why), (unsigned long long)r->x_bytes);
-    }
+    FG_TRY(fg_io_map_unnamed(&p, r->x_bytes, r->opts->beside, err));
     r->x = p;
     return FG_OK;
 }
