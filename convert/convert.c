@@ -329,6 +329,17 @@ static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
     return st;
 }
 
+static fg_status checkpoint(run *r, fg_err *err)
+{
+    fg_buf b = {0};
+    fg_status st = fg_units_put(r, &b, err);
+    if (st == FG_OK) st = fg_writer_checkpoint(r->writer, b.data, b.len, err);
+    fg_buf_fini(&b);
+    FG_TRY(st);
+    fg_units_put_done(r);
+    return fg_units_delete(r, err);
+}
+
 /* Behind a unit: when it is time, when shards become free, and calibrated at the end of each layer, which
  * may have taken long. */
 static fg_status save(run *r, const fg_unit *u, fg_err *err)
@@ -341,13 +352,7 @@ static fg_status save(run *r, const fg_unit *u, fg_err *err)
         !(r->calib != NULL && layer_ends)) {
         return FG_OK;
     }
-    fg_buf b = {0};
-    fg_status st = fg_units_put(r, &b, err);
-    if (st == FG_OK) st = fg_writer_checkpoint(r->writer, b.data, b.len, err);
-    fg_buf_fini(&b);
-    FG_TRY(st);
-    fg_units_put_done(r);
-    return fg_units_delete(r, err);
+    return checkpoint(r, err);
 }
 
 /* The folder that OUT is in; caller frees.  NULL when out of memory. */
@@ -425,7 +430,11 @@ static fg_status write_data(run *r, fg_err *err)
     for (;;) {
         size_t i;
         FG_TRY(fg_units_next(r, &i, err));
-        if (i == r->n_unit) return fg_units_wait_all(r, err);
+        if (i == r->n_unit) {
+            FG_TRY(fg_units_wait_all(r, err));
+            /* parts get their names before OUT does: a kill in between is to be gone on from */
+            return r->opts->n_split == 0 ? FG_OK : checkpoint(r, err);
+        }
         FG_TRY(write_unit(r, &r->unit[i], err));
         fg_units_set_done(r, i);
         FG_TRY(save(r, &r->unit[i], err));
@@ -533,6 +542,7 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     }
     FG_TRY(fg_recipe_check(&r->recipe, &r->plan.shape, o->recipe_path, err));
     FG_TRY(fg_writer_create(&r->writer, o->out_path, &r->plan.shape, err));
+    if (o->n_split > 0) FG_TRY(fg_writer_split(r->writer, o->split_dir, o->n_split, err));
     FG_TRY(fg_run_add_metadata(r, err));
     FG_TRY(fg_writer_plan(r->writer, fg_recipe_choose, &r->recipe, err));
     FG_TRY(check_calibration(r, err));

@@ -14,6 +14,8 @@
  * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced behind the
  * rename, that is an error, and OUT is the whole new file.)
  *
+ * Split, the parts other than OUT must not be there yet: they are never replaced.
+ *
  * Resuming: the work grows as OUT.part with a journal OUT.part.journal beside it.  When the process
  * ends early, killed or by an error, and there is a checkpoint (every 4 GiB or 30 s; calibrated, after
  * each layer too), both stay, and the same conversion goes on there; the file is the same, byte for
@@ -67,7 +69,9 @@ typedef struct fg_convert_opts {
     uint64_t target_bytes;        /* of OUT at most; 0: no limit */
     const char *calib_path; /* text to calibrate with (calib.h); NULL: weights are encoded alone */
     bool calib_diagonal;    /* second moments of each channel only (calib.h) */
-    uint32_t n_thread;      /* 0: all cores that this process may use */
+    const char *const *split_dir; /* [n_split] folders that take parts 1 and on (FORMAT.md 3.1) */
+    uint32_t n_split;             /* 0: one file */
+    uint32_t n_thread;            /* 0: all cores that this process may use */
     /* Called from the calling thread after each band, with source bytes; false cancels.  NULL: no
      * calls. */
     bool (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
@@ -78,7 +82,8 @@ typedef struct fg_convert_opts {
                            * files with several links: removing those would free nothing */
     bool
         wait_for_shards; /* those that are missing or shorter than they say; one under its final name
-                           * counts when it has not changed for 5 s */
+                           * counts when it has not changed for 5 s and no downloader's file
+                           * (.aria2, .incomplete, .part, .crdownload) is beside it */
     /* Called when waiting for a shard begins (its name), and when it ends (NULL).  NULL: no calls. */
     void (*waiting)(void *ctx, const char *shard);
     uint64_t checkpoint_bytes; /* for tests: a checkpoint each so many; 0: 4 GiB or 30 s */
@@ -115,6 +120,7 @@ typedef struct fg_convert_sum {
 
 enum {
     FG_CONVERT_MAX_SUM = 64,
+    FG_CONVERT_MAX_PART = 16,
 };
 
 /* What a conversion would do. */
@@ -127,6 +133,11 @@ typedef struct fg_convert_forecast {
     uint64_t temp_bytes; /* of temporary files beside OUT */
     uint64_t need_bytes; /* free space that OUT's folder must have, all counted */
     uint64_t free_bytes; /* that it has */
+    /* Of a split OUT, what part k > 0 takes, and what its folder has; need_bytes counts what is on OUT's
+     * file system.  n_part 1: not split. */
+    uint32_t n_part;
+    uint64_t part_bytes[FG_CONVERT_MAX_PART], part_free[FG_CONVERT_MAX_PART];
+    bool parts_fit; /* those that are on other file systems than OUT */
     uint64_t
         overlap_bytes; /* of shards that must be there at once (delete_consumed, wait_for_shards) */
     uint64_t memory_bytes; /* without what calibration takes (calib.h) */

@@ -6,6 +6,7 @@
 
 #include "convert/convert_impl.h"
 #include "src/base/mem.h"
+#include "src/sys/disk.h"
 #include "src/sys/team.h"
 
 /* Program, libraries, stacks, read-ahead buffers. */
@@ -42,6 +43,18 @@ static uint64_t memory_bytes(const fg_run *r, uint32_t n_thread)
            n * (sizeof(fg_tensor) + sizeof(fg_unit) + sizeof(fg_piece)) + 9 * n_chunk;
 }
 
+static void fill_parts(const fg_run *r, fg_convert_forecast *f)
+{
+    const fg_convert_opts *o = r->opts;
+    f->n_part = o->n_split + 1;
+    f->parts_fit = true;
+    for (uint32_t k = 1; k < f->n_part; k++) {
+        f->part_bytes[k] = fg_writer_part_bytes(r->writer, k);
+        f->part_free[k] = fg_disk_free_bytes(o->split_dir[k - 1]);
+        f->parts_fit = f->parts_fit && fg_writer_drive_bytes(r->writer, k) <= f->part_free[k];
+    }
+}
+
 static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
 {
     const fg_hf_checkpoint *c = &r->plan.ckpt;
@@ -59,6 +72,7 @@ static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
         f->n_weight += t->n_row * t->n_col;
         bytes += fg_tensor_bytes(t);
     }
+    fill_parts(r, f);
     f->bits_per_weight = 8.0 * (double)bytes / (double)f->n_weight;
     f->temp_bytes = r->reserve;
     f->memory_bytes = memory_bytes(r, f->n_thread);

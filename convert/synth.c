@@ -550,6 +550,7 @@ static fg_status prepare(run *r, fg_err *err)
     FG_TRY(fg_synth_shape(&r->shape, o, err));
     FG_TRY(fg_recipe_check(&r->recipe, &r->shape, o->recipe_path, err));
     FG_TRY(fg_writer_create(&r->writer, o->out_path, &r->shape, err));
+    if (o->n_split > 0) FG_TRY(fg_writer_split(r->writer, o->split_dir, o->n_split, err));
     FG_TRY(add_metadata(r, err));
     FG_TRY(fg_writer_plan(r->writer, fg_recipe_choose, &r->recipe, err));
     FG_TRY(allocate(r, err));

@@ -31,6 +31,8 @@ typedef struct fg_synth_opts {
     const char *recipe_path;   /* lines behind the built-in recipe; NULL: none */
     const char *tokenizer_dir; /* folder with tokenizer.json to store; NULL: none, and then run and
                                 * chat refuse the file */
+    const char *const *split_dir; /* [n_split] folders of parts 1 and on (FORMAT.md 3.1) */
+    uint32_t n_split;             /* 0: one file */
     uint64_t seed;
     uint32_t n_thread; /* 0: all cores that this process may use */
     /* Called from the calling thread after each band, with bytes of OUT; false cancels.  May be

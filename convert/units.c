@@ -8,6 +8,7 @@
  * download cache) or a file with other links is left alone, since removing it would free nothing.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 
 #include "convert/convert_impl.h"
 #include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 
 typedef unsigned long long ull; /* for %llu */
@@ -131,6 +133,20 @@ static fg_status accept(fg_run *r, uint32_t s, fg_st_shard *shard, fg_err *err)
     return same ? FG_OK : refuse_shard(r, s, err);
 }
 
+/* True when a downloader's file beside it says so: aria2's control file, or the file that a browser, or
+ * another program, will rename.  A file that was given its whole length and its header first, under
+ * its final name and without such a sign, cannot be told from a complete one while it rests. */
+static bool is_downloading(const char *path)
+{
+    static const char *const sign[] = {".aria2", ".incomplete", ".part", ".crdownload"};
+    char name[4096];
+    for (size_t i = 0; i < sizeof sign / sizeof sign[0]; i++) {
+        const int n = snprintf(name, sizeof name, "%s%s", path, sign[i]);
+        if (n > 0 && (size_t)n < sizeof name && fg_io_exists(name)) return true;
+    }
+    return false;
+}
+
 /* Looks whether shard s is there and complete. */
 static fg_status look(fg_run *r, uint32_t s, fg_err *err)
 {
@@ -138,7 +154,7 @@ static fg_status look(fg_run *r, uint32_t s, fg_err *err)
     struct stat sb;
     fg_st_shard shard;
     bool growing;
-    if (stat(path, &sb) != 0) return FG_OK;
+    if (stat(path, &sb) != 0 || is_downloading(path)) return FG_OK;
     const bool settled = is_settled(r, &r->supply[s], &sb);
     fg_err why; /* of no interest while it may still change */
     const fg_status st = fg_st_open_growing(&shard, path, &growing, &why);
@@ -395,9 +411,11 @@ static uint64_t returned_bytes(const fg_run *r, size_t s, dev_t device)
     return will ? (uint64_t)sb.st_size : 0;
 }
 
+/* On OUT's file system. */
 static uint64_t place_bytes(const fg_run *r, const fg_unit *u)
 {
-    return fg_writer_place(r->writer, u->first + u->n) - fg_writer_place(r->writer, u->first);
+    return fg_writer_share(r->writer, fg_writer_place(r->writer, u->first),
+                           fg_writer_place(r->writer, u->first + u->n));
 }
 
 fg_status fg_units_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err)

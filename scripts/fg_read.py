@@ -185,7 +185,7 @@ class Tensor:
 
 class Reader:
     def __init__(self, path):
-        self.file = open(path, "rb")
+        self.n_part, self.file = 0, open(path, "rb")
         self.size = os.fstat(self.file.fileno()).st_size
         need(self.size >= 8192, "shorter than two header slots")
         best = None
@@ -198,11 +198,12 @@ class Reader:
                     best = s
         need(best is not None, "no valid header slot")
         self.read_version = u32(best, 8)
-        need(1 <= self.read_version <= 2, "read version %d, expected 1 or 2" % self.read_version)
+        need(1 <= self.read_version <= 3, "read version %d, expected 1 to 3" % self.read_version)
         (self.file_bytes, self.dir_offset, self.dir_bytes, self.dir_hash, self.table_offset,
          self.n_chunk, self.data_offset, self.data_bytes, self.root,
          chunk_log2) = struct.unpack_from("<9QI", best, 24)
-        need(chunk_log2 == 20 and not any(best[100:256]) and not any(best[512:4088]),
+        need(chunk_log2 == 20 and not any(best[100:104]) and not any(best[108:256])
+             and not any(best[512:4088]),
              "header fields of another version")
         need(self.file_bytes <= self.size, "truncated: %d bytes of %d" % (self.size, self.file_bytes))
         need(self.n_chunk == up(self.data_bytes, 1 << 20) >> 20, "number of chunks")
@@ -211,12 +212,48 @@ class Reader:
         need(xxh3(d) == self.dir_hash, "hash of the directory")
         self.directory(d)
         self.check_places()
+        n_part = u32(best, 104)
+        need(n_part == 0 or self.read_version >= 3 and 2 <= n_part <= 16, "%d parts" % n_part)
+        self.parts = [self.file] + [self.open_part(path, k, n_part) for k in range(1, n_part)]
+        self.n_part = n_part
+
+    def open_part(self, path, k, n_part):  # 3.1
+        f = open("%s.%d" % (path, k), "rb")
+        h = f.read(4096)
+        need(len(h) == 4096 and h[:8] == b"\x89FGPART\n" and xxh3(h[:4088]) == u64(h, 4088), f.name + ": no part")
+        need(struct.unpack_from("<4I3Q", h, 8) == (3, k, n_part, 0, self.data_offset, self.data_bytes, self.root),
+             f.name + ": a part of another file")
+        need(not any(h[48:4088]), f.name + ": reserved bytes of the header are not zero")
+        need(os.fstat(f.fileno()).st_size >= self.data_offset + self.data_bytes, f.name + ": truncated")
+        return f
 
     def read(self, offset, n):
-        self.file.seek(offset)
-        b = self.file.read(n)
+        runs = []
+        for at, m, k in self.runs(offset, n) if self.n_part else [(offset, n, 0)]:
+            f = self.parts[k] if self.n_part else self.file
+            f.seek(at)
+            runs.append(f.read(m))
+        b = b"".join(runs)
         need(len(b) == n, "%d bytes at offset %d are outside the file" % (n, offset))
         return b
+
+    def runs(self, offset, n):  # 3.1: (offset, bytes, part) of [offset, offset + n)
+        at, end = offset, offset + n
+        for layer, experts in enumerate(self.experts):
+            for expert, (begin, size) in enumerate(experts):
+                if begin >= end or begin + size <= at:
+                    continue
+                if at < begin:
+                    yield at, begin - at, 0
+                    at = begin
+                stripe = up(-(-size // self.n_part), 4096)
+                while at < min(end, begin + size):
+                    j = (at - begin) // stripe
+                    stop = min(end, begin + size, begin + (j + 1) * stripe)
+                    yield at, stop - at, (j + expert + layer) % self.n_part
+                    at = stop
+        if at < end:
+            yield at, end - at, 0
 
     def directory(self, d):
         need(len(d) >= 160, "directory too short")

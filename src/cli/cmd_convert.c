@@ -9,6 +9,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/info.h"
+#include "src/cli/split.h"
 
 static int run(int argc, char **argv);
 
@@ -54,8 +55,8 @@ static fg_status print_forecast_json(const fg_convert_opts *o, const fg_convert_
         ", \"memory_bytes\": %" PRIu64 ", \"threads\": %u, \"parts\": [",
         f->n_shard, f->n_here, f->source_bytes, f->file_bytes, f->n_tensor, f->n_weight,
         f->bits_per_weight, f->temp_bytes, f->need_bytes, f->free_bytes,
-        f->free_bytes >= f->need_bytes ? "true" : "false", f->overlap_bytes, f->memory_bytes,
-        f->n_thread);
+        f->free_bytes >= f->need_bytes && f->parts_fit ? "true" : "false", f->overlap_bytes,
+        f->memory_bytes, f->n_thread);
     for (size_t i = 0; i < f->n_sum; i++) {
         const fg_convert_sum *s = &f->sum[i];
         fg_buf_printf(&b,
@@ -95,6 +96,11 @@ static void print_forecast(const fg_convert_opts *o, const fg_convert_forecast *
     printf("%-16s %s needed, %s free: %s\n", "disk", cli_bytes((double)f->need_bytes),
            cli_bytes((double)f->free_bytes),
            f->free_bytes >= f->need_bytes ? "it fits" : "IT DOES NOT FIT");
+    for (uint32_t k = 1; k < f->n_part; k++) {
+        printf("part %-11u %s in %s, %s free%s\n", k, cli_bytes((double)f->part_bytes[k]),
+               o->split_dir[k - 1], cli_bytes((double)f->part_free[k]),
+               k + 1 < f->n_part || f->parts_fit ? "" : ": THE PARTS DO NOT FIT");
+    }
 }
 
 static int dry_run(const fg_convert_opts *o, bool json)
@@ -171,6 +177,9 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
         }
         printf("\n");
     }
+    if (o->n_split > 0) {
+        printf("split: parts 1 to %u beside the main file; all of them are needed\n", o->n_split);
+    }
     printf("%s: %s from %s, %" PRIu64
            " tensors, %.2f bits per weight, %.1f s; each tensor's error: "
            "fulgur info --tensors\n",
@@ -184,6 +193,8 @@ static int run(int argc, char **argv)
     fg_convert_opts o = {0};
     bool json = false, dry = false;
     double target_gb = 0.0;
+    const char *split_text = NULL;
+    static split_dirs split;
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", "q4 (default), q5, q6, q8, bf16, f32"},
         {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "NAME|FILE",
@@ -200,6 +211,7 @@ static int run(int argc, char **argv)
          "calibrate scales only, without error feedback (less time and memory)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
         {"jobs", 'j', OPT_U32, &o.n_thread, 1, 1024, "N", "the same as --threads"},
+        SPLIT_OPT(split_text),
         {"dry-run", 0, OPT_FLAG, &dry, 0, 0, NULL,
          "print the plan: sizes, disk, memory; write nothing (no shard needs to be there)"},
         {"delete-consumed", 0, OPT_FLAG, &o.delete_consumed, 0, 0, NULL,
@@ -217,6 +229,9 @@ static int run(int argc, char **argv)
     if (o.calib_diagonal && o.calib_path == NULL) {
         return args_usage(&cmd_convert, "--calib-diagonal without a text, expected --calib TEXT");
     }
+    if (!parse_split(&cmd_convert, split_text, &split)) return EXIT_USAGE;
+    o.split_dir = split.dir;
+    o.n_split = split.n;
     o.target_bytes = (uint64_t)(target_gb * 1e9);
     o.src_dir = operand[0];
     o.out_path = operand[1];

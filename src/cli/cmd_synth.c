@@ -7,6 +7,7 @@
 #include "src/base/json.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/split.h"
 
 static int run(int argc, char **argv);
 
@@ -22,6 +23,8 @@ static int run(int argc, char **argv)
 {
     fg_synth_opts o = {0};
     bool json = false;
+    const char *split_text = NULL;
+    static split_dirs split;
     const opt opts[] = {
         {"shape", 0, OPT_STR, &o.shape, 0, 0, "NAME", "m1 (default), or a config.json"},
         {"layers", 0, OPT_U32, &o.n_layer, 1, FG_MAX_LAYER, "N",
@@ -31,6 +34,7 @@ static int run(int argc, char **argv)
          "types by tensor name: lines 'pattern type', last match wins"},
         {"tokenizer", 0, OPT_STR, &o.tokenizer_dir, 0, 0, "DIR",
          "store the tokenizer of this folder (default: none; run and chat need one)"},
+        SPLIT_OPT(split_text),
         {"seed", 's', OPT_U64, &o.seed, 0, 9e15, "S", "random seed (default: 0)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
@@ -41,6 +45,9 @@ static int run(int argc, char **argv)
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_synth, "no operand, expected OUT.fulgur");
 
+    if (!parse_split(&cmd_synth, split_text, &split)) return EXIT_USAGE;
+    o.split_dir = split.dir;
+    o.n_split = split.n;
     fg_err err = {0};
     fg_synth_report r;
     progress p;

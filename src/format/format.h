@@ -14,8 +14,8 @@
 #define FG_FILE_CHUNK ((uint64_t)1 << 20) /* bytes of a checksummed chunk */
 
 enum {
-    FG_READ_VERSION = 2,
-    FG_WRITE_VERSION = 2,
+    FG_READ_VERSION = 3,
+    FG_WRITE_VERSION = 2, /* of a file that is not split, which needs no more */
 };
 
 /* What a tensor is for.  Values are those of the file; append only. */

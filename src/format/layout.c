@@ -14,6 +14,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/mem.h"
+#include "src/format/parts.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -22,7 +23,7 @@ static const uint8_t magic[8] = {0x89, 'F', 'U', 'L', 'G', 'U', 'R', 0x0a};
 
 enum {
     SLOT_HASH_AT = FG_SLOT_BYTES - 8,
-    SLOT_FIELDS_END = 104,
+    SLOT_FIELDS_END = 108,
     SLOT_UNUSED_AT = 256, /* ignored by readers of this version */
     SLOT_UNUSED_END = 512,
 };
@@ -32,7 +33,7 @@ void fg_slot_encode(const fg_slot *s, uint8_t *out)
     uint8_t *p = out;
     const uint64_t fields[] = {s->generation, s->file_bytes,   s->dir_offset, s->dir_bytes,
                                s->dir_hash,   s->table_offset, s->n_chunk,    s->data_offset,
-                               s->data_bytes, s->data_root,    FG_CHUNK_LOG2};
+                               s->data_bytes, s->data_root,    FG_CHUNK_LOG2, s->n_part};
     memset(out, 0, FG_SLOT_BYTES);
     memcpy(p, magic, sizeof magic);
     for (int i = 0; i < 4; i++) p[8 + i] = (uint8_t)(s->read_version >> (8 * i));
@@ -67,6 +68,10 @@ static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
                        path, i, (ull)fg_hash64(p, SLOT_HASH_AT), (ull)slot_hash_stored(p));
     }
     p = slots;
+    if (fg_part_has_magic(p)) {
+        return fg_fail(err, FG_EFORMAT, "%s: a part of a split model, expected its main file",
+                       path);
+    }
     return fg_fail(err, FG_EFORMAT,
                    "%s: starts with %02x %02x %02x %02x, expected 89 46 55 4c of a .fulgur file",
                    path, p[0], p[1], p[2], p[3]);
@@ -107,9 +112,15 @@ static fg_status slot_decode(fg_slot *s, const uint8_t *slot, const char *path, 
     s->data_bytes = fg_cursor_u64(&c);
     s->data_root = fg_cursor_u64(&c);
     const uint32_t chunk_log2 = fg_cursor_u32(&c), flags = fg_cursor_u32(&c);
+    s->n_part = fg_cursor_u32(&c);
     if (chunk_log2 != FG_CHUNK_LOG2 || flags != 0) {
         return fg_fail(err, FG_EFORMAT, "%s: chunks of 2^%u bytes and flags 0x%x, expected 2^%u, 0",
                        path, chunk_log2, flags, (unsigned)FG_CHUNK_LOG2);
+    }
+    const bool may_split = s->read_version >= FG_SPLIT_READ_VERSION;
+    if (s->n_part != 0 && (!may_split || s->n_part == 1 || s->n_part > FG_MAX_PART)) {
+        return fg_fail(err, FG_EFORMAT, "%s: %u parts in a file of version %u, expected %s", path,
+                       s->n_part, s->read_version, may_split ? "0 or 2 to 16" : "0");
     }
     if (!is_zero(slot + SLOT_FIELDS_END, SLOT_UNUSED_AT - SLOT_FIELDS_END) ||
         !is_zero(slot + SLOT_UNUSED_END, SLOT_HASH_AT - SLOT_UNUSED_END)) {

@@ -47,6 +47,7 @@ typedef struct fg_slot {
     uint64_t table_offset, n_chunk; /* XXH3-64 of each chunk */
     uint64_t data_offset, data_bytes;
     uint64_t data_root; /* XXH3-64 of the chunk table */
+    uint32_t n_part;    /* files that it is split into (parts.h); 0: one */
 } fg_slot;
 
 /* out: FG_SLOT_BYTES, hash included. */

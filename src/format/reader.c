@@ -20,7 +20,7 @@
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/format/layout.h"
+#include "src/format/parts.h"
 #include "src/format/view.h"
 
 typedef unsigned long long ull; /* for %llu */
@@ -33,6 +33,7 @@ struct fg_model_file {
     fg_file file;
     fg_slot slot;
     fg_directory dir;
+    fg_parts parts;
     bool is_view; /* the arrays of dir belong to the writer */
 };
 
@@ -69,14 +70,25 @@ static fg_status read_directory(fg_model_file *f, fg_err *err)
     return st;
 }
 
+static fg_status open_parts(fg_model_file *f, fg_err *err)
+{
+    f->parts.dir = &f->dir;
+    f->parts.fd[0] = f->file.fd;
+    f->parts.path[0] = f->file.path;
+    FG_TRY(fg_parts_open(&f->parts, &f->slot, err));
+    return fg_parts_map(&f->parts, f->file.data, err);
+}
+
 fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
 {
     *out = NULL;
     fg_model_file *f = fg_mem_zalloc(sizeof *f);
     if (f == NULL) return fg_fail_nomem(err, path);
+    fg_parts_init(&f->parts);
     fg_status st = fg_file_open(&f->file, path, true, err); /* sets or closes f->file */
     if (st == FG_OK) st = read_slots(f, err);
     if (st == FG_OK) st = read_directory(f, err);
+    if (st == FG_OK) st = open_parts(f, err);
     if (st != FG_OK) {
         fg_model_file_close(&f);
         return st;
@@ -85,14 +97,16 @@ fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_model_file_view(fg_model_file **out, int fd, const char *path, const fg_slot *slot,
+fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const fg_slot *slot,
                              const fg_directory *dir, fg_err *err)
 {
+    const char *path = parts->path[0];
     *out = NULL;
     fg_model_file *f = fg_mem_zalloc(sizeof *f);
     if (f == NULL) return fg_fail_nomem(err, path);
     fg_status st = FG_OK;
     f->is_view = true;
+    fg_parts_init(&f->parts);
     f->slot = *slot;
     f->dir = *dir;
     f->dir.n_meta = 0;
@@ -102,7 +116,7 @@ fg_status fg_model_file_view(fg_model_file **out, int fd, const char *path, cons
         st = fg_fail_nomem(err, path);
         goto fail;
     }
-    f->file.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    f->file.fd = fcntl(parts->fd[0], F_DUPFD_CLOEXEC, 0);
     void *p = f->file.fd < 0
                   ? MAP_FAILED
                   : mmap(NULL, (size_t)slot->file_bytes, PROT_READ, MAP_SHARED, f->file.fd, 0);
@@ -113,6 +127,8 @@ fg_status fg_model_file_view(fg_model_file **out, int fd, const char *path, cons
     }
     f->file.size = slot->file_bytes;
     f->file.data = p;
+    st = fg_parts_map(parts, f->file.data, err);
+    if (st != FG_OK) goto fail;
     *out = f;
     return FG_OK;
 fail:
@@ -124,6 +140,7 @@ void fg_model_file_close(fg_model_file **f)
 {
     if (*f == NULL) return;
     if (!(*f)->is_view) fg_directory_fini(&(*f)->dir);
+    fg_parts_close(&(*f)->parts);
     fg_file_close(&(*f)->file);
     fg_mem_free(*f);
     *f = NULL;
@@ -149,6 +166,33 @@ const fg_shape *fg_model_file_shape(const fg_model_file *f)
 uint64_t fg_model_file_data_root(const fg_model_file *f)
 {
     return f->slot.data_root;
+}
+
+uint32_t fg_model_file_n_part(const fg_model_file *f)
+{
+    return f->parts.n;
+}
+
+const char *fg_model_file_part_path(const fg_model_file *f, uint32_t part)
+{
+    assert(part < f->parts.n);
+    return f->parts.path[part];
+}
+
+uint32_t fg_model_file_part_at(const fg_model_file *f, uint64_t offset, uint64_t *end)
+{
+    return fg_parts_at(&f->parts, offset, end);
+}
+
+fg_status fg_model_file_check_head(const fg_model_file *f, uint32_t part, const uint8_t *head,
+                                   fg_err *err)
+{
+    fg_slot s;
+    const char *path = fg_model_file_part_path(f, part);
+    if (part != 0) return fg_part_check(head, &f->slot, part, path, f->file.path, err);
+    FG_TRY(fg_slot_read(&s, head, f->file.size, path, err));
+    if (s.data_root == f->slot.data_root && s.n_part == f->slot.n_part) return FG_OK;
+    return fg_fail(err, FG_EIO, "%s: changed while being opened, expected one file", path);
 }
 
 uint64_t fg_model_file_n_tensor(const fg_model_file *f)
@@ -259,19 +303,33 @@ static void name_tensors(const fg_model_file *f, uint64_t begin, uint64_t end, c
     }
 }
 
+/* Of a split file, which of its parts have bytes in [begin, end): " in parts 0, 2". */
+static void name_parts(const fg_model_file *f, uint64_t begin, uint64_t end, char *buf, size_t n)
+{
+    const char *before = " in part ";
+    size_t len = 0;
+    buf[0] = '\0';
+    for (uint32_t k = 0; f->parts.n > 1 && k < f->parts.n && len < n; k++) {
+        if (fg_parts_share(&f->parts, k, begin, end) == 0) continue;
+        len += (size_t)snprintf(buf + len, n - len, "%s%u", before, k);
+        before = ", ";
+    }
+}
+
 static fg_status check_chunk(const fg_model_file *f, uint64_t chunk, const uint8_t *bytes, size_t n,
                              const uint8_t *table, fg_err *err)
 {
     fg_cursor c = fg_cursor_make(table + 8 * chunk, 8);
     const uint64_t want = fg_cursor_u64(&c), got = fg_hash64(bytes, n);
     if (got == want) return FG_OK;
-    char names[160];
+    char names[160], parts[128];
     const uint64_t begin = f->slot.data_offset + chunk * FG_FILE_CHUNK;
     name_tensors(f, begin, begin + n, names, sizeof names);
+    name_parts(f, begin, begin + n, parts, sizeof parts);
     return fg_fail(err, FG_ECHECKSUM,
-                   "%s: chunk %llu (%s) has hash 0x%016llx, expected 0x%016llx; convert or copy "
+                   "%s: chunk %llu (%s%s) has hash 0x%016llx, expected 0x%016llx; convert or copy "
                    "the file again",
-                   f->file.path, (ull)chunk, names, (ull)got, (ull)want);
+                   f->file.path, (ull)chunk, names, parts, (ull)got, (ull)want);
 }
 
 static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *table,
@@ -287,12 +345,14 @@ static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *ta
                        "the file again",
                        f->file.path, (ull)root, (ull)s->data_root);
     }
-    (void)posix_fadvise(f->file.fd, (off_t)s->data_offset, (off_t)s->data_bytes,
-                        POSIX_FADV_SEQUENTIAL);
+    for (uint32_t k = 0; k < f->parts.n; k++) {
+        (void)posix_fadvise(f->parts.fd[k], (off_t)s->data_offset, (off_t)s->data_bytes,
+                            POSIX_FADV_SEQUENTIAL);
+    }
     for (uint64_t at = 0; at < s->data_bytes;) {
         const uint64_t left = s->data_bytes - at, most = VERIFY_CHUNKS * FG_FILE_CHUNK;
         const size_t n = (size_t)(left < most ? left : most);
-        FG_TRY(fg_file_read(&f->file, buf, n, s->data_offset + at, err));
+        FG_TRY(fg_parts_read(&f->parts, buf, n, s->data_offset + at, err));
         for (size_t i = 0; i < n; i += (size_t)FG_FILE_CHUNK) {
             const size_t m = n - i < FG_FILE_CHUNK ? n - i : (size_t)FG_FILE_CHUNK;
             FG_TRY(check_chunk(f, (at + i) / FG_FILE_CHUNK, buf + i, m, table, err));

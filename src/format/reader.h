@@ -19,6 +19,8 @@
 
 typedef struct fg_model_file fg_model_file;
 
+enum { FG_FILE_HEAD = 8192 };
+
 /* *out is closed by fg_model_file_close.  Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM,
  * FG_ESHAPE, FG_ENOMEM; the message starts with the path. */
 fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err);
@@ -31,6 +33,17 @@ uint64_t fg_model_file_size(const fg_model_file *f);
 const fg_shape *fg_model_file_shape(const fg_model_file *f);
 /* Hash over the chunk table, hence over all tensor data: what a quality card names the weights by. */
 uint64_t fg_model_file_data_root(const fg_model_file *f);
+
+/* Split files (FORMAT.md 3.1).  The parts, 1 when it is not split; where part k was opened, borrowed. */
+uint32_t fg_model_file_n_part(const fg_model_file *f);
+const char *fg_model_file_part_path(const fg_model_file *f, uint32_t part);
+/* The part that holds the byte at `offset`; *end: where the run of bytes ends that it holds from there
+ * on, UINT64_MAX when it has the rest. */
+uint32_t fg_model_file_part_at(const fg_model_file *f, uint64_t offset, uint64_t *end);
+/* Whether the first FG_FILE_HEAD bytes of a file are those of part k of this model.  Errors: FG_EIO (another
+ * model), and those of opening. */
+fg_status fg_model_file_check_head(const fg_model_file *f, uint32_t part, const uint8_t *head,
+                                   fg_err *err);
 
 /* Tensors in file order; borrowed. */
 uint64_t fg_model_file_n_tensor(const fg_model_file *f);

@@ -7,7 +7,8 @@
  * is between the spans of the records may hold anything: it is written again, padding included.
  *
  * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
- * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.
+ * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.  The other
+ * parts of a split file (split.c) are locked likewise, because their folders may be shared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,49 +26,80 @@
 
 /* --- begin --- */
 
-/* True when PATH.part still names the file that fd holds: between our open and our lock its former
+/* True when `path` still names the file that fd holds: between our open and our lock its former
  * owner may have finished and renamed it, and what we would truncate is the finished model. */
-static bool is_still_part(const fg_writer *w, int fd)
+static bool is_still_named(const char *path, int fd)
 {
     struct stat mine, named;
-    return fstat(fd, &mine) == 0 && stat(w->part, &named) == 0 && mine.st_ino == named.st_ino &&
+    return fstat(fd, &mine) == 0 && stat(path, &named) == 0 && mine.st_ino == named.st_ino &&
            mine.st_dev == named.st_dev;
 }
 
-static fg_status open_part(fg_writer *w, fg_err *err)
+fg_status fg_writer_lock(const char *path, int *out, fg_err *err)
 {
-    const int fd = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) return fg_writer_fail_io(w, "a file that can be created", err);
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected a file that can be created", path,
+                       strerror(errno));
+    }
     /* Some network file systems know no flock: go on without. */
     const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (refused || !is_still_part(w, fd)) {
+    if (refused || !is_still_named(path, fd)) {
         (void)close(fd);
         return fg_fail(err, FG_EIO,
                        "%s: another process is writing it, expected one writer; wait for it or "
                        "choose another name",
-                       w->part);
+                       path);
     }
-    w->fd = fd; /* from here on ours: destroy removes it, unless it is worth keeping */
-    w->state = FG_WRITER_BROKEN; /* until begin succeeds */
+    *out = fd;
     return FG_OK;
 }
 
-/* have: bytes of the file that are there already. */
-static fg_status check_space(const fg_writer *w, uint64_t have, fg_err *err)
+static fg_status open_part(fg_writer *w, fg_err *err)
+{
+    FG_TRY(fg_writer_lock(w->part, &w->fd, err));
+    w->parts.fd[0] = w->fd;
+    w->state = FG_WRITER_BROKEN; /* until begin succeeds */
+    return FG_OK; /* from here on ours: destroy removes it, unless it is worth keeping */
+}
+
+static dev_t drive_of(const fg_writer *w, uint32_t part)
+{
+    struct stat sb;
+    return fstat(w->parts.fd[part], &sb) == 0 ? sb.st_dev : 0;
+}
+
+/* On the file system of one part; have[n_part]: bytes of the parts that are there already. */
+static fg_status check_drive(const fg_writer *w, uint32_t part, const uint64_t *have, fg_err *err)
 {
     struct statvfs v;
-    if (w->reserve_bytes == UINT64_MAX) return FG_OK;
-    if (fstatvfs(w->fd, &v) != 0) return fg_writer_fail_io(w, "to ask for free space", err);
-    uint64_t free_bytes;
-    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
-    uint64_t need;
-    if (!fg_add_u64(w->slot.file_bytes - have, w->reserve_bytes, &need)) need = UINT64_MAX;
-    if (free_bytes < need) {
-        return fg_fail(err, FG_EIO,
-                       "%s: %llu bytes free on its file system, expected %llu; free space or "
-                       "choose another folder",
-                       w->part, (ull)free_bytes, (ull)need);
+    const dev_t drive = drive_of(w, part);
+    uint64_t need = 0, free_bytes;
+    for (uint32_t k = 0; k < w->parts.n; k++) {
+        uint64_t more = 0;
+        if (drive_of(w, k) == drive) more = fg_writer_part_bytes(w, k) - have[k];
+        if (k == 0 && drive_of(w, 0) == drive) {
+            if (w->reserve_bytes == UINT64_MAX) return FG_OK;
+            if (!fg_add_u64(more, w->reserve_bytes, &more)) more = UINT64_MAX;
+        }
+        if (!fg_add_u64(need, more, &need)) need = UINT64_MAX;
     }
+    const char *path = w->parts.path[part];
+    if (fstatvfs(w->parts.fd[part], &v) != 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected to ask for free space", path,
+                       strerror(errno));
+    }
+    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
+    if (free_bytes >= need) return FG_OK;
+    return fg_fail(err, FG_EIO,
+                   "%s: %llu bytes free on its file system, expected %llu; free space or "
+                   "choose another folder",
+                   path, (ull)free_bytes, (ull)need);
+}
+
+static fg_status check_space(const fg_writer *w, const uint64_t *have, fg_err *err)
+{
+    for (uint32_t k = 0; k < w->parts.n; k++) FG_TRY(check_drive(w, k, have, err));
     return FG_OK;
 }
 
@@ -76,15 +108,27 @@ void fg_writer_reserve(fg_writer *w, uint64_t bytes)
     w->reserve_bytes = bytes;
 }
 
-static fg_status part_size(const fg_writer *w, uint64_t *size, fg_err *err)
+/* size[n_part] */
+static fg_status part_sizes(const fg_writer *w, uint64_t *size, fg_err *err)
 {
-    struct stat sb;
-    if (fstat(w->fd, &sb) != 0) return fg_writer_fail_io(w, "to ask for its size", err);
-    *size = (uint64_t)sb.st_size;
+    for (uint32_t k = 0; k < w->parts.n; k++) {
+        struct stat sb = {0};
+        if (w->parts.fd[k] >= 0 && fstat(w->parts.fd[k], &sb) != 0) {
+            return fg_fail(err, FG_EIO, "%s: %s, expected to ask for its size", w->parts.path[k],
+                           strerror(errno));
+        }
+        size[k] = (uint64_t)sb.st_size;
+    }
     return FG_OK;
 }
 
-/* Opens PATH.part, of *size bytes, and reads the journal. */
+/* True when the journal describes something that is there. */
+static bool has_work(const fg_writer *w, const uint64_t *size)
+{
+    return fg_journal_n_record(w->journal) > 0 && size[0] > w->slot.data_offset;
+}
+
+/* Opens PATH.part, reads the journal, opens the other parts; size[n_part]. */
 static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
 {
     if (w->state != FG_WRITER_PLANNED)
@@ -97,9 +141,11 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
         return fg_fail_nomem(err, w->path);
     }
     FG_TRY(open_part(w, err));
-    FG_TRY(part_size(w, size, err));
-    w->kept = *size > 0; /* until it is known that there is nothing to keep */
-    return fg_journal_load(&w->journal, w->log, err);
+    FG_TRY(part_sizes(w, size, err));
+    w->kept = size[0] > 0; /* until it is known that there is nothing to keep */
+    FG_TRY(fg_journal_load(&w->journal, w->log, err));
+    FG_TRY(fg_writer_open_parts(w, has_work(w, size), err));
+    return part_sizes(w, size, err);
 }
 
 /* With the hash table, only when it is known that the file fits the disk: the table of one that does
@@ -118,16 +164,25 @@ static fg_status enter_begun(fg_writer *w, fg_err *err)
 }
 
 /* Over whatever is there.  The old journal goes first: its records must never meet new data. */
-static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
+static fg_status begin_anew(fg_writer *w, const uint64_t *identity, const uint64_t *size,
+                            fg_err *err)
 {
+    const uint64_t have[FG_MAX_PART] = {0};
+    const bool ours = identity != NULL && fg_journal_identity(w->journal) == *identity;
+    FG_TRY(fg_writer_check_parts(w, size, ours, err));
     w->kept = false;
     if (identity == NULL) {
         fg_journal_remove(w->journal);
         fg_journal_close(&w->journal);
     }
-    if (ftruncate(w->fd, 0) != 0) return fg_writer_fail_io(w, "to empty it", err);
-    FG_TRY(check_space(w, 0, err));
+    FG_TRY(fg_writer_cut_parts(w, 0, err));
+    /* has_work is to find it so, even if all that is written first goes to other parts */
+    if (w->parts.n > 1 && ftruncate(w->fd, (off_t)w->slot.data_offset + 1) != 0) {
+        return fg_writer_fail_io(w, "to extend it", err);
+    }
+    FG_TRY(check_space(w, have, err));
     FG_TRY(enter_begun(w, err));
+    FG_TRY(fg_writer_sync_names(w, err)); /* the journal is about these very files */
     if (identity != NULL) FG_TRY(fg_journal_start(w->journal, *identity, err));
     w->state = FG_WRITER_BEGUN;
     return FG_OK;
@@ -137,23 +192,17 @@ static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
 static fg_status refuse_other(const fg_writer *w, fg_err *err)
 {
     return fg_fail(err, FG_EINVAL,
-                   "%s: the unfinished file of another conversion (other source or options), "
+                   "%s: the unfinished file of another conversion (other source or options%s), "
                    "expected this one's; delete it or choose another name",
-                   w->part);
-}
-
-/* True when the journal describes something that is there. */
-static bool has_work(const fg_writer *w, uint64_t size)
-{
-    return fg_journal_n_record(w->journal) > 0 && size > w->slot.data_offset;
+                   w->part, w->parts.n > 1 ? ", other folders or a part gone" : "");
 }
 
 fg_status fg_writer_begin(fg_writer *w, fg_err *err)
 {
-    uint64_t size;
-    FG_TRY(prepare_begin(w, &size, err));
+    uint64_t size[FG_MAX_PART];
+    FG_TRY(prepare_begin(w, size, err));
     if (has_work(w, size)) return refuse_other(w, err);
-    return begin_anew(w, NULL, err);
+    return begin_anew(w, NULL, size, err);
 }
 
 /* --- resume --- */
@@ -169,6 +218,7 @@ static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *ou
     fg_buf_u32(&b, w->slot.write_version);
     fg_buf_u64(&b, w->slot.data_offset);
     fg_buf_u64(&b, caller);
+    fg_writer_identify_parts(w, &b);
     *out = b.failed ? 0 : fg_hash64(b.data, b.len);
     const bool failed = b.failed;
     fg_buf_fini(&b);
@@ -197,13 +247,26 @@ static uint64_t n_piece(const fg_writer *w, fg_span s)
     return (to - 1) / FG_FILE_CHUNK - from / FG_FILE_CHUNK + 1;
 }
 
-/* True when the record fits the plan and `size` bytes of file; its tensors are then added to seen. */
-static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, uint64_t size, uint8_t *seen)
+/* True when parts of these sizes can hold the span. */
+static bool fits_sizes(const fg_writer *w, fg_span s, const uint64_t *size)
+{
+    const uint64_t to = fg_writer_place(w, s.end);
+    for (uint64_t at = fg_writer_place(w, s.first), end; at < to; at = end) {
+        const uint32_t k = fg_parts_at(&w->parts, at, &end);
+        if (end > to) end = to;
+        if (end > size[k]) return false;
+    }
+    return true;
+}
+
+/* True when the record fits the plan and parts of these sizes; its tensors are then added to seen. */
+static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, const uint64_t *size,
+                      uint8_t *seen)
 {
     uint64_t n_hash = 0;
     for (uint64_t i = 0; i < c->n_span; i++) {
         const fg_span s = fg_checkpoint_span(c, i);
-        if (!is_span(w, s, seen) || fg_writer_place(w, s.end) > size) return false;
+        if (!is_span(w, s, seen) || !fits_sizes(w, s, size)) return false;
         memset(seen + s.first, 1, (size_t)(s.end - s.first));
         n_hash += n_piece(w, s);
     }
@@ -213,7 +276,6 @@ static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, uint64_t size,
 /* Compares what a record says of the data with the file. */
 static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg_err *err)
 {
-    const fg_file f = {.fd = w->fd, .path = w->part};
     uint64_t n = 0;
     *same = false;
     for (uint64_t i = 0; i < c->n_span; i++) {
@@ -221,7 +283,7 @@ static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg
         const uint64_t to = fg_writer_place(w, s.end);
         for (uint64_t at = fg_writer_place(w, s.first), cut; at < to; at = cut) {
             cut = fg_writer_cut(w, at, to);
-            FG_TRY(fg_file_read(&f, w->buf, (size_t)(cut - at), at, err));
+            FG_TRY(fg_parts_read(&w->parts, w->buf, (size_t)(cut - at), at, err));
             if (fg_hash64(w->buf, (size_t)(cut - at)) != fg_checkpoint_hash(c, n++)) return FG_OK;
         }
     }
@@ -231,7 +293,7 @@ static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg
 
 /* How many records to go on from: the last that agrees with the plan and with the file.  What it
  * added is read back, because a disk may say that it has written and lose it. */
-static fg_status trusted_records(fg_writer *w, uint64_t size, size_t *n, fg_err *err)
+static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
 {
     size_t k = 0;
     uint8_t *seen = fg_mem_zalloc((size_t)w->dir.n_tensor);
@@ -254,7 +316,7 @@ static fg_status trusted_records(fg_writer *w, uint64_t size, size_t *n, fg_err 
  * anything there, even a header. */
 static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
 {
-    if (ftruncate(w->fd, (off_t)pos) != 0) return fg_writer_fail_io(w, "to cut it", err);
+    FG_TRY(fg_writer_cut_parts(w, pos, err));
     memset(w->buf, 0, FG_WRITER_BUFFER);
     for (uint64_t at = 0; at < w->slot.data_offset; at += FG_WRITER_BUFFER) {
         const uint64_t left = w->slot.data_offset - at;
@@ -279,16 +341,18 @@ static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
     return FG_OK;
 }
 
-/* From the first n records.  end: of the last span in the file; have: bytes of all of them. */
+/* From the first n records.  end: of the last span in the file; have: bytes of all of them, by part. */
 static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
 {
-    uint64_t have = 0, end = w->slot.data_offset;
+    uint64_t have[FG_MAX_PART] = {0}, end = w->slot.data_offset;
     for (size_t i = 0; i < n; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
         for (uint64_t k = 0; k < c->n_span; k++) {
             const fg_span s = fg_checkpoint_span(c, k);
-            const uint64_t to = fg_writer_place(w, s.end);
-            have += to - fg_writer_place(w, s.first);
+            const uint64_t from = fg_writer_place(w, s.first), to = fg_writer_place(w, s.end);
+            for (uint32_t p = 0; p < w->parts.n; p++) {
+                have[p] += fg_parts_share(&w->parts, p, from, to);
+            }
             if (to > end) end = to;
         }
     }
@@ -307,16 +371,17 @@ static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *e
 fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
                            uint64_t *next_tensor, fg_err *err)
 {
-    uint64_t size, own = 0;
+    uint64_t size[FG_MAX_PART], own = 0;
     size_t n = 0;
     *next_tensor = 0;
-    FG_TRY(prepare_begin(w, &size, err));
+    FG_TRY(prepare_begin(w, size, err));
     FG_TRY(plan_identity(w, identity, &own, err));
     if (has_work(w, size)) {
         if (fg_journal_identity(w->journal) != own) return refuse_other(w, err);
+        FG_TRY(fg_writer_unname_parts(w, err));
         FG_TRY(trusted_records(w, size, &n, err));
     }
-    if (n == 0) return begin_anew(w, &own, err);
+    if (n == 0) return begin_anew(w, &own, size, err);
     for (size_t i = 0; i < n && payload != NULL; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
         FG_TRY(payload(ctx, c->payload, c->n_payload, err));
@@ -376,9 +441,7 @@ fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg
     if (w->journal == NULL) return FG_OK;
     fg_status st = fg_writer_end_span(w, err);
     if (st == FG_EINVAL) return st;
-    if (st == FG_OK && fdatasync(w->fd) != 0) {
-        st = fg_writer_fail_io(w, "to reach the disk", err);
-    }
+    if (st == FG_OK) st = fg_writer_sync(w, true, err);
     if (st == FG_OK) st = append_record(w, payload, n, err);
     if (st != FG_OK) {
         w->state = FG_WRITER_BROKEN;

@@ -47,6 +47,8 @@ fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *sh
     if (w == NULL) return fg_fail_nomem(err, path);
     const size_t n = strlen(path);
     w->fd = -1;
+    fg_parts_init(&w->parts);
+    w->parts.dir = &w->dir;
     w->shape = *shape;
     w->every_bytes = CHECKPOINT_BYTES;
     w->every_ns = CHECKPOINT_NS;
@@ -59,6 +61,7 @@ fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *sh
     }
     memcpy(w->part, path, n);
     memcpy(w->part + n, ".part", sizeof ".part");
+    w->parts.path[0] = w->part;
     memcpy(w->log, path, n);
     memcpy(w->log + n, ".part.journal", sizeof ".part.journal");
     *out = w;
@@ -72,8 +75,10 @@ void fg_writer_destroy(fg_writer **out)
     /* An open descriptor means that the lock is ours; unlink before it is given up. */
     if (w->fd >= 0 && w->state != FG_WRITER_DONE && !w->kept) {
         if (w->journal != NULL) fg_journal_remove(w->journal);
+        fg_writer_drop_parts(w);
         (void)unlink(w->part);
     }
+    fg_writer_close_parts(w);
     fg_journal_close(&w->journal);
     fg_model_file_close(&w->view);
     if (w->fd >= 0) (void)close(w->fd);
@@ -188,8 +193,9 @@ static fg_status check_rotation(const fg_writer *w, const fg_tensor *t, fg_err *
 }
 
 /* Oldest reader that understands the planned file. */
-static uint32_t read_version(const fg_directory *d)
+static uint32_t read_version(const fg_directory *d, uint32_t n_part)
 {
+    if (n_part > 1) return FG_SPLIT_READ_VERSION;
     for (uint64_t i = 0; i < d->n_tensor; i++) {
         if (d->tensor[i].rotated) return FG_ROTATED_READ_VERSION;
     }
@@ -244,8 +250,10 @@ fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *
         return fg_fail(err, FG_ELIMIT, "%s: more than 2^59 bytes, expected a smaller model",
                        w->path);
     }
-    s->read_version = read_version(&w->dir);
-    s->write_version = FG_WRITE_VERSION;
+    s->n_part = w->parts.n > 1 ? w->parts.n : 0;
+    s->read_version = read_version(&w->dir, s->n_part);
+    s->write_version =
+        s->read_version > FG_WRITE_VERSION ? s->read_version : (uint32_t)FG_WRITE_VERSION;
     s->generation = 1;
     s->data_bytes = data_end - s->data_offset;
     s->n_chunk = fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK;
@@ -281,6 +289,11 @@ uint64_t fg_writer_data_bytes(const fg_writer *w)
 uint64_t fg_writer_file_bytes(const fg_writer *w)
 {
     return w->slot.file_bytes;
+}
+
+uint64_t fg_writer_part_bytes(const fg_writer *w, uint32_t part)
+{
+    return fg_parts_share(&w->parts, part, 0, w->slot.file_bytes);
 }
 
 /* --- data --- */
@@ -330,7 +343,7 @@ static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
 static fg_status put(fg_writer *w, const void *bytes, uint64_t n, uint64_t offset, fg_err *err)
 {
     if (n == 0) return FG_OK;
-    const fg_status st = fg_io_pwrite(w->fd, bytes, (size_t)n, offset, w->part, err);
+    const fg_status st = fg_parts_write(&w->parts, bytes, (size_t)n, offset, err);
     if (st != FG_OK) w->state = FG_WRITER_BROKEN;
     return st;
 }
@@ -504,10 +517,8 @@ fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err)
     FG_TRY(fg_writer_flush(w, err));
     if (w->view == NULL) {
         /* Its full length now: a mapping beyond the end of a file faults. */
-        if (ftruncate(w->fd, (off_t)w->slot.file_bytes) != 0) {
-            return fg_writer_fail_io(w, "to extend it to its planned length", err);
-        }
-        FG_TRY(fg_model_file_view(&w->view, w->fd, w->part, &w->slot, &w->dir, err));
+        FG_TRY(fg_writer_cut_parts(w, w->slot.file_bytes, err));
+        FG_TRY(fg_model_file_view(&w->view, &w->parts, &w->slot, &w->dir, err));
     }
     *out = w->view;
     return FG_OK;
@@ -525,8 +536,7 @@ static int edge_compare(const void *a, const void *b)
 static fg_status hash_edges(fg_writer *w, const fg_edge *edge, size_t *n, fg_err *err)
 {
     const uint64_t from = edge->offset, end = fg_writer_cut(w, from, fg_writer_data_end(w));
-    const fg_file f = {.fd = w->fd, .path = w->part};
-    FG_TRY(fg_file_read(&f, w->buf, (size_t)(end - from), from, err));
+    FG_TRY(fg_parts_read(&w->parts, w->buf, (size_t)(end - from), from, err));
     for (*n = 0; edge[*n].offset + edge[*n].bytes <= end; ++*n) {
         const fg_edge *e = &edge[*n];
         if (fg_hash64(w->buf + (e->offset - from), (size_t)e->bytes) != e->hash) {
@@ -589,11 +599,35 @@ static fg_status write_table_and_directory(fg_writer *w, fg_err *err)
     return st;
 }
 
-static fg_status sync_part(fg_writer *w, fg_err *err)
+fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err)
 {
-    if (fsync(w->fd) == 0) return FG_OK;
+    for (uint32_t k = 0; k < w->parts.n; k++) {
+        const int fd = w->parts.fd[k];
+        if ((data_only ? fdatasync(fd) : fsync(fd)) == 0) continue;
+        w->state = FG_WRITER_BROKEN;
+        return fg_fail(err, FG_EIO, "%s: %s, expected to reach the disk", w->parts.path[k],
+                       strerror(errno));
+    }
+    return FG_OK;
+}
+
+/* The parts have their headers before the main file has one, and their names before it has its own. */
+static fg_status finish_parts(fg_writer *w, fg_err *err)
+{
+    if (w->parts.n == 1) return FG_OK;
+    w->state = FG_WRITER_BROKEN; /* until it is done */
+    FG_TRY(fg_writer_seal_parts(w, err));
+    FG_TRY(fg_writer_sync(w, false, err));
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
+}
+
+static fg_status name_parts(fg_writer *w, fg_err *err)
+{
     w->state = FG_WRITER_BROKEN;
-    return fg_writer_fail_io(w, "to reach the disk", err);
+    FG_TRY(fg_writer_name_parts(w, err));
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
 }
 
 fg_status fg_writer_finish(fg_writer *w, fg_err *err)
@@ -603,11 +637,13 @@ fg_status fg_writer_finish(fg_writer *w, fg_err *err)
     FG_TRY(complete_chunks(w, err));
     FG_TRY(write_meta(w, err));
     FG_TRY(write_table_and_directory(w, err));
-    FG_TRY(sync_part(w, err));
+    FG_TRY(fg_writer_sync(w, false, err));
+    FG_TRY(finish_parts(w, err));
     uint8_t slot[FG_SLOT_BYTES];
     fg_slot_encode(&w->slot, slot);
     FG_TRY(put(w, slot, sizeof slot, 0, err));
-    FG_TRY(sync_part(w, err));
+    FG_TRY(fg_writer_sync(w, false, err));
+    FG_TRY(name_parts(w, err));
     if (rename(w->part, w->path) != 0) {
         w->state = FG_WRITER_BROKEN;
         return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", w->part, strerror(errno),

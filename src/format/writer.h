@@ -40,6 +40,11 @@ typedef fg_tensor_choice fg_choose_fn(void *ctx, fg_role role, uint32_t layer, u
 
 fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *shape, fg_err *err);
 
+/* Splits the file (FORMAT.md 3.1): part k = 1 .. n_dir goes to the folder dir[k - 1], as NAME.k, and where
+ * that is not PATH's own folder, a link PATH.k beside PATH names it.  Other than PATH, files that are there
+ * already are refused.  Before fg_writer_plan.  Errors: FG_EINVAL, FG_EIO (no such folder), FG_ENOMEM. */
+fg_status fg_writer_split(fg_writer *w, const char *const *dir, uint32_t n_dir, fg_err *err);
+
 /* Copies the blob.  Keys are unique, 1-255 bytes.  Before fg_writer_plan. */
 fg_status fg_writer_add_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
                              fg_err *err);
@@ -54,8 +59,15 @@ uint64_t fg_writer_data_offset(const fg_writer *w);
 uint64_t fg_writer_data_bytes(const fg_writer *w);
 uint64_t fg_writer_file_bytes(const fg_writer *w);
 
+/* After the plan: how many bytes of [from, to) go to PATH's file system; all, when it is not split. */
+uint64_t fg_writer_share(const fg_writer *w, uint64_t from, uint64_t to);
+/* How many go into one part (0: PATH). */
+uint64_t fg_writer_part_bytes(const fg_writer *w, uint32_t part);
+/* How many go to the file system of part k > 0, 0 when that is PATH's. */
+uint64_t fg_writer_drive_bytes(const fg_writer *w, uint32_t part);
+
 /* Before begin: bytes that the caller will need on the same file system for temporary files.  UINT64_MAX:
- * the caller looks after free space itself. */
+ * the caller looks after free space there itself. */
 void fg_writer_reserve(fg_writer *w, uint64_t bytes);
 
 /* Creates PATH.part, without a journal.  Refuses when PATH.part exists and is locked by another process

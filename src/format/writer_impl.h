@@ -14,11 +14,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "src/base/buf.h"
 #include "src/base/hash.h"
 #include "src/format/journal.h"
-#include "src/format/layout.h"
+#include "src/format/parts.h"
 #include "src/format/writer.h"
 
 typedef unsigned long long ull; /* for %llu */
@@ -37,6 +38,15 @@ typedef struct fg_blob {
 typedef struct fg_edge {
     uint64_t offset, bytes, hash;
 } fg_edge;
+
+/* Where a part of a split file goes; its name until then is in fg_parts. */
+typedef struct fg_split {
+    char *path;
+    char *link, *target; /* beside the main file, and what it says; NULL: none needed */
+    bool at_home;        /* on the main file's file system */
+    dev_t drive;
+    bool is_named, is_linked; /* the part has its name, the link was made by this writer */
+} fg_split;
 
 typedef enum fg_writer_state {
     FG_WRITER_OPEN,
@@ -66,7 +76,9 @@ struct fg_writer {
     uint8_t *known;    /* [n_chunk] chunk[i] is set */
     fg_edge *edge;     /* [n_edge] */
     size_t n_edge, cap_edge;
-    int fd;                    /* PATH.part, -1 before begin */
+    int fd;         /* PATH.part, -1 before begin */
+    fg_parts parts; /* of them it is the first */
+    fg_split split[FG_MAX_PART];
     uint64_t reserve_bytes;    /* free space to ask for besides the file */
     fg_model_file *view;       /* NULL until asked for */
     fg_journal *journal;       /* NULL before begin, and for a writer that keeps none */
@@ -87,6 +99,10 @@ static inline uint64_t fg_writer_data_end(const fg_writer *w)
 fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err);
 /* FG_EIO with errno's text for PATH.part. */
 fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err);
+/* Opens `path`, creating it, for reading and writing, and locks it (flock). */
+fg_status fg_writer_lock(const char *path, int *fd, fg_err *err);
+/* fdatasync, or fsync, of all parts. */
+fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err);
 /* Hands the buffer to the kernel. */
 fg_status fg_writer_flush(fg_writer *w, fg_err *err);
 /* End of the piece that begins at pos, in a span that ends at `to` (> pos). */
@@ -97,5 +113,26 @@ fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_e
 fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
+
+/* --- split.c: all do nothing for a file that is not split, but cut, which is for the main file too --- */
+
+/* Opens the parts; go_on: those of an earlier life, under either name, else new ones.  One that is not
+ * there stays closed when going on. */
+fg_status fg_writer_open_parts(fg_writer *w, bool go_on, fg_err *err);
+/* Appends what tells these files from others. */
+void fg_writer_identify_parts(const fg_writer *w, fg_buf *b);
+/* Refuses parts that are not empty, unless they are this conversion's; size[n_part]. */
+fg_status fg_writer_check_parts(fg_writer *w, const uint64_t *size, bool ours, fg_err *err);
+/* Parts that have their final name already get back that of unfinished ones. */
+fg_status fg_writer_unname_parts(fg_writer *w, fg_err *err);
+fg_status fg_writer_cut_parts(const fg_writer *w, uint64_t bytes, fg_err *err);
+fg_status fg_writer_sync_names(const fg_writer *w, fg_err *err);
+/* Writes the headers. */
+fg_status fg_writer_seal_parts(fg_writer *w, fg_err *err);
+/* Gives the parts their names, and makes the links; durable. */
+fg_status fg_writer_name_parts(fg_writer *w, fg_err *err);
+/* Removes the unfinished parts. */
+void fg_writer_drop_parts(fg_writer *w);
+void fg_writer_close_parts(fg_writer *w);
 
 #endif

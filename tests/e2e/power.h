@@ -28,6 +28,9 @@
 #include "tests/models.h"
 
 static char out[512], part[600], log_path[600];
+/* Of split conversions: folders, and what is made there, under its names of now and later. */
+static uint32_t n_split; /* 0: one file */
+static char split_dir[2][600], split_out[2][1300], split_part[2][2700];
 static uint64_t last_resumed; /* of a conversion that ran in this process */
 
 static void resumed(void *ctx, uint64_t done, uint64_t total)
@@ -41,11 +44,32 @@ static inline void use_output(const char *dir)
     (void)snprintf(out, sizeof out, "%s/m.fulgur", dir);
     (void)snprintf(part, sizeof part, "%s.part", out);
     (void)snprintf(log_path, sizeof log_path, "%s.part.journal", out);
+    for (int i = 0; i < 2; i++) {
+        (void)snprintf(split_dir[i], sizeof split_dir[i], "%s/drive%d", dir, i + 1);
+        (void)mkdir(split_dir[i], 0700);
+        (void)snprintf(split_out[i], sizeof split_out[i], "%s/m.fulgur.%d", split_dir[i], i + 1);
+        (void)snprintf(split_part[i], sizeof split_part[i], "%s.part", split_out[i]);
+    }
+}
+
+/* Removes OUT and its parts. */
+static inline bool remove_output(void)
+{
+    bool good = remove(out) == 0;
+    for (uint32_t i = 0; i < n_split; i++) {
+        char link[640];
+        (void)snprintf(link, sizeof link, "%s.%u", out, i + 1);
+        good = remove(split_out[i]) == 0 && remove(link) == 0 && good;
+    }
+    return good;
 }
 
 static inline fg_convert_opts options(const char *src, const char *calib)
 {
+    static const char *const dirs[] = {split_dir[0], split_dir[1]};
     return (fg_convert_opts){.src_dir = src,
+                             .split_dir = dirs,
+                             .n_split = n_split,
                              .out_path = out,
                              .calib_path = calib,
                              .resumed = resumed,
@@ -87,6 +111,7 @@ static void garble(int fd, uint64_t from, uint64_t to, fg_rng *r)
 /* Where the parts of the file are that are written as a whole, from a finished one: of tensor i the bytes
  * [place[i], place[i + 1]), an expert's all at its first. */
 static uint64_t place[1024], n_place;
+static uint8_t owner[1 << 16]; /* part that a page is in */
 
 static void learn_places(void)
 {
@@ -106,14 +131,18 @@ static void learn_places(void)
     }
     const fg_tensor *last = fg_model_file_tensor(f, n_place - 1);
     place[n_place] = fg_round_up(fg_tensor_end(last), FG_PAGE_BYTES);
+    for (uint64_t p = 0, end; p < fg_model_file_size(f) / FG_PAGE_BYTES && p < sizeof owner; p++) {
+        owner[p] = (uint8_t)fg_model_file_part_at(f, p * FG_PAGE_BYTES, &end);
+    }
     fg_model_file_close(&f);
 }
 
-/* Everything in [from, to) that no page of safe[] covers may be lost. */
-static void garble_rest(int fd, const uint8_t *safe, uint64_t n_page, fg_rng *r)
+/* Everything in a part that no page of safe[] covers may be lost. */
+static void garble_rest(int fd, uint32_t k, const uint8_t *safe, uint64_t n_page, fg_rng *r)
 {
     for (uint64_t p = 0; p < n_page; p++) {
-        if (safe[p] == 0) garble(fd, p * FG_PAGE_BYTES, (p + 1) * FG_PAGE_BYTES, r);
+        const uint32_t of = p < sizeof owner ? owner[p] : 0;
+        if (safe[p] == 0 && of == k) garble(fd, p * FG_PAGE_BYTES, (p + 1) * FG_PAGE_BYTES, r);
     }
 }
 
@@ -133,6 +162,20 @@ static uint64_t mark_safe(const fg_checkpoint *c, uint8_t *safe, uint64_t n_page
     return end;
 }
 
+/* Of the parts of a split file likewise; n_page are known to be safe or not. */
+static void lose_parts(const uint8_t *safe, uint64_t n_page, fg_rng *r)
+{
+    for (uint32_t i = 0; i < n_split; i++) {
+        struct stat sb;
+        const int fd = open(split_part[i], O_RDWR);
+        if (fd < 0) continue; /* has its name, was synced as a whole */
+        CHECK(fstat(fd, &sb) == 0);
+        const uint64_t n = (uint64_t)sb.st_size / FG_PAGE_BYTES;
+        garble_rest(fd, i + 1, safe, n < n_page ? n : n_page, r);
+        (void)close(fd);
+    }
+}
+
 /* The power goes: of PATH.part only what the records say is on the disk; the last record may be torn, when
  * `tear` says so.  Returns whether there is a record to go on from. */
 static bool lose_power(bool tear, fg_rng *r)
@@ -146,7 +189,11 @@ static bool lose_power(bool tear, fg_rng *r)
         return false;
     }
     const size_t n = fg_journal_n_record(j);
-    const uint64_t size = (uint64_t)sb.st_size, n_page = (size + FG_PAGE_BYTES - 1) / FG_PAGE_BYTES;
+    const uint64_t size = (uint64_t)sb.st_size;
+    uint64_t n_page = (size + FG_PAGE_BYTES - 1) / FG_PAGE_BYTES;
+    const uint64_t n_main = n_page; /* parts may be longer */
+    if (n_split > 0 && n_page < place[n_place] / FG_PAGE_BYTES)
+        n_page = place[n_place] / FG_PAGE_BYTES;
     uint8_t *safe = fg_mem_zalloc((size_t)n_page);
     uint64_t end = 0;
     for (size_t i = 0; i < n; i++) {
@@ -157,9 +204,10 @@ static bool lose_power(bool tear, fg_rng *r)
     const uint64_t to = n == 0 ? 32 : fg_journal_record(j, n - 1)->end;
     fg_journal_close(&j);
     const int fd = open(part, O_RDWR);
-    CHECK(fd >= 0 && end <= size);
+    CHECK(fd >= 0 && (end <= size || n_split > 0));
     const uint64_t cut = end >= size ? size : end + fg_rng_u64(r) % (size - end + 1);
-    garble_rest(fd, safe, n_page, r);
+    garble_rest(fd, 0, safe, n_main, r);
+    lose_parts(safe, n_page, r);
     CHECK(ftruncate(fd, (off_t)(fg_rng_u64(r) % 2 == 0 ? cut : size)) == 0);
     (void)close(fd);
     fg_mem_free(safe);

@@ -12,6 +12,32 @@ static bool stop_late(void *ctx, uint64_t done, uint64_t total)
     return done < total / 2;
 }
 
+/* The parts of a split file, one behind the other; malloc. */
+static char *read_parts(size_t *n)
+{
+    char *all = NULL, *one;
+    size_t m;
+    *n = 0;
+    for (uint32_t i = 0; i < n_split; i++) {
+        if (fg_io_read_all(split_out[i], 1u << 30, &one, &m, NULL) != FG_OK) continue;
+        all = realloc(all, *n + m);
+        memcpy(all + *n, one, m);
+        *n += m;
+        fg_mem_free(one);
+    }
+    return all;
+}
+
+static bool are_same_parts(const char *want, size_t n)
+{
+    size_t m;
+    char *got = read_parts(&m);
+    bool same = m == n && (n == 0 || memcmp(got, want, n) == 0);
+    for (uint32_t i = 0; i < n_split; i++) same = same && !fg_io_exists(split_part[i]);
+    free(got);
+    return same;
+}
+
 /* Kills until at least `want_kills` lives ended so and the last conversion came through. */
 static void kill_and_compare(const char *src, const char *calib, int want_kills, uint64_t share)
 {
@@ -25,7 +51,10 @@ static void kill_and_compare(const char *src, const char *calib, int want_kills,
     CHECK(ended(start(&o)));
     const uint64_t whole_us = (fg_clock_ns() - t0) / 1000;
     learn_places();
-    REQUIRE(fg_io_read_all(out, 1u << 30, &want, &n, NULL) == FG_OK && remove(out) == 0);
+    size_t n_parts;
+    char *parts = read_parts(&n_parts);
+    CHECK((n_parts > 0) == (n_split > 0));
+    REQUIRE(fg_io_read_all(out, 1u << 30, &want, &n, NULL) == FG_OK && remove_output());
     o.checkpoint_bytes = 200000;
     int kills = 0, files = 0, went_on = 0;
     while (kills < want_kills || files == 0) {
@@ -40,22 +69,31 @@ static void kill_and_compare(const char *src, const char *calib, int want_kills,
             CHECK(ended(start(&o))); /* a slow machine gets to the end too */
         }
         files++;
-        CHECK(is_same(want, n));
-        CHECK(remove(out) == 0);
+        CHECK(is_same(want, n) && are_same_parts(parts, n_parts));
+        CHECK(remove_output());
     }
     if (fg_io_exists(part)) {
-        CHECK(ended(start(&o)) && is_same(want, n));
+        CHECK(ended(start(&o)) && is_same(want, n) && are_same_parts(parts, n_parts));
         files++;
     }
     printf("  %d kills, %d with a checkpoint, %d files compared\n", kills, went_on, files);
     CHECK(went_on > kills / 3);
     fg_mem_free(want);
+    free(parts);
 }
 
 FG_TEST(killed_at_random_nano)
 {
     use_output(ckpt_dir("nano_out"));
     kill_and_compare(NANO_DIR, NULL, 24, 2);
+}
+
+FG_TEST(killed_at_random_split)
+{
+    n_split = 2;
+    use_output(ckpt_dir("split_out"));
+    kill_and_compare(NANO_DIR, NULL, 16, 2);
+    n_split = 0;
 }
 
 FG_TEST(killed_at_random_calibrated)

@@ -296,6 +296,56 @@ FG_TEST(shards_arrive_while_it_runs)
     ckpt_fini(&model);
 }
 
+static char *stalled; /* the true bytes of shard 0 */
+static size_t n_stalled;
+static char sign_path[900];
+
+static void download_goes_on(void *ctx, const char *shard)
+{
+    const bool *stays = ctx;
+    if (shard == NULL || *stays) return;
+    waits++;
+    const int fd = open(shard_path(0), O_WRONLY);
+    CHECK(fd >= 0 && pwrite(fd, stalled, n_stalled, 0) == (ssize_t)n_stalled && close(fd) == 0);
+    CHECK(remove(sign_path) == 0);
+}
+
+/* Whole length, header there, no data yet, at rest: only the file beside it tells. */
+FG_TEST(a_downloaders_file_is_respected)
+{
+    static const char *const sign[] = {".aria2", ".incomplete", ".part", ".crdownload", ".other"};
+    fg_err err;
+    char name[256];
+    REQUIRE(prepare("stalled"));
+    fg_convert_opts o = deleting();
+    o.delete_consumed = false;
+    o.wait_for_shards = true;
+    bool control = false;
+    o.waiting = download_goes_on;
+    o.ctx = &control;
+    ckpt_shard_name(&model, 0, name, sizeof name);
+    REQUIRE(fg_io_read_all(shard_path(0), 1u << 30, &stalled, &n_stalled, &err) == FG_OK);
+    for (int i = 0; i < 5; i++) {
+        char leaf[300];
+        const int fd = open(shard_path(0), O_WRONLY);
+        uint64_t header;
+        memcpy(&header, stalled, sizeof header);
+        CHECK(fd >= 0 && ftruncate(fd, (off_t)(8 + header)) == 0);
+        CHECK(ftruncate(fd, (off_t)n_stalled) == 0 && close(fd) == 0);
+        (void)snprintf(leaf, sizeof leaf, "%s%s", name, sign[i]);
+        (void)snprintf(sign_path, sizeof sign_path, "%s%s", shard_path(0), sign[i]);
+        ckpt_put_file(src, leaf, "x", 1);
+        nap_us((unsigned)(o.settle_ns / 1000) + 20000); /* at rest before anybody looks */
+        waits = 0;
+        control = i == 4; /* nothing tells: the zeros are taken */
+        CHECK(fg_convert(&o, NULL, &err) == FG_OK);
+        CHECK(waits == !control && is_same(want, n_want) == !control);
+        (void)remove(out);
+    }
+    fg_mem_free(stalled);
+    ckpt_fini(&model);
+}
+
 FG_TEST(killed_while_waiting_and_deleting)
 {
     fg_rng r;

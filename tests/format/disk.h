@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A disk that fails or loses power, for test_journal: this header defines the calls that change files.
+ * A disk that fails or loses power, for life.h: this header defines the calls that change files.
  * It can make the n-th of them fail, or end the process there and leave what a disk may hold then:
  * of each file, what it was at its last sync, with any sectors written since, or garbage in their
  * place; names made or unmade since the last sync of the folder may be there or not.
@@ -31,10 +31,11 @@ typedef struct tracked {
     uint64_t size;
 } tracked;
 
-enum { PART, LOG, OUT, N_FILE };
+/* Of a split file, two more parts, and the link beside OUT that leads to the first. */
+enum { PART, LOG, OUT, PART1, OUT1, PART2, OUT2, LINK1, N_FILE };
 static tracked files[N_FILE];
 static int n_op, fail_at, die_at; /* 0: never */
-static bool sync_lies;            /* fdatasync of PATH.part does nothing */
+static int liar = -1;             /* syncs of this file do nothing */
 static uint64_t die_seed, free_bytes = UINT64_MAX;
 
 static uint64_t slurp(const char *path, uint8_t **bytes)
@@ -59,7 +60,8 @@ static void dump(const char *path, const void *bytes, uint64_t n)
 
 static bool exists(const char *path)
 {
-    return access(path, F_OK) == 0;
+    struct stat sb;
+    return lstat(path, &sb) == 0;
 }
 
 static int file_of(int fd)
@@ -79,9 +81,27 @@ static void note_content(int i)
     files[i].has_content = true;
 }
 
-static void note_names(void)
+/* The names in a folder are on the disk. */
+static void note_names(const struct stat *folder)
 {
-    for (int i = 0; i < N_FILE; i++) files[i].named = exists(files[i].path);
+    for (int i = 0; i < N_FILE; i++) {
+        char dir[4096];
+        struct stat sb;
+        (void)snprintf(dir, sizeof dir, "%s", files[i].path);
+        *strrchr(dir, '/') = '\0';
+        if (stat(dir, &sb) == 0 && (folder == NULL || sb.st_ino == folder->st_ino)) {
+            files[i].named = exists(files[i].path);
+        }
+    }
+}
+
+/* All is on the disk. */
+static void note_all(void)
+{
+    for (int i = PART; i <= OUT2; i++) {
+        if (exists(files[i].path)) note_content(i);
+    }
+    note_names(NULL);
 }
 
 /* What the file may hold: sectors that differ from the last sync are old, new or neither. */
@@ -108,25 +128,43 @@ static void lose_content(const tracked *f, fg_rng *r)
     free(mix);
 }
 
+/* A name that was changed since the last sync of its folder may be the old one. */
+static void lose_rename(int from, int to, fg_rng *r)
+{
+    const bool there = exists(files[to].path) && !exists(files[from].path);
+    if (there && !files[to].named && files[from].named && fg_rng_u64(r) % 2 == 0) {
+        (void)rename(files[to].path, files[from].path);
+    }
+}
+
+/* And so one that was made or unmade. */
+static void lose_name(int i, fg_rng *r)
+{
+    const bool there = exists(files[i].path);
+    if (there == files[i].named || fg_rng_u64(r) % 2 == 0) return;
+    if (there) (void)unlink(files[i].path);
+    if (!there && i == LOG) dump(files[i].path, files[i].durable, files[i].size);
+}
+
 static void power_off(void)
 {
+    static const int names[][2] = {{PART, OUT}, {PART1, OUT1}, {PART2, OUT2}};
     fg_rng r;
     fg_rng_init(&r, die_seed);
     n_op = -1000000; /* what follows is not the program's */
-    const bool renamed = exists(files[OUT].path) && !files[OUT].named && !exists(files[PART].path);
-    if (renamed) {
-        /* synced before the rename; the name may be the old one */
-        if (fg_rng_u64(&r) % 2 == 0) (void)rename(files[OUT].path, files[PART].path);
-        if (!exists(files[LOG].path) && fg_rng_u64(&r) % 2 == 0) {
-            dump(files[LOG].path, files[LOG].durable, files[LOG].size);
-        }
-        _exit(fg_test_failed() ? 1 : DIED);
+    for (int i = PART; i <= OUT2; i++) {
+        /* a file that is complete was synced as a whole */
+        if (i != OUT && exists(files[i].path)) lose_content(&files[i], &r);
     }
-    for (int i = PART; i <= LOG; i++) {
-        if (!exists(files[i].path)) continue;
-        lose_content(&files[i], &r);
-        if (!files[i].named && fg_rng_u64(&r) % 2 == 0) (void)unlink(files[i].path);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const int part = names[i][0], out = names[i][1];
+        const bool moved = files[part].named || files[out].named;
+        lose_rename(part, out, &r);
+        lose_rename(out, part, &r);
+        if (!moved) lose_name(part, &r);
     }
+    lose_name(LOG, &r);
+    lose_name(LINK1, &r);
     _exit(fg_test_failed() ? 1 : DIED);
 }
 
@@ -151,7 +189,7 @@ int fdatasync(int fd)
 {
     if (step(EIO)) return -1;
     const int i = file_of(fd);
-    if (i >= 0 && !(sync_lies && i == PART)) note_content(i);
+    if (i >= 0 && i != liar) note_content(i);
     return 0;
 }
 
@@ -160,11 +198,11 @@ int fsync(int fd)
     struct stat sb;
     if (step(EIO)) return -1;
     if (fstat(fd, &sb) == 0 && S_ISDIR(sb.st_mode)) {
-        note_names();
+        note_names(&sb);
         return 0;
     }
     const int i = file_of(fd);
-    if (i >= 0 && !(sync_lies && i == PART)) note_content(i);
+    if (i >= 0 && i != liar) note_content(i);
     return 0;
 }
 
@@ -177,7 +215,26 @@ int ftruncate(int fd, off_t n)
 int rename(const char *a, const char *b)
 {
     if (step(EIO)) return -1;
-    return (int)syscall(SYS_renameat, AT_FDCWD, a, AT_FDCWD, b);
+    const int result = (int)syscall(SYS_renameat, AT_FDCWD, a, AT_FDCWD, b);
+    int from = -1, to = -1;
+    for (int i = 0; i < N_FILE; i++) {
+        if (strcmp(files[i].path, a) == 0) from = i;
+        if (strcmp(files[i].path, b) == 0) to = i;
+    }
+    if (result != 0 || from < 0 || to < 0) return result;
+    free(files[to].durable); /* what of its content is on the disk goes with it */
+    files[to].has_content = files[from].has_content;
+    files[to].durable = files[from].durable;
+    files[to].size = files[from].size;
+    files[from].has_content = false;
+    files[from].durable = NULL;
+    return 0;
+}
+
+int symlink(const char *to, const char *name)
+{
+    if (step(EIO)) return -1;
+    return (int)syscall(SYS_symlinkat, to, AT_FDCWD, name);
 }
 
 int fstatvfs(int fd, struct statvfs *v)

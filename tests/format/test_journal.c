@@ -3,7 +3,7 @@
  * A writer that dies and goes on: the finished file has the bytes of one uninterrupted life, wherever
  * the power went or the system refused.
  *
- * The disk that does this is in disk.h.
+ * The disk that does this is in disk.h, the writer in life.h.
  */
 #include <math.h>
 #include <stdio.h>
@@ -18,224 +18,7 @@
 #include "src/format/layout.h"
 #include "src/format/reader.h"
 #include "tests/fg_test.h"
-#include "tests/format/disk.h"
-#include "tests/format/sample.h"
-
-enum { GROUP = 3 };
-
-/* --- one life of a writer --- */
-
-typedef struct life {
-    const char *path;
-    uint64_t data_seed, identity;
-    uint64_t every;     /* groups between checkpoints; 0: none */
-    uint64_t stop_at;   /* ends (as by an error) before this tensor; 0: runs to the end */
-    bool view;          /* looks at the file while it is written */
-    bool other_plan;    /* another type for a tensor */
-    bool shuffled;      /* groups in random order */
-    uint64_t next;      /* out: where it went on */
-    uint64_t sum;       /* out: of the payloads, as the caller of a real writer keeps state */
-    uint64_t n_payload; /* out: payloads handed back */
-    bool kept;          /* out */
-    bool is_written[256];
-} life;
-
-static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t expert)
-{
-    const life *l = ctx;
-    fg_tensor_choice c = sample_choose(NULL, role, layer, expert);
-    if (l->other_plan && role == FG_ROLE_LM_HEAD) c.type = FG_TYPE_Q8;
-    return c;
-}
-
-static fg_status take_payload(void *ctx, const void *bytes, uint64_t n, fg_err *err)
-{
-    life *l = ctx;
-    fg_cursor c = fg_cursor_make(bytes, (size_t)n);
-    l->n_payload++;
-    if (n != 8) return fg_fail(err, FG_EFORMAT, "payload: %llu bytes", (unsigned long long)n);
-    l->sum += fg_cursor_u64(&c);
-    return FG_OK;
-}
-
-static fg_status look(const life *l, fg_writer *w, const uint8_t *data, uint64_t idx, fg_err *err)
-{
-    const fg_model_file *view;
-    FG_TRY(fg_writer_view(w, &view, err));
-    const fg_tensor *t = fg_model_file_tensor(view, idx);
-    const uint8_t *got = fg_model_file_data(view, t->offset);
-    const uint64_t n = fg_writer_pos(w) - t->offset;
-    CHECK(memcmp(got, data + (t->offset - fg_writer_data_offset(w)), (size_t)n) == 0);
-    CHECK(t == fg_model_file_find(view, (fg_role)t->role, t->layer, t->expert));
-    CHECK(memcmp(t, fg_writer_tensor(w, idx), sizeof *t) == 0);
-    const uint64_t end = fg_writer_data_offset(w) + fg_writer_data_bytes(w);
-    const volatile uint8_t *last = fg_model_file_data(view, end - 1);
-    /* there to be read, written or not */
-    CHECK(*last == 0 || fg_writer_pos(w) == end || l->shuffled);
-    CHECK_U64(fg_model_file_size(view), fg_writer_file_bytes(w));
-    return FG_OK;
-}
-
-/* Tensors idx .. idx + n - 1: their bytes, and what is measured of them. */
-static fg_status write_group(life *l, fg_writer *w, const uint8_t *data, uint64_t idx, uint64_t n,
-                             fg_err *err)
-{
-    const uint64_t from = fg_writer_data_offset(w);
-    uint64_t end = 0;
-    for (uint64_t i = idx; i < idx + n; i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
-        if (fg_tensor_end(t) > end) end = fg_tensor_end(t);
-        if (t->type == FG_TYPE_Q4 && i % 2 == 0) {
-            fg_lut lut = fg_lut_linear;
-            lut.v[15] = (int8_t)(20 + i % 10);
-            FG_TRY(fg_writer_set_lut(w, i, &lut, err));
-        }
-        if (i % 4 == 0) continue; /* a table, no errors */
-        const fg_tensor_error e = {(float)i / 64, (float)i / 32, (float)i / 128, (float)i};
-        fg_writer_set_error(w, i, &e);
-    }
-    FG_TRY(fg_writer_pad(w, fg_tensor_begin(fg_writer_tensor(w, idx)), err));
-    FG_TRY(fg_writer_write(w, data + (fg_writer_pos(w) - from), end - fg_writer_pos(w), err));
-    if (l->view) FG_TRY(look(l, w, data, idx, err));
-    l->sum += fg_hash64(&idx, sizeof idx);
-    return FG_OK;
-}
-
-/* A tensor that begins a group still to be written; n_tensor when none is. */
-static uint64_t random_group(const life *l, const fg_writer *w, fg_rng *r)
-{
-    const uint64_t n = fg_writer_n_tensor(w);
-    uint64_t at = fg_rng_u64(r) % n, left = n;
-    while (left > 0 && (l->is_written[at] || fg_writer_is_done(w, at))) {
-        at = (at + 1) % n;
-        left--;
-    }
-    if (left == 0) return n;
-    const uint32_t role = fg_writer_tensor(w, at)->role;
-    return at - (role == FG_ROLE_EXPERT_UP ? 1 : role == FG_ROLE_EXPERT_DOWN ? 2 : 0);
-}
-
-static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *err)
-{
-    uint64_t n_group = 0, saved = l->sum, i = l->next;
-    fg_rng r;
-    fg_rng_init(&r, l->sum);
-    memset(l->is_written, 0, sizeof l->is_written);
-    for (;;) {
-        if (l->shuffled) i = random_group(l, w, &r);
-        if (i == fg_writer_n_tensor(w)) break;
-        const uint64_t n = fg_writer_tensor(w, i)->role == FG_ROLE_EXPERT_GATE ? GROUP : 1;
-        if (l->stop_at != 0 && (l->shuffled ? n_group : i) >= l->stop_at)
-            return fg_fail(err, FG_ECANCEL, "stopped");
-        if (l->shuffled) FG_TRY(fg_writer_seek(w, i, err));
-        memset(l->is_written + i, 1, (size_t)n);
-        FG_TRY(write_group(l, w, data, i, n, err));
-        i += n;
-        if (l->every == 0 || ++n_group % l->every != 0) continue;
-        uint8_t payload[8];
-        const uint64_t v = l->sum - saved;
-        for (int k = 0; k < 8; k++) payload[k] = (uint8_t)(v >> (8 * k));
-        FG_TRY(fg_writer_checkpoint(w, payload, 8, err));
-        saved = l->sum;
-    }
-    return fg_writer_set_meta(w, "sum", &l->sum, sizeof l->sum, err);
-}
-
-static fg_status live(life *l, fg_err *err)
-{
-    const fg_shape shape = sample_shape();
-    fg_writer *w = NULL;
-    uint8_t *data = NULL;
-    const uint64_t zero = 0;
-    l->next = l->sum = l->n_payload = 0;
-    *err = (fg_err){0};
-    fg_status st = fg_writer_create(&w, l->path, &shape, err);
-    if (st == FG_OK) st = fg_writer_add_meta(w, "sum", &zero, sizeof zero, err);
-    if (st == FG_OK) {
-        st = fg_writer_add_meta(w, "config.json", sample_config, sizeof sample_config - 1, err);
-    }
-    if (st == FG_OK) st = fg_writer_plan(w, choose, l, err);
-    if (st == FG_OK) {
-        data = sample_data(w, l->data_seed);
-        if (data == NULL) st = fg_fail_nomem(err, l->path);
-    }
-    if (st == FG_OK) st = fg_writer_resume(w, l->identity, take_payload, l, &l->next, err);
-    if (st == FG_OK) st = write_rest(l, w, data, err);
-    if (st == FG_OK) st = fg_writer_finish(w, err);
-    l->kept = w != NULL && fg_writer_is_kept(w);
-    fg_writer_destroy(&w);
-    fg_mem_free(data);
-    return st;
-}
-
-/* Files of a test: PATH, its part and its journal, none of them there. */
-static void use(const char *name)
-{
-    static char path[3][4096];
-    const char *dir = fg_test_tmpdir();
-    (void)snprintf(path[OUT], sizeof path[0], "%s/%s", dir, name);
-    (void)snprintf(path[PART], sizeof path[0], "%s/%s.part", dir, name);
-    (void)snprintf(path[LOG], sizeof path[0], "%s/%s.part.journal", dir, name);
-    for (int i = 0; i < N_FILE; i++) {
-        free(files[i].durable);
-        files[i] = (tracked){.path = path[i]};
-        (void)unlink(path[i]);
-    }
-    n_op = fail_at = die_at = 0;
-    sync_lies = false;
-    free_bytes = UINT64_MAX;
-}
-
-static life plain(void)
-{
-    return (life){.path = files[OUT].path, .data_seed = 7, .identity = 42, .every = 4};
-}
-
-/* The bytes that every life must end with; malloc. */
-static uint64_t reference(uint8_t **bytes)
-{
-    fg_err err;
-    life l = plain();
-    l.every = 0;
-    CHECK(live(&l, &err) == FG_OK);
-    const uint64_t n = slurp(files[OUT].path, bytes);
-    (void)unlink(files[OUT].path);
-    CHECK(n > 3 << 20 && !exists(files[LOG].path) && !exists(files[PART].path));
-    return n;
-}
-
-static bool is_complete(const uint8_t *want, uint64_t n)
-{
-    uint8_t *got;
-    const uint64_t m = slurp(files[OUT].path, &got);
-    const bool same = m == n && memcmp(got, want, (size_t)n) == 0;
-    free(got);
-    return same && !exists(files[PART].path) && !exists(files[LOG].path);
-}
-
-/* A life in a process of its own that dies at operation `op`; true when it died before the end. */
-static bool die(life *l, int op, uint64_t seed)
-{
-    int status = 0;
-    (void)fflush(stdout);
-    const pid_t pid = fork();
-    if (pid == 0) {
-        fg_err err;
-        for (int i = PART; i <= LOG; i++) {
-            if (exists(files[i].path)) note_content(i);
-        }
-        note_names();
-        n_op = 0;
-        die_at = op;
-        die_seed = seed;
-        const fg_status st = live(l, &err);
-        if (st != FG_OK && st != FG_ECANCEL) fprintf(stderr, "%s\n", err.msg);
-        _exit(st == FG_OK && !fg_test_failed() ? 0 : 1);
-    }
-    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
-    CHECK(WEXITSTATUS(status) == DIED || WEXITSTATUS(status) == 0);
-    return WEXITSTATUS(status) == DIED;
-}
+#include "tests/format/life.h"
 
 /* The tensor behind the last span of a record; written in file order, the next one to be written. */
 static uint64_t end_of(const fg_checkpoint *c)
@@ -244,17 +27,6 @@ static uint64_t end_of(const fg_checkpoint *c)
 }
 
 /* --- power loss --- */
-
-static bool verifies(const char *path)
-{
-    fg_err err;
-    fg_model_file *f;
-    fg_status st = fg_model_file_open(&f, path, &err);
-    if (st == FG_OK) st = fg_model_file_verify(f, NULL, NULL, &err);
-    fg_model_file_close(&f);
-    CHECK(st == FG_OK || st == FG_ECHECKSUM);
-    return st == FG_OK;
-}
 
 FG_TEST(power_loss_at_every_operation)
 {
@@ -351,7 +123,7 @@ FG_TEST(control_a_lying_disk_is_found_out)
     const uint64_t n = reference(&want);
     for (int lies = 0; lies < 2; lies++) {
         use("y.fulgur");
-        sync_lies = lies == 1;
+        liar = lies == 1 ? PART : -1;
         life l = plain();
         CHECK(die(&l, 40, 5));
         fg_journal *j;
@@ -359,7 +131,7 @@ FG_TEST(control_a_lying_disk_is_found_out)
         REQUIRE(fg_journal_n_record(j) > 3);
         const uint64_t said = end_of(fg_journal_record(j, fg_journal_n_record(j) - 1));
         fg_journal_close(&j);
-        sync_lies = false;
+        liar = -1;
         l = plain();
         const fg_status st = live(&l, &err); /* refused when an end of a span is gone */
         CHECK(st == FG_OK ? is_complete(want, n) == verifies(files[OUT].path)
