@@ -157,5 +157,5 @@ static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n, cons
 
 void golden_watch_taps(golden_watch *w, fg_taps *taps)
 {
-    *taps = (fg_taps){on_hidden, on_experts, w};
+    *taps = (fg_taps){.hidden = on_hidden, .experts = on_experts, .ctx = w};
 }

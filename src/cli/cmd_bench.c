@@ -140,13 +140,13 @@ static fg_status bench_kernels(report *r, fg_bench *b, fg_err *err)
     }
     FG_TRY(fg_bench_measure_kernels(b, n_col, n_shape, &rows, &n, err));
     say(r, "\nkernels, one core, %d rounds; matrices: a panel of 16 rows\n", FG_BENCH_ROUNDS);
-    say(r, "%-13s %6s %6s %-7s %11s %11s %8s %8s %8s\n", "kernel", "length", "tokens", "from",
+    say(r, "%-16s %6s %6s %-7s %11s %11s %8s %8s %8s\n", "kernel", "length", "tokens", "from",
         "min ns", "median ns", "GB/s", "GMAC/s", "x scalar");
     for (size_t i = 0; i < n; i++) {
         const fg_bench_kernel *k = &rows[i];
         const char *from = k->cold ? "memory" : "cache";
         const double gbs = k->bytes / k->median_ns, gmacs = k->macs / k->median_ns;
-        say(r, "%-13s %6u %6u %-7s %11.1f %11.1f %8.2f", k->slot, k->n, k->n_tok, from, k->min_ns,
+        say(r, "%-16s %6u %6u %-7s %11.1f %11.1f %8.2f", k->slot, k->n, k->n_tok, from, k->min_ns,
             k->median_ns, gbs);
         if (gmacs > 0.0) say(r, " %8.1f", gmacs);
         if (gmacs <= 0.0) say(r, " %8s", "-");

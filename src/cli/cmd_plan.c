@@ -138,8 +138,7 @@ static void find_disk(result *r)
                                : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
         path = folder;
     }
-    if (path != NULL &&
-        fg_rates_measure_disk(&r->rates, path, r->demand.expert_bytes, &why) == FG_OK) {
+    if (path != NULL && fg_rates_measure_disk(&r->rates, path, &why) == FG_OK) {
         r->disk_measured = true;
     } else {
         (void)snprintf(r->disk_error, sizeof r->disk_error, "%.190s", why.msg);
@@ -192,7 +191,7 @@ static void print_rates(const result *r)
     printf("; attention %.0f\n", x->attn_gmacs);
     if (x->disk_gbs > 0.0) {
         printf("            disk %.2f GB/s%s\n", x->disk_gbs,
-               r->disk_measured ? ", blocks of an expert, 4 in flight" : " (given)");
+               r->disk_measured ? ", read as experts are" : " (given)");
     }
 }
 
@@ -410,6 +409,8 @@ static int run(int argc, char **argv)
          "share of misses that a token avoids by repeating experts (0)"},
         {"overlap", 0, OPT_F64, &o.fo.fit.overlap, 0, 1, "X",
          "share of reads hidden behind the same layer's experts (1)"},
+        {"recall", 0, OPT_F64, &o.fo.fit.recall, 0, 1, "X",
+         "share of missing experts that reading ahead finds; fulgur trace knows (0.75)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
         CACHE_OPT(cache),
         ENGINE_OPTS(o),

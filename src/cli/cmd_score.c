@@ -13,6 +13,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/engine/quality.h"
+#include "src/engine/stream.h"
 
 static int run(int argc, char **argv);
 
@@ -86,6 +87,28 @@ typedef struct request {
     bool json, special, card;
 } request;
 
+/* The bound is one for both models: divided as the least that each can do with. */
+static fg_status share_bound(const request *q, uint64_t *model, uint64_t *ref, fg_err *err)
+{
+    const uint64_t ram = q->eo.ram_bytes, fixed = 2 * FG_ENGINE_OVERHEAD;
+    const char *path[2] = {q->model, q->against};
+    double least[2];
+    *model = *ref = ram;
+    if (ram == 0 || q->against == NULL) return FG_OK;
+    for (int i = 0; i < 2; i++) {
+        fg_model_file *f;
+        FG_TRY(fg_model_file_open(&f, path[i], err));
+        least[i] = (double)fg_store_min_bytes(f);
+        fg_model_file_close(&f);
+    }
+    *model = *ref = (ram + 1) / 2; /* too little, as the engine will say */
+    if (ram <= fixed) return FG_OK;
+    *ref =
+        FG_ENGINE_OVERHEAD + (uint64_t)((double)(ram - fixed) * least[1] / (least[0] + least[1]));
+    *model = ram - *ref;
+    return FG_OK;
+}
+
 /* A model that is its own reference has nothing to show. */
 static fg_status check_card(const fg_engine *e, const fg_engine *ref, fg_err *err)
 {
@@ -148,7 +171,8 @@ static int run(int argc, char **argv)
     const opt opts[] = {
         {"window", 'w', OPT_U32, &q.so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
         {"chunks", 0, OPT_U64, &q.so.max_window, 0, 1e15, "N", "windows at most (default: all)"},
-        {"against", 0, OPT_STR, &q.against, 0, 0, "REF", "reference model file"},
+        {"against", 0, OPT_STR, &q.against, 0, 0, "REF",
+         "reference model file; --ram is for both together"},
         {"card", 0, OPT_FLAG, &q.card, 0, 0, NULL, "with --against: keep the figures in MODEL"},
         {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
         {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
@@ -168,7 +192,10 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_engine *e = NULL, *ref = NULL;
     cli_catch_interrupt();
-    fg_status st = fg_engine_open(&e, q.model, &q.eo, &err);
+    uint64_t ram_ref;
+    fg_status st = share_bound(&q, &q.eo.ram_bytes, &ram_ref, &err);
+    if (st == FG_OK) st = fg_engine_open(&e, q.model, &q.eo, &err);
+    q.eo.ram_bytes = ram_ref;
     if (st == FG_OK && q.against != NULL) st = fg_engine_open(&ref, q.against, &q.eo, &err);
     if (st == FG_OK) st = score(&q, e, ref, &err);
     if (st == FG_OK) print_store(e);

@@ -185,6 +185,14 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     return st;
 }
 
+fg_status refuse_same_file(const char *out, const char *in, fg_err *err)
+{
+    struct stat a, b;
+    if (stat(out, &a) != 0 || stat(in, &b) != 0) return FG_OK;
+    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino) return FG_OK;
+    return fg_fail(err, FG_EINVAL, "%s: the same file as %s, expected another", out, in);
+}
+
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err)
 {
     for (size_t i = 0; i < n;) {
@@ -314,12 +322,17 @@ void print_store(fg_engine *e)
     const fg_cache_stats *c = &s->cache;
     const uint64_t n_hit = c->n_hit + c->n_prefetch_hit, n = n_hit + c->n_miss;
     const double busy = (double)s->io.busy_ns * 1e-9;
-    fprintf(stderr, "experts: %u of %u in memory, %llu of %llu hits (%.1f %%); ", s->n_slot,
+    fprintf(stderr, "experts: room for %u of %u, %llu of %llu hits (%.1f %%); ", s->n_slot,
             s->n_total, (unsigned long long)n_hit, (unsigned long long)n,
             n == 0 ? 0.0 : 100.0 * (double)n_hit / (double)n);
     fprintf(stderr, "read %s in all, %.2f GB/s by %s%s\n", cli_bytes((double)s->io.bytes),
             busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
             s->io.direct ? "" : " through the page cache");
+    if (c->n_prefetch == 0) return;
+    fprintf(stderr, "read ahead by %s: %llu experts, %.1f %% of them used%s\n",
+            fg_predict_name(s->predict), (unsigned long long)c->n_prefetch,
+            100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
+            s->predict_on ? "" : "; it cost more than it gained and is off");
 }
 
 void print_speed(fg_engine *e, const gen_stats *g)

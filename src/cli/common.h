@@ -57,7 +57,17 @@ const char *cli_bytes(double bytes);
      0,        0,                                                                                  \
      "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},     \
         {"policy", 0, OPT_STR, &(o).policy,                                                        \
-         0,        0, "NAME",  "with --ram, which experts stay: lru (default) or lfu"},            \
+         0,        0, "NAME",  "with --ram, which experts stay: lru (default), lfu, pin"},         \
+        {"predict",                                                                                \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).predict,                                                                             \
+         0,                                                                                        \
+         0,                                                                                        \
+         "NAME",                                                                                   \
+         "with --ram, by what to read ahead: router (default), previous, frequency, none"},        \
+        {"ahead", 0, OPT_U32, &(o).ahead,                                                          \
+         1,       4, "N",     "with --ram, for how many layers (default: 2)"},                     \
     {                                                                                              \
         "io", 0, OPT_STR, &(o).io, 0, 0, "NAME",                                                   \
             "with --ram, how they are read: auto (default), uring, pread"                          \
@@ -124,6 +134,9 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 
 /* Whole file, pipe or device, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
+
+/* FG_EINVAL when `out` is the file that is read as `in`. */
+fg_status refuse_same_file(const char *out, const char *in, fg_err *err);
 
 /* Appends decimal ids separated by white space, commas or brackets; n bytes, `name` for errors. */
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err);

@@ -32,8 +32,11 @@ enum {
 typedef enum op {
     OP_PANEL,
     OP_QUANTIZE_ACT,
+    OP_QUANTIZE_ACT_ROT,
     OP_RMSNORM,
     OP_AXPBY,
+    OP_AXPY,
+    OP_SILU,
     OP_SILU_MUL,
     OP_SIGMOID_MUL,
     OP_ROPE,
@@ -122,8 +125,11 @@ static void call(kernel_job *j, const item *it, const fg_kernels *k)
     switch (it->op) {
     case OP_PANEL: call_panels(j, it, k, it->n_panel); break;
     case OP_QUANTIZE_ACT: k->quantize_act(j->x, n, (fg_act128 *)(void *)j->y); break;
+    case OP_QUANTIZE_ACT_ROT: k->quantize_act_rot(j->x, n, (fg_act128 *)(void *)j->y); break;
     case OP_RMSNORM: k->rmsnorm(j->x, j->x + n, n, 1e-5f, j->y); break;
     case OP_AXPBY: k->axpby(3.5f, j->x, 1.0f, j->x + n, n, j->y); break;
+    case OP_AXPY: k->axpy(1e-3f, j->x, n, j->y); break;
+    case OP_SILU: k->silu(j->y, n); break;
     case OP_SILU_MUL: k->silu_mul(j->x, j->x + n, n, j->y); break;
     case OP_SIGMOID_MUL: k->sigmoid_mul(j->y, j->gate, n); break;
     case OP_ROPE: k->rope(j->y, j->x, j->x + n, n); break;
@@ -246,8 +252,12 @@ static void add_others(list *l, const fg_shape *s)
     const double block = FG_KV_BLOCK;
     const uint32_t model = (uint32_t)fg_round_up(s->d_model, FG_SB_COLS);
     add_vector(l, "quantize_act", OP_QUANTIZE_ACT, model, 4.0 + 144.0 / 128.0, 0.0);
+    const uint32_t ff = (uint32_t)fg_round_up(s->d_ff, FG_SB_COLS); /* of the down projection */
+    add_vector(l, "quantize_act_rot", OP_QUANTIZE_ACT_ROT, ff, 4.0 + 144.0 / 128.0, 0.0);
     add_vector(l, "rmsnorm", OP_RMSNORM, s->d_model, 12.0, 0.0);
     add_vector(l, "axpby", OP_AXPBY, s->d_model, 12.0, 0.0);
+    add_vector(l, "axpy", OP_AXPY, s->d_model, 12.0, 0.0);
+    add_vector(l, "silu", OP_SILU, 3 * s->d_head, 8.0, 0.0);
     add_vector(l, "silu_mul", OP_SILU_MUL, s->d_ff, 12.0, 0.0);
     add_vector(l, "sigmoid_mul", OP_SIGMOID_MUL, s->n_head * s->d_head, 12.0, 0.0);
     add_vector(l, "rope", OP_ROPE, s->d_rotary / 2, 24.0, 0.0);

@@ -8,6 +8,7 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/engine/heat.h"
 #include "src/engine/kv.h"
 #include "src/engine/stream.h"
 #include "src/model/forward.h"
@@ -32,6 +33,7 @@ struct fg_session {
     fg_scratch *scratch;
     float *logits;  /* [n_vocab] of the last token */
     uint64_t bytes; /* counted in e->session_bytes */
+    bool grows;     /* the batch may be enlarged for a long prompt */
     fg_err lost;    /* code not FG_OK: an eval failed half-way, the state is of no use */
     fg_taps taps;
     fg_profile *profile;
@@ -41,8 +43,12 @@ struct fg_session {
 
 fg_engine_opts fg_engine_opts_default(void)
 {
-    return (fg_engine_opts){
-        .n_thread = 0, .cpu = "auto", .pin = true, .policy = "lru", .io = "auto"};
+    return (fg_engine_opts){.n_thread = 0,
+                            .cpu = "auto",
+                            .pin = true,
+                            .policy = "lru",
+                            .io = "auto",
+                            .predict = "router"};
 }
 
 static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
@@ -80,9 +86,14 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     fg_store_opts so = {.bytes = 0};
     e->ram_bytes = o->ram_bytes;
     if (o->ram_bytes == 0) return FG_OK;
-    if (!fg_policy_parse(o->policy, &so.policy) || so.policy == FG_POLICY_PIN) {
-        return fg_fail(err, FG_EINVAL, "policy: %s, expected lru or lfu", o->policy);
+    if (!fg_policy_parse(o->policy, &so.policy)) {
+        return fg_fail(err, FG_EINVAL, "policy: %s, expected lru, lfu or pin", o->policy);
     }
+    if (!fg_predict_parse(o->predict, &so.predict)) {
+        return fg_fail(err, FG_EINVAL, "predict: %s, expected none, frequency, previous or router",
+                       o->predict);
+    }
+    so.ahead = o->ahead;
     if (strcmp(o->io, "uring") == 0) {
         so.io.ops = &fg_io_uring;
     } else if (strcmp(o->io, "pread") == 0) {
@@ -91,7 +102,18 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
         return fg_fail(err, FG_EINVAL, "io: %s, expected auto, uring or pread", o->io);
     }
     FG_TRY(weight_bytes(e, 0, &so.bytes, err));
-    return fg_store_create(&e->store, e->file, &so, err);
+    fg_heat heat = {.use = NULL};
+    if (so.policy != FG_POLICY_LRU) FG_TRY(fg_heat_load(e->file, &heat, err));
+    if (so.policy == FG_POLICY_PIN && heat.use == NULL) {
+        return fg_fail(err, FG_ENOTSUP,
+                       "%s: no heat map inside, expected one for --policy pin; make it with fulgur "
+                       "trace --heat",
+                       fg_model_file_path(e->file));
+    }
+    so.heat = heat.use;
+    const fg_status st = fg_store_create(&e->store, e->file, &so, err);
+    fg_mem_free(heat.use);
+    return st;
 }
 
 fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err)
@@ -229,7 +251,7 @@ fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err
 
 fg_session_opts fg_session_opts_default(void)
 {
-    return (fg_session_opts){.n_ctx = 0, .n_batch = 512, .kv = FG_KV_CHOICE_AUTO};
+    return (fg_session_opts){.n_ctx = 0, .n_batch = 0, .kv = FG_KV_CHOICE_AUTO};
 }
 
 fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
@@ -239,14 +261,15 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
     fg_session *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "session");
     s->e = e;
+    s->grows = opts->n_batch == 0;
     const fg_shape *shape = e->model->shape;
+    const uint32_t n_batch = s->grows ? FG_SESSION_BATCH : opts->n_batch;
     const uint64_t most = shape->n_ctx_max < 4096 ? shape->n_ctx_max : 4096;
     const uint64_t n_ctx = opts->n_ctx == 0 ? most : opts->n_ctx;
     const fg_kv_type kv = fg_kv_resolve(opts->kv, e->model->quantized);
     fg_status st = fg_state_create(&s->state, shape, n_ctx, kv, err);
     if (st == FG_OK) {
-        st = fg_scratch_create(&s->scratch, e->model, n_ctx, opts->n_batch, fg_team_size(e->team),
-                               err);
+        st = fg_scratch_create(&s->scratch, e->model, n_ctx, n_batch, fg_team_size(e->team), err);
     }
     if (st == FG_OK) {
         s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
@@ -279,6 +302,11 @@ void fg_session_destroy(fg_session **s)
 uint64_t fg_session_pos(const fg_session *s)
 {
     return s->state->pos;
+}
+
+uint64_t fg_session_bytes(const fg_session *s)
+{
+    return s->bytes;
 }
 
 uint64_t fg_session_n_ctx(const fg_session *s)
@@ -331,8 +359,65 @@ static void take_logits(void *ctx, uint64_t pos, const float *logits)
     }
 }
 
+/* Batch that reads the fewest experts for n tokens.  Each batch is taken to read what is not in
+ * memory; a larger one has fewer of them, but its scratch takes slots. */
+static uint32_t best_batch(const fg_session *s, uint64_t n)
+{
+    const uint32_t base = s->scratch->n_batch;
+    const fg_store_stats *st = fg_engine_store_stats(s->e);
+    if (!s->grows || n <= base || st == NULL || st->n_slot == st->n_total) return base;
+    const fg_shape *shape = s->e->model->shape;
+    const uint64_t least = fg_cache_min_slots(shape->n_layer, shape->n_expert, shape->n_used);
+    uint64_t best_reads = (n + base - 1) / base * (st->n_total - st->n_slot);
+    uint32_t best = base;
+    for (uint64_t k = (n + FG_BATCH_MAX - 1) / FG_BATCH_MAX; (n + k - 1) / k > base; k++) {
+        const uint32_t batch = (uint32_t)((n + k - 1) / k);
+        const uint64_t more =
+            fg_scratch_bytes(s->e->model, s->state->n_ctx, batch, fg_team_size(s->e->team)) -
+            s->scratch->bytes;
+        const uint64_t lost = (more + st->slot_bytes - 1) / st->slot_bytes;
+        const uint64_t reads = k * (st->n_total - st->n_slot + lost);
+        if (lost + least > st->n_slot || reads >= best_reads) continue;
+        best = batch;
+        best_reads = reads;
+    }
+    return best;
+}
+
+/* Another batch, with memory from or for the slots.  On failure nothing has changed. */
+static fg_status resize_batch(fg_session *s, uint32_t n_batch, fg_err *err)
+{
+    fg_scratch *other;
+    fg_engine *e = s->e;
+    if (n_batch == s->scratch->n_batch) return FG_OK;
+    FG_TRY(
+        fg_scratch_create(&other, e->model, s->state->n_ctx, n_batch, fg_team_size(e->team), err));
+    const fg_status st = fg_engine_charge(e, other->bytes, s->scratch->bytes, err);
+    if (st != FG_OK) {
+        fg_scratch_destroy(&other);
+        return st;
+    }
+    s->bytes = s->bytes + other->bytes - s->scratch->bytes;
+    fg_scratch_destroy(&s->scratch);
+    s->scratch = other;
+    return FG_OK;
+}
+
+static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_logits_fn *on_logits,
+                      void *ctx, fg_err *err);
+
 fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
                           fg_session_logits_fn *on_logits, void *ctx, fg_err *err)
+{
+    const uint32_t usual = s->scratch->n_batch;
+    (void)resize_batch(s, best_batch(s, n), NULL); /* without it, more is read */
+    const fg_status st = eval(s, ids, n, on_logits, ctx, err);
+    (void)resize_batch(s, usual, NULL);
+    return st;
+}
+
+static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_logits_fn *on_logits,
+                      void *ctx, fg_err *err)
 {
     const uint32_t n_vocab = s->e->model->shape->n_vocab;
     const uint64_t room = s->state->n_ctx - s->state->pos;

@@ -160,26 +160,24 @@ fg_forecast_opts fg_forecast_opts_default(void)
     return (fg_forecast_opts){
         .ram_bytes = UINT64_MAX,
         .n_ctx = 4096,
-        .n_batch = fg_session_opts_default().n_batch,
-        .fit = {.other_decode = 0.04, .other_prefill = 0.06, .overlap = 1.0, .reuse = 0.0},
+        .n_batch = FG_SESSION_BATCH,
+        .fit = {.other_decode = 0.04,
+                .other_prefill = 0.06,
+                .overlap = 1.0,
+                .reuse = 0.0,
+                .recall = 0.75},
     };
 }
 
-/* The scratch of a session, by allocating it: its pages are never touched.  Nothing of a model is looked
- * at but its shape and the forms of activations. */
-static fg_status scratch_bytes(const fg_demand *d, uint64_t n_ctx, uint32_t n_batch,
-                               uint32_t n_thread, uint64_t *bytes, fg_err *err)
+static uint64_t scratch_bytes(const fg_demand *d, uint64_t n_ctx, uint32_t n_batch,
+                              uint32_t n_thread)
 {
     fg_model m = {.shape = &d->shape, .quantized = d->quantized};
-    fg_scratch *s;
     m.in = (fg_forms){d->in.plain, d->in.rotated};
     m.attn_out = (fg_forms){d->attn_out.plain, d->attn_out.rotated};
     m.expert_in = (fg_forms){d->expert_in.plain, d->expert_in.rotated};
     m.hidden = (fg_forms){d->hidden.plain, d->hidden.rotated};
-    FG_TRY(fg_scratch_create(&s, &m, n_ctx, n_batch, n_thread, err));
-    *bytes = s->bytes;
-    fg_scratch_destroy(&s);
-    return FG_OK;
+    return fg_scratch_bytes(&m, n_ctx, n_batch, n_thread);
 }
 
 /* See the header; q: share of the experts that one token, or batch, uses. */
@@ -199,7 +197,7 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
     FG_TRY(fg_state_size(&d->shape, 0, kv, &f->lightning_bytes, err));
     FG_TRY(fg_state_size(&d->shape, o->n_ctx, kv, &state, err));
     f->kv_bytes = state - f->lightning_bytes;
-    FG_TRY(scratch_bytes(d, o->n_ctx, o->n_batch, n_thread, &f->scratch_bytes, err));
+    f->scratch_bytes = scratch_bytes(d, o->n_ctx, o->n_batch, n_thread);
     f->fixed_bytes = d->embed_bytes + d->dense_bytes + d->head_bytes + state + f->scratch_bytes +
                      FG_ENGINE_OVERHEAD;
     f->n_expert = (uint64_t)d->shape.n_layer * d->shape.n_expert;
@@ -318,9 +316,11 @@ static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
     out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? inverse(t) : 0.0;
     if (x->f->resident || !x->f->fits) return;
     out->disk_bytes = x->f->misses * (double)x->d->expert_bytes;
-    out->tok_s = inverse(t + s->n_layer * expected_wait(x, x->o->fit.overlap));
+    const double read = out->disk_bytes / r->disk_gbs * 1e-9;
+    const double wait = s->n_layer * expected_wait(x, x->o->fit.overlap);
+    out->tok_s = inverse(larger(read, t + (1.0 - x->o->fit.recall) * wait));
     out->serial_tok_s = inverse(t + s->n_layer * expected_wait(x, 0.0));
-    out->bound_tok_s = inverse(larger(t, out->disk_bytes / r->disk_gbs * 1e-9));
+    out->bound_tok_s = inverse(larger(t, read));
 }
 
 /* Experts of a layer that a batch of random tokens meets. */
@@ -357,9 +357,11 @@ fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r
                            const fg_forecast_opts *o, fg_err *err)
 {
     *f = (fg_forecast){0};
-    if (o->fit.overlap < 0.0 || o->fit.overlap > 1.0 || o->fit.reuse < 0.0 || o->fit.reuse > 1.0) {
-        return fg_fail(err, FG_EINVAL, "forecast: overlap %g, reuse %g, expected 0 to 1",
-                       o->fit.overlap, o->fit.reuse);
+    const double share[] = {o->fit.overlap, o->fit.reuse, o->fit.recall};
+    for (int i = 0; i < 3; i++) {
+        if (share[i] >= 0.0 && share[i] <= 1.0) continue;
+        return fg_fail(err, FG_EINVAL, "forecast: overlap %g, reuse %g, recall %g, expected 0 to 1",
+                       share[0], share[1], share[2]);
     }
     FG_TRY(forecast_memory(f, d, n_thread, o, err));
     timing x = {.f = f, .d = d, .r = r, .o = o};

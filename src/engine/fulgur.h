@@ -51,15 +51,21 @@ typedef struct fg_engine_opts {
      * and the system decides.  With a bound, dense parts are read into memory and experts on
      * demand: src/expert/store.h.  Changes time only, never a bit. */
     uint64_t ram_bytes;
-    const char *policy; /* which experts stay: "lru" (default) or "lfu" */
-    const char *io;     /* how they are read: "auto" (default), "uring" or "pread" */
+    /* Which experts stay: "lru" (default), "lfu", or "pin": what the file's heat map says (heat.h). */
+    const char *policy;
+    const char *io; /* how they are read: "auto" (default), "uring" or "pread" */
+    const char
+        *predict;   /* what is read ahead of need: "none", "frequency", "previous" or "router" */
+    uint32_t ahead; /* for how many layers, 1 to 4; 0: the default */
 } fg_engine_opts;
-#define FG_ENGINE_OVERHEAD ((uint64_t)96 << 20) /* program, tables, tokenizer */
+/* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of it
+ * while that is being built; the rest is for threads, and for what the allocator keeps. */
+#define FG_ENGINE_OVERHEAD ((uint64_t)96 << 20)
 fg_engine_opts fg_engine_opts_default(void);
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
  * the team.  With ram_bytes the dense parts are read.  Errors: those of fg_model_file_open and
- * fg_store_create; FG_EINVAL (cpu, policy, io), FG_ENOTSUP (cpu level absent), FG_ELIMIT (ram_bytes
+ * fg_store_create; FG_EINVAL (cpu, policy, io, predict), FG_ENOTSUP (cpu level absent), FG_ELIMIT (ram_bytes
  * too small).
  * *out must be closed after all its sessions. */
 fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
@@ -97,9 +103,12 @@ typedef enum fg_kv_choice {
 
 typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
-    uint32_t n_batch; /* tokens evaluated together in prefill; 512.  Never changes the result */
+    uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, and when not all
+                       * experts are in memory as many as make the fewest reads, within the bound.
+                       * Never changes the result */
     fg_kv_choice kv;
 } fg_session_opts;
+enum { FG_SESSION_BATCH = 512 };
 fg_session_opts fg_session_opts_default(void);
 
 fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
@@ -108,6 +117,7 @@ void fg_session_destroy(fg_session **s); /* accepts NULL */
 
 uint64_t fg_session_pos(const fg_session *s);   /* tokens evaluated so far */
 uint64_t fg_session_n_ctx(const fg_session *s); /* room in tokens */
+uint64_t fg_session_bytes(const fg_session *s); /* memory of it that counts against ram_bytes */
 void fg_session_reset(fg_session *s);           /* empty sequence, same room */
 
 /* logits[n_vocab] of the token at absolute position pos; valid during the call only. */

@@ -10,8 +10,12 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/rng.h"
 #include "src/engine/bench_impl.h"
 #include "src/engine/kv.h"
+#include "src/expert/drives.h"
+#include "src/expert/slots.h"
+#include "src/expert/store.h"
 #include "src/sys/cpu.h"
 #include "src/sys/disk.h"
 
@@ -22,14 +26,13 @@ enum {
         512, /* rows / 16 of a pass with many tokens: 8192 rows, as Q or the output gate */
     ATTN_ROUNDS = 20,
     SYNCS = 500,
-    DISK_FLIGHT = 4,
 };
 #define PASS_NS       50000000u /* about, of a pass, at most: a busy neighbour takes milliseconds */
 #define MEASURE_NS    300000000u /* of the passes of one figure, when they are longer */
 #define BUFFER_BYTES  ((uint64_t)1 << 29)
 #define DISK_BYTES    ((uint64_t)1 << 30)
 #define DISK_WRITE_NS ((uint64_t)3000000000)
-#define DISK_NS       1000000000u
+#define DISK_NS       2000000000u
 
 static const fg_bench_type others[] = {{"bf16", "panel_bf16", FG_TYPE_BF16, NULL},
                                        {"f32", "panel_f32", FG_TYPE_F32, NULL}};
@@ -315,17 +318,59 @@ fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err)
     return st;
 }
 
-fg_status fg_rates_measure_disk(fg_rates *r, const char *path, uint64_t block, fg_err *err)
+/* Experts of the file at random, two at a time, as the expert store reads them. */
+static fg_status read_experts(const fg_model_file *f, uint64_t slot_bytes, double *gbs, fg_err *err)
 {
-    fg_disk d = FG_DISK_INIT;
-    fg_status st = fg_io_is_dir(path)
-                       ? fg_disk_open_temporary(&d, path, DISK_BYTES, DISK_WRITE_NS, err)
-                       : fg_disk_open(&d, path, err);
-    if (st == FG_OK) {
-        if (block > d.bytes) block = d.bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
-        st = fg_disk_read(&d, block, DISK_FLIGHT, DISK_NS, &r->disk_gbs, err);
+    const fg_shape *s = fg_model_file_shape(f);
+    const fg_reader_opts as_store = {.ops = NULL};
+    fg_slots slots;
+    fg_drives *drives = NULL;
+    fg_range range[2] = {0};
+    fg_rng rng;
+    fg_rng_init(&rng, 1);
+    FG_TRY(fg_slots_init(&slots, 2, slot_bytes, "disk measurement", err));
+    for (uint64_t i = 0; i < 2; i++) memset(fg_slots_at(&slots, i), 1, (size_t)slot_bytes);
+    fg_status st = fg_drives_create(&drives, f, &as_store, err);
+    const uint64_t start = fg_clock_ns(); /* page faults were before it */
+    uint64_t done = 0, bytes[2];
+    for (uint64_t i = 0; st == FG_OK; i++) {
+        fg_range *r = &range[i % 2];
+        if (i >= 2) {
+            if (!fg_drives_wait(drives, r, bytes[i % 2])) {
+                st = fg_drives_take_error(drives, err);
+                break;
+            }
+            done += bytes[i % 2];
+            if (fg_clock_ns() - start > DISK_NS) break;
+        }
+        const uint32_t l = (uint32_t)(fg_rng_u64(&rng) % s->n_layer),
+                       e = (uint32_t)(fg_rng_u64(&rng) % s->n_expert);
+        const fg_extent x = fg_model_file_expert_extent(f, l, e);
+        bytes[i % 2] = x.bytes;
+        st = fg_drives_start(drives, r, fg_slots_at(&slots, i % 2), x.offset, x.bytes, true, err);
     }
-    fg_disk_close(&d);
+    *gbs = (double)done / (double)(fg_clock_ns() - start + 1);
+    fg_drives_destroy(&drives);
+    fg_range_fini(&range[0]);
+    fg_range_fini(&range[1]);
+    fg_slots_fini(&slots);
+    return st;
+}
+
+fg_status fg_rates_measure_disk(fg_rates *r, const char *path, fg_err *err)
+{
+    if (fg_io_is_dir(path)) {
+        fg_disk d = FG_DISK_INIT;
+        fg_status st = fg_disk_open_temporary(&d, path, DISK_BYTES, DISK_WRITE_NS, err);
+        const uint64_t piece = d.bytes < FG_IO_PIECE ? d.bytes : FG_IO_PIECE;
+        if (st == FG_OK) st = fg_disk_read(&d, piece, FG_IO_DEPTH, DISK_NS, &r->disk_gbs, err);
+        fg_disk_close(&d);
+        return st;
+    }
+    fg_model_file *f;
+    FG_TRY(fg_model_file_open(&f, path, err));
+    const fg_status st = read_experts(f, fg_store_slot_bytes(f), &r->disk_gbs, err);
+    fg_model_file_close(&f);
     return st;
 }
 

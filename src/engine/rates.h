@@ -46,9 +46,10 @@ typedef struct fg_rates_opts {
 /* Fields not measured are left alone.  Errors: FG_EINVAL, FG_ENOTSUP (cpu), FG_ENOMEM, FG_EIO. */
 fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err);
 
-/* disk_gbs: blocks of `block` bytes, 4 in flight, of a file, or of a temporary one in a folder; about two
- * seconds.  Errors: those of src/sys/disk.h. */
-fg_status fg_rates_measure_disk(fg_rates *r, const char *path, uint64_t block, fg_err *err);
+/* disk_gbs: of a model file, its experts at random by the reader of the expert store; of a folder, a temporary
+ * file in pieces of that reader's size.  Some two seconds.  Errors: those of src/sys/disk.h, of opening a
+ * model, and of src/expert/drives.h. */
+fg_status fg_rates_measure_disk(fg_rates *r, const char *path, fg_err *err);
 
 /* For a machine known by two figures: decode reaches 95 % of read_gbs with every type; a batch 85 % and
  * an expert's part of it 65 % of peak_gmacs, the multiply-adds of all cores from cache.  A figure of 0

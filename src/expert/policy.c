@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/base/rng.h"
 
 enum {
     DECAY_ROUNDS = 16, /* LFU: counts halve when every expert could have been asked so often */
@@ -22,9 +23,9 @@ typedef struct entry {
     uint32_t key;  /* layer * n_expert + expert; NO_KEY: empty */
     bool pinned;   /* in the running wave or the next one */
     bool wanted;   /* the running layer will request it */
-    bool cold;     /* a scan brought it in at another's cost */
+    bool cold;     /* goes first: a scan brought it in at another's cost, or a hint was wrong */
     bool unused;   /* prefetched, not requested since */
-    bool took;     /* prefetched at another's cost */
+    uint32_t took; /* key that was evicted for the prefetch, or NO_KEY */
     uint64_t used; /* number of the last request or prefetch */
 } entry;
 
@@ -34,9 +35,13 @@ struct fg_cache {
     uint32_t n_layer, n_expert, n_used;
     uint32_t n_slot, limit, n_full; /* slots there are, may be in use, are in use */
     fg_policy policy;
+    uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert); /* OPTIMAL */
+    void *next_use_ctx;
+    fg_rng rng;        /* RANDOM */
     entry *slot;       /* [n_slot] */
     uint32_t *slot_of; /* [n_layer * n_expert] or FG_CACHE_NO_SLOT */
     uint32_t *count;   /* [n_layer * n_expert] LFU */
+    bool *lost;        /* [n_layer * n_expert] evicted for a prefetch that had no use yet */
     uint32_t *rank;    /* [n_layer * n_expert] PIN: place in the heat map, 0 the hottest; or NULL */
     uint64_t clock;    /* requests and prefetches so far */
     uint64_t n_request;
@@ -50,16 +55,25 @@ struct fg_cache {
     fg_cache_stats stats;
 };
 
+static const char *const policy_name[FG_POLICY_COUNT] = {[FG_POLICY_LRU] = "lru",
+                                                         [FG_POLICY_LFU] = "lfu",
+                                                         [FG_POLICY_PIN] = "pin",
+                                                         [FG_POLICY_RANDOM] = "random",
+                                                         [FG_POLICY_OPTIMAL] = "optimal"};
+
 bool fg_policy_parse(const char *text, fg_policy *out)
 {
-    static const char *const name[] = {
-        [FG_POLICY_LRU] = "lru", [FG_POLICY_LFU] = "lfu", [FG_POLICY_PIN] = "pin"};
-    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
-        if (strcmp(text, name[i]) != 0) continue;
+    for (int i = 0; i <= FG_POLICY_PIN; i++) {
+        if (strcmp(text, policy_name[i]) != 0) continue;
         *out = (fg_policy)i;
         return true;
     }
     return false;
+}
+
+const char *fg_policy_name(fg_policy policy)
+{
+    return policy_name[policy];
 }
 
 /* ---- heat ---- */
@@ -111,6 +125,9 @@ fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
         return fg_fail(err, FG_EINVAL, "expert directory: %u slots, expected %llu to %llu",
                        o->n_slot, (unsigned long long)least, (unsigned long long)n_key);
     }
+    if (o->policy == FG_POLICY_OPTIMAL && o->next_use == NULL) {
+        return fg_fail(err, FG_EINVAL, "expert directory: no next_use, expected one for optimal");
+    }
     fg_cache *c = fg_mem_zalloc(sizeof *c);
     if (c == NULL) return fg_fail_nomem(err, "expert directory");
     c->n_layer = o->n_layer;
@@ -118,10 +135,14 @@ fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
     c->n_used = o->n_used;
     c->n_slot = c->limit = o->n_slot;
     c->policy = o->policy;
+    c->next_use = o->next_use;
+    c->next_use_ctx = o->next_use_ctx;
+    fg_rng_init(&c->rng, o->seed);
     c->slot = fg_mem_zalloc_array(c->n_slot, sizeof *c->slot);
     c->slot_of = fg_mem_zalloc_array((size_t)n_key, sizeof *c->slot_of);
     c->count = fg_mem_zalloc_array((size_t)n_key, sizeof *c->count);
-    fg_status st = c->slot == NULL || c->slot_of == NULL || c->count == NULL
+    c->lost = fg_mem_zalloc_array((size_t)n_key, sizeof *c->lost);
+    fg_status st = c->slot == NULL || c->slot_of == NULL || c->count == NULL || c->lost == NULL
                        ? fg_fail_nomem(err, "expert directory")
                        : FG_OK;
     if (st == FG_OK && o->heat != NULL) st = take_heat(c, o->heat, err);
@@ -141,6 +162,7 @@ void fg_cache_destroy(fg_cache **c)
     fg_mem_free((*c)->slot);
     fg_mem_free((*c)->slot_of);
     fg_mem_free((*c)->count);
+    fg_mem_free((*c)->lost);
     fg_mem_free((*c)->rank);
     fg_mem_free(*c);
     *c = NULL;
@@ -154,11 +176,22 @@ static bool stays(const fg_cache *c, const entry *e)
            c->rank[e->key] < (uint64_t)c->limit * PIN_NUM / PIN_DEN;
 }
 
+static uint64_t next_use(const fg_cache *c, uint32_t key)
+{
+    return c->next_use(c->next_use_ctx, key / c->n_expert, key % c->n_expert);
+}
+
 /* True when a goes before b. */
 static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
 {
+    if (c->policy == FG_POLICY_OPTIMAL) {
+        const uint64_t at = next_use(c, a->key), bt = next_use(c, b->key);
+        return at != bt ? at > bt : a->used < b->used;
+    }
     if (a->wanted != b->wanted) return b->wanted;
     if (a->cold != b->cold) return a->cold;
+    const bool a_hint = a->unused && !a->cold, b_hint = b->unused && !b->cold;
+    if (a_hint != b_hint) return b_hint; /* its layer is near */
     const bool a_stays = stays(c, a), b_stays = stays(c, b);
     if (a_stays != b_stays) return b_stays;
     if (c->policy == FG_POLICY_LFU && c->count[a->key] != c->count[b->key]) {
@@ -167,14 +200,24 @@ static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
     return a->used < b->used; /* never equal */
 }
 
-/* Slot whose expert goes first, or FG_CACHE_NO_SLOT: all are pinned (a hint: or wanted or stay). */
-static uint32_t victim(const fg_cache *c, bool hint)
+/* A hint takes no slot that is in need, and none of another hint whose layer is still to come. */
+static bool spared(const fg_cache *c, const entry *e)
 {
-    uint32_t best = FG_CACHE_NO_SLOT;
+    return e->wanted || (e->unused && !e->cold) || stays(c, e);
+}
+
+/* Slot whose expert goes first, or FG_CACHE_NO_SLOT: all are pinned (a hint: or spared). */
+static uint32_t victim(fg_cache *c, bool hint)
+{
+    uint32_t best = FG_CACHE_NO_SLOT, n = 0;
     for (uint32_t i = 0; i < c->n_slot; i++) {
         const entry *e = &c->slot[i];
-        if (e->key == NO_KEY || e->pinned || (hint && (e->wanted || stays(c, e)))) continue;
-        if (best == FG_CACHE_NO_SLOT || goes_before(c, e, &c->slot[best])) best = i;
+        if (e->key == NO_KEY || e->pinned || (hint && spared(c, e))) continue;
+        if (c->policy == FG_POLICY_RANDOM) {
+            if (fg_rng_u64(&c->rng) % ++n == 0) best = i; /* the n-th with 1 in n: all alike */
+        } else if (best == FG_CACHE_NO_SLOT || goes_before(c, e, &c->slot[best])) {
+            best = i;
+        }
     }
     return best;
 }
@@ -189,19 +232,24 @@ static void evict(fg_cache *c, uint32_t slot)
     c->n_full--;
 }
 
-/* An empty slot for `key`, or FG_CACHE_NO_SLOT; *evicted: somebody had to go. */
-static uint32_t place(fg_cache *c, uint32_t key, bool hint, bool *evicted)
+/* An empty slot for `key`, or FG_CACHE_NO_SLOT; *evicted: the key that had to go, or NO_KEY. */
+static uint32_t place(fg_cache *c, uint32_t key, bool hint, uint32_t *evicted)
 {
     uint32_t slot = 0;
-    *evicted = c->n_full >= c->limit;
-    if (*evicted) {
+    *evicted = NO_KEY;
+    if (c->n_full >= c->limit) {
         slot = victim(c, hint);
         if (slot == FG_CACHE_NO_SLOT) return slot;
+        if (hint && c->policy == FG_POLICY_OPTIMAL &&
+            next_use(c, c->slot[slot].key) <= next_use(c, key)) {
+            return FG_CACHE_NO_SLOT; /* who knows the future takes no hint that costs a miss */
+        }
+        *evicted = c->slot[slot].key;
         evict(c, slot);
     } else {
         while (c->slot[slot].key != NO_KEY) slot++;
     }
-    c->slot[slot] = (entry){.key = key, .used = ++c->clock};
+    c->slot[slot] = (entry){.key = key, .took = NO_KEY, .used = ++c->clock};
     c->slot_of[key] = slot;
     c->n_full++;
     return slot;
@@ -226,15 +274,20 @@ static void request(fg_cache *c, uint32_t expert)
     if (slot != FG_CACHE_NO_SLOT) {
         entry *e = &c->slot[slot];
         *(e->unused ? &c->stats.n_prefetch_hit : &c->stats.n_hit) += 1;
-        e->cold = c->scan && (e->cold || (e->unused && e->took));
+        e->cold = c->scan && (e->cold || (e->unused && e->took != NO_KEY));
+        if (e->took != NO_KEY)
+            c->lost[e->took] = false; /* a request would have evicted it as well */
+        e->took = NO_KEY;
         e->unused = false;
         e->used = ++c->clock;
     } else {
-        bool evicted;
+        uint32_t evicted;
         slot = place(c, key, false, &evicted);
         assert(slot != FG_CACHE_NO_SLOT && c->n_load < FG_CACHE_MAX_LOADS);
-        c->slot[slot].cold = c->scan && evicted;
+        c->slot[slot].cold = c->scan && evicted != NO_KEY;
         c->stats.n_miss++;
+        c->stats.n_regret += c->lost[key];
+        c->lost[key] = false;
         c->loads[c->n_load++] = (fg_cache_load){c->layer, expert, slot};
     }
     c->slot[slot].pinned = true;
@@ -255,6 +308,10 @@ void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
         c->slot[slot].wanted = true;
         memmove(ids + n_there + 1, ids + n_there, (i - n_there) * sizeof *ids);
         ids[n_there++] = id;
+    }
+    for (uint32_t i = 0; i < c->n_slot; i++) { /* hints about this layer that were wrong */
+        entry *e = &c->slot[i];
+        if (e->unused && !e->wanted && e->key / c->n_expert == layer) e->cold = true;
     }
     const uint32_t few = c->n_used > FG_CACHE_FEW ? c->n_used : FG_CACHE_FEW;
     c->scan = n > few || n > c->limit;
@@ -298,11 +355,13 @@ bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_lo
 {
     assert(layer < c->n_layer && expert < c->n_expert);
     if (fg_cache_slot(c, layer, expert) != FG_CACHE_NO_SLOT) return false;
-    bool evicted;
+    uint32_t evicted;
     const uint32_t slot = place(c, layer * c->n_expert + expert, true, &evicted);
     if (slot == FG_CACHE_NO_SLOT) return false;
     c->slot[slot].unused = true;
     c->slot[slot].took = evicted;
+    if (evicted != NO_KEY) c->lost[evicted] = true;
+    c->lost[layer * c->n_expert + expert] = false;
     c->stats.n_prefetch++;
     *load = (fg_cache_load){layer, expert, slot};
     return true;
@@ -329,6 +388,11 @@ void fg_cache_set_limit(fg_cache *c, uint32_t n_slot, void (*on_evict)(void *ctx
 uint32_t fg_cache_limit(const fg_cache *c)
 {
     return c->limit;
+}
+
+uint32_t fg_cache_n_present(const fg_cache *c)
+{
+    return c->n_full;
 }
 
 fg_cache_stats fg_cache_get_stats(const fg_cache *c)

@@ -39,10 +39,17 @@ typedef enum fg_policy {
     FG_POLICY_LRU, /* evicts the least recently requested */
     FG_POLICY_LFU, /* the least frequently requested, counts halve now and then; ties as LRU */
     FG_POLICY_PIN, /* the hottest of a given heat map stay once they are in; the rest as LRU */
+    /* of a replay, to compare with: */
+    FG_POLICY_RANDOM,  /* any */
+    FG_POLICY_OPTIMAL, /* the one whose next request is farthest away (Belady 1966): no choice has
+                        * fewer misses, as long as the experts of each layer are one wave */
+    FG_POLICY_COUNT,
 } fg_policy;
 
 /* "lru", "lfu", "pin"; false when text is none of them. */
 bool fg_policy_parse(const char *text, fg_policy *out);
+/* Those, "random", "optimal". */
+const char *fg_policy_name(fg_policy policy);
 
 typedef struct fg_cache_opts {
     uint32_t n_layer, n_expert;
@@ -51,6 +58,11 @@ typedef struct fg_cache_opts {
     fg_policy policy;
     const uint64_t *heat; /* [n_layer * n_expert] requests in some other run; NULL: none.  Read at
                            * creation only: PIN's set, and LFU's first counts */
+    /* OPTIMAL: a number that grows with the time of the expert's next request, behind those of the
+     * running layer; UINT64_MAX: never. */
+    uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert);
+    void *next_use_ctx;
+    uint64_t seed; /* RANDOM */
 } fg_cache_opts;
 
 /* Fewer slots than these cannot run a model: the experts of a token, and one to read ahead, unless
@@ -67,6 +79,7 @@ typedef struct fg_cache_stats {
     uint64_t n_miss;         /* requests that had to be read */
     uint64_t n_prefetch;     /* prefetches carried out */
     uint64_t n_wasted;       /* prefetches evicted without a use */
+    uint64_t n_regret; /* misses of what was evicted for a prefetch that had no use till then */
     uint64_t n_evict;
 } fg_cache_stats;
 
@@ -97,7 +110,8 @@ uint32_t fg_cache_n_requested(const fg_cache *c);
 void fg_cache_end(fg_cache *c);
 
 /* Hint.  True when *load is to be read; false when the expert is there already, or no slot may be
- * had: pinned experts and those that the running layer still needs are never evicted for it. */
+ * had: pinned experts, those that the running layer still needs and hints about layers to come are
+ * never evicted for it.  A hint that its layer began without goes before all others. */
 bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load);
 
 /* Slot of an expert or FG_CACHE_NO_SLOT. */
@@ -108,6 +122,7 @@ uint32_t fg_cache_slot(const fg_cache *c, uint32_t layer, uint32_t expert);
 void fg_cache_set_limit(fg_cache *c, uint32_t n_slot, void (*on_evict)(void *ctx, uint32_t slot),
                         void *ctx);
 uint32_t fg_cache_limit(const fg_cache *c);
+uint32_t fg_cache_n_present(const fg_cache *c); /* experts in slots, or on their way */
 
 fg_cache_stats fg_cache_get_stats(const fg_cache *c);
 

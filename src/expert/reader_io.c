@@ -32,6 +32,10 @@ typedef struct queue {
     fg_load *head;
 } queue;
 
+typedef struct range {
+    uint64_t offset, bytes;
+} range;
+
 struct fg_reader {
     char *path;
     int fd;
@@ -50,8 +54,10 @@ struct fg_reader {
     fg_io_piece *free;
     uint32_t n_flight, n_lazy; /* pieces; those that are not urgent */
     bool stop;
-    fg_err err; /* the first of an urgent load */
-    uint64_t bytes, busy_ns, busy_since, n_retry;
+    fg_err err;                  /* the first of an urgent load */
+    range drop[FG_IO_MAX_DEPTH]; /* the thread's own: what the page cache is to give up */
+    uint32_t n_drop;
+    uint64_t bytes, busy_ns, busy_since, n_retry, delay_bytes;
     _Atomic uint64_t wait_ns;
 };
 
@@ -171,10 +177,7 @@ static void arrive(fg_reader *r, fg_load *load, const fg_io_piece *p)
             fail(r, load, p, 0);
             return;
         }
-        if (!r->direct) { /* the page cache is not to keep a second copy */
-            (void)posix_fadvise(r->fd, (off_t)load->offset, (off_t)load->bytes,
-                                POSIX_FADV_DONTNEED);
-        }
+        if (!r->direct) r->drop[r->n_drop++] = (range){load->offset, load->bytes};
     }
     atomic_store(&load->ready, ready);
 }
@@ -185,7 +188,10 @@ static bool try_again(fg_reader *r, fg_load *load, fg_io_piece *p)
     const bool paused = p->result > 0 || p->result == -EINTR || p->result == -EAGAIN;
     uint32_t good = p->result > 0 ? (uint32_t)p->result : 0;
     if (r->direct) good -= good % FG_IO_ALIGN; /* the next read has to be aligned again */
-    if (good == 0 && load->n_retry++ >= (paused ? MAX_INTERRUPT : MAX_RETRY)) return false;
+    if (good == 0) { /* counted apart: interruptions do not use up what real errors are allowed */
+        uint32_t *count = paused ? &load->n_interrupt : &load->n_retry;
+        if ((*count)++ >= (paused ? MAX_INTERRUPT : MAX_RETRY)) return false;
+    }
     r->n_retry++;
     r->bytes += good;
     p->dst += good;
@@ -214,8 +220,20 @@ static void finish(fg_reader *r, fg_io_piece *p)
     } else {
         fail(r, load, p, p->result < 0 ? -p->result : EIO);
     }
+    p->load = NULL;
     p->next = r->free;
     r->free = p;
+}
+
+/* Without direct reads the page cache has a second copy of each load.  Not under the lock: to drop the
+ * pages of an expert takes milliseconds. */
+static void drop_cached(fg_reader *r)
+{
+    for (uint32_t i = 0; i < r->n_drop; i++) {
+        (void)posix_fadvise(r->fd, (off_t)r->drop[i].offset, (off_t)r->drop[i].bytes,
+                            POSIX_FADV_DONTNEED);
+    }
+    r->n_drop = 0;
 }
 
 static void *reader_main(void *arg)
@@ -226,13 +244,15 @@ static void *reader_main(void *arg)
     for (;;) {
         fg_load *load;
         while ((load = pick(r)) != NULL) submit_next(r, load);
-        if (r->n_flight == 0) {
+        const bool idle = r->n_flight == 0;
+        if (idle && r->n_drop == 0) {
             if (r->stop) break;
             (void)pthread_cond_wait(&r->work, &r->lock);
             continue;
         }
         (void)pthread_mutex_unlock(&r->lock);
-        const uint32_t n = r->ops->reap(r->ctx, done, r->depth);
+        drop_cached(r);
+        const uint32_t n = idle ? 0 : r->ops->reap(r->ctx, done, r->depth);
         (void)pthread_mutex_lock(&r->lock);
         for (uint32_t i = 0; i < n; i++) finish(r, done[i]);
         (void)pthread_cond_broadcast(&r->arrival);
@@ -368,6 +388,17 @@ void fg_load_fini(fg_load *load)
     load->arrived_cap = 0;
 }
 
+/* Pieces in flight that an urgent load does not want, each counted once; `own` it wants. */
+static void count_delay(fg_reader *r, const fg_load *own)
+{
+    for (uint32_t i = 0; r->n_lazy > 0 && i < r->depth; i++) {
+        fg_io_piece *p = &r->piece[i];
+        if (p->load == NULL || p->urgent || p->counted) continue;
+        p->counted = true;
+        if (p->load != own) r->delay_bytes += p->bytes;
+    }
+}
+
 fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t offset,
                           uint64_t bytes, bool urgent, fg_err *err)
 {
@@ -391,13 +422,24 @@ fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t of
         load->offset = offset;
         load->bytes = bytes;
         load->issued = 0;
-        load->n_retry = 0;
+        load->n_retry = load->n_interrupt = 0;
         load->urgent = urgent;
+        if (urgent) count_delay(r, load);
         append(urgent ? &r->urgent : &r->lazy, load);
         (void)pthread_cond_signal(&r->work);
     }
     (void)pthread_mutex_unlock(&r->lock);
     return st;
+}
+
+void fg_reader_cancel(fg_reader *r, fg_load *load)
+{
+    (void)pthread_mutex_lock(&r->lock);
+    if (load->queued && !load->urgent) {
+        give_up(r, load);
+        atomic_store(&load->ready, FG_LOAD_FAILED);
+    }
+    (void)pthread_mutex_unlock(&r->lock);
 }
 
 bool fg_reader_hurry(fg_reader *r, fg_load *load)
@@ -408,6 +450,9 @@ bool fg_reader_hurry(fg_reader *r, fg_load *load)
         const bool queued = load->queued;
         unqueue(r, load);
         load->urgent = true;
+        for (uint32_t i = 0; i < r->depth; i++) { /* in flight and wanted: no delay */
+            if (r->piece[i].load == load) r->piece[i].counted = true;
+        }
         if (queued) {
             append(&r->urgent, load);
             (void)pthread_cond_signal(&r->work);
@@ -473,6 +518,7 @@ fg_reader_stats fg_reader_get_stats(fg_reader *r)
                                           (r->n_flight == 0 ? 0 : fg_clock_ns() - r->busy_since),
                                .wait_ns = atomic_load(&r->wait_ns),
                                .n_retry = r->n_retry,
+                               .delay_bytes = r->delay_bytes,
                                .backend = r->ops->name,
                                .direct = r->direct};
     (void)pthread_mutex_unlock(&r->lock);

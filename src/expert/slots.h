@@ -6,6 +6,7 @@
 #ifndef FG_SRC_EXPERT_SLOTS_H
 #define FG_SRC_EXPERT_SLOTS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "src/base/status.h"
@@ -18,6 +19,7 @@ typedef struct fg_slots {
     uint64_t n;
     void *map;
     uint64_t map_bytes;
+    bool *bare; /* [n] discarded, and not used since */
 } fg_slots;
 
 /* FG_ENOMEM names `what`.  fg_slots_fini accepts a zeroed object. */
@@ -30,7 +32,11 @@ static inline uint8_t *fg_slots_at(const fg_slots *s, uint64_t i)
     return s->p + i * s->slot_bytes;
 }
 
-/* Gives the slot's memory back to the system; its contents are zero from then on. */
-void fg_slots_discard(const fg_slots *s, uint64_t i);
+/* Gives the slot's memory back to the system, for good: no huge page of a neighbour, made now or later,
+ * reaches into it.  Its contents are zero from then on; fg_slots_use comes before the next use. */
+void fg_slots_discard(fg_slots *s, uint64_t i);
+
+/* The slot may have huge pages again; costs nothing unless it was discarded. */
+void fg_slots_use(fg_slots *s, uint64_t i);
 
 #endif

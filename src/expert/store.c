@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Directory (policy.c), memory (slots.c) and reads (reader_io.c) put together.
+ * Directory (policy.c), memory (slots.c) and reads (drives.c) put together.
  */
 #include "src/expert/store.h"
 
@@ -8,10 +8,22 @@
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/expert/drives.h"
 #include "src/expert/slots.h"
 #include "src/format/layout.h"
 
 typedef unsigned long long ull; /* for %llu */
+
+enum { MAX_PAUSE = 1 << 16 };
+
+/* What the predictor gained in the running trial; see store.h. */
+typedef struct trial {
+    uint32_t n_pass;                  /* so far */
+    uint32_t n_off, pause;            /* passes that it stays off; length of the next pause */
+    int64_t gain_bytes, sum_bytes;    /* of this trial; of all that are over */
+    uint64_t delay_seen, regret_seen; /* at the last pass: reader's and cache's counts */
+    uint32_t n_switch;
+} trial;
 
 /* A dense part in the file and in memory. */
 typedef struct part {
@@ -20,18 +32,24 @@ typedef struct part {
 
 struct fg_store {
     const fg_model_file *file;
-    fg_reader *reader;
+    fg_drives *drives;
     fg_cache *cache;
     fg_slots dense; /* one slot */
     part *parts;    /* [n_part], ascending */
-    fg_load *part_load;
+    fg_range *part_read;
     uint32_t n_part;
     fg_slots slots;
-    fg_load *load;  /* [slots.n] */
-    fg_load **used; /* [n_expert] loads of the running layer's requested experts */
+    fg_range *range; /* [slots.n] */
+    fg_range **used; /* [n_expert] ranges of the running layer's requested experts */
     uint64_t most_bytes;
+    fg_predictor *predictor;
+    fg_predict predict;
+    uint32_t ahead;
+    uint32_t *hint; /* [slots.n] 1 + layer of a hint for one token that has had no use; else 0 */
+    trial trial;
     /* the running layer */
     uint32_t layer, n_id, n_seen;
+    bool one_token;
     const uint32_t *ids;
     atomic_bool lost; /* a wait failed */
     fg_err err;       /* a read could not even be started */
@@ -109,25 +127,13 @@ static fg_status check_bytes(const fg_model_file *f, uint64_t bytes, fg_err *err
 
 /* ---- creation ---- */
 
-/* The reader opened the path anew: it must have found the file whose directory we hold. */
-static fg_status check_same_file(fg_store *s, fg_err *err)
-{
-    uint8_t slots[FG_N_SLOT * FG_SLOT_BYTES];
-    fg_slot slot;
-    const char *path = fg_model_file_path(s->file);
-    FG_TRY(fg_reader_peek(s->reader, slots, sizeof slots, 0, err));
-    FG_TRY(fg_slot_read(&slot, slots, fg_model_file_size(s->file), path, err));
-    if (slot.data_root == fg_model_file_data_root(s->file)) return FG_OK;
-    return fg_fail(err, FG_EIO, "%s: changed while being opened, expected one file", path);
-}
-
 static fg_status read_dense(fg_store *s, fg_err *err)
 {
     const fg_model_file *f = s->file;
     s->n_part = fg_model_file_shape(f)->n_layer + 2;
     s->parts = fg_mem_zalloc_array(s->n_part, sizeof *s->parts);
-    s->part_load = fg_mem_zalloc_array(s->n_part, sizeof *s->part_load);
-    if (s->parts == NULL || s->part_load == NULL) return fg_fail_nomem(err, "dense parts");
+    s->part_read = fg_mem_zalloc_array(s->n_part, sizeof *s->part_read);
+    if (s->parts == NULL || s->part_read == NULL) return fg_fail_nomem(err, "dense parts");
     FG_TRY(fg_slots_init(&s->dense, 1, fg_store_dense_bytes(f), "dense parts", err));
     uint64_t at = 0;
     for (uint32_t i = 0; i < s->n_part; i++) {
@@ -135,12 +141,12 @@ static fg_status read_dense(fg_store *s, fg_err *err)
         *p = dense_part(f, i);
         p->at = at;
         at += p->bytes;
-        FG_TRY(fg_reader_start(s->reader, &s->part_load[i], s->dense.p + p->at, p->offset, p->bytes,
+        FG_TRY(fg_drives_start(s->drives, &s->part_read[i], s->dense.p + p->at, p->offset, p->bytes,
                                true, err));
     }
     for (uint32_t i = 0; i < s->n_part; i++) {
-        if (fg_reader_wait(s->reader, &s->part_load[i], s->parts[i].bytes)) continue;
-        const fg_status st = fg_reader_take_error(s->reader, err);
+        if (fg_drives_wait(s->drives, &s->part_read[i], s->parts[i].bytes)) continue;
+        const fg_status st = fg_drives_take_error(s->drives, err);
         return st != FG_OK ? st : fg_fail(err, FG_EIO, "dense parts: not read, expected to be");
     }
     return FG_OK;
@@ -152,15 +158,27 @@ static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
     s->slots.slot_bytes = fg_store_slot_bytes(s->file);
     const uint32_t n = slots_in(s, o->bytes);
     FG_TRY(fg_slots_init(&s->slots, n, s->slots.slot_bytes, "expert slots", err));
-    s->load = fg_mem_zalloc_array(n, sizeof *s->load);
-    s->used = fg_mem_zalloc_array(shape->n_expert, sizeof(fg_load *));
-    if (s->load == NULL || s->used == NULL) return fg_fail_nomem(err, "expert slots");
+    s->range = fg_mem_zalloc_array(n, sizeof *s->range);
+    s->used = fg_mem_zalloc_array(shape->n_expert, sizeof(fg_range *));
+    s->hint = fg_mem_zalloc_array(n, sizeof *s->hint);
+    if (s->range == NULL || s->used == NULL || s->hint == NULL) {
+        return fg_fail_nomem(err, "expert slots");
+    }
     const fg_cache_opts co = {.n_layer = shape->n_layer,
                               .n_expert = shape->n_expert,
                               .n_used = shape->n_used,
                               .n_slot = n,
                               .policy = o->policy,
                               .heat = o->heat};
+    const fg_predict_opts po = {.kind = o->predict,
+                                .n_layer = shape->n_layer,
+                                .n_expert = shape->n_expert,
+                                .n_used = shape->n_used,
+                                .ahead = o->ahead};
+    s->predict = o->predict;
+    s->ahead = o->ahead == 0 ? FG_PREDICT_DEFAULT_AHEAD : o->ahead;
+    s->trial.pause = FG_STORE_PAUSE;
+    FG_TRY(fg_predictor_create(&s->predictor, &po, err));
     return fg_cache_create(&s->cache, &co, err);
 }
 
@@ -173,8 +191,7 @@ fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_st
     if (s == NULL) return fg_fail_nomem(err, "expert store");
     s->file = file;
     s->most_bytes = o->bytes;
-    fg_status st = fg_reader_create(&s->reader, fg_model_file_path(file), &o->io, err);
-    if (st == FG_OK) st = check_same_file(s, err);
+    fg_status st = fg_drives_create(&s->drives, file, &o->io, err);
     if (st == FG_OK) st = read_dense(s, err);
     if (st == FG_OK) st = create_slots(s, o, err);
     if (st != FG_OK) {
@@ -189,14 +206,18 @@ void fg_store_destroy(fg_store **store)
 {
     fg_store *s = *store;
     if (s == NULL) return;
-    fg_reader_destroy(&s->reader); /* first: reads in flight write into the memory below */
+    fg_drives_destroy(&s->drives); /* first: reads in flight write into the memory below */
     fg_cache_destroy(&s->cache);
-    for (uint32_t i = 0; s->part_load != NULL && i < s->n_part; i++) fg_load_fini(&s->part_load[i]);
-    for (uint64_t i = 0; s->load != NULL && i < s->slots.n; i++) fg_load_fini(&s->load[i]);
+    fg_predictor_destroy(&s->predictor);
+    for (uint32_t i = 0; s->part_read != NULL && i < s->n_part; i++) {
+        fg_range_fini(&s->part_read[i]);
+    }
+    for (uint64_t i = 0; s->range != NULL && i < s->slots.n; i++) fg_range_fini(&s->range[i]);
     fg_mem_free(s->parts);
-    fg_mem_free(s->part_load);
-    fg_mem_free(s->load);
+    fg_mem_free(s->part_read);
+    fg_mem_free(s->range);
     fg_mem_free(s->used);
+    fg_mem_free(s->hint);
     fg_slots_fini(&s->dense);
     fg_slots_fini(&s->slots);
     fg_mem_free(s);
@@ -207,7 +228,8 @@ void fg_store_destroy(fg_store **store)
 static void empty_slot(void *ctx, uint32_t slot)
 {
     fg_store *s = ctx;
-    fg_reader_drain(s->reader, &s->load[slot]);
+    s->hint[slot] = 0;
+    fg_drives_drain(s->drives, &s->range[slot]);
     fg_slots_discard(&s->slots, slot);
 }
 
@@ -240,8 +262,10 @@ const uint8_t *fg_store_dense(const fg_store *s, uint64_t offset)
 static void start(fg_store *s, uint32_t layer, uint32_t expert, uint32_t slot, bool urgent)
 {
     const fg_extent x = fg_model_file_expert_extent(s->file, layer, expert);
+    s->hint[slot] = 0;
     fg_err *err = s->err.code == FG_OK ? &s->err : NULL;
-    (void)fg_reader_start(s->reader, &s->load[slot], fg_slots_at(&s->slots, slot), x.offset,
+    fg_slots_use(&s->slots, slot);
+    (void)fg_drives_start(s->drives, &s->range[slot], fg_slots_at(&s->slots, slot), x.offset,
                           x.bytes, urgent, urgent ? err : NULL);
 }
 
@@ -251,6 +275,7 @@ void fg_store_begin_layer(fg_store *s, uint32_t layer, uint32_t *ids, uint32_t n
     s->ids = ids;
     s->n_id = n;
     s->n_seen = 0;
+    s->one_token = false;
     fg_cache_begin(s->cache, layer, ids, n);
 }
 
@@ -262,11 +287,15 @@ uint32_t fg_store_next_wave(fg_store *s)
     const uint32_t n_requested = n == 0 ? s->n_id : fg_cache_n_requested(s->cache);
     for (; s->n_seen < n_requested; s->n_seen++) {
         const uint32_t e = s->ids[s->n_seen], slot = fg_cache_slot(s->cache, s->layer, e);
-        fg_load *load = s->used[e] = &s->load[slot];
+        fg_range *range = s->used[e] = &s->range[slot];
         const bool miss = k < n_load && loads[k].expert == e; /* loads are in the order of ids */
         k += miss;
+        if (s->hint[slot] != 0 && !miss) { /* its first use */
+            s->trial.gain_bytes += (int64_t)fg_drives_arrived(range);
+            s->hint[slot] = 0;
+        }
         /* a hit may be one that its prefetch, or an earlier request, could not read */
-        if (miss || !fg_reader_hurry(s->reader, load)) start(s, s->layer, e, slot, true);
+        if (miss || !fg_drives_hurry(s->drives, range)) start(s, s->layer, e, slot, true);
     }
     return n;
 }
@@ -278,19 +307,81 @@ const uint8_t *fg_store_data(const fg_store *s, uint32_t expert)
 
 bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes)
 {
-    if (fg_reader_wait(s->reader, s->used[expert], bytes)) return true;
+    if (fg_drives_wait(s->drives, s->used[expert], bytes)) return true;
     atomic_store(&s->lost, true);
     return false;
+}
+
+/* ---- reading ahead ---- */
+
+uint32_t fg_store_guess_layers(const fg_store *s)
+{
+    const fg_shape *shape = fg_model_file_shape(s->file);
+    const bool wanted = s->predict == FG_PREDICT_ROUTER && fg_predictor_is_on(s->predictor) &&
+                        fg_cache_n_present(s->cache) < shape->n_layer * shape->n_expert;
+    return wanted ? s->ahead : 0;
+}
+
+/* What was hinted about this layer and is not part of it need not be read any further. */
+static void drop_wrong_hints(fg_store *s)
+{
+    for (uint64_t i = 0; i < s->slots.n; i++) {
+        if (s->hint[i] != s->layer + 1) continue;
+        fg_drives_cancel(s->drives, &s->range[i]);
+        s->hint[i] = 0;
+    }
+}
+
+void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess)
+{
+    fg_cache_load loads[FG_PREDICT_HINTS];
+    s->one_token = n_tok == 1;
+    drop_wrong_hints(s);
+    const uint32_t n =
+        fg_predictor_hints(s->predictor, s->cache, s->layer, sel, n_tok, guess, loads);
+    for (uint32_t i = 0; i < n; i++) {
+        start(s, loads[i].layer, loads[i].expert, loads[i].slot, false);
+        if (s->one_token) s->hint[loads[i].slot] = 1 + loads[i].layer;
+    }
+}
+
+/* At the end of a pass: does the predictor pay? */
+static void judge(fg_store *s)
+{
+    trial *t = &s->trial;
+    const uint64_t delay = fg_drives_get_stats(s->drives).delay_bytes;
+    const uint64_t regret = fg_cache_get_stats(s->cache).n_regret;
+    const uint64_t cost = delay - t->delay_seen + (regret - t->regret_seen) * s->slots.slot_bytes;
+    t->delay_seen = delay;
+    t->regret_seen = regret;
+    if (!s->one_token || s->predict == FG_PREDICT_NONE) return;
+    if (t->n_off > 0) {
+        if (--t->n_off == 0) fg_predictor_set_on(s->predictor, true);
+        t->gain_bytes = 0; /* of hints from before */
+        return;
+    }
+    t->gain_bytes -= (int64_t)cost;
+    if (++t->n_pass < FG_STORE_TRIAL) return;
+    if (t->gain_bytes < 0) {
+        fg_predictor_set_on(s->predictor, false);
+        t->n_switch++;
+        t->n_off = t->pause;
+        if (t->pause < MAX_PAUSE) t->pause *= 2;
+    }
+    t->sum_bytes += t->gain_bytes;
+    t->gain_bytes = 0;
+    t->n_pass = 0;
 }
 
 fg_status fg_store_end_layer(fg_store *s, fg_err *err)
 {
     fg_cache_end(s->cache);
+    if (s->layer + 1 == fg_model_file_shape(s->file)->n_layer) judge(s);
     if (!atomic_load(&s->lost)) return FG_OK;
     atomic_store(&s->lost, false);
     fg_err first = s->err;
     s->err.code = FG_OK;
-    if (fg_reader_take_error(s->reader, &first) == FG_OK && first.code == FG_OK) {
+    if (fg_drives_take_error(s->drives, &first) == FG_OK && first.code == FG_OK) {
         return fg_fail(err, FG_EIO, "%s: an expert of layer %u was not read, expected to be",
                        fg_model_file_path(s->file), s->layer);
     }
@@ -298,22 +389,17 @@ fg_status fg_store_end_layer(fg_store *s, fg_err *err)
     return first.code;
 }
 
-void fg_store_prefetch(fg_store *s, uint32_t layer, const uint32_t *ids, uint32_t n)
-{
-    fg_cache_load load;
-    for (uint32_t i = 0; i < n; i++) {
-        if (!fg_cache_prefetch(s->cache, layer, ids[i], &load)) continue;
-        start(s, load.layer, load.expert, load.slot, false);
-    }
-}
-
 fg_store_stats fg_store_get_stats(fg_store *s)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);
     return (fg_store_stats){.cache = fg_cache_get_stats(s->cache),
-                            .io = fg_reader_get_stats(s->reader),
+                            .io = fg_drives_get_stats(s->drives),
                             .dense_bytes = s->dense.slot_bytes,
                             .slot_bytes = s->slots.slot_bytes,
                             .n_slot = fg_cache_limit(s->cache),
-                            .n_total = shape->n_layer * shape->n_expert};
+                            .n_total = shape->n_layer * shape->n_expert,
+                            .predict = s->predict,
+                            .predict_on = fg_predictor_is_on(s->predictor),
+                            .n_switch = s->trial.n_switch,
+                            .gain_bytes = s->trial.sum_bytes + s->trial.gain_bytes};
 }

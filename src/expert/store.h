@@ -15,7 +15,7 @@
  *             p = fg_store_data(s, expert);
  *             if (fg_store_wait(s, expert, end)) ...use p[0 .. end-1]
  *     }
- *     fg_store_prefetch(s, layer + 1, likely, k);       anywhere in between, or in another layer
+ *     fg_store_hint(s, sel, n_tok, guess);              once, when the last wave has begun
  *     status = fg_store_end_layer(s, &err);
  *
  * An expert arrives from its first byte to its last: row scales, gate and up panels, down panels.
@@ -28,6 +28,7 @@
 
 #include "src/base/status.h"
 #include "src/expert/policy.h"
+#include "src/expert/predict.h"
 #include "src/expert/reader_io.h"
 #include "src/format/reader.h"
 
@@ -37,6 +38,8 @@ typedef struct fg_store_opts {
     uint64_t bytes; /* of memory for dense parts and slots together, at most */
     fg_policy policy;
     const uint64_t *heat; /* [n_layer * n_expert], see policy.h; may be NULL */
+    fg_predict predict;
+    uint32_t ahead; /* layers, see predict.h; 0: the default */
     fg_reader_opts io;
 } fg_store_opts;
 
@@ -77,14 +80,29 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes);
  * afterwards, and asks the disk again. */
 fg_status fg_store_end_layer(fg_store *s, fg_err *err);
 
-/* Hints, most likely first: reads that wait for all others, into slots that nobody needs now. */
-void fg_store_prefetch(fg_store *s, uint32_t layer, const uint32_t *ids, uint32_t n);
+/* For how many layers fg_store_hint wants the routers' guesses, in a pass of one token. */
+uint32_t fg_store_guess_layers(const fg_store *s);
+
+/* Reads ahead what the predictor makes of the running layer's routing sel[n_tok][n_used]: reads
+ * that wait for all others, into slots that nobody needs now.  guess may be NULL.
+ *
+ * A predictor has to pay.  Over FG_STORE_TRIAL passes of one token its gain is what had arrived of
+ * hinted experts when they were requested; its cost, what urgent reads shared the drive with, and
+ * whole experts that had gone for hints and were missed.  When the cost is the greater it is off
+ * for FG_STORE_PAUSE passes, and twice as long each further time. */
+void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
+
+enum { FG_STORE_TRIAL = 32, FG_STORE_PAUSE = 256 };
 
 typedef struct fg_store_stats {
     fg_cache_stats cache;
-    fg_reader_stats io; /* wait_ns: of all workers together */
+    fg_reader_stats io; /* of all drives, see drives.h; wait_ns: of all workers together */
     uint64_t dense_bytes, slot_bytes;
     uint32_t n_slot, n_total; /* slots in use at most; experts of the model */
+    fg_predict predict;
+    bool predict_on;    /* it has not switched itself off; changes between passes only */
+    uint32_t n_switch;  /* times that it has */
+    int64_t gain_bytes; /* of all trials */
 } fg_store_stats;
 fg_store_stats fg_store_get_stats(fg_store *s);
 

@@ -77,6 +77,7 @@ static void lay_out(fg_scratch *s, const fg_model *m, uint64_t n_ctx, uint32_t n
     s->first = take_array(base, &used, (uint64_t)p->n_expert + 1, sizeof *s->first);
     s->active = take_array(base, &used, p->n_expert, sizeof *s->active);
     const uint64_t router = fg_n_panel(p->n_expert) * fg_n_sb(d) * FG_PANEL_ROWS;
+    s->ahead = take_acts(base, &used, 2, d, f32_only);
     s->chains = take_array(base, &used, FG_FEW_TOKENS * router, sizeof(float));
     s->span_stride = (size_t)(fg_round_up(2 * group, 16) + group * p->d_head);
     s->attn_stride = 3 * s->span_stride; /* result, span, block */
@@ -84,6 +85,13 @@ static void lay_out(fg_scratch *s, const fg_model *m, uint64_t n_ctx, uint32_t n
     const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     s->spans = take_array(base, &used, p->n_kv_head * n_span * s->span_stride, sizeof(float));
     s->bytes = used;
+}
+
+uint64_t fg_scratch_bytes(const fg_model *m, uint64_t n_ctx, uint32_t n_batch, uint32_t n_thread)
+{
+    fg_scratch s = {.n_batch = n_batch};
+    lay_out(&s, m, n_ctx, n_thread, NULL);
+    return s.bytes;
 }
 
 fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx, uint32_t n_batch,

@@ -48,6 +48,7 @@ typedef struct fg_scratch {
     uint32_t n_active;
     uint32_t n_wave; /* experts worked on at a time; see moe.c */
     float *chains;   /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
+    fg_acts ahead;   /* [2][d_model] input of another layer's router; state behind it (f only) */
     float *attn;     /* [n_thread][attn_stride] per-worker block results */
     size_t attn_stride;
     float *spans;       /* [n_kv_head][spans of n_ctx][span_stride] results of one token */
@@ -89,16 +90,20 @@ typedef struct fg_profile {
 fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx, uint32_t n_batch,
                             uint32_t n_thread, fg_err *err);
 void fg_scratch_destroy(fg_scratch **s); /* accepts NULL */
+/* What one would take.  Of the model only the shape and the forms of activations count. */
+uint64_t fg_scratch_bytes(const fg_model *m, uint64_t n_ctx, uint32_t n_batch, uint32_t n_thread);
 
 /* Observers, called by worker 0 while the others wait; NULL members are not called.
  * hidden: after each layer l, x[T][d_model] rows `stride` elements apart; l = -1: embedding;
  *         l = n_layer: final norm (only rows whose logits were wanted).
- * experts: selected experts of layer l, [T][n_used], with weights. */
+ * experts: selected experts of layer l, [T][n_used], with weights.
+ * guesses: behind it, when T = 1: what the routers of the layers ahead make of this layer's state. */
 typedef struct fg_taps {
     void (*hidden)(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
                    size_t stride);
     void (*experts)(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
                     const float *weights);
+    void (*guesses)(void *ctx, uint32_t layer, uint64_t pos, const fg_guess *guess);
     void *ctx;
 } fg_taps;
 

@@ -299,6 +299,64 @@ void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark(w, b, FG_PHASE_EXPERTS);
 }
 
+/* ---- looking ahead ---- */
+
+/* The k best of n, best first; ties go to the lower index. */
+static void best_of(const float *p, uint32_t n, uint32_t *ids, uint32_t k)
+{
+    uint32_t m = 0;
+    for (uint32_t e = 0; e < n; e++) {
+        uint32_t at = m;
+        while (at > 0 && p[ids[at - 1]] < p[e]) at--;
+        if (at >= k) continue;
+        if (m < k) m++;
+        memmove(ids + at + 1, ids + at, (m - 1 - at) * sizeof *ids);
+        ids[at] = e;
+    }
+}
+
+/* What the routers of the next `most` layers make of the single token's state, as if the layers
+ * between added nothing to it: with postnorm the residual is normed by each sub-layer. */
+static void guess_ahead(const fg_batch *b, uint32_t l, uint32_t most, fg_guess *g)
+{
+    const fg_shape *shape = b->m->shape;
+    fg_scratch *s = b->s;
+    const uint32_t width = shape->n_expert < FG_PREDICT_WIDTH ? shape->n_expert : FG_PREDICT_WIDTH;
+    const size_t d = shape->d_model;
+    float *in = s->ahead.f, *state = s->ahead.f + s->ahead.f_stride;
+    memcpy(state, shape->postnorm ? s->n.f : s->x.f, d * sizeof *state);
+    for (g->n_ahead = 0; g->n_ahead < most; g->n_ahead++) {
+        const uint32_t to = l + 1 + g->n_ahead;
+        if (to >= shape->n_layer) return;
+        const fg_layer *y = &b->m->layers[to];
+        if (shape->postnorm) {
+            b->m->k.rmsnorm(state, y->attn_norm, d, (float)shape->norm_eps, state);
+        }
+        b->m->k.rmsnorm(state, y->mlp_norm, d, (float)shape->norm_eps, in);
+        if (shape->postnorm) memcpy(state, in, d * sizeof *state);
+        fg_multiply_panels(&y->router, &s->ahead, 0, 1, &s->router, 0, y->router.n_panel);
+        best_of(s->router.f, shape->n_expert, g->id[g->n_ahead], width);
+    }
+}
+
+/* Worker 0, while the others work on the last experts of layer l. */
+static void look_ahead(const fg_batch *b, uint32_t l)
+{
+    fg_store *store = b->m->store;
+    const bool tap = b->taps != NULL && b->taps->guesses != NULL;
+    uint32_t most = 0;
+    if (b->n_tok == 1 && tap) {
+        most = FG_PREDICT_AHEAD;
+    } else if (b->n_tok == 1 && store != NULL) {
+        most = fg_store_guess_layers(store);
+    }
+    fg_guess g;
+    const fg_guess *guess = most == 0 ? NULL : &g;
+    if (guess != NULL) guess_ahead(b, l, most, &g);
+    if (tap && guess != NULL) b->taps->guesses(b->taps->ctx, l, b->st->pos, guess);
+    if (store != NULL) fg_store_hint(store, b->s->sel, b->n_tok, guess);
+}
+
 /* Worker 0 speaks to the store; s->n_wave is read by the others between two barriers. */
 static void moe_streamed(fg_worker *w, fg_batch *b, uint32_t l)
 {
@@ -313,6 +371,7 @@ static void moe_streamed(fg_worker *w, fg_batch *b, uint32_t l)
         fg_worker_sync(w);
         const wave v = {s->active + done, s->n_wave, store};
         if (v.n == 0) break;
+        if (w->idx == 0 && done + v.n == s->n_active) look_ahead(b, l);
         wave_hidden(w, b, l, &v);
         wave_down(w, b, l, &v);
         done += v.n;
@@ -327,6 +386,7 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
         moe_streamed(w, b, l);
         return;
     }
+    if (w->idx == 0) look_ahead(b, l);
     fg_moe_hidden(w, b, l);
     fg_moe_down(w, b, l);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/mman.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -175,10 +176,18 @@ fg_status fg_disk_read(const fg_disk *d, uint64_t block, uint32_t n_flight, uint
     reads r = {.d = d, .block = block, .n_block = d->bytes / block, .max_ns = max_ns};
     r.step = scatter_step(r.n_block);
     fg_team *team = NULL;
-    uint64_t buf_bytes;
-    if (!fg_mul_u64(block, n_flight, &buf_bytes)) return fg_fail_nomem(err, d->path);
-    r.buf = fg_mem_map((size_t)buf_bytes);
-    if (r.buf == NULL) return fg_fail_nomem(err, d->path);
+    uint64_t buf_bytes, map_bytes;
+    if (!fg_mul_u64(block, n_flight, &buf_bytes) ||
+        !fg_add_u64(buf_bytes, FG_HUGE_PAGE_BYTES, &map_bytes)) {
+        return fg_fail_nomem(err, d->path);
+    }
+    uint8_t *map = fg_mem_map((size_t)map_bytes);
+    if (map == NULL) return fg_fail_nomem(err, d->path);
+    /* huge pages, as the slots that experts are read into: a direct read into small ones is cut into
+     * requests of a few pages by some drives (a virtual one was half as fast) */
+    const uintptr_t at = (uintptr_t)map;
+    r.buf = map + (fg_round_up(at, FG_HUGE_PAGE_BYTES) - at);
+    (void)madvise(r.buf, (size_t)buf_bytes, MADV_HUGEPAGE);
     memset(r.buf, 1, (size_t)buf_bytes); /* page faults are no part of a read */
     fg_status st = fg_team_create(&team, n_flight, false, err);
     if (st == FG_OK) {
@@ -193,7 +202,7 @@ fg_status fg_disk_read(const fg_disk *d, uint64_t block, uint32_t n_flight, uint
                      error < 0 ? "end of file" : strerror(error), (unsigned long long)block);
     }
     fg_team_destroy(&team);
-    fg_mem_unmap(r.buf, (size_t)buf_bytes);
+    fg_mem_unmap(map, (size_t)map_bytes);
     return st;
 }
 

@@ -3,6 +3,7 @@
 """The commands as a user meets them, on the nano model."""
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -168,6 +169,10 @@ bench = json.loads(out)["metrics"]
 check("bench_cache", run(*BENCH, "--cache-type", "f16")[0] == 0)
 check("bench_json", bench["decode.ctx=100"]["value"] > 0 and bench["prefill.ctx=0"]["unit"] == "tok/s", bench)
 check("bench_csv", open(path("b.csv")).read().count("\n") == 1 + len(bench))
+status, out, err = run("bench", S, "-p", "0", "-n", "0", "-r", "3", "--kernels", "--json")
+timed = {name.split(".")[1] for name in json.loads(out)["metrics"] if name.startswith("kernel.")}
+slots = re.findall(r"^    fg_\w+_fn \*(\w+);", open("simd/kernels.h").read(), re.M)
+check("bench_times_every_kernel", len(slots) > 20 and not set(slots) - timed, set(slots) - timed)
 check("bench_ctx", run("bench", S, "--ctx", "1,")[0] == 2)
 
 # what is read is not written; a NUL is no end; pipes and devices are texts; -m as in llama.cpp

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """--ram: the same answers within a bound of memory, and errors that say what is missing."""
+import json
 import os
 import random
 import re
+import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, check, check_error, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, finish, path, report, run
 
 M, IDS, TEXT = path("m.fulgur"), path("ids.txt"), path("text.txt")
 run("convert", NANO, M)
@@ -38,8 +41,19 @@ for _ in range(2):
 check("least_is_enough", status == 0, err)
 check("least_is_least", run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", "--ram", str(least - 1))[0] == 1)
 check("same_text", out == run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0")[1])
-line = re.search(rb"experts: 3 of 256 in memory, (\d+) of (\d+) hits .* read .* GB/s by", err)
+line = re.search(rb"experts: room for 3 of 256, (\d+) of (\d+) hits .* read .* GB/s by", err)
 check("line_of_experts", line is not None and int(line.group(2)) >= 9 * 8 * 2, err)
+
+# what is read ahead changes nothing but the counts
+hits = {}
+for name in ["none", "frequency", "previous", "router"]:
+    for ahead in ["1", "4"]:
+        args = ["--ram", str(least + 2000000), "--predict", name, "--ahead", ahead]
+        check(f"text.{name}.{ahead}", run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", *args)[1] == out)
+        err = run("run", M, "-p", "Once upon", "-n", "60", "--temp", "0", "--ignore-eos", *args)[2]
+        hits[name] = int(re.search(rb"(\d+) of \d+ hits", err).group(1))
+        check(f"line_of_hints.{name}.{ahead}", (b"read ahead by router: " in err) == (name == "router") or name in ("frequency", "previous"), err)
+check("router_helps", hits["router"] > 1.5 * hits["none"], hits)
 
 score = ["score", M, TEXT, "--window", "64", "--chunks", "3", "--json"]
 a, b = run(*score)[1], run(*score, "--ram", str(least + 40000000))[1]
@@ -48,7 +62,71 @@ check("score", a != b"" and cut.sub(b"", a) == cut.sub(b"", b), (a, b))
 status, out, err = run("chat", M, "-p", "Hello", "-n", "4", "--temp", "0", "--ram", "1G")
 check("chat", status == 0 and (out == run("chat", M, "-p", "Hello", "-n", "4", "--temp", "0")[1]), err)
 
+# the bound holds for the whole process, for every backend, while experts are evicted
+B, BIG_IDS, BIG_TEXT = path("big.fulgur"), path("big_ids.txt"), path("big_text.txt")
+shape = json.load(open(f"{NANO}/config.json"))
+shape.update(hidden_size=512, intermediate_size=2048)
+json.dump(shape, open(path("big.json"), "w"))
+run("synth", B, "--shape", path("big.json"), "--layers", "5", "--tokenizer", NANO)
+open(BIG_IDS, "w").write(" ".join(str(random.randrange(4096)) for _ in range(150)))
+open(BIG_TEXT, "w").write(open("README.md").read()[:4000])
+
+
+def peak(*args):
+    """(largest resident size in bytes as /proc has it, status, stderr) of fulgur ARGS"""
+    most = 0
+    with open(path("err"), "w+") as err:
+        p = subprocess.Popen([FULGUR, *args], stdout=subprocess.DEVNULL, stderr=err)
+        while True:
+            pid, status, _ = os.wait4(p.pid, os.WNOHANG)
+            if pid != 0:
+                break
+            for line in open(f"/proc/{p.pid}/status"):
+                most = max(most, int(line.split()[1]) << 10 if line.startswith("VmHWM") else 0)
+            time.sleep(0.005)
+        p.returncode = status
+        err.seek(0)
+        return most, status, err.read()
+
+
+# 96 MiB of a bound are for the program and M1's tokenizer; with nano's, a sharper limit can be checked
+ram, big = 170 << 20, os.path.getsize(B)
+limit = ram - (56 << 20)
+COMMANDS = {"tokens": ["logits", B, "--ids", BIG_IDS, "--out", "/dev/null", "--batch", "1"],
+            "batches": ["logits", B, "--ids", BIG_IDS, "--out", "/dev/null"],
+            "run": ["run", B, "-f", BIG_TEXT, "-n", "40", "--temp", "0"],
+            "chat": ["chat", B, "-p", "Hello", "-n", "40", "--temp", "0"]}
+if "asan" in FULGUR:
+    report("skip", "bound", "sanitizers have memory of their own")
+else:
+    check("bound.model_is_larger", big > 1.5 * ram, big)
+    for name, args in COMMANDS.items():
+        for io in ["uring", "pread"]:
+            rss, status, err = peak(*args, "--ram", str(ram), "--io", io)
+            room, hits, of = map(int, re.search(r"room for (\d+) of \d+, (\d+) of (\d+) hits", err).groups())
+            check(f"bound.{name}.{io}", status == 0 and 0 < rss <= limit and of - hits > room,
+                  (status, rss, limit, room, hits, of))
+    run("synth", path("other.fulgur"), "--shape", path("big.json"), "--layers", "5", "--tokenizer", NANO, "-s", "1")
+    both = ["score", B, BIG_TEXT, "--window", "64", "--chunks", "4", "--json", "--against", path("other.fulgur")]
+    rss, status, err = peak(*both, "--ram", "300M")
+    check("bound.both_models", status == 0 and 100 << 20 < rss <= 244 << 20, (rss, err))
+    check("bound.both_models_equal", cut.sub(b"", run(*both)[1]) == cut.sub(b"", run(*both, "--ram", "300M")[1]))
+    check_error("bound.both_too_small", run(*both, "--ram", "1"), "memory: 1 bytes")
+    # controls: a larger bound and the mapping do take more
+    check("bound.control_larger", limit < peak(*COMMANDS["tokens"], "--ram", "260M")[0] <= 260 << 20)
+    check("bound.control_mapped", peak(*COMMANDS["tokens"])[0] > ram)
+
+# figures of logits leave out the first tokens
+steady = ["logits", M, "--ids", IDS, "--out", "/dev/null", "--batch", "1", "--json", "--ram", "1G", "--predict", "none"]
+whole, warm = [json.loads(run(*steady, *more)[1]) for more in ([], ["--warm", "59"])]
+check("logits.warm", whole["read_bytes"] > 20 * warm["read_bytes"] and warm["hit_percent"] > whole["hit_percent"]
+      and warm["seconds"] < whole["seconds"] and warm["tokens_per_s"] > 0, (whole, warm))
+check("logits.mapped_reads_nothing", "read_gbs" not in json.loads(run(*steady[:-4])[1]))
+check_error("logits.all_warm", run(*steady, "--warm", "60"), "--warm: 60 tokens of 60")
+
 check("usage.size", run("run", M, "-p", "x", "--ram", "lots")[0] == 2)
-check_error("bad_policy", run("run", M, "-p", "x", "--ram", "1G", "--policy", "best"), "policy: best", "lru or lfu")
+check_error("bad_policy", run("run", M, "-p", "x", "--ram", "1G", "--policy", "best"), "policy: best", "lru, lfu or pin")
+check_error("bad_predict", run("run", M, "-p", "x", "--ram", "1G", "--predict", "oracle"), "predict: oracle", "router")
+check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "5")[0] == 2)
 check_error("bad_io", run("run", M, "-p", "x", "--ram", "1G", "--io", "tape"), "io: tape")
 finish()

@@ -20,6 +20,7 @@ typedef struct fault_plan {
     const fg_io_ops *base;
     uint32_t short_one_in;     /* pieces cut short: one in so many; 0: none */
     uint32_t interrupt_one_in; /* pieces that end with EINTR or EAGAIN, nothing read */
+    uint32_t interrupt_times;  /* so many pieces before all others end so */
     uint32_t fail_times;       /* so many pieces in [fail_from, fail_to) end with EIO */
     uint64_t fail_from, fail_to;
     bool shuffle;      /* arrivals in another order */
@@ -38,8 +39,8 @@ typedef struct faulty {
     fg_io_piece *held[FG_IO_MAX_DEPTH];
     uint32_t n_held;
     struct {
-        fg_io_piece *piece;
-        uint32_t bytes;
+        fg_io_piece *piece; /* the reader's, which is not to be changed */
+        fg_io_piece own;    /* what the backend below gets */
     } cut[FG_IO_MAX_DEPTH];
 } faulty;
 
@@ -72,7 +73,11 @@ static void faulty_submit(void *ctx, fg_io_piece *p)
 {
     faulty *f = ctx;
     p->result = 0;
-    if (f->p.fail_times != 0 && p->offset < f->p.fail_to && p->offset + p->bytes > f->p.fail_from) {
+    if (f->p.interrupt_times != 0) {
+        f->p.interrupt_times--;
+        p->result = -EINTR;
+    } else if (f->p.fail_times != 0 && p->offset < f->p.fail_to &&
+               p->offset + p->bytes > f->p.fail_from) {
         f->p.fail_times--;
         p->result = -EIO;
     } else if (one_in(f, f->p.interrupt_one_in)) {
@@ -84,22 +89,25 @@ static void faulty_submit(void *ctx, fg_io_piece *p)
     }
     uint32_t i = 0;
     while (f->cut[i].piece != NULL) i++;
+    fg_io_piece *own = &f->cut[i].own;
     f->cut[i].piece = p;
-    f->cut[i].bytes = p->bytes;
+    *own = (fg_io_piece){.dst = p->dst, .offset = p->offset, .bytes = p->bytes};
     if (p->bytes > FG_IO_ALIGN && one_in(f, f->p.short_one_in)) {
-        p->bytes = (uint32_t)(1 + fg_rng_u64(&f->rng) % (p->bytes / FG_IO_ALIGN - 1)) * FG_IO_ALIGN;
+        own->bytes =
+            (uint32_t)(1 + fg_rng_u64(&f->rng) % (p->bytes / FG_IO_ALIGN - 1)) * FG_IO_ALIGN;
     }
     f->n_base++;
-    f->p.base->submit(f->base, p);
+    f->p.base->submit(f->base, own);
 }
 
-static void arrived(faulty *f, fg_io_piece *p)
+static void arrived(faulty *f, const fg_io_piece *own)
 {
     uint32_t i = 0;
-    while (f->cut[i].piece != p) i++;
+    while (&f->cut[i].own != own) i++;
+    fg_io_piece *p = f->cut[i].piece;
+    p->result = own->result;
     /* a cut piece also loses its last bytes, so that the next read would be unaligned */
-    if (f->cut[i].bytes != p->bytes && p->result > 100) p->result -= 100;
-    p->bytes = f->cut[i].bytes;
+    if (own->bytes != p->bytes && p->result > 100) p->result -= 100;
     f->cut[i].piece = NULL;
     if (f->p.flip_at != 0 && f->p.flip_at >= p->offset && f->p.flip_at < p->offset + p->bytes &&
         p->result > 0) {

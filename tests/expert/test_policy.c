@@ -13,7 +13,12 @@ enum { N_LAYER = 6, N_EXPERT = 32, N_USED = 2, N_KEY = N_LAYER * N_EXPERT };
 
 static fg_cache *open_cache(uint32_t n_slot, fg_policy policy, const uint64_t *heat)
 {
-    const fg_cache_opts o = {N_LAYER, N_EXPERT, N_USED, n_slot, policy, heat};
+    const fg_cache_opts o = {.n_layer = N_LAYER,
+                             .n_expert = N_EXPERT,
+                             .n_used = N_USED,
+                             .n_slot = n_slot,
+                             .policy = policy,
+                             .heat = heat};
     fg_cache *c = NULL;
     fg_err err = {0};
     if (fg_cache_create(&c, &o, &err) != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
@@ -210,19 +215,21 @@ FG_TEST(prefetch_takes_nothing_that_is_needed)
     fg_cache_load got;
     fg_cache_begin(c, 0, ids, 2);
     CHECK_U64(fg_cache_next(c, &loads, &k), 2);
-    for (uint32_t e = 0; e < 20; e++) CHECK(fg_cache_prefetch(c, 1, e, &got));
+    for (uint32_t e = 0; e < 20; e++) { /* 3 slots are free; a hint takes none from another */
+        CHECK(fg_cache_prefetch(c, 1, e, &got) == (e < 3));
+    }
     CHECK(fg_cache_slot(c, 0, 1) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) != FG_CACHE_NO_SLOT);
-    CHECK(!fg_cache_prefetch(c, 1, 19, &got)); /* there already */
     CHECK_U64(fg_cache_next(c, &loads, &k), 0);
-    uint32_t next[2] = {3, 19}; /* 3 was evicted, 19 is there */
+    uint32_t next[2] = {3, 2}; /* 2 is there */
     fg_cache_begin(c, 1, next, 2);
-    CHECK(next[0] == 19 && next[1] == 3);
+    CHECK(next[0] == 2 && next[1] == 3);
     CHECK_U64(fg_cache_next(c, &loads, &k), 2);
     CHECK(k == 1 && loads[0].expert == 3);
     fg_cache_stats s = fg_cache_get_stats(c);
     CHECK_U64(s.n_prefetch_hit, 1);
     CHECK_U64(s.n_miss, 3);
-    CHECK_U64(s.n_wasted, 17); /* 20 less 1 used and 2 still there */
+    CHECK_U64(s.n_wasted, 1); /* wrong hints go before what was used */
+    CHECK(fg_cache_slot(c, 0, 1) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) != FG_CACHE_NO_SLOT);
     fg_cache_end(c);
     fg_cache_begin(c, 1, next, 2);
     CHECK_U64(fg_cache_next(c, &loads, &k), 2);
@@ -235,6 +242,45 @@ FG_TEST(prefetch_takes_nothing_that_is_needed)
     fg_cache_begin(c, 0, three, 3);
     CHECK_U64(fg_cache_next(c, &loads, &k), 3);
     CHECK(!fg_cache_prefetch(c, 1, 0, &got));
+    fg_cache_destroy(&c);
+}
+
+/* Experts of layer 0 in, then a hint about layer 1 at the cost of the oldest of them. */
+static fg_cache *evicted_for_a_hint(void)
+{
+    fg_cache *c = open_cache(4, FG_POLICY_LRU, NULL);
+    uint32_t ids[4] = {1, 2, 3, 4};
+    uint64_t n = 0;
+    fg_cache_load got;
+    if (c == NULL) return NULL;
+    layer(c, 0, ids, 4, &n);
+    CHECK(fg_cache_prefetch(c, 1, 9, &got) && fg_cache_slot(c, 0, 1) == FG_CACHE_NO_SLOT);
+    return c;
+}
+
+FG_TEST(regrets_are_misses_that_a_hint_made)
+{
+    uint32_t one[1] = {1}, two[1] = {2}, nine[1] = {9}, other[1] = {8};
+    uint64_t n = 0;
+    fg_cache *c = evicted_for_a_hint();
+    REQUIRE(c != NULL);
+    layer(c, 0, two, 1, &n);
+    CHECK_U64(fg_cache_get_stats(c).n_regret, 0);
+    layer(c, 0, one, 1, &n);
+    CHECK_U64(fg_cache_get_stats(c).n_regret, 1);
+    fg_cache_destroy(&c);
+
+    c = evicted_for_a_hint(); /* the hint was right: its expert would have come in anyway */
+    REQUIRE(c != NULL);
+    layer(c, 1, nine, 1, &n);
+    layer(c, 0, one, 1, &n);
+    CHECK_U64(fg_cache_get_stats(c).n_regret, 0);
+    fg_cache_destroy(&c);
+
+    c = evicted_for_a_hint(); /* wrong, and known to be: goes first, and nobody else with it */
+    REQUIRE(c != NULL);
+    layer(c, 1, other, 1, &n);
+    CHECK(fg_cache_slot(c, 1, 9) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) != FG_CACHE_NO_SLOT);
     fg_cache_destroy(&c);
 }
 
@@ -270,7 +316,7 @@ FG_TEST(creation_is_checked)
 {
     fg_err err = {0};
     fg_cache *c;
-    fg_cache_opts o = {N_LAYER, N_EXPERT, N_USED, 2, FG_POLICY_LRU, NULL};
+    fg_cache_opts o = {.n_layer = N_LAYER, .n_expert = N_EXPERT, .n_used = N_USED, .n_slot = 2};
     CHECK(fg_cache_create(&c, &o, &err) == FG_EINVAL && c == NULL);
     CHECK(strstr(err.msg, "2 slots, expected 3 to 192") != NULL);
     o.n_slot = N_KEY + 1;
@@ -278,7 +324,8 @@ FG_TEST(creation_is_checked)
     o.n_slot = 10;
     o.n_used = 33;
     CHECK(fg_cache_create(&c, &o, &err) == FG_EINVAL);
-    o = (fg_cache_opts){1, 2, 2, 2, FG_POLICY_LRU, NULL}; /* no more than a token needs */
+    /* no more than a token needs */
+    o = (fg_cache_opts){.n_layer = 1, .n_expert = 2, .n_used = 2, .n_slot = 2};
     CHECK(fg_cache_create(&c, &o, &err) == FG_OK);
     fg_cache_destroy(&c);
     fg_policy p;

@@ -205,6 +205,29 @@ FG_TEST(read_errors)
     }
 }
 
+/* Interruptions and errors have a limit each. */
+FG_TEST(interruptions_are_no_errors)
+{
+    const char *path = make_file("eintr.bin");
+    static const struct {
+        uint32_t interrupts, errors;
+        fg_status want;
+    } cases[] = {{100, 2, FG_OK}, {100, 1000, FG_EIO}, {100000000, 0, FG_EIO}};
+    for (int i = 0; i < 3; i++) {
+        fg_err err = {0};
+        plan = (fault_plan){.base = &fg_io_pread,
+                            .interrupt_times = cases[i].interrupts,
+                            .fail_times = cases[i].errors,
+                            .fail_from = 1000000,
+                            .fail_to = 1000001};
+        fg_reader *r = open_reader(path, &faulty_ops, 4);
+        REQUIRE(r != NULL);
+        CHECK(read_all(r, &err) == cases[i].want);
+        CHECK(i != 2 || strstr(err.msg, "Interrupted system call") != NULL);
+        fg_reader_destroy(&r);
+    }
+}
+
 FG_TEST(file_that_changes)
 {
     static const struct {
@@ -302,20 +325,29 @@ static bool expert_is_right(fg_store *s, const fg_model_file *f, uint32_t l, uin
            memcmp(fg_store_data(s, e), fg_model_file_data(f, x.offset), x.bytes) == 0;
 }
 
-static fg_status use_layer(fg_store *s, const fg_model_file *f, uint32_t l, uint32_t *ids,
-                           uint32_t n, fg_err *err)
+/* Experts that the last wave of a layer hints about the next one. */
+static fg_status use_and_hint(fg_store *s, const fg_model_file *f, uint32_t l, uint32_t *ids,
+                              uint32_t n, const fg_guess *guess, fg_err *err)
 {
+    const uint32_t sel[] = {ids[0], ids[n - 1]};
     uint32_t m, done = 0;
     bool ok = true;
     fg_store_begin_layer(s, l, ids, n);
     while ((m = fg_store_next_wave(s)) > 0) {
         for (uint32_t i = 0; i < m; i++) ok = expert_is_right(s, f, l, ids[done + i]) && ok;
         done += m;
+        if (done == n) fg_store_hint(s, sel, 1, guess);
     }
     const fg_status st = fg_store_end_layer(s, err);
     CHECK(st != FG_OK || (ok && done == n));
     CHECK(st == FG_OK || !ok);
     return st;
+}
+
+static fg_status use_layer(fg_store *s, const fg_model_file *f, uint32_t l, uint32_t *ids,
+                           uint32_t n, fg_err *err)
+{
+    return use_and_hint(s, f, l, ids, n, NULL, err);
 }
 
 static void check_store(const fg_io_ops *ops, uint32_t n_slot)
@@ -328,6 +360,7 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
     const fg_store_opts o = {
         .bytes = fg_store_dense_bytes(f) + n_slot * fg_store_slot_bytes(f),
         .io = {.ops = ops, .depth = 5, .piece = 8192},
+        .predict = FG_PREDICT_ROUTER,
     };
     if (fg_store_create(&s, f, &o, &err) != FG_OK) {
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
@@ -348,15 +381,15 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
     }
     fg_rng r;
     fg_rng_init(&r, 9);
-    uint32_t ids[32], likely[6];
+    uint32_t ids[32];
     uint64_t n_asked = 0;
     for (uint32_t t = 0; t < 60; t++) {
         const uint32_t l = t % shape->n_layer, n = t % 9 == 8 ? 32 : 1 + t % 4;
         const uint32_t first = (uint32_t)(fg_rng_u64(&r) % 32);
         for (uint32_t i = 0; i < n; i++) ids[i] = (first + 5 * i) % 32;
-        for (uint32_t i = 0; i < 6; i++) likely[i] = (uint32_t)(fg_rng_u64(&r) % 32);
-        if (t % 2 == 0) fg_store_prefetch(s, (l + 1) % shape->n_layer, likely, 6);
-        CHECK(use_layer(s, f, l, ids, n, &err) == FG_OK);
+        fg_guess guess = {.n_ahead = l + 2 < shape->n_layer ? 2 : 0};
+        for (uint32_t i = 0; i < 4; i++) guess.id[i / 2][i % 2] = (uint32_t)(fg_rng_u64(&r) % 32);
+        CHECK(use_and_hint(s, f, l, ids, n, t % 3 == 2 ? NULL : &guess, &err) == FG_OK);
         n_asked += n;
         if (t == 30) CHECK(fg_store_set_bytes(s, fg_store_min_bytes(f), &err) == FG_OK);
         if (t == 45) CHECK(fg_store_set_bytes(s, o.bytes, &err) == FG_OK);
@@ -365,7 +398,8 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
     CHECK_U64(st.cache.n_hit + st.cache.n_miss + st.cache.n_prefetch_hit, n_asked);
     CHECK_U64(st.n_slot, n_slot);
     CHECK(st.cache.n_prefetch > 0);
-    fg_store_prefetch(s, 0, likely, 6); /* in flight at the end */
+    const fg_guess last = {.n_ahead = 2, .id = {{1, 2}, {3, 4}}};
+    CHECK(use_and_hint(s, f, 0, ids, 2, &last, &err) == FG_OK); /* in flight at the end */
     fg_store_destroy(&s);
     fg_model_file_close(&f);
 }
@@ -409,9 +443,11 @@ FG_TEST(store_survives_a_failed_expert)
                         .fail_from = x.offset + 9000,
                         .fail_to = x.offset + 9001};
     const fg_store_opts o = {.bytes = fg_store_min_bytes(f) + 8 * fg_store_slot_bytes(f),
-                             .io = {.ops = &faulty_ops, .piece = 4096}};
+                             .io = {.ops = &faulty_ops, .piece = 4096},
+                             .predict = FG_PREDICT_ROUTER};
     REQUIRE(fg_store_create(&s, f, &o, &err) == FG_OK);
     uint32_t ids[] = {4, 5};
+    const fg_guess same = {.n_ahead = 1, .id = {{4, 5}}};
     CHECK(use_layer(s, f, 2, ids, 2, &err) == FG_EIO);
     CHECK(strstr(err.msg, "Input/output error") != NULL);
     CHECK(use_layer(s, f, 3, ids, 2, &err) == FG_OK);
@@ -420,12 +456,61 @@ FG_TEST(store_survives_a_failed_expert)
 
     plan.fail_times = 4; /* a hint that fails is no error */
     REQUIRE(fg_store_create(&s, f, &o, &err) == FG_OK);
-    fg_store_prefetch(s, 2, ids, 2);
-    CHECK(use_layer(s, f, 3, ids, 2, &err) == FG_OK);
+    CHECK(use_and_hint(s, f, 1, ids, 2, &same, &err) == FG_OK);
     (void)usleep(50000);
+    CHECK_U64(fg_store_get_stats(s).cache.n_prefetch, 2);
     CHECK(use_layer(s, f, 2, ids, 2, &err) == FG_OK);
     fg_store_destroy(&s);
     fg_model_file_close(&f);
+}
+
+/* Passes of one token over a store of 17 slots; returns whether the predictor is on at the end.
+ * The routing is one fixed pair a layer, which fits; right: guesses are the truth. */
+static bool still_on(bool right, uint32_t n_pass, fg_store_stats *st)
+{
+    fg_model_file *f = open_nano(NULL);
+    fg_store *s = NULL;
+    fg_err err = {0};
+    plan = (fault_plan){.base = &fg_io_pread};
+    if (f == NULL) return false;
+    const uint32_t n_layer = fg_model_file_shape(f)->n_layer;
+    const fg_store_opts o = {.bytes = fg_store_dense_bytes(f) +
+                                      (right ? 9 : 17) * fg_store_slot_bytes(f),
+                             .io = {.ops = &faulty_ops, .piece = 4096},
+                             .predict = FG_PREDICT_ROUTER};
+    CHECK(fg_store_create(&s, f, &o, &err) == FG_OK);
+    for (uint32_t t = 0; s != NULL && t < n_pass; t++) {
+        for (uint32_t l = 0; l < n_layer; l++) {
+            uint32_t ids[2] = {1, 2};
+            fg_guess g = {.n_ahead = l + 1 < n_layer};
+            g.id[0][0] = right ? 1 : 3 + (t + l) % 29;
+            g.id[0][1] = right ? 2 : 3 + (t + l + 1) % 29;
+            CHECK(use_and_hint(s, f, l, ids, 2, &g, &err) == FG_OK);
+            if (right) (void)usleep(300); /* something to do meanwhile */
+        }
+    }
+    if (s != NULL) *st = fg_store_get_stats(s);
+    fg_store_destroy(&s);
+    fg_model_file_close(&f);
+    return st->predict_on;
+}
+
+FG_TEST(a_predictor_has_to_pay)
+{
+    fg_store_stats st = {.n_slot = 0};
+    CHECK(
+        still_on(true, 3 * FG_STORE_TRIAL, &st)); /* 9 slots for 16 experts: each hint is a gain */
+    CHECK(st.n_switch == 0 && st.gain_bytes > 0 && st.cache.n_prefetch_hit > 0);
+    CHECK(still_on(false, FG_STORE_TRIAL - 1, &st)); /* not judged yet */
+    CHECK(st.cache.n_regret > 0);
+    CHECK(!still_on(false, FG_STORE_TRIAL, &st));
+    CHECK(st.n_switch == 1 && st.gain_bytes < 0);
+    const uint64_t n_hint = st.cache.n_prefetch;
+    CHECK(!still_on(false, FG_STORE_TRIAL + FG_STORE_PAUSE - 1, &st));
+    CHECK_U64(st.cache.n_prefetch, n_hint);                       /* off is off */
+    CHECK(still_on(false, FG_STORE_TRIAL + FG_STORE_PAUSE, &st)); /* another trial */
+    CHECK(!still_on(false, 2 * FG_STORE_TRIAL + FG_STORE_PAUSE, &st));
+    CHECK_U64(st.n_switch, 2);
 }
 
 FG_TEST(store_refuses_another_file)

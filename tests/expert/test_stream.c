@@ -37,6 +37,8 @@ typedef struct rig {
 typedef struct rig_opts {
     uint32_t n_slot; /* 0: mapped */
     fg_policy policy;
+    fg_predict predict;
+    uint32_t ahead;
     const fg_io_ops *ops;
     uint32_t n_thread, n_batch;
     uint32_t piece;
@@ -61,6 +63,8 @@ static bool rig_open(rig *r, const char *path, const rig_opts *o, uint64_t n_ctx
         const uint64_t dense = fg_store_dense_bytes(r->file), slot = fg_store_slot_bytes(r->file);
         const fg_store_opts so = {.bytes = dense + o->n_slot * slot,
                                   .policy = o->policy,
+                                  .predict = o->predict,
+                                  .ahead = o->ahead,
                                   .io = {.ops = o->ops, .piece = o->piece}};
         st = fg_store_create(&r->store, r->file, &so, &err);
     }
@@ -159,6 +163,8 @@ static void check_bits(const char *src, const char *type, const uint32_t *sizes,
         for (uint32_t t = 0; t < 3; t++) { /* every size with every value of each of the others */
             const rig_opts o = {.n_slot = sizes[i],
                                 .policy = (i + t) % 2 == 0 ? FG_POLICY_LRU : FG_POLICY_LFU,
+                                .predict = (fg_predict)((i + 3 * t + 1) % FG_PREDICT_COUNT),
+                                .ahead = 1 + (i + 2 * t) % FG_PREDICT_AHEAD,
                                 .ops = ops[(2 * i + t) % 3],
                                 .n_thread = t + 1,
                                 .n_batch = batches[(i + t) % 3],
@@ -212,15 +218,18 @@ FG_TEST(a_corrupted_slot_changes_logits) /* negative control */
 
 /* Replays what the live run asks for, as it asks. */
 typedef struct replay {
+    fg_store *live;
     fg_cache *c;
+    fg_predictor *p;
     uint32_t n_expert, n_used;
+    uint32_t ids[64], sel[2]; /* of a single token, until its guesses come */
 } replay;
 
 static void replay_layer(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok,
                          const uint32_t *sel, const float *weights)
 {
     replay *r = ctx;
-    uint32_t ids[64], n = 0, n_load;
+    uint32_t *ids = r->ids, n = 0, n_load;
     const fg_cache_load *loads;
     bool in[64] = {false};
     (void)pos;
@@ -230,38 +239,73 @@ static void replay_layer(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok
         if (in[e]) ids[n++] = e;
     }
     fg_cache_begin(r->c, layer, ids, n);
-    while (fg_cache_next(r->c, &loads, &n_load) > 0) continue;
+    if (layer == 0) fg_predictor_set_on(r->p, fg_store_get_stats(r->live).predict_on);
+    if (n_tok == 1) { /* goes on with the guesses */
+        memcpy(r->sel, sel, sizeof r->sel);
+        (void)fg_cache_next(r->c, &loads, &n_load);
+        return;
+    }
+    for (uint32_t m, done = 0; (m = fg_cache_next(r->c, &loads, &n_load)) > 0;) {
+        done += m;
+        fg_cache_load hints[FG_PREDICT_HINTS];
+        if (done == n)
+            (void)fg_predictor_hints(r->p, r->c, layer, sel, (uint32_t)n_tok, NULL, hints);
+    }
 }
 
-static void check_counts(uint32_t n_slot, fg_policy policy, bool faults)
+static void replay_guess(void *ctx, uint32_t layer, uint64_t pos, const fg_guess *guess)
+{
+    replay *r = ctx;
+    fg_cache_load hints[FG_PREDICT_HINTS];
+    (void)pos;
+    (void)fg_predictor_hints(r->p, r->c, layer, r->sel, 1, guess, hints);
+    fg_cache_end(r->c);
+}
+
+static void check_counts(uint32_t n_slot, fg_policy policy, fg_predict predict, bool faults)
 {
     rig r;
     fg_err err = {0};
     const rig_opts o = {.n_slot = n_slot,
                         .policy = policy,
+                        .predict = predict,
                         .n_thread = 2,
                         .n_batch = 33,
                         .ops = faults ? &faulty_ops : NULL};
     plan = (fault_plan){.base = &fg_io_pread, .shuffle = true, .short_one_in = 2, .sleep_us = 20};
     if (!rig_open(&r, model_file(NANO_DIR, "q4"), &o, N_TOK)) return;
     const fg_shape *s = r.model->shape;
-    const fg_cache_opts co = {s->n_layer, s->n_expert, s->n_used, n_slot, policy, NULL};
-    replay rep = {NULL, s->n_expert, s->n_used};
+    const fg_cache_opts co = {.n_layer = s->n_layer,
+                              .n_expert = s->n_expert,
+                              .n_used = s->n_used,
+                              .n_slot = n_slot,
+                              .policy = policy};
+    const fg_predict_opts po = {predict, s->n_layer, s->n_expert, s->n_used, 0};
+    replay rep = {.live = r.store, .n_expert = s->n_expert, .n_used = s->n_used};
     float *out = calloc(N_TOK, s->n_vocab * sizeof(float));
-    if (fg_cache_create(&rep.c, &co, &err) == FG_OK) {
-        const fg_taps taps = {.experts = replay_layer, .ctx = &rep};
+    if (fg_cache_create(&rep.c, &co, &err) == FG_OK &&
+        fg_predictor_create(&rep.p, &po, &err) == FG_OK) {
+        const fg_taps taps = {.experts = replay_layer, .guesses = replay_guess, .ctx = &rep};
         CHECK(rig_run(&r, N_TOK, N_DECODE, &taps, out, &err) == FG_OK);
         const fg_store_stats live = fg_store_get_stats(r.store);
         const fg_cache_stats want = fg_cache_get_stats(rep.c);
         CHECK_U64(live.cache.n_hit, want.n_hit);
         CHECK_U64(live.cache.n_miss, want.n_miss);
+        CHECK_U64(live.cache.n_prefetch, want.n_prefetch);
+        CHECK_U64(live.cache.n_prefetch_hit, want.n_prefetch_hit);
+        CHECK_U64(live.cache.n_wasted, want.n_wasted);
+        CHECK_U64(live.cache.n_regret, want.n_regret);
         CHECK_U64(live.cache.n_evict, want.n_evict);
         /* nothing is read that was not missed, and that once */
         const uint64_t each = fg_store_slot_bytes(r.file);
-        CHECK_U64(live.io.bytes, live.dense_bytes + want.n_miss * each);
-        CHECK(want.n_miss > 0);
+        const uint64_t least = live.dense_bytes + want.n_miss * each;
+        if (want.n_prefetch == 0) CHECK_U64(live.io.bytes, least);
+        CHECK(live.io.bytes >= least);
+        CHECK(want.n_miss > 0 &&
+              (want.n_prefetch > 0 || predict == FG_PREDICT_NONE || n_slot == 256));
     }
     fg_cache_destroy(&rep.c);
+    fg_predictor_destroy(&rep.p);
     free(out);
     rig_close(&r);
 }
@@ -270,8 +314,10 @@ FG_TEST(counts_are_those_of_a_replay)
 {
     static const uint32_t sizes[] = {3, 10, 77, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        check_counts(sizes[i], FG_POLICY_LRU, false);
-        check_counts(sizes[i], FG_POLICY_LFU, true);
+        for (int p = 0; p < FG_PREDICT_COUNT; p++) {
+            check_counts(sizes[i], FG_POLICY_LRU, (fg_predict)p, false);
+            check_counts(sizes[i], FG_POLICY_LFU, (fg_predict)p, true);
+        }
     }
 }
 
@@ -362,6 +408,50 @@ FG_TEST(engine_keeps_to_the_bound)
     e = open_engine(path, 0, "auto", FG_OK);
     CHECK(e != NULL && fg_engine_store_stats(e) == NULL);
     fg_engine_close(&e);
+}
+
+enum {
+    LONG = 560
+}; /* a little more than the usual batch: nano's scratch is large beside its experts */
+
+/* Bytes of experts read for a prompt of LONG tokens; logits of the last one to `last`. */
+static uint64_t read_for_prompt(const char *path, uint64_t ram, uint32_t n_batch, float *last)
+{
+    fg_engine *e = open_engine(path, ram, "auto", FG_OK);
+    fg_session *s = e == NULL ? NULL : model_session(e, LONG + 1, n_batch);
+    uint32_t ids[LONG];
+    fg_err err = {0};
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < LONG; i++) ids[i] = (i * 769 + 11) % 4096;
+    if (s != NULL && fg_session_eval(s, ids, LONG, NULL, NULL, &err) == FG_OK) {
+        memcpy(last, fg_session_logits(s), fg_engine_shape(e)->n_vocab * sizeof(float));
+        const uint32_t n_slot = ram == 0 ? 0 : fg_engine_store_stats(e)->n_slot;
+        bytes = ram == 0 ? 0 : fg_engine_store_stats(e)->io.bytes;
+        CHECK(fg_session_eval(s, ids, 1, NULL, NULL, &err) == FG_OK);
+        /* the slots are there again */
+        CHECK(ram == 0 || fg_engine_store_stats(e)->n_slot == n_slot);
+    } else {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    }
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return bytes;
+}
+
+FG_TEST(a_long_prompt_is_read_in_few_batches)
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    static float want[4096], got[4096];
+    REQUIRE(path != NULL);
+    (void)read_for_prompt(path, 0, 0, want);
+    const uint64_t ram = FG_ENGINE_OVERHEAD + ((uint64_t)28 << 20);
+    const uint64_t some = read_for_prompt(path, ram, FG_SESSION_BATCH, got);
+    CHECK(memcmp(got, want, sizeof got) == 0);
+    const uint64_t few = read_for_prompt(path, ram, 0, got);
+    CHECK(memcmp(got, want, sizeof got) == 0);
+    CHECK(few < some);
+    printf("read for %d tokens: %llu bytes in batches of %d, %llu in the batch chosen\n", LONG,
+           (unsigned long long)some, FG_SESSION_BATCH, (unsigned long long)few);
 }
 
 FG_TEST(session_is_lost_until_reset)
