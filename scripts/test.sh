@@ -84,7 +84,7 @@ check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
 
 section "command line"
 FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py tests/e2e/scale.py
+    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
 
 section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
 FULGUR=build/test/gcc/fulgur run emulate scripts/emulate.sh
@@ -102,7 +102,7 @@ IFS='
 run asan $(quick_in build/test/asan)
 unset IFS
 FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py tests/e2e/scale.py
+    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
 
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
@@ -110,7 +110,7 @@ check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS=
 run tsan build/test/tsan/tests/unit/test_team "build/test/tsan/tests/model/test_invariance tiny" \
     build/test/tsan/tests/unit/test_convert build/test/tsan/tests/unit/test_feedback \
     "build/test/tsan/tests/model/test_calib workers" build/test/tsan/tests/expert/test_store \
-    build/test/tsan/tests/expert/test_stream
+    build/test/tsan/tests/expert/test_stream build/test/tsan/tests/expert/test_drives
 
 section "results"
 grep -E '^(FAIL|skip) ' "$log"

@@ -6,10 +6,12 @@
 
 #include "src/base/buf.h"
 #include "src/base/json.h"
+#include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/info.h"
 #include "src/cli/plot.h"
+#include "src/engine/heat.h"
 
 static int run(int argc, char **argv);
 
@@ -63,6 +65,18 @@ static void add_up(const fg_model_file *f, group *g)
     }
 }
 
+static void print_heat(const fg_model_file *f)
+{
+    fg_heat h;
+    fg_err err = {0};
+    if (fg_heat_load(f, &h, &err) != FG_OK) {
+        printf("heat map    not usable: %s\n", err.msg);
+    } else if (h.use != NULL) {
+        printf("heat map    %" PRIu64 " tokens of %s\n", h.n_tok, h.text);
+    }
+    fg_mem_free(h.use);
+}
+
 static void print_text(fg_engine *e, const char *path)
 {
     const fg_model_file *f = fg_engine_file(e);
@@ -77,6 +91,10 @@ static void print_text(fg_engine *e, const char *path)
         bytes += g[i].bytes;
     }
     printf("file        %s, %s\n", path, cli_bytes((double)fg_model_file_size(f)));
+    for (uint32_t k = 0; fg_model_file_n_part(f) > 1 && k < fg_model_file_n_part(f); k++) {
+        printf("%s%s%s", k == 0 ? "parts       " : ", ", fg_model_file_part_path(f, k),
+               k + 1 == fg_model_file_n_part(f) ? "\n" : "");
+    }
     printf("model       %u layers (%u lightning, %u softmax), hidden %u, heads %u x %u (%u kv), "
            "experts %u top-%u of %u, vocabulary %u\n",
            s->n_layer, s->n_layer - n_softmax, n_softmax, s->d_model, s->n_head, s->d_head,
@@ -88,6 +106,7 @@ static void print_text(fg_engine *e, const char *path)
     printf("per token   %s of weights\n", cli_bytes((double)fg_engine_token_bytes(e)));
     printf("kernels     %s, %u threads (%s)\n", fg_engine_cpu(e), fg_engine_n_thread(e),
            fg_engine_threads(e));
+    print_heat(f);
     printf("\n%-10s %-6s %8s %14s %12s %10s\n", "part", "type", "tensors", "weights", "size",
            "rms error");
     for (int i = 0; i < N_GROUP; i++) {
@@ -118,10 +137,10 @@ static void print_json(fg_engine *e, const char *path)
                   ", \"layers\": %u, \"hidden\": %u, \"heads\": %u, \"kv_heads\": %u, "
                   "\"head_dim\": %u, \"experts\": %u, \"experts_per_token\": %u, "
                   "\"intermediate\": %u, \"vocabulary\": %u, \"bytes_per_token\": %" PRIu64
-                  ", \"cpu\": \"%s\", \"threads\": %u, \"parts\": [",
+                  ", \"files\": %u, \"cpu\": \"%s\", \"threads\": %u, \"parts\": [",
                   fg_model_file_size(f), s->n_layer, s->d_model, s->n_head, s->n_kv_head, s->d_head,
                   s->n_expert, s->n_used, s->d_ff, s->n_vocab, fg_engine_token_bytes(e),
-                  fg_engine_cpu(e), fg_engine_n_thread(e));
+                  fg_model_file_n_part(f), fg_engine_cpu(e), fg_engine_n_thread(e));
     for (int i = 0; i < N_GROUP; i++) {
         fg_buf_printf(&b,
                       "%s{\"part\": \"%s\", \"type\": \"%s\", \"tensors\": %" PRIu64

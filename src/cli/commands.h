@@ -8,6 +8,6 @@
 #include "src/cli/args.h"
 
 extern const command cmd_convert, cmd_synth, cmd_run, cmd_chat, cmd_score, cmd_logits, cmd_tokenize,
-    cmd_info, cmd_verify, cmd_bench, cmd_sensitivity, cmd_plan, cmd_doctor;
+    cmd_info, cmd_verify, cmd_bench, cmd_sensitivity, cmd_plan, cmd_doctor, cmd_trace;
 
 #endif

@@ -12,7 +12,7 @@
 
 static const command *const commands[] = {
     &cmd_convert, &cmd_synth,  &cmd_run,   &cmd_chat,        &cmd_score, &cmd_logits, &cmd_tokenize,
-    &cmd_info,    &cmd_verify, &cmd_bench, &cmd_sensitivity, &cmd_plan,  &cmd_doctor,
+    &cmd_info,    &cmd_verify, &cmd_bench, &cmd_sensitivity, &cmd_plan,  &cmd_doctor, &cmd_trace,
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
 

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Routing traces: `trace` records one while a text is evaluated, `trace replay` says what any policy
+ * and predictor would have made of it within any memory.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/mem.h"
+#include "src/cli/commands.h"
+#include "src/cli/common.h"
+#include "src/engine/heat.h"
+#include "src/engine/quality.h"
+#include "src/engine/stream.h"
+#include "src/engine/trace.h"
+
+static int run(int argc, char **argv);
+
+const command cmd_trace = {
+    .name = "trace",
+    .summary = "which experts a text uses, as a trace and as a heat map; trace replay",
+    .synopsis = "MODEL TEXT_FILE (or: fulgur trace replay TRACE)",
+    .example = "fulgur trace m1.fulgur book.txt -o book.trace --tokens 10000 --ram 64G",
+    .run = run,
+};
+
+static const command cmd_replay = {
+    .name = "trace replay",
+    .summary = "hits of every policy and predictor on a recorded trace, within any memory",
+    .synopsis = "TRACE",
+    .example = "fulgur trace replay book.trace --ram 24G",
+};
+
+/* ---- recording ---- */
+
+typedef struct request {
+    fg_engine_opts eo;
+    fg_session_opts so;
+    const char *model, *text, *out; /* out: NULL for none */
+    uint64_t n_tok;                 /* at most; 0: all */
+    bool heat, special, json;
+} request;
+
+static bool show(void *ctx, size_t done, size_t total)
+{
+    return progress_show(ctx, done, total);
+}
+
+static fg_status read_ids(const request *q, fg_engine *e, fg_ids *ids, fg_err *err)
+{
+    const fg_tokenizer *t;
+    char *text = NULL;
+    size_t n;
+    FG_TRY(fg_engine_tokenizer(e, &t, err));
+    FG_TRY(read_text(q->text, &text, &n, err));
+    fg_status st = fg_tokenizer_encode(t, NULL, text, n, q->special, ids, err);
+    fg_mem_free(text);
+    if (st == FG_OK && q->n_tok > 0 && ids->len > q->n_tok) ids->len = (size_t)q->n_tok;
+    if (st == FG_OK && ids->len == 0) {
+        st = fg_fail(err, FG_EINVAL, "%s: no tokens, expected at least one", q->text);
+    }
+    return st;
+}
+
+static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
+{
+    const fg_store_stats *s = fg_engine_store_stats(e);
+    if (!q->json) {
+        printf("%zu tokens", n_tok);
+        if (q->out != NULL) printf("; trace in %s", q->out);
+        if (q->heat) printf("; heat map in %s", q->model);
+        printf("\n");
+        return;
+    }
+    printf("{\"tokens\": %zu", n_tok);
+    if (s != NULL) {
+        const fg_cache_stats *c = &s->cache;
+        printf(", \"slots\": %u, \"hits\": %" PRIu64 ", \"prefetch_hits\": %" PRIu64
+               ", \"misses\": %" PRIu64 ", \"prefetches\": %" PRIu64 ", \"wasted\": %" PRIu64
+               ", \"regret\": %" PRIu64 ", \"switched_off\": %u",
+               s->n_slot, c->n_hit, c->n_prefetch_hit, c->n_miss, c->n_prefetch, c->n_wasted,
+               c->n_regret, s->n_switch);
+    }
+    printf("}\n");
+}
+
+static fg_status store_heat(const request *q, fg_engine *e, const fg_recorder *r, size_t n_tok,
+                            fg_err *err)
+{
+    const fg_shape *s = fg_engine_shape(e);
+    const size_t n = (size_t)s->n_layer * s->n_expert;
+    fg_heat h = {.n_tok = n_tok,
+                 .data_root = fg_model_file_data_root(fg_engine_file(e)),
+                 .use = fg_mem_zalloc_array(n, sizeof *h.use)};
+    if (h.use == NULL) return fg_fail_nomem(err, "heat map");
+    memcpy(h.use, fg_recorder_heat(r), n * sizeof *h.use);
+    fg_card_text_name(q->text, h.text, sizeof h.text);
+    const fg_status st = fg_heat_store(q->model, &h, err);
+    fg_mem_free(h.use);
+    return st;
+}
+
+static fg_status record(request *q, fg_engine *e, fg_err *err)
+{
+    fg_ids ids = {0};
+    fg_session *s = NULL;
+    fg_recorder *r = NULL;
+    progress p;
+    fg_status st = read_ids(q, e, &ids, err);
+    q->so.n_ctx = ids.len;
+    if (st == FG_OK) st = fg_session_create(&s, e, &q->so, err);
+    if (st == FG_OK) st = fg_recorder_create(&r, e, s, &q->eo, q->out, err);
+    if (st == FG_OK) {
+        progress_start(&p, "trace", "token");
+        fg_session_set_progress(s, show, &p);
+        st = fg_session_eval(s, ids.data, ids.len, NULL, NULL, err);
+        progress_end(&p);
+    }
+    if (st == FG_OK) st = fg_recorder_finish(r, err);
+    if (st == FG_OK && q->heat) st = store_heat(q, e, r, ids.len, err);
+    if (st == FG_OK) {
+        print_recorded(q, e, ids.len);
+        print_store(e);
+    }
+    fg_recorder_destroy(&r);
+    fg_session_destroy(&s);
+    fg_ids_fini(&ids);
+    return st;
+}
+
+static int run_replay(int argc, char **argv);
+
+static int run(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "replay") == 0) return run_replay(argc - 1, argv + 1);
+    request q = {.eo = fg_engine_opts_default(), .so = fg_session_opts_default()};
+    const char *operand[2], *cache = NULL;
+    q.so.n_batch = 1;
+    const opt opts[] = {
+        {"out", 'o', OPT_STR, &q.out, 0, 0, "TRACE", "write the trace to this file"},
+        {"heat", 0, OPT_FLAG, &q.heat, 0, 0, NULL, "keep the counts in MODEL, for --policy pin"},
+        {"tokens", 0, OPT_U64, &q.n_tok, 1, 1e12, "N", "tokens at most (default: all)"},
+        {"batch", 'b', OPT_U32, &q.so.n_batch, 1, 4096, "N",
+         "tokens evaluated together; 1 (default): as when they are generated"},
+        {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
+        {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
+        CACHE_OPT(cache),
+        ENGINE_OPTS(q.eo),
+        STREAM_OPTS(q.eo),
+    };
+    int status;
+    const int n =
+        args_parse(&cmd_trace, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
+    if (n < 0) return status;
+    if (n < 2) return args_usage(&cmd_trace, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (q.out == NULL && !q.heat) {
+        return args_usage(&cmd_trace, "nothing to write, expected -o TRACE or --heat");
+    }
+    if (!parse_cache_type(&cmd_trace, cache, &q.so.kv)) return EXIT_USAGE;
+    q.model = operand[0];
+    q.text = operand[1];
+    fg_err err = {0};
+    fg_engine *e = NULL;
+    cli_catch_interrupt();
+    fg_status st = fg_engine_open(&e, q.model, &q.eo, &err);
+    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.model, &err);
+    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.text, &err);
+    if (st == FG_OK) st = record(&q, e, &err);
+    fg_engine_close(&e);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}
+
+/* ---- replay ---- */
+
+typedef struct row {
+    fg_policy policy;
+    fg_predict predict;
+    bool as_recorded;
+    fg_cache_stats s;
+} row;
+
+enum { N_ROW = FG_POLICY_COUNT * FG_PREDICT_COUNT };
+
+typedef struct table {
+    const char *path;
+    const fg_trace *t;
+    const fg_trace_head *h;
+    uint64_t ram_bytes;
+    uint32_t ahead, n_slot;
+    bool file_heat; /* else that of the trace's first half */
+    uint64_t *heat; /* [n_layer * n_expert] */
+    row rows[N_ROW];
+    fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+} table;
+
+typedef struct row_progress {
+    progress p;
+    uint64_t row;
+} row_progress;
+
+static bool show_row(void *ctx, uint64_t done, uint64_t total)
+{
+    row_progress *p = ctx;
+    return progress_show(&p->p, p->row * total + done, N_ROW * total);
+}
+
+static fg_status fill_rows(table *x, fg_err *err)
+{
+    fg_future *future = NULL;
+    row_progress p = {.row = 0};
+    progress_start(&p.p, "replay", "pass");
+    fg_status st = fg_future_create(&future, x->t, err);
+    for (uint32_t i = 0; st == FG_OK && i < N_ROW; i++) {
+        row *r = &x->rows[i];
+        r->policy = (fg_policy)(i / FG_PREDICT_COUNT);
+        r->predict = (fg_predict)(i % FG_PREDICT_COUNT);
+        r->as_recorded = x->h->ram_bytes != 0 && x->ram_bytes == x->h->ram_bytes &&
+                         x->ahead == x->h->ahead && r->policy == x->h->policy &&
+                         r->predict == x->h->predict;
+        /* LFU starts from a heat map when the live store does: when the file has one */
+        const bool hot = r->policy == FG_POLICY_PIN || (r->policy == FG_POLICY_LFU && x->file_heat);
+        const fg_replay_opts o = {.n_slot = x->n_slot,
+                                  .policy = r->policy,
+                                  .heat = hot ? x->heat : NULL,
+                                  .predict = r->predict,
+                                  .ahead = x->ahead,
+                                  .as_recorded = r->as_recorded,
+                                  .future = r->policy == FG_POLICY_OPTIMAL ? future : NULL,
+                                  .progress = show_row,
+                                  .ctx = &p};
+        p.row = i;
+        st = fg_replay_run(x->t, &o, &r->s, err);
+    }
+    progress_end(&p.p);
+    fg_future_destroy(&future);
+    return st;
+}
+
+static fg_status fill(table *x, fg_err *err)
+{
+    const fg_trace_head *h = x->h;
+    FG_TRY(fg_trace_slots(h, x->ram_bytes, &x->n_slot, err));
+    x->heat = fg_mem_zalloc_array((size_t)h->n_layer * h->n_expert, sizeof *x->heat);
+    if (x->heat == NULL) return fg_fail_nomem(err, x->path);
+    x->file_heat = fg_trace_get_heat(x->t, x->heat);
+    if (!x->file_heat) FG_TRY(fg_replay_heat(x->t, 0, h->n_pass / 2, x->heat, err));
+    FG_TRY(fill_rows(x, err));
+    return fg_replay_recall(x->t, x->recall, err);
+}
+
+static double share(uint64_t part, uint64_t of)
+{
+    return of == 0 ? 0.0 : (double)part / (double)of;
+}
+
+static uint64_t requests(const fg_cache_stats *s)
+{
+    return s->n_hit + s->n_prefetch_hit + s->n_miss;
+}
+
+static uint64_t reads(const fg_cache_stats *s)
+{
+    return s->n_miss + s->n_prefetch;
+}
+
+static const char *recall_name(uint32_t kind)
+{
+    return kind == FG_PREDICT_NONE ? "random" : fg_predict_name((fg_predict)kind);
+}
+
+/* Share of the asked-for among the first k; random for NONE.  False: the trace cannot say. */
+static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k, double *out)
+{
+    const fg_recall *r = &x->recall[kind][ahead - 1];
+    const uint32_t n = x->h->n_expert;
+    if (kind == FG_PREDICT_NONE) {
+        *out = k < n ? (double)k / (double)n : 1.0;
+        return x->recall[FG_PREDICT_PREVIOUS][ahead - 1].n > 0;
+    }
+    *out = share(r->n_found[k - FG_RECALL_FIRST], r->n);
+    return r->n > 0;
+}
+
+static void print_text(const table *x)
+{
+    const fg_trace_head *h = x->h;
+    printf("trace      %s: %" PRIu64 " tokens in %" PRIu64 " passes; %u layers of %u experts, %u "
+           "used\n",
+           x->path, h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used);
+    if (h->ram_bytes == 0) {
+        printf("recorded   from a mapped model\n");
+    } else {
+        printf("recorded   within %s, %s, %s %u ahead\n", cli_bytes((double)h->ram_bytes),
+               fg_policy_name(h->policy), fg_predict_name(h->predict), h->ahead);
+    }
+    printf("memory     %s: %u of %u experts, %s each\n", cli_bytes((double)x->ram_bytes), x->n_slot,
+           h->n_layer * h->n_expert, cli_bytes((double)h->slot_bytes));
+    printf("heat map   %s\n",
+           x->file_heat
+               ? "of the model file"
+               : "of the first half of this trace: pin knows half of what it is judged on");
+    printf("\n%-8s %-10s %7s %10s %12s %14s %7s %8s\n", "policy", "predictor", "hits", "prefetched",
+           "reads/token", "bytes/token", "wasted", "regret");
+    for (int i = 0; i < N_ROW; i++) {
+        const row *r = &x->rows[i];
+        const double each = share(reads(&r->s), h->n_tok);
+        printf("%-8s %-10s %6.2f%% %9.2f%% %12.3f %14s %6.1f%% %8" PRIu64 "%s\n",
+               fg_policy_name(r->policy), fg_predict_name(r->predict),
+               100.0 * share(r->s.n_hit + r->s.n_prefetch_hit, requests(&r->s)),
+               100.0 * share(r->s.n_prefetch_hit, requests(&r->s)), each,
+               cli_bytes(each * (double)h->slot_bytes),
+               100.0 * share(r->s.n_wasted, r->s.n_prefetch), r->s.n_regret,
+               r->as_recorded ? "  as recorded" : "");
+    }
+    printf("\n%-10s", "recall");
+    for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) printf("   %u ahead @2   @3   @4", d);
+    printf("\n");
+    for (uint32_t kind = FG_PREDICT_COUNT; kind-- > 0;) {
+        printf("%-10s", recall_name(kind));
+        for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) {
+            printf("     ");
+            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
+                double v;
+                const int width = k == FG_RECALL_FIRST ? 8 : 5;
+                if (recall_of(x, kind, d, k, &v)) {
+                    printf("%*.1f", width, 100.0 * v);
+                } else {
+                    printf("%*s", width, "-");
+                }
+            }
+        }
+        printf("\n");
+    }
+}
+
+static void print_json_rows(const table *x)
+{
+    for (int i = 0; i < N_ROW; i++) {
+        const row *r = &x->rows[i];
+        const fg_cache_stats *s = &r->s;
+        const double each = share(reads(s), x->h->n_tok);
+        printf("%s{\"policy\": \"%s\", \"predict\": \"%s\", \"as_recorded\": %s, \"hits\": %" PRIu64
+               ", \"prefetch_hits\": %" PRIu64 ", \"misses\": %" PRIu64 ", \"prefetches\": %" PRIu64
+               ", \"wasted\": %" PRIu64 ", \"regret\": %" PRIu64,
+               i == 0 ? "\n" : ",\n", fg_policy_name(r->policy), fg_predict_name(r->predict),
+               r->as_recorded ? "true" : "false", s->n_hit, s->n_prefetch_hit, s->n_miss,
+               s->n_prefetch, s->n_wasted, s->n_regret);
+        printf(", \"hit_rate\": %.6f, \"reads_per_token\": %.6f, \"bytes_per_token\": %.0f}",
+               share(s->n_hit + s->n_prefetch_hit, requests(s)), each,
+               each * (double)x->h->slot_bytes);
+    }
+}
+
+static void print_json_recall(const table *x)
+{
+    const char *sep = "\n";
+    for (uint32_t kind = 0; kind < FG_PREDICT_COUNT; kind++) {
+        for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) {
+            double v[FG_RECALL_LAST + 1];
+            bool known = true;
+            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
+                known = recall_of(x, kind, d, k, &v[k]) && known;
+            }
+            if (!known) continue;
+            const uint32_t asked_of = kind == FG_PREDICT_NONE ? FG_PREDICT_PREVIOUS : kind;
+            printf("%s{\"predict\": \"%s\", \"ahead\": %u, \"asked\": %" PRIu64, sep,
+                   recall_name(kind), d, x->recall[asked_of][d - 1].n);
+            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
+                printf(", \"recall@%u\": %.6f", k, v[k]);
+            }
+            printf("}");
+            sep = ",\n";
+        }
+    }
+}
+
+static void print_json(const table *x)
+{
+    const fg_trace_head *h = x->h;
+    printf("{\"tokens\": %" PRIu64 ", \"passes\": %" PRIu64
+           ", \"layers\": %u, \"experts\": %u, \"experts_per_token\": %u, \"model\": "
+           "\"0x%016" PRIx64 "\", \"recorded_ram\": %" PRIu64 ", \"ram\": %" PRIu64
+           ", \"slots\": %u, \"slot_bytes\": %" PRIu64 ", \"ahead\": %u, \"heat\": \"%s\", "
+           "\"rows\": [",
+           h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used, h->data_root, h->ram_bytes,
+           x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead,
+           x->file_heat ? "file" : "first half of the trace");
+    print_json_rows(x);
+    printf("],\n\"recall\": [");
+    print_json_recall(x);
+    printf("]}\n");
+}
+
+static int run_replay(int argc, char **argv)
+{
+    table x = {.ahead = 0};
+    bool json = false;
+    const opt opts[] = {
+        {"ram", 0, OPT_SIZE, &x.ram_bytes, 0, 0, "SIZE", "memory to use, as with run"},
+        {"ahead", 0, OPT_U32, &x.ahead, 1, FG_PREDICT_AHEAD, "N",
+         "layers that a predictor reads ahead (default: as recorded)"},
+        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
+    };
+    int status;
+    const int n = args_parse(&cmd_replay, opts, sizeof opts / sizeof opts[0], argc, argv, &x.path,
+                             1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_replay, "no operand, expected TRACE");
+    if (x.ram_bytes == 0) return args_usage(&cmd_replay, "no --ram, expected a size");
+    fg_err err = {0};
+    fg_trace *t = NULL;
+    cli_catch_interrupt();
+    fg_status st = fg_trace_open(&t, x.path, &err);
+    if (st == FG_OK) {
+        x.t = t;
+        x.h = fg_trace_get_head(t);
+        if (x.ahead == 0) x.ahead = x.h->ahead;
+        st = fill(&x, &err);
+    }
+    if (st == FG_OK) (json ? print_json : print_text)(&x);
+    fg_mem_free(x.heat);
+    fg_trace_close(&t);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""trace and trace replay: what a user sees of them, the live figures again, and errors that say what is missing."""
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from e2e import NANO, check, check_error, finish, path, run
+
+M, TEXT, T, U = path("m.fulgur"), path("text.txt"), path("t.trace"), path("u.trace")
+run("convert", NANO, M)
+open(TEXT, "w").write(open("README.md").read()[:3000])
+SAME = ("hits", "prefetch_hits", "misses", "prefetches", "wasted", "regret")
+
+
+def leftovers(name):
+    return [f for f in os.listdir(os.path.dirname(name)) if f.startswith(os.path.basename(name))]
+
+
+def row(table, policy, predict):
+    return next(r for r in table["rows"] if (r["policy"], r["predict"]) == (policy, predict))
+
+
+status, out, err = run("trace", M, TEXT, "-o", T, "--tokens", "150")
+check("records", (status, err) == (0, b"") and out.startswith(b"150 tokens; trace in") and os.path.getsize(T) > 150 * 8 * 36, (out, err))
+check("replaces_and_leaves_nothing", run("trace", M, TEXT, "-o", T, "--tokens", "150")[0] == 0 and leftovers(T) == ["t.trace"])
+_, text, err = run("trace", "replay", T, "--ram", "1M")
+check_error("too_small", (_, text, err), "memory: 1048576 bytes", "expected at least")
+least = int(re.search(rb"at least (\d+)", err).group(1))
+check("least_is_enough", run("trace", "replay", T, "--ram", str(least))[0] == 0)
+check("least_is_least", run("trace", "replay", T, "--ram", str(least - 1))[0] == 1)
+size = json.loads(run("trace", "replay", T, "--ram", str(least), "--json")[1])["slot_bytes"]
+ram = str(least + 57 * size)  # 60 experts
+status, text, err = run("trace", "replay", T, "--ram", ram)
+check("table", status == 0 and all(w in text for w in (b"60 of 256 experts", b"mapped model", b"optimal  none", b"random   router", b"4 ahead @2",
+                                                         b"first half of this trace")), text)
+table = json.loads(run("trace", "replay", T, "--ram", ram, "--json")[1])
+check("all_rows", len(table["rows"]) == 20 and not any(r["as_recorded"] for r in table["rows"]) and table["slots"] == 60)
+asked = 150 * 8 * 2
+check("all_requests", all(r["hits"] + r["prefetch_hits"] + r["misses"] == asked for r in table["rows"]))
+best = row(table, "optimal", "none")["misses"]
+check("none_reads_less_than_optimal", all(r["misses"] + r["prefetches"] >= best for r in table["rows"]) and best < row(table, "lru", "none")["misses"])
+recall = {(r["predict"], r["ahead"]): r for r in table["recall"]}
+check("recall", len(recall) == 16 and recall["router", 1]["asked"] == 150 * 7 * 2 and recall["router", 1]["recall@2"] > recall["router", 4]["recall@2"]
+      > 3 * recall["random", 1]["recall@2"] == 3 * 0.0625, recall)
+status, wide, _ = run("trace", "replay", T, "--ram", ram, "--json", "--ahead", "4")
+check("ahead", status == 0 and row(json.loads(wide), "lru", "router") != row(table, "lru", "router") and row(json.loads(wide), "lru", "none") == row(table, "lru", "none"))
+
+# a live run is what its replay says: of its own trace with every predictor, of any trace without
+for policy, predict, batch in (("lru", "router", "1"), ("lfu", "frequency", "1"), ("lru", "previous", "9"), ("lru", "none", "1")):
+    name = f"live.{policy}.{predict}"
+    status, out, err = run("trace", M, TEXT, "-o", U, "--tokens", "150", "--batch", batch, "--json", "--ram", ram, "--policy", policy, "--predict", predict)
+    live = json.loads(out) if status == 0 else {}
+    again = json.loads(run("trace", "replay", U, "--ram", ram, "--json")[1])
+    mine = [r for r in again["rows"] if r["as_recorded"]]
+    check(name, len(mine) == 1 and (mine[0]["policy"], mine[0]["predict"]) == (policy, predict) and all(mine[0][k] == live[k] for k in SAME), (live, mine, err))
+    check(name + ".line", b"%d of %d hits" % (live["hits"] + live["prefetch_hits"], sum(live[k] for k in SAME[:3])) in err, err)
+    if batch == "1":
+        check(name + ".other_ram", not any(r["as_recorded"] for r in json.loads(run("trace", "replay", U, "--ram", "1G", "--json")[1])["rows"]))
+check("live_equals_mapped_trace", all(row(table, "lru", "none")[k] == live[k] for k in SAME), (row(table, "lru", "none"), live))
+
+# heat map
+check_error("pin_without_heat", run("run", M, "-p", "x", "--ram", "1G", "--policy", "pin"), "no heat map", "fulgur trace")
+check("info_without_heat", b"heat map" not in run("info", M)[1])
+status, out, err = run("trace", M, TEXT, "--heat", "--tokens", "100")
+check("heat", (status, err) == (0, b"") and b"heat map in" in out, (out, err))
+check("info_with_heat", b"heat map    100 tokens of text.txt\n" in run("info", M)[1], run("info", M)[1])
+check("still_verifies", run("verify", M)[0] == 0)
+heat = json.loads(run("info", M, "--meta", "heat")[1])
+check("heat_counts", [sum(r) for r in heat["use"]] == [200] * 8 and len(heat["use"][0]) == 32 and heat["tokens"] == 100)
+run("trace", M, TEXT, "--heat", "--tokens", "40")
+check("heat_is_replaced", [sum(r) for r in json.loads(run("info", M, "--meta", "heat")[1])["use"]] == [80] * 8)
+want = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0")[1]
+status, out, err = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", "--ram", "1G", "--policy", "pin")
+check("pin_runs", status == 0 and out == want, err)
+status, out, err = run("trace", M, TEXT, "-o", U, "--tokens", "150", "--json", "--ram", ram, "--policy", "pin")
+again = json.loads(run("trace", "replay", U, "--ram", ram, "--json")[1])
+mine = [r for r in again["rows"] if r["as_recorded"]]
+check("live.pin", status == 0 and again["heat"] == "file" and len(mine) == 1 and all(mine[0][k] == json.loads(out)[k] for k in SAME), (out, mine))
+
+# errors
+data = open(T, "rb").read()
+for name, bad, words in (("cut", data[:-1], "bytes, expected"), ("flipped", data[:900] + bytes([data[900] ^ 4]) + data[901:], "damaged"),
+                         ("head", data[:20] + b"\1" + data[21:], "damaged header"), ("empty", b"", "no routing trace"), ("short", data[:100], "100 bytes"),
+                         ("foreign", open(TEXT, "rb").read(), "no routing trace"), ("version", data[:8] + b"\2" + data[9:], "version 2")):
+    open(U, "wb").write(bad)
+    check_error("bad." + name, run("trace", "replay", U, "--ram", "1G"), words, "u.trace")
+check_error("bad.model", run("trace", "replay", M, "--ram", "1G"), "no routing trace")
+check_error("bad.missing", run("trace", "replay", path("none"), "--ram", "1G"), "No such file")
+shutil.copy(M, path("keep.fulgur"))
+check_error("out_is_model", run("trace", M, TEXT, "-o", M), "the same file")
+check_error("out_is_text", run("trace", M, TEXT, "-o", TEXT), "the same file")
+check("model_untouched", open(M, "rb").read() == open(path("keep.fulgur"), "rb").read())
+check_error("out_is_folder", run("trace", M, TEXT, "-o", os.path.dirname(M)), "a folder")
+check_error("out_is_device", run("trace", M, TEXT, "-o", "/dev/null"), "not a regular file")
+check_error("out_is_nowhere", run("trace", M, TEXT, "-o", path("no/where")), "No such file")
+os.unlink(U)
+full = run("trace", M, TEXT, "-o", U, "--tokens", "150", preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)))
+check_error("disk_full", full, "File too large")
+check("nothing_left", leftovers(U) == [], leftovers(U))
+open(path("nothing.txt"), "w").close()
+check_error("no_tokens", run("trace", M, path("nothing.txt"), "-o", U), "no tokens")
+for name, args in {"nothing_to_write": [M, TEXT], "no_text": [M], "no_ram": ["replay", T], "no_trace": ["replay", "--ram", "1G"],
+                   "ahead": ["replay", T, "--ram", "1G", "--ahead", "5"]}.items():
+    check("usage." + name, run("trace", *args)[0] == 2)
+check("help", b"--ahead" in run("trace", "replay", "--help")[1] and b"--heat" in run("trace", "--help")[1])
+finish()
