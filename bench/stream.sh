@@ -41,16 +41,17 @@ if [ -z "$model" ]; then
     model=$dir/m1.fulgur
     "$fulgur" synth "$model" --shape m1 --layers "${LAYERS:-10}" --type q4
 fi
-# the same ids on every machine, all below the vocabulary's size
 vocab=$("$fulgur" info "$model" --json | sed -n 's/.*"vocabulary": *\([0-9]*\).*/\1/p')
-awk -v n=$((warm + tokens)) -v m="${vocab:?no vocabulary in the report of info}" \
-    'BEGIN { x = 5; for (i = 0; i < n; i++) { x = x * 16807 % 2147483647; print x % m } }' > "$dir/ids"
 
 # ---- figures ----
 
 flags="$("$cc" --version | head -n 1), $(basename "$model") $(wc -c < "$model" | tr -d ' ') B, --ram $ram, $tokens tokens behind $warm"
 date=$(date -u +%Y-%m-%dT%H:%MZ)
 echo "machine,threads,commit,flags,date,metric,value,unit" > "$dir/figures.csv"
+ids() { # how many; the same on every machine, all below the vocabulary's size
+    awk -v n="$1" -v m="${vocab:?no vocabulary in the report of info}" \
+        'BEGIN { x = 5; for (i = 0; i < n; i++) { x = x * 16807 % 2147483647; print x % m } }' > "$dir/ids"
+}
 row() { # metric value unit
     printf '"%s",%s,"%s","%s",%s,"%s",%s,%s\n' "$cpu" "$(nproc)" "$commit" "$flags" "$date" "$1" "$2" "$3" \
         >> "$dir/figures.csv"
@@ -125,6 +126,7 @@ decode() {
 
 # ---- within --ram ----
 
+ids $((warm + tokens))
 fio_rate
 for round in $(seq "$rounds"); do
     for p in $predict; do decode "$p" --ram "$ram" --predict "$p"; done
@@ -179,9 +181,11 @@ whole() { printf '%s' "$1" | sed -n 's/.*"'"$2"'": *\([0-9.e+]*\).*/\1/p'; }
 [ -z "$group" ] || rmdir "$group"
 group=''
 free=$(awk '/^MemAvailable/ { print $2 * 1024 }' /proc/meminfo)
+warm=160 # after so many tokens all but 1 in 30,000 of 32 experts have been read once
+ids $((warm + tokens))
 need=$("$fulgur" plan "$model" --ram 1T --ctx $((warm + tokens)) --batch 1 --json)
 for share in $shares; do
-    bound=$(calc_whole "$(whole "$need" min_ram_bytes) + ($(whole "$need" experts) * $share / 100 - 3) * $(whole "$need" expert_bytes)")
+    bound=$(calc_whole "$(whole "$need" min_ram_bytes) + ($(whole "$need" experts) * $share / 100 - 2) * $(whole "$need" expert_bytes)")
     if [ "$bound" -gt "$free" ]; then
         echo "plan: no memory for $share % of the experts"
         continue

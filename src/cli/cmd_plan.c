@@ -410,7 +410,7 @@ static int run(int argc, char **argv)
         {"overlap", 0, OPT_F64, &o.fo.fit.overlap, 0, 1, "X",
          "share of reads hidden behind the same layer's experts (1)"},
         {"recall", 0, OPT_F64, &o.fo.fit.recall, 0, 1, "X",
-         "share of missing experts that reading ahead finds; fulgur trace knows (0.75)"},
+         "share of missing experts that reading ahead finds; see fulgur trace (0.7)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
         CACHE_OPT(cache),
         ENGINE_OPTS(o),

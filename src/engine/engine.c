@@ -31,10 +31,11 @@ struct fg_session {
     fg_engine *e;
     fg_state *state;
     fg_scratch *scratch;
-    float *logits;  /* [n_vocab] of the last token */
-    uint64_t bytes; /* counted in e->session_bytes */
-    bool grows;     /* the batch may be enlarged for a long prompt */
-    fg_err lost;    /* code not FG_OK: an eval failed half-way, the state is of no use */
+    float *logits;    /* [n_vocab] of the last token */
+    uint64_t bytes;   /* counted in e->session_bytes */
+    uint32_t n_batch; /* usual one */
+    bool grows;       /* it may be enlarged for a long prompt */
+    fg_err lost;      /* code not FG_OK: an eval failed half-way, the state is of no use */
     fg_taps taps;
     fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
@@ -263,13 +264,14 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
     s->e = e;
     s->grows = opts->n_batch == 0;
     const fg_shape *shape = e->model->shape;
-    const uint32_t n_batch = s->grows ? FG_SESSION_BATCH : opts->n_batch;
+    s->n_batch = s->grows ? FG_SESSION_BATCH : opts->n_batch;
     const uint64_t most = shape->n_ctx_max < 4096 ? shape->n_ctx_max : 4096;
     const uint64_t n_ctx = opts->n_ctx == 0 ? most : opts->n_ctx;
     const fg_kv_type kv = fg_kv_resolve(opts->kv, e->model->quantized);
     fg_status st = fg_state_create(&s->state, shape, n_ctx, kv, err);
     if (st == FG_OK) {
-        st = fg_scratch_create(&s->scratch, e->model, n_ctx, n_batch, fg_team_size(e->team), err);
+        st =
+            fg_scratch_create(&s->scratch, e->model, n_ctx, s->n_batch, fg_team_size(e->team), err);
     }
     if (st == FG_OK) {
         s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
@@ -403,21 +405,7 @@ static fg_status resize_batch(fg_session *s, uint32_t n_batch, fg_err *err)
     return FG_OK;
 }
 
-static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_logits_fn *on_logits,
-                      void *ctx, fg_err *err);
-
-fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
-                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err)
-{
-    const uint32_t usual = s->scratch->n_batch;
-    (void)resize_batch(s, best_batch(s, n), NULL); /* without it, more is read */
-    const fg_status st = eval(s, ids, n, on_logits, ctx, err);
-    (void)resize_batch(s, usual, NULL);
-    return st;
-}
-
-static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_logits_fn *on_logits,
-                      void *ctx, fg_err *err)
+static fg_status check_eval(const fg_session *s, const uint32_t *ids, size_t n, fg_err *err)
 {
     const uint32_t n_vocab = s->e->model->shape->n_vocab;
     const uint64_t room = s->state->n_ctx - s->state->pos;
@@ -439,6 +427,12 @@ static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_l
                            n_vocab);
         }
     }
+    return FG_OK;
+}
+
+static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_logits_fn *on_logits,
+                      void *ctx, fg_err *err)
+{
     logits_sink sink = {s, on_logits, ctx, s->state->pos + n - 1};
     const uint32_t batch = s->scratch->n_batch;
     for (size_t i = 0; i < n;) {
@@ -470,4 +464,14 @@ static fg_status eval(fg_session *s, const uint32_t *ids, size_t n, fg_session_l
     }
     if (s->progress != NULL) (void)s->progress(s->progress_ctx, n, n);
     return FG_OK;
+}
+
+fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
+                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err)
+{
+    FG_TRY(check_eval(s, ids, n, err));
+    (void)resize_batch(s, best_batch(s, n), NULL); /* without it, more is read */
+    const fg_status st = eval(s, ids, n, on_logits, ctx, err);
+    (void)resize_batch(s, s->n_batch, NULL); /* fails for want of memory only: it stays large */
+    return st;
 }

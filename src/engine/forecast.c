@@ -165,7 +165,7 @@ fg_forecast_opts fg_forecast_opts_default(void)
                 .other_prefill = 0.06,
                 .overlap = 1.0,
                 .reuse = 0.0,
-                .recall = 0.75},
+                .recall = 0.7},
     };
 }
 
@@ -318,7 +318,9 @@ static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
     out->disk_bytes = x->f->misses * (double)x->d->expert_bytes;
     const double read = out->disk_bytes / r->disk_gbs * 1e-9;
     const double wait = s->n_layer * expected_wait(x, x->o->fit.overlap);
-    out->tok_s = inverse(larger(read, t + (1.0 - x->o->fit.recall) * wait));
+    const double head = gemv_seconds(x, &x->d->head);
+    const double unknown = 1.0 - x->o->fit.recall * (s->n_layer - 1.0) / s->n_layer;
+    out->tok_s = inverse(head + larger(read, t - head + unknown * wait));
     out->serial_tok_s = inverse(t + s->n_layer * expected_wait(x, 0.0));
     out->bound_tok_s = inverse(larger(t, read));
 }

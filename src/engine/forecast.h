@@ -24,12 +24,14 @@
  * for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)  `reuse` adds
  * what a router repeats beyond that.  m of a layer's
  * n_used experts are missing with probability binomial(n_used, 1 - h), and reading them takes
- * D(m) = m * expert bytes / R_disk.  Of the missing experts `recall` were read ahead (src/expert/predict.h)
- * and are hidden behind everything; of the others nothing is known until their router has run, so its
- * layer's expert time E (its part of W) is all that their read can be hidden behind, and is by `overlap`:
+ * D(m) = m * expert bytes / R_disk.  Of the missing experts `recall`, but none of the first layer, were
+ * read ahead (src/expert/predict.h) and are hidden behind all layers; of the others, u, nothing is known
+ * until their router has run, so its layer's expert time E (its part of W) is all that their read can be
+ * hidden behind, and is by `overlap`.  Nothing is read during lm_head, which takes H:
  *
- *     streamed t = max(layers * sum_m P(m) D(m),
- *                      resident t + (1 - recall) * layers * sum_m P(m) (D(m) - overlap * min(D(m), E)))
+ *     u = 1 - recall * (layers - 1) / layers
+ *     streamed t = H + max(layers * sum_m P(m) D(m),
+ *                          resident t - H + u * layers * sum_m P(m) (D(m) - overlap * min(D(m), E)))
  *
  * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident t, sum of D).
  *
@@ -93,7 +95,7 @@ typedef struct fg_forecast_fit {
     double other_prefill; /* the same, with gathering and silu; 0.06 */
     double overlap;       /* of reads with the same layer's experts, 0 to 1; 1 */
     double reuse;         /* see above, 0 to 1; 0 */
-    double recall;        /* of the predictor for the next layer, 0 to 1; 0.75, as on nano */
+    double recall;        /* see above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77 */
 } fg_forecast_fit;
 
 typedef struct fg_forecast_opts {

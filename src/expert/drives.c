@@ -137,6 +137,16 @@ fg_status fg_drives_take_error(fg_drives *d, fg_err *err)
     return st;
 }
 
+uint64_t fg_drives_delay(fg_drives *d, const fg_range *r)
+{
+    uint64_t sum = 0;
+    for (uint32_t j = 0; j < r->n_stripe; j++) {
+        const uint32_t part = r->stripe[j].part;
+        sum += fg_reader_delay(d->reader[part], &r->load[part]);
+    }
+    return sum;
+}
+
 uint64_t fg_drives_arrived(const fg_range *r)
 {
     uint64_t sum = 0;
@@ -157,7 +167,6 @@ fg_reader_stats fg_drives_get_stats(fg_drives *d)
         if (s.busy_ns > sum.busy_ns) sum.busy_ns = s.busy_ns;
         sum.wait_ns += s.wait_ns;
         sum.n_retry += s.n_retry;
-        sum.delay_bytes += s.delay_bytes;
         sum.direct = sum.direct && s.direct;
     }
     return sum;

@@ -309,10 +309,6 @@ void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
         memmove(ids + n_there + 1, ids + n_there, (i - n_there) * sizeof *ids);
         ids[n_there++] = id;
     }
-    for (uint32_t i = 0; i < c->n_slot; i++) { /* hints about this layer that were wrong */
-        entry *e = &c->slot[i];
-        if (e->unused && !e->wanted && e->key / c->n_expert == layer) e->cold = true;
-    }
     const uint32_t few = c->n_used > FG_CACHE_FEW ? c->n_used : FG_CACHE_FEW;
     c->scan = n > few || n > c->limit;
     c->wave = n;
@@ -346,6 +342,12 @@ void fg_cache_end(fg_cache *c)
     for (uint32_t i = c->wave_begin; i < c->n_id; i++) {
         const uint32_t slot = fg_cache_slot(c, c->layer, c->ids[i]);
         if (slot != FG_CACHE_NO_SLOT) c->slot[slot].pinned = c->slot[slot].wanted = false;
+    }
+    /* Hints about this layer that were wrong go first from now on.  Not before: the layer's own
+     * requests would take their slots while they are still being read into. */
+    for (uint32_t i = 0; c->ids != NULL && i < c->n_slot; i++) {
+        entry *e = &c->slot[i];
+        if (e->unused && e->key / c->n_expert == c->layer) e->cold = true;
     }
     c->n_id = c->wave_begin = c->wave_end = c->n_requested = 0;
     c->ids = NULL;

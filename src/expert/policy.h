@@ -75,7 +75,11 @@ static inline uint64_t fg_cache_min_slots(uint32_t n_layer, uint32_t n_expert, u
 
 typedef struct fg_cache_stats {
     uint64_t n_hit;          /* requests met by what an earlier request had brought */
-    uint64_t n_prefetch_hit; /* requests met by a prefetch, its first use */
+    /* Requests that found a prefetch, its first use; found, not read: a store gives up the reads of
+     * hints that were wrong, and one that is requested later is read whole then.  n_miss + n_prefetch
+     * counts each as one read, which is more than is read, unless many are given up half-way and
+     * requested after all. */
+    uint64_t n_prefetch_hit;
     uint64_t n_miss;         /* requests that had to be read */
     uint64_t n_prefetch;     /* prefetches carried out */
     uint64_t n_wasted;       /* prefetches evicted without a use */
@@ -111,7 +115,7 @@ void fg_cache_end(fg_cache *c);
 
 /* Hint.  True when *load is to be read; false when the expert is there already, or no slot may be
  * had: pinned experts, those that the running layer still needs and hints about layers to come are
- * never evicted for it.  A hint that its layer began without goes before all others. */
+ * never evicted for it.  A hint that its layer has passed without goes before all others. */
 bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load);
 
 /* Slot of an expert or FG_CACHE_NO_SLOT. */

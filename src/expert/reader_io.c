@@ -57,7 +57,7 @@ struct fg_reader {
     fg_err err;                  /* the first of an urgent load */
     range drop[FG_IO_MAX_DEPTH]; /* the thread's own: what the page cache is to give up */
     uint32_t n_drop;
-    uint64_t bytes, busy_ns, busy_since, n_retry, delay_bytes;
+    uint64_t bytes, busy_ns, busy_since, n_retry;
     _Atomic uint64_t wait_ns;
 };
 
@@ -90,12 +90,13 @@ static fg_load *first_ready(const queue *q)
     return l;
 }
 
-/* Half of the depth is kept free of reads that nobody waits for yet. */
+/* Half of the depth is kept free of reads that nobody waits for yet, and none starts before one that
+ * somebody waits for. */
 static fg_load *pick(const fg_reader *r)
 {
     if (r->stop || r->free == NULL) return NULL;
     fg_load *l = first_ready(&r->urgent);
-    if (l == NULL && r->n_lazy < (r->depth + 1) / 2) l = first_ready(&r->lazy);
+    if (r->urgent.head == NULL && r->n_lazy < (r->depth + 1) / 2) l = first_ready(&r->lazy);
     return l;
 }
 
@@ -388,14 +389,14 @@ void fg_load_fini(fg_load *load)
     load->arrived_cap = 0;
 }
 
-/* Pieces in flight that an urgent load does not want, each counted once; `own` it wants. */
-static void count_delay(fg_reader *r, const fg_load *own)
+/* Pieces in flight that nobody waits for, each counted once, at the load that wants them. */
+static void count_delay(fg_reader *r)
 {
     for (uint32_t i = 0; r->n_lazy > 0 && i < r->depth; i++) {
         fg_io_piece *p = &r->piece[i];
         if (p->load == NULL || p->urgent || p->counted) continue;
         p->counted = true;
-        if (p->load != own) r->delay_bytes += p->bytes;
+        if (p->serial == p->load->serial) p->load->delay_bytes += p->bytes;
     }
 }
 
@@ -424,7 +425,8 @@ fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t of
         load->issued = 0;
         load->n_retry = load->n_interrupt = 0;
         load->urgent = urgent;
-        if (urgent) count_delay(r, load);
+        load->delay_bytes = 0;
+        if (urgent) count_delay(r);
         append(urgent ? &r->urgent : &r->lazy, load);
         (void)pthread_cond_signal(&r->work);
     }
@@ -440,6 +442,14 @@ void fg_reader_cancel(fg_reader *r, fg_load *load)
         atomic_store(&load->ready, FG_LOAD_FAILED);
     }
     (void)pthread_mutex_unlock(&r->lock);
+}
+
+uint64_t fg_reader_delay(fg_reader *r, const fg_load *load)
+{
+    (void)pthread_mutex_lock(&r->lock);
+    const uint64_t bytes = load->delay_bytes;
+    (void)pthread_mutex_unlock(&r->lock);
+    return bytes;
 }
 
 bool fg_reader_hurry(fg_reader *r, fg_load *load)
@@ -518,7 +528,6 @@ fg_reader_stats fg_reader_get_stats(fg_reader *r)
                                           (r->n_flight == 0 ? 0 : fg_clock_ns() - r->busy_since),
                                .wait_ns = atomic_load(&r->wait_ns),
                                .n_retry = r->n_retry,
-                               .delay_bytes = r->delay_bytes,
                                .backend = r->ops->name,
                                .direct = r->direct};
     (void)pthread_mutex_unlock(&r->lock);

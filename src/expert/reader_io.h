@@ -38,7 +38,7 @@ typedef struct fg_io_piece {
     struct fg_load *load;
     uint32_t serial;
     bool urgent;
-    bool counted; /* in fg_reader_stats.delay_bytes, or not to be */
+    bool counted; /* in the load's delay_bytes, or not to be */
 } fg_io_piece;
 
 /* A way to read pieces.  All calls come from one thread.  Tests put their own in front of another
@@ -73,12 +73,13 @@ typedef struct fg_load {
     /* the rest belongs to the reader */
     uint8_t *dst;
     uint64_t offset, bytes;
-    uint64_t issued;    /* bytes of pieces that were started */
-    uint8_t *arrived;   /* [pieces] */
-    size_t arrived_cap; /* bytes of arrived */
-    uint32_t n_flight;  /* pieces with this load as owner */
-    uint32_t n_stale;   /* those of them that an earlier use of the load started */
-    uint32_t serial;    /* of the present use */
+    uint64_t issued;      /* bytes of pieces that were started */
+    uint8_t *arrived;     /* [pieces] */
+    size_t arrived_cap;   /* bytes of arrived */
+    uint32_t n_flight;    /* pieces with this load as owner */
+    uint64_t delay_bytes; /* see fg_reader_delay */
+    uint32_t n_stale;     /* those of them that an earlier use of the load started */
+    uint32_t serial;      /* of the present use */
     uint32_t n_retry, n_interrupt;
     bool queued, urgent;
     struct fg_load *next;
@@ -114,6 +115,10 @@ fg_status fg_reader_start(fg_reader *r, fg_load *load, uint8_t *dst, uint64_t of
  * nothing. */
 void fg_reader_cancel(fg_reader *r, fg_load *load);
 
+/* Bytes of this load that were in flight, not urgent, when an urgent load was started: what that had to
+ * share the drive with. */
+uint64_t fg_reader_delay(fg_reader *r, const fg_load *load);
+
 /* A load that was not urgent becomes so; false: it has failed and must be started again. */
 bool fg_reader_hurry(fg_reader *r, fg_load *load);
 
@@ -128,12 +133,10 @@ void fg_reader_drain(fg_reader *r, fg_load *load);
 fg_status fg_reader_take_error(fg_reader *r, fg_err *err);
 
 typedef struct fg_reader_stats {
-    uint64_t bytes;       /* read, all loads */
-    uint64_t busy_ns;     /* time with at least one piece in flight */
-    uint64_t wait_ns;     /* time that threads waited, added up */
-    uint64_t n_retry;     /* reads that had to be repeated or continued */
-    uint64_t delay_bytes; /* of other loads' pieces that were in flight, not urgent, when an urgent
-                           * load was started: what it had to share the drive with */
+    uint64_t bytes;   /* read, all loads */
+    uint64_t busy_ns; /* time with at least one piece in flight */
+    uint64_t wait_ns; /* time that threads waited, added up */
+    uint64_t n_retry; /* reads that had to be repeated or continued */
     const char *backend;
     bool direct;
 } fg_reader_stats;

@@ -18,10 +18,10 @@ enum { MAX_PAUSE = 1 << 16 };
 
 /* What the predictor gained in the running trial; see store.h. */
 typedef struct trial {
-    uint32_t n_pass;                  /* so far */
-    uint32_t n_off, pause;            /* passes that it stays off; length of the next pause */
-    int64_t gain_bytes, sum_bytes;    /* of this trial; of all that are over */
-    uint64_t delay_seen, regret_seen; /* at the last pass: reader's and cache's counts */
+    uint32_t n_pass;               /* so far */
+    uint32_t n_off, pause;         /* passes that it stays off; length of the next pause */
+    int64_t gain_bytes, sum_bytes; /* of this trial; of all that are over */
+    uint64_t regret_seen;          /* at the last pass */
     uint32_t n_switch;
 } trial;
 
@@ -327,6 +327,7 @@ static void drop_wrong_hints(fg_store *s)
 {
     for (uint64_t i = 0; i < s->slots.n; i++) {
         if (s->hint[i] != s->layer + 1) continue;
+        s->trial.gain_bytes -= (int64_t)fg_drives_delay(s->drives, &s->range[i]);
         fg_drives_cancel(s->drives, &s->range[i]);
         s->hint[i] = 0;
     }
@@ -349,10 +350,8 @@ void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_gu
 static void judge(fg_store *s)
 {
     trial *t = &s->trial;
-    const uint64_t delay = fg_drives_get_stats(s->drives).delay_bytes;
     const uint64_t regret = fg_cache_get_stats(s->cache).n_regret;
-    const uint64_t cost = delay - t->delay_seen + (regret - t->regret_seen) * s->slots.slot_bytes;
-    t->delay_seen = delay;
+    const uint64_t cost = (regret - t->regret_seen) * s->slots.slot_bytes;
     t->regret_seen = regret;
     if (!s->one_token || s->predict == FG_PREDICT_NONE) return;
     if (t->n_off > 0) {

@@ -87,8 +87,8 @@ uint32_t fg_store_guess_layers(const fg_store *s);
  * that wait for all others, into slots that nobody needs now.  guess may be NULL.
  *
  * A predictor has to pay.  Over FG_STORE_TRIAL passes of one token its gain is what had arrived of
- * hinted experts when they were requested; its cost, what urgent reads shared the drive with, and
- * whole experts that had gone for hints and were missed.  When the cost is the greater it is off
+ * hinted experts when they were requested; its cost, what urgent reads shared the drive with for
+ * hints that were wrong, and whole experts that had gone for hints and were missed.  When the cost is the greater it is off
  * for FG_STORE_PAUSE passes, and twice as long each further time. */
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
 

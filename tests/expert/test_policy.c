@@ -228,12 +228,17 @@ FG_TEST(prefetch_takes_nothing_that_is_needed)
     fg_cache_stats s = fg_cache_get_stats(c);
     CHECK_U64(s.n_prefetch_hit, 1);
     CHECK_U64(s.n_miss, 3);
-    CHECK_U64(s.n_wasted, 1); /* wrong hints go before what was used */
-    CHECK(fg_cache_slot(c, 0, 1) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) != FG_CACHE_NO_SLOT);
+    CHECK_U64(s.n_wasted, 0); /* this layer's wrong hints may still be read into */
     fg_cache_end(c);
     fg_cache_begin(c, 1, next, 2);
     CHECK_U64(fg_cache_next(c, &loads, &k), 2);
     CHECK_U64(fg_cache_get_stats(c).n_hit, 2);
+    fg_cache_end(c);
+    uint32_t more[2] = {7, 8}; /* then they go before what was used */
+    fg_cache_begin(c, 2, more, 2);
+    CHECK_U64(fg_cache_next(c, &loads, &k), 2);
+    CHECK_U64(fg_cache_get_stats(c).n_wasted, 2);
+    CHECK(fg_cache_slot(c, 1, 2) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 1, 3) != FG_CACHE_NO_SLOT);
     fg_cache_destroy(&c);
 
     c = open_cache(3, FG_POLICY_LRU, NULL); /* all pinned: no room for a hint */
@@ -277,11 +282,30 @@ FG_TEST(regrets_are_misses_that_a_hint_made)
     CHECK_U64(fg_cache_get_stats(c).n_regret, 0);
     fg_cache_destroy(&c);
 
-    c = evicted_for_a_hint(); /* wrong, and known to be: goes first, and nobody else with it */
+    c = evicted_for_a_hint(); /* wrong: goes first once its layer has passed, and nobody with it */
     REQUIRE(c != NULL);
     layer(c, 1, other, 1, &n);
-    CHECK(fg_cache_slot(c, 1, 9) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) != FG_CACHE_NO_SLOT);
+    CHECK(fg_cache_slot(c, 1, 9) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) == FG_CACHE_NO_SLOT);
+    layer(c, 2, other, 1, &n);
+    CHECK(fg_cache_slot(c, 1, 9) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 3) != FG_CACHE_NO_SLOT);
     fg_cache_destroy(&c);
+}
+
+FG_TEST(hints_spare_the_hottest)
+{
+    uint64_t heat[N_KEY] = {0}, n = 0;
+    for (uint32_t e = 0; e < 3; e++) heat[e] = 100 - e; /* 3 of 4 slots are for them */
+    for (int policy = 0; policy < 2; policy++) {
+        fg_cache *c = open_cache(4, policy == 0 ? FG_POLICY_PIN : FG_POLICY_LRU, heat);
+        REQUIRE(c != NULL);
+        uint32_t ids[3] = {0, 1, 2}, last[1] = {7};
+        fg_cache_load got;
+        layer(c, 0, ids, 3, &n);
+        layer(c, 1, last, 1, &n);
+        CHECK(fg_cache_prefetch(c, 2, 9, &got));
+        CHECK((fg_cache_slot(c, 0, 0) != FG_CACHE_NO_SLOT) == (policy == 0)); /* control: LRU */
+        fg_cache_destroy(&c);
+    }
 }
 
 static uint32_t n_emptied;

@@ -511,6 +511,51 @@ FG_TEST(a_predictor_has_to_pay)
     CHECK(still_on(false, FG_STORE_TRIAL + FG_STORE_PAUSE, &st)); /* another trial */
     CHECK(!still_on(false, 2 * FG_STORE_TRIAL + FG_STORE_PAUSE, &st));
     CHECK_U64(st.n_switch, 2);
+    CHECK(!still_on(false, 2 * FG_STORE_TRIAL + 3 * FG_STORE_PAUSE - 1, &st)); /* twice as long */
+    CHECK(still_on(false, 2 * FG_STORE_TRIAL + 3 * FG_STORE_PAUSE, &st));
+}
+
+/* Waits until `bytes` of the load are there, without asking for them. */
+static void await(const fg_load *l, uint64_t bytes)
+{
+    for (int i = 0; i < 2000 && atomic_load(&l->ready) < bytes; i++) (void)usleep(500);
+}
+
+/* A piece at a time, 50 ms each: what was on its way when an urgent read came. */
+FG_TEST(delay_is_counted_where_it_was_made)
+{
+    fg_model_file *f = open_nano(NULL);
+    fg_err err = {0};
+    fg_reader *r = NULL;
+    REQUIRE(f != NULL);
+    uint8_t *dst = aligned_alloc(4096, 5 * 16384);
+    const uint64_t at = fg_model_file_expert_extent(f, 0, 0).offset;
+    plan = (fault_plan){.base = &fg_io_pread, .sleep_us = 50000};
+    const fg_reader_opts o = {.ops = &faulty_ops, .depth = 2, .piece = 4096};
+    REQUIRE(dst != NULL && fg_reader_create(&r, fg_model_file_path(f), &o, &err) == FG_OK);
+    fg_load l[5] = {0};
+    for (int i = 0; i < 4; i++) { /* 0: wrong; 1: hurried; 2: cancelled early; 3: urgent */
+        const bool urgent = i == 3;
+        if (i == 3) {
+            CHECK(fg_reader_hurry(r, &l[1]));
+            fg_reader_cancel(r, &l[2]);
+            CHECK(atomic_load(&l[2].ready) == FG_LOAD_FAILED && !fg_reader_hurry(r, &l[2]));
+        }
+        CHECK(fg_reader_start(r, &l[i], dst + i * 16384, at + (uint64_t)i * 16384, 16384, urgent,
+                              &err) == FG_OK);
+        if (i == 0) await(&l[0], 4096); /* its second piece is on its way, alone */
+    }
+    CHECK(fg_reader_wait(r, &l[3], 16384) && fg_reader_wait(r, &l[1], 16384));
+    CHECK_U64(fg_reader_delay(r, &l[0]), 4096);
+    CHECK_U64(fg_reader_delay(r, &l[1]) + fg_reader_delay(r, &l[2]) + fg_reader_delay(r, &l[3]), 0);
+    /* cancelled, then wanted after all: read whole */
+    CHECK(fg_reader_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err) == FG_OK);
+    CHECK(fg_reader_wait(r, &l[2], 16384));
+    CHECK(memcmp(dst + 2 * 16384, fg_model_file_data(f, at + 2 * 16384), 16384) == 0);
+    fg_reader_destroy(&r);
+    for (int i = 0; i < 5; i++) fg_load_fini(&l[i]);
+    free(dst);
+    fg_model_file_close(&f);
 }
 
 FG_TEST(store_refuses_another_file)

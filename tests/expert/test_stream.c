@@ -422,14 +422,18 @@ static uint64_t read_for_prompt(const char *path, uint64_t ram, uint32_t n_batch
     uint32_t ids[LONG];
     fg_err err = {0};
     uint64_t bytes = 0;
+    const uint32_t n_slot = ram == 0 || e == NULL ? 0 : fg_engine_store_stats(e)->n_slot;
     for (uint32_t i = 0; i < LONG; i++) ids[i] = (i * 769 + 11) % 4096;
     if (s != NULL && fg_session_eval(s, ids, LONG, NULL, NULL, &err) == FG_OK) {
         memcpy(last, fg_session_logits(s), fg_engine_shape(e)->n_vocab * sizeof(float));
-        const uint32_t n_slot = ram == 0 ? 0 : fg_engine_store_stats(e)->n_slot;
         bytes = ram == 0 ? 0 : fg_engine_store_stats(e)->io.bytes;
-        CHECK(fg_session_eval(s, ids, 1, NULL, NULL, &err) == FG_OK);
-        /* the slots are there again */
+        /* the slots are there again, and what is refused takes none */
         CHECK(ram == 0 || fg_engine_store_stats(e)->n_slot == n_slot);
+        const uint64_t n_evict = ram == 0 ? 0 : fg_engine_store_stats(e)->cache.n_evict;
+        CHECK(fg_session_eval(s, ids, LONG, NULL, NULL, &err) == FG_ELIMIT);
+        CHECK(fg_session_eval(s, ids, SIZE_MAX, NULL, NULL, &err) == FG_ELIMIT);
+        CHECK(ram == 0 || fg_engine_store_stats(e)->cache.n_evict == n_evict);
+        CHECK(fg_session_eval(s, ids, 1, NULL, NULL, &err) == FG_OK);
     } else {
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     }

@@ -378,6 +378,36 @@ FG_TEST(streamed_speed_equals_a_simulation)
     }
 }
 
+FG_TEST(reading_ahead_is_hidden_behind_the_layers)
+{
+    fg_demand d;
+    fg_forecast f;
+    fg_err err = {0};
+    REQUIRE(m1_demand(&d, "q4", 1));
+    static const double disk[] = {1, 7, 400}; /* the disk binds, in between, the cores bind */
+    for (int i = 0; i < 3; i++) {
+        fg_rates r = flat_rates(90, 1000, disk[i]);
+        fg_forecast_opts o = fg_forecast_opts_default();
+        double last = 0.0;
+        o.ram_bytes = make(&d, &r, UINT64_MAX, 0, 0).fixed_bytes + 512 * d.expert_bytes;
+        for (int k = 0; k <= 4; k++) {
+            o.fit = (fg_forecast_fit){.recall = 0.25 * k};
+            REQUIRE(fg_forecast_make(&f, &d, &r, 2, &o, &err) == FG_OK);
+            const fg_speed *s = &f.decode[0];
+            const double t = 1.0 / s->resident_tok_s;
+            const double read = s->disk_bytes / (disk[i] * 1e9);
+            const double late = read * (1.0 - 0.25 * k * 79.0 / 80.0);
+            double head = 0.0;
+            for (int y = 0; y < FG_RATE_TYPES; y++) head += d.head.bytes[y] / 90e9;
+            const double layers = t - head + late > read ? t - head + late : read;
+            CHECK_NEAR(s->tok_s * (head + layers), 1.0, 1e-6);
+            CHECK(s->tok_s >= last && s->tok_s <= s->bound_tok_s && s->tok_s >= s->serial_tok_s);
+            last = s->tok_s;
+        }
+        CHECK(disk[i] != 7 || last > 1.05 * f.decode[0].serial_tok_s);
+    }
+}
+
 /* The share of uses that find their expert, in an LRU cache over all layers with uniform routing. */
 static double simulate_lru(uint64_t slots, uint64_t seed)
 {
@@ -440,6 +470,9 @@ FG_TEST(reuse_lowers_misses)
     fg_forecast_opts o = fg_forecast_opts_default();
     fg_forecast f;
     fg_err err = {0};
+    o.fit.recall = -0.1;
+    CHECK(fg_forecast_make(&f, &d, &r, 1, &o, &err) == FG_EINVAL);
+    o.fit.recall = 0.5;
     o.fit.overlap = 1.5;
     CHECK(fg_forecast_make(&f, &d, &r, 2, &o, &err) == FG_EINVAL);
 }
