@@ -433,7 +433,7 @@ static fg_status write_data(run *r, fg_err *err)
         if (i == r->n_unit) {
             FG_TRY(fg_units_wait_all(r, err));
             /* parts get their names before OUT does: a kill in between is to be gone on from */
-            return r->opts->n_split == 0 ? FG_OK : checkpoint(r, err);
+            return r->opts->n_split == 0 || r->new_tensor.len == 0 ? FG_OK : checkpoint(r, err);
         }
         FG_TRY(write_unit(r, &r->unit[i], err));
         fg_units_set_done(r, i);

@@ -3,8 +3,10 @@
  * A conversion up to its first byte, and what can be said of the rest.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "convert/convert_impl.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
@@ -43,16 +45,31 @@ static uint64_t memory_bytes(const fg_run *r, uint32_t n_thread)
            n * (sizeof(fg_tensor) + sizeof(fg_unit) + sizeof(fg_piece)) + 9 * n_chunk;
 }
 
-static void fill_parts(const fg_run *r, fg_convert_forecast *f)
+/* That the folder is there the writer has seen; whether it can be written to, only trying tells. */
+static fg_status check_writable(const char *dir, uint32_t part, fg_err *err)
+{
+    int fd = -1;
+    char *inside = fg_io_join(dir, "part");
+    if (inside == NULL) return fg_fail_nomem(err, dir);
+    const fg_status st = fg_io_open_unnamed(&fd, inside, NULL);
+    fg_mem_free(inside);
+    if (fd >= 0) (void)close(fd);
+    if (st == FG_OK) return FG_OK;
+    return fg_fail(err, st, "%s: cannot be written to, expected a folder for part %u", dir, part);
+}
+
+static fg_status fill_parts(const fg_run *r, fg_convert_forecast *f, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
     f->n_part = o->n_split + 1;
     f->parts_fit = true;
     for (uint32_t k = 1; k < f->n_part; k++) {
+        FG_TRY(check_writable(o->split_dir[k - 1], k, err));
         f->part_bytes[k] = fg_writer_part_bytes(r->writer, k);
         f->part_free[k] = fg_disk_free_bytes(o->split_dir[k - 1]);
         f->parts_fit = f->parts_fit && fg_writer_drive_bytes(r->writer, k) <= f->part_free[k];
     }
+    return FG_OK;
 }
 
 static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
@@ -72,7 +89,7 @@ static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
         f->n_weight += t->n_row * t->n_col;
         bytes += fg_tensor_bytes(t);
     }
-    fill_parts(r, f);
+    FG_TRY(fill_parts(r, f, err));
     f->bits_per_weight = 8.0 * (double)bytes / (double)f->n_weight;
     f->temp_bytes = r->reserve;
     f->memory_bytes = memory_bytes(r, f->n_thread);

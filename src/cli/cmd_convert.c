@@ -211,7 +211,7 @@ static int run(int argc, char **argv)
          "calibrate scales only, without error feedback (less time and memory)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
         {"jobs", 'j', OPT_U32, &o.n_thread, 1, 1024, "N", "the same as --threads"},
-        SPLIT_OPT(split_text),
+        SPLIT_OPT(split_text, ""),
         {"dry-run", 0, OPT_FLAG, &dry, 0, 0, NULL,
          "print the plan: sizes, disk, memory; write nothing (no shard needs to be there)"},
         {"delete-consumed", 0, OPT_FLAG, &o.delete_consumed, 0, 0, NULL,

@@ -34,7 +34,7 @@ static int run(int argc, char **argv)
          "types by tensor name: lines 'pattern type', last match wins"},
         {"tokenizer", 0, OPT_STR, &o.tokenizer_dir, 0, 0, "DIR",
          "store the tokenizer of this folder (default: none; run and chat need one)"},
-        SPLIT_OPT(split_text),
+        SPLIT_OPT(split_text, "; delete a killed run's"),
         {"seed", 's', OPT_U64, &o.seed, 0, 9e15, "S", "random seed (default: 0)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},

@@ -15,10 +15,10 @@ typedef struct split_dirs {
     uint32_t n;
 } split_dirs;
 
-#define SPLIT_OPT(text)                                                                            \
+#define SPLIT_OPT(text, more)                                                                      \
     {                                                                                              \
         "split", 0, OPT_STR, &(text), 0, 0, "DIR,...",                                             \
-            "spread the experts over OUT and a part in each folder, one for each drive"            \
+            "spread the experts over OUT and parts in these folders, one a drive; no commas" more  \
     }
 
 /* text NULL: no folders.  False, with a usage error reported, when it names none or too many. */

@@ -216,6 +216,13 @@ fg_status fg_parts_write(const fg_parts *p, const void *src, size_t n, uint64_t 
 fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err)
 {
     const uint64_t n_all = p->n == 1 ? 0 : (uint64_t)p->dir->shape.n_layer * p->dir->shape.n_expert;
+    const long page = sysconf(_SC_PAGESIZE);
+    if (n_all > 0 && page > (long)FG_PAGE_BYTES) {
+        return fg_fail(err, FG_ENOTSUP,
+                       "%s: pages of %ld bytes on this system, expected %d at most to map a split "
+                       "file; use an unsplit one",
+                       p->path[0], page, (int)FG_PAGE_BYTES);
+    }
     for (uint64_t i = 0; i < n_all; i++) {
         const fg_extent x = p->dir->expert[i];
         for (uint64_t at = x.offset, end; at < x.offset + x.bytes; at = end) {

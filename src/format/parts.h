@@ -44,7 +44,8 @@ fg_status fg_parts_read(const fg_parts *p, void *dst, size_t n, uint64_t offset,
 fg_status fg_parts_write(const fg_parts *p, const void *src, size_t n, uint64_t offset,
                          fg_err *err);
 
-/* Over `base`, a mapping of the main file as long as the whole, maps what other parts hold. */
+/* Over `base`, a mapping of the main file as long as the whole, maps what other parts hold.  FG_ENOTSUP when
+ * the system's pages are larger than the multiples that stripes begin at. */
 fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err);
 
 /* --- header of a part --- */

@@ -35,8 +35,9 @@ static bool is_still_named(const char *path, int fd)
            mine.st_dev == named.st_dev;
 }
 
-fg_status fg_writer_lock(const char *path, int *out, fg_err *err)
+fg_status fg_writer_lock(const char *path, int *out, bool *is_empty, fg_err *err)
 {
+    struct stat sb;
     const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected a file that can be created", path,
@@ -51,13 +52,20 @@ fg_status fg_writer_lock(const char *path, int *out, fg_err *err)
                        "choose another name",
                        path);
     }
+    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
+        (void)close(fd);
+        return fg_fail(err, FG_EIO, "%s: not a regular file, expected one or nothing there", path);
+    }
+    *is_empty = sb.st_size == 0;
     *out = fd;
     return FG_OK;
 }
 
 static fg_status open_part(fg_writer *w, fg_err *err)
 {
-    FG_TRY(fg_writer_lock(w->part, &w->fd, err));
+    bool is_empty;
+    FG_TRY(fg_writer_lock(w->part, &w->fd, &is_empty, err));
+    w->kept = !is_empty; /* until it is known that there is nothing to keep */
     w->parts.fd[0] = w->fd;
     w->state = FG_WRITER_BROKEN; /* until begin succeeds */
     return FG_OK; /* from here on ours: destroy removes it, unless it is worth keeping */
@@ -142,7 +150,6 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
     }
     FG_TRY(open_part(w, err));
     FG_TRY(part_sizes(w, size, err));
-    w->kept = size[0] > 0; /* until it is known that there is nothing to keep */
     FG_TRY(fg_journal_load(&w->journal, w->log, err));
     FG_TRY(fg_writer_open_parts(w, has_work(w, size), err));
     return part_sizes(w, size, err);
@@ -164,12 +171,11 @@ static fg_status enter_begun(fg_writer *w, fg_err *err)
 }
 
 /* Over whatever is there.  The old journal goes first: its records must never meet new data. */
-static fg_status begin_anew(fg_writer *w, const uint64_t *identity, const uint64_t *size,
-                            fg_err *err)
+static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
 {
     const uint64_t have[FG_MAX_PART] = {0};
     const bool ours = identity != NULL && fg_journal_identity(w->journal) == *identity;
-    FG_TRY(fg_writer_check_parts(w, size, ours, err));
+    FG_TRY(fg_writer_check_parts(w, ours, err));
     w->kept = false;
     if (identity == NULL) {
         fg_journal_remove(w->journal);
@@ -194,7 +200,18 @@ static fg_status refuse_other(const fg_writer *w, fg_err *err)
     return fg_fail(err, FG_EINVAL,
                    "%s: the unfinished file of another conversion (other source or options%s), "
                    "expected this one's; delete it or choose another name",
-                   w->part, w->parts.n > 1 ? ", other folders or a part gone" : "");
+                   w->part, w->parts.n > 1 ? ", other folders" : "");
+}
+
+/* A part that is not there may be on a drive that is not mounted: no reason to delete the others. */
+static fg_status refuse_unlike(const fg_writer *w, fg_err *err)
+{
+    const uint32_t k = fg_writer_missing_part(w);
+    if (k == 0) return refuse_other(w, err);
+    return fg_fail(err, FG_EINVAL,
+                   "%s: missing, expected part %u of the unfinished %s; mount or restore it, or "
+                   "delete %s",
+                   w->parts.path[k], k, w->path, w->part);
 }
 
 fg_status fg_writer_begin(fg_writer *w, fg_err *err)
@@ -202,7 +219,7 @@ fg_status fg_writer_begin(fg_writer *w, fg_err *err)
     uint64_t size[FG_MAX_PART];
     FG_TRY(prepare_begin(w, size, err));
     if (has_work(w, size)) return refuse_other(w, err);
-    return begin_anew(w, NULL, size, err);
+    return begin_anew(w, NULL, err);
 }
 
 /* --- resume --- */
@@ -291,8 +308,15 @@ static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg
     return FG_OK;
 }
 
-/* How many records to go on from: the last that agrees with the plan and with the file.  What it
- * added is read back, because a disk may say that it has written and lose it. */
+/* The number of records up to the last of the first n that added data; 0: none did. */
+static size_t n_to_data(const fg_writer *w, size_t n)
+{
+    while (n > 0 && fg_journal_record(w->journal, n - 1)->n_span == 0) n--;
+    return n;
+}
+
+/* How many records to go on from: the last that agrees with the plan and with the file.  What the last with
+ * data added is read back, because a disk may say that it has written and lose it. */
 static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
 {
     size_t k = 0;
@@ -303,9 +327,9 @@ static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, 
         k++;
     }
     fg_mem_free(seen);
-    for (; k > 0; k--) {
+    for (size_t last; (last = n_to_data(w, k)) > 0; k = last - 1) {
         bool same;
-        FG_TRY(is_in_file(w, fg_journal_record(w->journal, k - 1), &same, err));
+        FG_TRY(is_in_file(w, fg_journal_record(w->journal, last - 1), &same, err));
         if (same) break;
     }
     *n = k;
@@ -377,11 +401,11 @@ fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *paylo
     FG_TRY(prepare_begin(w, size, err));
     FG_TRY(plan_identity(w, identity, &own, err));
     if (has_work(w, size)) {
-        if (fg_journal_identity(w->journal) != own) return refuse_other(w, err);
+        if (fg_journal_identity(w->journal) != own) return refuse_unlike(w, err);
         FG_TRY(fg_writer_unname_parts(w, err));
         FG_TRY(trusted_records(w, size, &n, err));
     }
-    if (n == 0) return begin_anew(w, &own, size, err);
+    if (n == 0) return begin_anew(w, &own, err);
     for (size_t i = 0; i < n && payload != NULL; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
         FG_TRY(payload(ctx, c->payload, c->n_payload, err));

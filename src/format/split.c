@@ -5,7 +5,8 @@
  * Part k grows as DIR/NAME.k.part beside the other drives' files, and gets its name before the main file
  * gets its own: a main file under its name has all its parts.  A kill in between leaves parts that no main
  * file refers to; the next life of the same conversion takes their names back first.  Parts are never
- * written over, other than the main file: several files cannot be replaced at one moment.
+ * written over, other than the main file: several files cannot be replaced at one moment.  And only what is
+ * this conversion's is removed: a part with bytes in it may be another's, locked though it is.
  *
  * What a journal says is true of the very files that were written then, so their inode numbers are part of
  * its identity: with other folders, or with a part deleted, the conversion is another one.
@@ -47,8 +48,8 @@ static fg_status name_part(fg_writer *w, uint32_t k, const char *dir, const char
     char *full = realpath(dir, NULL);
     if (full == NULL || !fg_io_is_dir(full) || stat(full, &there) != 0 || stat(home, &here) != 0) {
         free(full);
-        return fg_fail(err, FG_EIO, "%s: no folder %s, expected it to exist; create it", w->path,
-                       dir);
+        return fg_fail(err, FG_EIO, "%s: no folder %s, expected it to exist; mount or create it",
+                       w->path, dir);
     }
     fg_split *s = &w->split[k];
     s->drive = there.st_dev;
@@ -120,40 +121,79 @@ static bool is_own_link(const fg_split *s)
     return n >= 0 && (size_t)n == strlen(s->target) && memcmp(to, s->target, (size_t)n) == 0;
 }
 
-static fg_status refuse_existing(const char *path, fg_err *err)
+/* Files that are in the way, as many as a message has room for. */
+typedef struct leftovers {
+    char text[300];
+    uint32_t n, n_more;
+} leftovers;
+
+static void note(leftovers *l, const char *path)
 {
+    const size_t at = strlen(l->text);
+    if (l->n++ > 0 && at + strlen(path) + 3 > sizeof l->text) {
+        l->n_more++;
+        return;
+    }
+    (void)snprintf(l->text + at, sizeof l->text - at, "%s%s", at == 0 ? "" : ", ", path);
+}
+
+static fg_status refuse(const leftovers *l, fg_err *err)
+{
+    char more[32] = "";
+    if (l->n_more > 0) (void)snprintf(more, sizeof more, " and %u more", l->n_more);
     return fg_fail(err, FG_EINVAL,
-                   "%s: there already, expected no such file; delete it or choose another name",
-                   path);
+                   "%s%s: there already, expected no such file%s; delete %s or choose another name",
+                   l->text, more, l->n == 1 ? "" : "s", l->n == 1 ? "it" : "them");
+}
+
+/* Finished parts, and links that lead elsewhere. */
+static void note_names(const fg_writer *w, leftovers *l)
+{
+    for (uint32_t k = 1; k < w->parts.n; k++) {
+        const fg_split *s = &w->split[k];
+        if (!s->is_named && is_there(s->path)) note(l, s->path);
+        if (s->link != NULL && is_there(s->link) && !is_own_link(s)) note(l, s->link);
+    }
+}
+
+static void note_parts(const fg_writer *w, leftovers *l)
+{
+    for (uint32_t k = 1; k < w->parts.n; k++) {
+        if (w->parts.fd[k] >= 0 && !w->split[k].is_ours) note(l, w->parts.path[k]);
+    }
 }
 
 fg_status fg_writer_open_parts(fg_writer *w, bool go_on, fg_err *err)
 {
+    leftovers there = {0};
     for (uint32_t k = 1; k < w->parts.n; k++) {
         fg_split *s = &w->split[k];
         const char *path = w->parts.path[k];
         s->is_named = go_on && !is_there(path) && is_there(s->path);
-        if (!s->is_named && is_there(s->path)) return refuse_existing(s->path, err);
-        if (s->link != NULL && is_there(s->link) && !is_own_link(s)) {
-            return refuse_existing(s->link, err);
-        }
         if (s->is_named) path = s->path;
         if (go_on && !is_there(path)) continue; /* its identity is 0, which is another one */
-        FG_TRY(fg_writer_lock(path, &w->parts.fd[k], err));
+        FG_TRY(fg_writer_lock(path, &w->parts.fd[k], &s->is_ours, err));
     }
+    note_names(w, &there);
+    if (there.n == 0) return FG_OK;
+    if (!go_on) note_parts(w, &there); /* they go with those */
+    return refuse(&there, err);
+}
+
+fg_status fg_writer_check_parts(fg_writer *w, bool ours, fg_err *err)
+{
+    leftovers there = {0};
+    if (!ours) note_parts(w, &there);
+    if (there.n > 0) return refuse(&there, err);
+    for (uint32_t k = 1; k < w->parts.n; k++) w->split[k].is_ours = true;
     return FG_OK;
 }
 
-fg_status fg_writer_check_parts(fg_writer *w, const uint64_t *size, bool ours, fg_err *err)
+uint32_t fg_writer_missing_part(const fg_writer *w)
 {
-    const char *first = NULL;
-    for (uint32_t k = w->parts.n - 1; k > 0 && !ours; k--) {
-        if (size[k] == 0) continue;
-        (void)close(w->parts.fd[k]); /* not ours, not to be removed */
-        w->parts.fd[k] = -1;
-        first = w->parts.path[k];
-    }
-    return first == NULL ? FG_OK : refuse_existing(first, err);
+    uint32_t k = 1;
+    while (k < w->parts.n && w->parts.fd[k] >= 0) k++;
+    return k == w->parts.n ? 0 : k;
 }
 
 void fg_writer_identify_parts(const fg_writer *w, fg_buf *b)
@@ -234,7 +274,9 @@ fg_status fg_writer_name_parts(fg_writer *w, fg_err *err)
 {
     for (uint32_t k = 1; k < w->parts.n; k++) {
         fg_split *s = &w->split[k];
-        if (is_there(s->path)) return refuse_existing(s->path, err);
+        leftovers there = {0};
+        if (is_there(s->path)) note(&there, s->path);
+        if (there.n > 0) return refuse(&there, err);
         FG_TRY(move(s, w->parts.path[k], s->path, err));
         if (s->link != NULL) FG_TRY(make_link(s, err));
     }
@@ -247,7 +289,7 @@ void fg_writer_drop_parts(fg_writer *w)
 {
     for (uint32_t k = 1; k < w->parts.n; k++) {
         const fg_split *s = &w->split[k];
-        if (w->parts.fd[k] < 0) continue; /* not ours */
+        if (!s->is_ours) continue;
         (void)unlink(s->is_named ? s->path : w->parts.path[k]);
         if (s->is_linked) (void)unlink(s->link);
     }

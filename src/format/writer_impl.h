@@ -46,6 +46,7 @@ typedef struct fg_split {
     bool at_home;        /* on the main file's file system */
     dev_t drive;
     bool is_named, is_linked; /* the part has its name, the link was made by this writer */
+    bool is_ours; /* nobody else's bytes are in it: to be removed if this writer fails */
 } fg_split;
 
 typedef enum fg_writer_state {
@@ -99,8 +100,9 @@ static inline uint64_t fg_writer_data_end(const fg_writer *w)
 fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err);
 /* FG_EIO with errno's text for PATH.part. */
 fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err);
-/* Opens `path`, creating it, for reading and writing, and locks it (flock). */
-fg_status fg_writer_lock(const char *path, int *fd, fg_err *err);
+/* Opens `path`, creating it, for reading and writing, and locks it (flock).  *is_empty: there was nothing in
+ * it, or it is new. */
+fg_status fg_writer_lock(const char *path, int *fd, bool *is_empty, fg_err *err);
 /* fdatasync, or fsync, of all parts. */
 fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err);
 /* Hands the buffer to the kernel. */
@@ -121,8 +123,10 @@ void fg_writer_start_span(fg_writer *w, uint64_t first);
 fg_status fg_writer_open_parts(fg_writer *w, bool go_on, fg_err *err);
 /* Appends what tells these files from others. */
 void fg_writer_identify_parts(const fg_writer *w, fg_buf *b);
-/* Refuses parts that are not empty, unless they are this conversion's; size[n_part]. */
-fg_status fg_writer_check_parts(fg_writer *w, const uint64_t *size, bool ours, fg_err *err);
+/* Refuses parts that were not empty, unless they are this conversion's. */
+fg_status fg_writer_check_parts(fg_writer *w, bool ours, fg_err *err);
+/* The first part that is not open, 0: all are. */
+uint32_t fg_writer_missing_part(const fg_writer *w);
 /* Parts that have their final name already get back that of unfinished ones. */
 fg_status fg_writer_unname_parts(fg_writer *w, fg_err *err);
 fg_status fg_writer_cut_parts(const fg_writer *w, uint64_t bytes, fg_err *err);
@@ -131,7 +135,7 @@ fg_status fg_writer_sync_names(const fg_writer *w, fg_err *err);
 fg_status fg_writer_seal_parts(fg_writer *w, fg_err *err);
 /* Gives the parts their names, and makes the links; durable. */
 fg_status fg_writer_name_parts(fg_writer *w, fg_err *err);
-/* Removes the unfinished parts. */
+/* Removes those of the unfinished parts that are this conversion's. */
 void fg_writer_drop_parts(fg_writer *w);
 void fg_writer_close_parts(fg_writer *w);
 

@@ -5,11 +5,13 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, check, check_error, finish, path, report, run
+from e2e import FULGUR, NANO, check, check_error, finish, path, report, run
 
 ONE, IDS = path("one.fulgur"), path("ids.txt")
 random.seed(5)
@@ -77,16 +79,65 @@ os.symlink(path("elsewhere/part"), M + ".1")
 check("moved", run("verify", M)[0] == 0 and logits(M, "--ram", "1G") == want)
 check_error("part_as_model", run("info", M + ".1"), "a part of a split model")
 
+for k, d in enumerate(drive[:2], 1):
+    open(f"{d}/k.fulgur.{k}.part", "w").write("left by a killed run")
+check_error("leftovers", run("synth", path("k.fulgur"), "--layers", "1", "--split", ",".join(drive[:2])),
+            drive[0] + "/k.fulgur.1.part, " + drive[1] + "/k.fulgur.2.part: there already", "delete them")
+
 # in the main file's own folder no link is needed; the plan counts each drive once
 H = path("h.fulgur")
 status, out, err = run("convert", NANO, H, "--split", path("") + "," + path(""), "--dry-run", "--json")
 plan = json.loads(out)
 check("dry_run", status == 0 and plan["need_bytes"] == plan["file_bytes"] and plan["fits"], out)
+check_error("dry_run_unwritable", run("convert", NANO, H, "--split", "/proc", "--dry-run"),
+            "/proc: cannot be written to, expected a folder for part 1")
 out = run("convert", NANO, H, "--split", "/dev/shm" if os.path.isdir("/dev/shm") else path(""), "--dry-run")[1]
 check("dry_run_text", b"part 1 " in out, out)
 status, out, err = run("convert", NANO, H, "--split", os.path.dirname(H))
 check("own_folder", status == 0 and os.path.isfile(H + ".1") and not os.path.islink(H + ".1"), err)
 check("own_folder.logits", logits(H) == want)
+
+# a conversion that could not name its parts: nobody else takes them away, and what it wrote last is read back
+for d in ("src", "g", "other", "dg"):
+    os.mkdir(path(d))
+for f in os.listdir(NANO):
+    shutil.copy(os.path.join(NANO, f), path("src"))
+shards = sorted(f for f in os.listdir(path("src")) if f.endswith(".safetensors"))
+os.rename(path("src/" + shards[-1]), path("late"))
+G, PART = path("g/g.fulgur"), path("dg/g.fulgur.1.part")
+args = ["convert", path("src"), G, "--split", path("dg"), "--delete-consumed"]
+with subprocess.Popen([FULGUR, *args, "--wait-for-shards"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+    until = time.time() + 60
+    while os.path.exists(path("src/" + shards[0])) and time.time() < until:  # deleted: behind a checkpoint
+        time.sleep(0.05)
+    open(path("dg/g.fulgur.1"), "w").close()
+    os.rename(path("late"), path("src/" + shards[-1]))
+    err = p.communicate()[1]
+check("not_named", p.returncode == 1 and b"dg/g.fulgur.1: there already" in err and b"is kept" in err, err)
+os.remove(path("dg/g.fulgur.1"))
+size = os.path.getsize(PART)
+for to in ("/proc", drive[0]):
+    if to == drive[0]:
+        open(to + "/g.fulgur.2", "w").write("mine")
+    check_error("others_part." + os.path.basename(to),
+                run("convert", NANO, path("other/g.fulgur"), "--split", path("dg") + "," + to), to + "/g.fulgur.2")
+    check("others_part_stays." + os.path.basename(to), os.path.exists(PART) and os.path.getsize(PART) == size)
+check("nothing_of_the_refused", os.listdir(path("other")) == [] and os.listdir("/proc").count("g.fulgur.2.part") == 0)
+fd = os.open(PART, os.O_RDWR)
+end = 0
+while True:
+    try:
+        end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+    except OSError:
+        break
+lost = os.pread(fd, 4096, end - 4096)
+os.pwrite(fd, bytes(4096), end - 4096)
+os.close(fd)
+check("lost_something", lost != bytes(4096))
+check_error("lost_at_the_end", run(*args), shards[-1], "No such file")
+shutil.copy(os.path.join(NANO, shards[-1]), path("src"))
+status, out, err = run(*args)
+check("made_again", status == 0 and run("verify", G)[0] == 0 and logits(G) == want, err)
 
 # drives of two kinds: a memory file system has no direct reads
 if os.path.isdir("/dev/shm"):

@@ -30,6 +30,7 @@ typedef struct life {
     bool view;          /* looks at the file while it is written */
     bool other_plan;    /* another type for a tensor */
     bool shuffled;      /* groups in random order */
+    bool again;         /* behind each checkpoint another one, of nothing */
     uint32_t n_split;   /* parts besides the main file */
     uint64_t next;      /* out: where it went on */
     uint64_t sum;       /* out: of the payloads, as the caller of a real writer keeps state */
@@ -130,10 +131,11 @@ static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *
         FG_TRY(write_group(l, w, data, i, n, err));
         i += n;
         if (l->every == 0 || ++n_group % l->every != 0) continue;
-        uint8_t payload[8];
+        uint8_t payload[8], nothing[8] = {0};
         const uint64_t v = l->sum - saved;
         for (int k = 0; k < 8; k++) payload[k] = (uint8_t)(v >> (8 * k));
         FG_TRY(fg_writer_checkpoint(w, payload, 8, err));
+        if (l->again) FG_TRY(fg_writer_checkpoint(w, nothing, 8, err));
         saved = l->sum;
     }
     return fg_writer_set_meta(w, "sum", &l->sum, sizeof l->sum, err);

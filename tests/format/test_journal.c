@@ -374,6 +374,35 @@ FG_TEST(data_that_is_gone_is_noticed)
     free(want);
 }
 
+/* A last record without data: the one before it is read back all the same. */
+FG_TEST(an_empty_record_hides_nothing)
+{
+    uint8_t *want;
+    fg_err err;
+    fg_journal *j;
+    use("e.fulgur");
+    const uint64_t n = reference(&want);
+    for (int damaged = 0; damaged < 2; damaged++) {
+        use("e.fulgur");
+        life l = plain();
+        l.again = true;
+        l.stop_at = 40;
+        CHECK(live(&l, &err) == FG_ECANCEL && l.kept);
+        REQUIRE(fg_journal_load(&j, files[LOG].path, &err) == FG_OK);
+        const size_t m = fg_journal_n_record(j);
+        REQUIRE(m > 3 && fg_journal_record(j, m - 1)->n_span == 0);
+        REQUIRE(fg_journal_record(j, m - 2)->n_span == 1);
+        const fg_span s = fg_checkpoint_span(fg_journal_record(j, m - 2), 0);
+        fg_journal_close(&j);
+        if (damaged == 1) flip(files[PART].path, place_of(s.end) - 1);
+        l = plain();
+        CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
+        CHECK_U64(l.next, damaged == 1 ? s.first : s.end);
+        CHECK_U64(l.n_payload, damaged == 1 ? m - 2 : m);
+    }
+    free(want);
+}
+
 FG_TEST(another_conversion_is_refused)
 {
     uint8_t *want;

@@ -4,6 +4,7 @@
  * through; parts that are missing, damaged or another's are refused in one line; nothing of others is
  * written over.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,16 @@
 
 enum { N_KEPT = 3 };
 static const int kept[N_KEPT] = {OUT, OUT1, OUT2};
+
+static long page_bytes; /* that the system claims to have; 0: the true ones */
+
+long sysconf(int name)
+{
+    long (*real)(int) = NULL;
+    void *found = dlsym(RTLD_NEXT, "sysconf");
+    memcpy(&real, &found, sizeof real);
+    return name == _SC_PAGESIZE && page_bytes != 0 ? page_bytes : real(name);
+}
 
 static life split(void)
 {
@@ -55,6 +66,12 @@ static whole want_of(const char *name)
     take(&w);
     CHECK(w.size[0] > 3 << 20 && w.size[1] > 3 << 20 && w.size[2] == w.size[1]);
     return w;
+}
+
+static void put(const char *path, const uint8_t *bytes, uint64_t n)
+{
+    (void)unlink(path);
+    dump(path, bytes, n);
 }
 
 static bool is_whole(const whole *want)
@@ -365,6 +382,125 @@ FG_TEST(nothing_of_others_is_written_over)
     let_go(&w);
 }
 
+/* Parts that another conversion has under way stay whatever stops this one. */
+FG_TEST(a_refusal_removes_nothing_of_others)
+{
+    enum { FINISHED, FOREIGN_LINK, LOCKED, N_CASE };
+    for (int i = 0; i < N_CASE; i++) {
+        char first[4200];
+        uint8_t *now;
+        fg_err err;
+        use("r.fulgur");
+        life l = split();
+        (void)snprintf(first, sizeof first, "%s", files[PART1].path);
+        int fd = -1;
+        if (i == FINISHED) dump(files[OUT2].path, "mine", 4);
+        if (i == FOREIGN_LINK) { /* with the folders the other way round */
+            const char *other = split_dir[0];
+            split_dir[0] = split_dir[1];
+            split_dir[1] = other;
+            (void)snprintf(first, sizeof first, "%s.part", files[LINK1].path);
+            CHECK(symlink("/elsewhere", files[OUT2].path) == 0);
+        }
+        if (i == LOCKED) {
+            fd = open(files[PART2].path, O_RDWR | O_CREAT, 0600);
+            CHECK(fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0);
+        }
+        dump(first, "hours of work", 13);
+        const fg_status st = live(&l, &err);
+        CHECK(st == (i == LOCKED ? FG_EIO : FG_EINVAL));
+        CHECK(strstr(err.msg, i == LOCKED ? files[PART2].path : files[OUT2].path) != NULL);
+        CHECK(i == LOCKED || strstr(err.msg, first) != NULL);
+        CHECK(slurp(first, &now) == 13 && memcmp(now, "hours of work", 13) == 0);
+        CHECK(!exists(files[PART].path) && exists(files[PART2].path) == (i == LOCKED));
+        free(now);
+        if (fd >= 0) (void)close(fd);
+        CHECK(unlink(first) == 0);
+        (void)unlink(files[OUT2].path);
+        use("r.fulgur");
+        l = split();
+        CHECK(live(&l, &err) == FG_OK); /* control */
+    }
+}
+
+/* All that is in the way is named at once, or counted. */
+FG_TEST(leftovers_are_named_together)
+{
+    const fg_shape shape = sample_shape();
+    const char *dirs[15];
+    char path[15][4200];
+    fg_writer *w = NULL;
+    fg_err err;
+    use("l.fulgur");
+    dump(files[PART1].path, "a", 1);
+    dump(files[PART2].path, "b", 1);
+    life l = split();
+    CHECK(live(&l, &err) == FG_EINVAL && strstr(err.msg, files[PART1].path) != NULL &&
+          strstr(err.msg, files[PART2].path) != NULL && strstr(err.msg, "delete them") != NULL);
+    CHECK(exists(files[PART1].path) && exists(files[PART2].path) && !exists(files[PART].path));
+    use("l.fulgur");
+    for (int i = 0; i < 15; i++) {
+        dirs[i] = split_dir[0];
+        (void)snprintf(path[i], sizeof path[i], "%s/l.fulgur.%d.part", dirs[i], i + 1);
+        dump(path[i], "a", 1);
+    }
+    REQUIRE(fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK);
+    CHECK(fg_writer_split(w, dirs, 15, &err) == FG_OK);
+    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    CHECK(fg_writer_begin(w, &err) == FG_EINVAL && strstr(err.msg, path[0]) != NULL);
+    CHECK(strstr(err.msg, " more: there already, expected no such files; delete them") != NULL);
+    fg_writer_destroy(&w);
+    for (int i = 0; i < 15; i++) CHECK(unlink(path[i]) == 0);
+}
+
+/* Nobody waits for the other end of a pipe, and it is not taken for an empty file. */
+FG_TEST(pipes_are_refused)
+{
+    fg_err err;
+    whole w = want_of("q.fulgur");
+    static const int at[] = {OUT, OUT2};
+    (void)alarm(60); /* a wait ends the test */
+    for (int i = 0; i < 2; i++) {
+        fg_model_file *f;
+        CHECK(unlink(files[at[i]].path) == 0 && mkfifo(files[at[i]].path, 0600) == 0);
+        CHECK(fg_model_file_open(&f, files[OUT].path, &err) == FG_EIO);
+        CHECK(strncmp(err.msg, files[at[i]].path, strlen(files[at[i]].path)) == 0 &&
+              strstr(err.msg, "expected a regular file") != NULL);
+        put(files[at[i]].path, w.bytes[at[i] == OUT ? 0 : 2], w.size[at[i] == OUT ? 0 : 2]);
+    }
+    fg_file f;
+    CHECK(fg_file_open(&f, files[OUT].path, false, &err) == FG_OK);
+    CHECK((fcntl(f.fd, F_GETFL) & O_NONBLOCK) == 0);
+    fg_file_close(&f);
+    use("q.fulgur");
+    CHECK(mkfifo(files[PART1].path, 0600) == 0);
+    life l = split();
+    CHECK(live(&l, &err) == FG_EIO && strstr(err.msg, files[PART1].path) != NULL &&
+          strstr(err.msg, "not a regular file") != NULL && exists(files[PART1].path));
+    (void)alarm(0);
+    let_go(&w);
+}
+
+FG_TEST(larger_pages_are_refused)
+{
+    fg_model_file *f;
+    fg_err err;
+    whole w = want_of("g.fulgur");
+    page_bytes = 65536;
+    CHECK(fg_model_file_open(&f, files[OUT].path, &err) == FG_ENOTSUP &&
+          strstr(err.msg, "pages of 65536 bytes") != NULL);
+    page_bytes = 0;
+    CHECK(verifies(files[OUT].path));
+    use("g.fulgur");
+    life l = plain(); /* control: one file */
+    REQUIRE(live(&l, &err) == FG_OK);
+    page_bytes = 65536;
+    CHECK(fg_model_file_open(&f, files[OUT].path, &err) == FG_OK);
+    page_bytes = 0;
+    fg_model_file_close(&f);
+    let_go(&w);
+}
+
 FG_TEST(other_folders_are_another_conversion)
 {
     fg_err err;
@@ -377,8 +513,12 @@ FG_TEST(other_folders_are_another_conversion)
         if (i == 1) CHECK(unlink(files[PART2].path) == 0);
         if (i == 2) l.n_split = 1;
         if (i == 3) l.n_split = 0;
-        CHECK(live(&l, &err) == FG_EINVAL && strstr(err.msg, files[PART].path) != NULL &&
-              strstr(err.msg, "another conversion") != NULL);
+        char gone[4200]; /* may be on a drive that is not there */
+        (void)snprintf(gone, sizeof gone, "%s: missing, expected part %d of the unfinished %s; ",
+                       i == 0 ? files[PART1].path : files[PART2].path, i + 1, files[OUT].path);
+        if (i == 0) (void)snprintf(gone, sizeof gone, "%s.part: missing, ", files[LINK1].path);
+        CHECK(live(&l, &err) == FG_EINVAL && strstr(err.msg, files[PART].path) != NULL);
+        CHECK(strstr(err.msg, i < 2 ? gone : "another conversion") != NULL);
         CHECK(exists(files[PART].path) && exists(files[LOG].path) && exists(files[PART1].path));
         if (i == 1) continue;
         split_dir[0] = "";
@@ -423,12 +563,6 @@ static bool refused(fg_status want, const char *object, const char *why)
         st == want && strncmp(err.msg, object, strlen(object)) == 0 && strstr(err.msg, why) != NULL;
     if (!good) printf("  %d: %s\n", (int)st, err.msg);
     return good;
-}
-
-static void put(const char *path, const uint8_t *bytes, uint64_t n)
-{
-    (void)unlink(path);
-    dump(path, bytes, n);
 }
 
 FG_TEST(bad_parts)
