@@ -181,8 +181,6 @@ whole() { printf '%s' "$1" | sed -n 's/.*"'"$2"'": *\([0-9.e+]*\).*/\1/p'; }
 [ -z "$group" ] || rmdir "$group"
 group=''
 free=$(awk '/^MemAvailable/ { print $2 * 1024 }' /proc/meminfo)
-warm=160 # after so many tokens all but 1 in 30,000 of 32 experts have been read once
-ids $((warm + tokens))
 need=$("$fulgur" plan "$model" --ram 1T --ctx $((warm + tokens)) --batch 1 --json)
 for share in $shares; do
     bound=$(calc_whole "$(whole "$need" min_ram_bytes) + ($(whole "$need" experts) * $share / 100 - 2) * $(whole "$need" expert_bytes)")
@@ -190,6 +188,9 @@ for share in $shares; do
         echo "plan: no memory for $share % of the experts"
         continue
     fi
+    # resident: after 160 tokens all but 1 in 30,000 of 32 experts have been read
+    [ "$share" != 100 ] || warm=160
+    ids $((warm + tokens))
     for round in $(seq "$rounds"); do
         report=$("$fulgur" plan "$model" --ram "$bound" --ctx $((warm + tokens)) --batch 1 --json)
         printf '%s\n' "$report" | sed 's/.*"decode": \[{[^}]*"tokens_per_second": \([0-9.e+-]*\).*/\1/' >> "$dir/plan.$share.forecast"
@@ -197,6 +198,7 @@ for share in $shares; do
     done
     row "plan.$share.forecast" "$(median "$dir/plan.$share.forecast")" tok/s
     row "plan.$share.measured" "$(median "$dir/plan.$share.tok")" tok/s
+    warm=${WARM:-16}
     row "plan.$share.ratio" "$(calc "$(median "$dir/plan.$share.forecast") / $(median "$dir/plan.$share.tok")")" x
 done
 mkdir -p bench/baselines

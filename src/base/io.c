@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "src/base/clock.h"
 #include "src/base/mem.h"
 
 fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
@@ -17,7 +18,8 @@ fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
     fg_status st;
     f->path = fg_mem_strndup(path, strlen(path));
     if (f->path == NULL) return fg_fail_nomem(err, path);
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* a pipe would otherwise wait for a writer; io_uring takes the flag as a wish to fail */
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (f->fd < 0) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
         goto fail;
@@ -30,6 +32,11 @@ fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
     if (!S_ISREG(sb.st_mode)) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a regular file", path,
                      S_ISDIR(sb.st_mode) ? "a directory" : "not a regular file");
+        goto fail;
+    }
+    const int flags = fcntl(f->fd, F_GETFL);
+    if (flags < 0 || fcntl(f->fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
         goto fail;
     }
     f->size = (uint64_t)sb.st_size;
@@ -194,6 +201,69 @@ fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err
     }
     *out = p;
     return FG_OK;
+}
+
+/* A name of its own, not path + ".part": that is what an unfinished conversion is called, and it may
+ * be a model of the user's.  To refuse it when it exists would have every crash stop the next run,
+ * and have users delete by hand what may be hours of work.  O_TMPFILE has no name at all, but
+ * linkat cannot replace a file.  mkstemp's mode would need the umask, which threads share. */
+static int open_beside(fg_new_file *n)
+{
+    for (int i = 0; i < 100; i++) {
+        const uint32_t v = (uint32_t)fg_clock_ns() ^ (uint32_t)getpid() << 16;
+        sprintf(n->part, "%s.tmp%08x", n->path, v);
+        const int fd = open(n->part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST) return fd;
+    }
+    return -1;
+}
+
+fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err)
+{
+    struct stat sb;
+    const size_t len = strlen(path);
+    *n = (fg_new_file){.f = NULL};
+    /* the rename would replace a device or a pipe */
+    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
+        return fg_fail(err, FG_EINVAL, "%s: %s, expected the name of a file to write", path,
+                       S_ISDIR(sb.st_mode) ? "a folder" : "not a regular file");
+    }
+    n->path = fg_mem_strndup(path, len);
+    n->part = fg_mem_alloc(len + 16);
+    fg_status st = n->path == NULL || n->part == NULL ? fg_fail_nomem(err, path) : FG_OK;
+    const int fd = st == FG_OK ? open_beside(n) : -1;
+    if (fd >= 0) n->f = fdopen(fd, "w");
+    if (st == FG_OK && n->f == NULL) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a writable file", path, strerror(errno));
+    }
+    if (st == FG_OK) return FG_OK;
+    if (fd >= 0) {
+        (void)close(fd);
+        (void)unlink(n->part);
+    }
+    fg_new_file_close(n);
+    return st;
+}
+
+fg_status fg_new_file_commit(fg_new_file *n, fg_err *err)
+{
+    if (fflush(n->f) != 0 || fsync(fileno(n->f)) != 0 || rename(n->part, n->path) != 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected to write it", n->path, strerror(errno));
+    }
+    (void)fclose(n->f); /* all is on the disk */
+    n->f = NULL;
+    return fg_io_sync_parent(n->path, err);
+}
+
+void fg_new_file_close(fg_new_file *n)
+{
+    if (n->f != NULL) {
+        (void)fclose(n->f);
+        (void)unlink(n->part);
+    }
+    fg_mem_free(n->path);
+    fg_mem_free(n->part);
+    *n = (fg_new_file){.f = NULL};
 }
 
 fg_status fg_io_sync_parent(const char *path, fg_err *err)

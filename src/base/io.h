@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Files: read-only views by mmap, full positional reads and writes, whole small files.
+ * Files: read-only views by mmap, full positional reads and writes, whole small files, new files
+ * that appear complete or not at all.
  * All offsets and sizes are 64-bit; EINTR is retried; a short read is an error here.
  */
 #ifndef FG_SRC_BASE_IO_H
@@ -9,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "src/base/status.h"
 
@@ -54,6 +56,24 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
  * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a full
  * disk faults; it still may where blocks are copied on write.  Freed with munmap. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
+
+/* A file that is written under another name and takes the place of `path` once it is complete. */
+typedef struct fg_new_file {
+    FILE *f;           /* for the caller to write to; NULL when closed */
+    char *path, *part; /* owned; part: the name till then, beside path */
+} fg_new_file;
+
+/* Opens one.  `part` is a name that nothing had before: whatever lies beside `path`, it is not
+ * touched.  On failure *n is closed.  Errors: FG_EINVAL (path is a folder or a device), FG_EIO,
+ * FG_ENOMEM. */
+fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err);
+
+/* Puts the file on the disk and under its name, and closes n->f; the caller's writes have succeeded.
+ * FG_EIO. */
+fg_status fg_new_file_commit(fg_new_file *n, fg_err *err);
+
+/* Removes what was not committed.  Accepts a zeroed object, and one that is closed. */
+void fg_new_file_close(fg_new_file *n);
 
 /* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
 fg_status fg_io_sync_parent(const char *path, fg_err *err);

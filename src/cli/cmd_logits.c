@@ -7,8 +7,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "src/base/clock.h"
 #include "src/base/io.h"
@@ -36,10 +34,12 @@ typedef struct sink {
     FILE *f;
     size_t n_vocab;
     int error; /* errno of the first failed write */
-    fg_engine *e;
-    uint32_t warm; /* tokens that figures leave out */
-    mark from;     /* behind them */
 } sink;
+
+typedef struct meter {
+    progress p;
+    size_t from, n_tok; /* before this call; of all */
+} meter;
 
 static mark mark_now(fg_engine *e)
 {
@@ -56,7 +56,7 @@ static mark mark_now(fg_engine *e)
 static void put(void *ctx, uint64_t pos, const float *logits)
 {
     sink *k = ctx; /* f32 is little-endian on every supported host */
-    if (pos + 1 == k->warm) k->from = mark_now(k->e);
+    (void)pos;
     if (k->error == 0 && fwrite(logits, sizeof(float), k->n_vocab, k->f) != k->n_vocab) {
         k->error = errno;
     }
@@ -64,7 +64,9 @@ static void put(void *ctx, uint64_t pos, const float *logits)
 
 static bool show_progress(void *ctx, size_t done, size_t total)
 {
-    return progress_show(ctx, done, total);
+    meter *m = ctx;
+    (void)total;
+    return progress_show(&m->p, m->from + done, m->n_tok);
 }
 
 static void print_json(fg_engine *e, const mark *from, const mark *to, size_t n, size_t n_counted)
@@ -84,41 +86,45 @@ static void print_json(fg_engine *e, const mark *from, const mark *to, size_t n,
     printf("}\n");
 }
 
-/* *from, *to: begin and end of what figures are of. */
+/* *from, *to: begin and end of what figures are of.  The first `warm` tokens are a call of their own,
+ * since a batch that went on behind them would be counted whole, or not at all. */
+static fg_status eval(fg_engine *e, fg_session *s, const fg_ids *ids, uint32_t warm, sink *k,
+                      mark *from, mark *to, fg_err *err)
+{
+    meter m = {.n_tok = ids->len};
+    fg_status st = FG_OK;
+    progress_start(&m.p, "logits", "token");
+    fg_session_set_progress(s, show_progress, &m);
+    if (warm > 0) st = fg_session_eval(s, ids->data, warm, put, k, err);
+    m.from = warm;
+    *from = mark_now(e);
+    if (st == FG_OK) st = fg_session_eval(s, ids->data + warm, ids->len - warm, put, k, err);
+    *to = mark_now(e);
+    progress_end(&m.p);
+    return st;
+}
+
 static fg_status write_logits(fg_engine *e, fg_session *s, const fg_ids *ids, const char *out,
                               uint32_t warm, mark *from, mark *to, fg_err *err)
 {
-    char *part = fg_mem_alloc(strlen(out) + 6);
-    if (part == NULL) return fg_fail_nomem(err, out);
     /* a device such as /dev/stdout is written directly */
     const bool direct = fg_io_exists(out) && strncmp(out, "/dev/", 5) == 0;
-    sprintf(part, "%s%s", out, direct ? "" : ".part");
-    fg_status st = FG_OK;
-    const size_t n_vocab = fg_engine_shape(e)->n_vocab;
-    progress p;
-    progress_start(&p, "logits", "token");
-    fg_session_set_progress(s, show_progress, &p);
-    sink k = {fopen(part, "wb"), n_vocab, 0, e, warm, mark_now(e)};
+    fg_new_file file = {.f = NULL};
+    sink k = {.n_vocab = fg_engine_shape(e)->n_vocab};
+    if (!direct) FG_TRY(fg_new_file_open(&file, out, err));
+    k.f = direct ? fopen(out, "wb") : file.f;
     if (k.f == NULL) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected a writable file", out, strerror(errno));
-        goto done;
+        return fg_fail(err, FG_EIO, "%s: %s, expected a writable file", out, strerror(errno));
     }
-    st = fg_session_eval(s, ids->data, ids->len, put, &k, err);
-    *to = mark_now(e);
-    *from = k.from;
-    progress_end(&p);
+    fg_status st = eval(e, s, ids, warm, &k, from, to, err);
     if (st == FG_OK) print_store(e);
-    if (fclose(k.f) != 0 && k.error == 0) k.error = errno;
+    if (direct && fclose(k.f) != 0 && k.error == 0) k.error = errno;
     if (st == FG_OK && k.error != 0) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to write %zu bytes", out, strerror(k.error),
-                     ids->len * n_vocab * sizeof(float));
+                     ids->len * k.n_vocab * sizeof(float));
     }
-    if (st == FG_OK && !direct && rename(part, out) != 0) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected to rename", out, strerror(errno));
-    }
-    if (st != FG_OK && !direct) (void)unlink(part);
-done:
-    fg_mem_free(part);
+    if (st == FG_OK && !direct) st = fg_new_file_commit(&file, err);
+    fg_new_file_close(&file);
     return st;
 }
 
@@ -133,7 +139,8 @@ static int run(int argc, char **argv)
     const opt opts[] = {
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
         {"out", 0, OPT_STR, &out, 0, 0, "FILE.f32", "little-endian f32 [n_token][vocab]"},
-        {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N", "tokens evaluated together (512)"},
+        {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N",
+         "tokens evaluated together (512; --ram: for long texts what reads least)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
         {"warm", 0, OPT_U32, &warm, 0, 1e9, "N", "for --json: tokens not counted in its rates (0)"},
         CACHE_OPT(cache),

@@ -87,24 +87,57 @@ typedef struct request {
     bool json, special, card;
 } request;
 
-/* The bound is one for both models: divided as the least that each can do with. */
+/* Tokens that fg_score_run gives to a session at once: equal parts of a window, of at most 512 tokens
+ * and 256 MiB of logits. */
+static uint32_t part_tokens(uint32_t window, uint32_t n_vocab)
+{
+    uint32_t most = (uint32_t)(((uint64_t)256 << 20) / sizeof(float) / n_vocab);
+    most = most < 1 ? 1 : most > 512 ? 512 : most;
+    const uint32_t n_part = (window + most - 1) / most;
+    return (window + n_part - 1) / n_part;
+}
+
+/* The least bound for one model's weights, session and program.  The session is made on the mapped
+ * file, which touches neither. */
+static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv, uint64_t *weights,
+                             uint64_t *all, fg_err *err)
+{
+    fg_engine_opts eo = q->eo;
+    fg_session_opts so = {.n_ctx = q->so.window, .kv = kv};
+    fg_engine *e = NULL;
+    fg_session *s = NULL;
+    eo.ram_bytes = 0;
+    FG_TRY(fg_engine_open(&e, path, &eo, err));
+    so.n_batch = part_tokens(q->so.window, fg_engine_shape(e)->n_vocab);
+    const fg_status st = fg_session_create(&s, e, &so, err);
+    if (st == FG_OK) {
+        *weights = fg_store_min_bytes(fg_engine_file(e));
+        *all = *weights + fg_session_bytes(s) + FG_ENGINE_OVERHEAD;
+    }
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return st;
+}
+
+/* The bound is one for both models: each has the least that it can do with, the rest is divided as
+ * their weights are. */
 static fg_status share_bound(const request *q, uint64_t *model, uint64_t *ref, fg_err *err)
 {
-    const uint64_t ram = q->eo.ram_bytes, fixed = 2 * FG_ENGINE_OVERHEAD;
-    const char *path[2] = {q->model, q->against};
-    double least[2];
+    const uint64_t ram = q->eo.ram_bytes;
+    uint64_t weights[2], least[2];
     *model = *ref = ram;
     if (ram == 0 || q->against == NULL) return FG_OK;
-    for (int i = 0; i < 2; i++) {
-        fg_model_file *f;
-        FG_TRY(fg_model_file_open(&f, path[i], err));
-        least[i] = (double)fg_store_min_bytes(f);
-        fg_model_file_close(&f);
+    FG_TRY(least_bytes(q, q->model, q->so.kv, &weights[0], &least[0], err));
+    FG_TRY(least_bytes(q, q->against, FG_KV_CHOICE_AUTO, &weights[1], &least[1], err));
+    if (ram < least[0] + least[1]) {
+        return fg_fail(err, FG_ELIMIT,
+                       "memory: %" PRIu64 " bytes, expected at least %" PRIu64
+                       " for both with their sessions: %s %" PRIu64 ", %s %" PRIu64,
+                       ram, least[0] + least[1], q->model, least[0], q->against, least[1]);
     }
-    *model = *ref = (ram + 1) / 2; /* too little, as the engine will say */
-    if (ram <= fixed) return FG_OK;
-    *ref =
-        FG_ENGINE_OVERHEAD + (uint64_t)((double)(ram - fixed) * least[1] / (least[0] + least[1]));
+    const double rest = (double)(ram - least[0] - least[1]);
+    *ref = least[1] +
+           (uint64_t)(rest * ((double)weights[1] / ((double)weights[0] + (double)weights[1])));
     *model = ram - *ref;
     return FG_OK;
 }

@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "src/base/buf.h"
 #include "src/base/hash.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
@@ -58,19 +58,13 @@ static fg_status write_out(const char *out, const fg_buf *b, fg_err *err)
         fwrite(b->data, 1, b->len, stdout);
         return FG_OK;
     }
-    fg_buf name = {0};
-    fg_buf_printf(&name, "%s.part", out);
-    const char *part = fg_buf_str(&name);
-    if (part == NULL) return fg_fail_nomem(err, out);
-    fg_status st = FG_OK;
-    FILE *f = fopen(part, "we");
-    bool ok = f != NULL && fwrite(b->data, 1, b->len, f) == b->len;
-    if (f != NULL && fclose(f) != 0) ok = false;
-    if (!ok || rename(part, out) != 0) {
+    fg_new_file n;
+    fg_status st = fg_new_file_open(&n, out, err);
+    if (st == FG_OK && fwrite(b->data, 1, b->len, n.f) != b->len) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to write it", out, strerror(errno));
-        if (f != NULL) (void)unlink(part);
     }
-    fg_buf_fini(&name);
+    if (st == FG_OK) st = fg_new_file_commit(&n, err);
+    fg_new_file_close(&n);
     return st;
 }
 

@@ -329,8 +329,11 @@ void print_store(fg_engine *e)
             busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
             s->io.direct ? "" : " through the page cache");
     if (c->n_prefetch == 0) return;
-    fprintf(stderr, "read ahead by %s: %llu experts, %.1f %% of them used%s\n",
-            fg_predict_name(s->predict), (unsigned long long)c->n_prefetch,
+    /* without one there still are those of a batch that has just used all experts of a layer */
+    const bool none = s->predict == FG_PREDICT_NONE;
+    fprintf(stderr, "read ahead %s%s: %llu experts, %.1f %% of them used%s\n",
+            none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
+            (unsigned long long)c->n_prefetch,
             100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
             s->predict_on ? "" : "; it cost more than it gained and is off");
 }

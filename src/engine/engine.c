@@ -82,26 +82,32 @@ static fg_status weight_bytes(const fg_engine *e, uint64_t session_bytes, uint64
                    (unsigned long long)FG_ENGINE_OVERHEAD);
 }
 
-static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+static fg_status parse_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err *err)
 {
-    fg_store_opts so = {.bytes = 0};
-    e->ram_bytes = o->ram_bytes;
-    if (o->ram_bytes == 0) return FG_OK;
-    if (!fg_policy_parse(o->policy, &so.policy)) {
+    *so = (fg_store_opts){.ahead = o->ahead};
+    if (!fg_policy_parse(o->policy, &so->policy)) {
         return fg_fail(err, FG_EINVAL, "policy: %s, expected lru, lfu or pin", o->policy);
     }
-    if (!fg_predict_parse(o->predict, &so.predict)) {
+    if (!fg_predict_parse(o->predict, &so->predict)) {
         return fg_fail(err, FG_EINVAL, "predict: %s, expected none, frequency, previous or router",
                        o->predict);
     }
-    so.ahead = o->ahead;
     if (strcmp(o->io, "uring") == 0) {
-        so.io.ops = &fg_io_uring;
+        so->io.ops = &fg_io_uring;
     } else if (strcmp(o->io, "pread") == 0) {
-        so.io.ops = &fg_io_pread;
+        so->io.ops = &fg_io_pread;
     } else if (strcmp(o->io, "auto") != 0) {
         return fg_fail(err, FG_EINVAL, "io: %s, expected auto, uring or pread", o->io);
     }
+    return FG_OK;
+}
+
+static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    fg_store_opts so;
+    e->ram_bytes = o->ram_bytes;
+    FG_TRY(parse_stream(&so, o, err)); /* also where nothing comes of it */
+    if (o->ram_bytes == 0) return FG_OK;
     FG_TRY(weight_bytes(e, 0, &so.bytes, err));
     fg_heat heat = {.use = NULL};
     if (so.policy != FG_POLICY_LRU) FG_TRY(fg_heat_load(e->file, &heat, err));

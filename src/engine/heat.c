@@ -16,6 +16,9 @@
 
 static const char meta_key[] = "heat";
 
+/* From 2^53 on a JSON number may be another than was written. */
+#define MAX_USE (((uint64_t)1 << 53) - 1)
+
 typedef struct hash_text {
     char text[24];
 } hash_text;
@@ -32,7 +35,7 @@ static bool get_row(const fg_json *row, uint32_t n, uint64_t *use)
     uint32_t i = 0;
     if (!fg_json_is_array(row)) return false;
     for (const fg_json *c = fg_json_first(row); c != NULL; c = fg_json_next(c), i++) {
-        if (i == n || !fg_json_u64(c, &use[i])) return false;
+        if (i == n || !fg_json_u64(c, &use[i]) || use[i] > MAX_USE) return false;
     }
     return i == n;
 }
@@ -91,6 +94,19 @@ fg_status fg_heat_load(const fg_model_file *f, fg_heat *h, fg_err *err)
     return st;
 }
 
+static fg_status check_use(const char *path, const fg_heat *h, const fg_shape *s, fg_err *err)
+{
+    for (uint64_t i = 0; i < (uint64_t)s->n_layer * s->n_expert; i++) {
+        if (h->use[i] <= MAX_USE) continue;
+        return fg_fail(err, FG_EINVAL,
+                       "%s: expert %llu of layer %llu used %llu times, expected "
+                       "less than 2^53",
+                       path, (unsigned long long)(i % s->n_expert),
+                       (unsigned long long)(i / s->n_expert), (unsigned long long)h->use[i]);
+    }
+    return FG_OK;
+}
+
 static void put(fg_buf *b, const fg_heat *h, const fg_shape *s)
 {
     fg_buf_printf(b,
@@ -122,6 +138,7 @@ fg_status fg_heat_store(const char *path, const fg_heat *h, fg_err *err)
                      "again",
                      path);
     }
+    if (st == FG_OK) st = check_use(path, h, fg_model_file_shape(f), err);
     if (st == FG_OK) {
         put(&b, h, fg_model_file_shape(f));
         st = b.failed ? fg_fail_nomem(err, path) : fg_append_meta(a, meta_key, b.data, b.len, err);

@@ -26,7 +26,7 @@ typedef struct fg_heat {
 fg_status fg_heat_load(const fg_model_file *f, fg_heat *h, fg_err *err);
 
 /* Puts the map into the file at `path`, see fg_append_open for errors and cost.  FG_EINVAL when the
- * file now holds other weights than h->data_root names. */
+ * file now holds other weights than h->data_root names, or a count is 2^53 or more. */
 fg_status fg_heat_store(const char *path, const fg_heat *h, fg_err *err);
 
 #endif

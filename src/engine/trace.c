@@ -4,6 +4,8 @@
  */
 #include "src/engine/trace.h"
 
+#include <string.h>
+
 #include "src/base/mem.h"
 #include "src/engine/heat.h"
 #include "src/engine/stream.h"
@@ -41,6 +43,20 @@ static void on_guess(void *ctx, uint32_t layer, uint64_t pos, const fg_guess *gu
     fg_trace_guess(r->w, layer, guess);
 }
 
+/* A trace is the whole life of its store. */
+static fg_status check_fresh(const fg_session *s, const fg_store_stats *store, fg_err *err)
+{
+    const fg_cache_stats none = {0};
+    const uint64_t pos = fg_session_pos(s);
+    if (pos != 0) {
+        return fg_fail(err, FG_EINVAL, "trace: a session of %llu tokens, expected a fresh one",
+                       (unsigned long long)pos);
+    }
+    if (store == NULL || memcmp(&store->cache, &none, sizeof none) == 0) return FG_OK;
+    return fg_fail(err, FG_EINVAL,
+                   "trace: a store that was in use, expected an engine that nothing ran on");
+}
+
 static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char *path, fg_err *err)
 {
     const fg_model_file *f = fg_engine_file(r->e);
@@ -64,6 +80,7 @@ static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char 
             return fg_fail(err, FG_EINVAL, "policy: %s, expected that of the engine", o->policy);
         }
     }
+    FG_TRY(check_fresh(r->s, store, err));
     FG_TRY(fg_heat_load(f, &heat, err));
     const fg_status st = fg_trace_create(&r->w, path, &h, heat.use, err);
     fg_mem_free(heat.use);

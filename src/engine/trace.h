@@ -15,10 +15,11 @@
 
 typedef struct fg_recorder fg_recorder;
 
-/* Takes the session's taps; e is the session's engine, opts what it was opened with.  For the trace
- * to repeat the store's counts, nothing may have been evaluated on the engine before, and the
- * session's batch must be given (one that grows would take memory from the store on the way).  path: of the
- * trace, or NULL.  Errors: those of fg_trace_create and fg_heat_load. */
+/* Takes the session's taps; e is the session's engine, opts what it was opened with.  path: of the
+ * trace, or NULL.  For a trace to repeat the store's counts, nothing may have been evaluated on the
+ * engine before (FG_EINVAL), and the session's batch must be given, which is not checked: one that
+ * grows would take memory from the store on the way.  Errors: those of fg_trace_create and
+ * fg_heat_load. */
 fg_status fg_recorder_create(fg_recorder **out, fg_engine *e, fg_session *s,
                              const fg_engine_opts *opts, const char *path, fg_err *err);
 

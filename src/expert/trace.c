@@ -10,8 +10,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "src/base/buf.h"
 #include "src/base/hash.h"
@@ -156,8 +154,7 @@ static fg_status decode_head(const uint8_t *data, uint64_t size, const char *pat
 
 struct fg_trace_writer {
     fg_trace_head head;
-    char *path, *part;
-    FILE *f;
+    fg_new_file file;
     fg_hasher *hash;
     body_sum body;
     bool has_heat;
@@ -172,32 +169,12 @@ static void write_body(fg_trace_writer *w, const void *bytes, uint64_t n)
 {
     if (w->err.code != FG_OK) return;
     errno = 0;
-    if (fwrite(bytes, 1, (size_t)n, w->f) != n) {
-        (void)fg_fail(&w->err, FG_EIO, "%s: %s, expected to write %" PRIu64 " bytes", w->path,
+    if (fwrite(bytes, 1, (size_t)n, w->file.f) != n) {
+        (void)fg_fail(&w->err, FG_EIO, "%s: %s, expected to write %" PRIu64 " bytes", w->file.path,
                       strerror(errno), n);
     }
     fg_hasher_add(w->hash, bytes, (size_t)n);
     w->body.bytes += n;
-}
-
-static fg_status open_part(fg_trace_writer *w, const char *path, fg_err *err)
-{
-    struct stat sb;
-    const size_t n = strlen(path);
-    /* the rename would replace a device or a pipe */
-    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: %s, expected the name of a file to write", path,
-                       S_ISDIR(sb.st_mode) ? "a folder" : "not a regular file");
-    }
-    w->path = fg_mem_strndup(path, n);
-    w->part = fg_mem_alloc(n + 6);
-    w->hash = fg_hasher_create();
-    if (w->path == NULL || w->part == NULL || w->hash == NULL) return fg_fail_nomem(err, path);
-    memcpy(w->part, path, n);
-    memcpy(w->part + n, ".part", 6);
-    w->f = fopen(w->part, "wb");
-    if (w->f != NULL) return FG_OK;
-    return fg_fail(err, FG_EIO, "%s: %s, expected a writable file", path, strerror(errno));
 }
 
 fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trace_head *head,
@@ -219,9 +196,10 @@ fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trac
     for (uint64_t i = 0; w->has_heat && i < (uint64_t)head->n_layer * head->n_expert; i++) {
         fg_buf_u64(&b, heat[i]);
     }
-    fg_status st = open_part(w, path, err);
-    if (st == FG_OK && b.failed) st = fg_fail_nomem(err, path);
-    if (st == FG_OK && fwrite(b.data, 1, HEAD_BYTES, w->f) != HEAD_BYTES) {
+    w->hash = fg_hasher_create();
+    fg_status st = fg_new_file_open(&w->file, path, err);
+    if (st == FG_OK && (b.failed || w->hash == NULL)) st = fg_fail_nomem(err, path);
+    if (st == FG_OK && fwrite(b.data, 1, HEAD_BYTES, w->file.f) != HEAD_BYTES) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a writable file", path, strerror(errno));
     }
     if (st == FG_OK) write_body(w, b.data + HEAD_BYTES, b.len - HEAD_BYTES);
@@ -238,7 +216,7 @@ static void end_pass(fg_trace_writer *w)
 {
     if (w->pass_bytes == 0) return;
     if (w->err.code == FG_OK && w->n_layer != w->head.n_layer) {
-        (void)fg_fail(&w->err, FG_EINVAL, "%s: a pass of %u layers, expected %u", w->path,
+        (void)fg_fail(&w->err, FG_EINVAL, "%s: a pass of %u layers, expected %u", w->file.path,
                       w->n_layer, w->head.n_layer);
     }
     write_body(w, w->pass, w->pass_bytes);
@@ -259,13 +237,13 @@ void fg_trace_begin(fg_trace_writer *w, uint32_t n_tok, bool predict_on)
     end_pass(w);
     if (w->err.code != FG_OK) return;
     if (n_tok < 1 || n_tok > FG_TRACE_MAX_TOK) {
-        (void)fg_fail(&w->err, FG_EINVAL, "%s: a pass of %u tokens, expected 1 to %d", w->path,
+        (void)fg_fail(&w->err, FG_EINVAL, "%s: a pass of %u tokens, expected 1 to %d", w->file.path,
                       n_tok, FG_TRACE_MAX_TOK);
         return;
     }
     const uint64_t n = PASS_BYTES + w->head.n_layer * layer_bytes(&w->head, n_tok);
     if (!fg_mem_grow(&w->pass, &w->room, (size_t)n, 1)) {
-        (void)fg_fail_nomem(&w->err, w->path);
+        (void)fg_fail_nomem(&w->err, w->file.path);
         return;
     }
     memset(w->pass, 0xff, (size_t)n); /* guesses that nobody makes */
@@ -283,7 +261,7 @@ void fg_trace_layer(fg_trace_writer *w, uint32_t layer, const uint32_t *sel)
 {
     if (w->err.code == FG_OK && (layer != w->n_layer || layer >= w->head.n_layer)) {
         (void)fg_fail(&w->err, FG_EINVAL, "%s: layer %u of a pass, expected layer %u of %u",
-                      w->path, layer, w->n_layer, w->head.n_layer);
+                      w->file.path, layer, w->n_layer, w->head.n_layer);
     }
     uint8_t *p = layer_at(w, layer);
     if (p == NULL) return;
@@ -306,17 +284,17 @@ fg_status fg_trace_finish(fg_trace_writer *w, fg_err *err)
 {
     end_pass(w);
     if (w->err.code == FG_OK && w->head.n_pass == 0) {
-        (void)fg_fail(&w->err, FG_EINVAL, "%s: no pass recorded, expected at least one", w->path);
+        (void)fg_fail(&w->err, FG_EINVAL, "%s: no pass recorded, expected at least one",
+                      w->file.path);
     }
     fg_buf b = {0};
     w->body.hash = fg_hasher_digest(w->hash);
     encode_head(&b, &w->head, w->has_heat, &w->body);
-    if (b.failed && w->err.code == FG_OK) (void)fg_fail_nomem(&w->err, w->path);
+    if (b.failed && w->err.code == FG_OK) (void)fg_fail_nomem(&w->err, w->file.path);
     errno = 0;
     if (w->err.code == FG_OK &&
-        (fseeko(w->f, 0, SEEK_SET) != 0 || fwrite(b.data, 1, b.len, w->f) != b.len ||
-         fflush(w->f) != 0 || fsync(fileno(w->f)) != 0 || rename(w->part, w->path) != 0)) {
-        (void)fg_fail(&w->err, FG_EIO, "%s: %s, expected to write %" PRIu64 " bytes", w->path,
+        (fseeko(w->file.f, 0, SEEK_SET) != 0 || fwrite(b.data, 1, b.len, w->file.f) != b.len)) {
+        (void)fg_fail(&w->err, FG_EIO, "%s: %s, expected to write %" PRIu64 " bytes", w->file.path,
                       strerror(errno), HEAD_BYTES + w->body.bytes);
     }
     fg_buf_fini(&b);
@@ -324,23 +302,16 @@ fg_status fg_trace_finish(fg_trace_writer *w, fg_err *err)
         if (err != NULL) *err = w->err;
         return w->err.code;
     }
-    (void)fclose(w->f);
-    w->f = NULL;
-    return fg_io_sync_parent(w->path, err);
+    return fg_new_file_commit(&w->file, err);
 }
 
 void fg_trace_writer_destroy(fg_trace_writer **writer)
 {
     fg_trace_writer *w = *writer;
     if (w == NULL) return;
-    if (w->f != NULL) {
-        (void)fclose(w->f);
-        (void)unlink(w->part);
-    }
+    fg_new_file_close(&w->file);
     fg_hasher_destroy(w->hash);
     fg_mem_free(w->pass);
-    fg_mem_free(w->path);
-    fg_mem_free(w->part);
     fg_mem_free(w);
     *writer = NULL;
 }

@@ -111,7 +111,15 @@ else:
     rss, status, err = peak(*both, "--ram", "300M")
     check("bound.both_models", status == 0 and 100 << 20 < rss <= 244 << 20, (rss, err))
     check("bound.both_models_equal", cut.sub(b"", run(*both)[1]) == cut.sub(b"", run(*both, "--ram", "300M")[1]))
-    check_error("bound.both_too_small", run(*both, "--ram", "1"), "memory: 1 bytes")
+    # the sum of both, sessions included, is named, is enough, and a byte less is refused in the user's own figure
+    short = run(*both, "--ram", "100M")
+    check_error("bound.both_too_small", short, "memory: 104857600 bytes", "for both", "big.fulgur", "other.fulgur")
+    least = int(re.search(rb"at least (\d+)", short[2]).group(1))
+    check("bound.both_least_is_enough", run(*both, "--ram", str(least))[0] == 0, run(*both, "--ram", str(least))[2])
+    check_error("bound.both_least_is_least", run(*both, "--ram", str(least - 1)), f"memory: {least - 1} bytes", f"at least {least}")
+    wide = run(*both, "--ram", "100M", "--window", "1000")
+    wider = int(re.search(rb"at least (\d+)", wide[2]).group(1))
+    check("bound.both_windows", wider > least and run(*both, "--window", "1000", "--ram", str(wider))[0] == 0, (least, wider))
     # controls: a larger bound and the mapping do take more
     check("bound.control_larger", limit < peak(*COMMANDS["tokens"], "--ram", "260M")[0] <= 260 << 20)
     check("bound.control_mapped", peak(*COMMANDS["tokens"])[0] > ram)
@@ -121,12 +129,25 @@ steady = ["logits", M, "--ids", IDS, "--out", "/dev/null", "--batch", "1", "--js
 whole, warm = [json.loads(run(*steady, *more)[1]) for more in ([], ["--warm", "59"])]
 check("logits.warm", whole["read_bytes"] > 20 * warm["read_bytes"] and warm["hit_percent"] > whole["hit_percent"]
       and warm["seconds"] < whole["seconds"] and warm["tokens_per_s"] > 0, (whole, warm))
+# in any batch: with room for all, each expert is read once, by the first tokens or by those behind them
+HEAD = path("head.txt")
+open(HEAD, "w").write(" ".join(open(IDS).read().split()[:20]))
+for batch in ("1", "7", "512"):
+    figures = ["--out", "/dev/null", "--json", "--ram", "1G", "--predict", "none", "--batch", batch]
+    begin, behind, every = [json.loads(run("logits", M, "--ids", ids, *figures, *more)[1])["read_bytes"]
+                            for ids, more in ((HEAD, []), (IDS, ["--warm", "20"]), (IDS, []))]
+    check("logits.warm.batch_" + batch, begin > behind > 0 and begin + behind == every, (begin, behind, every))
+check("logits.warm.bits", logits("--warm", "20", "--json") == mapped)
 check("logits.mapped_reads_nothing", "read_gbs" not in json.loads(run(*steady[:-4])[1]))
 check_error("logits.all_warm", run(*steady, "--warm", "60"), "--warm: 60 tokens of 60")
 
+# a line of what is read ahead says by what: without a predictor, for a prompt that uses all experts of a layer
+err = run("run", M, "-f", TEXT, "-n", "1", "--ram", "1G", "--predict", "none")[2]
+check("line_of_batches", b"read ahead in batches: " in err and b"none" not in err, err)
 check("usage.size", run("run", M, "-p", "x", "--ram", "lots")[0] == 2)
 check_error("bad_policy", run("run", M, "-p", "x", "--ram", "1G", "--policy", "best"), "policy: best", "lru, lfu or pin")
 check_error("bad_predict", run("run", M, "-p", "x", "--ram", "1G", "--predict", "oracle"), "predict: oracle", "router")
+check_error("bad_predict_mapped", run("run", M, "-p", "x", "--predict", "oracle"), "predict: oracle", "router")
 check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "5")[0] == 2)
 check_error("bad_io", run("run", M, "-p", "x", "--ram", "1G", "--io", "tape"), "io: tape")
 finish()

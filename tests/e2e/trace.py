@@ -95,6 +95,12 @@ shutil.copy(M, path("keep.fulgur"))
 check_error("out_is_model", run("trace", M, TEXT, "-o", M), "the same file")
 check_error("out_is_text", run("trace", M, TEXT, "-o", TEXT), "the same file")
 check("model_untouched", open(M, "rb").read() == open(path("keep.fulgur"), "rb").read())
+# what lies beside the output under any name is the user's: a model called x.part, an unfinished conversion to x
+for name in ("beside.part", "beside.fulgur.part"):
+    shutil.copy(M, path(name))
+    status, out, err = run("trace", path(name), TEXT, "-o", path(name[:-5]), "--tokens", "5")
+    check("part_is_left_alone." + name, (status, err) == (0, b"") and open(path(name), "rb").read() == open(M, "rb").read(), err)
+    check("part_is_no_output." + name, sorted(leftovers(path(name[:-5]))) == [name[:-5], name], leftovers(path("beside")))
 check_error("out_is_folder", run("trace", M, TEXT, "-o", os.path.dirname(M)), "a folder")
 check_error("out_is_device", run("trace", M, TEXT, "-o", "/dev/null"), "not a regular file")
 check_error("out_is_nowhere", run("trace", M, TEXT, "-o", path("no/where")), "No such file")

@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
  * The trace file: what is written is read; what is damaged, foreign or forbidden is refused with one
- * line; what cannot be written, or memory for, leaves nothing behind.
+ * line; what cannot be written, or memory for, leaves nothing behind, and nothing else is touched.
+ * What a recorder, and a heat map, do not take.
  */
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/engine/heat.h"
+#include "src/engine/trace.h"
 #include "src/expert/replay.h"
+#include "src/format/append.h"
 #include "tests/expert/traces.h"
+#include "tests/models.h"
 
 enum { N_PASS = 12, MOST_TOK = 5 };
 
@@ -66,9 +72,22 @@ static bool pass_is_right(const fg_trace *t, const fg_trace_pass *pass, uint32_t
     return ok;
 }
 
+/* Files in the temporary folder whose names begin so. */
+static int n_named(const char *prefix)
+{
+    int n = 0;
+    DIR *d = opendir(fg_test_tmpdir());
+    if (d == NULL) return -1;
+    for (const struct dirent *e; (e = readdir(d)) != NULL;) {
+        n += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    }
+    (void)closedir(d);
+    return n;
+}
+
 FG_TEST(trace_round_trip)
 {
-    const path_text path = tmp_path("round.trace"), part = tmp_path("round.trace.part");
+    const path_text path = tmp_path("round.trace");
     for (int heat = 0; heat < 2; heat++) {
         fg_trace *t;
         fg_err err = {0};
@@ -77,7 +96,7 @@ FG_TEST(trace_round_trip)
         uint64_t have[N_LAYER * N_EXPERT];
         uint32_t n = 0;
         REQUIRE(write_small(path.s, heat == 1) == FG_OK);
-        CHECK(!fg_io_exists(part.s));
+        CHECK_U64(n_named("round."), 1);
         REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK);
         fg_trace_head want = small;
         want.n_pass = N_PASS;
@@ -302,7 +321,7 @@ FG_TEST(a_pass_ends_in_the_file) /* though all that could be read behind it woul
 
 FG_TEST(writing_fails_clean)
 {
-    const path_text path = tmp_path("fails.trace"), part = tmp_path("fails.trace.part");
+    const path_text path = tmp_path("fails.trace");
     const uint32_t sel[N_USED] = {0, 1};
     fg_trace_writer *w;
     fg_err err = {0};
@@ -319,16 +338,42 @@ FG_TEST(writing_fails_clean)
         if (way >= 2) fg_trace_begin(w, 1, true);
         if (way == 2) fg_trace_layer(w, 0, sel); /* and no more */
         if (way == 3) fg_trace_layer(w, 1, sel); /* the first is missing */
-        CHECK(fg_io_exists(part.s));
+        CHECK_U64(n_named("fails."), 1);
+        CHECK(!fg_io_exists(path.s)); /* under another name */
         CHECK(fg_trace_finish(w, &err) == FG_EINVAL && is_line(&err));
         fg_trace_writer_destroy(&w);
-        CHECK(!fg_io_exists(part.s) && !fg_io_exists(path.s));
+        CHECK_U64(n_named("fails."), 0);
+    }
+}
+
+FG_TEST(what_lies_beside_is_left_alone) /* such as an unfinished conversion to the same name */
+{
+    static const char *const name[] = {"mine.trace.part", "mine.trace.tmp",
+                                       "mine.trace.tmp00000000"};
+    const path_text path = tmp_path("mine.trace");
+    const size_t n = sizeof name / sizeof name[0];
+    fg_trace_writer *w[2];
+    fg_err err = {0};
+    for (size_t i = 0; i < n; i++) REQUIRE(write_bytes(tmp_path(name[i]).s, name[i], 9));
+    REQUIRE(fg_trace_create(&w[0], path.s, &small, NULL, &err) == FG_OK);
+    REQUIRE(fg_trace_create(&w[1], path.s, &small, NULL, &err) == FG_OK); /* each has its own */
+    CHECK_U64(n_named("mine."), n + 2);
+    fg_trace_writer_destroy(&w[0]);
+    fg_trace_writer_destroy(&w[1]);
+    CHECK(write_small(path.s, false) == FG_OK);
+    CHECK_U64(n_named("mine."), n + 1);
+    for (size_t i = 0; i < n; i++) {
+        char *p = NULL;
+        size_t len = 0;
+        CHECK(fg_io_read_all(tmp_path(name[i]).s, 100, &p, &len, &err) == FG_OK);
+        CHECK(len == 9 && memcmp(p, name[i], 9) == 0);
+        fg_mem_free(p);
     }
 }
 
 FG_TEST(memory_runs_out) /* at every allocation: an error, and nothing is left */
 {
-    const path_text path = tmp_path("memory.trace"), part = tmp_path("memory.trace.part");
+    const path_text path = tmp_path("memory.trace");
     uint64_t n_failed = 0;
     for (uint64_t n = 1; n < 200; n++) {
         fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
@@ -347,10 +392,98 @@ FG_TEST(memory_runs_out) /* at every allocation: an error, and nothing is left *
         fg_mem_fail_after(0);
         fg_future_destroy(&f);
         fg_trace_close(&t);
-        CHECK(!fg_io_exists(part.s));
+        CHECK(n_named("memory.") == fg_io_exists(path.s));
         if (st == FG_OK) break;
         CHECK(st == FG_ENOMEM);
         n_failed++;
     }
     CHECK(n_failed > 20 && n_failed < 198);
+}
+
+/* ---- recorder, heat map ---- */
+
+static fg_status record(fg_engine *e, fg_session *s, const fg_engine_opts *o, const char *path,
+                        fg_err *err)
+{
+    fg_recorder *r = NULL;
+    *err = (fg_err){0};
+    const fg_status st = fg_recorder_create(&r, e, s, o, path, err);
+    fg_recorder_destroy(&r);
+    return st;
+}
+
+FG_TEST(a_recorder_wants_a_fresh_store)
+{
+    const path_text path = tmp_path("fresh.trace");
+    const uint32_t ids[] = {5, 6, 7};
+    for (int streams = 0; streams < 2; streams++) {
+        fg_engine_opts o = fg_engine_opts_default();
+        fg_engine *e = NULL;
+        fg_err err = {0};
+        o.n_thread = 1;
+        o.ram_bytes = streams == 1 ? (uint64_t)256 << 20 : 0;
+        REQUIRE(fg_engine_open(&e, model_file(NANO_DIR, "q4"), &o, &err) == FG_OK);
+        fg_session *s = model_session(e, 16, 4);
+        REQUIRE(s != NULL);
+        CHECK(record(e, s, &o, path.s, &err) == FG_OK);
+        REQUIRE(fg_session_eval(s, ids, 3, NULL, NULL, &err) == FG_OK);
+        CHECK(record(e, s, &o, path.s, &err) == FG_EINVAL && is_line(&err));
+        CHECK(strstr(err.msg, "3 tokens") != NULL);
+        fg_session_reset(s); /* the store remembers */
+        CHECK(record(e, s, &o, path.s, &err) == (streams == 1 ? FG_EINVAL : FG_OK));
+        CHECK(streams == 0 || (is_line(&err) && strstr(err.msg, "store") != NULL));
+        CHECK(record(e, s, &o, NULL, &err) == FG_OK); /* counts are of what is seen */
+        CHECK_U64(n_named("fresh."), 0);
+        fg_session_destroy(&s);
+        fg_engine_close(&e);
+    }
+}
+
+/* What the file's heat map makes of `from` written as `to`, of as many characters. */
+static fg_status load_changed(const char *path, const char *from, const char *to, fg_err *err)
+{
+    fg_model_file *f;
+    fg_heat h;
+    fg_buf b = {0};
+    const char *json;
+    size_t n;
+    FG_TRY(fg_model_file_open(&f, path, err));
+    fg_status st = fg_model_file_meta(f, "heat", &json, &n, err);
+    if (st == FG_OK) fg_buf_put(&b, json, n);
+    fg_model_file_close(&f);
+    char *at = st == FG_OK ? strstr(fg_buf_str(&b), from) : NULL;
+    if (at == NULL) return FG_EIO;
+    memcpy(at, to, strlen(to));
+    st = fg_model_file_append_meta(path, "heat", b.data, b.len, err);
+    fg_buf_fini(&b);
+    FG_TRY(st);
+    FG_TRY(fg_model_file_open(&f, path, err));
+    st = fg_heat_load(f, &h, err);
+    fg_mem_free(h.use);
+    fg_model_file_close(&f);
+    return st;
+}
+
+FG_TEST(a_count_of_a_heat_map_is_exact)
+{
+    const path_text path = tmp_path("heat.fulgur");
+    char cmd[600];
+    uint64_t use[256] = {0};
+    fg_heat put = {.text = "t", .n_tok = 1, .use = use};
+    fg_model_file *f;
+    fg_err err = {0};
+    (void)snprintf(cmd, sizeof cmd, "cp %s %s", model_file(NANO_DIR, "q4"), path.s);
+    REQUIRE(system(cmd) == 0);
+    REQUIRE(fg_model_file_open(&f, path.s, &err) == FG_OK);
+    put.data_root = fg_model_file_data_root(f);
+    fg_model_file_close(&f);
+    use[77] = (uint64_t)1 << 53;
+    CHECK(fg_heat_store(path.s, &put, &err) == FG_EINVAL && is_line(&err));
+    use[77]--;
+    CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
+    const char *const most = "9007199254740991";
+    CHECK(load_changed(path.s, most, most, &err) == FG_OK);
+    CHECK(load_changed(path.s, most, "9007199254740993", &err) == FG_EFORMAT && is_line(&err));
+    CHECK(load_changed(path.s, "9007199254740993", "9007199254740992", &err) == FG_EFORMAT);
+    CHECK(load_changed(path.s, "9007199254740992", most, &err) == FG_OK);
 }
