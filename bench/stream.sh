@@ -180,7 +180,7 @@ fi
 whole() { printf '%s' "$1" | sed -n 's/.*"'"$2"'": *\([0-9.e+]*\).*/\1/p'; }
 [ -z "$group" ] || rmdir "$group"
 group=''
-free=$(awk '/^MemAvailable/ { print $2 * 1024 }' /proc/meminfo)
+free=$(awk '/^MemAvailable/ { printf "%.0f", $2 * 1024 }' /proc/meminfo)
 need=$("$fulgur" plan "$model" --ram 1T --ctx $((warm + tokens)) --batch 1 --json)
 for share in $shares; do
     bound=$(calc_whole "$(whole "$need" min_ram_bytes) + ($(whole "$need" experts) * $share / 100 - 2) * $(whole "$need" expert_bytes)")

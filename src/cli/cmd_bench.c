@@ -320,13 +320,14 @@ static fg_status write_csv(const report *r, const char *level, fg_err *err)
         fg_buf_printf(&b, "%.6g,%s\n", r->m[i].value, r->m[i].unit);
     }
     fg_status st = same == NULL || b.failed ? fg_fail_nomem(err, o->csv) : FG_OK;
-    FILE *f = st == FG_OK ? fopen(o->csv, "we") : NULL;
-    bool ok = f != NULL && fwrite(b.data, 1, b.len, f) == b.len;
-    if (f != NULL && fclose(f) != 0) ok = false;
-    if (st == FG_OK && !ok) {
+    fg_new_file file = {.f = NULL};
+    if (st == FG_OK) st = fg_new_file_open(&file, o->csv, err);
+    if (st == FG_OK && fwrite(b.data, 1, b.len, file.f) != b.len) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a file that can be written", o->csv,
                      strerror(errno));
     }
+    if (st == FG_OK) st = fg_new_file_commit(&file, err);
+    fg_new_file_close(&file);
     fg_buf_fini(&head);
     fg_buf_fini(&b);
     return st;
@@ -416,7 +417,8 @@ static int run(int argc, char **argv)
     report r = {.o = &o};
     const char *level = "";
     cli_catch_interrupt();
-    fg_status st = bench_all(&r, &level, &err);
+    fg_status st = o.csv == NULL ? FG_OK : refuse_same_file(o.csv, o.model, &err);
+    if (st == FG_OK) st = bench_all(&r, &level, &err);
     if (st == FG_OK && r.failed) st = fg_fail_nomem(&err, "bench");
     if (st == FG_OK && o.json) print_json(&r, level);
     if (st == FG_OK && o.csv != NULL) st = write_csv(&r, level, &err);

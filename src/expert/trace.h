@@ -66,7 +66,7 @@ typedef struct fg_trace_head {
 
 typedef struct fg_trace_writer fg_trace_writer;
 
-/* Writes to path + ".part".  heat: [n_layer * n_expert], copied; NULL: none.  Memory does not grow
+/* Writes under a name of its own beside path until it is finished (fg_new_file).  heat: [n_layer * n_expert], copied; NULL: none.  Memory does not grow
  * with the trace.  Errors: FG_EIO, FG_EINVAL (path is no place for a file), FG_ENOMEM. */
 fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trace_head *head,
                           const uint64_t *heat, fg_err *err);

@@ -168,6 +168,9 @@ status, out, err = run(*BENCH, "--json", "--csv", path("b.csv"), "--commit", 'a"
 bench = json.loads(out)["metrics"]
 check("bench_cache", run(*BENCH, "--cache-type", "f16")[0] == 0)
 check("bench_json", bench["decode.ctx=100"]["value"] > 0 and bench["prefill.ctx=0"]["unit"] == "tok/s", bench)
+before = open(S, "rb").read(4096)
+check_error("bench_csv_over_the_model", run(*BENCH, "--csv", S), "the same file as")
+check("bench_csv_left_the_model", open(S, "rb").read(4096) == before)
 check("bench_csv", open(path("b.csv")).read().count("\n") == 1 + len(bench))
 status, out, err = run("bench", S, "-p", "0", "-n", "0", "-r", "3", "--kernels", "--json")
 timed = {name.split(".")[1] for name in json.loads(out)["metrics"] if name.startswith("kernel.")}

@@ -25,7 +25,7 @@ spec.loader.exec_module(fg_read)
 M, B, TEXT = path("q4 & <b>.fulgur"), path("bf16.fulgur"), path("text.txt")
 run("convert", NANO, M)
 run("convert", NANO, B, "--type", "bf16")
-text = open("src/format/FORMAT.md", "rb").read()[:6000]
+text = open("tests/vectors/nano/tasks.jsonl", "rb").read()[:6000]  # never edited: some checks know its figures
 open(TEXT, "wb").write(text)
 
 
