@@ -95,7 +95,8 @@ typedef struct fg_forecast_fit {
     double other_prefill; /* the same, with gathering and silu; 0.06 */
     double overlap;       /* of reads with the same layer's experts, 0 to 1; 1 */
     double reuse;         /* see above, 0 to 1; 0 */
-    double recall;        /* see above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77 */
+    double
+        recall; /* see above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77 */
 } fg_forecast_fit;
 
 typedef struct fg_forecast_opts {

@@ -74,16 +74,16 @@ static inline uint64_t fg_cache_min_slots(uint32_t n_layer, uint32_t n_expert, u
 }
 
 typedef struct fg_cache_stats {
-    uint64_t n_hit;          /* requests met by what an earlier request had brought */
+    uint64_t n_hit; /* requests met by what an earlier request had brought */
     /* Requests that found a prefetch, its first use; found, not read: a store gives up the reads of
      * hints that were wrong, and one that is requested later is read whole then.  n_miss + n_prefetch
      * counts each as one read, which is more than is read, unless many are given up half-way and
      * requested after all. */
     uint64_t n_prefetch_hit;
-    uint64_t n_miss;         /* requests that had to be read */
-    uint64_t n_prefetch;     /* prefetches carried out */
-    uint64_t n_wasted;       /* prefetches evicted without a use */
-    uint64_t n_regret; /* misses of what was evicted for a prefetch that had no use till then */
+    uint64_t n_miss;     /* requests that had to be read */
+    uint64_t n_prefetch; /* prefetches carried out */
+    uint64_t n_wasted;   /* prefetches evicted without a use */
+    uint64_t n_regret;   /* misses of what was evicted for a prefetch that had no use till then */
     uint64_t n_evict;
 } fg_cache_stats;
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, ORACLE, check, finish, path, run
+from e2e import FULGUR, NANO, ORACLE, check, check_error, finish, path, run
 
 M = path("nano.fulgur")
 COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench",
