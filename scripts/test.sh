@@ -41,6 +41,7 @@ run() {
     shift
     for t in "$@"; do
         case $t in *' '*) prog=${t%% *} arg=${t#* } ;; *) prog=$t arg= ;; esac
+        begun=$(date +%s)
         "$prog" $arg >"$out/step.txt" 2>&1
         status=$?
         grep -aE '^(ok  |FAIL|skip) ' "$out/step.txt" | sed "s/^\(....\) /\1 $label /" >>"$log"
@@ -50,7 +51,7 @@ run() {
             bad=1
         fi
         [ "$bad" = 0 ] || cat "$out/step.txt"
-        echo "$label $(tail -n 1 "$out/step.txt")"
+        echo "$label $(tail -n 1 "$out/step.txt"), $(($(date +%s) - begun)) s"
     done
 }
 
@@ -101,8 +102,9 @@ IFS='
 '
 run asan $(quick_in build/test/asan)
 unset IFS
-FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
+# what is left out tests figures
+FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/stream.py tests/e2e/trace.py \
+    tests/e2e/split.py
 
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
