@@ -102,9 +102,8 @@ IFS='
 '
 run asan $(quick_in build/test/asan)
 unset IFS
-# what is left out tests figures
-FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/stream.py tests/e2e/trace.py \
-    tests/e2e/split.py
+FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
+    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
 
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
