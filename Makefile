@@ -33,8 +33,8 @@ ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(FPF) $(SANF) $(OMPF) -pthread -fvisibili
 LDLIBS  = $(PKG_LIBS) -lm -pthread $(OMPF) $(SANF)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
-LIB_SRCS := $(wildcard src/base/*.c src/sys/*.c src/format/*.c src/expert/*.c src/model/*.c src/text/*.c \
-             src/engine/*.c quant/*.c convert/*.c simd/*.c simd/scalar/*.c)
+LIB_SRCS := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c)) \
+            $(wildcard quant/*.c simd/*.c simd/scalar/*.c convert/*.c convert/*/*.c bench/*.c)
 ifeq ($(ARCH),x86_64)
 LIB_SRCS += $(wildcard simd/x86/*.c)
 else ifeq ($(ARCH),aarch64)
@@ -46,8 +46,10 @@ TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/*.c))
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRCS:%.c=$(BUILD)/%)
-HEADERS  := $(wildcard src/*/*.h quant/*.h convert/*.h simd/*.h tests/*.h)
-C_FILES  := $(wildcard src/*/*.[ch] quant/*.[ch] convert/*.[ch] simd/*.[ch] simd/*/*.[ch] tests/*.[ch] tests/*/*.[ch] bench/*.[ch])
+HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h convert/*/*.h bench/*.h simd/*.h \
+             tests/*.h)
+C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
+             simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
 .PHONY: all lib tests test demo header-check symbols lint format format-check install clean help
 .SUFFIXES:

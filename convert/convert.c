@@ -18,11 +18,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "convert/budget.h"
-#include "convert/calib.h"
+#include "convert/choose/budget.h"
+#include "convert/calib/calib.h"
 #include "convert/encode.h"
-#include "convert/plan.h"
-#include "convert/recipe.h"
+#include "convert/source/catalog.h"
+#include "convert/choose/recipe.h"
 #include "convert/spool.h"
 #include "quant/linalg.h"
 #include "src/base/buf.h"
@@ -32,7 +32,7 @@
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
-#include "src/format/writer.h"
+#include "src/format/write/writer.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
@@ -49,12 +49,12 @@ void fg_run_fini(run *r)
     fg_calib_destroy(&r->calib); /* before the file that it maps */
     fg_ids_fini(&r->calib_ids);
     fg_encoder_destroy(&r->encoder);
-    fg_source_fini(&r->source);
+    fg_shards_fini(&r->source);
     fg_spool_fini(&r->spool);
     fg_team_destroy(&r->team);
     fg_writer_destroy(&r->writer);
     fg_recipe_fini(&r->recipe);
-    fg_plan_fini(&r->plan);
+    fg_catalog_fini(&r->plan);
     fg_mem_free(r->hash);
     fg_mem_free(r->row_scale);
     fg_mem_free(r->scale_bytes);
@@ -199,7 +199,7 @@ static fg_status write_vector(run *r, const fg_tensor *t, fg_err *err)
     float *v = fg_mem_alloc(n * sizeof *v);
     fg_status st = bytes == NULL || v == NULL ? fg_fail_nomem(err, "vector") : FG_OK;
     if (st == FG_OK) {
-        st = fg_source_read(&r->source, p->shard, bytes, (size_t)p->bytes, p->offset, err);
+        st = fg_shards_read(&r->source, p->shard, bytes, (size_t)p->bytes, p->offset, err);
     }
     if (st == FG_OK) {
         r->hash[weight] = fg_hash64(bytes, (size_t)p->bytes);
@@ -260,7 +260,7 @@ static fg_status encode_expert(run *r, fg_encode_job *job, const fg_encode_io *i
 /* Matrices idx .. idx + n - 1: one, or gate, up and down of an expert. */
 static fg_status write_matrices(run *r, uint64_t idx, size_t n, fg_err *err)
 {
-    fg_encode_job job[FG_UNIT_TENSORS] = {{0}};
+    fg_encode_job job[FG_WORK_TENSORS] = {{0}};
     uint64_t at = 0, panel_bytes = 0;
     r->spooling = false;
     for (size_t m = 0; m < n; m++) {
@@ -332,23 +332,23 @@ static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
 static fg_status checkpoint(run *r, fg_err *err)
 {
     fg_buf b = {0};
-    fg_status st = fg_units_put(r, &b, err);
+    fg_status st = fg_work_put(r, &b, err);
     if (st == FG_OK) st = fg_writer_checkpoint(r->writer, b.data, b.len, err);
     fg_buf_fini(&b);
     FG_TRY(st);
-    fg_units_put_done(r);
-    return fg_units_delete(r, err);
+    fg_work_put_done(r);
+    return fg_work_delete(r, err);
 }
 
 /* Behind a unit: when it is time, when shards become free, and calibrated at the end of each layer, which
  * may have taken long. */
-static fg_status save(run *r, const fg_unit *u, fg_err *err)
+static fg_status save(run *r, const fg_work *u, fg_err *err)
 {
     const uint64_t next = u->first + u->n;
     const bool layer_ends =
         next == fg_writer_n_tensor(r->writer) ||
         fg_writer_tensor(r->writer, next)->layer != fg_writer_tensor(r->writer, next - 1)->layer;
-    if (!fg_writer_checkpoint_due(r->writer) && !fg_units_can_delete(r) &&
+    if (!fg_writer_checkpoint_due(r->writer) && !fg_work_can_delete(r) &&
         !(r->calib != NULL && layer_ends)) {
         return FG_OK;
     }
@@ -367,7 +367,7 @@ fg_status fg_run_space(const run *r, uint64_t *need, uint64_t *free_bytes, fg_er
 {
     char *dir = out_dir(r);
     if (dir == NULL) return fg_fail_nomem(err, r->opts->out_path);
-    const fg_status st = fg_units_need(r, dir, need, err);
+    const fg_status st = fg_work_need(r, dir, need, err);
     *free_bytes = fg_disk_free_bytes(dir);
     fg_mem_free(dir);
     return st;
@@ -393,8 +393,8 @@ static fg_status begin_or_resume(run *r, fg_err *err)
         fg_writer_checkpoint_every(r->writer, o->checkpoint_bytes, UINT64_MAX);
     }
     fg_writer_reserve(r->writer, o->delete_consumed ? UINT64_MAX : r->reserve);
-    FG_TRY(fg_writer_resume(r->writer, identity, fg_units_take, r, &next, err));
-    FG_TRY(fg_units_check(r, err));
+    FG_TRY(fg_writer_resume(r->writer, identity, fg_work_take, r, &next, err));
+    FG_TRY(fg_work_check(r, err));
     if (o->delete_consumed) FG_TRY(check_space(r, err));
     r->resumed_bytes = r->done_bytes;
     if (r->n_taken == 0) return FG_OK;
@@ -402,7 +402,7 @@ static fg_status begin_or_resume(run *r, fg_err *err)
         if (fg_writer_is_done(r->writer, i)) note_error(r, i);
     }
     if (o->resumed != NULL) o->resumed(o->ctx, r->done_bytes, r->plan.source_bytes);
-    return fg_units_delete(r, err);
+    return fg_work_delete(r, err);
 }
 
 /* An error line that ends a life says so when the next one will go on. */
@@ -414,7 +414,7 @@ static void add_hint(const run *r, fg_err *err)
                    "; %.200s.part is kept, the same command continues", r->opts->out_path);
 }
 
-static fg_status write_unit(run *r, const fg_unit *u, fg_err *err)
+static fg_status write_unit(run *r, const fg_work *u, fg_err *err)
 {
     const fg_tensor *t = fg_writer_tensor(r->writer, u->first);
     FG_TRY(fg_writer_seek(r->writer, u->first, err));
@@ -429,14 +429,14 @@ static fg_status write_data(run *r, fg_err *err)
 {
     for (;;) {
         size_t i;
-        FG_TRY(fg_units_next(r, &i, err));
+        FG_TRY(fg_work_next(r, &i, err));
         if (i == r->n_unit) {
-            FG_TRY(fg_units_wait_all(r, err));
+            FG_TRY(fg_work_wait_all(r, err));
             /* parts get their names before OUT does: a kill in between is to be gone on from */
             return r->opts->n_split == 0 || r->new_tensor.len == 0 ? FG_OK : checkpoint(r, err);
         }
         FG_TRY(write_unit(r, &r->unit[i], err));
-        fg_units_set_done(r, i);
+        fg_work_set_done(r, i);
         FG_TRY(save(r, &r->unit[i], err));
     }
 }
@@ -474,7 +474,7 @@ static fg_status check_budget(const fg_convert_opts *o, fg_err *err)
 }
 
 /* Most bytes of a unit's panels that wait in memory.  Calibration runs gate and up of an expert from there. */
-static uint64_t spool_limit(const run *r, const fg_unit *u)
+static uint64_t spool_limit(const run *r, const fg_work *u)
 {
     return r->opts->calib_path != NULL && u->n > 1 ? FG_CALIB_SPOOL_BYTES : FG_SPOOL_BYTES;
 }
@@ -533,7 +533,8 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     if (o->sensitivity_path == NULL) {
         FG_TRY(fg_recipe_load(&r->recipe, o->type, o->recipe_path, err));
     }
-    FG_TRY(fg_plan_open(&r->plan, o->src_dir, o->wait_for_shards ? FG_HF_LATER : FG_HF_SOME, err));
+    FG_TRY(
+        fg_catalog_open(&r->plan, o->src_dir, o->wait_for_shards ? FG_HF_LATER : FG_HF_SOME, err));
     FG_TRY(check_deletable(r, err));
     FG_TRY(check_not_input(r, err));
     if (o->sensitivity_path != NULL) FG_TRY(choose_recipe(r, err));
@@ -546,7 +547,7 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     FG_TRY(fg_run_add_metadata(r, err));
     FG_TRY(fg_writer_plan(r->writer, fg_recipe_choose, &r->recipe, err));
     FG_TRY(check_calibration(r, err));
-    FG_TRY(fg_units_create(r, err));
+    FG_TRY(fg_work_create(r, err));
     measure(r);
     return FG_OK;
 }
@@ -555,12 +556,12 @@ static fg_status allocate(run *r, fg_err *err)
 {
     r->hash = fg_mem_zalloc_array((size_t)r->plan.n_weight, sizeof *r->hash);
     r->row_scale =
-        fg_mem_zalloc_array((size_t)(FG_UNIT_TENSORS * r->max_rows), sizeof *r->row_scale);
+        fg_mem_zalloc_array((size_t)(FG_WORK_TENSORS * r->max_rows), sizeof *r->row_scale);
     r->scale_bytes = fg_mem_zalloc_array((size_t)r->max_rows, sizeof(float));
     if (r->hash == NULL || r->row_scale == NULL || r->scale_bytes == NULL) {
         return fg_fail_nomem(err, r->opts->out_path);
     }
-    fg_source_init(&r->source, &r->plan.ckpt);
+    fg_shards_init(&r->source, &r->plan.ckpt);
     fg_spool_init(&r->spool, r->opts->out_path, FG_SPOOL_BYTES);
     FG_TRY(fg_team_create(&r->team, r->opts->n_thread, false, err));
     return fg_encoder_create(&r->encoder, r->team, &r->source, r->max_cols, err);
@@ -621,7 +622,7 @@ fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_
     run *r = fg_mem_zalloc(sizeof *r);
     if (r == NULL) return fg_fail_nomem(err, opts->out_path);
     r->opts = opts;
-    fg_source_init(&r->source, NULL);
+    fg_shards_init(&r->source, NULL);
     fg_spool_init(&r->spool, NULL, 0);
     fg_status st = fg_run_prepare(r, err);
     if (st == FG_OK) st = allocate(r, err);

@@ -50,7 +50,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "convert/calib.h"
+#include "convert/calib/calib.h"
 #include "src/base/status.h"
 #include "src/format/format.h"
 
@@ -112,19 +112,19 @@ typedef struct fg_convert_report {
 fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_err *err);
 
 /* Tensors of one part of the model and one type. */
-typedef struct fg_convert_sum {
+typedef struct fg_dry_run_sum {
     fg_role role;
     uint32_t type; /* fg_qtype */
     uint64_t n_tensor, n_weight, bytes;
-} fg_convert_sum;
+} fg_dry_run_sum;
 
 enum {
-    FG_CONVERT_MAX_SUM = 64,
+    FG_DRY_RUN_MAX_SUM = 64,
     FG_CONVERT_MAX_PART = 16,
 };
 
 /* What a conversion would do. */
-typedef struct fg_convert_forecast {
+typedef struct fg_dry_run {
     uint64_t n_shard, n_here; /* of the index; whose headers could be read */
     uint64_t source_bytes;    /* to be read, each once */
     uint64_t file_bytes;      /* of OUT */
@@ -143,11 +143,11 @@ typedef struct fg_convert_forecast {
     uint64_t memory_bytes; /* without what calibration takes (calib.h) */
     uint32_t n_thread;
     size_t n_sum;
-    fg_convert_sum sum[FG_CONVERT_MAX_SUM]; /* by role, then type */
-} fg_convert_forecast;
+    fg_dry_run_sum sum[FG_DRY_RUN_MAX_SUM]; /* by role, then type */
+} fg_dry_run;
 
 /* All checks of fg_convert before its first byte but that of free space, nothing is written.  Shards may be
  * missing: their tensors are then supposed to be bf16 (routers f32). */
-fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_convert_forecast *out, fg_err *err);
+fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_dry_run *out, fg_err *err);
 
 #endif

@@ -15,15 +15,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "convert/calib.h"
+#include "convert/calib/calib.h"
 #include "convert/convert.h"
 #include "convert/encode.h"
-#include "convert/plan.h"
-#include "convert/recipe.h"
-#include "convert/source.h"
+#include "convert/source/catalog.h"
+#include "convert/choose/recipe.h"
+#include "convert/source/shards.h"
 #include "convert/spool.h"
 #include "src/base/buf.h"
-#include "src/format/writer.h"
+#include "src/format/write/writer.h"
 
 /* An expert of the release takes 90 MB at q4 and 175 MB at q8; embedding and lm_head, 1.3 GB at q8,
  * overflow into a file. */
@@ -32,17 +32,17 @@
 #define FG_CALIB_SPOOL_BYTES ((uint64_t)1 << 30)
 
 enum {
-    FG_UNIT_TENSORS = 3, /* at most: those of an expert */
+    FG_WORK_TENSORS = 3, /* at most: those of an expert */
 };
 
-typedef struct fg_unit {
+typedef struct fg_work {
     uint64_t first; /* tensor */
     uint32_t n;
     uint32_t n_shard; /* distinct */
-    uint32_t shard[FG_UNIT_TENSORS];
+    uint32_t shard[FG_WORK_TENSORS];
     uint32_t last_shard; /* the largest of them */
     bool done;
-} fg_unit;
+} fg_work;
 
 /* A shard, as the conversion sees it. */
 typedef struct fg_supply {
@@ -58,11 +58,11 @@ typedef struct fg_supply {
 /* One conversion.  Everything zero-initialised; freed by run_fini. */
 typedef struct fg_run {
     const fg_convert_opts *opts;
-    fg_plan plan;
+    fg_catalog plan;
     fg_recipe recipe;
     fg_writer *writer;
     fg_team *team;
-    fg_source source;
+    fg_shards source;
     fg_encoder *encoder;
     fg_calib *calib; /* NULL: not wanted */
     fg_ids calib_ids;
@@ -73,7 +73,7 @@ typedef struct fg_run {
     uint64_t *hash;       /* [plan.n_weight] of the source bytes */
     float *row_scale;     /* of one group */
     uint8_t *scale_bytes; /* the same, encoded, of one tensor */
-    fg_unit *unit;        /* [n_unit] in the order of the work */
+    fg_work *unit;        /* [n_unit] in the order of the work */
     size_t n_unit, next_unit;
     fg_supply *supply; /* [plan.ckpt.n_shard] */
     uint64_t polled_ns;
@@ -113,33 +113,33 @@ fg_status fg_run_meta_bytes(const fg_run *r, uint64_t *bytes, fg_err *err);
 /* --- units.c --- */
 
 /* After the writer's plan: units and their order, who needs which shard. */
-fg_status fg_units_create(fg_run *r, fg_err *err);
+fg_status fg_work_create(fg_run *r, fg_err *err);
 
 /* The unit to do next, *out = n_unit at the end; waits for its shards, or fails when they are not there. */
-fg_status fg_units_next(fg_run *r, size_t *out, fg_err *err);
+fg_status fg_work_next(fg_run *r, size_t *out, fg_err *err);
 /* Looks at all shards that may have come, and takes those that are complete. */
-fg_status fg_units_look(fg_run *r, fg_err *err);
+fg_status fg_work_look(fg_run *r, fg_err *err);
 /* Waits until the headers of all shards are known. */
-fg_status fg_units_wait_all(fg_run *r, fg_err *err);
-void fg_units_set_done(fg_run *r, size_t unit);
+fg_status fg_work_wait_all(fg_run *r, fg_err *err);
+void fg_work_set_done(fg_run *r, size_t unit);
 /* Behind a checkpoint: deletes shards that nothing needs any more. */
-fg_status fg_units_delete(fg_run *r, fg_err *err);
+fg_status fg_work_delete(fg_run *r, fg_err *err);
 /* True when a checkpoint would set shards free. */
-bool fg_units_can_delete(const fg_run *r);
+bool fg_work_can_delete(const fg_run *r);
 
-/* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_units_take reads it back
+/* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_work_take reads it back
  * and marks the tensors' units; FG_EINVAL when a shard is another than then. */
-fg_status fg_units_put(const fg_run *r, fg_buf *b, fg_err *err);
-void fg_units_put_done(fg_run *r);
-fg_status fg_units_take(void *run, const void *bytes, uint64_t n, fg_err *err);
+fg_status fg_work_put(const fg_run *r, fg_buf *b, fg_err *err);
+void fg_work_put_done(fg_run *r);
+fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err);
 /* When the writer has begun: which units are done, and whether the shards of the others are there. */
-fg_status fg_units_check(fg_run *r, fg_err *err);
+fg_status fg_work_check(fg_run *r, fg_err *err);
 
 /* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to do, what
  * deleting shards gives back counted. */
-fg_status fg_units_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err);
+fg_status fg_work_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err);
 /* Most bytes of shards that must be there at once, when they come in order of name no sooner than they are
  * needed, and go when they are consumed. */
-fg_status fg_units_overlap(const fg_run *r, uint64_t *bytes, fg_err *err);
+fg_status fg_work_overlap(const fg_run *r, uint64_t *bytes, fg_err *err);
 
 #endif

@@ -14,19 +14,19 @@
 /* Program, libraries, stacks, read-ahead buffers. */
 #define BASE_BYTES ((uint64_t)32 << 20)
 
-static void add_tensor(fg_convert_forecast *f, const fg_tensor *t)
+static void add_tensor(fg_dry_run *f, const fg_tensor *t)
 {
     size_t i = 0;
     while (i < f->n_sum && (f->sum[i].role != (fg_role)t->role || f->sum[i].type != t->type)) i++;
     if (i == f->n_sum) { /* kept in order of role, then type */
-        if (f->n_sum == FG_CONVERT_MAX_SUM) return;
+        if (f->n_sum == FG_DRY_RUN_MAX_SUM) return;
         while (i > 0 &&
                (f->sum[i - 1].role > (fg_role)t->role ||
                 (f->sum[i - 1].role == (fg_role)t->role && f->sum[i - 1].type > t->type))) {
             f->sum[i] = f->sum[i - 1];
             i--;
         }
-        f->sum[i] = (fg_convert_sum){.role = (fg_role)t->role, .type = t->type};
+        f->sum[i] = (fg_dry_run_sum){.role = (fg_role)t->role, .type = t->type};
         f->n_sum++;
     }
     f->sum[i].n_tensor++;
@@ -41,8 +41,8 @@ static uint64_t memory_bytes(const fg_run *r, uint32_t n_thread)
     uint64_t header = 0; /* parsed, they take several times their length */
     for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) header += r->plan.ckpt.shard[s].header_bytes;
     return BASE_BYTES + fg_encoder_bytes(n_thread, r->max_cols) + r->spool_bytes +
-           (FG_UNIT_TENSORS + 1) * r->max_rows * sizeof(float) + 4 * header +
-           n * (sizeof(fg_tensor) + sizeof(fg_unit) + sizeof(fg_piece)) + 9 * n_chunk;
+           (FG_WORK_TENSORS + 1) * r->max_rows * sizeof(float) + 4 * header +
+           n * (sizeof(fg_tensor) + sizeof(fg_work) + sizeof(fg_piece)) + 9 * n_chunk;
 }
 
 /* That the folder is there the writer has seen; whether it can be written to, only trying tells. */
@@ -58,7 +58,7 @@ static fg_status check_writable(const char *dir, uint32_t part, fg_err *err)
     return fg_fail(err, st, "%s: cannot be written to, expected a folder for part %u", dir, part);
 }
 
-static fg_status fill_parts(const fg_run *r, fg_convert_forecast *f, fg_err *err)
+static fg_status fill_parts(const fg_run *r, fg_dry_run *f, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
     f->n_part = o->n_split + 1;
@@ -72,7 +72,7 @@ static fg_status fill_parts(const fg_run *r, fg_convert_forecast *f, fg_err *err
     return FG_OK;
 }
 
-static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
+static fg_status fill(fg_run *r, fg_dry_run *f, fg_err *err)
 {
     const fg_hf_checkpoint *c = &r->plan.ckpt;
     uint64_t bytes = 0;
@@ -93,20 +93,20 @@ static fg_status fill(fg_run *r, fg_convert_forecast *f, fg_err *err)
     f->bits_per_weight = 8.0 * (double)bytes / (double)f->n_weight;
     f->temp_bytes = r->reserve;
     f->memory_bytes = memory_bytes(r, f->n_thread);
-    FG_TRY(fg_units_overlap(r, &f->overlap_bytes, err));
+    FG_TRY(fg_work_overlap(r, &f->overlap_bytes, err));
     return fg_run_space(r, &f->need_bytes, &f->free_bytes, err);
 }
 
-fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_convert_forecast *out, fg_err *err)
+fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_dry_run *out, fg_err *err)
 {
     fg_run *r = fg_mem_zalloc(sizeof *r);
-    *out = (fg_convert_forecast){0};
+    *out = (fg_dry_run){0};
     if (r == NULL) return fg_fail_nomem(err, opts->out_path);
     r->opts = opts;
-    fg_source_init(&r->source, NULL);
+    fg_shards_init(&r->source, NULL);
     fg_spool_init(&r->spool, NULL, 0);
     fg_status st = fg_run_prepare(r, err);
-    if (st == FG_OK && opts->wait_for_shards) st = fg_units_look(r, err);
+    if (st == FG_OK && opts->wait_for_shards) st = fg_work_look(r, err);
     if (st == FG_OK) st = fill(r, out, err);
     fg_run_fini(r);
     fg_mem_free(r);

@@ -39,7 +39,7 @@ typedef struct bad_value {
 
 struct fg_encoder {
     fg_team *team;
-    fg_source *source;
+    fg_shards *source;
     size_t src_cap, out_cap, scratch_stride; /* bytes, bytes, floats */
     uint8_t *src[2];                         /* of the band that is encoded, and of the next */
     uint8_t *out;
@@ -101,7 +101,7 @@ uint64_t fg_encoder_bytes(uint32_t n_thread, uint64_t max_cols)
            n_thread * scratch_floats(max_cols) * sizeof(float) + MAX_ITEM * sizeof(fg_panel_error);
 }
 
-fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, uint64_t max_cols,
+fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_shards *source, uint64_t max_cols,
                             fg_err *err)
 {
     const uint32_t n_thread = fg_team_size(team);
@@ -245,12 +245,12 @@ static fg_status read_band(band *b, uint8_t *src, fg_err *err)
         const uint64_t from = b->first * panel, left = piece->bytes - from;
         const uint64_t want = b->n_panel * panel, n = want < left ? want : left;
         b->src_at[m] = at;
-        FG_TRY(fg_source_read(e->source, piece->shard, src + at, (size_t)n, piece->offset + from,
+        FG_TRY(fg_shards_read(e->source, piece->shard, src + at, (size_t)n, piece->offset + from,
                               err));
         fg_hasher_add(e->hasher[m], src + at, (size_t)n);
         /* the next band of this matrix arrives while this one is encoded */
         if (left > n) {
-            fg_source_prefetch(e->source, piece->shard, piece->offset + from + n,
+            fg_shards_prefetch(e->source, piece->shard, piece->offset + from + n,
                                left - n < want ? left - n : want);
         }
         at += (size_t)want;

@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "convert/plan.h"
-#include "convert/source.h"
+#include "convert/source/catalog.h"
+#include "convert/source/shards.h"
 #include "quant/feedback.h"
 #include "src/sys/team.h"
 
@@ -45,7 +45,7 @@ typedef struct fg_encode_io {
 } fg_encode_io;
 
 /* max_cols: longest row.  team and source are borrowed. */
-fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_source *source, uint64_t max_cols,
+fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_shards *source, uint64_t max_cols,
                             fg_err *err);
 /* Memory that one takes. */
 uint64_t fg_encoder_bytes(uint32_t n_thread, uint64_t max_cols);

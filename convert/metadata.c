@@ -150,7 +150,7 @@ static int by_place(const void *a, const void *b)
 /* File hashes as convert.h defines them. */
 static void hash_files(const run *r, placed *place, fg_hasher *h, uint64_t *hash)
 {
-    const fg_plan *p = &r->plan;
+    const fg_catalog *p = &r->plan;
     for (uint64_t i = 0; i < p->n_weight; i++) {
         place[i] = (placed){p->piece[i].offset, i, p->piece[i].shard};
     }

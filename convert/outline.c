@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 
 #include "convert/convert.h"
-#include "convert/hf_config.h"
-#include "convert/hf_index.h"
-#include "convert/recipe.h"
+#include "convert/source/hf_config.h"
+#include "convert/source/hf_index.h"
+#include "convert/choose/recipe.h"
 #include "src/base/buf.h"
 #include "src/base/io.h"
 #include "src/base/json.h"

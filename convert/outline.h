@@ -13,7 +13,7 @@
 #include <stdbool.h>
 
 #include "src/base/status.h"
-#include "src/format/writer.h"
+#include "src/format/write/writer.h"
 
 typedef struct fg_outline {
     fg_shape shape;

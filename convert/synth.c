@@ -11,15 +11,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "convert/hf_config.h"
-#include "convert/recipe.h"
+#include "convert/source/hf_config.h"
+#include "convert/choose/recipe.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
 #include "src/base/fp.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
-#include "src/format/writer.h"
+#include "src/format/write/writer.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
 

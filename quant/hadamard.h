@@ -7,7 +7,7 @@
  * better.  Rows of W and vectors x are rotated by the same function, since both are multiplied by
  * R^T from the left (a row w of W as a column).
  *
- * Which rows the flag pays for is a matter of measurement (convert/recipe.h); the run-time half is
+ * Which rows the flag pays for is a matter of measurement (convert/choose/recipe.h); the run-time half is
  * the kernel quantize_act_rot (simd/kernels.h), which gives the bits of this function.
  */
 #ifndef FG_QUANT_HADAMARD_H

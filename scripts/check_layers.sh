@@ -1,46 +1,83 @@
 #!/bin/sh
-# Fails when a file includes a layer that it may not see, or a third-party header from a second
-# place.  One line a layer: "dir: allowed dirs".
+# The rules between rooms (src/ARCHITECTURE.md).  Fails when a file includes a folder that its own may
+# not see, an *_impl.h of another folder, or a library's header outside its one place; when two files
+# have the same name; and when a type is defined twice.
+# check_layers.sh FILE...  checks these files as if they were all there is (for the controls in tests).
 set -eu
-cd "$(dirname "$0")/.."
-out=$(while IFS=: read -r dir allowed; do
-    [ -d "$dir" ] || continue
-    grep -rnE --include='*.[ch]' --include='*.inc' '^#[[:space:]]*include "' "$dir" |
-    while IFS=: read -r file line text; do
-        inc=$(printf '%s' "$text" | sed 's/.*"\(.*\)".*/\1/')
-        ok=0
-        for a in $dir $allowed; do case "$(dirname "$inc")/" in "$a"/*) ok=1 ;; esac; done
-        [ $ok = 1 ] || echo "$file:$line: $dir may not include $inc"
-    done
-done <<'RULES'
-src/base:
-src/sys: src/base
-quant: src/base
-simd: src/base src/sys quant
-src/format: src/base quant
-src/expert: src/base src/sys src/format quant
-src/text: src/base src/format
-src/model: src/base src/sys src/format src/expert quant simd
-src/engine: src quant simd
-src/cli: src/engine src/base convert
-convert: src/base src/sys src/format src/text src/model quant simd
-RULES
-)
-# Third-party headers: one room each (tests may use anything).
-while read -r header home; do
-    bad=$(grep -rlE --include='*.[ch]' "^#[[:space:]]*include <$header>" src quant simd convert |
-        grep -v "^$home\$" || true)
-    [ -z "$bad" ] || out="$out
-$bad: includes <$header>, which belongs to $home"
-done <<'HOMES'
-cjson/cJSON.h src/base/json.c
-xxhash.h src/base/hash.c
-hwloc.h src/sys/topo.c
-omp.h src/sys/team.c
-pcre2.h src/text/pretoken.c
-utf8proc.h src/text/pretoken.c
-histedit.h src/cli/line.c
-cblas.h quant/linalg.c
-liburing.h src/expert/io_uring.c
-HOMES
+cd "${FULGUR_TREE:-$(dirname "$0")/..}"
+files=$(find src quant simd convert bench tests -type f \( -name '*.[ch]' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
+out=$(printf '%s\n' "$files" | awk '
+# A rule: "folder: what it may include".  Its own folder and src/base are always allowed; an entry is a
+# folder, itself only, or one header, or "=FOLDER": what FOLDER may include.
+function rule(text,   p, dir) {
+    p = index(text, ":")
+    dir = substr(text, 1, p - 1)
+    may[dir] = " " dir (dir == "src" ? "" : " src/base") " " substr(text, p + 1) " "
+}
+function expand(list,   n, part, i, out) {
+    n = split(list, part, " ")
+    out = " "
+    for (i = 1; i <= n; i++) out = out (part[i] ~ /^=/ ? expand(may[substr(part[i], 2)]) : part[i] " ")
+    return out
+}
+function folder(path) { sub(/\/[^\/]*$/, "", path); return path }
+BEGIN {
+    rule("src:") # fulgur.h alone
+    rule("src/base: src/fulgur.h")
+    rule("src/sys: src/fulgur.h")
+    rule("quant:")
+    rule("src/text: src/fulgur.h")
+    rule("simd: src/sys quant")
+    rule("simd/scalar: =simd simd"); rule("simd/x86: =simd simd"); rule("simd/arm: =simd simd")
+    rule("src/format: src/fulgur.h quant")
+    rule("src/format/write: src/format quant")
+    rule("src/expert: src/sys src/format quant src/fulgur.h")
+    rule("src/model: src/sys src/format src/expert quant simd src/fulgur.h")
+    rule("src/device: src/sys src/format src/expert src/model quant simd")
+    rule("src/engine: src/fulgur.h src/sys src/format src/text src/expert src/model src/device quant simd")
+    rule("src/eval: =src/engine src/engine src/format/write")
+    rule("src/plan: =src/engine src/engine src/format/write bench/bench.h")
+    rule("bench: =src/engine src/engine src/format/write")
+    rule("convert/source: src/sys src/format quant")
+    rule("convert/choose: src/sys src/format src/format/write src/model quant convert/source")
+    rule("convert/calib: src/sys src/format src/format/write src/text src/model quant simd convert/source")
+    rule("convert: =convert/calib convert/choose convert/calib")
+    rule("src/cli: src/fulgur.h src/sys src/format src/text src/engine src/eval src/plan bench convert convert/calib convert/choose convert/source src/expert src/model")
+    home["cjson/cJSON.h"] = "src/base/json.c";     home["xxhash.h"] = "src/base/hash.c"
+    home["hwloc.h"] = "src/sys/topo.c";            home["omp.h"] = "src/sys/team.c"
+    home["pcre2.h"] = "src/text/pretoken.c";       home["utf8proc.h"] = "src/text/pretoken.c"
+    home["histedit.h"] = "src/cli/line.c";         home["cblas.h"] = "quant/linalg.c"
+    home["liburing.h"] = "src/expert/fetch_uring.c"
+}
+{
+    path = $0; dir = folder(path); name = path; sub(/.*\//, "", name)
+    if (name in seen) print path ": the name of " seen[name] ", expected another one"
+    seen[name] = path
+    product = path !~ /^tests\//
+    if (product && !(dir in may)) print path ": no rule for " dir ", expected one in check_layers.sh"
+    list = product && dir in may ? expand(may[dir]) : ""
+    n = 0
+    while ((getline line < path) > 0) {
+        n++
+        if (line ~ /^#[ \t]*include/) {
+            inc = line; sub(/^[^"<]*["<]/, "", inc); sub(/[">].*$/, "", inc)
+            if (line ~ /</) {
+                if (product && inc in home && home[inc] != path)
+                    print path ":" n ": includes <" inc ">, which belongs to " home[inc]
+                continue
+            }
+            if (product && !index(list, " " folder(inc) " ") && !index(list, " " inc " "))
+                print path ":" n ": " dir " may not include " inc
+            if (product && inc ~ /_impl\.h$/ && folder(inc) != dir)
+                print path ":" n ": " inc " is for its own folder"
+        }
+        # "typedef struct name {" ... or "} name;" at the left margin
+        if (product && match(line, /^typedef (struct|enum|union) fg_[a-z0-9_]+ \{/)) {
+            split(line, word, " ")
+            if (word[3] in type) print path ":" n ": " word[3] " is defined in " type[word[3]] " already"
+            type[word[3]] = path ":" n
+        }
+    }
+    close(path)
+}')
 [ -z "$out" ] || { printf '%s\n' "$out"; exit 1; }

@@ -218,7 +218,7 @@ bochs_build() {
     free="-O2 -ffreestanding -fno-pic -fno-pie -mno-red-zone -fno-stack-protector \
           -fcf-protection=none -fno-asynchronous-unwind-tables"
     objs=
-    for f in simd/scalar/*.c quant/qtype.c quant/hadamard.c tests/emulate/bochs/main.c simd/x86/*_avx512vnni.c; do
+    for f in simd/scalar/*.c quant/qtype.c quant/hadamard.c tests/emulate/bochs/bare.c simd/x86/*_avx512vnni.c; do
         objs="$objs $dir/${f%.c}.o"
     done
     make -s -j"$(nproc)" BUILD="$dir" OPENMP=0 CFLAGS="$free" $objs || return 1

@@ -108,9 +108,9 @@ FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py test
 section "thread sanitizer"
 check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
     BUILD=build/test/tsan all tests
-run tsan build/test/tsan/tests/unit/test_team "build/test/tsan/tests/model/test_invariance tiny" \
-    build/test/tsan/tests/unit/test_convert build/test/tsan/tests/unit/test_feedback \
-    "build/test/tsan/tests/model/test_calib workers" build/test/tsan/tests/expert/test_store \
+run tsan build/test/tsan/tests/sys/test_team "build/test/tsan/tests/model/test_invariance tiny" \
+    build/test/tsan/tests/convert/test_convert build/test/tsan/tests/quant/test_feedback \
+    "build/test/tsan/tests/convert/test_calib workers" build/test/tsan/tests/expert/test_store \
     build/test/tsan/tests/expert/test_stream build/test/tsan/tests/expert/test_drives
 
 section "results"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "convert/safetensors.h"
+#include "convert/source/safetensors.h"
 #include "src/model/forward.h"
 #include "tests/fg_test.h"
 

@@ -5,7 +5,7 @@
 #ifndef FG_TESTS_MODELS_H
 #define FG_TESTS_MODELS_H
 
-#include "src/engine/fulgur.h"
+#include "src/engine/engine.h"
 
 #define NANO_DIR "tests/models/m1-nano"
 

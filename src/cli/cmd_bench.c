@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Runs the measurements of src/engine/bench.h, prints them as tables, and collects each figure under
+ * Runs the measurements of bench/bench.h, prints them as tables, and collects each figure under
  * a name for --json and --csv.
  */
 #include <errno.h>
@@ -18,7 +18,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/engine/bench.h"
+#include "bench/bench.h"
 
 static int run(int argc, char **argv);
 

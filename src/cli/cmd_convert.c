@@ -9,7 +9,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/info.h"
-#include "src/cli/split.h"
+#include "src/cli/split_option.h"
 
 static int run(int argc, char **argv);
 
@@ -40,8 +40,7 @@ static void waiting(void *arg, const char *shard)
 
 /* --- dry run --- */
 
-static fg_status print_forecast_json(const fg_convert_opts *o, const fg_convert_forecast *f,
-                                     fg_err *err)
+static fg_status print_forecast_json(const fg_convert_opts *o, const fg_dry_run *f, fg_err *err)
 {
     fg_buf b = {0};
     fg_buf_put_str(&b, "{\"dry_run\": true, \"file\": ");
@@ -58,7 +57,7 @@ static fg_status print_forecast_json(const fg_convert_opts *o, const fg_convert_
         f->free_bytes >= f->need_bytes && f->parts_fit ? "true" : "false", f->overlap_bytes,
         f->memory_bytes, f->n_thread);
     for (size_t i = 0; i < f->n_sum; i++) {
-        const fg_convert_sum *s = &f->sum[i];
+        const fg_dry_run_sum *s = &f->sum[i];
         fg_buf_printf(&b,
                       "%s{\"part\": \"%s\", \"type\": \"%s\", \"tensors\": %" PRIu64
                       ", \"weights\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
@@ -72,11 +71,11 @@ static fg_status print_forecast_json(const fg_convert_opts *o, const fg_convert_
     return st;
 }
 
-static void print_forecast(const fg_convert_opts *o, const fg_convert_forecast *f)
+static void print_forecast(const fg_convert_opts *o, const fg_dry_run *f)
 {
     printf("%-16s %-5s %8s %15s %12s\n", "part", "type", "tensors", "weights", "size");
     for (size_t i = 0; i < f->n_sum; i++) {
-        const fg_convert_sum *s = &f->sum[i];
+        const fg_dry_run_sum *s = &f->sum[i];
         printf("%-16s %-5s %8" PRIu64 " %15" PRIu64 " %12s\n", info_role_name((uint32_t)s->role),
                fg_qtype_get(s->type)->name, s->n_tensor, s->n_weight, cli_bytes((double)s->bytes));
     }
@@ -105,7 +104,7 @@ static void print_forecast(const fg_convert_opts *o, const fg_convert_forecast *
 
 static int dry_run(const fg_convert_opts *o, bool json)
 {
-    static fg_convert_forecast f;
+    static fg_dry_run f;
     fg_err err = {0};
     fg_status st = fg_convert_dry_run(o, &f, &err);
     if (st == FG_OK && json) st = print_forecast_json(o, &f, &err);

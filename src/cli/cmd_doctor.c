@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Runs the measurements of src/engine/doctor.h and prints them.  SIGINT is left to kill: the temporary
+ * Runs the measurements of src/plan/doctor.h and prints them.  SIGINT is left to kill: the temporary
  * file has no name and goes with the process.
  */
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #include "src/base/json.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/engine/doctor.h"
+#include "src/plan/doctor.h"
 
 static int run(int argc, char **argv);
 

@@ -11,7 +11,7 @@
 #include "src/cli/common.h"
 #include "src/cli/info.h"
 #include "src/cli/plot.h"
-#include "src/engine/heat.h"
+#include "src/expert/heat.h"
 
 static int run(int argc, char **argv);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sizes from a file's directory or from a configuration and a recipe, rates from a quick measurement or
- * from the options, and the arithmetic of src/engine/forecast.h on both.
+ * from the options, and the arithmetic of src/plan/forecast.h on both.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -16,8 +16,8 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/size.h"
-#include "src/engine/forecast.h"
-#include "src/engine/machine.h"
+#include "src/plan/forecast.h"
+#include "src/sys/machine.h"
 
 static int run(int argc, char **argv);
 

@@ -12,8 +12,10 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/engine/quality.h"
-#include "src/engine/stream.h"
+#include "src/eval/quality.h"
+#include "src/engine/engine.h"
+#include "src/eval/score.h"
+#include "src/base/utf8.h"
 
 static int run(int argc, char **argv);
 
@@ -163,7 +165,7 @@ static fg_status store_card(const request *q, const fg_engine *e, const fg_engin
                  .model = fg_card_model_of(fg_engine_file(e)),
                  .reference = fg_card_model_of(fg_engine_file(ref)),
                  .score = *score};
-    fg_card_text_name(q->text, c.text, sizeof c.text);
+    fg_utf8_file_name(q->text, c.text, sizeof c.text);
     (void)snprintf(c.cache, sizeof c.cache, "%s", fg_card_cache_name(e, q->so.kv));
     return fg_card_store(q->model, &c, err);
 }

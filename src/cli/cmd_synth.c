@@ -7,7 +7,7 @@
 #include "src/base/json.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/cli/split.h"
+#include "src/cli/split_option.h"
 
 static int run(int argc, char **argv);
 

@@ -10,10 +10,11 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/engine/heat.h"
-#include "src/engine/quality.h"
-#include "src/engine/stream.h"
-#include "src/engine/trace.h"
+#include "src/expert/heat.h"
+#include "src/eval/quality.h"
+#include "src/engine/engine.h"
+#include "src/eval/recorder.h"
+#include "src/base/utf8.h"
 
 static int run(int argc, char **argv);
 
@@ -95,7 +96,7 @@ static fg_status store_heat(const request *q, fg_engine *e, const fg_recorder *r
                  .use = fg_mem_zalloc_array(n, sizeof *h.use)};
     if (h.use == NULL) return fg_fail_nomem(err, "heat map");
     memcpy(h.use, fg_recorder_heat(r), n * sizeof *h.use);
-    fg_card_text_name(q->text, h.text, sizeof h.text);
+    fg_utf8_file_name(q->text, h.text, sizeof h.text);
     const fg_status st = fg_heat_store(q->model, &h, err);
     fg_mem_free(h.use);
     return st;

@@ -13,8 +13,8 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/engine/bench.h"
-#include "src/engine/stream.h"
+#include "bench/bench.h"
+#include "src/engine/engine.h"
 
 int cli_fail(const fg_err *err)
 {

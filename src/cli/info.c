@@ -10,7 +10,8 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/common.h"
-#include "src/engine/quality.h"
+#include "src/eval/quality.h"
+#include "src/eval/score.h"
 
 static const char *const role_names[FG_ROLE_COUNT] = {
     [FG_ROLE_EMBED] = "embedding",

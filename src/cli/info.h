@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-#include "src/engine/fulgur.h"
+#include "src/engine/engine.h"
 
 /* Short name of a tensor's role, e.g. "expert gate"; never NULL. */
 const char *info_role_name(uint32_t role);

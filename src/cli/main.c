@@ -8,7 +8,7 @@
 
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
-#include "src/engine/fulgur.h"
+#include "src/engine/engine.h"
 
 static const command *const commands[] = {
     &cmd_convert, &cmd_synth,  &cmd_run,   &cmd_chat,        &cmd_score, &cmd_logits, &cmd_tokenize,

@@ -20,7 +20,8 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/cli/info.h"
-#include "src/engine/quality.h"
+#include "src/eval/quality.h"
+#include "src/base/utf8.h"
 
 enum {
     WIDTH = 1000,
@@ -203,7 +204,7 @@ static void put_head(plot *p)
                   "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
                   "font-size=\"12\">\n",
                   WIDTH, HEIGHT, WIDTH, HEIGHT);
-    fg_card_text_name(fg_model_file_path(p->f), name, sizeof name);
+    fg_utf8_file_name(fg_model_file_path(p->f), name, sizeof name);
     fg_buf_put_str(&p->b, "<title>Quantization error of ");
     put_escaped(&p->b, name);
     fg_buf_put_str(&p->b,

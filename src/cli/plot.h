@@ -5,7 +5,7 @@
 #ifndef FG_SRC_CLI_PLOT_H
 #define FG_SRC_CLI_PLOT_H
 
-#include "src/engine/fulgur.h"
+#include "src/engine/engine.h"
 
 /* Writes an SVG 1.1 file (no scripts; follows the viewer's light or dark scheme) through a temporary
  * file and a rename.  FG_EINVAL when the path names the model itself or something that is no plain

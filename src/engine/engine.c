@@ -2,15 +2,14 @@
  *
  * Engine and session: ownership and argument checks around src/model.
  */
-#include "src/engine/fulgur.h"
 
 #include <string.h>
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/engine/heat.h"
+#include "src/expert/heat.h"
 #include "src/engine/kv.h"
-#include "src/engine/stream.h"
+#include "src/engine/engine.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"

@@ -10,7 +10,7 @@
 struct fg_drives {
     const fg_model_file *file;
     uint32_t n_part;
-    fg_reader **reader; /* [n_part] */
+    fg_fetch **reader; /* [n_part] */
 };
 
 /* Bytes [begin, end) of a range. */
@@ -19,15 +19,15 @@ typedef struct fg_stripe {
     uint32_t part;
 } fg_stripe;
 
-static fg_status open_part(fg_drives *d, uint32_t part, const fg_reader_opts *opts, fg_err *err)
+static fg_status open_part(fg_drives *d, uint32_t part, const fg_fetch_opts *opts, fg_err *err)
 {
     uint8_t head[FG_FILE_HEAD];
-    FG_TRY(fg_reader_create(&d->reader[part], fg_model_file_part_path(d->file, part), opts, err));
-    FG_TRY(fg_reader_peek(d->reader[part], head, sizeof head, 0, err));
+    FG_TRY(fg_fetch_create(&d->reader[part], fg_model_file_part_path(d->file, part), opts, err));
+    FG_TRY(fg_fetch_peek(d->reader[part], head, sizeof head, 0, err));
     return fg_model_file_check_head(d->file, part, head, err);
 }
 
-fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_reader_opts *opts,
+fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_fetch_opts *opts,
                            fg_err *err)
 {
     *out = NULL;
@@ -35,7 +35,7 @@ fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_
     if (d == NULL) return fg_fail_nomem(err, "drives");
     d->file = file;
     d->n_part = fg_model_file_n_part(file);
-    d->reader = fg_mem_zalloc_array(d->n_part, sizeof(fg_reader *));
+    d->reader = fg_mem_zalloc_array(d->n_part, sizeof(fg_fetch *));
     fg_status st = d->reader == NULL ? fg_fail_nomem(err, "drives") : FG_OK;
     for (uint32_t k = 0; k < d->n_part && st == FG_OK; k++) st = open_part(d, k, opts, err);
     if (st != FG_OK) {
@@ -50,7 +50,7 @@ void fg_drives_destroy(fg_drives **drives)
 {
     fg_drives *d = *drives;
     if (d == NULL) return;
-    for (uint32_t k = 0; d->reader != NULL && k < d->n_part; k++) fg_reader_destroy(&d->reader[k]);
+    for (uint32_t k = 0; d->reader != NULL && k < d->n_part; k++) fg_fetch_destroy(&d->reader[k]);
     fg_mem_free(d->reader);
     fg_mem_free(d);
     *drives = NULL;
@@ -84,9 +84,8 @@ fg_status fg_drives_start(fg_drives *d, fg_range *r, uint8_t *dst, uint64_t offs
         const uint32_t part = fg_model_file_part_at(d->file, offset + at, &end);
         end = end - offset < bytes ? end - offset : bytes;
         r->stripe[r->n_stripe++] = (fg_stripe){at, end, part};
-        const fg_status one =
-            fg_reader_start(d->reader[part], &r->load[part], dst + at, offset + at, end - at,
-                            urgent, st == FG_OK ? err : NULL);
+        const fg_status one = fg_fetch_start(d->reader[part], &r->load[part], dst + at, offset + at,
+                                             end - at, urgent, st == FG_OK ? err : NULL);
         if (st == FG_OK) st = one;
     }
     return st;
@@ -96,7 +95,7 @@ void fg_drives_cancel(fg_drives *d, fg_range *r)
 {
     for (uint32_t j = 0; j < r->n_stripe; j++) {
         const uint32_t part = r->stripe[j].part;
-        fg_reader_cancel(d->reader[part], &r->load[part]);
+        fg_fetch_cancel(d->reader[part], &r->load[part]);
     }
 }
 
@@ -105,7 +104,7 @@ bool fg_drives_hurry(fg_drives *d, fg_range *r)
     bool ok = r->n_stripe > 0;
     for (uint32_t j = 0; j < r->n_stripe; j++) {
         const uint32_t part = r->stripe[j].part;
-        ok = fg_reader_hurry(d->reader[part], &r->load[part]) && ok;
+        ok = fg_fetch_hurry(d->reader[part], &r->load[part]) && ok;
     }
     return ok;
 }
@@ -115,7 +114,7 @@ bool fg_drives_wait(fg_drives *d, fg_range *r, uint64_t bytes)
     for (uint32_t j = 0; j < r->n_stripe && r->stripe[j].begin < bytes; j++) {
         const fg_stripe *s = &r->stripe[j];
         const uint64_t end = s->end < bytes ? s->end : bytes;
-        if (!fg_reader_wait(d->reader[s->part], &r->load[s->part], end - s->begin)) return false;
+        if (!fg_fetch_wait(d->reader[s->part], &r->load[s->part], end - s->begin)) return false;
     }
     return r->n_stripe > 0;
 }
@@ -123,7 +122,7 @@ bool fg_drives_wait(fg_drives *d, fg_range *r, uint64_t bytes)
 void fg_drives_drain(fg_drives *d, fg_range *r)
 {
     for (uint32_t k = 0; r->load != NULL && k < d->n_part; k++) {
-        fg_reader_drain(d->reader[k], &r->load[k]);
+        fg_fetch_drain(d->reader[k], &r->load[k]);
     }
 }
 
@@ -131,7 +130,7 @@ fg_status fg_drives_take_error(fg_drives *d, fg_err *err)
 {
     fg_status st = FG_OK;
     for (uint32_t k = 0; k < d->n_part; k++) {
-        const fg_status one = fg_reader_take_error(d->reader[k], st == FG_OK ? err : NULL);
+        const fg_status one = fg_fetch_take_error(d->reader[k], st == FG_OK ? err : NULL);
         if (st == FG_OK) st = one;
     }
     return st;
@@ -142,7 +141,7 @@ uint64_t fg_drives_delay(fg_drives *d, const fg_range *r)
     uint64_t sum = 0;
     for (uint32_t j = 0; j < r->n_stripe; j++) {
         const uint32_t part = r->stripe[j].part;
-        sum += fg_reader_delay(d->reader[part], &r->load[part]);
+        sum += fg_fetch_delay(d->reader[part], &r->load[part]);
     }
     return sum;
 }
@@ -158,11 +157,11 @@ uint64_t fg_drives_arrived(const fg_range *r)
     return sum;
 }
 
-fg_reader_stats fg_drives_get_stats(fg_drives *d)
+fg_fetch_stats fg_drives_get_stats(fg_drives *d)
 {
-    fg_reader_stats sum = fg_reader_get_stats(d->reader[0]);
+    fg_fetch_stats sum = fg_fetch_get_stats(d->reader[0]);
     for (uint32_t k = 1; k < d->n_part; k++) {
-        const fg_reader_stats s = fg_reader_get_stats(d->reader[k]);
+        const fg_fetch_stats s = fg_fetch_get_stats(d->reader[k]);
         sum.bytes += s.bytes;
         if (s.busy_ns > sum.busy_ns) sum.busy_ns = s.busy_ns;
         sum.wait_ns += s.wait_ns;

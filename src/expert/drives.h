@@ -7,7 +7,7 @@
 #ifndef FG_SRC_EXPERT_DRIVES_H
 #define FG_SRC_EXPERT_DRIVES_H
 
-#include "src/expert/reader_io.h"
+#include "src/expert/fetch.h"
 #include "src/format/reader.h"
 
 typedef struct fg_drives fg_drives;
@@ -26,7 +26,7 @@ void fg_range_fini(fg_range *r);
 
 /* Opens all parts once more, and makes sure that they are still those of `file`, which is borrowed.
  * Errors: FG_EIO, FG_ENOMEM, FG_ENOTSUP (opts->ops), those of opening a model. */
-fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_reader_opts *opts,
+fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_fetch_opts *opts,
                            fg_err *err);
 /* Waits for what is in flight.  Accepts NULL. */
 void fg_drives_destroy(fg_drives **d);
@@ -47,6 +47,6 @@ uint64_t fg_drives_arrived(const fg_range *r);
 
 /* Sums, but busy_ns: of the drive that was busy longest, so that bytes / busy_ns is the rate of all
  * together; and direct: all are. */
-fg_reader_stats fg_drives_get_stats(fg_drives *d);
+fg_fetch_stats fg_drives_get_stats(fg_drives *d);
 
 #endif

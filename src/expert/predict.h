@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
-#include "src/expert/policy.h"
+#include "src/expert/cache.h"
 
 typedef enum fg_predict {
     FG_PREDICT_NONE,

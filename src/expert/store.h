@@ -27,9 +27,9 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
-#include "src/expert/policy.h"
+#include "src/expert/cache.h"
 #include "src/expert/predict.h"
-#include "src/expert/reader_io.h"
+#include "src/expert/fetch.h"
 #include "src/format/reader.h"
 
 typedef struct fg_store fg_store;
@@ -40,7 +40,7 @@ typedef struct fg_store_opts {
     const uint64_t *heat; /* [n_layer * n_expert], see policy.h; may be NULL */
     fg_predict predict;
     uint32_t ahead; /* layers, see predict.h; 0: the default */
-    fg_reader_opts io;
+    fg_fetch_opts io;
 } fg_store_opts;
 
 /* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound. */
@@ -96,7 +96,7 @@ enum { FG_STORE_TRIAL = 32, FG_STORE_PAUSE = 256 };
 
 typedef struct fg_store_stats {
     fg_cache_stats cache;
-    fg_reader_stats io; /* of all drives, see drives.h; wait_ns: of all workers together */
+    fg_fetch_stats io; /* of all drives, see drives.h; wait_ns: of all workers together */
     uint64_t dense_bytes, slot_bytes;
     uint32_t n_slot, n_total; /* slots in use at most; experts of the model */
     fg_predict predict;

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#include "src/text/utf8.h"
+#include "src/base/utf8.h"
 
 typedef enum mark { MARK_DOCUMENT, MARK_BEGIN, MARK_END, N_MARK } mark;
 

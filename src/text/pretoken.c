@@ -21,7 +21,7 @@
 
 #include "src/base/mem.h"
 #include "src/text/regex.h"
-#include "src/text/utf8.h"
+#include "src/base/utf8.h"
 
 enum {
     NFC_END = 0x30000, /* no character above has a decomposition or a combining class */
@@ -36,7 +36,7 @@ struct fg_pretok {
     uint64_t unstable[NFC_END / 64]; /* bit: this character may change or change its predecessor */
     pcre2_general_context *heap;
     pcre2_code *code[FG_PRETOK_MAX_SPLIT];
-    fg_split kind[FG_PRETOK_MAX_SPLIT];
+    fg_cut kind[FG_PRETOK_MAX_SPLIT];
     bool jit[FG_PRETOK_MAX_SPLIT];
     size_t n_split;
 };
@@ -282,7 +282,7 @@ void fg_pretok_destroy(fg_pretok **p)
     *p = NULL;
 }
 
-fg_status fg_pretok_add(fg_pretok *p, const char *pattern, size_t n, bool literal, fg_split kind,
+fg_status fg_pretok_add(fg_pretok *p, const char *pattern, size_t n, bool literal, fg_cut kind,
                         const char *name, fg_err *err)
 {
     if (p->n_split == FG_PRETOK_MAX_SPLIT) {
@@ -414,7 +414,7 @@ static fg_status split(const run *r, size_t k, const uint8_t *text, size_t n)
 {
     if (n == 0) return FG_OK;
     if (k == r->p->n_split) return r->emit(r->ctx, text, n, r->err);
-    const bool gaps = r->p->kind[k] == FG_SPLIT_ISOLATED;
+    const bool gaps = r->p->kind[k] == FG_CUT_ISOLATED;
     size_t done = 0, from = 0, last = SIZE_MAX; /* last: end of the last match */
     while (from <= n) {
         bool found;

@@ -20,10 +20,10 @@
 typedef struct fg_pretok fg_pretok;
 typedef struct fg_pretok_state fg_pretok_state;
 
-typedef enum fg_split {
-    FG_SPLIT_ISOLATED, /* matches and the text between them are pieces */
-    FG_SPLIT_MATCHES,  /* matches are pieces, the text between them is dropped */
-} fg_split;
+typedef enum fg_cut {
+    FG_CUT_ISOLATED, /* matches and the text between them are pieces */
+    FG_CUT_MATCHES,  /* matches are pieces, the text between them is dropped */
+} fg_cut;
 
 enum { FG_PRETOK_MAX_SPLIT = 16 };
 
@@ -32,7 +32,7 @@ void fg_pretok_destroy(fg_pretok **p); /* accepts NULL; *p becomes NULL */
 
 /* Appends a split, applied to the pieces of the ones before.  literal: the pattern is plain text.
  * name: object of messages.  Errors: FG_EFORMAT, FG_ENOTSUP, FG_ELIMIT, FG_ENOMEM. */
-fg_status fg_pretok_add(fg_pretok *p, const char *pattern, size_t n, bool literal, fg_split kind,
+fg_status fg_pretok_add(fg_pretok *p, const char *pattern, size_t n, bool literal, fg_cut kind,
                         const char *name, fg_err *err);
 
 fg_status fg_pretok_state_create(fg_pretok_state **out, fg_err *err);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "src/text/utf8.h"
+#include "src/base/utf8.h"
 
 static const char *const tags[2] = {"<think>", "</think>"};
 

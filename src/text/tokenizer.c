@@ -11,7 +11,7 @@
 
 #include "src/base/mem.h"
 #include "src/text/tokenizer_impl.h"
-#include "src/text/utf8.h"
+#include "src/base/utf8.h"
 
 struct fg_tok_state {
     fg_pretok_state *split;

@@ -375,11 +375,11 @@ static fg_status add_split(const loader *l, const fg_json *node)
         return wrong(l, "pre_tokenizer behavior", "a string");
     }
     FG_TRY(get_flag(l, node, "invert", false, &invert));
-    fg_split kind;
+    fg_cut kind;
     if (strcmp(behavior, "Isolated") == 0 && !invert) {
-        kind = FG_SPLIT_ISOLATED;
+        kind = FG_CUT_ISOLATED;
     } else if (strcmp(behavior, "Removed") == 0 && invert) {
-        kind = FG_SPLIT_MATCHES;
+        kind = FG_CUT_MATCHES;
     } else {
         return fg_fail(l->err, FG_ENOTSUP,
                        "%s: pre_tokenizer Split %.40s with invert %s, expected Isolated with false "
@@ -396,7 +396,7 @@ static fg_status add_byte_level(const loader *l, const fg_json *node)
     FG_TRY(get_flag(l, node, "use_regex", true, &regex));
     if (prefix) return unsupported(l, "pre_tokenizer add_prefix_space", "true", "false");
     if (!regex) return FG_OK;
-    return fg_pretok_add(l->t->pretok, gpt2_pattern, strlen(gpt2_pattern), false, FG_SPLIT_ISOLATED,
+    return fg_pretok_add(l->t->pretok, gpt2_pattern, strlen(gpt2_pattern), false, FG_CUT_ISOLATED,
                          l->t->name, l->err);
 }
 

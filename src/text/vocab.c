@@ -5,7 +5,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/mem.h"
-#include "src/text/utf8.h"
+#include "src/base/utf8.h"
 
 void fg_vocab_fini(fg_vocab *v)
 {

@@ -20,7 +20,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/base/rng.h"
-#include "src/format/journal.h"
+#include "src/format/write/journal.h"
 #include "src/format/layout.h"
 #include "src/format/reader.h"
 #include "tests/ckpt.h"

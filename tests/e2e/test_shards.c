@@ -410,7 +410,7 @@ FG_TEST(a_dry_run_says_what_happens)
 {
     fg_err err;
     fg_convert_report r;
-    static fg_convert_forecast f, none;
+    static fg_dry_run f, none;
     REQUIRE(prepare("dry"));
     const size_t n_file = ckpt_count_files(src);
     fg_convert_opts o = deleting();
@@ -457,7 +457,7 @@ FG_TEST(a_dry_run_says_what_happens)
 FG_TEST(overlap_of_the_release)
 {
     fg_err err;
-    static fg_convert_forecast f;
+    static fg_dry_run f;
     const char *dir = fg_test_shared("m1-release");
     if (dir == NULL) return;
     char text[512];

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "src/base/rng.h"
-#include "src/expert/reader_io.h"
+#include "src/expert/fetch.h"
 
 typedef struct fault_plan {
     const fg_io_ops *base;

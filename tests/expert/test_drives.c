@@ -55,7 +55,7 @@ static fg_drives *open_drives(const fg_model_file *f, const fg_io_ops *ops, uint
 {
     fg_drives *d = NULL;
     fg_err err = {0};
-    const fg_reader_opts o = {.ops = ops, .depth = depth, .piece = piece};
+    const fg_fetch_opts o = {.ops = ops, .depth = depth, .piece = piece};
     const fg_status st = fg_drives_create(&d, f, &o, &err);
     if (st == FG_ENOTSUP) {
         fg_test_skip("%s", err.msg);
@@ -141,7 +141,7 @@ FG_TEST(bytes_of_the_file)
             fg_drives *d = open_drives(f, ops[i], 8, 8192);
             if (d == NULL) continue;
             CHECK(read_many(f, one, d));
-            const fg_reader_stats s = fg_drives_get_stats(d);
+            const fg_fetch_stats s = fg_drives_get_stats(d);
             CHECK(s.bytes > 0 && s.busy_ns > 0 && (s.n_retry > 0) == (i == 2));
             fg_drives_destroy(&d);
         }
@@ -248,7 +248,7 @@ static double read_time(uint32_t n_part)
               fg_drives_wait(d, &range, x.bytes));
     }
     const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;
-    const fg_reader_stats s = fg_drives_get_stats(d);
+    const fg_fetch_stats s = fg_drives_get_stats(d);
     CHECK((double)s.busy_ns * 1e-9 <= 1.01 * seconds && s.busy_ns > 0); /* of one drive, no sum */
     fg_drives_destroy(&d);
     fg_range_fini(&range);
@@ -261,24 +261,24 @@ static double read_time(uint32_t n_part)
 static double read_time_on_one(void)
 {
     fg_model_file *f = open_model(1);
-    fg_reader *r = NULL;
+    fg_fetch *r = NULL;
     fg_load load[2];
     fg_err err = {0};
     memset(load, 0, sizeof load);
     plan = (fault_plan){.base = &fg_io_pread, .sleep_us = PIECE_US};
-    const fg_reader_opts o = {.ops = &faulty_ops, .depth = 1, .piece = PIECE};
-    CHECK(fg_reader_create(&r, split_model(1), &o, &err) == FG_OK);
+    const fg_fetch_opts o = {.ops = &faulty_ops, .depth = 1, .piece = PIECE};
+    CHECK(fg_fetch_create(&r, split_model(1), &o, &err) == FG_OK);
     uint8_t *dst = fg_mem_map(fg_store_slot_bytes(f));
     const uint64_t t0 = fg_clock_ns();
     for (uint32_t e = 0; e < EXPERTS; e++) {
         const fg_extent x = fg_model_file_expert_extent(f, 1, e);
         const uint64_t half = fg_round_up(x.bytes / 2, 4096), rest = x.bytes - half;
-        CHECK(fg_reader_start(r, &load[0], dst, x.offset, half, true, &err) == FG_OK);
-        CHECK(fg_reader_start(r, &load[1], dst + half, x.offset + half, rest, true, &err) == FG_OK);
-        CHECK(fg_reader_wait(r, &load[0], half) && fg_reader_wait(r, &load[1], rest));
+        CHECK(fg_fetch_start(r, &load[0], dst, x.offset, half, true, &err) == FG_OK);
+        CHECK(fg_fetch_start(r, &load[1], dst + half, x.offset + half, rest, true, &err) == FG_OK);
+        CHECK(fg_fetch_wait(r, &load[0], half) && fg_fetch_wait(r, &load[1], rest));
     }
     const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;
-    fg_reader_destroy(&r);
+    fg_fetch_destroy(&r);
     fg_load_fini(&load[0]);
     fg_load_fini(&load[1]);
     fg_mem_unmap(dst, fg_store_slot_bytes(f));

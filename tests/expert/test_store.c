@@ -36,12 +36,12 @@ static const char *make_file(const char *name)
     return path;
 }
 
-static fg_reader *open_reader(const char *path, const fg_io_ops *ops, uint32_t depth)
+static fg_fetch *open_reader(const char *path, const fg_io_ops *ops, uint32_t depth)
 {
-    fg_reader *r = NULL;
+    fg_fetch *r = NULL;
     fg_err err = {0};
-    const fg_reader_opts o = {.ops = ops, .depth = depth, .piece = 16384};
-    const fg_status st = fg_reader_create(&r, path, &o, &err);
+    const fg_fetch_opts o = {.ops = ops, .depth = depth, .piece = 16384};
+    const fg_status st = fg_fetch_create(&r, path, &o, &err);
     if (st == FG_ENOTSUP) {
         fg_test_skip("%s", err.msg);
     } else if (st != FG_OK) {
@@ -60,7 +60,7 @@ static bool is_right(const uint8_t *p, uint64_t offset, uint64_t n)
 
 /* Many loads at once, of odd sizes, half of them hints; true when all bytes are right.  What is said
  * to be there must be there, at every moment. */
-static bool read_many(fg_reader *r, bool check)
+static bool read_many(fg_fetch *r, bool check)
 {
     enum { N = 24, MAX = 40 * FG_IO_ALIGN };
     fg_slots s;
@@ -75,20 +75,20 @@ static bool read_many(fg_reader *r, bool check)
     for (int i = 0; i < N; i++) {
         bytes[i] = (1 + fg_rng_u64(&rng) % 40) * FG_IO_ALIGN;
         offset[i] = fg_rng_u64(&rng) % ((FILE_BYTES - bytes[i]) / FG_IO_ALIGN + 1) * FG_IO_ALIGN;
-        ok = ok && fg_reader_start(r, &load[i], fg_slots_at(&s, (uint64_t)i), offset[i], bytes[i],
-                                   i % 2 == 0, &err) == FG_OK;
+        ok = ok && fg_fetch_start(r, &load[i], fg_slots_at(&s, (uint64_t)i), offset[i], bytes[i],
+                                  i % 2 == 0, &err) == FG_OK;
     }
-    for (int i = 1; i < N; i += 4) fg_reader_hurry(r, &load[i]);
+    for (int i = 1; i < N; i += 4) fg_fetch_hurry(r, &load[i]);
     for (int i = 0; i < N; i++) {
         for (uint64_t k = 1; k <= bytes[i]; k += 9000) {
-            ok = ok && fg_reader_wait(r, &load[i], k);
+            ok = ok && fg_fetch_wait(r, &load[i], k);
             ok = ok && (!check || is_right(fg_slots_at(&s, (uint64_t)i), offset[i], k));
         }
-        ok = ok && fg_reader_wait(r, &load[i], bytes[i]);
+        ok = ok && fg_fetch_wait(r, &load[i], bytes[i]);
         ok = ok && (!check || is_right(fg_slots_at(&s, (uint64_t)i), offset[i], bytes[i]));
     }
     for (int i = 0; i < N; i++) {
-        fg_reader_drain(r, &load[i]);
+        fg_fetch_drain(r, &load[i]);
         fg_load_fini(&load[i]);
     }
     fg_slots_fini(&s);
@@ -100,12 +100,12 @@ static void check_backend(const fg_io_ops *ops)
     const char *path = make_file("reader.bin");
     static const uint32_t depths[] = {1, 2, 7, 64};
     for (size_t i = 0; i < sizeof depths / sizeof depths[0]; i++) {
-        fg_reader *r = open_reader(path, ops, depths[i]);
+        fg_fetch *r = open_reader(path, ops, depths[i]);
         if (r == NULL) return;
         CHECK(read_many(r, true));
-        const fg_reader_stats s = fg_reader_get_stats(r);
+        const fg_fetch_stats s = fg_fetch_get_stats(r);
         CHECK(s.bytes > 0 && s.busy_ns > 0 && s.n_retry == 0);
-        fg_reader_destroy(&r);
+        fg_fetch_destroy(&r);
     }
 }
 
@@ -130,9 +130,9 @@ FG_TEST(no_direct_reads) /* where the file system refuses them; here: /proc or t
     }
     for (uint64_t i = 0; i < FILE_BYTES; i++) (void)fputc(byte_at(i), f);
     (void)fclose(f);
-    fg_reader *r = open_reader(path, NULL, 4);
+    fg_fetch *r = open_reader(path, NULL, 4);
     if (r != NULL) CHECK(read_many(r, true));
-    fg_reader_destroy(&r);
+    fg_fetch_destroy(&r);
     (void)unlink(path);
 }
 
@@ -143,13 +143,13 @@ FG_TEST(bad_reads_are_continued)
     for (int i = 0; i < 2; i++) {
         plan = (fault_plan){
             .base = base[i], .short_one_in = 2, .interrupt_one_in = 3, .shuffle = true};
-        fg_reader *r = open_reader(path, &faulty_ops, 9);
+        fg_fetch *r = open_reader(path, &faulty_ops, 9);
         if (r == NULL) return;
         CHECK(read_many(r, true));
-        CHECK(fg_reader_get_stats(r).n_retry > 10);
+        CHECK(fg_fetch_get_stats(r).n_retry > 10);
         fg_err err = {0};
-        CHECK(fg_reader_take_error(r, &err) == FG_OK);
-        fg_reader_destroy(&r);
+        CHECK(fg_fetch_take_error(r, &err) == FG_OK);
+        fg_fetch_destroy(&r);
     }
 }
 
@@ -157,27 +157,27 @@ FG_TEST(a_flipped_bit_is_seen) /* negative control of the comparisons above */
 {
     const char *path = make_file("flip.bin");
     plan = (fault_plan){.base = &fg_io_pread, .flip_at = 1 << 20};
-    fg_reader *r = open_reader(path, &faulty_ops, 4);
+    fg_fetch *r = open_reader(path, &faulty_ops, 4);
     REQUIRE(r != NULL);
     CHECK(!read_many(r, true));
-    fg_reader_destroy(&r);
+    fg_fetch_destroy(&r);
 }
 
 /* One load over the whole file; its status, message in *err. */
-static fg_status read_all(fg_reader *r, fg_err *err)
+static fg_status read_all(fg_fetch *r, fg_err *err)
 {
     fg_slots s;
     fg_load load;
     memset(&load, 0, sizeof load);
     fg_status st = fg_slots_init(&s, 1, FILE_BYTES, "slots", err);
-    if (st == FG_OK) st = fg_reader_start(r, &load, s.p, 0, FILE_BYTES, true, err);
-    if (st == FG_OK && !fg_reader_wait(r, &load, FILE_BYTES)) {
-        st = fg_reader_take_error(r, err);
+    if (st == FG_OK) st = fg_fetch_start(r, &load, s.p, 0, FILE_BYTES, true, err);
+    if (st == FG_OK && !fg_fetch_wait(r, &load, FILE_BYTES)) {
+        st = fg_fetch_take_error(r, err);
         CHECK(st != FG_OK);
     } else if (st == FG_OK) {
         CHECK(is_right(s.p, 0, FILE_BYTES));
     }
-    fg_reader_drain(r, &load);
+    fg_fetch_drain(r, &load);
     fg_load_fini(&load);
     fg_slots_fini(&s);
     return st;
@@ -191,17 +191,17 @@ FG_TEST(read_errors)
         fg_err err = {0};
         plan = (fault_plan){
             .base = base[i], .fail_times = 2, .fail_from = 1000000, .fail_to = 1000001};
-        fg_reader *r = open_reader(path, &faulty_ops, 4); /* passes: tried again */
+        fg_fetch *r = open_reader(path, &faulty_ops, 4); /* passes: tried again */
         if (r == NULL) return;
         CHECK(read_all(r, &err) == FG_OK);
-        fg_reader_destroy(&r);
+        fg_fetch_destroy(&r);
         plan.fail_times = 1000;
         r = open_reader(path, &faulty_ops, 4);
         REQUIRE(r != NULL);
         CHECK(read_all(r, &err) == FG_EIO);
         CHECK(strstr(err.msg, "Input/output error at offset 999424") != NULL);
         CHECK(read_all(r, &err) == FG_EIO); /* and the reader is usable */
-        fg_reader_destroy(&r);
+        fg_fetch_destroy(&r);
     }
 }
 
@@ -220,11 +220,11 @@ FG_TEST(interruptions_are_no_errors)
                             .fail_times = cases[i].errors,
                             .fail_from = 1000000,
                             .fail_to = 1000001};
-        fg_reader *r = open_reader(path, &faulty_ops, 4);
+        fg_fetch *r = open_reader(path, &faulty_ops, 4);
         REQUIRE(r != NULL);
         CHECK(read_all(r, &err) == cases[i].want);
         CHECK(i != 2 || strstr(err.msg, "Interrupted system call") != NULL);
-        fg_reader_destroy(&r);
+        fg_fetch_destroy(&r);
     }
 }
 
@@ -239,7 +239,7 @@ FG_TEST(file_that_changes)
     for (int i = 0; i < 3; i++) {
         const char *path = make_file(cases[i].name);
         fg_err err = {0};
-        fg_reader *r = open_reader(path, NULL, 4);
+        fg_fetch *r = open_reader(path, NULL, 4);
         REQUIRE(r != NULL);
         CHECK(read_all(r, &err) == FG_OK);
         (void)usleep(20000); /* the clock of file times is a coarse one */
@@ -255,7 +255,7 @@ FG_TEST(file_that_changes)
         }
         CHECK(read_all(r, &err) == FG_EIO);
         CHECK(strstr(err.msg, cases[i].want) != NULL && strchr(err.msg, '\n') == NULL);
-        fg_reader_destroy(&r);
+        fg_fetch_destroy(&r);
     }
 }
 
@@ -265,7 +265,7 @@ FG_TEST(loads_that_are_replaced)
     enum { N = 4, BYTES = 20 * FG_IO_ALIGN };
     const char *path = make_file("replace.bin");
     plan = (fault_plan){.base = &fg_io_pread, .shuffle = true, .short_one_in = 4, .sleep_us = 50};
-    fg_reader *r = open_reader(path, &faulty_ops, 5);
+    fg_fetch *r = open_reader(path, &faulty_ops, 5);
     REQUIRE(r != NULL);
     fg_slots s;
     fg_load load[N];
@@ -279,19 +279,19 @@ FG_TEST(loads_that_are_replaced)
                        offset =
                            fg_rng_u64(&rng) % ((FILE_BYTES - BYTES) / FG_IO_ALIGN) * FG_IO_ALIGN;
         uint8_t *dst = fg_slots_at(&s, i);
-        CHECK(fg_reader_start(r, &load[i], dst, offset, BYTES, t % 3 != 0, &err) == FG_OK);
-        if (t % 5 == 0) fg_reader_hurry(r, &load[i]);
+        CHECK(fg_fetch_start(r, &load[i], dst, offset, BYTES, t % 3 != 0, &err) == FG_OK);
+        if (t % 5 == 0) fg_fetch_hurry(r, &load[i]);
         if (t % 4 != 0) continue;
         const uint64_t n = 1 + fg_rng_u64(&rng) % BYTES;
-        CHECK(fg_reader_wait(r, &load[i], n) && is_right(dst, offset, n));
+        CHECK(fg_fetch_wait(r, &load[i], n) && is_right(dst, offset, n));
         if (t % 8 != 0) continue;
-        fg_reader_drain(r, &load[i]);
+        fg_fetch_drain(r, &load[i]);
         memset(dst, 0x55, BYTES);
         (void)usleep(1000);
         for (uint64_t k = 0; k < BYTES; k += 512)
             CHECK(dst[k] == 0x55); /* nothing writes any more */
     }
-    fg_reader_destroy(&r); /* with reads in flight */
+    fg_fetch_destroy(&r); /* with reads in flight */
     for (int i = 0; i < N; i++) fg_load_fini(&load[i]);
     fg_slots_fini(&s);
 }
@@ -526,33 +526,33 @@ FG_TEST(delay_is_counted_where_it_was_made)
 {
     fg_model_file *f = open_nano(NULL);
     fg_err err = {0};
-    fg_reader *r = NULL;
+    fg_fetch *r = NULL;
     REQUIRE(f != NULL);
     uint8_t *dst = aligned_alloc(4096, 4 * 16384);
     const uint64_t at = fg_model_file_expert_extent(f, 0, 0).offset;
     plan = (fault_plan){.base = &fg_io_pread, .sleep_us = 50000};
-    const fg_reader_opts o = {.ops = &faulty_ops, .depth = 2, .piece = 4096};
-    REQUIRE(dst != NULL && fg_reader_create(&r, fg_model_file_path(f), &o, &err) == FG_OK);
+    const fg_fetch_opts o = {.ops = &faulty_ops, .depth = 2, .piece = 4096};
+    REQUIRE(dst != NULL && fg_fetch_create(&r, fg_model_file_path(f), &o, &err) == FG_OK);
     fg_load l[4] = {0};
     for (int i = 0; i < 4; i++) { /* 0: wrong; 1: hurried; 2: cancelled early; 3: urgent */
         const bool urgent = i == 3;
         if (i == 3) {
-            CHECK(fg_reader_hurry(r, &l[1]));
-            fg_reader_cancel(r, &l[2]);
-            CHECK(atomic_load(&l[2].ready) == FG_LOAD_FAILED && !fg_reader_hurry(r, &l[2]));
+            CHECK(fg_fetch_hurry(r, &l[1]));
+            fg_fetch_cancel(r, &l[2]);
+            CHECK(atomic_load(&l[2].ready) == FG_LOAD_FAILED && !fg_fetch_hurry(r, &l[2]));
         }
-        CHECK(fg_reader_start(r, &l[i], dst + i * 16384, at + (uint64_t)i * 16384, 16384, urgent,
-                              &err) == FG_OK);
+        CHECK(fg_fetch_start(r, &l[i], dst + i * 16384, at + (uint64_t)i * 16384, 16384, urgent,
+                             &err) == FG_OK);
         if (i == 0) await(&l[0], 4096); /* its second piece is on its way, alone */
     }
-    CHECK(fg_reader_wait(r, &l[3], 16384) && fg_reader_wait(r, &l[1], 16384));
-    CHECK_U64(fg_reader_delay(r, &l[0]), 4096);
-    CHECK_U64(fg_reader_delay(r, &l[1]) + fg_reader_delay(r, &l[2]) + fg_reader_delay(r, &l[3]), 0);
+    CHECK(fg_fetch_wait(r, &l[3], 16384) && fg_fetch_wait(r, &l[1], 16384));
+    CHECK_U64(fg_fetch_delay(r, &l[0]), 4096);
+    CHECK_U64(fg_fetch_delay(r, &l[1]) + fg_fetch_delay(r, &l[2]) + fg_fetch_delay(r, &l[3]), 0);
     /* cancelled, then wanted after all: read whole */
-    CHECK(fg_reader_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err) == FG_OK);
-    CHECK(fg_reader_wait(r, &l[2], 16384));
+    CHECK(fg_fetch_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err) == FG_OK);
+    CHECK(fg_fetch_wait(r, &l[2], 16384));
     CHECK(memcmp(dst + 2 * 16384, fg_model_file_data(f, at + 2 * 16384), 16384) == 0);
-    fg_reader_destroy(&r);
+    fg_fetch_destroy(&r);
     for (int i = 0; i < 4; i++) fg_load_fini(&l[i]);
     free(dst);
     fg_model_file_close(&f);

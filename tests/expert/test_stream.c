@@ -13,7 +13,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/rng.h"
-#include "src/engine/stream.h"
+#include "src/engine/engine.h"
 #include "src/expert/store.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"

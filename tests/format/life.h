@@ -15,7 +15,7 @@
 #include "src/format/layout.h"
 #include "src/format/reader.h"
 #include "tests/fg_test.h"
-#include "tests/format/disk.h"
+#include "tests/format/crash_disk.h"
 #include "tests/format/sample.h"
 
 enum { GROUP = 3 };

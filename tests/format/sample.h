@@ -10,7 +10,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/rng.h"
-#include "src/format/writer.h"
+#include "src/format/write/writer.h"
 
 static inline fg_shape sample_shape(void)
 {

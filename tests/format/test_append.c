@@ -21,7 +21,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
-#include "src/format/append.h"
+#include "src/format/write/append.h"
 #include "src/format/layout.h"
 #include "tests/fg_test.h"
 #include "tests/format/sample.h"

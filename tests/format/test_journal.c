@@ -14,7 +14,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
-#include "src/format/journal.h"
+#include "src/format/write/journal.h"
 #include "src/format/layout.h"
 #include "src/format/reader.h"
 #include "tests/fg_test.h"

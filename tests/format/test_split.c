@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "src/base/io.h"
-#include "src/format/append.h"
-#include "src/format/journal.h"
+#include "src/format/write/append.h"
+#include "src/format/write/journal.h"
 #include "src/format/parts.h"
 #include "tests/fg_test.h"
 #include "tests/format/life.h"

@@ -16,6 +16,7 @@
 #include "tests/fg_test.h"
 #include "tests/golden.h"
 #include "tests/models.h"
+#include "src/eval/score.h"
 
 static uint32_t argmax(const float *x, size_t n)
 {

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The machine's limits: read bandwidth (src/sys/bandwidth.h) and the rate of the panel kernels from
+ * the second-level cache, alone and on all cores.
+ */
+#include "bench/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/mem.h"
+#include "src/base/rng.h"
+#include "bench/bench_impl.h"
+#include "src/engine/engine.h"
+#include "src/sys/machine.h"
+#include "src/sys/cpu.h"
+
+/* q4 with any table first: what a converted file holds. */
+const fg_bench_type fg_bench_type_list[FG_BENCH_TYPES] = {
+    {"q4", "panel_q4", FG_TYPE_Q4, &fg_lut_grid6},
+    {"q4lin", "panel_q4lin", FG_TYPE_Q4, &fg_lut_linear},
+    {"q5", "panel_q5", FG_TYPE_Q5, NULL},
+    {"q6", "panel_q6", FG_TYPE_Q6, NULL},
+    {"q8", "panel_q8", FG_TYPE_Q8, NULL},
+};
+
+size_t fg_bench_type_index(fg_qtype type, const fg_lut *lut)
+{
+    size_t i = 0;
+    while (i < FG_BENCH_TYPES && fg_bench_type_list[i].type != type) i++;
+    return type == FG_TYPE_Q4 && lut != NULL && fg_lut_is_linear(lut) ? i + 1 : i;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double fg_bench_median(double *v, size_t n)
+{
+    qsort(v, n, sizeof *v, by_value);
+    return n % 2 == 1 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
+}
+
+void fg_bench_fill(void *p, uint64_t bytes, uint64_t seed)
+{
+    fg_rng r;
+    fg_rng_init(&r, seed);
+    uint8_t *dst = p;
+    for (uint64_t i = 0; i < bytes; i += 8) {
+        const uint64_t w = (fg_rng_u64(&r) & 0x807f807f807f807fu) | 0x3f003f003f003f00u;
+        memcpy(dst + i, &w, bytes - i < 8 ? (size_t)(bytes - i) : 8);
+    }
+}
+
+/* ---- bandwidth for the line behind a run ---- */
+
+fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
+{
+    fg_team *team;
+    fg_bandwidth_buffer buffer = {0};
+    fg_bandwidth r = {0};
+    *gbs = 0.0;
+    /* Below 8 times the last-level cache part of the buffer stays in it: the figure is too high. */
+    uint64_t bytes = (uint64_t)64 << 20;
+    if (bytes < 8 * fg_llc_bytes()) bytes = 8 * fg_llc_bytes();
+    if (bytes > fg_ram_bytes() / 8 && fg_ram_bytes() != 0) bytes = fg_ram_bytes() / 8;
+    FG_TRY(fg_team_create(&team, fg_engine_n_thread(e), true, err));
+    fg_status st = fg_bandwidth_buffer_init(&buffer, team, bytes, err);
+    if (st == FG_OK) st = fg_bandwidth_read(team, buffer.p, buffer.bytes, 101, 50000000, &r, err);
+    fg_bandwidth_buffer_fini(&buffer);
+    fg_team_destroy(&team);
+    *gbs = r.median_gbs;
+    return st;
+}
+
+/* ---- the bench ---- */
+
+fg_status fg_bench_create(fg_bench **out, fg_engine *e, fg_err *err)
+{
+    *out = NULL;
+    fg_bench *b = fg_mem_zalloc(sizeof *b);
+    if (b == NULL) return fg_fail_nomem(err, "bench");
+    bool missing;
+    b->e = e;
+    (void)fg_cpu_level_parse(fg_engine_cpu(e), &b->cpu_flags, &missing); /* the engine has it */
+    fg_status st = fg_team_create(&b->team, fg_engine_n_thread(e), true, err);
+    if (st == FG_OK) {
+        st =
+            fg_model_create_on(&b->model, fg_engine_file(e), fg_engine_store(e), b->cpu_flags, err);
+    }
+    if (st != FG_OK) {
+        fg_bench_destroy(&b);
+        return st;
+    }
+    *out = b;
+    return FG_OK;
+}
+
+void fg_bench_set_cache(fg_bench *b, fg_kv_choice kv)
+{
+    b->kv = kv;
+}
+
+void fg_bench_destroy(fg_bench **b)
+{
+    if (*b == NULL) return;
+    fg_bandwidth_buffer_fini(&(*b)->buffer);
+    fg_model_destroy(&(*b)->model);
+    fg_team_destroy(&(*b)->team);
+    fg_mem_free(*b);
+    *b = NULL;
+}
+
+fg_status fg_bench_read(fg_bench *b, uint32_t n_pass, fg_bandwidth *out, fg_err *err)
+{
+    if (b->buffer.p == NULL) {
+        FG_TRY(fg_bandwidth_buffer_init(&b->buffer, b->team, fg_bandwidth_default_bytes(), err));
+    }
+    return fg_bandwidth_read(b->team, b->buffer.p, b->buffer.bytes, n_pass, 0, out, err);
+}
+
+/* ---- integer peak ---- */
+
+/* Two panels of 2,048 columns and 64 tokens: 0.2 MiB with the largest type, in every second-level
+ * cache; the panel kernel's own blocking sees enough tokens and columns to reach its full rate. */
+enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9 };
+#define GEMM_NS 2000000u /* of a run, about */
+
+typedef struct gemm_job {
+    const fg_bench *b;
+    const fg_bench_type *type;
+    bool all;        /* every worker, else worker 0 alone */
+    uint64_t rounds; /* of a run */
+    uint8_t *buf;    /* [n_thread][buf_stride] panels, activations, results */
+    size_t buf_stride;
+    double run_ns[GEMM_RUNS];
+} gemm_job;
+
+enum {
+    GEMM_ACT_BYTES = GEMM_TOK * GEMM_SB * (int)sizeof(fg_act128),
+    GEMM_Y_BYTES = GEMM_TOK * GEMM_PANEL * FG_PANEL_ROWS * (int)sizeof(float),
+};
+
+static void gemm_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
+{
+    fg_panel_fn *fn = fg_kernels_panel(&j->b->model->k, j->type->type, j->type->lut);
+    const size_t bytes = (size_t)fg_panel_bytes(j->type->type, (uint64_t)GEMM_SB * FG_SB_COLS);
+    static const _Alignas(64) float scale[FG_PANEL_ROWS] = {1.0f};
+    uint8_t *act = buf + GEMM_PANEL * bytes;
+    float *y = (float *)(void *)(act + GEMM_ACT_BYTES);
+    for (uint64_t i = 0; i < rounds; i++) {
+        for (size_t p = 0; p < GEMM_PANEL; p++) {
+            fn(buf + p * bytes, scale, j->type->lut, act, GEMM_SB * sizeof(fg_act128), GEMM_TOK,
+               GEMM_SB, y + p * FG_PANEL_ROWS, GEMM_PANEL * FG_PANEL_ROWS);
+        }
+    }
+}
+
+static void gemm_run(fg_worker *w, void *arg)
+{
+    gemm_job *j = arg;
+    uint8_t *buf = j->buf + w->idx * j->buf_stride;
+    if (w->idx != 0 && !j->all) return;
+    fg_bench_fill(buf, j->buf_stride, w->idx + 1);
+    gemm_once(j, buf, 1);
+    if (!j->all) { /* decides the length of all runs of this type */
+        uint64_t t0 = fg_clock_ns();
+        gemm_once(j, buf, 2);
+        const uint64_t each = (fg_clock_ns() - t0) / 2 + 1;
+        j->rounds = GEMM_NS / each + 1;
+        for (int i = 0; i < GEMM_RUNS; i++) {
+            t0 = fg_clock_ns();
+            gemm_once(j, buf, j->rounds);
+            j->run_ns[i] = (double)(fg_clock_ns() - t0);
+        }
+        return;
+    }
+    for (int i = 0; i < GEMM_RUNS; i++) {
+        fg_worker_sync(w);
+        const uint64_t t0 = fg_clock_ns();
+        gemm_once(j, buf, j->rounds);
+        fg_worker_sync(w);
+        if (w->idx == 0) j->run_ns[i] = (double)(fg_clock_ns() - t0);
+    }
+}
+
+fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
+{
+    *out = (fg_bench_rates){0};
+    const uint32_t n = fg_team_size(b->team);
+    gemm_job j = {.b = b};
+    const size_t panels = GEMM_PANEL * (size_t)fg_panel_bytes(FG_TYPE_Q8, GEMM_SB * FG_SB_COLS);
+    j.buf_stride = (size_t)fg_round_up(panels + GEMM_ACT_BYTES + GEMM_Y_BYTES, FG_PAGE_BYTES);
+    j.buf = fg_mem_zalloc_array(n, j.buf_stride);
+    if (j.buf == NULL) return fg_fail_nomem(err, "bench");
+    for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
+        j.type = &fg_bench_type_list[i];
+        out->type[i].name = j.type->name;
+        for (int all = 0; all < 2; all++) {
+            j.all = all == 1;
+            fg_team_run(b->team, gemm_run, &j);
+            const double macs = (double)j.rounds * GEMM_PANEL * GEMM_TOK * GEMM_SB *
+                                (FG_SB_COLS * FG_PANEL_ROWS) * (j.all ? n : 1);
+            const double rate = macs / fg_bench_median(j.run_ns, GEMM_RUNS);
+            *(j.all ? &out->type[i].all_gmacs : &out->type[i].core_gmacs) = rate;
+        }
+        if (out->type[i].core_gmacs > out->type[out->best].core_gmacs) out->best = i;
+    }
+    fg_mem_free(j.buf);
+    return FG_OK;
+}
+
+/* ---- the machine ---- */
+
+/* Reads the model's mapping, if it is what the model uses, at most half of memory of it, as decode does: all workers, 4 KiB pages. */
+static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err)
+{
+    const fg_model_file *f = fg_engine_file(b->e);
+    const fg_extent first = fg_model_file_dense_extent(f, 0);
+    uint64_t bytes = fg_model_file_size(f) - first.offset;
+    if (out->ram_bytes != 0 && bytes > out->ram_bytes / 2) bytes = out->ram_bytes / 2;
+    bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
+    if (fg_engine_store(b->e) != NULL) return FG_OK;
+    out->map.bytes = bytes;
+    out->map_in_cache = bytes < 4 * out->llc_bytes || bytes < (uint64_t)64 << 20;
+    if (bytes == 0) return FG_OK;
+    fg_bandwidth r;
+    const uint32_t n_pass = bytes > (uint64_t)4 << 30 ? 3 : bytes > (uint64_t)1 << 26 ? 7 : 101;
+    FG_TRY(
+        fg_bandwidth_read(b->team, fg_model_file_data(f, first.offset), bytes, n_pass, 0, &r, err));
+    out->map.median_gbs = r.median_gbs;
+    out->map.best_gbs = r.best_gbs;
+    return FG_OK;
+}
+
+fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *err)
+{
+    *out = (fg_bench_machine){
+        .n_thread = fg_team_size(b->team),
+        .llc_bytes = fg_llc_bytes(),
+        .ram_bytes = fg_ram_bytes(),
+    };
+    fg_machine_cpu_name(out->cpu, sizeof out->cpu);
+    FG_TRY(measure_mapping(b, out, err)); /* first: brings the file into memory */
+    fg_bandwidth r;
+    FG_TRY(fg_bench_read(b, 11, &r, err));
+    out->anon.median_gbs = r.median_gbs;
+    out->anon.best_gbs = r.best_gbs;
+    out->anon.bytes = r.bytes;
+    out->anon.huge = fg_bandwidth_buffer_huge(&b->buffer);
+    return fg_bench_gemm(b, &out->gemm, err);
+}

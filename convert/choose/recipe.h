@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Recipes: which weight type each matrix gets.
+ *
+ * Text, one rule a line: `PATTERN TYPE`, where PATTERN is a shell glob over the original tensor
+ * names ("*.experts.*.w2.weight") and the last matching line wins; `#` starts a comment.  Types:
+ * q4 (fixed 6-bit-grid codebook), q4lin (linear 4-bit), q5, q6, q8, bf16, f32; "+h" behind a
+ * quantized type rotates the matrix (quant/hadamard.h), not for the embedding.  The built-in
+ * recipe of a type is text of the same form, and a recipe file adds its lines behind it, so what
+ * was applied can always be printed and stored.  Norms and routers are f32 whatever a line says.
+ *
+ * Three complete recipes have names, which always mean them (a file of that name is ./fast); bytes
+ * that a decoded token reads in the 456 B release:
+ *   fast      everything q4, embedding q8, lm_head q6                 25.5 GB
+ *   balanced  experts q4, attention q6, embedding and lm_head q8      30.4 GB; the default of q4
+ *   faithful  everything q8                                           48.7 GB
+ *
+ * Gate and up of an expert are interleaved panel by panel, so they must have one type.
+ */
+#ifndef FG_CONVERT_CHOOSE_RECIPE_H
+#define FG_CONVERT_CHOOSE_RECIPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/buf.h"
+#include "src/base/status.h"
+#include "src/format/write/writer.h"
+
+typedef struct fg_recipe_rule {
+    char *pattern;
+    fg_tensor_choice choice;
+    uint32_t line;    /* in its file; 0 for a built-in rule */
+    uint64_t n_match; /* matrices that the pattern fits, whether or not it decides */
+} fg_recipe_rule;
+
+/* Zero-initialise; free with fg_recipe_fini. */
+typedef struct fg_recipe {
+    size_t n_rule, cap;
+    fg_recipe_rule *rule;
+    fg_buf text; /* effective recipe */
+} fg_recipe;
+
+/* Built-in rules of `type` ("q4", "q5", "q6", "q8", "bf16", "f32"; NULL: "q4") and behind them
+ * those of the file at `path` (may be NULL); or, when `path` is the name of a recipe, that one alone,
+ * and `type` must be NULL.  On failure *r is empty.  Errors: FG_EINVAL (type), FG_EFORMAT (a line,
+ * with its number), FG_EIO, FG_ELIMIT, FG_ENOMEM. */
+fg_status fg_recipe_load(fg_recipe *r, const char *type, const char *path, fg_err *err);
+/* Rules of text made by the program, treated as built in; `name` is for messages. */
+fg_status fg_recipe_load_text(fg_recipe *r, const char *text, size_t n, const char *name,
+                              fg_err *err);
+void fg_recipe_fini(fg_recipe *r);
+
+/* True for "fast", "balanced" and "faithful"; false for NULL. */
+bool fg_recipe_is_name(const char *path);
+
+/* Type of one tensor; fg_choose_fn with the recipe as ctx. */
+fg_tensor_choice fg_recipe_choose(void *recipe, fg_role role, uint32_t layer, uint32_t expert);
+
+/* Applies the rules to every tensor of the shape: FG_EFORMAT when a line of the file matches no
+ * matrix, or when gate and up of an expert differ. */
+fg_status fg_recipe_check(fg_recipe *r, const fg_shape *s, const char *path, fg_err *err);
+
+#endif

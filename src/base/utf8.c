@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/base/utf8.h"
+
+#include <string.h>
+
+size_t fg_utf8_next(const uint8_t *p, size_t n, uint32_t *cp)
+{
+    const uint8_t c = p[0];
+    if (c < 0x80) {
+        *cp = c;
+        return 1;
+    }
+    /* The second byte's range excludes overlong forms, surrogates and values above 0x10ffff. */
+    uint32_t len, v;
+    uint8_t lo = 0x80, hi = 0xbf;
+    if (c >= 0xc2 && c <= 0xdf) {
+        len = 2;
+        v = c & 0x1fu;
+    } else if (c >= 0xe0 && c <= 0xef) {
+        len = 3;
+        v = c & 0x0fu;
+        if (c == 0xe0) lo = 0xa0;
+        if (c == 0xed) hi = 0x9f;
+    } else if (c >= 0xf0 && c <= 0xf4) {
+        len = 4;
+        v = c & 0x07u;
+        if (c == 0xf0) lo = 0x90;
+        if (c == 0xf4) hi = 0x8f;
+    } else {
+        *cp = FG_UTF8_BAD;
+        return 1;
+    }
+    for (uint32_t i = 1; i < len; i++) {
+        if (i == n) {
+            *cp = FG_UTF8_CUT;
+            return i;
+        }
+        if (p[i] < lo || p[i] > hi) {
+            *cp = FG_UTF8_BAD;
+            return i;
+        }
+        v = (v << 6) | (p[i] & 0x3fu);
+        lo = 0x80;
+        hi = 0xbf;
+    }
+    *cp = v;
+    return len;
+}
+
+void fg_utf8_put(fg_buf *b, uint32_t cp)
+{
+    uint8_t u[4];
+    size_t n = 0;
+    if (cp < 0x80) {
+        u[n++] = (uint8_t)cp;
+    } else if (cp < 0x800) {
+        u[n++] = (uint8_t)(0xc0u | (cp >> 6));
+        u[n++] = (uint8_t)(0x80u | (cp & 0x3fu));
+    } else if (cp < 0x10000) {
+        u[n++] = (uint8_t)(0xe0u | (cp >> 12));
+        u[n++] = (uint8_t)(0x80u | ((cp >> 6) & 0x3fu));
+        u[n++] = (uint8_t)(0x80u | (cp & 0x3fu));
+    } else {
+        u[n++] = (uint8_t)(0xf0u | (cp >> 18));
+        u[n++] = (uint8_t)(0x80u | ((cp >> 12) & 0x3fu));
+        u[n++] = (uint8_t)(0x80u | ((cp >> 6) & 0x3fu));
+        u[n++] = (uint8_t)(0x80u | (cp & 0x3fu));
+    }
+    fg_buf_put(b, u, n);
+}
+
+size_t fg_utf8_valid(const uint8_t *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        uint64_t word;
+        if (n - i >= sizeof word) {
+            memcpy(&word, p + i, sizeof word);
+            if ((word & 0x8080808080808080u) == 0) {
+                i += sizeof word;
+                continue;
+            }
+        }
+        uint32_t cp;
+        const size_t len = fg_utf8_next(p + i, n - i, &cp);
+        if (cp >= FG_UTF8_CUT) return i;
+        i += len;
+    }
+    return n;
+}
+
+void fg_utf8_repair(fg_buf *b, const uint8_t *p, size_t n)
+{
+    while (n > 0) {
+        const size_t good = fg_utf8_valid(p, n);
+        fg_buf_put(b, p, good);
+        p += good;
+        n -= good;
+        if (n == 0) break;
+        uint32_t cp;
+        const size_t bad = fg_utf8_next(p, n, &cp);
+        fg_utf8_put(b, FG_UTF8_REPLACEMENT);
+        p += bad;
+        n -= bad;
+    }
+}
+
+void fg_utf8_file_name(const char *path, char *out, size_t n)
+{
+    const char *slash = strrchr(path, '/'), *name = slash == NULL ? path : slash + 1;
+    if (strcmp(path, "-") == 0) name = "(stdin)";
+    const uint8_t *p = (const uint8_t *)name;
+    size_t left = strlen(name), len = 0;
+    while (left > 0) {
+        uint32_t cp;
+        const size_t m = fg_utf8_next(p, left, &cp);
+        const bool good = cp < FG_UTF8_CUT && cp >= 0x20 && (cp < 0x7f || cp > 0x9f);
+        if (len + (good ? m : 1) >= n) break;
+        memcpy(out + len, good ? (const char *)p : "?", good ? m : 1);
+        len += good ? m : 1;
+        p += m;
+        left -= m;
+    }
+    out[len] = '\0';
+}

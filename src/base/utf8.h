@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * UTF-8: decoding with exact knowledge of what is ill-formed, and repair.  An ill-formed stretch is
+ * cut into "maximal subparts" (Unicode 3.9, table 3-8), each standing for one U+FFFD, which is what
+ * Python's bytes.decode("utf-8", "replace") and Rust's from_utf8_lossy do.
+ */
+#ifndef FG_SRC_BASE_UTF8_H
+#define FG_SRC_BASE_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/buf.h"
+
+#define FG_UTF8_BAD UINT32_MAX       /* a maximal subpart of an ill-formed sequence */
+#define FG_UTF8_CUT (UINT32_MAX - 1) /* the text ends inside a sequence that is valid so far */
+
+enum { FG_UTF8_REPLACEMENT = 0xfffd };
+
+/* Decodes at p (n > 0 bytes left).  Returns the bytes consumed, at least 1; *cp is the code point,
+ * FG_UTF8_BAD or FG_UTF8_CUT. */
+size_t fg_utf8_next(const uint8_t *p, size_t n, uint32_t *cp);
+
+/* Appends the encoding of a code point (not a surrogate, <= 0x10ffff). */
+void fg_utf8_put(fg_buf *b, uint32_t cp);
+
+/* Length of the longest valid prefix. */
+size_t fg_utf8_valid(const uint8_t *p, size_t n);
+
+/* Appends the text with every ill-formed maximal subpart replaced by U+FFFD. */
+void fg_utf8_repair(fg_buf *b, const uint8_t *p, size_t n);
+
+/* Fills `out` (n bytes) with the last part of a path, as UTF-8 without control characters, cut to
+ * what fits; "(stdin)" for "-". */
+void fg_utf8_file_name(const char *path, char *out, size_t n);
+
+#endif

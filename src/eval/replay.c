@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One walk over the trace for each question.
+ */
+#include "src/eval/replay.h"
+
+#include <string.h>
+
+#include "src/base/mem.h"
+
+/* Rooms that every walk needs. */
+typedef struct walk {
+    const fg_trace *t;
+    const fg_trace_head *h;
+    fg_trace_pass pass;
+    uint32_t *sel; /* [most tokens][n_used] */
+    uint32_t *ids; /* [n_expert] the layer's experts, ascending */
+    bool *in;      /* [n_expert] */
+} walk;
+
+static void walk_fini(walk *w)
+{
+    fg_mem_free(w->sel);
+    fg_mem_free(w->ids);
+    fg_mem_free(w->in);
+}
+
+static fg_status walk_init(walk *w, const fg_trace *t, fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    *w = (walk){.t = t, .h = h};
+    w->sel = fg_mem_zalloc_array((size_t)fg_trace_most_tok(t) * h->n_used, sizeof *w->sel);
+    w->ids = fg_mem_zalloc_array(h->n_expert, sizeof *w->ids);
+    w->in = fg_mem_zalloc_array(h->n_expert, sizeof *w->in);
+    if (w->sel != NULL && w->ids != NULL && w->in != NULL) return FG_OK;
+    walk_fini(w);
+    return fg_fail_nomem(err, "replay");
+}
+
+/* Reads a layer of the pass: sel, and the experts in it, ascending; returns how many. */
+static uint32_t walk_layer(walk *w, uint32_t layer)
+{
+    uint32_t n = 0;
+    fg_trace_sel(w->t, &w->pass, layer, w->sel);
+    memset(w->in, 0, w->h->n_expert * sizeof *w->in);
+    for (uint64_t i = 0; i < (uint64_t)w->pass.n_tok * w->h->n_used; i++) w->in[w->sel[i]] = true;
+    for (uint32_t e = 0; e < w->h->n_expert; e++) {
+        if (w->in[e]) w->ids[n++] = e;
+    }
+    return n;
+}
+
+/* ---- the future ---- */
+
+#define NEVER UINT32_MAX
+
+struct fg_future {
+    uint32_t n_layer, n_expert;
+    uint32_t *after; /* [n] pass in which the i-th request's expert is requested again */
+    uint64_t n;
+    uint32_t *first; /* [n_layer * n_expert] pass of the first request */
+    /* of the running replay */
+    uint32_t *next; /* [n_layer * n_expert] pass of the next request behind the running layer */
+    uint64_t i;     /* requests so far */
+};
+
+static uint64_t count_requests(walk *w)
+{
+    uint64_t n = 0;
+    for (w->pass = (fg_trace_pass){0}; fg_trace_next(w->t, &w->pass);) {
+        for (uint32_t l = 0; l < w->h->n_layer; l++) n += walk_layer(w, l);
+    }
+    return n;
+}
+
+static fg_status fill_future(fg_future *f, walk *w, fg_err *err)
+{
+    const size_t n_key = (size_t)f->n_layer * f->n_expert;
+    f->n = count_requests(w);
+    f->after = fg_mem_zalloc_array((size_t)f->n, sizeof *f->after);
+    f->first = fg_mem_zalloc_array(n_key, sizeof *f->first);
+    f->next = fg_mem_zalloc_array(n_key, sizeof *f->next);
+    uint64_t *last = fg_mem_zalloc_array(n_key, sizeof *last); /* 1 + the last request; 0: none */
+    if (f->after == NULL || f->first == NULL || f->next == NULL || last == NULL) {
+        fg_mem_free(last);
+        return fg_fail_nomem(err, "replay");
+    }
+    for (size_t k = 0; k < n_key; k++) f->first[k] = NEVER;
+    uint32_t pass = 0;
+    uint64_t i = 0;
+    for (w->pass = (fg_trace_pass){0}; fg_trace_next(w->t, &w->pass); pass++) {
+        for (uint32_t l = 0; l < f->n_layer; l++) {
+            const uint32_t n = walk_layer(w, l);
+            for (uint32_t k = 0; k < n; k++, i++) {
+                const size_t key = (size_t)l * f->n_expert + w->ids[k];
+                *(last[key] == 0 ? &f->first[key] : &f->after[last[key] - 1]) = pass;
+                f->after[i] = NEVER;
+                last[key] = i + 1;
+            }
+        }
+    }
+    fg_mem_free(last);
+    return FG_OK;
+}
+
+fg_status fg_future_create(fg_future **out, const fg_trace *t, fg_err *err)
+{
+    *out = NULL;
+    const fg_trace_head *h = fg_trace_get_head(t);
+    if (h->n_pass >= NEVER) {
+        return fg_fail(err, FG_ELIMIT, "replay: %llu passes, expected fewer than 2^32 - 1",
+                       (unsigned long long)h->n_pass);
+    }
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    fg_future *f = fg_mem_zalloc(sizeof *f);
+    fg_status st = f == NULL ? fg_fail_nomem(err, "replay") : FG_OK;
+    if (st == FG_OK) {
+        f->n_layer = h->n_layer;
+        f->n_expert = h->n_expert;
+        st = fill_future(f, &w, err);
+    }
+    walk_fini(&w);
+    if (st != FG_OK) {
+        fg_future_destroy(&f);
+        return st;
+    }
+    *out = f;
+    return FG_OK;
+}
+
+void fg_future_destroy(fg_future **f)
+{
+    if (*f == NULL) return;
+    fg_mem_free((*f)->after);
+    fg_mem_free((*f)->first);
+    fg_mem_free((*f)->next);
+    fg_mem_free(*f);
+    *f = NULL;
+}
+
+static void future_reset(fg_future *f)
+{
+    memcpy(f->next, f->first, (size_t)f->n_layer * f->n_expert * sizeof *f->next);
+    f->i = 0;
+}
+
+/* A layer's requests are about to be made.  That they count as made already changes nothing: the
+ * directory requests those that are present before it evicts for the others. */
+static void future_pass(fg_future *f, uint32_t layer, const uint32_t *ids, uint32_t n)
+{
+    for (uint32_t k = 0; k < n; k++)
+        f->next[(size_t)layer * f->n_expert + ids[k]] = f->after[f->i++];
+}
+
+static uint64_t next_use(void *ctx, uint32_t layer, uint32_t expert)
+{
+    const fg_future *f = ctx;
+    const uint32_t pass = f->next[(size_t)layer * f->n_expert + expert];
+    return pass == NEVER ? UINT64_MAX : (uint64_t)pass * f->n_layer + layer;
+}
+
+/* ---- replay ---- */
+
+/* As moe_streamed of src/model/moe.c. */
+static void run_layer(walk *w, fg_cache *c, fg_predictor *p, fg_future *f, uint32_t layer)
+{
+    fg_cache_load hints[FG_PREDICT_HINTS];
+    const fg_cache_load *loads;
+    const uint32_t n_id = walk_layer(w, layer);
+    uint32_t done = 0, n, n_load;
+    if (f != NULL) future_pass(f, layer, w->ids, n_id);
+    fg_cache_begin(c, layer, w->ids, n_id);
+    while ((n = fg_cache_next(c, &loads, &n_load)) > 0) {
+        done += n;
+        if (done < n_id) continue;
+        fg_guess guess;
+        const bool has = fg_trace_guess_of(w->t, &w->pass, layer, &guess);
+        (void)fg_predictor_hints(p, c, layer, w->sel, w->pass.n_tok, has ? &guess : NULL, hints);
+    }
+    fg_cache_end(c);
+}
+
+static fg_status run_passes(walk *w, fg_cache *c, fg_predictor *p, const fg_replay_opts *o,
+                            fg_err *err)
+{
+    fg_future *f = o->policy == FG_POLICY_OPTIMAL ? o->future : NULL;
+    uint64_t done = 0;
+    if (f != NULL) future_reset(f);
+    while (fg_trace_next(w->t, &w->pass)) {
+        fg_predictor_set_on(p, !o->as_recorded || w->pass.predict_on);
+        for (uint32_t l = 0; l < w->h->n_layer; l++) run_layer(w, c, p, f, l);
+        if (o->progress != NULL && !o->progress(o->ctx, ++done, w->h->n_pass)) {
+            return fg_fail(err, FG_ECANCEL, "replay: cancelled after %llu passes, expected %llu",
+                           (unsigned long long)done, (unsigned long long)w->h->n_pass);
+        }
+    }
+    return FG_OK;
+}
+
+fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *o, fg_cache_stats *out,
+                        fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    const fg_cache_opts co = {.n_layer = h->n_layer,
+                              .n_expert = h->n_expert,
+                              .n_used = h->n_used,
+                              .n_slot = o->n_slot,
+                              .policy = o->policy,
+                              .heat = o->heat,
+                              .next_use = o->future == NULL ? NULL : next_use,
+                              .next_use_ctx = o->future};
+    const fg_predict_opts po = {.kind = o->predict,
+                                .n_layer = h->n_layer,
+                                .n_expert = h->n_expert,
+                                .n_used = h->n_used,
+                                .ahead = o->ahead};
+    fg_cache *c = NULL;
+    fg_predictor *p = NULL;
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    fg_status st = fg_cache_create(&c, &co, err);
+    if (st == FG_OK) st = fg_predictor_create(&p, &po, err);
+    if (st == FG_OK) st = run_passes(&w, c, p, o, err);
+    if (st == FG_OK) *out = fg_cache_get_stats(c);
+    fg_predictor_destroy(&p);
+    fg_cache_destroy(&c);
+    walk_fini(&w);
+    return st;
+}
+
+fg_status fg_replay_heat(const fg_trace *t, uint64_t from, uint64_t to, uint64_t *heat, fg_err *err)
+{
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    for (uint64_t i = 0; i < to && fg_trace_next(t, &w.pass); i++) {
+        for (uint32_t l = 0; i >= from && l < w.h->n_layer; l++) {
+            fg_trace_sel(t, &w.pass, l, w.sel);
+            for (uint64_t k = 0; k < (uint64_t)w.pass.n_tok * w.h->n_used; k++) {
+                heat[(uint64_t)l * w.h->n_expert + w.sel[k]]++;
+            }
+        }
+    }
+    walk_fini(&w);
+    return FG_OK;
+}
+
+/* ---- recall ---- */
+
+/* Counts the n ids (ranked) against the experts of the running layer. */
+static void score(const walk *w, const uint32_t *ids, uint32_t n, fg_recall *r)
+{
+    r->n += w->h->n_used;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!w->in[ids[i]]) continue;
+        for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
+            r->n_found[k - FG_RECALL_FIRST] += i < k;
+        }
+    }
+}
+
+/* What is known about a layer of the token before it runs, by the observed and by the routers. */
+static void score_layer(walk *w, fg_predictor *const *observers, uint32_t layer,
+                        fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD])
+{
+    for (uint32_t d = 1; d <= FG_PREDICT_AHEAD && d <= layer; d++) {
+        fg_guess g;
+        if (fg_trace_guess_of(w->t, &w->pass, layer - d, &g) && d <= g.n_ahead) {
+            const uint32_t n =
+                w->h->n_expert < FG_PREDICT_WIDTH ? w->h->n_expert : FG_PREDICT_WIDTH;
+            score(w, g.id[d - 1], n, &out[FG_PREDICT_ROUTER][d - 1]);
+        }
+        /* nothing is observed about a layer while those before it run: any distance is alike */
+        for (int kind = FG_PREDICT_FREQUENCY; kind <= FG_PREDICT_PREVIOUS; kind++) {
+            uint32_t ids[FG_RECALL_LAST];
+            const uint32_t n = fg_predictor_rank(observers[kind], layer, ids, FG_RECALL_LAST);
+            score(w, ids, n, &out[kind][d - 1]);
+        }
+    }
+}
+
+fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD],
+                           fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    fg_predictor *observers[FG_PREDICT_COUNT] = {NULL};
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    fg_status st = FG_OK;
+    for (int kind = FG_PREDICT_FREQUENCY; st == FG_OK && kind <= FG_PREDICT_PREVIOUS; kind++) {
+        const fg_predict_opts po = {(fg_predict)kind, h->n_layer, h->n_expert, h->n_used, 0};
+        st = fg_predictor_create(&observers[kind], &po, err);
+    }
+    memset(out, 0, sizeof(fg_recall) * FG_PREDICT_COUNT * FG_PREDICT_AHEAD);
+    while (st == FG_OK && fg_trace_next(t, &w.pass)) {
+        for (uint32_t l = 0; l < h->n_layer; l++) {
+            (void)walk_layer(&w, l);
+            if (w.pass.n_tok == 1) score_layer(&w, observers, l, out);
+            for (int kind = FG_PREDICT_FREQUENCY; kind <= FG_PREDICT_PREVIOUS; kind++) {
+                fg_predictor_observe(observers[kind], l, w.sel, w.pass.n_tok);
+            }
+        }
+    }
+    for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) fg_predictor_destroy(&observers[kind]);
+    walk_fini(&w);
+    return st;
+}

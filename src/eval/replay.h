@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a routing trace would have cost: the directory (policy.h) and a predictor (predict.h) are
+ * driven through it exactly as a live store and src/model/moe.c drive them, so that the counts of a
+ * live run come out again, and those of every other choice with them.  No model, no time.
+ */
+#ifndef FG_SRC_EVAL_REPLAY_H
+#define FG_SRC_EVAL_REPLAY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/eval/routing_trace.h"
+
+/* What the optimal policy knows: when each request of a trace comes again. */
+typedef struct fg_future fg_future;
+
+/* 4 bytes for each request of the trace.  Errors: FG_ENOMEM, FG_ELIMIT (2^32 passes). */
+fg_status fg_future_create(fg_future **out, const fg_trace *t, fg_err *err);
+void fg_future_destroy(fg_future **f); /* accepts NULL */
+
+typedef struct fg_replay_opts {
+    uint32_t n_slot; /* experts in memory; limits as fg_cache_opts */
+    fg_policy policy;
+    const uint64_t *heat; /* [n_layer * n_expert], as fg_cache_opts; may be NULL */
+    fg_predict predict;
+    uint32_t ahead;    /* layers; 0: the default */
+    bool as_recorded;  /* the predictor was off when it was so in the recorded run */
+    fg_future *future; /* of the trace, for OPTIMAL; else NULL */
+    bool (*progress)(void *ctx, uint64_t done,
+                     uint64_t total); /* passes; may be NULL; false ends */
+    void *ctx;
+} fg_replay_opts;
+
+/* Errors: FG_EINVAL, FG_ENOMEM, FG_ECANCEL. */
+fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *opts, fg_cache_stats *out,
+                        fg_err *err);
+
+/* Adds to heat[n_layer * n_expert] how many tokens used each expert in passes from .. to - 1. */
+fg_status fg_replay_heat(const fg_trace *t, uint64_t from, uint64_t to, uint64_t *heat,
+                         fg_err *err);
+
+enum { FG_RECALL_FIRST = 2, FG_RECALL_LAST = 4 };
+
+/* Passes of one token: of the experts that a layer asked for, how many were among the `k` that a
+ * predictor ranked first when the layer `ahead` before it was running. */
+typedef struct fg_recall {
+    uint64_t n;                                             /* asked for; 0: the trace cannot say */
+    uint64_t n_found[FG_RECALL_LAST - FG_RECALL_FIRST + 1]; /* k = 2, 3, 4 */
+} fg_recall;
+
+/* out[kind][ahead - 1]; NONE stays zero.  Errors: FG_ENOMEM. */
+fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD],
+                           fg_err *err);
+
+#endif

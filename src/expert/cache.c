@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One record a slot, searched linearly: a few thousand records at most, and a miss costs the read
+ * of an expert, four orders of magnitude more than the search.
+ */
+#include "src/expert/cache.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/mem.h"
+#include "src/base/rng.h"
+
+enum {
+    DECAY_ROUNDS = 16, /* LFU: counts halve when every expert could have been asked so often */
+    FIRST_COUNT = 8,   /* LFU: count of the hottest expert of a heat map; small, so that it fades */
+    PIN_NUM = 3,       /* PIN: at most 3/4 of the slots are for the pinned set */
+    PIN_DEN = 4,
+};
+
+typedef struct entry {
+    uint32_t key;  /* layer * n_expert + expert; NO_KEY: empty */
+    bool pinned;   /* in the running wave or the next one */
+    bool wanted;   /* the running layer will request it */
+    bool cold;     /* goes first: a scan brought it in at another's cost, or a hint was wrong */
+    bool unused;   /* prefetched, not requested since */
+    uint32_t took; /* key that was evicted for the prefetch, or NO_KEY */
+    uint64_t used; /* number of the last request or prefetch */
+} entry;
+
+#define NO_KEY UINT32_MAX
+
+struct fg_cache {
+    uint32_t n_layer, n_expert, n_used;
+    uint32_t n_slot, limit, n_full; /* slots there are, may be in use, are in use */
+    fg_policy policy;
+    uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert); /* OPTIMAL */
+    void *next_use_ctx;
+    fg_rng rng;        /* RANDOM */
+    entry *slot;       /* [n_slot] */
+    uint32_t *slot_of; /* [n_layer * n_expert] or FG_CACHE_NO_SLOT */
+    uint32_t *count;   /* [n_layer * n_expert] LFU */
+    bool *lost;        /* [n_layer * n_expert] evicted for a prefetch that had no use yet */
+    uint32_t *rank;    /* [n_layer * n_expert] PIN: place in the heat map, 0 the hottest; or NULL */
+    uint64_t clock;    /* requests and prefetches so far */
+    uint64_t n_request;
+    /* the running layer */
+    uint32_t layer;
+    const uint32_t *ids;
+    uint32_t n_id, wave, wave_begin, wave_end, n_requested;
+    bool scan;
+    fg_cache_load loads[FG_CACHE_MAX_LOADS];
+    uint32_t n_load;
+    fg_cache_stats stats;
+};
+
+static const char *const policy_name[FG_POLICY_COUNT] = {[FG_POLICY_LRU] = "lru",
+                                                         [FG_POLICY_LFU] = "lfu",
+                                                         [FG_POLICY_PIN] = "pin",
+                                                         [FG_POLICY_RANDOM] = "random",
+                                                         [FG_POLICY_OPTIMAL] = "optimal"};
+
+bool fg_policy_parse(const char *text, fg_policy *out)
+{
+    for (int i = 0; i <= FG_POLICY_PIN; i++) {
+        if (strcmp(text, policy_name[i]) != 0) continue;
+        *out = (fg_policy)i;
+        return true;
+    }
+    return false;
+}
+
+const char *fg_policy_name(fg_policy policy)
+{
+    return policy_name[policy];
+}
+
+/* ---- heat ---- */
+
+typedef struct heat_key {
+    uint64_t heat;
+    uint32_t key;
+} heat_key;
+
+static int hotter_first(const void *a, const void *b)
+{
+    const heat_key *x = a, *y = b;
+    if (x->heat != y->heat) return x->heat > y->heat ? -1 : 1;
+    return x->key < y->key ? -1 : 1; /* ties go to the lower layer and expert */
+}
+
+static fg_status take_heat(fg_cache *c, const uint64_t *heat, fg_err *err)
+{
+    const size_t n = (size_t)c->n_layer * c->n_expert;
+    heat_key *h = fg_mem_zalloc_array(n, sizeof *h);
+    c->rank = fg_mem_zalloc_array(n, sizeof *c->rank);
+    if (h == NULL || c->rank == NULL) {
+        fg_mem_free(h);
+        return fg_fail_nomem(err, "expert directory");
+    }
+    for (size_t i = 0; i < n; i++) h[i] = (heat_key){heat[i], (uint32_t)i};
+    qsort(h, n, sizeof *h, hotter_first);
+    const double top = (double)h[0].heat;
+    for (size_t i = 0; i < n; i++) {
+        c->rank[h[i].key] = h[i].heat == 0 ? UINT32_MAX : (uint32_t)i;
+        if (top > 0.0) c->count[h[i].key] = (uint32_t)((double)h[i].heat / top * FIRST_COUNT);
+    }
+    fg_mem_free(h);
+    return FG_OK;
+}
+
+fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
+{
+    *out = NULL;
+    const uint64_t n_key = (uint64_t)o->n_layer * o->n_expert;
+    if (n_key == 0 || n_key >= NO_KEY || o->n_used < 1 || o->n_used > FG_CACHE_MAX_LOADS / 2) {
+        return fg_fail(err, FG_EINVAL,
+                       "expert directory: %u layers of %u experts, %u used, "
+                       "expected at least 1 and at most %d used",
+                       o->n_layer, o->n_expert, o->n_used, FG_CACHE_MAX_LOADS / 2);
+    }
+    const uint64_t least = fg_cache_min_slots(o->n_layer, o->n_expert, o->n_used);
+    if (o->n_slot < least || o->n_slot > n_key) {
+        return fg_fail(err, FG_EINVAL, "expert directory: %u slots, expected %llu to %llu",
+                       o->n_slot, (unsigned long long)least, (unsigned long long)n_key);
+    }
+    if (o->policy == FG_POLICY_OPTIMAL && o->next_use == NULL) {
+        return fg_fail(err, FG_EINVAL, "expert directory: no next_use, expected one for optimal");
+    }
+    fg_cache *c = fg_mem_zalloc(sizeof *c);
+    if (c == NULL) return fg_fail_nomem(err, "expert directory");
+    c->n_layer = o->n_layer;
+    c->n_expert = o->n_expert;
+    c->n_used = o->n_used;
+    c->n_slot = c->limit = o->n_slot;
+    c->policy = o->policy;
+    c->next_use = o->next_use;
+    c->next_use_ctx = o->next_use_ctx;
+    fg_rng_init(&c->rng, o->seed);
+    c->slot = fg_mem_zalloc_array(c->n_slot, sizeof *c->slot);
+    c->slot_of = fg_mem_zalloc_array((size_t)n_key, sizeof *c->slot_of);
+    c->count = fg_mem_zalloc_array((size_t)n_key, sizeof *c->count);
+    c->lost = fg_mem_zalloc_array((size_t)n_key, sizeof *c->lost);
+    fg_status st = c->slot == NULL || c->slot_of == NULL || c->count == NULL || c->lost == NULL
+                       ? fg_fail_nomem(err, "expert directory")
+                       : FG_OK;
+    if (st == FG_OK && o->heat != NULL) st = take_heat(c, o->heat, err);
+    if (st != FG_OK) {
+        fg_cache_destroy(&c);
+        return st;
+    }
+    for (uint32_t i = 0; i < c->n_slot; i++) c->slot[i].key = NO_KEY;
+    for (uint64_t i = 0; i < n_key; i++) c->slot_of[i] = FG_CACHE_NO_SLOT;
+    *out = c;
+    return FG_OK;
+}
+
+void fg_cache_destroy(fg_cache **c)
+{
+    if (*c == NULL) return;
+    fg_mem_free((*c)->slot);
+    fg_mem_free((*c)->slot_of);
+    fg_mem_free((*c)->count);
+    fg_mem_free((*c)->lost);
+    fg_mem_free((*c)->rank);
+    fg_mem_free(*c);
+    *c = NULL;
+}
+
+/* ---- eviction ---- */
+
+static bool stays(const fg_cache *c, const entry *e)
+{
+    return c->policy == FG_POLICY_PIN && c->rank != NULL &&
+           c->rank[e->key] < (uint64_t)c->limit * PIN_NUM / PIN_DEN;
+}
+
+static uint64_t next_use(const fg_cache *c, uint32_t key)
+{
+    return c->next_use(c->next_use_ctx, key / c->n_expert, key % c->n_expert);
+}
+
+/* True when a goes before b. */
+static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
+{
+    if (c->policy == FG_POLICY_OPTIMAL) {
+        const uint64_t at = next_use(c, a->key), bt = next_use(c, b->key);
+        return at != bt ? at > bt : a->used < b->used;
+    }
+    if (a->wanted != b->wanted) return b->wanted;
+    if (a->cold != b->cold) return a->cold;
+    const bool a_hint = a->unused && !a->cold, b_hint = b->unused && !b->cold;
+    if (a_hint != b_hint) return b_hint; /* its layer is near */
+    const bool a_stays = stays(c, a), b_stays = stays(c, b);
+    if (a_stays != b_stays) return b_stays;
+    if (c->policy == FG_POLICY_LFU && c->count[a->key] != c->count[b->key]) {
+        return c->count[a->key] < c->count[b->key];
+    }
+    return a->used < b->used; /* never equal */
+}
+
+/* A hint takes no slot that is in need, and none of another hint whose layer is still to come. */
+static bool spared(const fg_cache *c, const entry *e)
+{
+    return e->wanted || (e->unused && !e->cold) || stays(c, e);
+}
+
+/* Slot whose expert goes first, or FG_CACHE_NO_SLOT: all are pinned (a hint: or spared). */
+static uint32_t victim(fg_cache *c, bool hint)
+{
+    uint32_t best = FG_CACHE_NO_SLOT, n = 0;
+    for (uint32_t i = 0; i < c->n_slot; i++) {
+        const entry *e = &c->slot[i];
+        if (e->key == NO_KEY || e->pinned || (hint && spared(c, e))) continue;
+        if (c->policy == FG_POLICY_RANDOM) {
+            if (fg_rng_u64(&c->rng) % ++n == 0) best = i; /* the n-th with 1 in n: all alike */
+        } else if (best == FG_CACHE_NO_SLOT || goes_before(c, e, &c->slot[best])) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static void evict(fg_cache *c, uint32_t slot)
+{
+    entry *e = &c->slot[slot];
+    c->slot_of[e->key] = FG_CACHE_NO_SLOT;
+    c->stats.n_evict++;
+    c->stats.n_wasted += e->unused;
+    *e = (entry){.key = NO_KEY};
+    c->n_full--;
+}
+
+/* An empty slot for `key`, or FG_CACHE_NO_SLOT; *evicted: the key that had to go, or NO_KEY. */
+static uint32_t place(fg_cache *c, uint32_t key, bool hint, uint32_t *evicted)
+{
+    uint32_t slot = 0;
+    *evicted = NO_KEY;
+    if (c->n_full >= c->limit) {
+        slot = victim(c, hint);
+        if (slot == FG_CACHE_NO_SLOT) return slot;
+        if (hint && c->policy == FG_POLICY_OPTIMAL &&
+            next_use(c, c->slot[slot].key) <= next_use(c, key)) {
+            return FG_CACHE_NO_SLOT; /* who knows the future takes no hint that costs a miss */
+        }
+        *evicted = c->slot[slot].key;
+        evict(c, slot);
+    } else {
+        while (c->slot[slot].key != NO_KEY) slot++;
+    }
+    c->slot[slot] = (entry){.key = key, .took = NO_KEY, .used = ++c->clock};
+    c->slot_of[key] = slot;
+    c->n_full++;
+    return slot;
+}
+
+/* ---- requests ---- */
+
+static void count_request(fg_cache *c, uint32_t key)
+{
+    const uint64_t n_key = (uint64_t)c->n_layer * c->n_expert;
+    if (c->count[key] < UINT32_MAX) c->count[key]++;
+    if (++c->n_request % (DECAY_ROUNDS * n_key) != 0) return;
+    for (uint64_t i = 0; i < n_key; i++) c->count[i] /= 2;
+}
+
+/* Pins the expert; there is always a slot, as waves are made to fit. */
+static void request(fg_cache *c, uint32_t expert)
+{
+    const uint32_t key = c->layer * c->n_expert + expert;
+    uint32_t slot = c->slot_of[key];
+    count_request(c, key);
+    if (slot != FG_CACHE_NO_SLOT) {
+        entry *e = &c->slot[slot];
+        *(e->unused ? &c->stats.n_prefetch_hit : &c->stats.n_hit) += 1;
+        e->cold = c->scan && (e->cold || (e->unused && e->took != NO_KEY));
+        if (e->took != NO_KEY)
+            c->lost[e->took] = false; /* a request would have evicted it as well */
+        e->took = NO_KEY;
+        e->unused = false;
+        e->used = ++c->clock;
+    } else {
+        uint32_t evicted;
+        slot = place(c, key, false, &evicted);
+        assert(slot != FG_CACHE_NO_SLOT && c->n_load < FG_CACHE_MAX_LOADS);
+        c->slot[slot].cold = c->scan && evicted != NO_KEY;
+        c->stats.n_miss++;
+        c->stats.n_regret += c->lost[key];
+        c->lost[key] = false;
+        c->loads[c->n_load++] = (fg_cache_load){c->layer, expert, slot};
+    }
+    c->slot[slot].pinned = true;
+    c->slot[slot].wanted = false;
+}
+
+void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
+{
+    fg_cache_end(c);
+    assert(layer < c->n_layer && n >= 1 && n <= c->n_expert);
+    c->layer = layer;
+    c->ids = ids;
+    c->n_id = n;
+    uint32_t n_there = 0;
+    for (uint32_t i = 0; i < n; i++) { /* stable partition by insertion; n is small */
+        const uint32_t id = ids[i], slot = fg_cache_slot(c, layer, id);
+        if (slot == FG_CACHE_NO_SLOT) continue;
+        c->slot[slot].wanted = true;
+        memmove(ids + n_there + 1, ids + n_there, (i - n_there) * sizeof *ids);
+        ids[n_there++] = id;
+    }
+    const uint32_t few = c->n_used > FG_CACHE_FEW ? c->n_used : FG_CACHE_FEW;
+    c->scan = n > few || n > c->limit;
+    c->wave = n;
+    if (c->scan) c->wave = c->limit / 2 < FG_CACHE_WAVE ? c->limit / 2 : FG_CACHE_WAVE;
+}
+
+uint32_t fg_cache_next(fg_cache *c, const fg_cache_load **loads, uint32_t *n_load)
+{
+    for (uint32_t i = c->wave_begin; i < c->wave_end; i++) {
+        c->slot[fg_cache_slot(c, c->layer, c->ids[i])].pinned = false;
+    }
+    c->wave_begin = c->wave_end;
+    c->wave_end = c->n_id - c->wave_begin < c->wave ? c->n_id : c->wave_begin + c->wave;
+    c->n_load = 0;
+    const uint32_t ahead = c->n_id - c->wave_end < c->wave ? c->n_id : c->wave_end + c->wave;
+    while (c->n_requested < ahead) request(c, c->ids[c->n_requested++]);
+    *loads = c->loads;
+    *n_load = c->n_load;
+    const uint32_t n = c->wave_end - c->wave_begin;
+    if (n == 0) fg_cache_end(c);
+    return n;
+}
+
+uint32_t fg_cache_n_requested(const fg_cache *c)
+{
+    return c->n_requested;
+}
+
+void fg_cache_end(fg_cache *c)
+{
+    for (uint32_t i = c->wave_begin; i < c->n_id; i++) {
+        const uint32_t slot = fg_cache_slot(c, c->layer, c->ids[i]);
+        if (slot != FG_CACHE_NO_SLOT) c->slot[slot].pinned = c->slot[slot].wanted = false;
+    }
+    /* Hints about this layer that were wrong go first from now on.  Not before: the layer's own
+     * requests would take their slots while they are still being read into. */
+    for (uint32_t i = 0; c->ids != NULL && i < c->n_slot; i++) {
+        entry *e = &c->slot[i];
+        if (e->unused && e->key / c->n_expert == c->layer) e->cold = true;
+    }
+    c->n_id = c->wave_begin = c->wave_end = c->n_requested = 0;
+    c->ids = NULL;
+}
+
+bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load)
+{
+    assert(layer < c->n_layer && expert < c->n_expert);
+    if (fg_cache_slot(c, layer, expert) != FG_CACHE_NO_SLOT) return false;
+    uint32_t evicted;
+    const uint32_t slot = place(c, layer * c->n_expert + expert, true, &evicted);
+    if (slot == FG_CACHE_NO_SLOT) return false;
+    c->slot[slot].unused = true;
+    c->slot[slot].took = evicted;
+    if (evicted != NO_KEY) c->lost[evicted] = true;
+    c->lost[layer * c->n_expert + expert] = false;
+    c->stats.n_prefetch++;
+    *load = (fg_cache_load){layer, expert, slot};
+    return true;
+}
+
+uint32_t fg_cache_slot(const fg_cache *c, uint32_t layer, uint32_t expert)
+{
+    return c->slot_of[(uint64_t)layer * c->n_expert + expert];
+}
+
+void fg_cache_set_limit(fg_cache *c, uint32_t n_slot, void (*on_evict)(void *ctx, uint32_t slot),
+                        void *ctx)
+{
+    assert(n_slot >= fg_cache_min_slots(c->n_layer, c->n_expert, c->n_used) && n_slot <= c->n_slot);
+    fg_cache_end(c);
+    c->limit = n_slot;
+    while (c->n_full > c->limit) {
+        const uint32_t slot = victim(c, false);
+        evict(c, slot);
+        if (on_evict != NULL) on_evict(ctx, slot);
+    }
+}
+
+uint32_t fg_cache_limit(const fg_cache *c)
+{
+    return c->limit;
+}
+
+uint32_t fg_cache_n_present(const fg_cache *c)
+{
+    return c->n_full;
+}
+
+fg_cache_stats fg_cache_get_stats(const fg_cache *c)
+{
+    return c->stats;
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which experts are in memory: the directory of the expert store, and its eviction policies.
+ *
+ * Pure: no I/O, no clock, no threads.  Every answer is a function of the calls made so far, so that
+ * a replay of a routing trace through this module meets the hits and misses of the live run exactly.
+ *
+ * A layer is worked through in waves of experts that fit into the slots together:
+ *
+ *     fg_cache_begin(c, layer, ids, n);               ids are reordered: present ones first
+ *     while ((m = fg_cache_next(c, &loads, &n_load)) > 0) {
+ *         read loads[0 .. n_load-1] into their slots;   of this wave and of the next one
+ *         compute the next m of ids;                    their slots are pinned until the next call
+ *     }
+ *     fg_cache_prefetch(c, layer + 1, expert, &load);   a hint; never takes a pinned slot
+ *
+ * Few experts (a decoded token) are one wave.  Many (prefill) are a scan: waves of FG_CACHE_WAVE or
+ * fewer, each requested while the one before it is computed; what a scan brings in by evicting
+ * others is evicted first, so that a prompt, which passes over all layers in turn, does not wash
+ * out the cache (LRU alone would then never hit) and each of its chunks finds the same experts.
+ */
+#ifndef FG_SRC_EXPERT_CACHE_H
+#define FG_SRC_EXPERT_CACHE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+enum {
+    FG_CACHE_WAVE = 4,       /* experts of a scan's wave; two waves are in slots at a time */
+    FG_CACHE_FEW = 8,        /* so many experts, if they fit, are one wave */
+    FG_CACHE_MAX_LOADS = 64, /* most experts used by a token, hence most loads of a call */
+};
+
+#define FG_CACHE_NO_SLOT UINT32_MAX
+
+typedef enum fg_policy {
+    FG_POLICY_LRU, /* evicts the least recently requested */
+    FG_POLICY_LFU, /* the least frequently requested, counts halve now and then; ties as LRU */
+    FG_POLICY_PIN, /* the hottest of a given heat map stay once they are in; the rest as LRU */
+    /* of a replay, to compare with: */
+    FG_POLICY_RANDOM,  /* any */
+    FG_POLICY_OPTIMAL, /* the one whose next request is farthest away (Belady 1966): no choice has
+                        * fewer misses, as long as the experts of each layer are one wave */
+    FG_POLICY_COUNT,
+} fg_policy;
+
+/* "lru", "lfu", "pin"; false when text is none of them. */
+bool fg_policy_parse(const char *text, fg_policy *out);
+/* Those, "random", "optimal". */
+const char *fg_policy_name(fg_policy policy);
+
+typedef struct fg_cache_opts {
+    uint32_t n_layer, n_expert;
+    uint32_t n_used; /* experts of a token; at most FG_CACHE_MAX_LOADS / 2 */
+    uint32_t n_slot; /* at least fg_cache_min_slots, at most n_layer * n_expert */
+    fg_policy policy;
+    const uint64_t *heat; /* [n_layer * n_expert] requests in some other run; NULL: none.  Read at
+                           * creation only: PIN's set, and LFU's first counts */
+    /* OPTIMAL: a number that grows with the time of the expert's next request, behind those of the
+     * running layer; UINT64_MAX: never. */
+    uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert);
+    void *next_use_ctx;
+    uint64_t seed; /* RANDOM */
+} fg_cache_opts;
+
+/* Fewer slots than these cannot run a model: the experts of a token, and one to read ahead, unless
+ * the model has no more. */
+static inline uint64_t fg_cache_min_slots(uint32_t n_layer, uint32_t n_expert, uint32_t n_used)
+{
+    const uint64_t all = (uint64_t)n_layer * n_expert, least = (uint64_t)n_used + 1;
+    return least < all ? least : all;
+}
+
+typedef struct fg_cache_stats {
+    uint64_t n_hit; /* requests met by what an earlier request had brought */
+    /* Requests that found a prefetch, its first use; found, not read: a store gives up the reads of
+     * hints that were wrong, and one that is requested later is read whole then.  n_miss + n_prefetch
+     * counts each as one read, which is more than is read, unless many are given up half-way and
+     * requested after all. */
+    uint64_t n_prefetch_hit;
+    uint64_t n_miss;     /* requests that had to be read */
+    uint64_t n_prefetch; /* prefetches carried out */
+    uint64_t n_wasted;   /* prefetches evicted without a use */
+    uint64_t n_regret;   /* misses of what was evicted for a prefetch that had no use till then */
+    uint64_t n_evict;
+} fg_cache_stats;
+
+/* Expert that has to be read into a slot, whose former contents are gone. */
+typedef struct fg_cache_load {
+    uint32_t layer, expert, slot;
+} fg_cache_load;
+
+typedef struct fg_cache fg_cache;
+
+/* Errors: FG_EINVAL (opts), FG_ENOMEM. */
+fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *opts, fg_err *err);
+void fg_cache_destroy(fg_cache **c); /* accepts NULL */
+
+/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer ends
+ * and reordered: those present first, both parts in the given order.  An unfinished layer before
+ * it is given up. */
+void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n);
+
+/* Ends the wave before, requests experts, and returns how many ids the wave has; 0: the layer is
+ * done and nothing is pinned.  *loads (borrowed until the next call) are in the order of need. */
+uint32_t fg_cache_next(fg_cache *c, const fg_cache_load **loads, uint32_t *n_load);
+
+/* Experts of ids[0..] of the running layer that are pinned: this wave and what was requested ahead. */
+uint32_t fg_cache_n_requested(const fg_cache *c);
+
+/* Ends the layer at any point. */
+void fg_cache_end(fg_cache *c);
+
+/* Hint.  True when *load is to be read; false when the expert is there already, or no slot may be
+ * had: pinned experts, those that the running layer still needs and hints about layers to come are
+ * never evicted for it.  A hint that its layer has passed without goes before all others. */
+bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load);
+
+/* Slot of an expert or FG_CACHE_NO_SLOT. */
+uint32_t fg_cache_slot(const fg_cache *c, uint32_t layer, uint32_t expert);
+
+/* Changes how many slots may be in use (within the limits of creation), between layers.  Evicts as
+ * the policy says; on_evict (may be NULL) sees each slot that became empty. */
+void fg_cache_set_limit(fg_cache *c, uint32_t n_slot, void (*on_evict)(void *ctx, uint32_t slot),
+                        void *ctx);
+uint32_t fg_cache_limit(const fg_cache *c);
+uint32_t fg_cache_n_present(const fg_cache *c); /* experts in slots, or on their way */
+
+fg_cache_stats fg_cache_get_stats(const fg_cache *c);
+
+#endif

@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The writer's lives: how one begins, what it leaves for the next, and how the next goes on.
+ *
+ * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn, or
+ * whose pieces are not in the file as it says, is not believed, and one before it is used.  What
+ * is between the spans of the records may hold anything: it is written again, padding included.
+ *
+ * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
+ * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.  The other
+ * parts of a split file (split.c) are locked likewise, because their folders may be shared.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "src/base/buf.h"
+#include "src/base/clock.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/format/write/writer_impl.h"
+
+/* --- begin --- */
+
+/* True when `path` still names the file that fd holds: between our open and our lock its former
+ * owner may have finished and renamed it, and what we would truncate is the finished model. */
+static bool is_still_named(const char *path, int fd)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && stat(path, &named) == 0 && mine.st_ino == named.st_ino &&
+           mine.st_dev == named.st_dev;
+}
+
+fg_status fg_writer_lock(const char *path, int *out, bool *is_empty, fg_err *err)
+{
+    struct stat sb;
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected a file that can be created", path,
+                       strerror(errno));
+    }
+    /* Some network file systems know no flock: go on without. */
+    const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (refused || !is_still_named(path, fd)) {
+        (void)close(fd);
+        return fg_fail(err, FG_EIO,
+                       "%s: another process is writing it, expected one writer; wait for it or "
+                       "choose another name",
+                       path);
+    }
+    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
+        (void)close(fd);
+        return fg_fail(err, FG_EIO, "%s: not a regular file, expected one or nothing there", path);
+    }
+    *is_empty = sb.st_size == 0;
+    *out = fd;
+    return FG_OK;
+}
+
+static fg_status open_part(fg_writer *w, fg_err *err)
+{
+    bool is_empty;
+    FG_TRY(fg_writer_lock(w->part, &w->fd, &is_empty, err));
+    w->kept = !is_empty; /* until it is known that there is nothing to keep */
+    w->parts.fd[0] = w->fd;
+    w->state = FG_WRITER_BROKEN; /* until begin succeeds */
+    return FG_OK; /* from here on ours: destroy removes it, unless it is worth keeping */
+}
+
+static dev_t drive_of(const fg_writer *w, uint32_t part)
+{
+    struct stat sb;
+    return fstat(w->parts.fd[part], &sb) == 0 ? sb.st_dev : 0;
+}
+
+/* On the file system of one part; have[n_part]: bytes of the parts that are there already. */
+static fg_status check_drive(const fg_writer *w, uint32_t part, const uint64_t *have, fg_err *err)
+{
+    struct statvfs v;
+    const dev_t drive = drive_of(w, part);
+    uint64_t need = 0, free_bytes;
+    for (uint32_t k = 0; k < w->parts.n; k++) {
+        uint64_t more = 0;
+        if (drive_of(w, k) == drive) more = fg_writer_part_bytes(w, k) - have[k];
+        if (k == 0 && drive_of(w, 0) == drive) {
+            if (w->reserve_bytes == UINT64_MAX) return FG_OK;
+            if (!fg_add_u64(more, w->reserve_bytes, &more)) more = UINT64_MAX;
+        }
+        if (!fg_add_u64(need, more, &need)) need = UINT64_MAX;
+    }
+    const char *path = w->parts.path[part];
+    if (fstatvfs(w->parts.fd[part], &v) != 0) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected to ask for free space", path,
+                       strerror(errno));
+    }
+    if (!fg_mul_u64(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = UINT64_MAX;
+    if (free_bytes >= need) return FG_OK;
+    return fg_fail(err, FG_EIO,
+                   "%s: %llu bytes free on its file system, expected %llu; free space or "
+                   "choose another folder",
+                   path, (ull)free_bytes, (ull)need);
+}
+
+static fg_status check_space(const fg_writer *w, const uint64_t *have, fg_err *err)
+{
+    for (uint32_t k = 0; k < w->parts.n; k++) FG_TRY(check_drive(w, k, have, err));
+    return FG_OK;
+}
+
+void fg_writer_reserve(fg_writer *w, uint64_t bytes)
+{
+    w->reserve_bytes = bytes;
+}
+
+/* size[n_part] */
+static fg_status part_sizes(const fg_writer *w, uint64_t *size, fg_err *err)
+{
+    for (uint32_t k = 0; k < w->parts.n; k++) {
+        struct stat sb = {0};
+        if (w->parts.fd[k] >= 0 && fstat(w->parts.fd[k], &sb) != 0) {
+            return fg_fail(err, FG_EIO, "%s: %s, expected to ask for its size", w->parts.path[k],
+                           strerror(errno));
+        }
+        size[k] = (uint64_t)sb.st_size;
+    }
+    return FG_OK;
+}
+
+/* True when the journal describes something that is there. */
+static bool has_work(const fg_writer *w, const uint64_t *size)
+{
+    return fg_journal_n_record(w->journal) > 0 && size[0] > w->slot.data_offset;
+}
+
+/* Opens PATH.part, reads the journal, opens the other parts; size[n_part]. */
+static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
+{
+    if (w->state != FG_WRITER_PLANNED)
+        return fg_writer_misuse(w, "begin without a plan", "plan, then begin", err);
+    /* What a refused attempt left is kept for the next. */
+    if (w->buf == NULL) w->buf = fg_mem_alloc(FG_WRITER_BUFFER);
+    if (w->hasher == NULL) w->hasher = fg_hasher_create();
+    if (w->changed == NULL) w->changed = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (w->buf == NULL || w->hasher == NULL || w->changed == NULL) {
+        return fg_fail_nomem(err, w->path);
+    }
+    FG_TRY(open_part(w, err));
+    FG_TRY(part_sizes(w, size, err));
+    FG_TRY(fg_journal_load(&w->journal, w->log, err));
+    FG_TRY(fg_writer_open_parts(w, has_work(w, size), err));
+    return part_sizes(w, size, err);
+}
+
+/* With the hash table, only when it is known that the file fits the disk: the table of one that does
+ * not might not fit the memory. */
+static fg_status enter_begun(fg_writer *w, fg_err *err)
+{
+    w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
+    w->known = fg_mem_zalloc((size_t)w->slot.n_chunk);
+    w->done = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (w->chunk == NULL || w->known == NULL || w->done == NULL) {
+        return fg_fail_nomem(err, w->path);
+    }
+    w->saved_ns = fg_clock_ns();
+    fg_writer_start_span(w, 0);
+    return FG_OK;
+}
+
+/* Over whatever is there.  The old journal goes first: its records must never meet new data. */
+static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
+{
+    const uint64_t have[FG_MAX_PART] = {0};
+    const bool ours = identity != NULL && fg_journal_identity(w->journal) == *identity;
+    FG_TRY(fg_writer_check_parts(w, ours, err));
+    w->kept = false;
+    if (identity == NULL) {
+        fg_journal_remove(w->journal);
+        fg_journal_close(&w->journal);
+    }
+    FG_TRY(fg_writer_cut_parts(w, 0, err));
+    /* has_work is to find it so, even if all that is written first goes to other parts */
+    if (w->parts.n > 1 && ftruncate(w->fd, (off_t)w->slot.data_offset + 1) != 0) {
+        return fg_writer_fail_io(w, "to extend it", err);
+    }
+    FG_TRY(check_space(w, have, err));
+    FG_TRY(enter_begun(w, err));
+    FG_TRY(fg_writer_sync_names(w, err)); /* the journal is about these very files */
+    if (identity != NULL) FG_TRY(fg_journal_start(w->journal, *identity, err));
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
+}
+
+/* Hours of work of somebody else's are not overwritten without being asked. */
+static fg_status refuse_other(const fg_writer *w, fg_err *err)
+{
+    return fg_fail(err, FG_EINVAL,
+                   "%s: the unfinished file of another conversion (other source or options%s), "
+                   "expected this one's; delete it or choose another name",
+                   w->part, w->parts.n > 1 ? ", other folders" : "");
+}
+
+/* A part that is not there may be on a drive that is not mounted: no reason to delete the others. */
+static fg_status refuse_unlike(const fg_writer *w, fg_err *err)
+{
+    const uint32_t k = fg_writer_missing_part(w);
+    if (k == 0) return refuse_other(w, err);
+    return fg_fail(err, FG_EINVAL,
+                   "%s: missing, expected part %u of the unfinished %s; mount or restore it, or "
+                   "delete %s",
+                   w->parts.path[k], k, w->path, w->part);
+}
+
+fg_status fg_writer_begin(fg_writer *w, fg_err *err)
+{
+    uint64_t size[FG_MAX_PART];
+    FG_TRY(prepare_begin(w, size, err));
+    if (has_work(w, size)) return refuse_other(w, err);
+    return begin_anew(w, NULL, err);
+}
+
+/* --- resume --- */
+
+/* Hash of everything planned that determines the file, and of what the caller says of the data. */
+static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *out, fg_err *err)
+{
+    fg_buf b = {0};
+    fg_directory_encode(&w->dir, &b);
+    for (size_t i = 0; i < w->n_blob; i++) {
+        fg_buf_u64(&b, fg_hash64(w->blob[i].data, (size_t)w->blob[i].bytes));
+    }
+    fg_buf_u32(&b, w->slot.write_version);
+    fg_buf_u64(&b, w->slot.data_offset);
+    fg_buf_u64(&b, caller);
+    fg_writer_identify_parts(w, &b);
+    *out = b.failed ? 0 : fg_hash64(b.data, b.len);
+    const bool failed = b.failed;
+    fg_buf_fini(&b);
+    return failed ? fg_fail_nomem(err, w->path) : FG_OK;
+}
+
+/* True when a span may begin, and the one before it end, at tensor idx. */
+static bool is_boundary(const fg_writer *w, uint64_t idx)
+{
+    if (idx >= w->dir.n_tensor) return idx == w->dir.n_tensor;
+    const uint32_t role = w->dir.tensor[idx].role;
+    return role != FG_ROLE_EXPERT_UP && role != FG_ROLE_EXPERT_DOWN;
+}
+
+/* A span of the plan, not empty, none of it in seen[n_tensor]. */
+static bool is_span(const fg_writer *w, fg_span s, const uint8_t *seen)
+{
+    return s.first < s.end && is_boundary(w, s.first) && is_boundary(w, s.end) &&
+           memchr(seen + s.first, 1, (size_t)(s.end - s.first)) == NULL;
+}
+
+static uint64_t n_piece(const fg_writer *w, fg_span s)
+{
+    const uint64_t from = fg_writer_place(w, s.first) - w->slot.data_offset;
+    const uint64_t to = fg_writer_place(w, s.end) - w->slot.data_offset;
+    return (to - 1) / FG_FILE_CHUNK - from / FG_FILE_CHUNK + 1;
+}
+
+/* True when parts of these sizes can hold the span. */
+static bool fits_sizes(const fg_writer *w, fg_span s, const uint64_t *size)
+{
+    const uint64_t to = fg_writer_place(w, s.end);
+    for (uint64_t at = fg_writer_place(w, s.first), end; at < to; at = end) {
+        const uint32_t k = fg_parts_at(&w->parts, at, &end);
+        if (end > to) end = to;
+        if (end > size[k]) return false;
+    }
+    return true;
+}
+
+/* True when the record fits the plan and parts of these sizes; its tensors are then added to seen. */
+static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, const uint64_t *size,
+                      uint8_t *seen)
+{
+    uint64_t n_hash = 0;
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        if (!is_span(w, s, seen) || !fits_sizes(w, s, size)) return false;
+        memset(seen + s.first, 1, (size_t)(s.end - s.first));
+        n_hash += n_piece(w, s);
+    }
+    return n_hash == c->n_hash;
+}
+
+/* Compares what a record says of the data with the file. */
+static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg_err *err)
+{
+    uint64_t n = 0;
+    *same = false;
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        const uint64_t to = fg_writer_place(w, s.end);
+        for (uint64_t at = fg_writer_place(w, s.first), cut; at < to; at = cut) {
+            cut = fg_writer_cut(w, at, to);
+            FG_TRY(fg_parts_read(&w->parts, w->buf, (size_t)(cut - at), at, err));
+            if (fg_hash64(w->buf, (size_t)(cut - at)) != fg_checkpoint_hash(c, n++)) return FG_OK;
+        }
+    }
+    *same = true;
+    return FG_OK;
+}
+
+/* The number of records up to the last of the first n that added data; 0: none did. */
+static size_t n_to_data(const fg_writer *w, size_t n)
+{
+    while (n > 0 && fg_journal_record(w->journal, n - 1)->n_span == 0) n--;
+    return n;
+}
+
+/* How many records to go on from: the last that agrees with the plan and with the file.  What the last with
+ * data added is read back, because a disk may say that it has written and lose it. */
+static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
+{
+    size_t k = 0;
+    uint8_t *seen = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (seen == NULL) return fg_fail_nomem(err, w->path);
+    while (k < fg_journal_n_record(w->journal) &&
+           fits_plan(w, fg_journal_record(w->journal, k), size, seen)) {
+        k++;
+    }
+    fg_mem_free(seen);
+    for (size_t last; (last = n_to_data(w, k)) > 0; k = last - 1) {
+        bool same;
+        FG_TRY(is_in_file(w, fg_journal_record(w->journal, last - 1), &same, err));
+        if (same) break;
+    }
+    *n = k;
+    return FG_OK;
+}
+
+/* What stands before and behind the data is written at the end; an interrupted end may have left
+ * anything there, even a header. */
+static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
+{
+    FG_TRY(fg_writer_cut_parts(w, pos, err));
+    memset(w->buf, 0, FG_WRITER_BUFFER);
+    for (uint64_t at = 0; at < w->slot.data_offset; at += FG_WRITER_BUFFER) {
+        const uint64_t left = w->slot.data_offset - at;
+        const uint64_t n = left < FG_WRITER_BUFFER ? left : FG_WRITER_BUFFER;
+        FG_TRY(fg_io_pwrite(w->fd, w->buf, (size_t)n, at, w->part, err));
+    }
+    return FG_OK;
+}
+
+static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
+{
+    uint64_t n = 0;
+    if (!fg_checkpoint_results(c, w->dir.tensor, w->dir.n_tensor)) {
+        return fg_fail(err, FG_EFORMAT, "%s: a result that fits no tensor, expected one; delete it",
+                       w->log);
+    }
+    for (uint64_t i = 0; i < c->n_span; i++) {
+        const fg_span s = fg_checkpoint_span(c, i);
+        FG_TRY(fg_writer_take_span(w, s, c->hash + 8 * n, err));
+        n += n_piece(w, s);
+    }
+    return FG_OK;
+}
+
+/* From the first n records.  end: of the last span in the file; have: bytes of all of them, by part. */
+static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
+{
+    uint64_t have[FG_MAX_PART] = {0}, end = w->slot.data_offset;
+    for (size_t i = 0; i < n; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        for (uint64_t k = 0; k < c->n_span; k++) {
+            const fg_span s = fg_checkpoint_span(c, k);
+            const uint64_t from = fg_writer_place(w, s.first), to = fg_writer_place(w, s.end);
+            for (uint32_t p = 0; p < w->parts.n; p++) {
+                have[p] += fg_parts_share(&w->parts, p, from, to);
+            }
+            if (to > end) end = to;
+        }
+    }
+    FG_TRY(fg_journal_keep(w->journal, n, err));
+    FG_TRY(clear_around(w, end, err));
+    FG_TRY(check_space(w, have, err));
+    FG_TRY(enter_begun(w, err));
+    for (size_t i = 0; i < n; i++) FG_TRY(take_record(w, fg_journal_record(w->journal, i), err));
+    const uint8_t *left = memchr(w->done, 0, (size_t)w->dir.n_tensor);
+    *next = left == NULL ? w->dir.n_tensor : (uint64_t)(left - w->done);
+    fg_writer_start_span(w, *next);
+    w->state = FG_WRITER_BEGUN;
+    return FG_OK;
+}
+
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+                           uint64_t *next_tensor, fg_err *err)
+{
+    uint64_t size[FG_MAX_PART], own = 0;
+    size_t n = 0;
+    *next_tensor = 0;
+    FG_TRY(prepare_begin(w, size, err));
+    FG_TRY(plan_identity(w, identity, &own, err));
+    if (has_work(w, size)) {
+        if (fg_journal_identity(w->journal) != own) return refuse_unlike(w, err);
+        FG_TRY(fg_writer_unname_parts(w, err));
+        FG_TRY(trusted_records(w, size, &n, err));
+    }
+    if (n == 0) return begin_anew(w, &own, err);
+    for (size_t i = 0; i < n && payload != NULL; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        FG_TRY(payload(ctx, c->payload, c->n_payload, err));
+    }
+    return continue_from(w, n, next_tensor, err);
+}
+
+bool fg_writer_is_kept(const fg_writer *w)
+{
+    return w->kept && w->chunk != NULL && w->state != FG_WRITER_DONE;
+}
+
+/* --- checkpoint --- */
+
+void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns)
+{
+    w->every_bytes = bytes;
+    w->every_ns = ns;
+}
+
+bool fg_writer_checkpoint_due(const fg_writer *w)
+{
+    return w->journal != NULL && (w->n_written - w->saved_written >= w->every_bytes ||
+                                  fg_clock_ns() - w->saved_ns >= w->every_ns);
+}
+
+/* Everything in the new spans is on the disk: says so in the journal. */
+static fg_status append_record(fg_writer *w, const void *payload, uint64_t n, fg_err *err)
+{
+    fg_buf result = {0};
+    for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
+        uint8_t bytes[FG_RESULT_BYTES];
+        if (w->changed[i] == 0) continue;
+        fg_result_encode(i, &w->dir.tensor[i], bytes);
+        fg_buf_put(&result, bytes, sizeof bytes);
+    }
+    const fg_checkpoint c = {
+        .n_span = w->n_new_span,
+        .n_hash = w->new_hash.len / 8,
+        .n_result = result.len / FG_RESULT_BYTES,
+        .n_payload = n,
+        .span = w->new_span.data,
+        .hash = w->new_hash.data,
+        .result = result.data,
+        .payload = payload,
+    };
+    const fg_status st =
+        result.failed ? fg_fail_nomem(err, w->log) : fg_journal_append(w->journal, &c, err);
+    fg_buf_fini(&result);
+    return st;
+}
+
+fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg_err *err)
+{
+    if (w->state != FG_WRITER_BEGUN)
+        return fg_writer_misuse(w, "checkpoint of a writer not begun", "begin", err);
+    if (w->journal == NULL) return FG_OK;
+    fg_status st = fg_writer_end_span(w, err);
+    if (st == FG_EINVAL) return st;
+    if (st == FG_OK) st = fg_writer_sync(w, true, err);
+    if (st == FG_OK) st = append_record(w, payload, n, err);
+    if (st != FG_OK) {
+        w->state = FG_WRITER_BROKEN;
+        return st;
+    }
+    memset(w->changed, 0, (size_t)w->dir.n_tensor);
+    w->new_span.len = w->new_hash.len = 0;
+    w->n_new_span = 0;
+    w->kept = true;
+    w->saved_written = w->n_written;
+    w->saved_ns = fg_clock_ns();
+    return FG_OK;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Writes a .fulgur file: plan first, then data in file order, then the header, so that an
+ * unfinished file never validates.  The file grows as PATH.part and is renamed to PATH when
+ * complete and synced.
+ *
+ * Use:  fg_writer_create -> fg_writer_add_meta* -> fg_writer_plan -> fg_writer_begin
+ *       -> fg_writer_write* (the data region, exactly) -> fg_writer_set_error*
+ *       -> fg_writer_finish; fg_writer_destroy at any time removes an unfinished PATH.part.
+ *
+ * Data is written in file order from the start, or, with fg_writer_seek, in any order of the tensors (an
+ * expert's three together): every place is known from the plan.  The file is the same.  Chunks that
+ * were not written in one go are read back at the end, and compared with what was written.
+ *
+ * A writer begun by fg_writer_resume instead survives its process: it keeps PATH.part.journal beside
+ * PATH.part, and fg_writer_checkpoint makes what was written so far durable.  Killed at any moment,
+ * by the machine's loss of power too, a second life with the same plan goes on from the last
+ * checkpoint, and the finished file has the bytes that one life would have given it.  From the first
+ * checkpoint on, destroy leaves both files where they are.
+ */
+#ifndef FG_SRC_FORMAT_WRITE_WRITER_H
+#define FG_SRC_FORMAT_WRITE_WRITER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/format/format.h"
+#include "src/format/reader.h"
+
+typedef struct fg_writer fg_writer;
+
+/* Type of each tensor, decided by the caller (recipe). */
+typedef struct fg_tensor_choice {
+    fg_qtype type;
+    fg_lut lut;  /* for q4 */
+    bool rotate; /* stored as W R (FORMAT.md 6.2); gate and up of an expert alike */
+} fg_tensor_choice;
+typedef fg_tensor_choice fg_choose_fn(void *ctx, fg_role role, uint32_t layer, uint32_t expert);
+
+fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *shape, fg_err *err);
+
+/* Splits the file (FORMAT.md 3.1): part k = 1 .. n_dir goes to the folder dir[k - 1], as NAME.k, and where
+ * that is not PATH's own folder, a link PATH.k beside PATH names it.  Other than PATH, files that are there
+ * already are refused.  Before fg_writer_plan.  Errors: FG_EINVAL, FG_EIO (no such folder), FG_ENOMEM. */
+fg_status fg_writer_split(fg_writer *w, const char *const *dir, uint32_t n_dir, fg_err *err);
+
+/* Copies the blob.  Keys are unique, 1-255 bytes.  Before fg_writer_plan. */
+fg_status fg_writer_add_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
+                             fg_err *err);
+
+/* Lays out all tensors of the shape (FORMAT.md 5): fixes every offset. */
+fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err);
+
+/* After the plan.  Tensors in file order. */
+uint64_t fg_writer_n_tensor(const fg_writer *w);
+const fg_tensor *fg_writer_tensor(const fg_writer *w, uint64_t idx);
+uint64_t fg_writer_data_offset(const fg_writer *w);
+uint64_t fg_writer_data_bytes(const fg_writer *w);
+uint64_t fg_writer_file_bytes(const fg_writer *w);
+
+/* After the plan: how many bytes of [from, to) go to PATH's file system; all, when it is not split. */
+uint64_t fg_writer_share(const fg_writer *w, uint64_t from, uint64_t to);
+/* How many go into one part (0: PATH). */
+uint64_t fg_writer_part_bytes(const fg_writer *w, uint32_t part);
+/* How many go to the file system of part k > 0, 0 when that is PATH's. */
+uint64_t fg_writer_drive_bytes(const fg_writer *w, uint32_t part);
+
+/* Before begin: bytes that the caller will need on the same file system for temporary files.  UINT64_MAX:
+ * the caller looks after free space there itself. */
+void fg_writer_reserve(fg_writer *w, uint64_t bytes);
+
+/* Creates PATH.part, without a journal.  Refuses when PATH.part exists and is locked by another process
+ * (flock) or holds the checkpoint of an interrupted one, or when the file system has fewer free bytes
+ * than the file and the reserve need. */
+fg_status fg_writer_begin(fg_writer *w, fg_err *err);
+
+/* The same with a journal, and going on from the last checkpoint of an interrupted life if there is
+ * one.  identity: hash of all that determines the data and is not in the plan (the source); plan and
+ * metadata are under the journal's own hash.  *next_tensor is the first tensor still to be written (0
+ * when starting anew, all of them when none is), and the position is there; others are asked of
+ * fg_writer_is_done.  payload (may be NULL) is called with the payloads of all checkpoints in order, bytes
+ * borrowed for the call, before anything is changed; a failure of it ends the resume.
+ * Metadata set by fg_writer_set_meta is not remembered.  What the last checkpoint added is read back
+ * and compared; where it differs, an earlier one is used.
+ * Errors: FG_EINVAL when PATH.part belongs to another plan or identity (nothing is changed then),
+ * FG_EIO, FG_ENOMEM. */
+typedef fg_status fg_payload_fn(void *ctx, const void *bytes, uint64_t n, fg_err *err);
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+                           uint64_t *next_tensor, fg_err *err);
+
+/* True from the first checkpoint to the end of finish: destroy will leave PATH.part and its journal, and
+ * the same writer can be resumed later. */
+bool fg_writer_is_kept(const fg_writer *w);
+
+/* Position of the next byte that fg_writer_write expects, absolute. */
+uint64_t fg_writer_pos(const fg_writer *w);
+
+/* Pads behind the tensors written so far, and goes on at tensor idx, which must not be written yet (the
+ * gate, for an expert).  Going on where the position is costs nothing.  FG_EINVAL also inside a tensor. */
+fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err);
+
+/* True when tensor idx is written, as of the last checkpoint or seek away from it. */
+bool fg_writer_is_done(const fg_writer *w, uint64_t idx);
+
+/* Where what belongs to tensor idx begins, absolute, and so where what belongs to the one before ends;
+ * idx = n_tensor: the end of the data.  The same for the three of an expert. */
+uint64_t fg_writer_place(const fg_writer *w, uint64_t idx);
+
+/* Appends n bytes at the current position; chunk hashes are taken on the way. */
+fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *err);
+
+/* Appends zeros up to the absolute position `to` (>= current). */
+fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err);
+
+/* Records what was measured of tensor idx (before finish); fields as in fg_tensor. */
+typedef struct fg_tensor_error {
+    float err_rms, err_max_row, err_out, peak;
+} fg_tensor_error;
+void fg_writer_set_error(fg_writer *w, uint64_t idx, const fg_tensor_error *e);
+
+/* Replaces the code table of q4 tensor idx: a table may be fitted when the weights are read, placement
+ * does not depend on it.  Between plan and finish. */
+fg_status fg_writer_set_lut(fg_writer *w, uint64_t idx, const fg_lut *lut, fg_err *err);
+
+/* What was written so far, as a model file: planned shape, places and types, current code tables and
+ * errors, no metadata.  Only data already written may be read (the rest is zero or undefined, never
+ * a fault).  *out is borrowed until the writer is destroyed; each call flushes, so that data written
+ * before it can be read, and gives the same view.  After begin.  Errors: FG_EINVAL, FG_EIO,
+ * FG_ENOMEM. */
+fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err);
+
+/* Replaces the contents of a metadata blob that was added with the same size (provenance, which is
+ * known only when all input was read).  Before finish. */
+fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
+                             fg_err *err);
+
+/* Makes everything written so far durable (fdatasync), then appends to the journal which tensors are
+ * complete, with n bytes of the caller's own (what it must know to go on, since the checkpoint before).
+ * Only between tensors, and not inside an expert.  Without a journal: no effect.
+ * Errors: FG_EINVAL, FG_EIO, FG_ENOMEM; after the last two the writer can only be destroyed. */
+fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg_err *err);
+
+/* True when 4 GiB were written or 30 s have passed since the last one; other limits for tests. */
+bool fg_writer_checkpoint_due(const fg_writer *w);
+void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns);
+
+/* Writes metadata, hash table, directory and header; syncs; renames over PATH. */
+fg_status fg_writer_finish(fg_writer *w, fg_err *err);
+
+/* Accepts NULL; *w becomes NULL. */
+void fg_writer_destroy(fg_writer **w);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Measures a machine for `fulgur doctor`: memory by thread count, a disk by block size and reads in
+ * flight, what the kernel offers; and says what stands in the way of speed.  Needs no model and no
+ * rights; leaves nothing behind.  About 15 seconds, most of them for the disk.
+ */
+#ifndef FG_SRC_PLAN_DOCTOR_H
+#define FG_SRC_PLAN_DOCTOR_H
+
+#include "src/base/status.h"
+#include "src/sys/machine.h"
+
+enum {
+    FG_DOCTOR_ROWS = 16,  /* thread counts: 1, 2, 4, ... and all */
+    FG_DOCTOR_BLOCKS = 4, /* 1, 4, 16 MiB and an expert */
+    FG_DOCTOR_FLIGHTS = 3,
+    FG_DOCTOR_ADVICE = 12,
+};
+
+/* One expert of MiniMax-M1 in a q4 file. */
+#define FG_DOCTOR_EXPERT_BYTES ((uint64_t)90341376)
+
+typedef struct fg_doctor {
+    fg_machine machine;
+    uint32_t n_thread; /* that commands would use: the largest count measured */
+    uint32_t n_row;
+    struct {
+        uint32_t n_thread;
+        double anon_gbs,
+            map_gbs; /* anonymous memory on huge pages; a mapped file.  0: not measured */
+    } row[FG_DOCTOR_ROWS];
+    double huge;         /* share of the anonymous memory that is on huge pages */
+    uint64_t anon_bytes; /* of the buffers */
+    uint64_t map_bytes;
+    uint64_t free_bytes; /* of the file system */
+    uint64_t disk_bytes; /* of the file read; 0: no disk measured */
+    double write_gbs;    /* of the temporary file, synced; 0: none was written */
+    bool direct, uring;
+    int uring_errno; /* why not */
+    uint64_t block[FG_DOCTOR_BLOCKS];
+    uint32_t flight[FG_DOCTOR_FLIGHTS];
+    double disk_gbs[FG_DOCTOR_BLOCKS][FG_DOCTOR_FLIGHTS]; /* 0: file or memory too small */
+    char disk_error[160]; /* why no disk was measured; empty: it was */
+} fg_doctor;
+
+/* n_thread 0: as commands take by default.  path: a folder, where a temporary file of up to 1 GiB is
+ * written, or a file to read.  step (may be NULL) is called before each measurement; false cancels.  That
+ * the disk cannot be measured is reported in *d, not an error.  Errors: FG_ENOMEM, FG_ELIMIT, FG_EIO,
+ * FG_ECANCEL. */
+fg_status fg_doctor_run(fg_doctor *d, uint32_t n_thread, const char *path,
+                        bool (*step)(void *ctx, const char *what, uint32_t done, uint32_t total),
+                        void *ctx, fg_err *err);
+
+/* What is wrong and what to do, one line each, most important first; static or in text[][].  Returns the
+ * number of lines.  A function of *d. */
+typedef char fg_advice[200];
+size_t fg_doctor_advise(const fg_doctor *d, fg_advice text[FG_DOCTOR_ADVICE]);
+
+#endif

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The formulas are in the header; sizes of session memory are asked of the code that allocates it.
+ */
+#include "src/plan/forecast.h"
+
+#include <math.h>
+
+#include "src/base/mem.h"
+#include "src/engine/kv.h"
+#include "src/expert/cache.h"
+#include "src/model/forward.h"
+
+enum {
+    LAYER_SYNCS = 11, /* barriers of a layer in src/model, of one token */
+    MAX_NODE = 64,
+};
+
+/* ---- what the model needs ---- */
+
+/* Tensors in file order, from a file or a planned one. */
+typedef struct tensors {
+    const fg_model_file *file;
+    const fg_writer *writer;
+    uint64_t n;
+} tensors;
+
+static const fg_tensor *tensor_at(const tensors *src, uint64_t i)
+{
+    return src->file != NULL ? fg_model_file_tensor(src->file, i)
+                             : fg_writer_tensor(src->writer, i);
+}
+
+static uint64_t page_up(uint64_t bytes)
+{
+    return fg_round_up(bytes, FG_PAGE_BYTES);
+}
+
+/* Row scales of a matrix, without padding. */
+static uint64_t scale_bytes(const fg_tensor *t)
+{
+    return t->scale_offset == 0 ? 0 : fg_n_panel(t->n_row) * FG_PANEL_ROWS * sizeof(float);
+}
+
+static uint64_t panels_bytes(const fg_tensor *t)
+{
+    return fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
+}
+
+/* Bytes that the placement gives a tensor (FORMAT.md 5.2).  Panels of gate and up are one run, counted
+ * with gate. */
+static uint64_t placed_bytes(const fg_tensor *t)
+{
+    if (fg_role_is_vector((fg_role)t->role)) return page_up(t->n_col * sizeof(float));
+    const uint64_t scales = page_up(scale_bytes(t));
+    if (t->role == FG_ROLE_EXPERT_UP) return scales;
+    return scales + page_up(fg_n_panel(t->n_row) * t->panel_stride);
+}
+
+/* Panels of the largest of n_node parts, bytes. */
+static uint64_t largest_part(const fg_tensor *t, uint32_t n_node)
+{
+    uint64_t begin, end;
+    if (n_node == 1) return panels_bytes(t);
+    fg_panel_split(fg_n_panel(t->n_row), fg_panel_group(t->panel_stride), n_node, 0, &begin, &end);
+    return (end - begin) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
+}
+
+static void note_form(fg_demand *d, const fg_tensor *t)
+{
+    const bool quantized = fg_qtype_get(t->type)->quantized;
+    const bool plain = quantized && !t->rotated, rotated = t->rotated;
+    bool *p = &d->in.plain, *r = &d->in.rotated;
+    switch ((fg_role)t->role) {
+    case FG_ROLE_EMBED: return; /* looked up, not multiplied */
+    case FG_ROLE_LIGHT_OUT:
+    case FG_ROLE_O: p = &d->attn_out.plain, r = &d->attn_out.rotated; break;
+    case FG_ROLE_EXPERT_DOWN: p = &d->hidden.plain, r = &d->hidden.rotated; break;
+    case FG_ROLE_EXPERT_GATE:
+    case FG_ROLE_EXPERT_UP: /* gathered from the form that `in` has */
+        d->expert_in.plain = d->expert_in.plain || plain;
+        d->expert_in.rotated = d->expert_in.rotated || rotated;
+        break;
+    default: break;
+    }
+    *p = *p || plain;
+    *r = *r || rotated;
+    d->quantized = d->quantized || quantized;
+}
+
+/* `times` of this matrix are used for a token. */
+static void add_use(fg_demand *d, fg_part *part, const fg_tensor *t, double times, double *slowest)
+{
+    const uint32_t type = fg_rate_type_of((fg_qtype)t->type, &t->lut);
+    const double bytes = (double)(panels_bytes(t) + scale_bytes(t));
+    part->bytes[type] += times * bytes;
+    part->gmac[type] += times * (double)t->n_row * (double)t->n_col * 1e-9;
+    d->token_bytes += times * bytes;
+    *slowest += times * ((double)largest_part(t, d->n_node) * d->n_node + (double)scale_bytes(t));
+}
+
+static fg_status collect(fg_demand *d, const tensors *src, fg_err *err)
+{
+    const fg_shape *s = &d->shape;
+    const double used = (double)s->n_used / (double)s->n_expert;
+    double slowest = 0.0;
+    uint64_t expert = 0;
+    if (d->n_node < 1 || d->n_node > MAX_NODE) {
+        return fg_fail(err, FG_EINVAL, "nodes: %u, expected 1 to %d", d->n_node, MAX_NODE);
+    }
+    for (uint64_t i = 0; i < src->n; i++) {
+        const fg_tensor *t = tensor_at(src, i);
+        const uint64_t bytes = placed_bytes(t);
+        const bool vector = fg_role_is_vector((fg_role)t->role);
+        d->n_weight += t->n_row * t->n_col;
+        if (!vector) note_form(d, t);
+        if (!vector && t->role != FG_ROLE_EMBED) d->node_bytes += largest_part(t, d->n_node);
+        if (t->role == FG_ROLE_EMBED) {
+            d->embed_bytes += bytes;
+            d->node_bytes += (panels_bytes(t) + d->n_node - 1) / d->n_node;
+        } else if (t->role == FG_ROLE_LM_HEAD || t->role == FG_ROLE_FINAL_NORM) {
+            d->head_bytes += bytes;
+            if (!vector) add_use(d, &d->head, t, 1.0, &slowest);
+        } else if (t->role < FG_ROLE_EXPERT_GATE) {
+            d->dense_bytes += bytes;
+            if (!vector) add_use(d, &d->dense, t, 1.0, &slowest);
+        } else {
+            expert = t->role == FG_ROLE_EXPERT_GATE ? bytes : expert + bytes;
+            d->experts_bytes += bytes;
+            if (expert > d->expert_bytes) d->expert_bytes = expert;
+            add_use(d, &d->experts, t, used, &slowest);
+        }
+    }
+    d->n_tensor = src->n;
+    d->imbalance = slowest / d->token_bytes;
+    return FG_OK;
+}
+
+fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err)
+{
+    const tensors src = {.file = f, .n = fg_model_file_n_tensor(f)};
+    *d = (fg_demand){.n_node = n_node, .file_bytes = fg_model_file_size(f)};
+    d->shape = *fg_model_file_shape(f);
+    return collect(d, &src, err);
+}
+
+fg_status fg_demand_of_writer(fg_demand *d, const fg_writer *w, const fg_shape *shape,
+                              uint32_t n_node, fg_err *err)
+{
+    const tensors src = {.writer = w, .n = fg_writer_n_tensor(w)};
+    *d = (fg_demand){.n_node = n_node, .file_bytes = fg_writer_file_bytes(w)};
+    d->shape = *shape;
+    return collect(d, &src, err);
+}
+
+/* ---- memory ---- */
+
+fg_forecast_opts fg_forecast_opts_default(void)
+{
+    return (fg_forecast_opts){
+        .ram_bytes = UINT64_MAX,
+        .n_ctx = 4096,
+        .n_batch = FG_SESSION_BATCH,
+        .fit = {.other_decode = 0.04,
+                .other_prefill = 0.06,
+                .overlap = 1.0,
+                .reuse = 0.0,
+                .recall = 0.7},
+    };
+}
+
+static uint64_t scratch_bytes(const fg_demand *d, uint64_t n_ctx, uint32_t n_batch,
+                              uint32_t n_thread)
+{
+    fg_model m = {.shape = &d->shape, .quantized = d->quantized};
+    m.in = (fg_forms){d->in.plain, d->in.rotated};
+    m.attn_out = (fg_forms){d->attn_out.plain, d->attn_out.rotated};
+    m.expert_in = (fg_forms){d->expert_in.plain, d->expert_in.rotated};
+    m.hidden = (fg_forms){d->hidden.plain, d->hidden.rotated};
+    return fg_scratch_bytes(&m, n_ctx, n_batch, n_thread);
+}
+
+/* See the header; q: share of the experts that one token, or batch, uses. */
+static double lru(double share, double q)
+{
+    if (share >= 1.0) return 1.0;
+    if (q >= 1.0) return 0.0;
+    const double tiny = 1e-9; /* a whole number of tokens must not round to one less */
+    return 1.0 - pow(1.0 - q, floor(log(1.0 - share) / log(1.0 - q) + tiny));
+}
+
+static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_thread,
+                                 const fg_forecast_opts *o, fg_err *err)
+{
+    const fg_kv_type kv = fg_kv_resolve(o->kv, d->quantized);
+    uint64_t state;
+    FG_TRY(fg_state_size(&d->shape, 0, kv, &f->lightning_bytes, err));
+    FG_TRY(fg_state_size(&d->shape, o->n_ctx, kv, &state, err));
+    f->kv_bytes = state - f->lightning_bytes;
+    f->scratch_bytes = scratch_bytes(d, o->n_ctx, o->n_batch, n_thread);
+    f->fixed_bytes = d->embed_bytes + d->dense_bytes + d->head_bytes + state + f->scratch_bytes +
+                     FG_ENGINE_OVERHEAD;
+    f->n_expert = (uint64_t)d->shape.n_layer * d->shape.n_expert;
+    f->all_ram_bytes = f->fixed_bytes + d->experts_bytes;
+    f->min_ram_bytes =
+        f->fixed_bytes +
+        d->expert_bytes * fg_cache_min_slots(d->shape.n_layer, d->shape.n_expert, d->shape.n_used);
+    f->resident = f->all_ram_bytes <= o->ram_bytes;
+    f->fits = f->resident || f->min_ram_bytes <= o->ram_bytes;
+    if (f->resident) {
+        f->n_slot = f->n_expert;
+    } else if (f->fits) {
+        f->n_slot = (o->ram_bytes - f->fixed_bytes) / d->expert_bytes;
+        if (f->n_slot > f->n_expert) f->n_slot = f->n_expert;
+    }
+    f->share = (double)f->n_slot / (double)f->n_expert;
+    f->hit = lru(f->share, (double)d->shape.n_used / (double)d->shape.n_expert);
+    f->hit += o->fit.reuse * (1.0 - f->hit);
+    f->misses = (1.0 - f->hit) * d->shape.n_layer * d->shape.n_used;
+    return FG_OK;
+}
+
+/* ---- time ---- */
+
+/* Everything that the formulas share. */
+typedef struct timing {
+    const fg_forecast *f;
+    const fg_demand *d;
+    const fg_rates *r;
+    const fg_forecast_opts *o;
+    double experts; /* seconds of one token's experts */
+} timing;
+
+/* Seconds for amounts at rates by type; infinite when a rate is missing. */
+static double seconds_of(const double *amount, const double *rate)
+{
+    double t = 0.0;
+    for (uint32_t i = 0; i < FG_RATE_TYPES; i++) {
+        if (amount[i] > 0.0) t += amount[i] / rate[i];
+    }
+    return t;
+}
+
+static double gemv_seconds(const timing *x, const fg_part *p)
+{
+    return seconds_of(p->bytes, x->r->gemv_gbs) * 1e-9 * x->d->imbalance;
+}
+
+static double attn_macs(const fg_shape *s, double n_pos)
+{
+    double macs = 0.0;
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        macs += s->attn[l] == FG_ATTN_SOFTMAX ? 2.0 * s->n_head * s->d_head * n_pos : 0.0;
+    }
+    return macs;
+}
+
+/* What the token at position pos reads of lightning states (with half a chunk) and cached rows. */
+static void state_bytes(const timing *x, double pos, double *lightning, double *kv)
+{
+    const fg_shape *s = &x->d->shape;
+    const fg_kv_type type = fg_kv_resolve(x->o->kv, x->d->quantized);
+    const double d = s->d_head, scale = type == FG_KV_INT8 ? sizeof(float) : 0.0;
+    *lightning = *kv = 0.0;
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        if (s->attn[l] == FG_ATTN_LIGHTNING) {
+            *lightning += 4.0 * s->n_head * d * (d + FG_LIGHT_CHUNK);
+        } else {
+            *kv += 2.0 * (fg_kv_bytes(type) * d + scale) * s->n_kv_head * (pos + 1.0);
+        }
+    }
+}
+
+/* Seconds that a layer waits for m missing experts, averaged over m. */
+static double expected_wait(const timing *x, double overlap)
+{
+    const fg_shape *s = &x->d->shape;
+    const double miss = 1.0 - x->f->hit, own = x->experts / s->n_layer;
+    const double each = (double)x->d->expert_bytes / x->r->disk_gbs * 1e-9;
+    double p = pow(x->f->hit, s->n_used), sum = 0.0; /* P(m = 0) */
+    if (x->f->hit <= 0.0) p = s->n_used == 0 ? 1.0 : 0.0;
+    for (uint32_t m = 1; m <= s->n_used; m++) {
+        if (x->f->hit <= 0.0) {
+            p = m == s->n_used ? 1.0 : 0.0;
+        } else {
+            p *= (double)(s->n_used - m + 1) / (double)m * miss / x->f->hit;
+        }
+        const double read = m * each;
+        sum += p * (read - overlap * (read < own ? read : own));
+    }
+    return sum;
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static double inverse(double seconds)
+{
+    return seconds > 0.0 && isfinite(seconds) ? 1.0 / seconds : 0.0;
+}
+
+static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
+{
+    const fg_shape *s = &x->d->shape;
+    const fg_rates *r = x->r;
+    double lightning, kv;
+    state_bytes(x, (double)pos, &lightning, &kv);
+    const double w = gemv_seconds(x, &x->d->dense) + gemv_seconds(x, &x->d->head) + x->experts;
+    const double attn = attn_macs(s, (double)pos + 1.0) / r->attn_gmacs;
+    const double state = (lightning / r->read_gbs + larger(kv / r->read_gbs, attn)) * 1e-9;
+    const double t = (w + state) * (1.0 + x->o->fit.other_decode) +
+                     (double)(LAYER_SYNCS * s->n_layer) * r->sync_us * 1e-6;
+    *out = (fg_speed){.pos = pos, .state_bytes = lightning + kv, .resident_tok_s = inverse(t)};
+    out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? inverse(t) : 0.0;
+    if (x->f->resident || !x->f->fits) return;
+    out->disk_bytes = x->f->misses * (double)x->d->expert_bytes;
+    const double read = out->disk_bytes / r->disk_gbs * 1e-9;
+    const double wait = s->n_layer * expected_wait(x, x->o->fit.overlap);
+    const double head = gemv_seconds(x, &x->d->head);
+    const double unknown = 1.0 - x->o->fit.recall * (s->n_layer - 1.0) / s->n_layer;
+    out->tok_s = inverse(head + larger(read, t - head + unknown * wait));
+    out->serial_tok_s = inverse(t + s->n_layer * expected_wait(x, 0.0));
+    out->bound_tok_s = inverse(larger(t, read));
+}
+
+/* Experts of a layer that a batch of random tokens meets. */
+static double experts_met(const fg_shape *s, uint32_t n_tok)
+{
+    return s->n_expert * (1.0 - pow(1.0 - (double)s->n_used / (double)s->n_expert, n_tok));
+}
+
+static void forecast_prefill(const timing *x, uint64_t pos, fg_speed *out)
+{
+    const fg_shape *s = &x->d->shape;
+    const fg_rates *r = x->r;
+    const double n = x->o->n_batch;
+    double lightning, kv;
+    state_bytes(x, (double)pos + n - 1.0, &lightning, &kv);
+    const double w = n * x->d->imbalance *
+                     (seconds_of(x->d->dense.gmac, r->dense_gmacs) +
+                      seconds_of(x->d->experts.gmac, r->expert_gmacs));
+    const double attn = n * attn_macs(s, (double)pos + 0.5 * (n + 1.0)) / r->attn_gmacs * 1e-9;
+    const double t = (w + attn + gemv_seconds(x, &x->d->head)) * (1.0 + x->o->fit.other_prefill);
+    *out = (fg_speed){.pos = pos, .state_bytes = lightning + kv, .resident_tok_s = n * inverse(t)};
+    out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? n * inverse(t) : 0.0;
+    if (x->f->resident || !x->f->fits) return;
+    const double met = experts_met(s, x->o->n_batch);
+    out->disk_bytes =
+        s->n_layer * met * (1.0 - lru(x->f->share, met / s->n_expert)) * (double)x->d->expert_bytes;
+    const double read = out->disk_bytes / r->disk_gbs * 1e-9, both = read < t ? read : t;
+    out->tok_s = n * inverse(t + read - x->o->fit.overlap * both);
+    out->serial_tok_s = n * inverse(t + read);
+    out->bound_tok_s = n * inverse(t + read - both);
+}
+
+fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r, uint32_t n_thread,
+                           const fg_forecast_opts *o, fg_err *err)
+{
+    *f = (fg_forecast){0};
+    const double share[] = {o->fit.overlap, o->fit.reuse, o->fit.recall};
+    for (int i = 0; i < 3; i++) {
+        if (share[i] >= 0.0 && share[i] <= 1.0) continue;
+        return fg_fail(err, FG_EINVAL, "forecast: overlap %g, reuse %g, recall %g, expected 0 to 1",
+                       share[0], share[1], share[2]);
+    }
+    FG_TRY(forecast_memory(f, d, n_thread, o, err));
+    timing x = {.f = f, .d = d, .r = r, .o = o};
+    x.experts = gemv_seconds(&x, &d->experts);
+    for (int i = 0; i < 2; i++) { /* the last token, and the last batch, that find room */
+        const uint64_t room = i == 0 ? 0 : o->n_ctx;
+        forecast_decode(&x, room > 0 ? room - 1 : 0, &f->decode[i]);
+        forecast_prefill(&x, room > o->n_batch ? room - o->n_batch : 0, &f->prefill[i]);
+    }
+    return FG_OK;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a model needs of a machine, and how fast it will be there: arithmetic on shape, weight types and
+ * measured or assumed rates of the machine (rates.h).  No weight is read.
+ *
+ * Memory, bytes: fixed = embedding + dense parts of all layers + lm_head + state + scratch + program. With
+ * fixed and all experts within the budget everything is resident; else experts live in slots as large as
+ * the largest, in what the budget leaves, n_used + 1 at least (src/expert/store.h).
+ *
+ * Decode, seconds of one token at position p.  B: bytes, R: rate, of the weights by type:
+ *
+ *     weights  W = sum_type B / R_gemv(type) * imbalance
+ *     state    S = lightning bytes / R_read + max(KV bytes / R_read, attention MACs / R_attn)
+ *     rest     O = other_decode * (W + S) + barriers * sync
+ *     resident t = W + S + O
+ *
+ * With slots for a share f of the experts a use finds its expert there with probability
+ *
+ *     h = lru(f, q) + reuse * (1 - lru(f, q)),    q = n_used / n_expert
+ *     lru(f, q) = 1 - (1 - q)^j,    j the largest integer for which that is not above f
+ *
+ * lru is the hit rate of the least-recently-used policy for independent uniform routing: j tokens in a
+ * row use a share of lru(f, q) of all experts, so what was used within them is still there; with slots
+ * for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)  `reuse` adds
+ * what a router repeats beyond that.  m of a layer's
+ * n_used experts are missing with probability binomial(n_used, 1 - h), and reading them takes
+ * D(m) = m * expert bytes / R_disk.  Of the missing experts `recall`, but none of the first layer, were
+ * read ahead (src/expert/predict.h) and are hidden behind all layers; of the others, u, nothing is known
+ * until their router has run, so its layer's expert time E (its part of W) is all that their read can be
+ * hidden behind, and is by `overlap`.  Nothing is read during lm_head, which takes H:
+ *
+ *     u = 1 - recall * (layers - 1) / layers
+ *     streamed t = H + max(layers * sum_m P(m) D(m),
+ *                          resident t - H + u * layers * sum_m P(m) (D(m) - overlap * min(D(m), E)))
+ *
+ * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident t, sum of D).
+ *
+ * Prefill, a batch of n tokens behind p positions:
+ *
+ *     W = sum_type MACs / R(type)     dense matrices at n tokens, experts at their share of the batch
+ *     t = (W + attention MACs / R_attn + B(lm_head) / R_gemv) * (1 + other_prefill)
+ *     streamed: each expert met is read once unless it is there from the batch before, which lru says with
+ *     the share of experts that a batch meets for q; D in all: t + D - overlap * min(t, D)
+ *
+ * Nodes: matrices are split over n_node by whole panel groups (FORMAT.md 7); a step lasts as long as its
+ * largest part, which makes `imbalance` = n_node * (bytes of the largest parts) / bytes.
+ */
+#ifndef FG_SRC_PLAN_FORECAST_H
+#define FG_SRC_PLAN_FORECAST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/engine/engine.h"
+#include "src/plan/rates.h"
+#include "src/format/write/writer.h"
+
+/* ---- what the model needs ---- */
+
+/* What one token reads and multiplies in a part of the model, by weight type. */
+typedef struct fg_part {
+    double bytes[FG_RATE_TYPES]; /* panels and row scales */
+    double gmac[FG_RATE_TYPES];  /* 1e9 multiply-adds */
+} fg_part;
+
+typedef struct fg_demand {
+    fg_shape shape;
+    uint64_t n_tensor, n_weight;
+    uint64_t file_bytes;
+    /* Tensors in memory or in the file, padded to pages: */
+    uint64_t embed_bytes, dense_bytes, experts_bytes, head_bytes; /* head: with the final norm */
+    uint64_t expert_bytes;                                        /* extent of the largest expert */
+    fg_part dense, experts, head; /* experts: n_used of each layer, average over the experts */
+    double token_bytes;           /* the sum of their bytes */
+    uint32_t n_node;
+    double imbalance;    /* 1: equal parts */
+    uint64_t node_bytes; /* weights of the fullest node; row scales not counted for n_node > 1 */
+    bool quantized;      /* some matrix takes int8 activations */
+    struct {
+        bool plain, rotated; /* as fg_forms of src/model/model.h */
+    } in, attn_out, expert_in, hidden;
+} fg_demand;
+
+/* From a file's directory, or from a planned one (fg_writer_plan done, nothing written). */
+fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err);
+fg_status fg_demand_of_writer(fg_demand *d, const fg_writer *w, const fg_shape *shape,
+                              uint32_t n_node, fg_err *err);
+
+/* ---- forecast ---- */
+
+/* Parameters of the formulas above that no quick measurement gives.  The defaults were chosen to meet the
+ * Zen 5 figures of bench/baselines, everything resident; overlap and reuse are not fitted to anything. */
+typedef struct fg_forecast_fit {
+    double other_decode;  /* norms, router, lightning and waiting, share of the rest; 0.04 */
+    double other_prefill; /* the same, with gathering and silu; 0.06 */
+    double overlap;       /* of reads with the same layer's experts, 0 to 1; 1 */
+    double reuse;         /* see above, 0 to 1; 0 */
+    double
+        recall; /* see above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77 */
+} fg_forecast_fit;
+
+typedef struct fg_forecast_opts {
+    uint64_t ram_bytes; /* budget for all of it */
+    uint64_t n_ctx; /* positions of the session; decode and prefill are forecast at 0 and there */
+    fg_kv_choice kv;
+    uint32_t n_batch; /* tokens of a prefill batch, FG_SESSION default 512 */
+    fg_forecast_fit fit;
+} fg_forecast_opts;
+fg_forecast_opts fg_forecast_opts_default(void); /* unlimited memory, 4096 positions */
+
+typedef struct fg_speed {
+    uint64_t pos;                     /* positions before the token or the batch */
+    double tok_s;                     /* the forecast; 0: not possible */
+    double resident_tok_s;            /* were all experts in memory */
+    double serial_tok_s, bound_tok_s; /* nothing hidden; everything known ahead */
+    double state_bytes;               /* read for this token, or by the batch's last one */
+    double disk_bytes;                /* expected, of the token or of the batch */
+} fg_speed;
+
+typedef struct fg_forecast {
+    uint64_t lightning_bytes, kv_bytes, scratch_bytes;
+    uint64_t fixed_bytes;
+    uint64_t min_ram_bytes;         /* for streaming */
+    uint64_t all_ram_bytes;         /* for everything resident */
+    bool resident;                  /* everything fits the budget */
+    bool fits;                      /* at least min_ram_bytes */
+    uint64_t n_expert, n_slot;      /* experts of all layers; of them in memory at a time */
+    double share;                   /* f */
+    double hit;                     /* h */
+    double misses;                  /* experts read for a decoded token, expected */
+    fg_speed decode[2], prefill[2]; /* at position 0, and with the context full */
+} fg_forecast;
+
+/* n_thread decides scratch memory only.  Errors: FG_EINVAL, FG_ELIMIT (context), FG_ENOMEM. */
+fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r, uint32_t n_thread,
+                           const fg_forecast_opts *o, fg_err *err);
+
+#endif

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The trace file: what is written is read; what is damaged, foreign or forbidden is refused with one
+ * line; what cannot be written, or memory for, leaves nothing behind, and nothing else is touched.
+ * What a recorder, and a heat map, do not take.
+ */
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/hash.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/expert/heat.h"
+#include "src/eval/recorder.h"
+#include "src/eval/replay.h"
+#include "src/format/write/append.h"
+#include "tests/eval/traces.h"
+#include "tests/models.h"
+
+enum { N_PASS = 12, MOST_TOK = 5 };
+
+static uint32_t tokens_of(uint32_t pass)
+{
+    return pass % 4 == 1 ? MOST_TOK : pass % 4 == 2 ? 2 : 1;
+}
+
+/* What write_small wrote, drawn again. */
+static fg_status write_small(const char *path, bool heat)
+{
+    fg_rng r;
+    fg_trace_writer *w;
+    fg_err err = {0};
+    uint64_t h[N_LAYER * N_EXPERT];
+    for (uint64_t i = 0; i < N_LAYER * N_EXPERT; i++) h[i] = i << 33;
+    fg_rng_init(&r, 4);
+    if (fg_trace_create(&w, path, &small, heat ? h : NULL, &err) != FG_OK) return err.code;
+    for (uint32_t p = 0; p < N_PASS; p++) {
+        fg_trace_begin(w, tokens_of(p), p % 3 == 0);
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            uint32_t sel[MOST_TOK * N_USED];
+            fg_guess g;
+            for (uint32_t t = 0; t < tokens_of(p); t++) draw(&r, &small, sel + t * N_USED);
+            draw_guess(&r, &small, l, &g);
+            fg_trace_layer(w, l, sel);
+            if (p % 5 != 0) fg_trace_guess(w, l, &g);
+        }
+    }
+    const fg_status st = fg_trace_finish(w, &err);
+    fg_trace_writer_destroy(&w);
+    return st;
+}
+
+/* True when the pass is what write_small wrote. */
+static bool pass_is_right(const fg_trace *t, const fg_trace_pass *pass, uint32_t p, fg_rng *r)
+{
+    bool ok = pass->n_tok == tokens_of(p) && pass->predict_on == (p % 3 == 0);
+    for (uint32_t l = 0; ok && l < N_LAYER; l++) {
+        uint32_t want[MOST_TOK * N_USED], got[MOST_TOK * N_USED];
+        fg_guess g, have;
+        const size_t bytes = pass->n_tok * N_USED * sizeof *want;
+        for (uint32_t k = 0; k < pass->n_tok; k++) draw(r, &small, want + k * N_USED);
+        draw_guess(r, &small, l, &g);
+        fg_trace_sel(t, pass, l, got);
+        ok = memcmp(got, want, bytes) == 0;
+        if (fg_trace_guess_of(t, pass, l, &have) != (pass->n_tok == 1)) ok = false;
+        if (pass->n_tok != 1) continue;
+        if (p % 5 == 0) g.n_ahead = 0;
+        ok = ok && have.n_ahead == g.n_ahead;
+        ok = ok && memcmp(have.id, g.id, g.n_ahead * sizeof g.id[0]) == 0;
+    }
+    return ok;
+}
+
+/* Files in the temporary folder whose names begin so. */
+static int n_named(const char *prefix)
+{
+    int n = 0;
+    DIR *d = opendir(fg_test_tmpdir());
+    if (d == NULL) return -1;
+    for (const struct dirent *e; (e = readdir(d)) != NULL;) {
+        n += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    }
+    (void)closedir(d);
+    return n;
+}
+
+FG_TEST(trace_round_trip)
+{
+    const path_text path = tmp_path("round.trace");
+    for (int heat = 0; heat < 2; heat++) {
+        fg_trace *t;
+        fg_err err = {0};
+        fg_rng r;
+        fg_trace_pass pass = {0};
+        uint64_t have[N_LAYER * N_EXPERT];
+        uint32_t n = 0;
+        REQUIRE(write_small(path.s, heat == 1) == FG_OK);
+        CHECK_U64(n_named("round."), 1);
+        REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK);
+        fg_trace_head want = small;
+        want.n_pass = N_PASS;
+        want.n_tok = 3 * MOST_TOK + 3 * 2 + 6;
+        const fg_trace_head *h = fg_trace_get_head(t);
+        CHECK(h->n_layer == want.n_layer && h->n_expert == want.n_expert && h->n_used == N_USED);
+        CHECK(h->data_root == want.data_root && h->dense_bytes == 1000 && h->slot_bytes == 100);
+        CHECK(h->session_bytes == 500 && h->ram_bytes == 77 && h->policy == FG_POLICY_LFU);
+        CHECK(h->predict == FG_PREDICT_PREVIOUS && h->ahead == 3);
+        CHECK_U64(h->n_pass, want.n_pass);
+        CHECK_U64(h->n_tok, want.n_tok);
+        CHECK_U64(fg_trace_most_tok(t), MOST_TOK);
+        CHECK(fg_trace_get_heat(t, have) == (heat == 1));
+        CHECK(heat == 0 || have[7] == 7ull << 33);
+        fg_rng_init(&r, 4);
+        while (fg_trace_next(t, &pass)) CHECK(pass_is_right(t, &pass, n++, &r));
+        CHECK_U64(n, N_PASS);
+        pass = (fg_trace_pass){0}; /* negative control: another sequence is not found right */
+        CHECK(fg_trace_next(t, &pass) && !pass_is_right(t, &pass, 0, &r));
+        fg_trace_close(&t);
+    }
+}
+
+static bool write_bytes(const char *path, const void *p, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    return f != NULL && fwrite(p, 1, n, f) == n && fclose(f) == 0;
+}
+
+static fg_status open_bytes(const void *p, size_t n, fg_err *err)
+{
+    const path_text path = tmp_path("damaged.trace");
+    fg_trace *t;
+    if (!write_bytes(path.s, p, n)) return FG_EIO;
+    const fg_status st = fg_trace_open(&t, path.s, err);
+    fg_trace_close(&t);
+    return st;
+}
+
+FG_TEST(damage_is_refused)
+{
+    const path_text path = tmp_path("whole.trace");
+    char *p;
+    size_t n;
+    fg_err err = {0};
+    REQUIRE(write_small(path.s, true) == FG_OK);
+    REQUIRE(fg_io_read_all(path.s, 1 << 20, &p, &n, &err) == FG_OK);
+    CHECK(open_bytes(p, n, &err) == FG_OK); /* the same way, undamaged */
+    for (size_t i = 0; i < n; i++) {
+        for (int bit = 0; bit < 8; bit += 3) {
+            p[i] = (char)(p[i] ^ 1 << bit);
+            err = (fg_err){0};
+            const fg_status st = open_bytes(p, n, &err);
+            if (st == FG_OK || !is_line(&err)) {
+                fg_test_fail(__FILE__, __LINE__, "byte %zu bit %d: %d %s", i, bit, st, err.msg);
+            }
+            p[i] = (char)(p[i] ^ 1 << bit);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        err = (fg_err){0};
+        CHECK(open_bytes(p, i, &err) != FG_OK && is_line(&err));
+    }
+    char *longer = calloc(1, n + 1);
+    memcpy(longer, p, n);
+    CHECK(open_bytes(longer, n + 1, &err) == FG_EFORMAT);
+    CHECK(open_bytes("GGUF, or anything else", 22, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "no routing trace") != NULL);
+    free(longer);
+    fg_mem_free(p);
+    fg_trace *t;
+    CHECK(fg_trace_open(&t, "/nonexistent/t", &err) == FG_EIO && t == NULL);
+    CHECK(fg_trace_open(&t, "/tmp", &err) == FG_EIO && t == NULL);
+}
+
+/* Writes the hashes that belong to the bytes: what is wrong must then be found by looking. */
+static void seal(uint8_t *p, size_t n)
+{
+    const uint64_t body = fg_hash64(p + 128, n - 128);
+    for (int i = 0; i < 8; i++) p[104 + i] = (uint8_t)(body >> 8 * i);
+    const uint64_t head = fg_hash64(p, 120);
+    for (int i = 0; i < 8; i++) p[120 + i] = (uint8_t)(head >> 8 * i);
+}
+
+FG_TEST(hostile_traces_do_no_harm) /* with right hashes; what opens must replay */
+{
+    const path_text path = tmp_path("hostile.trace");
+    uint8_t *p;
+    char *text;
+    size_t n;
+    fg_err err = {0};
+    fg_rng r;
+    int n_bad = 0, n_good = 0;
+    fg_rng_init(&r, 9);
+    REQUIRE(write_small(path.s, false) == FG_OK);
+    REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+    p = malloc(n);
+    for (int round = 0; round < 3000; round++) {
+        memcpy(p, text, n);
+        const size_t at = round % 2 == 0 ? below(&r, 120) : below(&r, (uint32_t)n);
+        p[at] = (uint8_t)(round % 3 == 0 ? 0xff : round % 3 == 1 ? 0 : below(&r, 256));
+        seal(p, n);
+        REQUIRE(write_bytes(path.s, p, n));
+        fg_trace *t;
+        err = (fg_err){0};
+        if (fg_trace_open(&t, path.s, &err) != FG_OK) {
+            CHECK(is_line(&err));
+            n_bad++;
+            continue;
+        }
+        fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+        fg_cache_stats s;
+        fg_future *f = NULL;
+        CHECK(fg_future_create(&f, t, &err) == FG_OK);
+        const fg_replay_opts o = {.n_slot = 5,
+                                  .policy = round % 2 == 0 ? FG_POLICY_OPTIMAL : FG_POLICY_LRU,
+                                  .predict = FG_PREDICT_ROUTER,
+                                  .ahead = 4,
+                                  .future = f};
+        CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+        CHECK(fg_replay_recall(t, recall, &err) == FG_OK);
+        fg_future_destroy(&f);
+        fg_trace_close(&t);
+        n_good++;
+    }
+    CHECK(n_bad > 500 && n_good > 500); /* both happened */
+    free(p);
+    fg_mem_free(text);
+}
+
+/* Where a pass of write_small begins, in a file without a heat map. */
+static size_t pass_begins(uint32_t pass)
+{
+    size_t at = 128;
+    for (uint32_t p = 0; p < pass; p++) {
+        const size_t guess = tokens_of(p) == 1 ? 4 * 4 : 0;
+        at += 8 + N_LAYER * 2 * (tokens_of(p) * N_USED + guess);
+    }
+    return at;
+}
+
+FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
+{
+    enum { LAYER = 2 * (N_USED + 16) }; /* bytes of a layer in a pass of one token */
+    const size_t last = pass_begins(N_PASS - 1), sel = last + 8, guess = sel + 2 * N_USED;
+    const struct {
+        size_t at, n;
+        uint8_t bytes[8];
+    } cases[] = {
+        {last, 4, {0, 0, 0x10, 0}},                 /* 2^20 tokens, far behind the end */
+        {last, 4, {0, 0, 0, 0}},                    /* none */
+        {last, 4, {1, 0, 0x10, 0}},                 /* more than 2^20 */
+        {last + 4, 1, {2}},                         /* a flag that is reserved */
+        {sel, 2, {N_EXPERT, 0}},                    /* an expert that the layer lacks */
+        {guess + 4 * LAYER, 8, {0}},                /* a guess behind the last layer */
+        {guess + 3 * LAYER, 8, {0, 0, 0xff, 0xff}}, /* half a row */
+        {guess + 3 * LAYER, 8, {N_EXPERT, 0}},
+        {guess + 3 * LAYER + 8, 8, {0}}, /* two layers ahead, from the one before the last */
+        {80, 1, {N_PASS + 1}},
+        {88, 1, {99}},                     /* tokens */
+        {76, 1, {1}},                      /* the passes as a heat map: they are no passes then */
+        {12, 8, {0, 4, 0, 0, 0, 4, 0, 0}}, /* 2^20 experts, fewer bytes */
+        {12, 4, {1, 4, 0, 0}},             /* 1025 layers */
+        {20, 4, {10, 0, 0, 0}},            /* more used than there are */
+        {64, 4, {3, 0, 0, 0}},             /* policies of replays are no policies of runs */
+        {68, 4, {4, 0, 0, 0}},             /* a predictor to come */
+        {72, 4, {0, 0, 0, 0}},             /* no layers ahead */
+        {40, 8, {0}},                      /* experts without bytes */
+        {39, 1, {0x40}},                   /* 2^62 bytes */
+        {112, 1, {1}},                     /* reserved */
+    };
+    const path_text path = tmp_path("forbidden.trace");
+    char *text;
+    size_t n;
+    fg_err err = {0};
+    REQUIRE(write_small(path.s, false) == FG_OK);
+    REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+    CHECK_U64(n, pass_begins(N_PASS));
+    uint8_t *p = malloc(n);
+    for (size_t i = 0; i <= sizeof cases / sizeof cases[0]; i++) {
+        memcpy(p, text, n);
+        const bool control = i == sizeof cases / sizeof cases[0];
+        if (!control) memcpy(p + cases[i].at, cases[i].bytes, cases[i].n);
+        seal(p, n);
+        err = (fg_err){0};
+        const fg_status st = open_bytes(p, n, &err);
+        if (st == (control ? FG_OK : FG_EFORMAT) && (control || is_line(&err))) continue;
+        fg_test_fail(__FILE__, __LINE__, "case %zu: %d %s", i, st, err.msg);
+    }
+    memcpy(p, text, n); /* a heat map larger than the file */
+    p[76] = 1;
+    p[12] = p[16] = 0;
+    p[13] = p[17] = 4;
+    seal(p, n);
+    CHECK(open_bytes(p, n, &err) == FG_EFORMAT && strstr(err.msg, "heat map") != NULL);
+    free(p);
+    fg_mem_free(text);
+}
+
+FG_TEST(a_pass_ends_in_the_file) /* though all that could be read behind it would be experts */
+{
+    const path_text path = tmp_path("ends.trace");
+    const uint32_t sel[2 * N_USED] = {0};
+    fg_trace_writer *w;
+    char *p;
+    size_t n;
+    fg_err err = {0};
+    REQUIRE(fg_trace_create(&w, path.s, &small, NULL, &err) == FG_OK);
+    fg_trace_begin(w, 2, true);
+    for (uint32_t l = 0; l < N_LAYER; l++) fg_trace_layer(w, l, sel);
+    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    fg_trace_writer_destroy(&w);
+    REQUIRE(fg_io_read_all(path.s, 1 << 20, &p, &n, &err) == FG_OK);
+    CHECK(open_bytes(p, n, &err) == FG_OK);
+    for (uint32_t n_tok = 3; n_tok <= 1 << 20; n_tok *= 2) {
+        for (int i = 0; i < 4; i++) p[88 + i] = p[128 + i] = (char)(n_tok >> 8 * i);
+        seal((uint8_t *)p, n);
+        CHECK(open_bytes(p, n, &err) == FG_EFORMAT);
+    }
+    fg_mem_free(p);
+}
+
+FG_TEST(writing_fails_clean)
+{
+    const path_text path = tmp_path("fails.trace");
+    const uint32_t sel[N_USED] = {0, 1};
+    fg_trace_writer *w;
+    fg_err err = {0};
+    CHECK(fg_trace_create(&w, "/nonexistent/t", &small, NULL, &err) == FG_EIO && w == NULL);
+    CHECK(fg_trace_create(&w, fg_test_tmpdir(), &small, NULL, &err) == FG_EINVAL && w == NULL);
+    CHECK(fg_trace_create(&w, "/dev/null", &small, NULL, &err) == FG_EINVAL && w == NULL);
+    fg_trace_head bad = small;
+    bad.n_used = 33;
+    CHECK(fg_trace_create(&w, path.s, &bad, NULL, &err) == FG_EINVAL && is_line(&err));
+    for (int way = 0; way < 4; way++) {
+        err = (fg_err){0};
+        REQUIRE(fg_trace_create(&w, path.s, &small, NULL, &err) == FG_OK);
+        if (way == 1) fg_trace_begin(w, 0, true);
+        if (way >= 2) fg_trace_begin(w, 1, true);
+        if (way == 2) fg_trace_layer(w, 0, sel); /* and no more */
+        if (way == 3) fg_trace_layer(w, 1, sel); /* the first is missing */
+        CHECK_U64(n_named("fails."), 1);
+        CHECK(!fg_io_exists(path.s)); /* under another name */
+        CHECK(fg_trace_finish(w, &err) == FG_EINVAL && is_line(&err));
+        fg_trace_writer_destroy(&w);
+        CHECK_U64(n_named("fails."), 0);
+    }
+}
+
+FG_TEST(what_lies_beside_is_left_alone) /* such as an unfinished conversion to the same name */
+{
+    static const char *const name[] = {"mine.trace.part", "mine.trace.tmp",
+                                       "mine.trace.tmp00000000"};
+    const path_text path = tmp_path("mine.trace");
+    const size_t n = sizeof name / sizeof name[0];
+    fg_trace_writer *w[2];
+    fg_err err = {0};
+    for (size_t i = 0; i < n; i++) REQUIRE(write_bytes(tmp_path(name[i]).s, name[i], 9));
+    REQUIRE(fg_trace_create(&w[0], path.s, &small, NULL, &err) == FG_OK);
+    REQUIRE(fg_trace_create(&w[1], path.s, &small, NULL, &err) == FG_OK); /* each has its own */
+    CHECK_U64(n_named("mine."), n + 2);
+    fg_trace_writer_destroy(&w[0]);
+    fg_trace_writer_destroy(&w[1]);
+    CHECK(write_small(path.s, false) == FG_OK);
+    CHECK_U64(n_named("mine."), n + 1);
+    for (size_t i = 0; i < n; i++) {
+        char *p = NULL;
+        size_t len = 0;
+        CHECK(fg_io_read_all(tmp_path(name[i]).s, 100, &p, &len, &err) == FG_OK);
+        CHECK(len == 9 && memcmp(p, name[i], 9) == 0);
+        fg_mem_free(p);
+    }
+}
+
+FG_TEST(memory_runs_out) /* at every allocation: an error, and nothing is left */
+{
+    const path_text path = tmp_path("memory.trace");
+    uint64_t n_failed = 0;
+    for (uint64_t n = 1; n < 200; n++) {
+        fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+        fg_cache_stats s;
+        fg_future *f = NULL;
+        fg_trace *t = NULL;
+        fg_err err = {0};
+        fg_mem_fail_after(n);
+        fg_status st = write_small(path.s, true);
+        if (st == FG_OK) st = fg_trace_open(&t, path.s, &err);
+        if (st == FG_OK) st = fg_future_create(&f, t, &err);
+        const fg_replay_opts o = {
+            .n_slot = 9, .policy = FG_POLICY_OPTIMAL, .predict = FG_PREDICT_ROUTER, .future = f};
+        if (st == FG_OK) st = fg_replay_run(t, &o, &s, &err);
+        if (st == FG_OK) st = fg_replay_recall(t, recall, &err);
+        fg_mem_fail_after(0);
+        fg_future_destroy(&f);
+        fg_trace_close(&t);
+        CHECK(n_named("memory.") == fg_io_exists(path.s));
+        if (st == FG_OK) break;
+        CHECK(st == FG_ENOMEM);
+        n_failed++;
+    }
+    CHECK(n_failed > 20 && n_failed < 198);
+}
+
+/* ---- recorder, heat map ---- */
+
+static fg_status record(fg_engine *e, fg_session *s, const fg_engine_opts *o, const char *path,
+                        fg_err *err)
+{
+    fg_recorder *r = NULL;
+    *err = (fg_err){0};
+    const fg_status st = fg_recorder_create(&r, e, s, o, path, err);
+    fg_recorder_destroy(&r);
+    return st;
+}
+
+FG_TEST(a_recorder_wants_a_fresh_store)
+{
+    const path_text path = tmp_path("fresh.trace");
+    const uint32_t ids[] = {5, 6, 7};
+    for (int streams = 0; streams < 2; streams++) {
+        fg_engine_opts o = fg_engine_opts_default();
+        fg_engine *e = NULL;
+        fg_err err = {0};
+        o.n_thread = 1;
+        o.ram_bytes = streams == 1 ? (uint64_t)256 << 20 : 0;
+        REQUIRE(fg_engine_open(&e, model_file(NANO_DIR, "q4"), &o, &err) == FG_OK);
+        fg_session *s = model_session(e, 16, 4);
+        REQUIRE(s != NULL);
+        CHECK(record(e, s, &o, path.s, &err) == FG_OK);
+        REQUIRE(fg_session_eval(s, ids, 3, NULL, NULL, &err) == FG_OK);
+        CHECK(record(e, s, &o, path.s, &err) == FG_EINVAL && is_line(&err));
+        CHECK(strstr(err.msg, "3 tokens") != NULL);
+        fg_session_reset(s); /* the store remembers */
+        CHECK(record(e, s, &o, path.s, &err) == (streams == 1 ? FG_EINVAL : FG_OK));
+        CHECK(streams == 0 || (is_line(&err) && strstr(err.msg, "store") != NULL));
+        CHECK(record(e, s, &o, NULL, &err) == FG_OK); /* counts are of what is seen */
+        CHECK_U64(n_named("fresh."), 0);
+        fg_session_destroy(&s);
+        fg_engine_close(&e);
+    }
+}
+
+/* What the file's heat map makes of `from` written as `to`, of as many characters. */
+static fg_status load_changed(const char *path, const char *from, const char *to, fg_err *err)
+{
+    fg_model_file *f;
+    fg_heat h;
+    fg_buf b = {0};
+    const char *json;
+    size_t n;
+    FG_TRY(fg_model_file_open(&f, path, err));
+    fg_status st = fg_model_file_meta(f, "heat", &json, &n, err);
+    if (st == FG_OK) fg_buf_put(&b, json, n);
+    fg_model_file_close(&f);
+    char *at = st == FG_OK ? strstr(fg_buf_str(&b), from) : NULL;
+    if (at == NULL) return FG_EIO;
+    memcpy(at, to, strlen(to));
+    st = fg_model_file_append_meta(path, "heat", b.data, b.len, err);
+    fg_buf_fini(&b);
+    FG_TRY(st);
+    FG_TRY(fg_model_file_open(&f, path, err));
+    st = fg_heat_load(f, &h, err);
+    fg_mem_free(h.use);
+    fg_model_file_close(&f);
+    return st;
+}
+
+FG_TEST(a_count_of_a_heat_map_is_exact)
+{
+    const path_text path = tmp_path("heat.fulgur");
+    char cmd[600];
+    uint64_t use[256] = {0};
+    fg_heat put = {.text = "t", .n_tok = 1, .use = use};
+    fg_model_file *f;
+    fg_err err = {0};
+    (void)snprintf(cmd, sizeof cmd, "cp %s %s", model_file(NANO_DIR, "q4"), path.s);
+    REQUIRE(system(cmd) == 0);
+    REQUIRE(fg_model_file_open(&f, path.s, &err) == FG_OK);
+    put.data_root = fg_model_file_data_root(f);
+    fg_model_file_close(&f);
+    use[77] = (uint64_t)1 << 53;
+    CHECK(fg_heat_store(path.s, &put, &err) == FG_EINVAL && is_line(&err));
+    use[77]--;
+    CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
+    const char *const most = "9007199254740991";
+    CHECK(load_changed(path.s, most, most, &err) == FG_OK);
+    CHECK(load_changed(path.s, most, "9007199254740993", &err) == FG_EFORMAT && is_line(&err));
+    CHECK(load_changed(path.s, "9007199254740993", "9007199254740992", &err) == FG_EFORMAT);
+    CHECK(load_changed(path.s, "9007199254740992", most, &err) == FG_OK);
+}
