@@ -13,7 +13,7 @@
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "bench/bench_impl.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/sys/machine.h"
 #include "src/sys/cpu.h"
 

@@ -14,7 +14,7 @@
 #ifndef FG_BENCH_BENCH_H
 #define FG_BENCH_BENCH_H
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 /* GB/s that a plain read loop on as many threads as the engine has reaches, measured in about 0.1 s.
  * Not kept: a property of the machine and the moment.  Errors: FG_ENOMEM, FG_EIO. */

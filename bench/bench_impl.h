@@ -9,6 +9,7 @@
 #include "src/model/forward.h"
 #include "src/sys/bandwidth.h"
 #include "src/sys/team.h"
+#include "src/engine/session.h"
 
 struct fg_bench {
     fg_engine *e;

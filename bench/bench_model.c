@@ -14,7 +14,7 @@
 #include "src/base/rng.h"
 #include "bench/bench_impl.h"
 #include "src/engine/kv.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 enum { MAX_RUN = 101, START_TOKENS = 9 };
 
@@ -151,18 +151,20 @@ static fg_status run_once(bench_seq *q, uint64_t ctx, double *seconds, fg_err *e
     for (uint32_t i = 0; i < q->n_tok; i++) {
         q->ids[i] = (uint32_t)(fg_rng_u64(&q->rng) % q->b->model->shape->n_vocab);
     }
-    q->st->pos = ctx;
+    fg_state_reset_to(q->st, ctx);
     const uint64_t t0 = fg_clock_ns();
     for (uint32_t i = 0; i < q->n_tok; i += q->n_batch) {
         const uint32_t n = q->n_tok - i < q->n_batch ? q->n_tok - i : q->n_batch;
         const bool ends = i + n == q->n_tok;
+        const fg_seq seq = {
+            .st = q->st, .n = n, .logits_from = ends || q->n_batch == 1 ? n - 1 : n};
         fg_batch batch = {
             .m = q->b->model,
-            .st = q->st,
             .s = q->scratch,
+            .seq = &seq,
+            .n_seq = 1,
             .ids = q->ids + i,
             .n_tok = n,
-            .logits_from = ends || q->n_batch == 1 ? n - 1 : n,
             .profile = &q->profile,
         };
         FG_TRY(fg_forward(q->b->team, &batch, err));

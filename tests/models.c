@@ -8,6 +8,7 @@
 
 #include "convert/convert.h"
 #include "tests/fg_test.h"
+#include "src/engine/session.h"
 
 const char *model_file(const char *src, const char *type)
 {

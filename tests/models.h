@@ -5,7 +5,7 @@
 #ifndef FG_TESTS_MODELS_H
 #define FG_TESTS_MODELS_H
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 #define NANO_DIR "tests/models/m1-nano"
 

@@ -23,7 +23,7 @@
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/model/forward.h"
+#include "src/model/stages.h"
 #include "src/sys/cpu.h"
 
 #define MAX_TEXT_BYTES ((uint64_t)1 << 28)
@@ -208,6 +208,7 @@ struct job {
     fg_calib *c;
     stage_fn *stage;
     fg_batch b;
+    fg_seq seq;
     uint32_t layer;
     uint64_t first; /* token of the window, or row of the expert */
     uint64_t n;     /* rows */
@@ -226,6 +227,10 @@ static void run_stage(fg_worker *w, void *arg)
 
 static void run_job(fg_calib *c, job *j)
 {
+    const uint32_t n = (uint32_t)j->n;
+    j->seq = (fg_seq){.st = c->st, .n = n, .logits_from = n};
+    j->b = (fg_batch){
+        .m = c->m, .s = c->s, .seq = &j->seq, .n_seq = 1, .ids = c->ids + j->first, .n_tok = n};
     const double k = (double)c->k;
     fg_team_run((double)j->n * k * k < ALONE_WORK ? c->alone : c->team, run_stage, j);
 }
@@ -240,12 +245,6 @@ static fg_status for_windows(fg_calib *c, stage_fn *stage, uint32_t layer, fg_er
 {
     for (uint64_t i = 0; i < c->n_window; i++) {
         job j = {.c = c, .stage = stage, .layer = layer, .first = i * c->window, .n = c->window};
-        j.b = (fg_batch){.m = c->m,
-                         .st = c->st,
-                         .s = c->s,
-                         .ids = c->ids + j.first,
-                         .n_tok = c->window,
-                         .logits_from = c->window};
         fg_state_reset(c->st);
         run_job(c, &j);
         FG_TRY(poll(c, err));
@@ -264,11 +263,10 @@ static void copy_rows(fg_worker *w, const job *j, const spill *file, const fg_ac
     }
 }
 
-static void norm_rows(fg_worker *w, const job *j, const float *weight)
+/* Stages of the layer at hand, on the rows of the batch. */
+static void stages(fg_worker *w, job *j, fg_stage from, fg_stage last)
 {
-    uint64_t begin, end;
-    fg_worker_range(w, j->n, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_norm_row(&j->b, weight, t, t);
+    fg_stages(w, &j->b, j->layer, from, last);
 }
 
 /* Adds rows to the moments, rotated as the matrix will see them; they are not kept. */
@@ -294,7 +292,7 @@ static void stage_attention_in(fg_worker *w, job *j)
 {
     fg_calib *c = j->c;
     copy_rows(w, j, &c->x, &c->s->x, true);
-    norm_rows(w, j, c->m->layers[j->layer].attn_norm);
+    stages(w, j, FG_STAGE_ATTN_NORM, FG_STAGE_ATTN_NORM);
     add_moments(w, j, &c->s->n);
 }
 
@@ -303,14 +301,7 @@ static void stage_attention(fg_worker *w, job *j)
     fg_calib *c = j->c;
     fg_embed(w, &j->b); /* for the rotary angles */
     copy_rows(w, j, &c->x, &c->s->x, true);
-    norm_rows(w, j, c->m->layers[j->layer].attn_norm);
-    fg_worker_sync(w);
-    if (c->m->layers[j->layer].kind == FG_ATTN_LIGHTNING) {
-        fg_lightning(w, &j->b, j->layer);
-    } else {
-        fg_softmax(w, &j->b, j->layer);
-    }
-    fg_worker_sync(w);
+    stages(w, j, FG_STAGE_ATTN_NORM, FG_STAGE_ATTN);
     copy_rows(w, j, &c->u, &c->s->u, false);
     add_moments(w, j, &c->s->u);
 }
@@ -336,41 +327,32 @@ static void keep_routes(fg_worker *w, const job *j)
 static void stage_route(fg_worker *w, job *j)
 {
     fg_calib *c = j->c;
-    const fg_layer *y = &c->m->layers[j->layer];
-    uint64_t begin, end;
     copy_rows(w, j, &c->x, &c->s->x, true);
     copy_rows(w, j, &c->u, &c->s->u, true);
-    norm_rows(w, j, y->attn_norm);
-    fg_worker_range(w, j->n, &begin, &end);
-    for (uint64_t t = begin; y->out.quantized && t < end; t++) {
-        fg_acts_quantize(&c->m->k, &c->s->u, t);
-    }
-    fg_worker_sync(w);
-    fg_attention_out(w, &j->b, j->layer);
-    for (uint64_t t = begin; t < end; t++) fg_residual(&j->b, t, y->alpha_attn, y->beta_attn);
+    stages(w, j, FG_STAGE_ATTN_NORM, FG_STAGE_ATTN_NORM); /* the residual may be n */
+    stages(w, j, FG_STAGE_ATTN_OUT, FG_STAGE_ATTN_OUT);
     copy_rows(w, j, &c->mid, &c->s->x, false);
-    norm_rows(w, j, y->mlp_norm);
-    fg_route(w, &j->b, j->layer);
+    stages(w, j, FG_STAGE_MLP_NORM, FG_STAGE_ROUTE);
     keep_routes(w, j);
 }
 
 static void stage_layer_end(fg_worker *w, job *j)
 {
     fg_calib *c = j->c;
-    uint64_t begin, end;
     copy_rows(w, j, &c->mid, &c->s->x, true);
     copy_rows(w, j, &c->sum, &c->s->a, true);
-    norm_rows(w, j, c->m->layers[j->layer].mlp_norm);
-    fg_worker_range(w, j->n, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_residual(&j->b, t, c->m->alpha_mlp, c->m->beta_mlp);
+    stages(w, j, FG_STAGE_MLP_NORM, FG_STAGE_MLP_NORM); /* the residual may be n */
+    stages(w, j, FG_STAGE_MLP_OUT, FG_STAGE_MLP_OUT);
     copy_rows(w, j, &c->x, &c->s->x, false);
 }
 
 static void stage_head(fg_worker *w, job *j)
 {
     fg_calib *c = j->c;
+    uint64_t begin, end;
     copy_rows(w, j, &c->x, &c->s->x, true);
-    norm_rows(w, j, c->m->final_norm);
+    fg_worker_range(w, j->n, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) fg_norm_row(&j->b, c->m->final_norm, t, t);
     add_moments(w, j, &c->s->n);
 }
 
@@ -383,8 +365,6 @@ static fg_status for_rows(fg_calib *c, stage_fn *stage, uint32_t layer, uint32_t
     for (uint64_t i = 0; i < c->n_row; i += c->window) {
         const uint64_t n = c->n_row - i < c->window ? c->n_row - i : c->window;
         job j = {.c = c, .stage = stage, .layer = layer, .first = i, .n = n, .expert = expert};
-        j.b = (fg_batch){
-            .m = c->m, .st = c->st, .s = c->s, .n_tok = (uint32_t)n, .logits_from = (uint32_t)n};
         const uint32_t n_expert = c->m->shape->n_expert;
         for (uint32_t e = 0; e <= n_expert; e++) c->s->first[e] = e <= expert ? 0 : (uint32_t)n;
         c->s->active[0] = expert;
@@ -421,8 +401,7 @@ static void stage_expert_hidden(fg_worker *w, job *j)
 {
     fg_calib *c = j->c;
     gather_rows(w, j);
-    fg_moe_hidden(w, &j->b, j->layer);
-    fg_worker_sync(w);
+    stages(w, j, FG_STAGE_HIDDEN, FG_STAGE_HIDDEN);
     copy_rows(w, j, &c->hidden, &c->s->h, false);
     add_moments(w, j, &c->s->h);
 }
@@ -437,7 +416,7 @@ static void stage_expert_out(fg_worker *w, job *j)
         fg_acts_quantize(&c->m->k, &c->s->h, r);
     }
     fg_worker_sync(w);
-    fg_moe_down(w, &j->b, j->layer);
+    stages(w, j, FG_STAGE_DOWN, FG_STAGE_DOWN);
     for (uint64_t r = begin; r < end; r++) { /* a token has one row of an expert */
         const float weight = c->row_w[j->first + r];
         if (weight == 0.0f) continue;

@@ -19,6 +19,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "bench/bench.h"
+#include "src/engine/session.h"
 
 static int run(int argc, char **argv);
 

@@ -11,6 +11,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/line.h"
+#include "src/engine/session.h"
 
 static int run(int argc, char **argv);
 

@@ -13,7 +13,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 static int run(int argc, char **argv);
 

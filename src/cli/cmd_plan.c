@@ -18,6 +18,7 @@
 #include "src/cli/size.h"
 #include "src/plan/forecast.h"
 #include "src/sys/machine.h"
+#include "src/engine/session.h"
 
 static int run(int argc, char **argv);
 

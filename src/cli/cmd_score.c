@@ -13,9 +13,10 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/eval/quality.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/score.h"
 #include "src/base/utf8.h"
+#include "src/engine/memory.h"
 
 static int run(int argc, char **argv);
 
@@ -114,7 +115,7 @@ static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv
     const fg_status st = fg_session_create(&s, e, &so, err);
     if (st == FG_OK) {
         *weights = fg_store_min_bytes(fg_engine_file(e));
-        *all = *weights + fg_session_bytes(s) + FG_ENGINE_OVERHEAD;
+        *all = *weights + fg_session_bytes(s) + FG_MEMORY_PROGRAM;
     }
     fg_session_destroy(&s);
     fg_engine_close(&e);

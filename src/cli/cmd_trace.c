@@ -12,7 +12,7 @@
 #include "src/cli/common.h"
 #include "src/expert/heat.h"
 #include "src/eval/quality.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/recorder.h"
 #include "src/base/utf8.h"
 

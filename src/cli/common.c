@@ -14,7 +14,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "bench/bench.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 int cli_fail(const fg_err *err)
 {

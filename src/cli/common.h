@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "src/cli/args.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 /* Prints "fulgur: <message>" and returns EXIT_FAILED. */
 int cli_fail(const fg_err *err);

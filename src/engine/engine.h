@@ -46,7 +46,7 @@ typedef struct fg_engine_opts {
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
     const char *cpu;   /* "auto" (default) or the highest kernel level to use (src/sys/cpu.h) */
     bool pin;          /* true: workers are bound to cores */
-    /* Memory in bytes for weights, sessions and a fixed FG_ENGINE_OVERHEAD; 0: the file is mapped
+    /* Memory in bytes for weights, sessions and FG_MEMORY_PROGRAM (memory.h); 0: the file is mapped
      * and the system decides.  With a bound, dense parts are read into memory and experts on
      * demand: src/expert/store.h.  Changes time only, never a bit. */
     uint64_t ram_bytes;
@@ -57,9 +57,6 @@ typedef struct fg_engine_opts {
         *predict;   /* what is read ahead of need: "none", "frequency", "previous" or "router" */
     uint32_t ahead; /* for how many layers, 1 to 4; 0: the default */
 } fg_engine_opts;
-/* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of it
- * while that is being built; the rest is for threads, and for what the allocator keeps. */
-#define FG_ENGINE_OVERHEAD ((uint64_t)96 << 20)
 fg_engine_opts fg_engine_opts_default(void);
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
@@ -90,60 +87,6 @@ fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *er
  * lm_head row is not all zero.  Borrowed; built at the first call.  Without a tokenizer in the file
  * every id counts as having one. */
 fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err);
-
-/* Elements of the key-value cache.  f16 halves the f32 cache: 11 bits of precision, rounded to
- * nearest even; a key or value beyond 65504 becomes infinite. */
-typedef enum fg_kv_choice {
-    FG_KV_CHOICE_AUTO, /* int8 for quantized files, f32 for f32 and bf16 files */
-    FG_KV_CHOICE_F32,
-    FG_KV_CHOICE_F16,
-    FG_KV_CHOICE_INT8
-} fg_kv_choice;
-
-typedef struct fg_session_opts {
-    uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
-    uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, and when not all
-                       * experts are in memory as many as make the fewest reads, within the bound.
-                       * Never changes the result */
-    fg_kv_choice kv;
-} fg_session_opts;
-enum { FG_SESSION_BATCH = 512 };
-fg_session_opts fg_session_opts_default(void);
-
-fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
-                            fg_err *err);
-void fg_session_destroy(fg_session **s); /* accepts NULL */
-
-uint64_t fg_session_pos(const fg_session *s);   /* tokens evaluated so far */
-uint64_t fg_session_n_ctx(const fg_session *s); /* room in tokens */
-uint64_t fg_session_bytes(const fg_session *s); /* memory of it that counts against ram_bytes */
-void fg_session_reset(fg_session *s);           /* empty sequence, same room */
-
-/* logits[n_vocab] of the token at absolute position pos; valid during the call only. */
-typedef void fg_session_logits_fn(void *ctx, uint64_t pos, const float *logits);
-
-/* Evaluates n tokens (n >= 1, ids < n_vocab) behind what the session holds.  on_logits, when not
- * NULL, sees every token's logits in order.  Errors: FG_EINVAL (an id), FG_ELIMIT (no room; nothing
- * was evaluated), FG_ECANCEL (progress callback; the batches before it are in), FG_EIO (an expert
- * could not be read: the session answers the same until fg_session_reset). */
-fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
-                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err);
-
-/* Logits [n_vocab] of the last evaluated token; valid until the next eval or reset. */
-const float *fg_session_logits(const fg_session *s);
-
-/* Called between batches of fg_session_eval with tokens done and total; false cancels.  NULL: off. */
-void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
-                             void *ctx);
-
-/* Observers of hidden states and routing, for tests and traces; see src/model/forward.h.  The
- * struct is copied; NULL switches off. */
-struct fg_taps;
-void fg_session_set_taps(fg_session *s, const struct fg_taps *taps);
-
-/* Where the time goes, added up by phase; see src/model/forward.h.  Borrowed; NULL switches off. */
-struct fg_profile;
-void fg_session_set_profile(fg_session *s, struct fg_profile *profile);
 
 /* ---- for the rooms above: eval, plan, bench ---- */
 

@@ -5,7 +5,7 @@
 #ifndef FG_SRC_ENGINE_KV_H
 #define FG_SRC_ENGINE_KV_H
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/model/state.h"
 
 static inline fg_kv_type fg_kv_resolve(fg_kv_choice choice, bool quantized)

@@ -17,6 +17,7 @@
 #include "src/format/write/append.h"
 #include "src/base/utf8.h"
 #include "src/eval/score.h"
+#include "src/engine/session.h"
 
 static const char meta_key[] = "quality";
 

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/score.h"
 
 enum {

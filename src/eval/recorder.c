@@ -8,8 +8,9 @@
 
 #include "src/base/mem.h"
 #include "src/format/write/append.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/model/forward.h"
+#include "src/engine/memory.h"
 
 struct fg_recorder {
     fg_engine *e;
@@ -133,18 +134,14 @@ fg_status fg_trace_slots(const fg_trace_head *h, uint64_t ram_bytes, uint32_t *n
 {
     const uint64_t all = (uint64_t)h->n_layer * h->n_expert;
     const uint64_t least = fg_cache_min_slots(h->n_layer, h->n_expert, h->n_used);
-    const uint64_t fixed = FG_ENGINE_OVERHEAD + h->session_bytes + h->dense_bytes;
-    const uint64_t n = ram_bytes < fixed ? 0 : (ram_bytes - fixed) / h->slot_bytes;
+    uint64_t fixed, weights;
+    if (!fg_mul_u64(least, h->slot_bytes, &fixed) || !fg_add_u64(fixed, h->dense_bytes, &fixed)) {
+        fixed = UINT64_MAX;
+    }
+    FG_TRY(fg_memory_for_weights(&weights, ram_bytes, h->session_bytes, fixed, err));
+    const uint64_t n = (weights - h->dense_bytes) / h->slot_bytes;
     *n_slot = (uint32_t)(n < all ? n : all);
-    if (n >= least) return FG_OK;
-    uint64_t want = 0;
-    if (!fg_mul_u64(least, h->slot_bytes, &want) || !fg_add_u64(want, fixed, &want))
-        want = UINT64_MAX;
-    return fg_fail(err, FG_ELIMIT,
-                   "memory: %llu bytes, expected at least %llu: program, session, dense parts and "
-                   "%llu experts",
-                   (unsigned long long)ram_bytes, (unsigned long long)want,
-                   (unsigned long long)least);
+    return FG_OK;
 }
 
 fg_status fg_heat_store(const char *path, const fg_heat *h, fg_err *err)

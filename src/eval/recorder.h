@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/replay.h"
 #include "src/eval/routing_trace.h"
 #include "src/expert/heat.h"

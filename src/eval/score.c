@@ -17,7 +17,7 @@
 #include "simd/kernels.h"
 #include "src/base/dmath.h"
 #include "src/base/mem.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/score.h"
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 typedef struct fg_score fg_score;
 

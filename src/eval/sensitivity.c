@@ -17,7 +17,7 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/eval/quality.h"
-#include "src/model/forward.h"
+#include "src/model/stages.h"
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"
 
@@ -173,6 +173,7 @@ struct job {
     run *r;
     stage_fn *stage;
     fg_batch b;
+    fg_seq seq;
     uint32_t layer;
     uint64_t from, to; /* streams */
     uint64_t first, n; /* tokens of the sample */
@@ -188,12 +189,10 @@ static void run_stage(fg_worker *w, void *arg)
 static bool run_job(job *j)
 {
     run *r = j->r;
-    j->b = (fg_batch){.m = r->base,
-                      .st = r->st,
-                      .s = r->s,
-                      .ids = r->ids + j->first,
-                      .n_tok = (uint32_t)j->n,
-                      .logits_from = (uint32_t)j->n};
+    const uint32_t n = (uint32_t)j->n;
+    j->seq = (fg_seq){.st = r->st, .n = n, .logits_from = n};
+    j->b = (fg_batch){
+        .m = r->base, .s = r->s, .seq = &j->seq, .n_seq = 1, .ids = r->ids + j->first, .n_tok = n};
     fg_state_reset(r->st);
     fg_team_run(r->team, run_stage, j);
     r->done++;
@@ -222,7 +221,7 @@ static void stage_layer(fg_worker *w, job *j)
 {
     fg_embed(w, &j->b); /* for the rotary angles */
     copy_rows(w, j, j->from, true);
-    fg_forward_layer(w, &j->b, j->layer);
+    fg_stages(w, &j->b, j->layer, FG_STAGE_ATTN_NORM, FG_STAGE_MLP_OUT);
     copy_rows(w, j, j->to, false);
 }
 
@@ -269,7 +268,7 @@ static void stage_head(fg_worker *w, job *j)
     fg_worker_range(w, j->n, &begin, &end);
     for (uint64_t t = begin; t < end; t++) fg_norm_row(&j->b, r->base->final_norm, t, t);
     fg_worker_sync(w);
-    fg_multiply(w, &head, 1, j->n);
+    fg_multiply(w, r->base->weights, &head, 1, j->n);
     fg_worker_sync(w);
     float *scratch = r->scratch + (size_t)w->idx * n_vocab;
     for (uint64_t t = begin; t < end; t++) {
@@ -396,10 +395,11 @@ static fg_forms either(fg_forms a, fg_forms b)
 /* BASE's model prepares its activations for LOW's matrices as well. */
 static void join_forms(fg_model *m, const fg_model *low)
 {
-    m->in = either(m->in, low->in);
-    m->attn_out = either(m->attn_out, low->attn_out);
-    m->expert_in = either(m->expert_in, low->expert_in);
-    m->hidden = either(m->hidden, low->hidden);
+    fg_model_forms *f = &m->forms;
+    f->in = either(f->in, low->forms.in);
+    f->attn_out = either(f->attn_out, low->forms.attn_out);
+    f->expert_in = either(f->expert_in, low->forms.expert_in);
+    f->hidden = either(f->hidden, low->forms.hidden);
     m->quantized = m->quantized || low->quantized;
 }
 

@@ -9,36 +9,45 @@
  * token's index in the chunk:
  *
  *     o_i = lambda^(i+1) S^T q_i + sum_{j<=i} lambda^(i-j) (q_i . k_j) v_j
- *     S  <- lambda^64 S + sum_j lambda^(63-j) k_j v_j^T                     after token 63
+ *     S  <- lambda^64 S + sum_j lambda^(63-j) k_j v_j^T                     before the token after 63
  *
  * then u = RMSNorm(o over all heads) * sigmoid(W_gate n), a = W_out u.
  */
 #include <string.h>
 
-#include "src/model/forward.h"
+#include "src/model/stages.h"
 
-/* One head over all tokens of the batch, chunk by chunk. */
-static void head(const fg_batch *b, uint32_t l, uint64_t h)
+/* One head over the rows of one sequence, chunk by chunk.
+ *
+ * The fold is lazy: S stands as of st->folded until the first token of the next chunk comes, so that
+ * going back to any position from `folded` on is a matter of the position alone.  It is decided by
+ * `folded`, not by the position: after going back to a boundary S is folded already. */
+static void head(const fg_batch *b, const fg_seq *q, uint32_t l, uint64_t h)
 {
     const fg_kernels *k = &b->m->k;
-    const fg_layer_state *st = &b->st->layers[l];
+    const fg_layer_state *st = &q->st->layers[l];
     fg_scratch *s = b->s;
     const size_t d = b->m->shape->d_head, c = FG_LIGHT_CHUNK;
     const float *decay = b->m->layers[l].decay + h * (c + 1);
     float *state = st->s + h * d * d;
     float *kt = st->kt + h * d * c, *v = st->v + h * c * d;
-    for (uint64_t t = 0; t < b->n_tok;) {
-        const size_t i0 = (size_t)((b->st->pos + t) % c);
-        const size_t n = c - i0 < b->n_tok - t ? c - i0 : (size_t)(b->n_tok - t);
+    uint64_t folded = q->st->folded;
+    for (uint64_t t = 0; t < q->n;) {
+        const uint64_t pos = q->st->pos + t, row = q->first + t;
+        const size_t i0 = (size_t)(pos % c);
+        const size_t n = c - i0 < q->n - t ? c - i0 : (size_t)(q->n - t);
+        if (pos == folded + c) {
+            k->light_fold(d, kt, v, decay, state);
+            folded += c;
+        }
         for (size_t i = 0; i < n; i++) { /* rows q, k, v of this head lie side by side */
-            float *p = s->qkv.f + (t + i) * s->qkv.f_stride + h * 3 * d;
+            float *p = s->qkv.f + (row + i) * s->qkv.f_stride + h * 3 * d;
             k->silu(p, 3 * d);
             for (size_t e = 0; e < d; e++) kt[e * c + i0 + i] = p[d + e];
             memcpy(v + (i0 + i) * d, p + 2 * d, d * sizeof(float));
         }
-        k->light_out(s->qkv.f + t * s->qkv.f_stride + h * 3 * d, s->qkv.f_stride, i0, n, d, kt, v,
-                     state, decay, s->u.f + t * s->u.f_stride + h * d, s->u.f_stride);
-        if (i0 + n == c) k->light_fold(d, kt, v, decay, state);
+        k->light_out(s->qkv.f + row * s->qkv.f_stride + h * 3 * d, s->qkv.f_stride, i0, n, d, kt, v,
+                     state, decay, s->u.f + row * s->u.f_stride + h * d, s->u.f_stride);
         t += n;
     }
 }
@@ -52,15 +61,17 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     uint64_t begin, end;
 
     const fg_product in[] = {{&y->qkv, &s->n, s->qkv}, {&y->out_gate, &s->n, s->gate}};
-    fg_multiply(w, in, 2, b->n_tok);
+    fg_multiply(w, b->m->weights, in, 2, b->n_tok);
     fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
+    fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
-    while (fg_worker_take(w, shape->n_head, &begin, &end)) {
-        for (uint64_t h = begin; h < end; h++) head(b, l, h);
+    while (fg_worker_take(w, (uint64_t)b->n_seq * shape->n_head, &begin, &end)) {
+        for (uint64_t i = begin; i < end; i++) {
+            head(b, &b->seq[i / shape->n_head], l, i % shape->n_head);
+        }
     }
     fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_LIGHTNING);
+    fg_mark_phase(w, b, FG_PHASE_LIGHTNING);
 
     const size_t width = (size_t)shape->n_head * shape->d_head;
     fg_worker_range(w, b->n_tok, &begin, &end);
@@ -68,8 +79,5 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
         float *u = s->u.f + t * s->u.f_stride;
         k->rmsnorm(u, y->inner_norm, width, (float)shape->inner_norm_eps, u);
         k->sigmoid_mul(u, s->gate.f + t * s->gate.f_stride, width);
-        fg_acts_quantize(k, &s->u, t);
     }
-    fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_NORM);
 }

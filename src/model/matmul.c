@@ -3,7 +3,7 @@
  * The only place where weights meet activations.  One panel of 16 output rows is the unit of work:
  * a worker takes contiguous runs of panels and streams each once, for all tokens.
  */
-#include "src/model/forward.h"
+#include "src/model/stages.h"
 
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row)
 {
@@ -25,8 +25,9 @@ static uint64_t tokens_per_block(size_t act_stride)
     return n < TOKEN_STEP ? TOKEN_STEP : n;
 }
 
-void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uint64_t n_tok,
-                        const fg_acts *y, uint64_t begin, uint64_t end)
+void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_acts *x,
+                        uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
+                        uint64_t end)
 {
     const fg_act128 *q = m->rotated ? x->rot : x->q;
     const uint8_t *act = m->quantized ? (const uint8_t *)(const void *)(q + row0 * x->q_stride)
@@ -41,8 +42,9 @@ void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uin
         for (uint64_t t = 0; t < n_tok; t += block) {
             const uint64_t n = n_tok - t < block ? n_tok - t : block;
             for (uint64_t p = p0; p < p1; p++) {
-                m->panel_fn(m->panels + p * m->panel_stride,
-                            m->scales == NULL ? NULL : m->scales + p * FG_PANEL_ROWS, m->lut,
+                const uint64_t at = p - run->first;
+                m->panel_fn(run->panels + at * m->panel_stride,
+                            run->scales == NULL ? NULL : run->scales + at * FG_PANEL_ROWS, m->lut,
                             act + t * act_stride, act_stride, (size_t)n, (size_t)m->n_sb,
                             y->f + (row0 + t) * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
             }
@@ -50,7 +52,8 @@ void fg_multiply_panels(const fg_matrix *m, const fg_acts *x, uint64_t row0, uin
     }
 }
 
-void fg_multiply(fg_worker *w, const fg_product *p, size_t n, uint64_t n_tok)
+void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, size_t n,
+                 uint64_t n_tok)
 {
     uint64_t total = 0, begin, end;
     for (size_t i = 0; i < n; i++) total += p[i].m->n_panel;
@@ -60,15 +63,10 @@ void fg_multiply(fg_worker *w, const fg_product *p, size_t n, uint64_t n_tok)
             const uint64_t last = first + p[i].m->n_panel;
             const uint64_t from = begin > first ? begin : first, to = end < last ? end : last;
             if (from >= to) continue;
-            fg_multiply_panels(p[i].m, p[i].x, 0, n_tok, &p[i].y, from - first, to - first);
+            const fg_panel_run run = weights == NULL
+                                         ? fg_matrix_run(p[i].m)
+                                         : fg_weights_run(weights, p[i].m, FG_NO_LAYER, 0);
+            fg_multiply_panels(p[i].m, &run, p[i].x, 0, n_tok, &p[i].y, from - first, to - first);
         }
     }
-}
-
-void fg_attention_out(fg_worker *w, fg_batch *b, uint32_t l)
-{
-    const fg_product out = {&b->m->layers[l].out, &b->s->u, b->s->a};
-    fg_multiply(w, &out, 1, b->n_tok);
-    fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 }

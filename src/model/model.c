@@ -9,12 +9,11 @@
 #include "src/base/dmath.h"
 #include "src/base/mem.h"
 
-/* The bytes at a file offset: those of a dense part from the store, if there is one. */
+/* The bytes at a file offset: an expert's are where the mapping would have them (weights.h). */
 static const uint8_t *data_at(const fg_model *m, const fg_model_file *f, uint64_t offset,
                               bool dense)
 {
-    return dense && m->store != NULL ? fg_store_dense(m->store, offset)
-                                     : fg_model_file_data(f, offset);
+    return dense ? fg_weights_dense(m->weights, offset) : fg_model_file_data(f, offset);
 }
 
 static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_t layer,
@@ -55,15 +54,16 @@ static void add_form(fg_model *m, fg_forms *f, const fg_matrix *w)
 static void add_forms_of(fg_model *m, const fg_layer *y)
 {
     const fg_matrix *const in[] = {&y->qkv, &y->out_gate, &y->q, &y->k, &y->v};
-    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) add_form(m, &m->in, in[i]);
-    add_form(m, &m->attn_out, &y->out);
+    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) add_form(m, &m->forms.in, in[i]);
+    add_form(m, &m->forms.attn_out, &y->out);
     for (uint32_t e = 0; e < m->shape->n_expert; e++) {
-        add_form(m, &m->expert_in, &y->experts[e].gate);
-        add_form(m, &m->expert_in, &y->experts[e].up);
-        add_form(m, &m->hidden, &y->experts[e].down);
+        add_form(m, &m->forms.expert_in, &y->experts[e].gate);
+        add_form(m, &m->forms.expert_in, &y->experts[e].up);
+        add_form(m, &m->forms.hidden, &y->experts[e].down);
     }
-    m->in.plain = m->in.plain || m->expert_in.plain;
-    m->in.rotated = m->in.rotated || m->expert_in.rotated;
+    fg_model_forms *f = &m->forms;
+    f->in.plain = f->in.plain || f->expert_in.plain;
+    f->in.rotated = f->in.rotated || f->expert_in.rotated;
 }
 
 static const float *bind_vector(const fg_model *m, const fg_model_file *f, fg_role role,
@@ -162,15 +162,15 @@ fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store
     fg_model *m = fg_mem_zalloc(sizeof *m);
     if (m == NULL) return fg_fail_nomem(err, "model");
     m->file = file;
-    m->store = store;
     const fg_shape *s = m->shape = fg_model_file_shape(file);
-    fg_status st = FG_OK;
+    fg_status st = fg_weights_create(&m->weights, file, store, err);
+    if (st != FG_OK) goto fail;
     fg_kernels_init(&m->k, cpu_flags);
     m->alpha_mlp = (float)s->alpha_mlp;
     m->beta_mlp = (float)s->beta_mlp;
     m->embed = bind(m, file, FG_ROLE_EMBED, FG_NO_LAYER, FG_NO_LAYER);
     m->lm_head = bind(m, file, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
-    add_form(m, &m->in, &m->lm_head); /* the embedding is looked up, not multiplied */
+    add_form(m, &m->forms.in, &m->lm_head); /* the embedding is looked up, not multiplied */
     m->final_norm = bind_vector(m, file, FG_ROLE_FINAL_NORM, FG_NO_LAYER);
     m->token_bytes = m->lm_head.bytes;
     m->layers = fg_mem_zalloc_array(s->n_layer, sizeof *m->layers);
@@ -201,6 +201,7 @@ void fg_model_destroy(fg_model **m)
         fg_mem_free((*m)->layers[l].decay);
         fg_mem_free((*m)->layers[l].experts);
     }
+    fg_weights_destroy(&(*m)->weights);
     fg_mem_free((*m)->layers);
     fg_mem_free((*m)->rope_freq);
     fg_mem_free(*m);

@@ -11,30 +11,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "quant/qtype.h"
 #include "simd/kernels.h"
 #include "src/base/status.h"
 #include "src/expert/store.h"
 #include "src/format/reader.h"
+#include "src/model/matrix.h"
+#include "src/model/weights.h"
 
-/* W[n_row][n_col] in 16-row panels. */
-typedef struct fg_matrix {
-    const uint8_t *panels;
-    const float *scales; /* [16 * n_panel], NULL for f32 and bf16 */
-    const fg_lut *lut;   /* q4 only */
-    fg_panel_fn *panel_fn;
-    uint64_t panel_stride; /* bytes from panel p to p + 1 */
-    uint64_t n_row, n_col, n_panel, n_sb;
-    uint64_t bytes; /* weights and scales, what one token reads */
-    fg_qtype type;
-    bool quantized; /* takes fg_act128 rows, else f32 rows */
-    bool rotated;   /* takes fg_act128 rows of the rotated input (quant/hadamard.h) */
-} fg_matrix;
-
-/* int8 forms of an input that the matrices behind it take, those of all layers together. */
+/* int8 forms of an input that the matrices after it take, those of all layers together. */
 typedef struct fg_forms {
     bool plain, rotated;
 } fg_forms;
+
+/* Forms of all inputs: with the shape, all that the sizes of activations depend on. */
+typedef struct fg_model_forms {
+    fg_forms in;        /* of the normed input of a sub-layer or lm_head */
+    fg_forms attn_out;  /* of the input of `out` */
+    fg_forms expert_in; /* of the inputs of an expert's gate and up, gathered from `in` */
+    fg_forms hidden;    /* of the input of `down` */
+} fg_model_forms;
 
 typedef struct fg_expert {
     fg_matrix gate, up, down; /* w1 [d_ff][d_model], w3 [d_ff][d_model], w2 [d_model][d_ff] */
@@ -57,20 +52,15 @@ typedef struct fg_layer {
 typedef struct fg_model {
     const fg_shape *shape;
     const fg_model_file *file;
-    fg_store *store; /* NULL: everything is in the mapping.  Else the weights of `experts` are where
-                      * the store has them at the moment (moe.c); their pointers say where in the
-                      * mapping they would be */
+    fg_weights *weights; /* where the bytes are; an expert's pointers are those of the mapping */
     fg_kernels k;
     fg_matrix embed, lm_head;
     const float *final_norm; /* [d_model] */
     fg_layer *layers;        /* [n_layer] */
     double *rope_freq;       /* [d_rotary / 2] radians per position */
     float alpha_mlp, beta_mlp;
-    bool quantized;       /* some matrix takes int8 activations */
-    fg_forms in;          /* of the normed input of a sub-layer or lm_head */
-    fg_forms attn_out;    /* of the input of `out` */
-    fg_forms expert_in;   /* of the inputs of an expert's gate and up, gathered from `in` */
-    fg_forms hidden;      /* of the input of `down` */
+    bool quantized; /* some matrix takes int8 activations */
+    fg_model_forms forms;
     uint64_t token_bytes; /* weight bytes that one decoded token reads */
 } fg_model;
 

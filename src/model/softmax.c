@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "src/base/fp.h"
-#include "src/model/forward.h"
+#include "src/model/stages.h"
 
 /* q[d] = x / scale rounded to nearest even, scale = max|x| / 127.  A non-finite row gets a NaN
  * scale and zeros, on every machine alike. */
@@ -38,8 +38,10 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
     const fg_shape *s = b->m->shape;
     const fg_kernels *k = &b->m->k;
     const size_t d = s->d_head, half = s->d_rotary / 2, group = s->n_head / s->n_kv_head;
-    const fg_layer_state *st = &b->st->layers[l];
-    const uint64_t pos = b->st->pos + t, n_pos = b->st->n_pos;
+    uint64_t pos;
+    const fg_state *seq = fg_batch_seq(b, t, &pos)->st;
+    const fg_layer_state *st = &seq->layers[l];
+    const uint64_t n_pos = seq->n_pos;
     float *row = b->s->qkv.f + t * b->s->qkv.f_stride;
     float *q = row + g * group * d;
     float *key = row + (s->n_head + g) * d, *val = row + (s->n_head + s->n_kv_head + g) * d;
@@ -51,7 +53,7 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
 
     const uint64_t k_at = (g * n_pos + pos / 16 * 16) * d + pos % 16;
     const uint64_t v_at = (g * n_pos + pos) * d;
-    switch (b->st->kv_type) {
+    switch (seq->kv_type) {
     case FG_KV_INT8:
         st->k_scale[g * n_pos + pos] = quantize_row(key, d, (int8_t *)st->k_cache + k_at, 16);
         st->v_scale[g * n_pos + pos] = quantize_row(val, d, (int8_t *)st->v_cache + v_at, 1);
@@ -90,20 +92,20 @@ static void merge(const fg_batch *b, partial into, partial next)
 
 /* Positions begin .. end-1 (one span) for the query heads of KV group g of token t, block by block
  * in order. */
-static void fold_span(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, uint64_t begin,
-                      uint64_t end, partial out, partial block)
+static void fold_span(const fg_batch *b, const fg_state *seq, uint32_t l, uint64_t t, uint64_t g,
+                      uint64_t begin, uint64_t end, partial out, partial block)
 {
     const fg_shape *s = b->m->shape;
     const fg_kernels *k = &b->m->k;
     const size_t d = s->d_head, group = s->n_head / s->n_kv_head;
-    const fg_layer_state *st = &b->st->layers[l];
-    const uint64_t n_pos = b->st->n_pos;
+    const fg_layer_state *st = &seq->layers[l];
+    const uint64_t n_pos = seq->n_pos;
     const float *q = b->s->qkv.f + t * b->s->qkv.f_stride + g * group * d;
     for (uint64_t p = begin; p < end; p += FG_KV_BLOCK) {
         const size_t m = end - p < FG_KV_BLOCK ? (size_t)(end - p) : FG_KV_BLOCK;
         const uint64_t at = (g * n_pos + p) * d, scale_at = g * n_pos + p;
         const partial to = p == begin ? out : block;
-        switch (b->st->kv_type) {
+        switch (seq->kv_type) {
         case FG_KV_INT8:
             k->attn_i8(q, group, d, m, (const int8_t *)st->k_cache + at, st->k_scale + scale_at,
                        (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o);
@@ -139,10 +141,12 @@ static void attend(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, float 
     const size_t stride = b->s->span_stride;
     const partial all = partial_at(b, scratch), span = partial_at(b, scratch + stride),
                   block = partial_at(b, scratch + 2 * stride);
-    const uint64_t n = b->st->pos + t + 1;
+    uint64_t pos;
+    const fg_state *seq = fg_batch_seq(b, t, &pos)->st;
+    const uint64_t n = pos + 1;
     for (uint64_t p = 0; p < n; p += FG_ATTN_SPAN) {
         const uint64_t end = n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN;
-        fold_span(b, l, t, g, p, end, p == 0 ? all : span, block);
+        fold_span(b, seq, l, t, g, p, end, p == 0 ? all : span, block);
         if (p != 0) merge(b, all, span);
     }
     finish(b, t, g, all);
@@ -153,13 +157,14 @@ static void attend_split(fg_worker *w, const fg_batch *b, uint32_t l, float *scr
 {
     const fg_shape *s = b->m->shape;
     const size_t stride = b->s->span_stride;
-    const uint64_t n = b->st->pos + 1, n_span = (n + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
+    const fg_state *seq = b->seq[0].st;
+    const uint64_t n = seq->pos + 1, n_span = (n + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     const partial block = partial_at(b, scratch);
     uint64_t begin, end;
     while (fg_worker_take(w, s->n_kv_head * n_span, &begin, &end)) {
         for (uint64_t i = begin; i < end; i++) {
             const uint64_t p = i % n_span * FG_ATTN_SPAN;
-            fold_span(b, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
+            fold_span(b, seq, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
                       partial_at(b, b->s->spans + i * stride), block);
         }
     }
@@ -183,9 +188,9 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns behind q */
     in[2].y.f = in[1].y.f + (size_t)shape->n_kv_head * shape->d_head;
 
-    fg_multiply(w, in, 3, b->n_tok);
+    fg_multiply(w, b->m->weights, in, 3, b->n_tok);
     fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
+    fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
     const uint64_t items = (uint64_t)b->n_tok * shape->n_kv_head;
     uint64_t begin, end;
@@ -204,11 +209,5 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
         }
     }
     fg_worker_sync(w);
-    fg_mark(w, b, FG_PHASE_SOFTMAX);
-
-    if (y->out.quantized) {
-        fg_worker_range(w, b->n_tok, &begin, &end);
-        for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &s->u, t);
-        fg_worker_sync(w);
-    }
+    fg_mark_phase(w, b, FG_PHASE_SOFTMAX);
 }

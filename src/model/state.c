@@ -2,6 +2,7 @@
 #include "src/model/state.h"
 
 #include <stddef.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "simd/kernels.h"
@@ -120,5 +121,50 @@ void fg_state_destroy(fg_state **st)
 void fg_state_reset(fg_state *st)
 {
     (void)madvise(st->map, (size_t)st->bytes, MADV_DONTNEED); /* anonymous: zero on next touch */
-    st->pos = 0;
+    st->pos = st->folded = 0;
+}
+
+void fg_state_reset_to(fg_state *st, uint64_t pos)
+{
+    st->pos = st->folded = 0;
+    fg_state_advance(st, pos);
+}
+
+void fg_state_advance(fg_state *st, uint64_t n)
+{
+    if (n == 0) return;
+    st->pos += n;
+    const uint64_t chunk = (st->pos - 1) / FG_LIGHT_CHUNK * FG_LIGHT_CHUNK;
+    if (chunk > st->folded) st->folded = chunk;
+}
+
+bool fg_state_rewind(fg_state *st, uint64_t pos)
+{
+    if (pos < st->folded || pos > st->pos) return false;
+    st->pos = pos;
+    return true;
+}
+
+static void copy_rows(void *to, const void *from, uint64_t n_head, uint64_t head_bytes,
+                      uint64_t bytes)
+{
+    for (uint64_t h = 0; h < n_head; h++) {
+        memcpy((uint8_t *)to + h * head_bytes, (const uint8_t *)from + h * head_bytes,
+               (size_t)bytes);
+    }
+}
+
+void fg_state_copy_cache(fg_state *to, const fg_state *from, const fg_shape *s, uint64_t pos)
+{
+    const uint64_t row = (uint64_t)s->d_head * fg_kv_bytes(from->kv_type);
+    const uint64_t n = fg_round_up(pos, 16), n_pos = from->n_pos; /* keys lie in blocks of 16 */
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        const fg_layer_state *a = &from->layers[l], *b = &to->layers[l];
+        if (a->k_cache == NULL) continue;
+        copy_rows(b->k_cache, a->k_cache, s->n_kv_head, n_pos * row, n * row);
+        copy_rows(b->v_cache, a->v_cache, s->n_kv_head, n_pos * row, n * row);
+        if (a->k_scale == NULL) continue;
+        copy_rows(b->k_scale, a->k_scale, s->n_kv_head, n_pos * sizeof(float), n * sizeof(float));
+        copy_rows(b->v_scale, a->v_scale, s->n_kv_head, n_pos * sizeof(float), n * sizeof(float));
+    }
 }

@@ -10,6 +10,7 @@
 #include "src/engine/kv.h"
 #include "src/expert/cache.h"
 #include "src/model/forward.h"
+#include "src/engine/memory.h"
 
 enum {
     LAYER_SYNCS = 11, /* barriers of a layer in src/model, of one token */
@@ -70,16 +71,16 @@ static void note_form(fg_demand *d, const fg_tensor *t)
 {
     const bool quantized = fg_qtype_get(t->type)->quantized;
     const bool plain = quantized && !t->rotated, rotated = t->rotated;
-    bool *p = &d->in.plain, *r = &d->in.rotated;
+    bool *p = &d->forms.in.plain, *r = &d->forms.in.rotated;
     switch ((fg_role)t->role) {
     case FG_ROLE_EMBED: return; /* looked up, not multiplied */
     case FG_ROLE_LIGHT_OUT:
-    case FG_ROLE_O: p = &d->attn_out.plain, r = &d->attn_out.rotated; break;
-    case FG_ROLE_EXPERT_DOWN: p = &d->hidden.plain, r = &d->hidden.rotated; break;
+    case FG_ROLE_O: p = &d->forms.attn_out.plain, r = &d->forms.attn_out.rotated; break;
+    case FG_ROLE_EXPERT_DOWN: p = &d->forms.hidden.plain, r = &d->forms.hidden.rotated; break;
     case FG_ROLE_EXPERT_GATE:
     case FG_ROLE_EXPERT_UP: /* gathered from the form that `in` has */
-        d->expert_in.plain = d->expert_in.plain || plain;
-        d->expert_in.rotated = d->expert_in.rotated || rotated;
+        d->forms.expert_in.plain = d->forms.expert_in.plain || plain;
+        d->forms.expert_in.rotated = d->forms.expert_in.rotated || rotated;
         break;
     default: break;
     }
@@ -169,17 +170,6 @@ fg_forecast_opts fg_forecast_opts_default(void)
     };
 }
 
-static uint64_t scratch_bytes(const fg_demand *d, uint64_t n_ctx, uint32_t n_batch,
-                              uint32_t n_thread)
-{
-    fg_model m = {.shape = &d->shape, .quantized = d->quantized};
-    m.in = (fg_forms){d->in.plain, d->in.rotated};
-    m.attn_out = (fg_forms){d->attn_out.plain, d->attn_out.rotated};
-    m.expert_in = (fg_forms){d->expert_in.plain, d->expert_in.rotated};
-    m.hidden = (fg_forms){d->hidden.plain, d->hidden.rotated};
-    return fg_scratch_bytes(&m, n_ctx, n_batch, n_thread);
-}
-
 /* See the header; q: share of the experts that one token, or batch, uses. */
 static double lru(double share, double q)
 {
@@ -193,13 +183,15 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
                                  const fg_forecast_opts *o, fg_err *err)
 {
     const fg_kv_type kv = fg_kv_resolve(o->kv, d->quantized);
-    uint64_t state;
-    FG_TRY(fg_state_size(&d->shape, 0, kv, &f->lightning_bytes, err));
-    FG_TRY(fg_state_size(&d->shape, o->n_ctx, kv, &state, err));
-    f->kv_bytes = state - f->lightning_bytes;
-    f->scratch_bytes = scratch_bytes(d, o->n_ctx, o->n_batch, n_thread);
-    f->fixed_bytes = d->embed_bytes + d->dense_bytes + d->head_bytes + state + f->scratch_bytes +
-                     FG_ENGINE_OVERHEAD;
+    const fg_memory_opts mo = {
+        .n_ctx = o->n_ctx, .n_batch = o->n_batch, .n_thread = n_thread, .kv = kv};
+    fg_memory m;
+    FG_TRY(fg_memory_of_session(&m, &d->shape, &d->forms, &mo, err));
+    f->lightning_bytes = m.lightning;
+    f->kv_bytes = m.kv;
+    f->scratch_bytes = m.scratch;
+    f->fixed_bytes =
+        d->embed_bytes + d->dense_bytes + d->head_bytes + m.session + FG_MEMORY_PROGRAM;
     f->n_expert = (uint64_t)d->shape.n_layer * d->shape.n_expert;
     f->all_ram_bytes = f->fixed_bytes + d->experts_bytes;
     f->min_ram_bytes =

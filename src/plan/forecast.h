@@ -51,7 +51,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/plan/rates.h"
 #include "src/format/write/writer.h"
 
@@ -73,12 +73,10 @@ typedef struct fg_demand {
     fg_part dense, experts, head; /* experts: n_used of each layer, average over the experts */
     double token_bytes;           /* the sum of their bytes */
     uint32_t n_node;
-    double imbalance;    /* 1: equal parts */
-    uint64_t node_bytes; /* weights of the fullest node; row scales not counted for n_node > 1 */
-    bool quantized;      /* some matrix takes int8 activations */
-    struct {
-        bool plain, rotated; /* as fg_forms of src/model/model.h */
-    } in, attn_out, expert_in, hidden;
+    double imbalance;     /* 1: equal parts */
+    uint64_t node_bytes;  /* weights of the fullest node; row scales not counted for n_node > 1 */
+    bool quantized;       /* some matrix takes int8 activations */
+    fg_model_forms forms; /* of the activations */
 } fg_demand;
 
 /* From a file's directory, or from a planned one (fg_writer_plan done, nothing written). */

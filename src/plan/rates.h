@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 
 enum { FG_RATE_TYPES = 7 };
 

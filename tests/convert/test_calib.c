@@ -18,6 +18,7 @@
 #include "tests/ckpt.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 enum { N_TOKEN = 2 * FG_CALIB_WINDOW };
 

@@ -19,6 +19,7 @@
 #include "src/model/forward.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 static fg_status synth(const char *out, fg_synth_opts o, fg_synth_report *r)
 {

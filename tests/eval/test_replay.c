@@ -9,11 +9,12 @@
 
 #include "src/base/mem.h"
 #include "src/expert/heat.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/eval/recorder.h"
 #include "src/format/write/append.h"
 #include "tests/eval/traces.h"
 #include "tests/models.h"
+#include "src/engine/memory.h"
 
 /* ---- the optimum ---- */
 
@@ -339,7 +340,7 @@ static uint64_t ram_for(const char *path, uint32_t n_slot, uint32_t n_batch)
     fg_session *s = e == NULL ? NULL : model_session(e, N_TOK, n_batch);
     if (s == NULL) return 0;
     const fg_model_file *f = fg_engine_file(e);
-    const uint64_t bytes = FG_ENGINE_OVERHEAD + fg_session_bytes(s) + fg_store_dense_bytes(f) +
+    const uint64_t bytes = FG_MEMORY_PROGRAM + fg_session_bytes(s) + fg_store_dense_bytes(f) +
                            n_slot * fg_store_slot_bytes(f) + 5;
     fg_session_destroy(&s);
     fg_engine_close(&e);
@@ -535,7 +536,7 @@ FG_TEST(slots_of_a_bound)
     fg_trace_head h = small;
     fg_err err = {0};
     uint32_t n;
-    const uint64_t fixed = FG_ENGINE_OVERHEAD + 1500;
+    const uint64_t fixed = FG_MEMORY_PROGRAM + 1500;
     CHECK(fg_trace_slots(&h, fixed + 1234, &n, &err) == FG_OK && n == 12);
     CHECK(fg_trace_slots(&h, UINT64_MAX, &n, &err) == FG_OK && n == N_LAYER * N_EXPERT);
     CHECK(fg_trace_slots(&h, fixed + 300, &n, &err) == FG_OK && n == 3);

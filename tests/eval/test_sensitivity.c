@@ -18,6 +18,7 @@
 #include "tests/fg_test.h"
 #include "tests/models.h"
 #include "src/eval/score.h"
+#include "src/engine/session.h"
 
 /* Nano's f32 file with these recipe lines. */
 static bool open_with(fg_engine **e, const char *lines, uint32_t n_thread, const char *cpu)

@@ -17,6 +17,7 @@
 #include "src/format/write/append.h"
 #include "tests/eval/traces.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 enum { N_PASS = 12, MOST_TOK = 5 };
 

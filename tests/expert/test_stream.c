@@ -13,13 +13,14 @@
 
 #include "src/base/mem.h"
 #include "src/base/rng.h"
-#include "src/engine/engine.h"
+#include "src/engine/session.h"
 #include "src/expert/store.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
 #include "tests/expert/faulty.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/memory.h"
 
 #define TINY_DIR "tests/vectors/oracle/orig-heads6"
 
@@ -109,14 +110,10 @@ static fg_status rig_run(rig *r, uint32_t n, uint32_t n_decode, const fg_taps *t
     for (uint32_t i = 0, m; i < n; i += m) {
         const uint32_t left = i < n - n_decode ? n - n_decode - i : 1;
         m = left < r->scratch->n_batch ? left : r->scratch->n_batch;
-        fg_batch b = {.m = r->model,
-                      .st = r->state,
-                      .s = r->scratch,
-                      .ids = ids + i,
-                      .n_tok = m,
-                      .on_logits = put,
-                      .on_logits_ctx = &sink,
-                      .taps = taps};
+        const fg_seq seq = {
+            .st = r->state, .n = m, .on_logits = put, .on_logits_ctx = &sink, .taps = taps};
+        fg_batch b = {
+            .m = r->model, .s = r->scratch, .seq = &seq, .n_seq = 1, .ids = ids + i, .n_tok = m};
         FG_TRY(fg_forward(r->team, &b, err));
     }
     return FG_OK;
@@ -385,7 +382,7 @@ FG_TEST(engine_keeps_to_the_bound)
     const char *path = model_file(NANO_DIR, "q4");
     REQUIRE(path != NULL);
     CHECK(open_engine(path, 1000, "auto", FG_ELIMIT) == NULL);
-    CHECK(open_engine(path, FG_ENGINE_OVERHEAD + 1000, "auto", FG_ELIMIT) == NULL);
+    CHECK(open_engine(path, FG_MEMORY_PROGRAM + 1000, "auto", FG_ELIMIT) == NULL);
     CHECK(open_engine(path, (uint64_t)1 << 30, "tape", FG_EINVAL) == NULL);
     fg_engine *e = open_engine(path, (uint64_t)256 << 20, "pread", FG_OK);
     REQUIRE(e != NULL);
@@ -448,7 +445,7 @@ FG_TEST(a_long_prompt_is_read_in_few_batches)
     static float want[4096], got[4096];
     REQUIRE(path != NULL);
     (void)read_for_prompt(path, 0, 0, want);
-    const uint64_t ram = FG_ENGINE_OVERHEAD + ((uint64_t)28 << 20);
+    const uint64_t ram = FG_MEMORY_PROGRAM + ((uint64_t)28 << 20);
     const uint64_t some = read_for_prompt(path, ram, FG_SESSION_BATCH, got);
     CHECK(memcmp(got, want, sizeof got) == 0);
     const uint64_t few = read_for_prompt(path, ram, 0, got);

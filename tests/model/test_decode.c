@@ -17,6 +17,7 @@
 #include "src/sys/cpu.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 static long minor_faults(void)
 {

@@ -14,6 +14,7 @@
 #include "src/sys/cpu.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 /* XXH3-64 of the logits of `prompt` (300 ids) on nano.  Changes only when the numerics, the
  * quantizer or the recipe change on purpose; say so in the commit. */

@@ -17,6 +17,7 @@
 #include "tests/golden.h"
 #include "tests/models.h"
 #include "src/eval/score.h"
+#include "src/engine/session.h"
 
 static uint32_t argmax(const float *x, size_t n)
 {

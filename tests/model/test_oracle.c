@@ -13,6 +13,7 @@
 #include "tests/fg_test.h"
 #include "tests/golden.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 static const double bound = 2e-4;
 

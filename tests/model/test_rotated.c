@@ -20,6 +20,7 @@
 #include "src/sys/cpu.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
 
 enum { N_TOK = 130 };
 

@@ -25,6 +25,8 @@
 #include "tests/ckpt.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
+#include "src/engine/session.h"
+#include "src/engine/memory.h"
 
 /* ---- sizes ---- */
 
@@ -58,8 +60,7 @@ static void check_same(const fg_demand *a, const fg_demand *b)
     CHECK_U64(a->node_bytes, b->node_bytes);
     CHECK_NEAR(a->token_bytes, b->token_bytes, 0.0);
     CHECK_NEAR(a->imbalance, b->imbalance, 0.0);
-    CHECK(memcmp(&a->in, &b->in, sizeof a->in) == 0);
-    CHECK(memcmp(&a->hidden, &b->hidden, sizeof a->hidden) == 0);
+    CHECK(memcmp(&a->forms, &b->forms, sizeof a->forms) == 0);
 }
 
 /* Against what the reader says about the finished file. */
@@ -201,7 +202,7 @@ FG_TEST(memory_is_what_a_session_allocates)
         CHECK_U64(x.scratch_bytes, s->bytes);
         fg_scratch_destroy(&s);
         CHECK_U64(x.fixed_bytes, d.embed_bytes + d.dense_bytes + d.head_bytes + state +
-                                     x.scratch_bytes + FG_ENGINE_OVERHEAD);
+                                     x.scratch_bytes + FG_MEMORY_PROGRAM);
         o.n_ctx = m->shape->n_ctx_max + 1;
         CHECK(fg_forecast_make(&x, &d, &r, 3, &o, &err) == FG_ELIMIT);
         fg_model_destroy(&m);

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The inside of an engine, for the files of this folder.
+ */
+#ifndef FG_SRC_ENGINE_ENGINE_IMPL_H
+#define FG_SRC_ENGINE_ENGINE_IMPL_H
+
+#include "src/engine/engine.h"
+#include "src/model/forward.h"
+#include "src/sys/team.h"
+
+struct fg_engine {
+    fg_model_file *file;
+    fg_store *store; /* NULL: the mapping */
+    fg_store_stats store_stats;
+    uint64_t ram_bytes, session_bytes; /* the bound; what sessions take of it */
+    fg_model *model;
+    fg_team *team;
+    uint32_t cpu_flags;
+    fg_tokenizer *tokenizer; /* NULL until asked for */
+    uint64_t *sample_mask;   /* NULL until asked for */
+};
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/engine/memory.h"
+
+#include "src/base/mem.h"
+#include "src/model/mark.h"
+#include "src/model/scratch.h"
+
+fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_model_forms *forms,
+                               const fg_memory_opts *o, fg_err *err)
+{
+    uint64_t state;
+    *out = (fg_memory){0};
+    FG_TRY(fg_state_size(shape, 0, o->kv, &out->lightning, err));
+    FG_TRY(fg_state_size(shape, o->n_ctx, o->kv, &state, err));
+    out->kv = state - out->lightning;
+    out->scratch = fg_scratch_bytes(shape, forms, o->n_ctx, o->n_batch, o->n_thread);
+    out->mark = fg_mark_bytes(shape, FG_LIGHT_CHUNK - 1);
+    out->undo = o->stops ? out->mark : 0;
+    out->session = state + out->scratch + out->undo;
+    return FG_OK;
+}
+
+fg_status fg_memory_for_weights(uint64_t *out, uint64_t ram, uint64_t sessions, uint64_t least,
+                                fg_err *err)
+{
+    uint64_t other, want = 0;
+    const bool fits =
+        fg_add_u64(FG_MEMORY_PROGRAM, sessions, &other) && fg_add_u64(other, least, &want);
+    *out = fits && ram >= other ? ram - other : 0;
+    if (fits && ram >= want) return FG_OK;
+    return fg_fail(err, FG_ELIMIT,
+                   "memory: %llu bytes, expected at least %llu: dense parts and the fewest experts "
+                   "%llu, sessions %llu, program %llu",
+                   (unsigned long long)ram, (unsigned long long)(fits ? want : UINT64_MAX),
+                   (unsigned long long)least, (unsigned long long)sessions,
+                   (unsigned long long)FG_MEMORY_PROGRAM);
+}

@@ -1,0 +1,621 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Reading order: fg_session_eval_many, which makes passes of what is left; one_pass; then rewinding.
+ */
+#include "src/engine/session.h"
+
+#include <string.h>
+
+#include "src/base/mem.h"
+#include "src/engine/engine_impl.h"
+#include "src/engine/kv.h"
+#include "src/engine/memory.h"
+#include "src/engine/route_log.h"
+#include "src/model/mark.h"
+
+struct fg_session {
+    fg_engine *e;
+    fg_state *state;
+    fg_scratch *scratch;
+    uint32_t *ids;               /* [n_ctx] those of state->pos are the timeline */
+    float *logits;               /* [n_vocab] of the last token */
+    bool has_logits, had_logits; /* now; before the pass */
+    uint64_t bytes;              /* counted in e->session_bytes */
+    uint32_t n_batch;            /* usual one */
+    bool grows;                  /* it may be enlarged for a long prompt */
+    fg_kv_choice kv;
+    bool stops;
+    fg_mark undo;  /* of a pass that folds and may be stopped */
+    fg_mark *mark; /* [n_mark], positions ascending */
+    uint32_t n_mark, max_mark;
+    fg_err lost; /* code not FG_OK: an eval failed half-way, the state is of no use */
+    fg_taps taps;
+    fg_observer observer;
+    fg_route_log log; /* of the last pass, while somebody observes */
+    fg_profile *profile;
+    bool (*progress)(void *ctx, size_t done, size_t total);
+    void *progress_ctx;
+};
+
+fg_session_opts fg_session_opts_default(void)
+{
+    return (fg_session_opts){.kv = FG_KV_CHOICE_AUTO};
+}
+
+static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
+{
+    const fg_model *m = s->e->model;
+    const fg_shape *shape = m->shape;
+    const uint32_t n_thread = fg_team_size(s->e->team);
+    const fg_memory_opts o = {n_ctx, s->n_batch, n_thread, fg_kv_resolve(s->kv, m->quantized),
+                              s->stops};
+    fg_memory memory;
+    FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, err));
+    FG_TRY(fg_scratch_create(&s->scratch, m, n_ctx, s->n_batch, n_thread, err));
+    if (s->stops) FG_TRY(fg_mark_reserve(&s->undo, shape, err));
+    FG_TRY(fg_memory_of_session(&memory, shape, &m->forms, &o, err));
+    s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
+    s->ids = fg_mem_zalloc_array((size_t)n_ctx, sizeof *s->ids);
+    s->mark = fg_mem_zalloc_array(s->max_mark, sizeof *s->mark);
+    const bool ok = s->logits != NULL && s->ids != NULL && s->mark != NULL;
+    if (!ok) return fg_fail_nomem(err, "session");
+    FG_TRY(fg_engine_charge(s->e, memory.session, 0, err));
+    s->bytes = memory.session;
+    return FG_OK;
+}
+
+fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
+                            fg_err *err)
+{
+    *out = NULL;
+    fg_session *s = fg_mem_zalloc(sizeof *s);
+    if (s == NULL) return fg_fail_nomem(err, "session");
+    const uint64_t room = e->model->shape->n_ctx_max, most = room < 4096 ? room : 4096;
+    s->e = e;
+    s->kv = opts->kv;
+    s->stops = opts->stops;
+    s->grows = opts->n_batch == 0;
+    s->n_batch = s->grows ? FG_SESSION_BATCH : opts->n_batch;
+    s->max_mark = opts->n_mark == 0 ? FG_SESSION_MARKS : opts->n_mark;
+    const fg_status st = allocate(s, opts->n_ctx == 0 ? most : opts->n_ctx, err);
+    if (st != FG_OK) {
+        fg_session_destroy(&s);
+        return st;
+    }
+    *out = s;
+    return FG_OK;
+}
+
+/* Gives up the newest marks until n are left. */
+static void drop_marks(fg_session *s, uint32_t n)
+{
+    while (s->n_mark > n) {
+        fg_mark *m = &s->mark[--s->n_mark];
+        (void)fg_engine_charge(s->e, 0, m->bytes, NULL); /* less always fits */
+        s->bytes -= m->bytes;
+        fg_mark_fini(m);
+    }
+}
+
+void fg_session_destroy(fg_session **out)
+{
+    fg_session *s = *out;
+    if (s == NULL) return;
+    drop_marks(s, 0);
+    (void)fg_engine_charge(s->e, 0, s->bytes, NULL);
+    fg_mark_fini(&s->undo);
+    fg_route_log_fini(&s->log);
+    fg_mem_free(s->mark);
+    fg_mem_free(s->ids);
+    fg_mem_free(s->logits);
+    fg_scratch_destroy(&s->scratch);
+    fg_state_destroy(&s->state);
+    fg_mem_free(s);
+    *out = NULL;
+}
+
+uint64_t fg_session_pos(const fg_session *s)
+{
+    return s->state->pos;
+}
+
+uint64_t fg_session_bytes(const fg_session *s)
+{
+    return s->bytes;
+}
+
+uint64_t fg_session_n_ctx(const fg_session *s)
+{
+    return s->state->n_ctx;
+}
+
+const uint32_t *fg_session_ids(const fg_session *s)
+{
+    return s->ids;
+}
+
+const float *fg_session_logits(const fg_session *s)
+{
+    return s->has_logits ? s->logits : NULL;
+}
+
+void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
+                             void *ctx)
+{
+    s->progress = fn;
+    s->progress_ctx = ctx;
+}
+
+void fg_session_set_taps(fg_session *s, const fg_taps *taps)
+{
+    s->taps = taps == NULL ? (fg_taps){0} : *taps;
+}
+
+void fg_session_set_observer(fg_session *s, const fg_observer *o)
+{
+    fg_session_flush(s);
+    s->observer = o == NULL ? (fg_observer){0} : *o;
+}
+
+void fg_session_set_profile(fg_session *s, fg_profile *profile)
+{
+    s->profile = profile;
+}
+
+/* ---- observers ---- */
+
+void fg_session_flush(fg_session *s)
+{
+    const fg_route_log *g = &s->log;
+    for (uint32_t l = 0; s->observer.routed != NULL && g->n > 0 && l < g->n_layer; l++) {
+        const size_t row = (size_t)l * g->n_row * g->n_used;
+        s->observer.routed(s->observer.ctx, l, g->pos, g->n, g->sel + row, g->weight + row);
+    }
+    if (g->n > 0) s->log.told = g->pos + g->n;
+    s->log.n = 0;
+}
+
+static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
+                      size_t stride)
+{
+    const fg_session *s = ctx;
+    s->taps.hidden(s->taps.ctx, layer, pos, n_tok, x, stride);
+}
+
+static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
+                       const float *weights)
+{
+    fg_session *s = ctx;
+    if (s->observer.routed != NULL) fg_route_log_put(&s->log, layer, sel, weights);
+    if (s->taps.experts != NULL) s->taps.experts(s->taps.ctx, layer, pos, n_tok, sel, weights);
+}
+
+static void on_guesses(void *ctx, uint32_t layer, uint64_t pos, const fg_guess *guess)
+{
+    const fg_session *s = ctx;
+    s->taps.guesses(s->taps.ctx, layer, pos, guess);
+}
+
+static fg_taps taps_of(fg_session *s)
+{
+    return (fg_taps){
+        .hidden = s->taps.hidden == NULL ? NULL : on_hidden,
+        .experts = s->taps.experts == NULL && s->observer.routed == NULL ? NULL : on_experts,
+        .guesses = s->taps.guesses == NULL ? NULL : on_guesses,
+        .ctx = s,
+    };
+}
+
+/* ---- size of the batch ---- */
+
+/* Batch that reads the fewest experts for n tokens.  Each batch is taken to read what is not in
+ * memory; a larger one has fewer of them, but its scratch takes slots. */
+static uint32_t best_batch(const fg_session *s, uint64_t n)
+{
+    const uint32_t base = s->scratch->n_batch;
+    const fg_store_stats *st = fg_engine_store_stats(s->e);
+    if (!s->grows || n <= base || st == NULL || st->n_slot == st->n_total) return base;
+    const fg_model *m = s->e->model;
+    const fg_shape *shape = m->shape;
+    const uint64_t least = fg_cache_min_slots(shape->n_layer, shape->n_expert, shape->n_used);
+    uint64_t best_reads = (n + base - 1) / base * (st->n_total - st->n_slot);
+    uint32_t best = base;
+    for (uint64_t k = (n + FG_BATCH_MAX - 1) / FG_BATCH_MAX; (n + k - 1) / k > base; k++) {
+        const uint32_t batch = (uint32_t)((n + k - 1) / k);
+        const uint64_t more =
+            fg_scratch_bytes(shape, &m->forms, s->state->n_ctx, batch, fg_team_size(s->e->team)) -
+            s->scratch->bytes;
+        const uint64_t lost = (more + st->slot_bytes - 1) / st->slot_bytes;
+        const uint64_t reads = k * (st->n_total - st->n_slot + lost);
+        if (lost + least > st->n_slot || reads >= best_reads) continue;
+        best = batch;
+        best_reads = reads;
+    }
+    return best;
+}
+
+/* Another batch, with memory from or for the slots.  On failure nothing has changed. */
+static fg_status resize_batch(fg_session *s, uint32_t n_batch, fg_err *err)
+{
+    fg_scratch *other;
+    fg_engine *e = s->e;
+    if (n_batch == s->scratch->n_batch) return FG_OK;
+    FG_TRY(
+        fg_scratch_create(&other, e->model, s->state->n_ctx, n_batch, fg_team_size(e->team), err));
+    const fg_status st = fg_engine_charge(e, other->bytes, s->scratch->bytes, err);
+    if (st != FG_OK) {
+        fg_scratch_destroy(&other);
+        return st;
+    }
+    s->bytes = s->bytes + other->bytes - s->scratch->bytes;
+    fg_scratch_destroy(&s->scratch);
+    s->scratch = other;
+    return FG_OK;
+}
+
+/* ---- evaluation ---- */
+
+static fg_status check_item(const fg_eval_item *it, const fg_engine *e, fg_err *err)
+{
+    const fg_session *s = it->session;
+    const uint32_t n_vocab = e->model->shape->n_vocab;
+    const uint64_t room = s->state->n_ctx - s->state->pos;
+    if (s->e != e) return fg_fail(err, FG_EINVAL, "session: of another engine, expected the same");
+    if (s->lost.code != FG_OK) {
+        if (err != NULL) *err = s->lost;
+        return s->lost.code;
+    }
+    if (it->n == 0) return fg_fail(err, FG_EINVAL, "tokens: none, expected at least one");
+    if (it->n > room) {
+        return fg_fail(err, FG_ELIMIT,
+                       "context: %llu tokens after %llu, expected at most %llu in all; "
+                       "raise it with -c",
+                       (unsigned long long)it->n, (unsigned long long)s->state->pos,
+                       (unsigned long long)s->state->n_ctx);
+    }
+    for (size_t i = 0; i < it->n; i++) {
+        if (it->ids[i] >= n_vocab) {
+            return fg_fail(err, FG_EINVAL, "token %zu: id %u, expected less than %u", i, it->ids[i],
+                           n_vocab);
+        }
+    }
+    return FG_OK;
+}
+
+static fg_status check_items(const fg_eval_item *items, size_t n, fg_err *err)
+{
+    if (n == 0) return fg_fail(err, FG_EINVAL, "sessions: none, expected at least one");
+    for (size_t i = 0; i < n; i++) {
+        FG_TRY(check_item(&items[i], items[0].session->e, err));
+        for (size_t k = 0; k < i; k++) {
+            if (items[k].session != items[i].session) continue;
+            return fg_fail(err, FG_EINVAL, "session %zu: given twice, expected once", i);
+        }
+    }
+    return FG_OK;
+}
+
+/* Keeps the last token's logits, and passes all of them on when somebody listens. */
+typedef struct logits_sink {
+    const fg_eval_item *item;
+    uint64_t last;
+} logits_sink;
+
+/* What is kept for each item, and for each sequence of a pass. */
+typedef struct part {
+    size_t done; /* tokens of the item that are in */
+    logits_sink sink;
+    size_t owner; /* item of the sequence */
+    fg_taps taps; /* of the sequence */
+} part;
+
+/* A call of fg_session_eval_many. */
+typedef struct work {
+    const fg_eval_item *item; /* [n] */
+    size_t n;
+    size_t total, in; /* tokens of all items; those that are in */
+    part *part;       /* [n] */
+    fg_seq *seq;      /* [n] of the pass */
+    uint32_t *ids;    /* [n_batch] rows of several items; NULL for one item */
+    uint32_t n_seq, n_row;
+    fg_session *lead; /* whose scratch and progress are used */
+} work;
+
+static void take_logits(void *ctx, uint64_t pos, const float *logits)
+{
+    const logits_sink *k = ctx;
+    fg_session *s = k->item->session;
+    if (k->item->on_logits != NULL) k->item->on_logits(k->item->ctx, pos, logits);
+    if (pos != k->last) return;
+    memcpy(s->logits, logits, s->e->model->shape->n_vocab * sizeof(float));
+    s->has_logits = true;
+}
+
+static bool ask(const work *k, size_t done)
+{
+    const fg_session *s = k->lead;
+    return s->progress == NULL || s->progress(s->progress_ctx, done, k->total);
+}
+
+/* Between layers: the pass's tokens count as far as its layers are through. */
+static bool go_on(void *ctx, uint32_t layer)
+{
+    const work *k = ctx;
+    return ask(k, k->in + (size_t)k->n_row * layer / k->lead->e->model->shape->n_layer);
+}
+
+/* Rows of the next pass: what is left, shared out evenly when it is too much. */
+static void plan_pass(work *k)
+{
+    k->n_seq = k->n_row = 0;
+    uint32_t left = 0; /* items */
+    k->lead = NULL;
+    for (size_t i = 0; i < k->n; i++) {
+        if (k->part[i].done == k->item[i].n) continue;
+        if (k->lead == NULL) k->lead = k->item[i].session;
+        left++;
+    }
+    uint32_t room = k->lead->scratch->n_batch;
+    for (size_t i = 0; i < k->n && room > 0; i++) {
+        const fg_eval_item *it = &k->item[i];
+        const size_t rest = it->n - k->part[i].done;
+        if (rest == 0) continue;
+        const uint32_t share = room / left > 0 ? room / left : 1;
+        const uint32_t n = rest < share ? (uint32_t)rest : share;
+        const bool ends = n == rest;
+        k->part[i].sink = (logits_sink){it, it->session->state->pos + rest - 1};
+        k->part[k->n_seq].taps = taps_of(it->session);
+        k->part[k->n_seq].owner = i;
+        k->seq[k->n_seq] = (fg_seq){.st = it->session->state,
+                                    .first = k->n_row,
+                                    .n = n,
+                                    .logits_from = it->on_logits != NULL ? 0
+                                                   : ends                ? n - 1
+                                                                         : n,
+                                    .on_logits = take_logits,
+                                    .on_logits_ctx = &k->part[i].sink,
+                                    .taps = &k->part[k->n_seq].taps};
+        if (k->ids != NULL) {
+            memcpy(k->ids + k->n_row, it->ids + k->part[i].done, n * sizeof *k->ids);
+        }
+        k->n_seq++;
+        k->n_row += n;
+        room -= n;
+        left--;
+    }
+}
+
+/* Readies a session for n rows; false: the pass must not be stopped. */
+static bool prepare(fg_session *s, uint32_t n, bool stops)
+{
+    fg_session_flush(s);
+    s->had_logits = s->has_logits;
+    s->has_logits = false;
+    if (s->observer.routed != NULL &&
+        fg_route_log_begin(&s->log, s->e->model->shape, s->state->pos, n, NULL) != FG_OK) {
+        s->log.n = 0; /* without memory the observer misses this pass */
+    }
+    if (!stops || !s->stops) return false;
+    if (!fg_forward_folds(s->state, n)) return true;
+    return fg_mark_take(&s->undo, s->e->team, s->e->model, s->state, NULL) == FG_OK;
+}
+
+static void undo(fg_session *s, uint32_t n)
+{
+    s->log.n = 0;
+    s->has_logits = s->had_logits;
+    if (fg_forward_folds(s->state, n)) {
+        fg_mark_restore(&s->undo, s->e->team, s->e->model, s->state);
+    }
+}
+
+static fg_status one_pass(work *k, fg_err *err)
+{
+    fg_engine *e = k->lead->e;
+    bool stops = k->lead->progress != NULL && k->n_row > FG_FEW_TOKENS;
+    for (uint32_t i = 0; i < k->n_seq; i++) {
+        stops = prepare(k->item[k->part[i].owner].session, k->seq[i].n, stops) && stops;
+    }
+    fg_err failed = {0};
+    fg_batch b = {
+        .m = e->model,
+        .s = k->lead->scratch,
+        .seq = k->seq,
+        .n_seq = k->n_seq,
+        .ids = k->ids != NULL ? k->ids : k->item[0].ids + k->part[0].done,
+        .n_tok = k->n_row,
+        .profile = k->lead->profile,
+        .go_on = stops ? go_on : NULL,
+        .go_on_ctx = k,
+    };
+    const fg_status st = fg_forward(e->team, &b, &failed);
+    for (uint32_t i = 0; i < k->n_seq; i++) {
+        const size_t at = k->part[i].owner;
+        fg_session *s = k->item[at].session;
+        const uint32_t n = k->seq[i].n;
+        if (st == FG_ECANCEL) {
+            undo(s, n);
+        } else if (st != FG_OK) {
+            s->lost = failed;
+        } else {
+            memcpy(s->ids + s->state->pos - n, k->item[at].ids + k->part[at].done,
+                   n * sizeof *s->ids);
+            k->part[at].done += n;
+        }
+    }
+    if (st == FG_ECANCEL) {
+        return fg_fail(err, FG_ECANCEL, "evaluation: cancelled after %zu tokens, expected %zu",
+                       k->in, k->total);
+    }
+    if (st != FG_OK && err != NULL) *err = failed;
+    k->in += k->n_row;
+    return st;
+}
+
+static fg_status run_passes(work *k, fg_err *err)
+{
+    while (k->in < k->total) {
+        plan_pass(k);
+        if (!ask(k, k->in)) {
+            return fg_fail(err, FG_ECANCEL, "evaluation: cancelled after %zu tokens, expected %zu",
+                           k->in, k->total);
+        }
+        FG_TRY(one_pass(k, err));
+    }
+    (void)ask(k, k->total);
+    return FG_OK;
+}
+
+fg_status fg_session_eval_many(const fg_eval_item *items, size_t n, fg_err *err)
+{
+    FG_TRY(check_items(items, n, err));
+    part one_part = {0}; /* a single session's calls allocate nothing */
+    fg_seq one_seq;
+    work k = {.item = items, .n = n, .part = &one_part, .seq = &one_seq};
+    uint32_t most = 0; /* rows of a pass */
+    for (size_t i = 0; i < n; i++) {
+        fg_session *s = items[i].session;
+        k.total += items[i].n;
+        (void)resize_batch(s, best_batch(s, items[i].n), NULL); /* without it, more is read */
+        if (s->scratch->n_batch > most) most = s->scratch->n_batch;
+    }
+    if (n > 1) {
+        k.part = fg_mem_zalloc_array(n, sizeof *k.part);
+        k.seq = fg_mem_zalloc_array(n, sizeof *k.seq);
+        k.ids = fg_mem_zalloc_array(most, sizeof *k.ids);
+    }
+    const bool ok = n == 1 || (k.part != NULL && k.seq != NULL && k.ids != NULL);
+    const fg_status st = ok ? run_passes(&k, err) : fg_fail_nomem(err, "evaluation");
+    if (n > 1) {
+        fg_mem_free(k.part);
+        fg_mem_free(k.seq);
+        fg_mem_free(k.ids);
+    }
+    for (size_t i = 0; i < n; i++) { /* fails for want of memory only: it stays large */
+        (void)resize_batch(items[i].session, items[i].session->n_batch, NULL);
+    }
+    return st;
+}
+
+fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
+                          fg_session_logits_fn *on_logits, void *ctx, fg_err *err)
+{
+    const fg_eval_item item = {s, ids, n, on_logits, ctx};
+    return fg_session_eval_many(&item, 1, err);
+}
+
+/* ---- the timeline ---- */
+
+/* The session is at `pos` now, wherever it was: what is later is forgotten. */
+static void forget(fg_session *s, uint64_t pos)
+{
+    uint32_t n = 0;
+    while (n < s->n_mark && s->mark[n].pos <= pos) n++;
+    drop_marks(s, n);
+    s->has_logits = false;
+    if (fg_route_log_cut(&s->log, pos) && s->observer.rewound != NULL) {
+        s->observer.rewound(s->observer.ctx, pos);
+    }
+}
+
+void fg_session_reset(fg_session *s)
+{
+    s->lost.code = FG_OK;
+    fg_state_reset(s->state);
+    forget(s, 0);
+}
+
+fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *err)
+{
+    const uint64_t now = s->state->pos;
+    if (pos > now) {
+        return fg_fail(err, FG_EINVAL, "rewind: position %llu, expected at most %llu",
+                       (unsigned long long)pos, (unsigned long long)now);
+    }
+    if (s->lost.code != FG_OK || !fg_state_rewind(s->state, pos)) {
+        uint32_t n = s->n_mark;
+        while (n > 0 && s->mark[n - 1].pos > pos) n--;
+        if (n == 0) {
+            fg_state_reset(s->state);
+        } else {
+            fg_mark_restore(&s->mark[n - 1], s->e->team, s->e->model, s->state);
+        }
+        s->lost.code = FG_OK;
+    }
+    *at = s->state->pos;
+    if (*at < now) forget(s, *at);
+    return FG_OK;
+}
+
+fg_status fg_session_mark(fg_session *s, fg_err *err)
+{
+    const uint64_t pos = s->state->pos, bytes = fg_mark_bytes(s->e->model->shape, pos);
+    if (s->lost.code != FG_OK) {
+        if (err != NULL) *err = s->lost;
+        return s->lost.code;
+    }
+    if (s->n_mark > 0 && s->mark[s->n_mark - 1].pos == pos) return FG_OK;
+    if (s->n_mark == s->max_mark) { /* the oldest goes */
+        const fg_mark oldest = s->mark[0];
+        memmove(s->mark, s->mark + 1, (s->n_mark - 1) * sizeof *s->mark);
+        s->mark[s->n_mark - 1] = oldest;
+        drop_marks(s, s->n_mark - 1);
+    }
+    FG_TRY(fg_engine_charge(s->e, bytes, 0, err));
+    fg_mark *m = &s->mark[s->n_mark];
+    *m = (fg_mark){0};
+    const fg_status st = fg_mark_take(m, s->e->team, s->e->model, s->state, err);
+    if (st != FG_OK) {
+        (void)fg_engine_charge(s->e, 0, bytes, NULL);
+        return st;
+    }
+    s->n_mark++;
+    s->bytes += bytes;
+    return FG_OK;
+}
+
+fg_status fg_session_sync(fg_session *s, const uint32_t *ids, size_t n, size_t *kept, fg_err *err)
+{
+    uint64_t same = 0, at;
+    const uint64_t pos = s->state->pos;
+    if (kept != NULL) *kept = 0;
+    if (n == 0) return fg_fail(err, FG_EINVAL, "tokens: none, expected at least one");
+    while (same < n && same < pos && ids[same] == s->ids[same]) same++;
+    if (same == n && (pos > n || !s->has_logits))
+        same = n - 1; /* the last one's logits are wanted */
+    FG_TRY(fg_session_rewind(s, same, &at, err));
+    if (kept != NULL) *kept = (size_t)at;
+    return at == n ? FG_OK : fg_session_eval(s, ids + at, n - (size_t)at, NULL, NULL, err);
+}
+
+fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err)
+{
+    *out = NULL;
+    if (s->lost.code != FG_OK) {
+        if (err != NULL) *err = s->lost;
+        return s->lost.code;
+    }
+    fg_session *f;
+    fg_mark mark = {0};
+    const fg_model *m = s->e->model;
+    const uint64_t pos = s->state->pos;
+    const fg_session_opts o = {.n_ctx = s->state->n_ctx,
+                               .n_batch = s->grows ? 0 : s->n_batch,
+                               .kv = s->kv,
+                               .n_mark = s->max_mark,
+                               .stops = s->stops};
+    FG_TRY(fg_session_create(&f, s->e, &o, err));
+    const fg_status st = fg_mark_take(&mark, s->e->team, m, s->state, err);
+    if (st == FG_OK) {
+        fg_mark_restore(&mark, s->e->team, m, f->state);
+        fg_state_copy_cache(f->state, s->state, m->shape, pos);
+        memcpy(f->ids, s->ids, (size_t)pos * sizeof *f->ids);
+        memcpy(f->logits, s->logits, m->shape->n_vocab * sizeof *f->logits);
+        f->has_logits = s->has_logits;
+        *out = f;
+    } else {
+        fg_session_destroy(&f);
+    }
+    fg_mark_fini(&mark);
+    return st;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Homes of weights: where the bytes of a matrix are at the moment.  The pass asks here and nowhere
+ * else, so that residency changes time only, never a bit.  A home is a table of functions:
+ *
+ *   map      everything is in the mapping of the file; a layer is one wave, waiting is free
+ *   stream   dense parts in memory, experts on demand from a store (src/expert/store.h)
+ *
+ * A matrix is one run of panels a node.  One layer, as src/model/moe.c has it; worker 0 calls begin,
+ * wave, hint and end, all workers the others, after a barrier:
+ *
+ *     fg_weights_begin(w, layer, ids, n);
+ *     while ((m = fg_weights_wave(w)) > 0) {     the next m of ids
+ *         run = fg_weights_run(w, matrix, expert, node);
+ *         if (fg_weights_wait(w, matrix, expert, last)) ...use the panels before `last`
+ *     }
+ *     fg_weights_hint(w, sel, n_tok, guess);     once, when the last wave has begun
+ *     status = fg_weights_end(w, &err);
+ */
+#ifndef FG_SRC_MODEL_WEIGHTS_H
+#define FG_SRC_MODEL_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/expert/store.h"
+#include "src/format/reader.h"
+#include "src/model/matrix.h"
+
+typedef struct fg_weights fg_weights;
+
+/* Panels first .. first+n-1 of a matrix: panel p is at panels + (p - first) * panel_stride, its 16
+ * row scales at scales + (p - first) * 16 (NULL for f32 and bf16). */
+typedef struct fg_panel_run {
+    const uint8_t *panels;
+    const float *scales;
+    uint64_t first, n;
+} fg_panel_run;
+
+/* All of a matrix where its own pointers say. */
+static inline fg_panel_run fg_matrix_run(const fg_matrix *m)
+{
+    return (fg_panel_run){m->panels, m->scales, 0, m->n_panel};
+}
+
+/* `file` and `store` are borrowed and must outlive the weights; store NULL: the mapping.
+ * FG_ENOMEM. */
+fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, fg_store *store,
+                            fg_err *err);
+void fg_weights_destroy(fg_weights **w); /* accepts NULL */
+
+/* "map" or "stream". */
+const char *fg_weights_name(const fg_weights *w);
+
+/* The bytes at a file offset inside a dense part; borrowed until the weights are destroyed. */
+const uint8_t *fg_weights_dense(const fg_weights *w, uint64_t offset);
+
+/* What `node` has of matrix m.  expert: FG_NO_LAYER for a dense matrix, else an expert of this
+ * layer's wave, of whose panels only those that were waited for are valid. */
+fg_panel_run fg_weights_run(const fg_weights *w, const fg_matrix *m, uint32_t expert,
+                            uint32_t node);
+
+/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer ends,
+ * and may be reordered. */
+void fg_weights_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);
+
+/* How many of ids come next, 0 at the end.  Their memory stays until the next call. */
+uint32_t fg_weights_wave(fg_weights *w);
+
+/* Panels that are worth waiting for at a time, of n. */
+uint64_t fg_weights_step(const fg_weights *w, uint64_t n);
+
+/* Waits until panels 0 .. last-1 of an expert's matrix, and what the file has before them, are there.
+ * False: they could not be read; the caller goes on without, and fg_weights_end has the reason. */
+bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last);
+
+/* Ends the layer, finished or not.  Errors: those of fg_store_end_layer. */
+fg_status fg_weights_end(fg_weights *w, fg_err *err);
+
+/* For how many layers fg_weights_hint wants the routers' guesses, in a pass of one token. */
+uint32_t fg_weights_guess_layers(const fg_weights *w);
+
+/* The running layer's routing sel[n_tok][n_used], and the guesses behind it (may be NULL). */
+void fg_weights_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
+
+#endif
