@@ -32,29 +32,17 @@ typedef struct talk {
     fg_chat_style style;
     const char *system; /* NULL: none */
     bool hide_think, tty;
-    fg_think think;
     bool in_reasoning; /* dim is on */
 } talk;
 
-static void show(void *ctx, fg_think_part part, const char *text, size_t n)
+static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
 {
     talk *k = ctx;
-    if (part == FG_THINK_TAG && k->hide_think) return;
-    if (part != FG_THINK_ANSWER) {
-        if (k->hide_think) return;
-        if (k->tty && !k->in_reasoning) fputs("\033[2m", stdout);
-        k->in_reasoning = true;
-    } else if (k->in_reasoning) {
-        if (k->tty) fputs("\033[0m", stdout);
-        k->in_reasoning = false;
-    }
+    if (part != FG_THINK_ANSWER && k->hide_think) return true;
+    const bool reasons = part != FG_THINK_ANSWER;
+    if (k->tty && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
+    k->in_reasoning = reasons;
     fwrite(text, 1, n, stdout);
-}
-
-static bool emit(void *ctx, const char *bytes, size_t n)
-{
-    talk *k = ctx;
-    fg_think_feed(&k->think, bytes, n);
     return fflush(stdout) == 0;
 }
 
@@ -96,21 +84,21 @@ static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *
     return st;
 }
 
-/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C, a full context), half a
- * message would stay in the state and spoil every later turn, so the conversation starts over. */
+/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C), half a message would stay in
+ * the state and spoil every later turn, so the session goes back to where it was. */
 static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
 {
     const uint64_t start = fg_session_pos(k->s);
     fg_ids ids = {0};
     gen_stats stats;
     fg_status st = encode_turn(k, text, n, &ids, err);
-    fg_think_init(&k->think, show, k);
+    (void)fg_session_mark(k->s, NULL); /* without room for it the conversation may be lost */
     if (st == FG_OK) st = generate(k->s, k->sampler, k->t, &ids, &k->gen, emit, k, &stats, err);
-    fg_think_flush(&k->think);
     if (k->in_reasoning && k->tty) fputs("\033[0m", stdout);
     k->in_reasoning = false;
     if (st == FG_OK &&
-        !stats.hit_eos) { /* stopped short: close the reply, or the next turn would continue it */
+        stats.reply.end !=
+            FG_END_MODEL) { /* stopped short: close the reply, or the next turn would continue it */
         uint32_t end;
         st = fg_chat_end_id(k->t, &end, err);
         if (st == FG_OK && fg_session_pos(k->s) < fg_session_n_ctx(k->s)) {
@@ -120,17 +108,20 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     (void)putchar('\n');
     (void)fflush(stdout);
     if (st == FG_OK) {
-        if (stats.full) {
+        if (stats.reply.end == FG_END_CONTEXT) {
             fprintf(stderr, "(the context of %llu tokens is full; /reset starts over)\n",
                     (unsigned long long)fg_session_n_ctx(k->s));
-        } else if (stats.n_gen == k->gen.n_predict) {
+        } else if (stats.reply.end == FG_END_LENGTH) {
             fprintf(stderr, "(stopped after -n %llu tokens)\n",
                     (unsigned long long)k->gen.n_predict);
         }
         print_speed(k->e, &stats);
-    } else if (fg_session_pos(k->s) != start) {
-        fg_session_reset(k->s);
-        fprintf(stderr, "(the conversation starts over)\n");
+    } else {
+        uint64_t at = 0;
+        if (fg_session_rewind(k->s, start, &at, NULL) != FG_OK || at != start) {
+            fg_session_reset(k->s);
+            fprintf(stderr, "(the conversation starts over)\n");
+        }
     }
     fg_ids_fini(&ids);
     return st;
@@ -171,6 +162,7 @@ static int run(int argc, char **argv)
 {
     fg_engine_opts eo = fg_engine_opts_default();
     fg_session_opts so = fg_session_opts_default();
+    so.stops = true;
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
     const char *prompt = NULL, *style = "official", *model;
     k.gen.goes_on = true;
@@ -207,7 +199,7 @@ static int run(int argc, char **argv)
         so.n_ctx = most < 32768 ? most : 32768;
     }
     if (st == FG_OK) st = fg_session_create(&k.s, k.e, &so, &err);
-    if (st == FG_OK) st = open_sampler(k.e, &k.gen, &k.sampler, &err);
+    if (st == FG_OK) st = fg_engine_sampler(k.e, &k.gen.sampler, &k.sampler, &err);
     status = EXIT_OK;
     if (st == FG_OK && prompt != NULL) {
         st = turn(&k, prompt, strlen(prompt), &err);

@@ -21,8 +21,9 @@ const command cmd_run = {
 };
 
 /* Collects instead of printing, for --json. */
-static bool collect(void *ctx, const char *bytes, size_t n)
+static bool collect(void *ctx, fg_think_part part, const char *bytes, size_t n)
 {
+    (void)part;
     fg_buf_put(ctx, bytes, n);
     return true;
 }
@@ -34,16 +35,18 @@ static void print_json(const fg_buf *text, const gen_stats *g)
     fg_json_put_str(&b, (const char *)text->data, text->len);
     fg_buf_printf(&b,
                   ", \"prompt_tokens\": %" PRIu64 ", \"generated_tokens\": %" PRIu64
-                  ", \"ended_by_model\": %s, \"prompt_seconds\": %.6f, "
+                  ", \"ended_by_model\": %s, \"end\": \"%s\", \"prompt_seconds\": %.6f, "
                   "\"generation_seconds\": %.6f}\n",
-                  g->n_prompt, g->n_gen, g->hit_eos ? "true" : "false", g->prompt_s, g->gen_s);
+                  g->n_prompt, g->reply.n_gen, g->reply.end == FG_END_MODEL ? "true" : "false",
+                  fg_end_name(g->reply.end), g->prompt_s, g->reply.seconds);
     fwrite(b.data, 1, b.len, stdout);
     fg_buf_fini(&b);
 }
 
-static bool emit(void *ctx, const char *bytes, size_t n)
+static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
 {
     (void)ctx;
+    (void)part;
     /* a reader that has gone away ends the run; cli_finish_stdout says so */
     return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0;
 }
@@ -52,6 +55,7 @@ static int run(int argc, char **argv)
 {
     fg_engine_opts eo = fg_engine_opts_default();
     fg_session_opts so = fg_session_opts_default();
+    so.stops = true;
     gen_opts go = gen_opts_default();
     bool json = false;
     const char *prompt = NULL, *file = NULL, *model;
@@ -106,7 +110,7 @@ static int run(int argc, char **argv)
         if (so.n_ctx > most && ids.len < most) so.n_ctx = most;
     }
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
-    if (st == FG_OK) st = open_sampler(e, &go, &sampler, &err);
+    if (st == FG_OK) st = fg_engine_sampler(e, &go.sampler, &sampler, &err);
     fg_buf out = {0};
     if (st == FG_OK) {
         st = generate(s, sampler, t, &ids, &go, json ? collect : emit, &out, &stats, &err);

@@ -240,21 +240,13 @@ gen_opts gen_opts_default(void)
     return (gen_opts){.n_predict = 256, .sampler = fg_sampler_options_default()};
 }
 
-fg_status open_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err)
-{
-    const uint64_t *mask;
-    *out = NULL;
-    FG_TRY(fg_engine_sample_mask(e, &mask, err));
-    return fg_sampler_create(out, &o->sampler, fg_engine_shape(e)->n_vocab, mask, err);
-}
-
 static bool prompt_progress(void *ctx, size_t done, size_t total)
 {
     /* a short prompt needs no progress line */
     return total < 2048 ? !cli_interrupted() : progress_show(ctx, done, total);
 }
 
-static fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
+fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
 {
     progress p;
     progress_start(&p, "prompt", "token");
@@ -265,46 +257,31 @@ static fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
     return st;
 }
 
-fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
-                   const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
-                   void *ctx, gen_stats *stats, fg_err *err)
+static bool not_interrupted(void *ctx)
 {
+    (void)ctx;
+    return !cli_interrupted();
+}
+
+fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
+                   const gen_opts *o, emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err)
+{
+    const fg_reply_opts ro = {
+        .sampler = sampler,
+        .t = t,
+        .n_max = o->n_predict,
+        .special = o->special,
+        .ignore_eos = o->ignore_eos,
+        .goes_on = o->goes_on,
+        .emit = emit,
+        .poll = not_interrupted,
+        .ctx = ctx,
+    };
     *stats = (gen_stats){.n_prompt = prompt->len};
-    /* a tokenizer without markup has no end; the second one is a guard [minimax-m1 5.3] */
-    uint32_t eos = UINT32_MAX, eod = UINT32_MAX;
-    (void)fg_chat_end_id(t, &eos, NULL);
-    (void)fg_tokenizer_find_added(t, "<end_of_document>", &eod);
-    fg_detok detok;
-    fg_buf text = {0};
-    fg_detok_init(&detok, t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
     const uint64_t t0 = fg_clock_ns();
-    fg_status st = eval_prompt(s, prompt, err);
-    const uint64_t t1 = fg_clock_ns();
-    stats->prompt_s = (double)(t1 - t0) * 1e-9;
-    while (st == FG_OK && stats->n_gen < o->n_predict && !cli_interrupted()) {
-        uint32_t id;
-        st = fg_sampler_pick(sampler, fg_session_logits(s), &id, NULL, err);
-        if (st != FG_OK) break;
-        stats->hit_eos = (id == eos || id == eod) && !o->ignore_eos;
-        if (!stats->hit_eos) {
-            stats->n_gen++;
-            text.len = 0;
-            fg_detok_feed(&detok, id, &text);
-            if (text.len > 0 && !emit(ctx, (const char *)text.data, text.len)) break;
-        }
-        stats->full = fg_session_pos(s) == fg_session_n_ctx(s);
-        if (stats->full) break;
-        if (!o->goes_on && (stats->hit_eos || stats->n_gen == o->n_predict)) break;
-        st = fg_session_eval(s, &id, 1, NULL, NULL, err);
-        stats->n_eval++;
-        if (stats->hit_eos) break;
-    }
-    stats->gen_s = (double)(fg_clock_ns() - t1) * 1e-9;
-    text.len = 0;
-    fg_detok_flush(&detok, &text);
-    if (st == FG_OK && text.len > 0) (void)emit(ctx, (const char *)text.data, text.len);
-    fg_buf_fini(&text);
-    return st;
+    FG_TRY(eval_prompt(s, prompt, err));
+    stats->prompt_s = (double)(fg_clock_ns() - t0) * 1e-9;
+    return fg_reply_run(s, &ro, &stats->reply, err);
 }
 
 /* Measured once in a process: it takes a tenth of a second. */
@@ -342,13 +319,13 @@ void print_speed(fg_engine *e, const gen_stats *g)
 {
     /* reading on demand, the disk is the limit, and the bound has no room for the measurement */
     const bool streams = fg_engine_store_stats(e) != NULL;
-    const double rate = g->n_eval == 0 ? 0.0 : (double)g->n_eval / g->gen_s;
+    const double rate = g->reply.n_eval == 0 ? 0.0 : (double)g->reply.n_eval / g->reply.seconds;
     const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
     fprintf(stderr, "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; ",
             (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
-            (unsigned long long)g->n_gen, rate);
+            (unsigned long long)g->reply.n_gen, rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
-    const double limit = g->n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
+    const double limit = g->reply.n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
     if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);
     fprintf(stderr, "; %u threads, %s\n", fg_engine_n_thread(e), fg_engine_cpu(e));
     print_store(e);

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "src/cli/args.h"
-#include "src/engine/session.h"
+#include "src/engine/reply.h"
 
 /* Prints "fulgur: <message>" and returns EXIT_FAILED. */
 int cli_fail(const fg_err *err);
@@ -104,22 +104,18 @@ gen_opts gen_opts_default(void);
     }
 
 typedef struct gen_stats {
-    uint64_t n_prompt, n_gen;
-    uint64_t n_eval; /* tokens evaluated behind the prompt, within gen_s */
-    double prompt_s, gen_s;
-    bool hit_eos; /* ended by the model */
-    bool full;    /* ended by the context */
+    uint64_t n_prompt;
+    double prompt_s;
+    fg_reply reply;
 } gen_stats;
 
-/* Sampler with the engine's mask of real tokens. */
-fg_status open_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err);
+/* Evaluates the prompt, showing progress when it is long; SIGINT stops it with FG_ECANCEL. */
+fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err);
 
-/* Evaluates the prompt and generates, giving decoded UTF-8 to emit(ctx, bytes, n) as it comes;
- * emit returns false to stop.  Ends at the end-of-sentence token, at n_predict tokens, when the
- * context is full, or on SIGINT. */
+/* Evaluates the prompt and generates (fg_reply_run) until SIGINT at the latest. */
+typedef bool emit_fn(void *ctx, fg_think_part part, const char *text, size_t n);
 fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
-                   const gen_opts *o, bool (*emit)(void *ctx, const char *bytes, size_t n),
-                   void *ctx, gen_stats *stats, fg_err *err);
+                   const gen_opts *o, emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err);
 
 /* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and its share
  * of this machine's measured read bandwidth (over 100 % means that weights stayed in the cache). */

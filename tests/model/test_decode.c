@@ -26,18 +26,18 @@ static long minor_faults(void)
     return u.ru_minflt;
 }
 
-/* 64 tokens behind a prompt of 64; the same ids each time, so that the second run finds all its
+/* 64 tokens after a prompt of 65, whose last one folds: S is in memory then; the same ids each time, so that the second run finds all its
  * weights mapped.  Reports what the decode part did. */
 static void decode(fg_engine *e, bool leak, uint64_t *n_alloc, long *n_fault)
 {
     fg_session *s = model_session(e, 256, 64);
     fg_err err = {0};
-    uint32_t ids[128];
-    for (uint32_t i = 0; i < 128; i++) ids[i] = (i * 37) % 4000;
-    REQUIRE(s != NULL && fg_session_eval(s, ids, 64, NULL, NULL, &err) == FG_OK);
+    uint32_t ids[129];
+    for (uint32_t i = 0; i < 129; i++) ids[i] = (i * 37) % 4000;
+    REQUIRE(s != NULL && fg_session_eval(s, ids, 65, NULL, NULL, &err) == FG_OK);
     const uint64_t alloc = fg_mem_count();
     const long fault = minor_faults();
-    for (int i = 64; i < 128; i++) {
+    for (int i = 65; i < 129; i++) {
         REQUIRE(fg_session_eval(s, ids + i, 1, NULL, NULL, &err) == FG_OK);
         if (leak) {
             char *p = fg_mem_zalloc(64 * 4096);
