@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A session's timeline: whatever was rewound, marked, forked, stopped or evaluated in company, the
+ * logits of a token are those of a plain run, bit for bit.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/hash.h"
+#include "src/base/mem.h"
+#include "src/base/rng.h"
+#include "src/engine/engine.h"
+#include "src/engine/session.h"
+#include "src/model/forward.h"
+#include "src/model/mark.h"
+#include "src/sys/cpu.h"
+#include "tests/fg_test.h"
+#include "tests/models.h"
+
+#define TINY_DIR "tests/vectors/oracle/orig-wide"
+enum { N = 640, MAX_SEQ = 8 };
+
+static void prompt(uint32_t *ids, size_t n, uint32_t n_vocab, uint64_t seed)
+{
+    fg_rng r;
+    fg_rng_init(&r, seed);
+    for (size_t i = 0; i < n; i++) ids[i] = (uint32_t)(fg_rng_u64(&r) % n_vocab);
+}
+
+/* An engine, a text, and the logits of a plain run over it. */
+typedef struct rig {
+    fg_engine *e;
+    uint32_t ids[N];
+    uint32_t n_vocab;
+    float *want; /* [N][n_vocab] */
+} rig;
+
+static bool rig_open(rig *r, const char *src, uint32_t n_thread, uint64_t seed)
+{
+    *r = (rig){.e = model_open(src, "q4", n_thread, NULL)};
+    if (r->e == NULL) return false;
+    r->n_vocab = fg_engine_shape(r->e)->n_vocab;
+    prompt(r->ids, N, r->n_vocab, seed);
+    fg_session *s = model_session(r->e, N, 100);
+    r->want = s == NULL ? NULL : model_logits(s, r->e, r->ids, N, 0);
+    fg_session_destroy(&s);
+    return r->want != NULL;
+}
+
+static void rig_close(rig *r)
+{
+    free(r->want);
+    fg_engine_close(&r->e);
+}
+
+/* The session's logits are those of the plain run. */
+static bool is_plain(const rig *r, const fg_session *s)
+{
+    const uint64_t pos = fg_session_pos(s);
+    const float *got = fg_session_logits(s);
+    const size_t bytes = r->n_vocab * sizeof(float);
+    return got != NULL && pos > 0 && memcmp(got, r->want + (pos - 1) * r->n_vocab, bytes) == 0;
+}
+
+/* Evaluates the text up to position `to`, some tokens at a time. */
+static bool go_to(const rig *r, fg_session *s, uint64_t to, size_t step)
+{
+    fg_err err = {0};
+    while (fg_session_pos(s) < to) {
+        const uint64_t pos = fg_session_pos(s), left = to - pos;
+        const size_t n = left < step ? (size_t)left : step;
+        if (fg_session_eval(s, r->ids + pos, n, NULL, NULL, &err) != FG_OK) {
+            fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Tokens that are not the text's. */
+static bool stray(const rig *r, fg_session *s, size_t n)
+{
+    uint32_t ids[MAX_SEQ];
+    fg_err err = {0};
+    const uint64_t room = fg_session_n_ctx(s) - fg_session_pos(s);
+    n = n < room ? n : (size_t)room;
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = (r->ids[(fg_session_pos(s) + i) % N] + 1) % r->n_vocab;
+    }
+    return n == 0 || fg_session_eval(s, ids, n, NULL, NULL, &err) == FG_OK;
+}
+
+static uint64_t back_to(fg_session *s, uint64_t pos)
+{
+    uint64_t at = UINT64_MAX;
+    fg_err err = {0};
+    CHECK(fg_session_rewind(s, pos, &at, &err) == FG_OK);
+    CHECK(at <= pos && fg_session_pos(s) == at);
+    return at;
+}
+
+static void random_rewinds(const char *src, uint32_t n_thread, int n_rewind)
+{
+    rig r;
+    fg_rng rng;
+    fg_rng_init(&rng, 3);
+    REQUIRE(rig_open(&r, src, n_thread, 11));
+    fg_session *s = model_session(r.e, N, 100);
+    REQUIRE(s != NULL && go_to(&r, s, 300, 100));
+    for (int i = 0; i < n_rewind; i++) {
+        REQUIRE(stray(&r, s, fg_rng_u64(&rng) % (MAX_SEQ + 1)));
+        const uint64_t pos = fg_rng_u64(&rng) % (fg_session_pos(s) + 1);
+        if (i % 7 == 0) CHECK(fg_session_mark(s, NULL) == FG_OK);
+        (void)back_to(s, pos < 300 ? pos : 300); /* what is after 300 may be stray */
+        REQUIRE(go_to(&r, s, pos + 1 < 301 ? pos + 1 : 301, 1 + (size_t)i % 5));
+        CHECK(is_plain(&r, s));
+        REQUIRE(go_to(&r, s, 300 + (uint64_t)i % 9, 64));
+        CHECK(is_plain(&r, s));
+        (void)back_to(s, 300);
+    }
+    fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+FG_TEST(rewinds_to_215_random_positions)
+{
+    random_rewinds(TINY_DIR, 2, 215);
+    random_rewinds(NANO_DIR, 2, 12);
+}
+
+FG_TEST(rewinds_around_every_boundary)
+{
+    rig r;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 12));
+    fg_session *s = model_session(r.e, N, 100);
+    for (uint64_t k = 1; k < 8; k++) {
+        for (uint64_t after = 0; after < 2; after++) { /* before and after token 64k */
+            for (uint64_t to = 64 * k - 1; to <= 64 * k + 1; to++) {
+                fg_session_reset(s);
+                REQUIRE(go_to(&r, s, 64 * k + after, 77));
+                if (to > fg_session_pos(s)) REQUIRE(stray(&r, s, to - fg_session_pos(s)));
+                const uint64_t at = back_to(s, to < 64 * k + after ? to : 64 * k + after);
+                /* S of the chunk before is gone once the first token of the next one is in */
+                CHECK(at == (after == 1 && to < 64 * k ? 0
+                             : to < 64 * k + after     ? to
+                                                       : 64 * k + after));
+                REQUIRE(go_to(&r, s, to + 1, 1));
+                CHECK(is_plain(&r, s));
+                REQUIRE(go_to(&r, s, to + 70, 50));
+                CHECK(is_plain(&r, s));
+            }
+        }
+    }
+    fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+/* ---- below the session ---- */
+
+typedef struct raw {
+    fg_model *m;
+    fg_team *team;
+    fg_state *st;
+    fg_scratch *s;
+    float *logits;
+} raw;
+
+static void take(void *ctx, uint64_t pos, const float *logits)
+{
+    const raw *w = ctx;
+    (void)pos;
+    memcpy(w->logits, logits, w->m->shape->n_vocab * sizeof(float));
+}
+
+static void raw_eval(raw *w, const uint32_t *ids, uint32_t n)
+{
+    const fg_seq seq = {
+        .st = w->st, .n = n, .logits_from = n - 1, .on_logits = take, .on_logits_ctx = w};
+    fg_batch b = {.m = w->m, .s = w->s, .seq = &seq, .n_seq = 1, .ids = ids, .n_tok = n};
+    fg_err err = {0};
+    CHECK(fg_forward(w->team, &b, &err) == FG_OK);
+}
+
+static bool raw_open(raw *w, fg_engine *e)
+{
+    fg_err err = {0};
+    *w = (raw){0};
+    bool ok = fg_model_create(&w->m, fg_engine_file(e), fg_cpu_detect(), &err) == FG_OK;
+    ok = ok && fg_team_create(&w->team, 2, false, &err) == FG_OK;
+    ok = ok && fg_state_create(&w->st, w->m->shape, N, FG_KV_INT8, &err) == FG_OK;
+    ok = ok && fg_scratch_create(&w->s, w->m, N, 100, 2, &err) == FG_OK;
+    w->logits = malloc(fg_engine_shape(e)->n_vocab * sizeof(float));
+    return ok && w->logits != NULL;
+}
+
+static void raw_close(raw *w)
+{
+    free(w->logits);
+    fg_scratch_destroy(&w->s);
+    fg_state_destroy(&w->st);
+    fg_team_destroy(&w->team);
+    fg_model_destroy(&w->m);
+}
+
+/* Rewound to 128 with S folded there; `wrong`: as if the fold were decided by the position alone. */
+static bool after_boundary(const rig *r, raw *w, bool wrong)
+{
+    fg_state_reset(w->st);
+    raw_eval(w, r->ids, 100);
+    raw_eval(w, r->ids + 100, 29);
+    CHECK_U64(w->st->folded, 128);
+    CHECK(fg_state_rewind(w->st, 128));
+    if (wrong) w->st->folded = w->st->pos - 64;
+    raw_eval(w, r->ids + 128, 1);
+    return memcmp(w->logits, r->want + (size_t)128 * r->n_vocab, r->n_vocab * sizeof(float)) == 0;
+}
+
+FG_TEST(a_fold_by_position_alone_is_wrong) /* negative control */
+{
+    rig r;
+    raw w;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 13) && raw_open(&w, r.e));
+    CHECK(after_boundary(&r, &w, false));
+    CHECK(!after_boundary(&r, &w, true));
+    raw_close(&w);
+    rig_close(&r);
+}
+
+FG_TEST(a_rewind_inside_a_chunk_copies_nothing)
+{
+    rig r;
+    raw w;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 14) && raw_open(&w, r.e));
+    raw_eval(&w, r.ids, 100);
+    const uint64_t before = fg_hash64(w.st->map, (size_t)w.st->bytes), n = fg_mem_count();
+    CHECK(fg_state_rewind(w.st, 77));
+    CHECK_U64(w.st->pos, 77);
+    CHECK(!fg_state_rewind(w.st, 63) && !fg_state_rewind(w.st, 78)); /* beyond S; not there */
+    CHECK(fg_hash64(w.st->map, (size_t)w.st->bytes) == before);
+    CHECK_U64(fg_mem_count(), n);
+    raw_eval(&w, r.ids + 77, 1);
+    CHECK(fg_hash64(w.st->map, (size_t)w.st->bytes) == before); /* the same token, the same bytes */
+    const uint32_t other = (r.ids[78] + 1) % r.n_vocab;
+    raw_eval(&w, &other, 1); /* negative control */
+    CHECK(fg_hash64(w.st->map, (size_t)w.st->bytes) != before);
+    raw_close(&w);
+    rig_close(&r);
+}
+
+static uint64_t hash_of_mark(const raw *w, uint64_t pos)
+{
+    fg_mark mark = {0};
+    fg_err err = {0};
+    CHECK(fg_mark_take(&mark, w->team, w->m, w->st, &err) == FG_OK);
+    CHECK_U64(mark.pos, pos);
+    const uint64_t h = fg_hash64(mark.map, (size_t)fg_mark_bytes(w->m->shape, pos));
+    fg_mark_fini(&mark);
+    return h;
+}
+
+FG_TEST(marks_are_canonical)
+{
+    rig r;
+    raw w;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 15) && raw_open(&w, r.e));
+    raw_eval(&w, r.ids, 64);
+    CHECK_U64(w.st->folded, 0);
+    const uint64_t unfolded = hash_of_mark(&w, 64);
+    raw_eval(&w, r.ids + 64, 1);
+    CHECK_U64(w.st->folded, 64);
+    CHECK(hash_of_mark(&w, 65) != unfolded); /* negative control */
+    CHECK(fg_state_rewind(w.st, 64));
+    CHECK(hash_of_mark(&w, 64) == unfolded);
+    raw_close(&w);
+    rig_close(&r);
+}
+
+/* ---- marks, forks, common prefixes ---- */
+
+FG_TEST(marks_across_chunks)
+{
+    static const uint64_t at[] = {30, 64, 130, 191, 192, 193, 256, 300};
+    rig r;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 16));
+    fg_session *s = model_session(r.e, N, 100);
+    for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        REQUIRE(go_to(&r, s, at[i], 37));
+        CHECK(fg_session_mark(s, NULL) == FG_OK);
+    }
+    REQUIRE(go_to(&r, s, 420, 100) && stray(&r, s, 3));
+    /* the last four are kept: 192, 193, 256, 300 */
+    CHECK_U64(back_to(s, 310), 300);
+    REQUIRE(go_to(&r, s, 311, 100));
+    CHECK(is_plain(&r, s));
+    CHECK_U64(back_to(s, 255), 193);
+    REQUIRE(go_to(&r, s, 400, 100));
+    CHECK(is_plain(&r, s));
+    CHECK_U64(back_to(s, 380), 193); /* later marks went with what they marked */
+    REQUIRE(go_to(&r, s, 260, 1));
+    CHECK(is_plain(&r, s));
+    CHECK_U64(back_to(s, 192), 192); /* free */
+    REQUIRE(go_to(&r, s, 500, 100));
+    CHECK_U64(back_to(s, 191), 0); /* nothing before 192 is left */
+    CHECK(fg_session_logits(s) == NULL);
+    REQUIRE(go_to(&r, s, 192, 100));
+    CHECK(is_plain(&r, s));
+    uint64_t where;
+    fg_err err = {0};
+    CHECK(fg_session_rewind(s, 193, &where, &err) == FG_EINVAL);
+    fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+FG_TEST(forks_go_their_own_way)
+{
+    rig r;
+    fg_err err = {0};
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 17));
+    fg_session *a = model_session(r.e, N, 100), *b = NULL;
+    static const uint64_t at[] = {1, 63, 64, 65, 200, 256};
+    for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        fg_session_reset(a);
+        REQUIRE(go_to(&r, a, at[i], 90));
+        REQUIRE(fg_session_fork(&b, a, &err) == FG_OK);
+        CHECK(is_plain(&r, b));
+        CHECK(memcmp(fg_session_ids(a), fg_session_ids(b), at[i] * sizeof(uint32_t)) == 0);
+        REQUIRE(stray(&r, a, 5));
+        REQUIRE(go_to(&r, b, at[i] + 80, 33));
+        CHECK(is_plain(&r, b));
+        fg_session_destroy(&b);
+    }
+    fg_session_destroy(&a);
+    rig_close(&r);
+}
+
+FG_TEST(sync_keeps_the_common_prefix)
+{
+    rig r;
+    fg_err err = {0};
+    size_t kept;
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 18));
+    fg_session *s = model_session(r.e, N, 100);
+    CHECK(fg_session_sync(s, r.ids, 100, &kept, &err) == FG_OK);
+    CHECK(kept == 0 && is_plain(&r, s));
+    CHECK(fg_session_sync(s, r.ids, 120, &kept, &err) == FG_OK);
+    CHECK(kept == 100 && is_plain(&r, s));
+    CHECK(fg_session_sync(s, r.ids, 120, &kept, &err) == FG_OK); /* nothing to do */
+    CHECK(kept == 120 && is_plain(&r, s));
+    CHECK(fg_session_sync(s, r.ids, 90, &kept, &err) == FG_OK); /* the last one's logits */
+    CHECK(kept == 89 && is_plain(&r, s));
+    uint32_t other[110];
+    memcpy(other, r.ids, sizeof other);
+    other[70] = (other[70] + 1) % r.n_vocab;
+    CHECK(fg_session_sync(s, other, 110, &kept, &err) == FG_OK);
+    CHECK(kept == 70 && fg_session_pos(s) == 110);
+    CHECK(!is_plain(&r, s)); /* negative control */
+    CHECK(fg_session_sync(s, r.ids, 300, &kept, &err) == FG_OK);
+    CHECK(kept == 70 && is_plain(&r, s));
+    CHECK(fg_session_sync(s, r.ids, 0, &kept, &err) == FG_EINVAL);
+    fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+/* ---- company ---- */
+
+/* Several texts at once, each some tokens further a call, in lengths of their own. */
+static void company(const char *src, uint32_t n_thread, size_t n_seq, size_t n_tok)
+{
+    rig r[MAX_SEQ];
+    fg_session *s[MAX_SEQ];
+    fg_rng rng;
+    fg_err err = {0};
+    fg_rng_init(&rng, n_seq);
+    for (size_t i = 0; i < n_seq; i++) {
+        REQUIRE(rig_open(&r[i], src, n_thread, 100 + i));
+        s[i] = model_session(r[0].e, N, 40 + (uint32_t)i);
+        REQUIRE(s[i] != NULL);
+    }
+    for (int round = 0;; round++) {
+        fg_eval_item item[MAX_SEQ];
+        size_t n = 0;
+        for (size_t i = 0; i < n_seq; i++) {
+            const uint64_t pos = fg_session_pos(s[i]), left = n_tok - pos;
+            const size_t want = round % 3 == 2 ? 1 : 1 + (size_t)(fg_rng_u64(&rng) % 70);
+            if (left == 0) continue;
+            item[n++] =
+                (fg_eval_item){s[i], r[i].ids + pos, left < want ? (size_t)left : want, NULL, NULL};
+        }
+        if (n == 0) break;
+        REQUIRE(fg_session_eval_many(item, n, &err) == FG_OK);
+        for (size_t i = 0; i < n_seq; i++) CHECK(is_plain(&r[i], s[i]));
+    }
+    for (size_t i = 0; i < n_seq; i++) {
+        CHECK(!is_plain(&r[(i + 1) % n_seq], s[i])); /* negative control */
+        fg_session_destroy(&s[i]);
+    }
+    for (size_t i = 0; i < n_seq; i++) rig_close(&r[i]);
+}
+
+FG_TEST(two_to_eight_sequences_in_one_batch)
+{
+    for (size_t n = 2; n <= MAX_SEQ; n++) company(TINY_DIR, 1 + (uint32_t)n % 3, n, 260);
+    company(NANO_DIR, 2, 3, 150);
+}
+
+FG_TEST(company_is_checked_before_anything_runs)
+{
+    rig r;
+    fg_err err = {0};
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 19));
+    fg_session *a = model_session(r.e, 64, 32), *b = model_session(r.e, 64, 32);
+    fg_eval_item item[2] = {{a, r.ids, 10, NULL, NULL}, {a, r.ids, 10, NULL, NULL}};
+    CHECK(fg_session_eval_many(item, 2, &err) == FG_EINVAL); /* twice */
+    item[1] = (fg_eval_item){b, r.ids, 65, NULL, NULL};
+    CHECK(fg_session_eval_many(item, 2, &err) == FG_ELIMIT);
+    CHECK(fg_session_pos(a) == 0 && fg_session_pos(b) == 0);
+    item[1].n = 64;
+    CHECK(fg_session_eval_many(item, 2, &err) == FG_OK); /* negative control */
+    CHECK(fg_session_pos(a) == 10 && fg_session_pos(b) == 64);
+    CHECK(fg_session_eval_many(item, 0, &err) == FG_EINVAL);
+    fg_session_destroy(&a);
+    fg_session_destroy(&b);
+    rig_close(&r);
+}
+
+/* ---- stopping ---- */
+
+typedef struct brake {
+    int left; /* questions that are answered yes */
+    int asked;
+} brake;
+
+static bool ask(void *ctx, size_t done, size_t total)
+{
+    brake *b = ctx;
+    CHECK(done <= total);
+    return b->asked++ < b->left;
+}
+
+FG_TEST(a_stopped_pass_leaves_no_trace)
+{
+    rig r;
+    fg_err err = {0};
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 20));
+    fg_session_opts o = fg_session_opts_default();
+    o.n_ctx = N;
+    o.n_batch = 200;
+    o.stops = true;
+    static const uint64_t at[] = {0, 10, 63, 64, 65, 128, 200};
+    int n_stopped = 0;
+    for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        for (int left = 0; left < 12; left++) {
+            fg_session *s;
+            REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+            REQUIRE(at[i] == 0 || go_to(&r, s, at[i], 50));
+            brake b = {.left = left};
+            fg_session_set_progress(s, ask, &b);
+            const fg_status st = fg_session_eval(s, r.ids + at[i], 200, NULL, NULL, &err);
+            if (st != FG_OK) {
+                CHECK(st == FG_ECANCEL);
+                CHECK_U64(fg_session_pos(s), at[i]);
+                CHECK(at[i] == 0 ? fg_session_logits(s) == NULL : is_plain(&r, s));
+                n_stopped += b.asked > 1; /* inside the pass */
+            }
+            fg_session_set_progress(s, NULL, NULL);
+            REQUIRE(go_to(&r, s, at[i] + 210, 90));
+            CHECK(is_plain(&r, s));
+            fg_session_destroy(&s);
+        }
+    }
+    CHECK(n_stopped > 30);
+    o.stops = false; /* negative control: only between passes */
+    fg_session *s;
+    REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+    brake b = {.left = 1};
+    fg_session_set_progress(s, ask, &b);
+    CHECK(fg_session_eval(s, r.ids, 200, NULL, NULL, &err) == FG_OK && b.asked == 2);
+    fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+/* ---- observers ---- */
+
+typedef struct notes {
+    uint32_t n_used;
+    uint32_t sel[N][4]; /* of layer 1 */
+    uint64_t n_told, n_live;
+    uint64_t pos; /* rows before it were told and not taken back */
+} notes;
+
+static void on_routed(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
+                      const float *weights)
+{
+    notes *k = ctx;
+    CHECK(weights[0] > 0.0f);
+    if (layer != 1) return;
+    CHECK_U64(pos, k->pos); /* in order, without gaps */
+    for (uint64_t t = 0; t < n_tok; t++) {
+        memcpy(k->sel[pos + t], sel + t * k->n_used, k->n_used * sizeof *sel);
+    }
+    k->n_told += n_tok;
+    k->pos = pos + n_tok;
+}
+
+static void on_rewound(void *ctx, uint64_t pos)
+{
+    notes *k = ctx;
+    CHECK(pos < k->pos);
+    k->pos = pos;
+}
+
+static void on_live(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
+                    const float *weights)
+{
+    notes *k = ctx;
+    (void)pos;
+    (void)sel;
+    (void)weights;
+    if (layer == 1) k->n_live += n_tok;
+}
+
+FG_TEST(observers_hear_of_kept_rows_only)
+{
+    static notes plain, spec; /* large */
+    rig r;
+    fg_err err = {0};
+    REQUIRE(rig_open(&r, TINY_DIR, 2, 21));
+    const uint32_t n_used = fg_engine_shape(r.e)->n_used;
+    plain = spec = (notes){.n_used = n_used};
+    REQUIRE(n_used <= 4);
+    fg_session *a = model_session(r.e, N, 100), *b = model_session(r.e, N, 100);
+    const fg_observer oa = {on_routed, on_rewound, &plain}, ob = {on_routed, on_rewound, &spec};
+    const fg_taps live = {.experts = on_live, .ctx = &spec};
+    fg_session_set_observer(a, &oa);
+    fg_session_set_observer(b, &ob);
+    fg_session_set_taps(b, &live);
+    REQUIRE(go_to(&r, a, 200, 100));
+    fg_session_flush(a);
+    REQUIRE(go_to(&r, b, 40, 40));
+    for (uint64_t pos = 40; pos < 200;) { /* drafts, of which the first `ok` rows are right */
+        uint32_t draft[8];
+        const uint64_t chunk = 64 - pos % 64, n = chunk < 8 ? chunk : 8, ok = 1 + pos % n;
+        memcpy(draft, r.ids + pos, sizeof draft);
+        for (uint64_t i = ok; i < n; i++) draft[i] = (draft[i] + 1) % r.n_vocab;
+        REQUIRE(fg_session_eval(b, draft, n, NULL, NULL, &err) == FG_OK);
+        pos = back_to(b, pos + ok < 200 ? pos + ok : 200);
+    }
+    fg_session_flush(b);
+    CHECK_U64(spec.n_told, 200);
+    CHECK(spec.n_live > 200); /* negative control: taps see every row */
+    CHECK(memcmp(plain.sel, spec.sel, sizeof plain.sel) == 0);
+    const uint64_t at = back_to(b, 150); /* what was told is taken back */
+    CHECK_U64(spec.pos, at);
+    fg_session_destroy(&a);
+    fg_session_destroy(&b);
+    rig_close(&r);
+}
