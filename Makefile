@@ -8,9 +8,19 @@ comma   := ,
 OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
 BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)
 PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+LIBDIR  ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MAN1DIR ?= $(PREFIX)/share/man/man1
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+VERSION := $(shell sed -n 's/^\#define FG_VERSION  *"\(.*\)"/\1/p' src/fulgur.h)
+SO_MAJOR := $(firstword $(subst ., ,$(VERSION)))
+PIC_BUILD = $(BUILD)/pic
 Q       := $(if $(V),,@)
 
-PKGS    := hwloc libcjson libxxhash libpcre2-8 libutf8proc libedit openblas liburing
+LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing
+PKGS    := $(LIB_PKGS) libedit openblas
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
 MISSING := $(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p))))
 ifneq ($(MISSING),)
@@ -29,12 +39,17 @@ OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
 FPF     := -ffp-contract=off -fno-math-errno
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
-ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -pthread $(OMPF) $(SANF)
+LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
-LIB_SRCS := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c)) \
-            $(wildcard quant/*.c simd/*.c simd/scalar/*.c convert/*.c convert/*/*.c bench/*.c)
+# The library: the rooms of a running model.  What makes, judges and predicts models is the program's
+# (libtools.a); quant/linalg.c is the one that takes OpenBLAS.
+LIB_DIRS := base sys format text expert model device engine
+TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
+             quant/linalg.c quant/feedback.c
+LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c))
 ifeq ($(ARCH),x86_64)
 LIB_SRCS += $(wildcard simd/x86/*.c)
 else ifeq ($(ARCH),aarch64)
@@ -44,6 +59,8 @@ CLI_SRCS := $(wildcard src/cli/*.c)
 TEST_SRCS := $(wildcard tests/*/test_*.c)
 TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/*.c))
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
+TOOL_OBJS := $(TOOL_SRCS:%.c=$(BUILD)/%.o)
+ARCHIVES := $(BUILD)/libtools.a $(BUILD)/libfulgur.a
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRCS:%.c=$(BUILD)/%)
 HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h convert/*/*.h bench/*.h simd/*.h \
@@ -51,7 +68,7 @@ HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h conve
 C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
-.PHONY: all lib tests test demo header-check symbols lint format format-check install clean help
+.PHONY: all lib shared tests test demo header-check symbols lint format format-check install uninstall clean help
 .SUFFIXES:
 .SECONDARY:
 
@@ -97,13 +114,20 @@ $(BUILD)/%.o: %.c
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(BUILD)/libfulgur.a: $(LIB_OBJS)
+$(BUILD)/libtools.a: $(TOOL_OBJS)
+$(ARCHIVES):
 	$(Q)rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-$(BUILD)/fulgur: $(CLI_OBJS) $(BUILD)/libfulgur.a
+# The shared library has objects of its own, position-independent and without the program's rooms.
+$(BUILD)/libfulgur.so: $(LIB_OBJS)
+	$(Q)$(CC) $(CFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,libfulgur.so.$(SO_MAJOR) $^ $(LIB_LIBS) -o $@
+
+$(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(BUILD)/libfulgur.a
+$(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
 ## header-check: every header compiles alone
@@ -115,9 +139,9 @@ header-check:
 lint: format-check header-check
 	$(Q)sh scripts/check_layers.sh
 
-## symbols: every global symbol of the library starts with fg_
-symbols: $(BUILD)/libfulgur.a
-	$(Q)sh scripts/check_symbols.sh $<
+## symbols: every global symbol starts with fg_, and the shared library exports what fulgur.h declares
+symbols: $(ARCHIVES) shared
+	$(Q)sh scripts/check_symbols.sh $(ARCHIVES) $(PIC_BUILD)/libfulgur.so
 
 ## format: rewrites the C files with clang-format
 format:
@@ -127,9 +151,43 @@ format:
 format-check:
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 
-## install: fulgur into $(PREFIX)/bin
-install: $(BUILD)/fulgur
-	install -D -m 755 $< $(DESTDIR)$(PREFIX)/bin/fulgur
+## shared: the shared library
+shared:
+	$(Q)$(MAKE) --no-print-directory BUILD=$(PIC_BUILD) PIC=-fPIC $(PIC_BUILD)/libfulgur.so
+
+# Manual pages and completions are printed by the program, from its option tables.
+$(BUILD)/pages/made: $(BUILD)/fulgur
+	$(Q)rm -rf $(@D) && mkdir -p $(@D)
+	$(Q)$< --help=man >$(@D)/fulgur.1
+	$(Q)$< --help=names | while read -r c; do \
+	    $< $$c --help=man >$(@D)/fulgur-$$(echo $$c | tr ' ' -).1 || exit 1; done
+	$(Q)$< --help=bash >$(@D)/fulgur.bash
+	$(Q)$< --help=zsh >$(@D)/_fulgur
+	$(Q)touch $@
+
+## install: program, libraries, header, manual pages and completions below $(DESTDIR)$(PREFIX)
+install: $(BUILD)/fulgur $(BUILD)/libfulgur.a $(BUILD)/pages/made shared
+	$(Q)install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(MAN1DIR) $(BASHDIR) $(ZSHDIR))
+	$(Q)install -m 755 $(BUILD)/fulgur $(DESTDIR)$(BINDIR)/fulgur
+	$(Q)install -m 644 $(BUILD)/libfulgur.a $(DESTDIR)$(LIBDIR)/libfulgur.a
+	$(Q)install -m 755 $(PIC_BUILD)/libfulgur.so $(DESTDIR)$(LIBDIR)/libfulgur.so.$(VERSION)
+	$(Q)ln -sf libfulgur.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libfulgur.so.$(SO_MAJOR)
+	$(Q)ln -sf libfulgur.so.$(SO_MAJOR) $(DESTDIR)$(LIBDIR)/libfulgur.so
+	$(Q)install -m 644 src/fulgur.h $(DESTDIR)$(INCLUDEDIR)/fulgur.h
+	$(Q)install -m 644 $(BUILD)/pages/*.1 $(DESTDIR)$(MAN1DIR)
+	$(Q)install -m 644 $(BUILD)/pages/fulgur.bash $(DESTDIR)$(BASHDIR)/fulgur
+	$(Q)install -m 644 $(BUILD)/pages/_fulgur $(DESTDIR)$(ZSHDIR)/_fulgur
+	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: fulgur' \
+	    'Description: MiniMax-M1 on CPUs from one quantized file' 'Version: $(VERSION)' \
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lfulgur' \
+	    'Libs.private: $(filter-out -D%,$(LIB_LIBS))' >$(DESTDIR)$(LIBDIR)/pkgconfig/fulgur.pc
+
+## uninstall: removes what install put there
+uninstall: $(BUILD)/pages/made
+	$(Q)rm -f $(DESTDIR)$(BINDIR)/fulgur $(addprefix $(DESTDIR)$(LIBDIR)/,libfulgur.a libfulgur.so \
+	    libfulgur.so.$(SO_MAJOR) libfulgur.so.$(VERSION) pkgconfig/fulgur.pc) $(DESTDIR)$(INCLUDEDIR)/fulgur.h
+	$(Q)for p in $(BUILD)/pages/*.1; do rm -f "$(DESTDIR)$(MAN1DIR)/$${p##*/}"; done
+	$(Q)rm -f $(DESTDIR)$(BASHDIR)/fulgur $(DESTDIR)$(ZSHDIR)/_fulgur
 
 ## clean: removes build/
 clean:
@@ -139,4 +197,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

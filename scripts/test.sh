@@ -81,10 +81,10 @@ IFS='
 '
 run clang $(quick_in build/test/clang)
 unset IFS
-check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a
+check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a build/test/gcc/libtools.a
 
 section "command line"
-FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
+FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/install.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
     tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
 
 section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"

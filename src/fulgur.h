@@ -14,6 +14,18 @@ extern "C" {
 #define FG_VERSION_PATCH 0
 #define FG_VERSION       "0.1.0"
 
+/* What the library exports. */
+#ifndef FG_API
+#if defined(__GNUC__)
+#define FG_API __attribute__((visibility("default")))
+#else
+#define FG_API
+#endif
+#endif
+
+/* Version of the library that is linked, "MAJOR.MINOR.PATCH"; FG_VERSION is the header's. */
+FG_API const char *fg_version(void);
+
 /* ---- status ---- */
 
 /* Append only; the values are stable and may be logged. */
@@ -43,7 +55,7 @@ typedef struct fg_err {
 } fg_err;
 
 /* Static text of a status code; never NULL. */
-const char *fg_status_text(fg_status code);
+FG_API const char *fg_status_text(fg_status code);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+const char *fg_version(void)
+{
+    return FG_VERSION;
+}
+
 const char *fg_status_text(fg_status code)
 {
     switch (code) {

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/help.h"
 #include "src/cli/size.h"
 
-enum { MAX_OPT = 32, FIRST_LONG = 256 };
+enum { FIRST_LONG = 256, WANTED_SIZE = 256 };
 
 int args_usage(const command *c, const char *fmt, ...)
 {
@@ -23,113 +24,278 @@ int args_usage(const command *c, const char *fmt, ...)
     return EXIT_USAGE;
 }
 
-static void print_help(const command *c, const opt *opts, int n_opt)
+bool args_takes_model(const command *c)
 {
-    printf("fulgur %s: %s\n\nUsage: fulgur %s %s [options]\n\n", c->name, c->summary, c->name,
-           c->synopsis);
-    for (int i = 0; i < n_opt; i++) {
-        char left[64];
-        const char *meta = opts[i].meta == NULL ? "" : opts[i].meta;
-        if (opts[i].letter != 0) {
-            (void)snprintf(left, sizeof left, "-%c, --%s %s", opts[i].letter, opts[i].name, meta);
-        } else {
-            (void)snprintf(left, sizeof left, "    --%s %s", opts[i].name, meta);
-        }
-        printf("  %-26s %s\n", left, opts[i].help);
-    }
-    if (strncmp(c->synopsis, "MODEL", 5) == 0) {
-        printf("  %-26s %s\n", "-m, --model MODEL", "the model, instead of the first operand");
-    }
-    printf("  %-26s %s\n\nExample:\n  %s\n", "-h, --help", "this text", c->example);
+    return strncmp(c->synopsis, "MODEL", 5) == 0;
 }
 
-static bool parse_value(const opt *o, const char *text)
+/* ---- kinds ---- */
+
+static bool parse_flag(const opt *o, const char *text)
 {
-    char *end = NULL;
-    errno = 0;
-    if (o->kind == OPT_STR) {
-        *(const char **)o->value = text;
-        return true;
-    }
-    if (o->kind == OPT_F64) {
-        const double v = strtod(text, &end);
-        if (end == text || *end != '\0' || errno != 0 || !(v >= o->min && v <= o->max)) {
-            return false;
-        }
-        *(double *)o->value = v;
-        return true;
-    }
-    if (o->kind == OPT_SIZE) return size_parse(text, o->value);
-    if (text[0] < '0' || text[0] > '9') return false; /* strtoull would take "-1" */
-    const unsigned long long v = strtoull(text, &end, 10);
-    if (*end != '\0' || errno != 0 || (double)v < o->min || (double)v > o->max) return false;
-    if (o->kind == OPT_U32) {
-        *(uint32_t *)o->value = (uint32_t)v;
-    } else {
-        *(uint64_t *)o->value = v;
-    }
+    (void)text;
+    *(bool *)o->value = true;
     return true;
 }
 
-int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **argv,
-               const char **operands, int max_operand, int *status)
+static bool parse_str(const opt *o, const char *text)
 {
+    *(const char **)o->value = text;
+    return true;
+}
+
+static bool parse_u64(const opt *o, const char *text)
+{
+    char *end = NULL;
+    if (text[0] < '0' || text[0] > '9') return false; /* strtoull would take "-1" */
+    errno = 0;
+    const unsigned long long v = strtoull(text, &end, 10);
+    if (*end != '\0' || errno != 0 || (double)v < o->min || (double)v > o->max) return false;
+    *(uint64_t *)o->value = v;
+    return true;
+}
+
+static bool parse_u32(const opt *o, const char *text)
+{
+    uint64_t v;
+    opt wide = *o;
+    wide.value = &v;
+    if (!parse_u64(&wide, text) || v > UINT32_MAX) return false;
+    *(uint32_t *)o->value = (uint32_t)v;
+    return true;
+}
+
+static bool parse_f64(const opt *o, const char *text)
+{
+    char *end = NULL;
+    errno = 0;
+    const double v = strtod(text, &end);
+    if (end == text || *end != '\0' || errno != 0 || !(v >= o->min && v <= o->max)) return false;
+    *(double *)o->value = v;
+    return true;
+}
+
+static bool parse_size(const opt *o, const char *text)
+{
+    return size_parse(text, o->value);
+}
+
+static bool parse_rate(const opt *o, const char *text)
+{
+    return rate_parse(text, o->value);
+}
+
+static bool parse_choice(const opt *o, const char *text)
+{
+    const opt_choice *c = o->value;
+    for (unsigned i = 0; i < c->n; i++) {
+        const char *name = c->name(i);
+        if (name == NULL || name[0] == '\0' || strcmp(name, text) != 0) continue;
+        *c->value = i;
+        return true;
+    }
+    return false;
+}
+
+static void wanted_flag(const opt *o, char *out, size_t size)
+{
+    (void)o;
+    (void)snprintf(out, size, "none");
+}
+
+static void wanted_str(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "%s", o->meta);
+}
+
+static void wanted_u64(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "an integer from %.0f to %.0f", o->min, o->max);
+}
+
+static void wanted_u32(const opt *o, char *out, size_t size)
+{
+    wanted_u64(o, out, size);
+}
+
+static void wanted_f64(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "a number from %g to %g", o->min, o->max);
+}
+
+static void wanted_size(const opt *o, char *out, size_t size)
+{
+    (void)o;
+    (void)snprintf(out, size, "a size such as 24G (2^30) or 24GB (10^9)");
+}
+
+static void wanted_rate(const opt *o, char *out, size_t size)
+{
+    (void)o;
+    (void)snprintf(out, size, "a rate such as 3GB/s");
+}
+
+static void wanted_choice(const opt *o, char *out, size_t size)
+{
+    help_join_choice(o->value, " or ", "", out, size);
+}
+
+typedef struct kind {
+    bool (*parse)(const opt *o, const char *text);
+    void (*wanted)(const opt *o, char *out, size_t size);
+} kind;
+
+static const kind kinds[OPT_KIND_COUNT] = {
+#define KIND_ROW(kind, type, stem) [kind] = {parse_##stem, wanted_##stem},
+    OPT_KINDS(KIND_ROW)
+#undef KIND_ROW
+};
+
+/* ---- tables ---- */
+
+static bool has_names(const opt_choice *c)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < c->n; i++) n += c->name(i) != NULL && c->name(i)[0] != '\0';
+    return n > 0;
+}
+
+const char *args_flaw(const command *c, const opt *opts, int n_opt, char *text, size_t size)
+{
+    const bool model = args_takes_model(c);
+    for (int i = 0; i < n_opt; i++) {
+        const opt *o = &opts[i];
+        const char *flaw = NULL;
+        if (strcmp(o->name, "help") == 0 || o->letter == 'h' ||
+            (model && (strcmp(o->name, "model") == 0 || o->letter == 'm'))) {
+            flaw = "every command's own, expected another name and letter";
+        }
+        for (int j = 0; j < i; j++) {
+            if (strcmp(opts[j].name, o->name) == 0) flaw = "given twice, expected once";
+            if (o->letter != 0 && opts[j].letter == o->letter) {
+                flaw = "the letter of an earlier option, expected another one";
+            }
+        }
+        if (o->help == NULL || o->help[0] == '\0') flaw = "no help, expected a text";
+        if ((o->kind == OPT_FLAG) != (o->meta == NULL)) {
+            flaw = o->meta == NULL ? "no name of its value, expected one"
+                                   : "a flag with a name of its value, expected none";
+        }
+        if (o->kind == OPT_CHOICE && !has_names(o->value)) flaw = "no choices, expected names";
+        if (flaw == NULL) continue;
+        (void)snprintf(text, size, "%s --%s: %s", c->name, o->name, flaw);
+        return text;
+    }
+    return NULL;
+}
+
+/* ---- parsing ---- */
+
+/* getopt's tables, made from ours. */
+typedef struct getopt_tables {
     struct option longs[MAX_OPT + 3];
-    char shorts[2 * MAX_OPT + 6] = ":hm:";
-    size_t at = 4;
-    const char *model = NULL; /* -m MODEL, as llama.cpp has it, is the first operand */
-    const bool takes_model = strncmp(c->synopsis, "MODEL", 5) == 0;
-    if (!takes_model) {
-        shorts[at = 2] = '\0';
+    char shorts[2 * MAX_OPT + 8];
+} getopt_tables;
+
+static void fill(getopt_tables *t, const command *c, const opt *opts, int n_opt)
+{
+    size_t at = 0, n = 0;
+    t->shorts[at++] = ':'; /* a missing value is reported as such */
+    t->shorts[at++] = 'h';
+    t->longs[n++] = (struct option){"help", optional_argument, NULL, 'h'};
+    if (args_takes_model(c)) {
+        t->shorts[at++] = 'm';
+        t->shorts[at++] = ':';
+        t->longs[n++] = (struct option){"model", required_argument, NULL, 'm'};
     }
     for (int i = 0; i < n_opt; i++) {
         const int has = opts[i].kind == OPT_FLAG ? no_argument : required_argument;
-        longs[i] = (struct option){opts[i].name, has, NULL, FIRST_LONG + i};
+        t->longs[n++] = (struct option){opts[i].name, has, NULL, FIRST_LONG + i};
         if (opts[i].letter == 0) continue;
-        shorts[at++] = opts[i].letter;
-        if (has == required_argument) shorts[at++] = ':';
+        t->shorts[at++] = opts[i].letter;
+        if (has == required_argument) t->shorts[at++] = ':';
     }
-    shorts[at] = '\0';
-    longs[n_opt] = (struct option){"help", no_argument, NULL, 'h'};
-    longs[n_opt + 1] =
-        takes_model ? (struct option){"model", required_argument, NULL, 'm'} : (struct option){0};
-    longs[n_opt + 2] = (struct option){0};
+    t->longs[n] = (struct option){0};
+    t->shorts[at] = '\0';
+}
+
+/* What the user wrote of a long option: up to the '='. */
+static int name_length(const char *arg)
+{
+    return (int)strcspn(arg, "=");
+}
+
+/* How many options begin like the long one in arg. */
+static int n_fitting(const getopt_tables *t, const char *arg)
+{
+    int n = 0;
+    for (size_t i = 0; t->longs[i].name != NULL; i++) {
+        n += strncmp(t->longs[i].name, arg + 2, (size_t)name_length(arg) - 2) == 0;
+    }
+    return n;
+}
+
+/* The option that getopt means by a letter or a number; NULL: help or model. */
+static const opt *find(const opt *opts, int n_opt, int key)
+{
+    if (key >= FIRST_LONG) return &opts[key - FIRST_LONG];
+    for (int i = 0; i < n_opt; i++) {
+        if (opts[i].letter == key) return &opts[i];
+    }
+    return NULL;
+}
+
+/* getopt returned '?' or ':'; arg is the argument that it has just left or is in. */
+static void report(const command *c, const getopt_tables *t, const opt *opts, int n_opt, int code,
+                   const char *arg)
+{
+    char wanted[WANTED_SIZE] = "MODEL";
+    const opt *o = find(opts, n_opt, optopt);
+    if (code == ':') {
+        if (o != NULL) kinds[o->kind].wanted(o, wanted, sizeof wanted);
+        (void)args_usage(c, "--%s: no value, expected %s", o == NULL ? "model" : o->name, wanted);
+    } else if (optopt != 0 && o != NULL) {
+        (void)args_usage(c, "--%s: a value, expected none", o->name);
+    } else if (optopt != 0) {
+        (void)args_usage(c, "-%c: unknown option, expected a listed one", optopt);
+    } else if (n_fitting(t, arg) > 1) {
+        (void)args_usage(c, "%.*s: begins %d options, expected more letters", name_length(arg), arg,
+                         n_fitting(t, arg));
+    } else {
+        (void)args_usage(c, "%.*s: unknown option, expected a listed one", name_length(arg), arg);
+    }
+}
+
+static bool set(const command *c, const opt *o, const char *text)
+{
+    char wanted[WANTED_SIZE];
+    if (kinds[o->kind].parse(o, text)) return true;
+    kinds[o->kind].wanted(o, wanted, sizeof wanted);
+    (void)args_usage(c, "--%s: %s, expected %s", o->name, text, wanted);
+    return false;
+}
+
+int args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
+                     const char **operands, int max_operand, int *status)
+{
+    getopt_tables t;
+    const char *model = NULL; /* -m MODEL, as llama.cpp has it, is the first operand */
+    fill(&t, c, opts, n_opt);
     opterr = 0;
-    optind = 1;
+    optind = 0; /* of glibc and musl: start anew, whatever an earlier table left */
     *status = EXIT_USAGE;
-    for (int k; (k = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {
+    for (int k; (k = getopt_long(argc, argv, t.shorts, t.longs, NULL)) != -1;) {
         if (k == 'h') {
-            print_help(c, opts, n_opt);
-            *status = EXIT_OK;
+            *status = help_command(c, opts, n_opt, optarg);
             return -1;
         }
         if (k == '?' || k == ':') {
-            (void)args_usage(c,
-                             k == '?' ? "%s: unknown option, expected a listed one"
-                                      : "%s: no value, expected one",
-                             argv[optind - 1]);
+            report(c, &t, opts, n_opt, k, argv[optind - 1]);
             return -1;
         }
         if (k == 'm') {
             model = optarg;
-            continue;
-        }
-        int i = k - FIRST_LONG;
-        for (int j = 0; k < FIRST_LONG && j < n_opt; j++) {
-            if (opts[j].letter == k) i = j;
-        }
-        if (opts[i].kind == OPT_FLAG) {
-            *(bool *)opts[i].value = true;
-        } else if (!parse_value(&opts[i], optarg)) {
-            if (opts[i].kind == OPT_SIZE) {
-                (void)size_option(c, opts[i].name, optarg, opts[i].value);
-            } else if (opts[i].kind == OPT_F64) {
-                (void)args_usage(c, "--%s: %s, expected a number from %g to %g", opts[i].name,
-                                 optarg, opts[i].min, opts[i].max);
-            } else {
-                (void)args_usage(c, "--%s: %s, expected an integer from %.0f to %.0f", opts[i].name,
-                                 optarg, opts[i].min, opts[i].max);
-            }
+        } else if (!set(c, find(opts, n_opt, k), optarg)) {
             return -1;
         }
     }
@@ -137,7 +303,8 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
     if (model != NULL) operands[n++] = model;
     for (int i = optind; i < argc; i++) {
         if (n == max_operand) {
-            (void)args_usage(c, "%s: one operand too many, expected %s", argv[i], c->synopsis);
+            (void)args_usage(c, "%s: one operand too many, expected %s", argv[i],
+                             c->synopsis[0] == '\0' ? "none" : c->synopsis);
             return -1;
         }
         operands[n++] = argv[i];

@@ -27,7 +27,14 @@ const command cmd_bench = {
     .name = "bench",
     .summary = "speed of this machine, the kernels and a model, against the limits",
     .synopsis = "MODEL",
-    .example = "fulgur bench m1.fulgur -p 512 -n 32 --ctx 0,4096,32768 --kernels",
+    .example = "fulgur bench m1.fulgur -p 512 -n 32 --ctx 0,4096,32768 --kernels\n"
+               "fulgur bench m1.fulgur --csv m1.csv --commit abc123",
+    .description =
+        "Measures the speed of memory and arithmetic on this machine, then of prompts and of "
+        "generation at several positions of the context, and says what share of the machine's "
+        "limits they reach. Medians of `--runs`.\n"
+        "`--kernels` adds every kernel by itself, from cache and from memory; `--cold` adds a "
+        "start with the file dropped from memory.",
     .run = run,
 };
 

@@ -19,7 +19,14 @@ const command cmd_chat = {
     .name = "chat",
     .summary = "conversation in the terminal",
     .synopsis = "MODEL",
-    .example = "fulgur chat m1.fulgur --system 'You are a helpful assistant.'",
+    .example = "fulgur chat m1.fulgur --system 'You are a helpful assistant.'\n"
+               "fulgur chat m1.fulgur --hide-think -p 'What is 289 + 8794?'",
+    .description =
+        "A conversation in the terminal: the model keeps all that was said, so that each turn "
+        "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
+        "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
+        "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
+        "prints the answer only.\n" STREAM_ABOUT,
     .run = run,
 };
 

@@ -17,7 +17,50 @@ const command cmd_convert = {
     .name = "convert",
     .summary = "Hugging Face checkpoint folder to one .fulgur file",
     .synopsis = "SRC_DIR OUT.fulgur",
-    .example = "fulgur convert MiniMax-M1-80k m1.fulgur --type q4",
+    .example = "fulgur convert MiniMax-M1-80k m1.fulgur --type q4\n"
+               "fulgur convert MiniMax-M1-80k m1.fulgur --recipe fast --calib text.txt\n"
+               "fulgur convert MiniMax-M1-80k m1.fulgur --dry-run\n"
+               "fulgur convert MiniMax-M1-80k m1.fulgur --delete-consumed --wait-for-shards\n"
+               "fulgur convert MiniMax-M1-80k m1.fulgur --split /drive2/models,/drive3/models",
+    .description =
+        "Reads a checkpoint folder as Hugging Face has it and writes one file: weights, "
+        "configuration, tokenizer, recipe, hashes of the source and the error of each quantized "
+        "tensor, with a checksum for every megabyte.\n"
+        "Types are `f32` and `bf16` (for reference), `q8`, `q6`, `q5` and `q4` (8.25 to 4.25 "
+        "bits a weight). Recipes: `balanced` is what `--type q4` means, experts q4, attention "
+        "q6, embedding and lm_head q8; M1 then reads 30 GB a token. `fast` is q4 but for "
+        "embedding and lm_head (25.5 GB); `faithful` is all q8. Routers and norms are always "
+        "f32. A recipe file overrides types by tensor name, with lines of a pattern and a type, "
+        "of which the last match wins. `--target-bpw` and `--target-gb` let the types be "
+        "chosen: what `fulgur sensitivity` measured for the attention and the experts of each "
+        "layer is traded against bytes.\n"
+        "Each byte is read once, in 0.3 GB of memory. A conversion that is killed at any moment "
+        "goes on when the same command is given again. `--dry-run` prints the plan: sizes, "
+        "disk, memory.\n"
+        "`--delete-consumed` removes a shard when all that was made of it is on the disk, and "
+        "`--wait-for-shards` takes shards as they arrive, so that download and conversion "
+        "overlap within 4.5 GB of shards (calibrated: 234 GB, because the release keeps an "
+        "expert of twenty layers together). A shard has arrived when it is as long as its "
+        "header says, has rested for 5 s, and has no `.aria2`, `.incomplete`, `.part` or "
+        "`.crdownload` file beside it. A downloader that reserves the whole length under the "
+        "final name without such a file cannot be seen through.\n"
+        "`--split` spreads every expert over the drive of OUT and those of the folders given: "
+        "parts OUT.1, OUT.2 and so on, linked beside OUT, which `--ram` reads in parallel. The "
+        "parts are sparse files: copy them with `cp --sparse=always` or `rsync -S`, and link "
+        "one anew after moving it. All are needed, and they are checked against each other when "
+        "the file is opened. The drives must have room for their whole parts at the start, with "
+        "`--delete-consumed` too. When a drive is not mounted while a conversion goes on, its "
+        "part is reported as missing: mount it. Linux limits a process to 65,530 mappings "
+        "(`vm.max_map_count`): the release in 16 parts takes 40,960, and two models opened in "
+        "one process take the sum. The names of the folders have no commas.\n"
+        "`--calib` runs a text through the model while it is written, layer by layer, and "
+        "encodes each matrix so that its outputs on the text change least; experts that the "
+        "router neglects are given the tokens next in line. It works on the half-written file, "
+        "so nothing is read twice, and resumes like any conversion (on the same kind of CPU: "
+        "the algebra is OpenBLAS's). For the release it takes, extrapolated from one layer of "
+        "its size, 25 core hours, and for each 100,000 tokens 16 more and 14 GB of temporary "
+        "disk, in 1.6 GB of memory. The text should look like the use: prose, code, chat turns "
+        "with their markup.",
     .run = run,
 };
 
@@ -204,7 +247,7 @@ static int run(int argc, char **argv)
          "choose types for a file of at most Y GB; needs --sensitivity"},
         {"sensitivity", 0, OPT_STR, &o.sensitivity_path, 0, 0, "FILE",
          "measured by fulgur sensitivity on the same model"},
-        {"calib", 0, OPT_STR, &o.calib_path, 0, 0, "TEXT",
+        {"calib", 0, OPT_STR, &o.calib_path, 0, 0, "TEXT_FILE",
          "text to calibrate the quantization with (slower, better)"},
         {"calib-diagonal", 0, OPT_FLAG, &o.calib_diagonal, 0, 0, NULL,
          "calibrate scales only, without error feedback (less time and memory)"},

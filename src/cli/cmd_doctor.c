@@ -19,7 +19,11 @@ const command cmd_doctor = {
     .name = "doctor",
     .summary = "what this machine is, what its memory and disk reach, what to set right",
     .synopsis = "",
-    .example = "fulgur doctor --dir /data/models",
+    .example = "fulgur doctor --dir /data/models\n"
+               "fulgur doctor --json",
+    .description =
+        "Describes the machine: processor, kernel level, nodes, memory, and what memory and "
+        "disk reach when measured; then what should be set differently, and how.",
     .run = run,
 };
 

@@ -19,7 +19,15 @@ const command cmd_info = {
     .name = "info",
     .summary = "what a model file holds",
     .synopsis = "MODEL",
-    .example = "fulgur info m1.fulgur --tensors",
+    .example = "fulgur info m1.fulgur --tensors\n"
+               "fulgur info m1.fulgur --quality\n"
+               "fulgur info m1.fulgur --plot errors.svg\n"
+               "fulgur info m1.fulgur --meta config.json",
+    .description =
+        "Says what a model file holds: shape, types, sizes and errors. `--tensors` lists each "
+        "tensor with its type, size and quantization error; `--quality` shows the figures that "
+        "`fulgur score --card` put there; `--plot` draws the errors by layer and role; `--meta` "
+        "prints an entry such as config.json as it was in the checkpoint.",
     .run = run,
 };
 

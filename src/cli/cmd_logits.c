@@ -21,7 +21,14 @@ const command cmd_logits = {
     .name = "logits",
     .summary = "logits of a token sequence as raw f32",
     .synopsis = "MODEL --ids FILE --out FILE.f32",
-    .example = "fulgur logits m1.fulgur --ids ids.txt --out logits.f32",
+    .example = "fulgur logits m1.fulgur --ids ids.txt --out logits.f32\n"
+               "fulgur tokenize m1.fulgur -f book.txt | fulgur logits m1.fulgur --ids - --out "
+               "logits.f32",
+    .description =
+        "Evaluates a sequence of tokens and writes the logits of every position, for comparison "
+        "with other programs: little-endian f32, one row of the vocabulary's size for each "
+        "token. Ids are decimal numbers with white space, commas or brackets between them, as "
+        "`fulgur tokenize` prints them.",
     .run = run,
 };
 

@@ -26,13 +26,21 @@ const command cmd_plan = {
     .name = "plan",
     .summary = "what fits, where each part would live, and how fast it will be",
     .synopsis = "MODEL|DIR|config.json",
-    .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s",
+    .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s\n"
+               "fulgur plan m1.fulgur --ram 64G\n"
+               "fulgur plan config.json --type q4 --bandwidth 400GB/s --nodes 2",
+    .description =
+        "Says, without running it, whether a model fits, where each of its parts would live, "
+        "and how fast it will be. It takes a model file, a checkpoint folder, or a config.json "
+        "alone; for the last two, `--type` and `--recipe` say what would be made of them.\n"
+        "What is not given is measured on this machine: memory, its bandwidth, arithmetic, and "
+        "the disk when experts are to be read. `--recall` can be measured on a text of yours "
+        "with `fulgur trace replay`.",
     .run = run,
 };
 
 typedef struct settings {
     const char *source, *type, *recipe, *cpu;
-    const char *ram_text, *disk_text, *bandwidth_text;
     double disk_gbs, bandwidth_gbs, gemm_gmacs; /* 0: measure */
     uint32_t n_thread, n_node;
     bool json;
@@ -152,7 +160,7 @@ static fg_status collect(result *r, fg_err *err)
     fg_forecast_opts fo = r->o->fo;
     fg_machine_describe(&r->machine);
     FG_TRY(find_demand(r, err));
-    if (r->o->ram_text == NULL) fo.ram_bytes = r->machine.avail_bytes;
+    if (fo.ram_bytes == 0) fo.ram_bytes = r->machine.avail_bytes;
     if (fo.n_ctx > r->demand.shape.n_ctx_max && fo.n_ctx == 4096) {
         fo.n_ctx = r->demand.shape.n_ctx_max;
     }
@@ -258,8 +266,8 @@ static void print_speed_row(const result *r, const char *what, const fg_speed *s
 static void print_memory(const result *r)
 {
     const fg_forecast *f = &r->f;
-    const char *given = r->o->ram_text != NULL ? "given" : "available";
-    const uint64_t ram = r->o->ram_text != NULL ? r->o->fo.ram_bytes : r->machine.avail_bytes;
+    const char *given = r->o->fo.ram_bytes != 0 ? "given" : "available";
+    const uint64_t ram = r->o->fo.ram_bytes != 0 ? r->o->fo.ram_bytes : r->machine.avail_bytes;
     printf("\nmemory      %s for everything, %s at least for streaming; %s %s: %s\n",
            cli_bytes((double)f->all_ram_bytes), cli_bytes((double)f->min_ram_bytes),
            cli_bytes((double)ram), given,
@@ -395,11 +403,11 @@ static int run(int argc, char **argv)
          "of a conversion: q4 (default), q5, q6, q8, bf16, f32"},
         {"recipe", 0, OPT_STR, &o.recipe, 0, 0, "NAME|FILE",
          "of a conversion: fast, balanced, faithful, or lines as for convert"},
-        {"ram", 0, OPT_STR, &o.ram_text, 0, 0, "SIZE",
+        {"ram", 0, OPT_SIZE, &o.fo.ram_bytes, 0, 0, "SIZE",
          "memory for all of it, 24G (default: what is available)"},
-        {"disk", 0, OPT_STR, &o.disk_text, 0, 0, "RATE",
+        {"disk", 0, OPT_RATE, &o.disk_gbs, 0, 0, "RATE",
          "reads of experts, 3GB/s (default: measured when needed)"},
-        {"bandwidth", 0, OPT_STR, &o.bandwidth_text, 0, 0, "RATE",
+        {"bandwidth", 0, OPT_RATE, &o.bandwidth_gbs, 0, 0, "RATE",
          "of memory, 60GB/s, all nodes together (default: measured)"},
         {"gemm", 0, OPT_F64, &o.gemm_gmacs, 1e-3, 1e9, "X",
          "GMAC/s of all cores from cache, as bench says (default: measured)"},
@@ -421,12 +429,7 @@ static int run(int argc, char **argv)
                              1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_plan, "no operand, expected %s", cmd_plan.synopsis);
-    if (!parse_cache_type(&cmd_plan, cache, &o.fo.kv) ||
-        !size_option(&cmd_plan, "ram", o.ram_text, &o.fo.ram_bytes) ||
-        !rate_option(&cmd_plan, "disk", o.disk_text, &o.disk_gbs) ||
-        !rate_option(&cmd_plan, "bandwidth", o.bandwidth_text, &o.bandwidth_gbs)) {
-        return EXIT_USAGE;
-    }
+    if (!parse_cache_type(&cmd_plan, cache, &o.fo.kv)) return EXIT_USAGE;
     fg_err err = {0};
     result r = {.o = &o};
     fg_status st = collect(&r, &err);

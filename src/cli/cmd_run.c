@@ -16,7 +16,14 @@ const command cmd_run = {
     .name = "run",
     .summary = "complete a text, streaming the continuation",
     .synopsis = "MODEL -p TEXT",
-    .example = "fulgur run m1.fulgur -p 'Once upon a time' -n 128 --temp 0",
+    .example = "fulgur run m1.fulgur -p 'Once upon a time' -n 128 --temp 0\n"
+               "fulgur run m1.fulgur -f prompt.txt --seed 7\n"
+               "fulgur run m1.fulgur --ram 64G -p 'Once upon a time'",
+    .description =
+        "Continues a text and prints the continuation as it comes, then one line on standard "
+        "error with the tokens and the speed of prompt and generation. It ends at the model's "
+        "end token, after `--n-predict` tokens, when the context is full, or at Ctrl-C.\n"
+        "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT,
     .run = run,
 };
 

@@ -24,7 +24,16 @@ const command cmd_score = {
     .name = "score",
     .summary = "perplexity of a text; KL divergence against another model file",
     .synopsis = "MODEL TEXT_FILE",
-    .example = "fulgur score m1-q4.fulgur book.txt --window 512 --against m1-bf16.fulgur --card",
+    .example = "fulgur score m1-q4.fulgur book.txt --window 512 --against m1-bf16.fulgur --card\n"
+               "fulgur score m1-q4.fulgur book.txt --chunks 40 --json",
+    .description =
+        "Cuts a text into windows and prints how well the model predicts it: perplexity with "
+        "its uncertainty. With `--against`, the same windows go through a reference model too, "
+        "and what is reported is the distance of the two: KL divergence (mean and 99th "
+        "percentile) and how often both have the same most likely token.\n"
+        "`--card` keeps the figures in MODEL, with the name of the text, for `fulgur info "
+        "--quality`.\n"
+        "`--ram` bounds the memory of both models together.",
     .run = run,
 };
 

@@ -21,7 +21,13 @@ const command cmd_sensitivity = {
     .name = "sensitivity",
     .summary = "what 4 bits cost in each part of a model, for convert --target-bpw",
     .synopsis = "BASE LOW TEXT_FILE",
-    .example = "fulgur sensitivity m1-bf16.fulgur m1-q4.fulgur calibration.txt -o m1.sensitivity",
+    .example =
+        "fulgur sensitivity m1-bf16.fulgur m1-q4.fulgur calibration.txt -o m1.sensitivity\n"
+        "fulgur convert MiniMax-M1-80k m1.fulgur --target-bpw 5 --sensitivity m1.sensitivity",
+    .description =
+        "Puts one part of LOW after another into BASE (the attention or the experts of a layer, "
+        "the embedding, lm_head) and measures how far the logits on a text move. `fulgur "
+        "convert --target-bpw` reads the figures and gives more bits to what needs them.",
     .run = run,
 };
 

@@ -15,7 +15,17 @@ const command cmd_synth = {
     .name = "synth",
     .summary = "model of random weights at real dimensions, for benchmarks",
     .synopsis = "OUT.fulgur",
-    .example = "fulgur synth bench.fulgur --shape m1 --layers 4 --type q4",
+    .example = "fulgur synth bench.fulgur --shape m1 --layers 4 --type q4\n"
+               "fulgur synth bench.fulgur --layers 10 --tokenizer MiniMax-M1-80k\n"
+               "fulgur synth bench.fulgur --split /drive2/models",
+    .description =
+        "Writes a model of random weights at real dimensions, for measuring speed where there "
+        "is no checkpoint. The text that it generates is noise; its speed is that of a real "
+        "model of the same shape. `--type` and `--recipe` mean what they mean for `fulgur "
+        "convert`.\n"
+        "`--split` spreads every expert over the drive of OUT and those of the folders given, "
+        "as `fulgur convert` does. No journal is kept: what a killed run leaves behind is "
+        "named, all of it, by the next one, and is to be deleted.",
     .run = run,
 };
 

@@ -14,7 +14,13 @@ const command cmd_tokenize = {
     .name = "tokenize",
     .summary = "text to token ids and back",
     .synopsis = "MODEL|DIR",
-    .example = "fulgur tokenize m1.fulgur -p 'Hello, world!'",
+    .example = "fulgur tokenize m1.fulgur -p 'Hello, world!'\n"
+               "fulgur tokenize MiniMax-M1-80k -f book.txt --json\n"
+               "fulgur tokenize m1.fulgur --decode -p '1 2 3'",
+    .description =
+        "Prints the token ids of a text, or with `--decode` the text of ids. The operand is a "
+        "model file or a folder with tokenizer.json. Without `-p` and `-f` the text is read "
+        "from standard input.",
     .run = run,
 };
 

@@ -17,20 +17,38 @@
 #include "src/base/utf8.h"
 
 static int run(int argc, char **argv);
-
-const command cmd_trace = {
-    .name = "trace",
-    .summary = "which experts a text uses, as a trace and as a heat map; trace replay",
-    .synopsis = "MODEL TEXT_FILE (or: fulgur trace replay TRACE)",
-    .example = "fulgur trace m1.fulgur book.txt -o book.trace --tokens 10000 --ram 64G",
-    .run = run,
-};
+static int run_replay(int argc, char **argv);
 
 static const command cmd_replay = {
     .name = "trace replay",
     .summary = "hits of every policy and predictor on a recorded trace, within any memory",
     .synopsis = "TRACE",
-    .example = "fulgur trace replay book.trace --ram 24G",
+    .example = "fulgur trace replay book.trace --ram 24G\n"
+               "fulgur trace replay book.trace --ram 24G --ahead 1 --json",
+    .description =
+        "Computes from a recorded trace, without the model, the hits, reads and wasted reads of "
+        "every policy and predictor within any `--ram`, with Belady's optimum and a random "
+        "policy to compare with, and how often a predictor was right, one to four layers ahead.\n"
+        "For the run that was recorded the counts are those of the live run exactly. Reads take "
+        "every hint as read whole, where a live run gives up hints that turn out wrong, and so "
+        "are an upper bound.",
+    .run = run_replay,
+};
+
+const command cmd_trace = {
+    .name = "trace",
+    .summary = "which experts a text uses, as a trace and as a heat map",
+    .synopsis = "MODEL TEXT_FILE",
+    .example = "fulgur trace m1.fulgur book.txt -o book.trace --tokens 10000 --ram 64G\n"
+               "fulgur trace m1.fulgur book.txt --heat\n"
+               "fulgur trace replay book.trace --ram 24G",
+    .description =
+        "Evaluates a text once and records which experts each token used. `-o` writes the "
+        "routing as a trace, from which `fulgur trace replay` computes what any policy and "
+        "predictor would make of it. `--heat` keeps the counts in the model file, where "
+        "`--policy pin` finds the hottest experts.\n" STREAM_ABOUT,
+    .sub = &cmd_replay,
+    .run = run,
 };
 
 /* ---- recording ---- */
@@ -130,11 +148,8 @@ static fg_status record(request *q, fg_engine *e, fg_err *err)
     return st;
 }
 
-static int run_replay(int argc, char **argv);
-
 static int run(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "replay") == 0) return run_replay(argc - 1, argv + 1);
     request q = {.eo = fg_engine_opts_default(), .so = fg_session_opts_default()};
     const char *operand[2], *cache = NULL;
     q.so.n_batch = 1;

@@ -12,7 +12,11 @@ const command cmd_verify = {
     .name = "verify",
     .summary = "check every byte of a model file against its hashes",
     .synopsis = "MODEL",
-    .example = "fulgur verify m1.fulgur",
+    .example = "fulgur verify m1.fulgur\n"
+               "fulgur verify m1.fulgur --json",
+    .description =
+        "Reads every byte of a model file and compares it with the hashes in the file. Opening "
+        "a model checks header, directory and metadata only.",
     .run = run,
 };
 

@@ -7,7 +7,25 @@
 
 #include "src/cli/args.h"
 
-extern const command cmd_convert, cmd_synth, cmd_run, cmd_chat, cmd_score, cmd_logits, cmd_tokenize,
-    cmd_info, cmd_verify, cmd_bench, cmd_sensitivity, cmd_plan, cmd_doctor, cmd_trace;
+/* In the order of fulgur --help. */
+#define COMMANDS(X)                                                                                \
+    X(convert)                                                                                     \
+    X(synth)                                                                                       \
+    X(run)                                                                                         \
+    X(chat)                                                                                        \
+    X(score)                                                                                       \
+    X(logits)                                                                                      \
+    X(tokenize)                                                                                    \
+    X(info)                                                                                        \
+    X(verify)                                                                                      \
+    X(bench)                                                                                       \
+    X(sensitivity)                                                                                 \
+    X(plan)                                                                                        \
+    X(doctor)                                                                                      \
+    X(trace)
+
+#define COMMAND_DECLARE(name) extern const command cmd_##name;
+COMMANDS(COMMAND_DECLARE)
+#undef COMMAND_DECLARE
 
 #endif

@@ -73,6 +73,16 @@ const char *cli_bytes(double bytes);
             "with --ram, how they are read: auto (default), uring, pread"                          \
     }
 
+/* What the manual pages of these commands say of it. */
+#define STREAM_ABOUT                                                                               \
+    "With `--ram` the weights that every token needs are kept in memory, and experts are read "    \
+    "on demand, past the page cache. `--policy` says which experts stay: `lru`, `lfu`, or "        \
+    "`pin`, the hottest of the heat map that `fulgur trace --heat` puts into the file. "           \
+    "`--predict` says by what the next ones are read ahead: by default the routers of the next "   \
+    "two layers (`--ahead`), run on the state of this one. Nothing of it changes a result, and "   \
+    "a predictor that costs more than it gains is switched off until the next trial. Which is "    \
+    "best depends on text, memory and drive; `fulgur trace replay` compares them."
+
 /* The key-value cache of a session; cache is a const char *, NULL by default. */
 #define CACHE_OPT(cache)                                                                           \
     {                                                                                              \

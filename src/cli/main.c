@@ -8,41 +8,69 @@
 
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
-#include "src/engine/engine.h"
+#include "src/cli/help.h"
+#include "src/fulgur.h"
 
 static const command *const commands[] = {
-    &cmd_convert, &cmd_synth,  &cmd_run,   &cmd_chat,        &cmd_score, &cmd_logits, &cmd_tokenize,
-    &cmd_info,    &cmd_verify, &cmd_bench, &cmd_sensitivity, &cmd_plan,  &cmd_doctor, &cmd_trace,
+#define COMMAND_ROW(name) &cmd_##name,
+    COMMANDS(COMMAND_ROW)
+#undef COMMAND_ROW
 };
 enum { N_COMMAND = sizeof commands / sizeof commands[0] };
 
-static void print_help(void)
+/* The command that argv begins with, of two words where those are one; *n_word of argv are its
+ * name.  NULL: none. */
+static const command *find(int argc, char **argv, int *n_word)
 {
-    printf("fulgur %s: MiniMax-M1 on CPUs from one quantized file\n\n"
-           "Usage: fulgur COMMAND [options]\n\n",
-           FG_VERSION);
-    for (int i = 0; i < N_COMMAND; i++) {
-        printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
+    for (int i = 0; i < N_COMMAND && argc > 0; i++) {
+        const command *c = commands[i];
+        if (strcmp(argv[0], c->name) != 0) continue;
+        *n_word = 1;
+        if (c->sub == NULL || argc < 2) return c;
+        if (strcmp(argv[1], c->sub->name + strlen(c->name) + 1) != 0) return c;
+        *n_word = 2;
+        return c->sub;
     }
-    printf("\nfulgur COMMAND --help describes a command.\n");
+    return NULL;
+}
+
+static int unknown(const char *name)
+{
+    fprintf(stderr, "fulgur: %s: unknown command, expected one of those in fulgur --help\n", name);
+    return EXIT_USAGE;
+}
+
+/* fulgur help [COMMAND] */
+static int help(int argc, char **argv)
+{
+    char form[] = "--help=full";
+    int n_word;
+    if (argc == 0) return help_program(commands, N_COMMAND, NULL);
+    const command *c = find(argc, argv, &n_word);
+    return c == NULL ? unknown(argv[0]) : c->run(2, (char *[]){argv[0], form, NULL});
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
-        print_help();
-        return argc < 2 ? EXIT_USAGE : EXIT_OK;
+    static const char form[] = "--help=";
+    int n_word;
+    if (argc < 2) {
+        (void)help_program(commands, N_COMMAND, NULL);
+        return EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--version") == 0) {
-        printf("fulgur %s\n", FG_VERSION);
+    const char *first = argv[1];
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
+        return help_program(commands, N_COMMAND, NULL);
+    }
+    if (strncmp(first, form, strlen(form)) == 0) {
+        return help_program(commands, N_COMMAND, first + strlen(form));
+    }
+    if (strcmp(first, "help") == 0) return help(argc - 2, argv + 2);
+    if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) {
+        printf("fulgur %s\n", fg_version());
         return EXIT_OK;
     }
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
-    for (int i = 0; i < N_COMMAND; i++) {
-        if (strcmp(argv[1], commands[i]->name) == 0) return commands[i]->run(argc - 1, argv + 1);
-    }
-    fprintf(stderr, "fulgur: %s: unknown command, expected one of those in fulgur --help\n",
-            argv[1]);
-    return EXIT_USAGE;
+    const command *c = find(argc - 1, argv + 1, &n_word);
+    return c == NULL ? unknown(first) : c->run(argc - n_word, argv + n_word);
 }

@@ -55,17 +55,3 @@ bool rate_parse(const char *text, double *gbs)
     *gbs = bare ? v : v * 1e-9;
     return *gbs > 1e-6 && *gbs < 1e6;
 }
-
-bool size_option(const command *c, const char *name, const char *text, uint64_t *bytes)
-{
-    if (text == NULL || size_parse(text, bytes)) return true;
-    (void)args_usage(c, "--%s: %s, expected a size such as 24G (2^30) or 24GB (10^9)", name, text);
-    return false;
-}
-
-bool rate_option(const command *c, const char *name, const char *text, double *gbs)
-{
-    if (text == NULL || rate_parse(text, gbs)) return true;
-    (void)args_usage(c, "--%s: %s, expected a rate such as 3GB/s", name, text);
-    return false;
-}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Option tables: every kind, what it refuses and how, and tables with a mistake, which --help names.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/cli/args.h"
+#include "src/cli/help.h"
+#include "tests/fg_test.h"
+
+typedef enum color { RED, GREEN, HIDDEN, BLUE, N_COLOR } color;
+
+static const char *color_name(unsigned c)
+{
+    static const char *const names[] = {"red", "green", "", "blue"};
+    return names[c];
+}
+
+static const char *no_name(unsigned c)
+{
+    (void)c;
+    return NULL;
+}
+
+typedef struct values {
+    bool flag, twice;
+    const char *str;
+    uint32_t u32;
+    uint64_t u64, size;
+    double f64, rate;
+    color choice;
+} values;
+
+static const command cmd = {.name = "paint",
+                            .summary = "paints",
+                            .synopsis = "MODEL WALL",
+                            .example = "fulgur paint m wall",
+                            .description = "Paints."};
+
+enum { MOST = 2, ARGS = 32, TEXT = 4096 };
+
+/* What is printed between the two calls goes to text. */
+typedef struct capture {
+    FILE *f;
+    int out, err;
+} capture;
+
+static capture begin_capture(void)
+{
+    const capture k = {fopen(fg_test_tmp("said"), "w+"), dup(1), dup(2)};
+    (void)fflush(stdout);
+    (void)dup2(fileno(k.f), 1);
+    (void)dup2(fileno(k.f), 2);
+    return k;
+}
+
+static void end_capture(capture *k, char text[TEXT])
+{
+    (void)fflush(stdout);
+    (void)dup2(k->out, 1);
+    (void)dup2(k->err, 2);
+    (void)close(k->out);
+    (void)close(k->err);
+    rewind(k->f);
+    text[fread(text, 1, TEXT - 1, k->f)] = '\0';
+    (void)fclose(k->f);
+}
+
+/* Parses the words of line; what it prints is in text. */
+static int parse(values *v, const char *line, const char **operand, int *status, char text[TEXT])
+{
+    const opt opts[] = {
+        {"flag", 'f', OPT_FLAG, &v->flag, 0, 0, NULL, "a flag"},
+        {"twice", '2', OPT_FLAG, &v->twice, 0, 0, NULL, "another"},
+        {"str", 's', OPT_STR, &v->str, 0, 0, "TEXT", "a text"},
+        {"u32", 'u', OPT_U32, &v->u32, 1, 1e12, "N", "a number"},
+        {"u64", 0, OPT_U64, &v->u64, 0, 1e15, "N", "a larger one"},
+        {"f64", 0, OPT_F64, &v->f64, 0, 1, "X", "a share"},
+        {"size", 0, OPT_SIZE, &v->size, 0, 0, "SIZE", "bytes"},
+        {"rate", 0, OPT_RATE, &v->rate, 0, 0, "RATE", "bytes a second"},
+        {"choice", 'c', OPT_CHOICE, CHOICE(v->choice, color_name, N_COLOR), 0, 0, "COLOR", "color"},
+    };
+    static char copy[512];
+    char *argv[ARGS];
+    int argc = 0;
+    (void)snprintf(copy, sizeof copy, "paint %s", line);
+    for (char *word = strtok(copy, " "); word != NULL && argc < ARGS - 1;
+         word = strtok(NULL, " ")) {
+        argv[argc++] = word;
+    }
+    argv[argc] = NULL;
+    capture k = begin_capture();
+    const int n =
+        args_parse(&cmd, opts, sizeof opts / sizeof opts[0], argc, argv, operand, MOST, status);
+    end_capture(&k, text);
+    return n;
+}
+
+FG_TEST(every_kind)
+{
+    values v = {.choice = GREEN};
+    const char *operand[MOST];
+    char text[TEXT];
+    int status;
+    const int n = parse(&v,
+                        "m -f --str=a=b -u 7 --u64 1000000000000 wall --f64 0.25 --size 2k "
+                        "--rate 3GB/s --choice blue",
+                        operand, &status, text);
+    CHECK(n == 2 && strcmp(operand[0], "m") == 0 && strcmp(operand[1], "wall") == 0);
+    CHECK(v.flag && !v.twice && strcmp(v.str, "a=b") == 0 && v.u32 == 7);
+    CHECK(v.u64 == 1000000000000 && v.f64 == 0.25 && v.size == 2048 && v.rate == 3.0);
+    CHECK(v.choice == BLUE && text[0] == '\0');
+    /* letters together, a value in the same word, -m before the other operand, abbreviations */
+    v = (values){.choice = GREEN};
+    CHECK(parse(&v, "wall -f2u7 -m m --cho red", operand, &status, text) == 2);
+    CHECK(v.flag && v.twice && v.u32 == 7 && v.choice == RED && strcmp(operand[0], "m") == 0);
+}
+
+FG_TEST(what_is_refused_is_named)
+{
+    static const struct {
+        const char *line, *say;
+    } bad[] = {
+        {"m --frob=3", "paint: --frob: unknown option"},
+        {"m --flagg", "paint: --flagg: unknown option"},
+        {"m -fQ wall", "paint: -Q: unknown option"},
+        {"m --flag=yes", "paint: --flag: a value, expected none"},
+        {"m --u", "paint: --u: begins 2 options"},
+        {"m -u", "paint: --u32: no value, expected an integer from 1 to 1000000000000"},
+        {"m --choice", "paint: --choice: no value, expected red or green or blue"},
+        {"-m", "paint: --model: no value, expected MODEL"},
+        {"m --u32 -1", "paint: --u32: -1, expected an integer"},
+        {"m --u32 0", "paint: --u32: 0, expected an integer from 1"},
+        {"m --u32 4294967296", "paint: --u32: 4294967296, expected"}, /* would be cut to 0 */
+        {"m --u64 3x", "paint: --u64: 3x, expected an integer"},
+        {"m --f64 nan", "paint: --f64: nan, expected a number from 0 to 1"},
+        {"m --size 3q", "paint: --size: 3q, expected a size"},
+        {"m --rate fast", "paint: --rate: fast, expected a rate"},
+        {"m --choice hidden", "paint: --choice: hidden, expected red or green or blue"},
+        {"m --choice=", "paint: --choice: , expected red or green or blue"},
+        {"m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
+        {"-m m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        values v = {.choice = GREEN};
+        const char *operand[MOST];
+        char text[TEXT];
+        int status = EXIT_OK;
+        const int n = parse(&v, bad[i].line, operand, &status, text);
+        const char *end = strchr(text, '\n');
+        if (n == -1 && status == EXIT_USAGE && strstr(text, bad[i].say) != NULL && end != NULL &&
+            end[1] == '\0') {
+            continue;
+        }
+        fg_test_fail(__FILE__, __LINE__, "%s: %d, status %d, %s, expected %s", bad[i].line, n,
+                     status, text, bad[i].say);
+    }
+}
+
+FG_TEST(help_shows_every_option)
+{
+    static const char *const words[] = {
+        "  -f, --flag ",     "      --u64 N", "color: red, green (default), blue\n",
+        "-m, --model MODEL", "-h, --help",
+    };
+    values v = {.choice = GREEN};
+    const char *operand[MOST];
+    char text[TEXT];
+    int status = EXIT_USAGE;
+    CHECK(parse(&v, "--help", operand, &status, text) == -1 && status == EXIT_OK);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strstr(text, words[i]) == NULL) fg_test_fail(__FILE__, __LINE__, "no %s", words[i]);
+    }
+    CHECK(parse(&v, "--help=frob", operand, &status, text) == -1 && status == EXIT_USAGE);
+    CHECK(strstr(text, "brief or full or man or bash or zsh or names") != NULL);
+}
+
+/* The flaw of a table of two options, of which the second is o. */
+static const char *flaw_of(opt o)
+{
+    static char text[256];
+    static bool x;
+    const opt two[] = {{"first", 'a', OPT_FLAG, &x, 0, 0, NULL, "a good one"}, o};
+    return args_flaw(&cmd, two, 2, text, sizeof text);
+}
+
+FG_TEST(mistakes_in_a_table)
+{
+    bool x;
+    uint32_t u;
+    color c = RED;
+    const struct {
+        opt o;
+        const char *say; /* NULL: no mistake, the control */
+    } tries[] = {
+        {{"second", 'b', OPT_FLAG, &x, 0, 0, NULL, "good"}, NULL},
+        {{"second", 0, OPT_CHOICE, CHOICE(c, color_name, N_COLOR), 0, 0, "C", "good"}, NULL},
+        {{"first", 'b', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--first: given twice"},
+        {{"second", 'a', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: the letter of"},
+        {{"second", 'b', OPT_FLAG, &x, 0, 0, NULL, NULL}, "--second: no help"},
+        {{"second", 'b', OPT_FLAG, &x, 0, 0, NULL, ""}, "--second: no help"},
+        {{"second", 'b', OPT_U32, &u, 0, 1, NULL, "help"}, "--second: no name of its value"},
+        {{"second", 'b', OPT_FLAG, &x, 0, 0, "N", "help"}, "--second: a flag with a name"},
+        {{"second", 'b', OPT_CHOICE, CHOICE(c, no_name, 3), 0, 0, "C", "help"}, "no choices"},
+        {{"help", 0, OPT_FLAG, &x, 0, 0, NULL, "help"}, "--help: every command's own"},
+        {{"second", 'h', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: every command's own"},
+        {{"model", 0, OPT_STR, &x, 0, 0, "M", "help"}, "--model: every command's own"},
+        {{"second", 'm', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: every command's own"},
+    };
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        const char *flaw = flaw_of(tries[i].o), *say = tries[i].say;
+        if (say == NULL ? flaw == NULL : flaw != NULL && strstr(flaw, say) != NULL) continue;
+        fg_test_fail(__FILE__, __LINE__, "%zu: %s, expected %s", i, flaw ? flaw : "none",
+                     say ? say : "none");
+    }
+    /* and --help, which the tests call for every command, fails with it */
+    const opt bad[] = {{"first", 0, OPT_FLAG, &x, 0, 0, NULL, ""}};
+    char text[TEXT];
+    capture k = begin_capture();
+    const int status = help_command(&cmd, bad, 1, "man");
+    end_capture(&k, text);
+    CHECK(status == EXIT_FAILED &&
+          strcmp(text, "fulgur: paint --first: no help, expected a text\n") == 0);
+}
