@@ -135,9 +135,10 @@ header-check:
 	$(Q)for h in $(HEADERS); do \
 	    $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c $$h || exit 1; done
 
-## lint: layer rules, format, headers
+## lint: layer rules, files that documents name, format, headers
 lint: format-check header-check
 	$(Q)sh scripts/check_layers.sh
+	$(Q)sh scripts/check_docs.sh
 
 ## symbols: every global symbol starts with fg_, and the shared library exports what fulgur.h declares
 symbols: $(ARCHIVES) shared

@@ -56,7 +56,7 @@ void fg_bench_fill(void *p, uint64_t bytes, uint64_t seed)
     }
 }
 
-/* ---- bandwidth for the line behind a run ---- */
+/* ---- bandwidth for the line after a run ---- */
 
 fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
 {

@@ -2,7 +2,7 @@
  *
  * Measuring: what this machine can do (memory, integer units), what the kernels reach of it, and
  * what the whole model reaches.  Used by `fulgur bench`; the quick bandwidth figure also by the
- * line behind every run.
+ * line after every run.
  *
  * A bench has its own team, tables and sequence state beside the engine's, on the same mapping, so
  * that a context of any length can be had without evaluating it: caches and states are filled with
@@ -108,7 +108,7 @@ typedef struct fg_bench_run {
     } phase[FG_BENCH_PHASES];
 } fg_bench_run;
 
-/* n_tok tokens one by one, n_run times, behind ctx synthetic positions. */
+/* n_tok tokens one by one, n_run times, after ctx synthetic positions. */
 fg_status fg_bench_decode(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_run,
                           fg_bench_run *out, fg_err *err);
 /* n_tok tokens in batches of the session's default size, logits of the last one. */
@@ -139,7 +139,7 @@ size_t fg_bench_type_index(fg_qtype type, const fg_lut *lut);
 
 typedef struct fg_bench_start {
     double open_s;      /* engine and session */
-    double first_s;     /* from the beginning to the logits behind a prompt of 9 tokens */
+    double first_s;     /* from the beginning to the logits after a prompt of 9 tokens */
     double resident;    /* share of the data in memory between the two */
     uint64_t rss_bytes; /* of the process afterwards */
 } fg_bench_start;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The model as a whole: decode and prefill behind a context of any length, and the start.  Token ids
+ * The model as a whole: decode and prefill after a context of any length, and the start.  Token ids
  * are random, so that routing is: a repeated token would meet experts that are still in the cache.
  */
 #include <fcntl.h>
@@ -144,7 +144,7 @@ typedef struct bench_seq {
     uint32_t n_tok, n_batch;
 } bench_seq;
 
-/* All n_tok tokens behind position ctx, logits of the last one of a batch of one, or of all; in
+/* All n_tok tokens after position ctx, logits of the last one of a batch of one, or of all; in
  * *seconds. */
 static fg_status run_once(bench_seq *q, uint64_t ctx, double *seconds, fg_err *err)
 {

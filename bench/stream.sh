@@ -6,7 +6,7 @@
 # Environment:
 #   MODEL    model file to use; default: a synthetic one of LAYERS (10) layers of M1 in TMPDIR, 33 GB
 #   RAM      bound, as for --ram (12G)       LIMIT    of the cgroup (RAM)
-#   TOKENS   decoded one by one (48), behind WARM (16) that do not count
+#   TOKENS   decoded one by one (48), after WARM (16) that do not count
 #   ROUNDS   of each comparison, its sides taking turns (2)
 #   SHARES   of the experts in memory, percent, for which plan's forecast is compared ("100 50 20")
 #   PREDICT  list for --predict ("none router")

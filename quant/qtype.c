@@ -37,7 +37,7 @@ bool fg_qtype_parse(const char *name, fg_qtype *out)
 
 const fg_lut fg_lut_linear = {{-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}};
 
-/* Found by coordinate descent on a mix of Gaussian and Student-t6 rows (reference kernels 4). */
+/* Found by coordinate descent on a mix of Gaussian and Student-t6 rows (simd/KERNELS.md). */
 const fg_lut fg_lut_grid6 = {{-32, -25, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 30}};
 
 bool fg_lut_is_linear(const fg_lut *lut)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Weight types and the P16x4 panel geometry (src/format/FORMAT.md section 6, reference design 4).
+ * Weight types and the P16x4 panel geometry (src/format/FORMAT.md 6).
  *
  * A matrix W[n_row][n_col] is stored as ceil(n_row/16) panels of 16 rows; a panel is
  * ceil(n_col/128) superblocks of 128 columns.  Padding rows and columns hold weight zero.
@@ -44,7 +44,7 @@ const fg_qtype_info *fg_qtype_get(uint32_t type);
 bool fg_qtype_parse(const char *name, fg_qtype *out);
 
 /* Table of q4: value of each code.  `linear` is code - 8; `grid6` is the fixed codebook on a 6-bit
- * grid (reference kernels 4: +0.8 dB on Gaussian to +1.7 dB on heavy-tailed rows).  Every table
+ * grid (simd/KERNELS.md: +0.8 dB on Gaussian to +1.7 dB on heavy-tailed rows).  Every table
  * lies within -32..31, so that value + 32 fits the u8 x s8 instructions, and holds a zero. */
 typedef struct fg_lut {
     int8_t v[16];

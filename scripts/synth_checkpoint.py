@@ -10,7 +10,7 @@ must live with it:
 * order: the embedding alone in file 0; then groups of layers (0-20, 21-39, 40-60, 61-79), in each of
   them attention, norms, router and expert 0 of all its layers, then expert 1 of all its layers, ...;
   final norm and lm_head follow expert 0 of the last group.  So one layer lies in a third of a group's files;
-* names: model-00000-of-00413, counted from zero, with the number of files behind "of";
+* names: model-00000-of-00413, counted from zero, with the number of files after "of";
 * index: weight_map first, then metadata;  routers F32, everything else BF16.
 
 Without --index the layout comes from the rules below; the cuts between the release's files follow no

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The kernel table: one function pointer a slot, filled once for the CPU level in use
- * (fg_kernels_init), from the list in kernels.inc.  Every level gives the same bits (design 3):
+ * (fg_kernels_init), from the list in kernels.inc.  Every level gives the same bits (KERNELS.md):
  *   - int8 products are exact int32 sums inside a superblock of 128 columns; across superblocks
  *     acc = fmaf((float)isum, act.d, acc) in order; y = acc * row_scale;
  *   - f32 sums run in a stated order: a "chain" is fmaf in index order; a "16-lane sum" keeps lane

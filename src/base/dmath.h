@@ -2,8 +2,8 @@
  *
  * Elementary functions in double that give the same bits on every machine: only +, -, *, / in a
  * fixed order (built with -ffp-contract=off).  libm's versions differ between C libraries and CPU
- * levels in the last bit, which the numerics contract (design 3) does not allow for tables of
- * decay ratios, rotary angles and sampling probabilities.  Not for hot loops.
+ * levels in the last bit, which the numerics contract (simd/KERNELS.md) does not allow for tables
+ * of decay ratios, rotary angles and sampling probabilities.  Not for hot loops.
  *
  * Relative error is below 1e-15 over the stated ranges (tested against libm).
  */

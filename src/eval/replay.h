@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a routing trace would have cost: the directory (policy.h) and a predictor (predict.h) are
+ * What a routing trace would have cost: the directory (cache.h) and a predictor (predict.h) are
  * driven through it exactly as a live store and src/model/moe.c drive them, so that the counts of a
  * live run come out again, and those of every other choice with them.  No model, no time.
  */

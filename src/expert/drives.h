@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reading of long ranges of a model file from all its drives: one reader (reader_io.h) for each part of a
+ * Reading of long ranges of a model file from all its drives: one reader (fetch.h) for each part of a
  * split file (FORMAT.md 3.1), and one load for each part that has bytes of a range, so that one expert comes
  * from all drives at once.  A file that is not split has one part, and everything is as with its reader.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Which experts the layers ahead will want: predictors of routing, and the hints they give to the
- * directory (policy.h).  A hint moves a read forward in time and changes no result.
+ * directory (cache.h).  A hint moves a read forward in time and changes no result.
  *
  * Pure, as the directory is: a live run and a replay of its trace that make the same calls get the
  * same hints.  The guesses of the routers are computed by the caller (src/model/moe.c) and, for a

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Directory (policy.c), memory (slots.c) and reads (drives.c) put together.
+ * Directory (cache.c), memory (slots.c) and reads (drives.c) put together.
  */
 #include "src/expert/store.h"
 

@@ -2,7 +2,7 @@
  *
  * The weights of a model within a bound of memory.  Dense parts (embedding, attention, norms,
  * routers, lm_head) are read once and stay; experts are read on demand, whole, into as many slots as
- * the bound leaves, and evicted as the policy says (policy.h).  Nothing is touched in the file's
+ * the bound leaves, and evicted as the policy says (cache.h).  Nothing is touched in the file's
  * mapping, and the page cache keeps none of it.
  *
  * What the store does changes time only: bytes are the file's whatever the bound, policy or order.
@@ -37,7 +37,7 @@ typedef struct fg_store fg_store;
 typedef struct fg_store_opts {
     uint64_t bytes; /* of memory for dense parts and slots together, at most */
     fg_policy policy;
-    const uint64_t *heat; /* [n_layer * n_expert], see policy.h; may be NULL */
+    const uint64_t *heat; /* [n_layer * n_expert], see cache.h; may be NULL */
     fg_predict predict;
     uint32_t ahead; /* layers, see predict.h; 0: the default */
     fg_fetch_opts io;

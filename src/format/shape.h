@@ -24,7 +24,7 @@ enum {
 
 typedef enum fg_attn_kind { FG_ATTN_LIGHTNING = 0, FG_ATTN_SOFTMAX = 1 } fg_attn_kind;
 
-/* Two published formulas for the decay of a lightning head (reference minimax-m1 2.3, 4.11). */
+/* Two published formulas for the decay of a lightning head (src/model/MODEL.md 4). */
 typedef enum fg_slope_form {
     FG_SLOPE_MINIMAX = 0,      /* f = 1 - l/(L-1) + 1e-5; ALiBi fallback for heads not 2^n */
     FG_SLOPE_TRANSFORMERS = 1, /* f = 1 - l/(L-1+1e-5) + 1e-5; plain formula for every head count */

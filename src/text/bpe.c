@@ -220,7 +220,7 @@ static fg_status push_all(fg_ids *ids, const uint32_t *id, size_t n, fg_err *err
     return FG_OK;
 }
 
-/* The two ways of the word's set; `padded` is the word with zeros behind, 32 bytes. */
+/* The two ways of the word's set; `padded` is the word followed by zeros, 32 bytes. */
 static cached *find_set(const fg_bpe_state *s, const uint8_t *padded, size_t n)
 {
     uint64_t part[4];

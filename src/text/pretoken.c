@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Splitting.  Each pattern is searched from left to right; how matches and gaps become pieces,
- * including matches of length zero, follows the reference.  Splits behind the first run on each
+ * including matches of length zero, follows the reference.  Splits after the first run on each
  * piece alone, so that a look-ahead sees the end of the piece as the end of the text.
  *
  * NFC.  Almost all text is normalized already, so one scan looks for characters that could change:
@@ -380,7 +380,7 @@ typedef struct run {
     fg_err *err;
 } run;
 
-/* Next match of split k at or behind `from`: *begin, *end, or *found false. */
+/* Next match of split k at or after `from`: *begin, *end, or *found false. */
 static fg_status search(const run *r, size_t k, const uint8_t *text, size_t n, size_t from,
                         bool *found, size_t *begin, size_t *end)
 {
@@ -421,7 +421,7 @@ static fg_status split(const run *r, size_t k, const uint8_t *text, size_t n)
         size_t begin = 0, end = 0;
         FG_TRY(search(r, k, text, n, from, &found, &begin, &end));
         if (!found) break;
-        if (begin == end && end == last) { /* the reference skips an empty match behind a match */
+        if (begin == end && end == last) { /* the reference skips an empty match after a match */
             uint32_t cp;
             from = from < n ? from + fg_utf8_next(text + from, n - from, &cp) : n + 1;
             continue;

@@ -96,7 +96,7 @@ static void copy(rx *r, size_t n)
     r->p += n;
 }
 
-/* \p{..}, \P{..}: r->p behind the letter. */
+/* \p{..}, \P{..}: r->p after the letter. */
 static fg_status put_property(rx *r, bool negated, bool in_class)
 {
     const char *close =
@@ -239,7 +239,7 @@ static fg_status put_group(rx *r)
     const bool caseless = i == NULL ? r->caseless[r->depth] : i[-1] != '-';
     copy(r, n);
     if (head[n - 1] == ')') {
-        /* a(?i)b|c: Ruby's option takes in the alternatives behind it, PCRE2's does too but without
+        /* a(?i)b|c: Ruby's option takes in the alternatives after it, PCRE2's does too but without
          * making them a group; only at the very start is that the same */
         if (r->p != r->start + n) return refuse(r, FG_ENOTSUP, "an option behind the start");
         r->caseless[r->depth] = caseless; /* to the end of the enclosing group */

@@ -314,7 +314,7 @@ static uint32_t draw_from_all(fg_sampler *s, uint32_t best, double scale, double
         have += weight_of(s->table, ((double)s->logit[i] - (double)s->logit[best]) * scale);
         if (have > point) return i;
     }
-    return best; /* only when rounding leaves the point behind the last weight */
+    return best; /* only when rounding leaves the point after the last weight */
 }
 
 fg_status fg_sampler_pick(fg_sampler *s, const float *logits, uint32_t *id, double *logprob,

@@ -122,7 +122,7 @@ static const fg_added *match_here(const fg_added_set *set, const uint8_t *p, siz
     return best;
 }
 
-/* Next added token at or behind *pos; *pos becomes its start, or n without one. */
+/* Next added token at or after *pos; *pos becomes its start, or n without one. */
 static const fg_added *next_added(const fg_added_set *set, const uint8_t *p, size_t n, size_t *pos)
 {
     for (size_t i = set->n == 0 ? n : *pos; i < n; i++) {

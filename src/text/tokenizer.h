@@ -10,7 +10,7 @@
  * Text that is not valid UTF-8 is read as the reference's Python binding would receive it after
  * bytes.decode("utf-8", "replace"): each ill-formed maximal subpart becomes one U+FFFD.
  *
- * Supported: normalizer null, NFC; pre_tokenizer ByteLevel (without prefix space), alone or behind
+ * Supported: normalizer null, NFC; pre_tokenizer ByteLevel (without prefix space), alone or after
  * any number of Split in a Sequence, Split being "Isolated" or inverted "Removed"; BPE without
  * unk, dropout, prefix, suffix, byte fallback; ignore_merges either way; post_processor null or
  * ByteLevel; decoder ByteLevel; added tokens without single_word, lstrip, rstrip.  Everything else
@@ -65,7 +65,7 @@ void fg_tok_state_destroy(fg_tok_state **s);
 /* Appends the ids of n bytes of text to *ids (unchanged on failure).  parse_special: special tokens
  * written in the text become their ids; otherwise they are plain text, while added tokens that are
  * not special are found either way (the reference's encode_special_tokens).  s: state made for t,
- * or NULL to make one for this call.  Nothing is added in front or behind. */
+ * or NULL to make one for this call.  Nothing is added before or after it. */
 fg_status fg_tokenizer_encode(const fg_tokenizer *t, fg_tok_state *s, const char *text, size_t n,
                               bool parse_special, fg_ids *ids, fg_err *err);
 

@@ -247,7 +247,7 @@ FG_TEST(m1_needs_what_its_dimensions_say)
     const double want = 160.0 * (double)d.expert_bytes + (lightning + softmax) * q6 +
                         6144.0 * 200064 * q8 + 80.0 * 32 * 6144 * 4 + 4.0 * rows;
     CHECK_NEAR(d.token_bytes, want, 1.0);
-    CHECK(d.token_bytes > 30.3e9 && d.token_bytes < 30.5e9); /* reference kernels 1 */
+    CHECK(d.token_bytes > 30.3e9 && d.token_bytes < 30.5e9); /* src/model/MODEL.md 8 */
 }
 
 FG_TEST(nodes_get_equal_parts_where_panels_divide)
@@ -308,7 +308,7 @@ FG_TEST(resident_speed_is_bytes_over_bandwidth)
     CHECK_NEAR(make(&d, &half, UINT64_MAX, 1, 0).decode[0].tok_s, 0.5 * f.decode[0].tok_s, 1e-6);
     /* prefill: multiply-adds of all matrices but the head, which one token of the batch meets */
     const fg_rates slow = flat_rates(1e9, 100, 0);
-    const double gmac = 47.16768 - 1.229193; /* reference kernels 1: 47.2 with lm_head */
+    const double gmac = 47.16768 - 1.229193; /* src/model/MODEL.md 8: 47.2 with lm_head */
     CHECK_NEAR(make(&d, &slow, UINT64_MAX, 1, 0).prefill[0].tok_s, 100.0 / gmac, 0.02);
 }
 
