@@ -173,7 +173,7 @@ static int run(int argc, char **argv)
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
     const char *prompt = NULL, *style = "official", *model;
     k.gen.goes_on = true;
-    k.gen.n_predict = 40000; /* M1's shorter thinking budget [reference minimax-m1 5.4] */
+    k.gen.n_predict = 40000; /* M1's shorter thinking budget (src/model/MODEL.md 8) */
     const char *cache = NULL;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "one question, then exit"},

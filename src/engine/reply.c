@@ -66,7 +66,7 @@ static fg_status finish(speaker *k, fg_status st, fg_err *err)
 
 /* Ids that end a reply; a tokenizer without markup has none. */
 typedef struct ends_at {
-    uint32_t eos, eod; /* the second one is a guard (MODEL.md) */
+    uint32_t eos, eod; /* the second one is a guard (src/model/MODEL.md 8) */
 } ends_at;
 
 static bool is_end(const fg_reply_opts *o, const ends_at *e, uint32_t id)

@@ -3,7 +3,7 @@
  * What a device (a card) is to the network.  The unit is a sub-layer, never a kernel: the device keeps
  * the dense weights and the state of a sequence, and does a layer's norms, attention, residuals,
  * router, the experts that are resident on it, and the combination; the host does the other experts.
- * Results are those of the host, in every bit (KERNELS.md, numerics).
+ * Results are those of the host, in every bit (simd/KERNELS.md, numerics contract).
  *
  * One pass, as the host runs it:
  *

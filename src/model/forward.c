@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The network, top to bottom (MODEL.md): embedding, layers, head.
+ * The network, top to bottom (MODEL.md (1) to (5), (25)): embedding, layers, head.
  */
 #include "src/model/forward.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Lightning attention [MiniMax-01, lightning attention; reference minimax-m1 2.3].  Per head, with
+ * Lightning attention [MODEL.md (7) to (13)].  Per head, with
  * p = silu(W_qkv n) split into q, k, v:
  *
  *     S_t = lambda S_{t-1} + k_t v_t^T          o_t = S_t^T q_t

@@ -72,7 +72,7 @@ fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store
                              uint32_t cpu_flags, fg_err *err);
 void fg_model_destroy(fg_model **m); /* accepts NULL */
 
-/* Decay slope of head h in layer l (double, reference minimax-m1 2.3): lambda = exp(-slope). */
+/* Decay slope of head h in layer l (double, MODEL.md (9), (10)): lambda = exp(-slope). */
 double fg_lightning_slope(const fg_shape *s, uint32_t layer, uint32_t head);
 
 /* Row `id` of the embedding, f32[128 * n_sb] (zero-padded). */

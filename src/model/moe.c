@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The experts [MODEL.md]:  y_e = W2 (silu(W1 m) * (W3 m)).  Rows lie sorted by expert (router.c); a
+ * The experts [MODEL.md (22), (23)]:  y_e = W2 (silu(W1 m) * (W3 m)).  Rows lie sorted by expert (router.c); a
  * single decoded token is the same path with one row for each expert.
  */
 #include "src/model/stages.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The router [MODEL.md]: p = softmax(W_r m) over all experts; the n_used best, divided by their sum,
+ * The router [MODEL.md (20), (21); looking ahead (24)]: p = softmax(W_r m) over all experts; the n_used best, divided by their sum,
  * are the weights of the experts' outputs.  Rows are gathered by expert here, so that an expert's
  * weights are read once for all its rows.
  */
@@ -58,7 +58,7 @@ static void select_experts(const fg_batch *b, uint64_t t)
         uint32_t best = 0;
         float most = -INFINITY; /* below every probability; taken experts are set to it */
         for (uint32_t e = 0; e < shape->n_expert; e++) {
-            if (p[e] > most) { /* ties go to the lower index; the reference leaves them open */
+            if (p[e] > most) { /* ties go to the lower index [MODEL.md (21)] */
                 most = p[e];
                 best = e;
             }

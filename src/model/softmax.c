@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Softmax attention with grouped queries [reference minimax-m1 2.2]: query head h uses key-value
+ * Softmax attention with grouped queries [MODEL.md (14) to (19)]: query head h uses key-value
  * head h / (n_head / n_kv_head); the first d_rotary dimensions of q and k are rotated (pairs j,
  * j + d_rotary/2); scale 1/sqrt(d_head); causal.
  *

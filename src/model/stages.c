@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A layer, top to bottom [MODEL.md 1]:
+ * A layer, top to bottom [MODEL.md (2) to (5)]:
  *
  *     n = RMSNorm(x)      h = alpha_attn r + beta_attn Attention(n)
  *     m = RMSNorm(h)      x = alpha_mlp  r + beta_mlp  MoE(m)

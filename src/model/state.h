@@ -7,7 +7,7 @@
  * A lightning layer keeps S as of a chunk boundary (absolute position a multiple of FG_LIGHT_CHUNK)
  * and adds the tokens since then from `kt` and `v`.  Prefill and decode thereby compute the same
  * expression for a token, whatever was evaluated in one call: the logits are a function of the text
- * only (KERNELS.md, numerics), and a decode step reads the state instead of rewriting it.
+ * only (simd/KERNELS.md, numerics contract), and a decode step reads the state instead of rewriting it.
  *
  * `folded` is that boundary.  S is folded when the first token of the next chunk is evaluated, not
  * before: folded <= pos <= folded + FG_LIGHT_CHUNK, and going back to any position from `folded` on
