@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/choices.h"
 #include "src/cli/size.h"
 
 enum { MAX_OPT = 32, FIRST_LONG = 256 };
@@ -35,7 +36,13 @@ static void print_help(const command *c, const opt *opts, int n_opt)
         } else {
             (void)snprintf(left, sizeof left, "    --%s %s", opts[i].name, meta);
         }
-        printf("  %-26s %s\n", left, opts[i].help);
+        printf("  %-26s %s", left, opts[i].help);
+        if (choice_is_kind(opts[i].kind)) {
+            char list[160];
+            choice_list(opts[i].kind, *(const uint32_t *)opts[i].value, list, sizeof list);
+            printf(": %s", list);
+        }
+        printf("\n");
     }
     if (strncmp(c->synopsis, "MODEL", 5) == 0) {
         printf("  %-26s %s\n", "-m, --model MODEL", "the model, instead of the first operand");
@@ -60,6 +67,7 @@ static bool parse_value(const opt *o, const char *text)
         return true;
     }
     if (o->kind == OPT_SIZE) return size_parse(text, o->value);
+    if (choice_is_kind(o->kind)) return choice_parse(o->kind, text, o->value);
     if (text[0] < '0' || text[0] > '9') return false; /* strtoull would take "-1" */
     const unsigned long long v = strtoull(text, &end, 10);
     if (*end != '\0' || errno != 0 || (double)v < o->min || (double)v > o->max) return false;
@@ -123,6 +131,10 @@ int args_parse(const command *c, const opt *opts, int n_opt, int argc, char **ar
         } else if (!parse_value(&opts[i], optarg)) {
             if (opts[i].kind == OPT_SIZE) {
                 (void)size_option(c, opts[i].name, optarg, opts[i].value);
+            } else if (choice_is_kind(opts[i].kind)) {
+                char list[160];
+                choice_list(opts[i].kind, UINT32_MAX, list, sizeof list);
+                (void)args_usage(c, "--%s: %s, expected %s", opts[i].name, optarg, list);
             } else if (opts[i].kind == OPT_F64) {
                 (void)args_usage(c, "--%s: %s, expected a number from %g to %g", opts[i].name,
                                  optarg, opts[i].min, opts[i].max);

@@ -8,14 +8,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum opt_kind { OPT_FLAG, OPT_STR, OPT_U32, OPT_U64, OPT_F64, OPT_SIZE } opt_kind;
+typedef enum opt_kind {
+    OPT_FLAG,
+    OPT_STR,
+    OPT_U32,
+    OPT_U64,
+    OPT_F64,
+    OPT_SIZE,
+    /* a name of a list (choices.h); help is followed by the list */
+    OPT_CPU,
+    OPT_POLICY,
+    OPT_PREDICT,
+    OPT_IO,
+    OPT_KV,
+} opt_kind;
 
 typedef struct opt {
     const char *name; /* long name without dashes */
     char letter;      /* 0: none */
     opt_kind kind;
-    void *value;     /* bool *, const char **, uint32_t *, uint64_t *, double *; size: uint64_t * */
-    double min, max; /* numbers */
+    void *
+        value; /* bool *, const char **, uint32_t *, uint64_t *, double *; size: uint64_t *; of a list:
+                  * the enum's, as uint32_t *, with the default before parsing */
+    double min, max;  /* numbers */
     const char *meta; /* "N", "TEXT"; NULL for flags */
     const char *help;
 } opt;
