@@ -152,5 +152,4 @@ for option in ("--policy", "--predict", "--io", "--cpu", "--cache-type"):
 check("choices", choices("--policy") == ["lru", "lfu", "pin"] and choices("--predict")[0] == "none" and choices("--io") == ["auto", "uring", "pread"])
 check_usage("policy_of_replays", run("run", M, "-p", "x", "--ram", "1G", "--policy", "random"), "policy: random", "lru, lfu or pin")
 check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "5")[0] == 2)
-check_error("bad_io", run("run", M, "-p", "x", "--ram", "1G", "--io", "tape"), "io: tape")
 finish()
