@@ -12,15 +12,6 @@
 #include "src/engine/engine.h"
 #include "src/model/stages.h"
 
-/* Elements of the key-value cache.  f16 halves the f32 cache: 11 bits of precision, rounded to
- * nearest even; a key or value beyond 65504 becomes infinite. */
-typedef enum fg_kv_choice {
-    FG_KV_CHOICE_AUTO, /* int8 for quantized files, f32 for f32 and bf16 files */
-    FG_KV_CHOICE_F32,
-    FG_KV_CHOICE_F16,
-    FG_KV_CHOICE_INT8
-} fg_kv_choice;
-
 typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
     uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, and when not all
