@@ -1,11 +1,40 @@
 /* SPDX-License-Identifier: MIT
  *
- * Fulgur's public interface.
+ * Fulgur's public interface, for C11 and C++17; it includes nothing but the C library.
+ *
+ * An engine is one opened model: mapping, kernels, tables, thread team.  It is immutable while in
+ * use and shared by its sessions.  A session is one timeline of tokens: it owns state, key-value
+ * cache and buffers.  A reply is the sampling loop.  The caller owns token arrays and text.
+ *
+ *     fg_err err = {FG_OK, ""};
+ *     fg_engine *e;
+ *     fg_session *s;
+ *     fg_engine_opts eo = fg_engine_opts_default();
+ *     fg_session_opts so = fg_session_opts_default();
+ *     if (fg_engine_open(&e, "m1.fulgur", &eo, &err) != FG_OK) ...err.msg...
+ *     if (fg_engine_encode(e, text, n, false, &ids, &n_ids, &err) != FG_OK) ...
+ *     if (fg_session_create(&s, e, &so, &err) != FG_OK) ...
+ *     if (fg_session_eval(s, ids, n_ids, NULL, NULL, &err) != FG_OK) ...
+ *     next = argmax(fg_session_logits(s)) ...
+ *     fg_session_destroy(&s);
+ *     fg_engine_close(&e);
+ *
+ * Threads: calls on one engine or its sessions must not overlap; the engine uses its own team
+ * inside.  Numbers: the same file and tokens give the same logits, bit for bit, for any thread
+ * count, CPU level, memory bound, split of the tokens into calls and company in a pass.
+ *
+ * The library prints nothing, never exits, handles no signals, and reads no environment.
+ *
+ * Structs of options begin with their size, which the _default functions set: a program that was
+ * compiled with an older header goes on working with a newer library.  What is marked experimental may
+ * change between minor versions.
  */
 #ifndef FG_SRC_FULGUR_H
 #define FG_SRC_FULGUR_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -76,7 +105,7 @@ typedef enum fg_cpu_level {
     FG_CPU_LEVEL_I8MM = 7,
     FG_CPU_LEVEL_COUNT
 } fg_cpu_level;
-const char *fg_cpu_level_name(fg_cpu_level level);
+FG_API const char *fg_cpu_level_name(fg_cpu_level level);
 
 /* Which experts stay in memory; changes time only. */
 typedef enum fg_policy {
@@ -90,8 +119,8 @@ typedef enum fg_policy {
                             * has fewer misses, as long as the experts of each layer are one wave */
     FG_POLICY_COUNT
 } fg_policy;
-const char *fg_policy_name(fg_policy policy);
-bool fg_policy_is_live(fg_policy policy); /* an engine may have it */
+FG_API const char *fg_policy_name(fg_policy policy);
+FG_API bool fg_policy_is_live(fg_policy policy); /* an engine may have it */
 
 /* By what experts are read ahead of need; changes time only. */
 typedef enum fg_predict {
@@ -101,7 +130,7 @@ typedef enum fg_predict {
     FG_PREDICT_ROUTER = 3,    /* the best of that layer's router on the state of this layer */
     FG_PREDICT_COUNT
 } fg_predict;
-const char *fg_predict_name(fg_predict predict);
+FG_API const char *fg_predict_name(fg_predict predict);
 
 /* How experts are read. */
 typedef enum fg_io {
@@ -110,7 +139,7 @@ typedef enum fg_io {
     FG_IO_PREAD = 2, /* a few threads */
     FG_IO_COUNT
 } fg_io;
-const char *fg_io_name(fg_io io);
+FG_API const char *fg_io_name(fg_io io);
 
 /* Elements of the key-value cache.  f16 halves the f32 cache: 11 bits of precision, rounded to
  * nearest even; a key or value beyond 65504 becomes infinite. */
@@ -121,7 +150,276 @@ typedef enum fg_kv_choice {
     FG_KV_CHOICE_INT8 = 3,
     FG_KV_CHOICE_COUNT
 } fg_kv_choice;
-const char *fg_kv_choice_name(fg_kv_choice kv);
+FG_API const char *fg_kv_choice_name(fg_kv_choice kv);
+
+/* ---- engine ---- */
+
+typedef struct fg_engine fg_engine;
+typedef struct fg_session fg_session;
+
+typedef struct fg_engine_opts {
+    size_t size;       /* of this struct */
+    uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
+    fg_cpu_level cpu;  /* highest kernel level to use */
+    bool pin;          /* true: workers are bound to cores */
+    /* Memory in bytes for weights, sessions and the program (96 MiB); 0: the file is mapped and the
+     * system decides.  With a bound, dense parts are read into memory and experts on demand.  Changes
+     * time only, never a bit. */
+    uint64_t ram_bytes;
+    fg_policy policy;   /* which experts stay */
+    fg_io io;           /* how they are read */
+    fg_predict predict; /* what is read ahead of need */
+    uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
+} fg_engine_opts;
+
+/* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of the
+ * caller's struct. */
+FG_API void fg_engine_opts_init(fg_engine_opts *o, size_t size);
+static inline fg_engine_opts fg_engine_opts_default(void)
+{
+    fg_engine_opts o;
+    fg_engine_opts_init(&o, sizeof o);
+    return o;
+}
+
+/* Opens a model file: validates header and directory, maps the data (touching none of it), starts
+ * the team.  With ram_bytes the dense parts are read.  *out must be closed after all its sessions.
+ * Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM (the file), FG_EINVAL (an option), FG_ENOTSUP
+ * (CPU level absent, policy without its heat map), FG_ELIMIT (ram_bytes too small), FG_ENOMEM. */
+FG_API fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
+                                fg_err *err);
+FG_API void fg_engine_close(fg_engine **e); /* accepts NULL */
+
+typedef struct fg_engine_info {
+    size_t size; /* of this struct, set by the caller */
+    uint32_t n_vocab, n_layer, n_thread;
+    uint64_t n_ctx_max;   /* positions of the model */
+    uint64_t token_bytes; /* weight bytes that one decoded token reads */
+    const char *cpu;      /* kernel level in use; static text, as is the next */
+    const char *threads;  /* thread backend: "openmp" or "pthread" */
+} fg_engine_info;
+/* Fills *out but for its size. */
+FG_API void fg_engine_get_info(const fg_engine *e, fg_engine_info *out);
+
+/* ---- text ---- */
+
+/* Token ids of n bytes of UTF-8 (what is not UTF-8 counts as U+FFFD); markup: special tokens spelt in
+ * the text count as such.  *ids [*n_ids] is freed with fg_free.  FG_ENOTSUP when the file has no
+ * tokenizer; FG_ENOMEM. */
+FG_API fg_status fg_engine_encode(fg_engine *e, const char *text, size_t n, bool markup,
+                                  uint32_t **ids, size_t *n_ids, fg_err *err);
+/* The text of ids, special tokens included; NUL-terminated, *n bytes, freed with fg_free. */
+FG_API fg_status fg_engine_decode(fg_engine *e, const uint32_t *ids, size_t n_ids, char **text,
+                                  size_t *n, fg_err *err);
+
+typedef enum fg_message_role {
+    FG_MESSAGE_SYSTEM = 0,
+    FG_MESSAGE_USER = 1,
+    FG_MESSAGE_ASSISTANT = 2,
+} fg_message_role;
+typedef struct fg_message {
+    fg_message_role role;
+    const char *text; /* n bytes; special tokens spelt in it stay text */
+    size_t n;
+} fg_message;
+/* Token ids of a conversation in the markup of the release, ending with the head of the assistant's
+ * next message.  *ids as in fg_engine_encode.  FG_EINVAL: a tokenizer without that markup. */
+FG_API fg_status fg_engine_encode_chat(fg_engine *e, const fg_message *message, size_t n_message,
+                                       uint32_t **ids, size_t *n_ids, fg_err *err);
+
+/* Frees what the functions above gave; accepts NULL. */
+FG_API void fg_free(void *p);
+
+/* ---- session ----
+ *
+ * Lightning state cannot be cut back: within the present chunk of 64 tokens a session rewinds for
+ * nothing, further back to the nearest of its marks, else to the start.  Whatever is rewound and
+ * evaluated again, the logits are those of a plain run, bit for bit. */
+
+typedef struct fg_session_opts {
+    size_t size;      /* of this struct */
+    uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
+    uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, and when not all
+                       * experts are in memory as many as make the fewest reads, within the bound.
+                       * Never changes the result */
+    fg_kv_choice kv;
+    uint32_t n_mark; /* marks kept at most; 0: FG_SESSION_MARKS */
+    bool stops;      /* progress may stop a pass between layers, not only between passes; costs the
+                      * memory of one mark */
+} fg_session_opts;
+enum { FG_SESSION_BATCH = 512, FG_SESSION_MARKS = 4 };
+
+/* size: of the caller's struct. */
+FG_API void fg_session_opts_init(fg_session_opts *o, size_t size);
+static inline fg_session_opts fg_session_opts_default(void)
+{
+    fg_session_opts o;
+    fg_session_opts_init(&o, sizeof o);
+    return o;
+}
+
+/* Errors: FG_ELIMIT (context beyond the model's, or memory beyond ram_bytes or what is there),
+ * FG_EINVAL, FG_ENOMEM. */
+FG_API fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
+                                   fg_err *err);
+FG_API void fg_session_destroy(fg_session **s); /* accepts NULL */
+
+FG_API uint64_t fg_session_pos(const fg_session *s);   /* tokens evaluated so far */
+FG_API uint64_t fg_session_n_ctx(const fg_session *s); /* room in tokens */
+FG_API uint64_t fg_session_bytes(const fg_session *s); /* of it that count against ram_bytes */
+/* [pos] the tokens; borrowed until the session changes. */
+FG_API const uint32_t *fg_session_ids(const fg_session *s);
+FG_API void fg_session_reset(fg_session *s); /* empty, same room, no marks */
+
+/* logits[n_vocab] of the token at absolute position pos; valid during the call only. */
+typedef void fg_session_logits_fn(void *ctx, uint64_t pos, const float *logits);
+
+/* Evaluates n tokens (n >= 1, ids < n_vocab) after what the session holds.  on_logits, when not
+ * NULL, sees every token's logits in order.  Errors: FG_EINVAL (an id), FG_ELIMIT (no room; nothing
+ * was evaluated), FG_ECANCEL (progress; the batches before it are in, and the session is as after the
+ * last of them), FG_EIO (an expert could not be read: the session answers the same until it is reset
+ * or rewound to a mark). */
+FG_API fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
+                                 fg_session_logits_fn *on_logits, void *ctx, fg_err *err);
+
+/* Experimental.  The same for several sessions of one engine, whose tokens share passes: weights are
+ * read once for all of them.  Progress is that of the first one that has tokens left. */
+typedef struct fg_eval_item {
+    fg_session *session; /* each at most once */
+    const uint32_t *ids; /* [n], n >= 1 */
+    size_t n;
+    fg_session_logits_fn *on_logits; /* may be NULL */
+    void *ctx;
+} fg_eval_item;
+FG_API fg_status fg_session_eval_many(const fg_eval_item *items, size_t n_item, fg_err *err);
+
+/* Logits [n_vocab] of the last evaluated token; valid until the session changes.  NULL when there are
+ * none: nothing was evaluated since the start, a reset or a rewind. */
+FG_API const float *fg_session_logits(const fg_session *s);
+
+/* Goes back to pos (at most the present one), or as near before it as is possible: *at.  Tokens from
+ * *at on are forgotten, and so are marks after it.  Within the chunk nothing is copied.  FG_EINVAL. */
+FG_API fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *err);
+
+/* Remembers the state at the present position, to rewind to; the oldest mark goes when there are more
+ * than n_mark.  FG_ELIMIT (ram_bytes), FG_ENOMEM: no mark was made. */
+FG_API fg_status fg_session_mark(fg_session *s, fg_err *err);
+
+/* Makes the session hold exactly ids[n] (n >= 1), with the logits of the last one: goes back to the
+ * common prefix and evaluates the rest.  *kept (may be NULL): tokens that were not evaluated again.
+ * Errors: those of fg_session_eval. */
+FG_API fg_status fg_session_sync(fg_session *s, const uint32_t *ids, size_t n, size_t *kept,
+                                 fg_err *err);
+
+/* A second session with the same tokens, state and room, without marks and observers.  Errors: those
+ * of fg_session_create. */
+FG_API fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err);
+
+/* Called between batches of fg_session_eval, and with opts.stops between layers, with tokens done and
+ * total; false stops.  NULL: off. */
+FG_API void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
+                                    void *ctx);
+
+/* Experimental.  An observer of the rows that the session keeps: it is not told of a pass that was
+ * stopped, nor of rows that are rewound before the next evaluation.  routed: selected experts of a
+ * layer, sel[n_tok][n_used] with weights, layer by layer for each pass.  rewound: rows from pos on, of
+ * which it was told, are gone.  NULL members are not called; the struct is copied, NULL switches off. */
+typedef struct fg_observer {
+    void (*routed)(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
+                   const float *weights);
+    void (*rewound)(void *ctx, uint64_t pos);
+    void *ctx;
+} fg_observer;
+FG_API void fg_session_set_observer(fg_session *s, const fg_observer *o);
+/* Tells the observer of what is held back till the next evaluation. */
+FG_API void fg_session_flush(fg_session *s);
+
+/* ---- reply ---- */
+
+typedef struct fg_sampler fg_sampler; /* settings and random state */
+
+typedef struct fg_sampler_opts {
+    size_t size;    /* of this struct */
+    double temp;    /* 0 (greedy) or 1e-6 .. 1e6; default 1 (MiniMax-M1's recommendation) */
+    double top_p;   /* above 0, at most 1 = off; default 0.95 (the same) */
+    double min_p;   /* 0 = off (default) .. 1 */
+    uint64_t seed;  /* default 0 */
+    uint32_t top_k; /* 0 = off (default) */
+} fg_sampler_opts;
+
+/* size: of the caller's struct. */
+FG_API void fg_sampler_opts_init(fg_sampler_opts *o, size_t size);
+static inline fg_sampler_opts fg_sampler_opts_default(void)
+{
+    fg_sampler_opts o;
+    fg_sampler_opts_init(&o, sizeof o);
+    return o;
+}
+
+/* A sampler for this engine's vocabulary, which never chooses an id without a token.  The same logits,
+ * settings and seed give the same choice on every machine.  FG_EINVAL (a setting), FG_ENOMEM. */
+FG_API fg_status fg_engine_sampler(fg_engine *e, const fg_sampler_opts *o, fg_sampler **out,
+                                   fg_err *err);
+FG_API void fg_sampler_destroy(fg_sampler **s); /* accepts NULL */
+
+/* Why a reply ended: enumerator, name for machines, text for people. */
+#define FG_END_MAP(X)                                                                              \
+    X(FG_END_MODEL, "stop", "the model ended it")                                                  \
+    X(FG_END_LENGTH, "length", "the most tokens that were asked for")                              \
+    X(FG_END_CONTEXT, "context", "the context is full")                                            \
+    X(FG_END_CANCEL, "cancel", "the caller stopped it")
+typedef enum fg_end {
+#define FG_END_ENUM(id, name, text) id,
+    FG_END_MAP(FG_END_ENUM)
+#undef FG_END_ENUM
+        FG_END_COUNT
+} fg_end;
+FG_API const char *fg_end_name(fg_end end);
+FG_API const char *fg_end_text(fg_end end);
+
+typedef enum fg_think_part {
+    FG_THINK_ANSWER = 0,
+    FG_THINK_REASONING = 1,
+    FG_THINK_TAG = 2, /* "<think>" or "</think>" itself, always whole */
+} fg_think_part;
+
+typedef struct fg_reply_opts {
+    size_t size;          /* of this struct */
+    fg_sampler *sampler;  /* borrowed; its random state moves on */
+    uint64_t n_max;       /* tokens at most; default 256 */
+    const uint32_t *stop; /* [n_stop] more ids that end the reply; they are not given to emit */
+    size_t n_stop;
+    bool special;    /* markup tokens are given as text */
+    bool ignore_eos; /* go on after the model's end tokens (stop ids still end it) */
+    bool goes_on;    /* the last token, the end token included, is evaluated too: the conversation
+                      * continues after it */
+    /* Whole UTF-8 characters as they come, with the part of the reply that they belong to; false ends
+     * the reply. */
+    bool (*emit)(void *ctx, fg_think_part part, const char *text, size_t n);
+    bool (*poll)(void *ctx); /* before each token; false ends the reply.  May be NULL */
+    void *ctx;
+} fg_reply_opts;
+
+/* size: of the caller's struct. */
+FG_API void fg_reply_opts_init(fg_reply_opts *o, size_t size);
+static inline fg_reply_opts fg_reply_opts_default(void)
+{
+    fg_reply_opts o;
+    fg_reply_opts_init(&o, sizeof o);
+    return o;
+}
+
+typedef struct fg_reply {
+    fg_end end;
+    uint64_t n_gen;  /* tokens generated, without the one that ended it */
+    uint64_t n_eval; /* tokens evaluated, within `seconds` */
+    double seconds;
+} fg_reply;
+
+/* Generates after what the session holds, which must have logits.  The session then holds what was
+ * evaluated.  Errors: FG_EINVAL (an option, no logits), FG_EDATA (logits that are not numbers),
+ * FG_ENOTSUP (no tokenizer in the file), those of fg_session_eval; *out tells how far it came. */
+FG_API fg_status fg_reply_run(fg_session *s, const fg_reply_opts *o, fg_reply *out, fg_err *err);
 
 #ifdef __cplusplus
 }

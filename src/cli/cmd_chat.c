@@ -100,7 +100,7 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     gen_stats stats;
     fg_status st = encode_turn(k, text, n, &ids, err);
     (void)fg_session_mark(k->s, NULL); /* without room for it the conversation may be lost */
-    if (st == FG_OK) st = generate(k->s, k->sampler, k->t, &ids, &k->gen, emit, k, &stats, err);
+    if (st == FG_OK) st = generate(k->s, k->sampler, &ids, &k->gen, emit, k, &stats, err);
     if (k->in_reasoning && k->tty) fputs("\033[0m", stdout);
     k->in_reasoning = false;
     if (st == FG_OK &&

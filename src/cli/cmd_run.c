@@ -118,7 +118,7 @@ static int run(int argc, char **argv)
     if (st == FG_OK) st = fg_engine_sampler(e, &go.sampler, &sampler, &err);
     fg_buf out = {0};
     if (st == FG_OK) {
-        st = generate(s, sampler, t, &ids, &go, json ? collect : emit, &out, &stats, &err);
+        st = generate(s, sampler, &ids, &go, json ? collect : emit, &out, &stats, &err);
     }
     if (st == FG_OK && json) {
         print_json(&out, &stats);

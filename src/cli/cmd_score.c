@@ -115,7 +115,9 @@ static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv
                              uint64_t *all, fg_err *err)
 {
     fg_engine_opts eo = q->eo;
-    fg_session_opts so = {.n_ctx = q->so.window, .kv = kv};
+    fg_session_opts so = fg_session_opts_default();
+    so.n_ctx = q->so.window;
+    so.kv = kv;
     fg_engine *e = NULL;
     fg_session *s = NULL;
     eo.ram_bytes = 0;

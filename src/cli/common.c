@@ -227,7 +227,7 @@ const char *live_policy_name(unsigned policy)
 
 gen_opts gen_opts_default(void)
 {
-    return (gen_opts){.n_predict = 256, .sampler = fg_sampler_options_default()};
+    return (gen_opts){.n_predict = 256, .sampler = fg_sampler_opts_default()};
 }
 
 static bool prompt_progress(void *ctx, size_t done, size_t total)
@@ -253,20 +253,18 @@ static bool not_interrupted(void *ctx)
     return !cli_interrupted();
 }
 
-fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
-                   const gen_opts *o, emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err)
+fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,
+                   emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err)
 {
-    const fg_reply_opts ro = {
-        .sampler = sampler,
-        .t = t,
-        .n_max = o->n_predict,
-        .special = o->special,
-        .ignore_eos = o->ignore_eos,
-        .goes_on = o->goes_on,
-        .emit = emit,
-        .poll = not_interrupted,
-        .ctx = ctx,
-    };
+    fg_reply_opts ro = fg_reply_opts_default();
+    ro.sampler = sampler;
+    ro.n_max = o->n_predict;
+    ro.special = o->special;
+    ro.ignore_eos = o->ignore_eos;
+    ro.goes_on = o->goes_on;
+    ro.emit = emit;
+    ro.poll = not_interrupted;
+    ro.ctx = ctx;
     *stats = (gen_stats){.n_prompt = prompt->len};
     const uint64_t t0 = fg_clock_ns();
     FG_TRY(eval_prompt(s, prompt, err));

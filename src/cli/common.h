@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "src/cli/args.h"
-#include "src/engine/reply.h"
+#include "src/engine/session.h"
 
 /* Prints "fulgur: <message>" and returns EXIT_FAILED. */
 int cli_fail(const fg_err *err);
@@ -92,7 +92,7 @@ const char *live_policy_name(unsigned policy);
 /* Sampling and limits of a generation. */
 typedef struct gen_opts {
     uint64_t n_predict; /* tokens at most */
-    fg_sampler_options sampler;
+    fg_sampler_opts sampler;
     bool special;    /* print markup tokens */
     bool ignore_eos; /* go on behind the end-of-sentence token */
     bool goes_on;    /* the last token is evaluated too: the conversation continues behind it */
@@ -121,8 +121,8 @@ fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err);
 
 /* Evaluates the prompt and generates (fg_reply_run) until SIGINT at the latest. */
 typedef bool emit_fn(void *ctx, fg_think_part part, const char *text, size_t n);
-fg_status generate(fg_session *s, fg_sampler *sampler, const fg_tokenizer *t, const fg_ids *prompt,
-                   const gen_opts *o, emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err);
+fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,
+                   emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err);
 
 /* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and its share
  * of this machine's measured read bandwidth (over 100 % means that weights stayed in the cache). */

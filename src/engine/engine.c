@@ -7,6 +7,7 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/opts.h"
 #include "src/expert/heat.h"
 #include "src/engine/memory.h"
 #include "src/engine/engine_impl.h"
@@ -14,10 +15,14 @@
 #include "src/sys/cpu.h"
 #include "src/sys/team.h"
 
-fg_engine_opts fg_engine_opts_default(void)
+void fg_engine_opts_init(fg_engine_opts *o, size_t size)
 {
-    return (fg_engine_opts){
-        .pin = true, .policy = FG_POLICY_LRU, .predict = FG_PREDICT_ROUTER, .io = FG_IO_AUTO};
+    const fg_engine_opts d = {.size = size,
+                              .pin = true,
+                              .policy = FG_POLICY_LRU,
+                              .predict = FG_PREDICT_ROUTER,
+                              .io = FG_IO_AUTO};
+    fg_opts_init(o, size, &d, sizeof d);
 }
 
 static fg_status choose_cpu(fg_cpu_level level, uint32_t *flags, fg_err *err)
@@ -98,9 +103,13 @@ const fg_store_stats *fg_engine_store_stats(fg_engine *e)
     return &e->store_stats;
 }
 
-fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts, fg_err *err)
+fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *given,
+                         fg_err *err)
 {
     *out = NULL;
+    fg_engine_opts o = fg_engine_opts_default();
+    FG_TRY(fg_opts_take(&o, sizeof o, given, "engine options", err));
+    const fg_engine_opts *opts = &o;
     fg_engine *e = fg_mem_zalloc(sizeof *e);
     if (e == NULL) return fg_fail_nomem(err, path);
     fg_status st = choose_cpu(opts->cpu, &e->cpu_flags, err);
@@ -209,4 +218,19 @@ fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err
     }
     *mask = e->sample_mask;
     return FG_OK;
+}
+
+void fg_engine_get_info(const fg_engine *e, fg_engine_info *out)
+{
+    const fg_engine_info i = {.size = sizeof i,
+                              .n_vocab = e->model->shape->n_vocab,
+                              .n_layer = e->model->shape->n_layer,
+                              .n_thread = fg_engine_n_thread(e),
+                              .n_ctx_max = e->model->shape->n_ctx_max,
+                              .token_bytes = e->model->token_bytes,
+                              .cpu = fg_engine_cpu(e),
+                              .threads = fg_engine_threads(e)};
+    const size_t size = out->size;
+    fg_opts_init(out, size, &i, sizeof i);
+    out->size = size;
 }

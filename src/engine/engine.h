@@ -1,28 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Fulgur's public interface.
- *
- * An engine is one opened model: mapping, kernels, tables, thread team.  It is immutable while in
- * use and shared by its sessions.  A session is one timeline of tokens: it owns state, key-value
- * cache and scratch.  The caller owns token arrays and text buffers.
- *
- *     fg_err err = {0};
- *     fg_engine *e;
- *     fg_session *s;
- *     fg_engine_opts eo = fg_engine_opts_default();
- *     fg_session_opts so = fg_session_opts_default();
- *     if (fg_engine_open(&e, "m1.fulgur", &eo, &err) != FG_OK) ...err.msg...
- *     if (fg_session_create(&s, e, &so, &err) != FG_OK) ...
- *     if (fg_session_eval(s, ids, n, NULL, NULL, &err) != FG_OK) ...
- *     next = argmax(fg_session_logits(s)) ...
- *     fg_session_destroy(&s);
- *     fg_engine_close(&e);
- *
- * Threads: calls on one engine or its sessions must not overlap; the engine uses its own team
- * inside.  Numbers: the same file and tokens give the same logits, bit for bit, for any thread
- * count, CPU level and split of the tokens into calls.
- *
- * The library prints nothing, never exits, and reads no environment.
+ * What the rooms above (eval, plan, bench, cli) see of an engine besides the public interface
+ * (src/fulgur.h).
  */
 #ifndef FG_SRC_ENGINE_ENGINE_H
 #define FG_SRC_ENGINE_ENGINE_H
@@ -39,34 +18,6 @@
 #include "src/text/stream.h"
 #include "src/text/tokenizer.h"
 #include "src/fulgur.h"
-
-typedef struct fg_engine fg_engine;
-typedef struct fg_session fg_session;
-
-typedef struct fg_engine_opts {
-    uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
-    fg_cpu_level cpu;  /* highest kernel level to use */
-    bool pin;          /* true: workers are bound to cores */
-    /* Memory in bytes for weights, sessions and FG_MEMORY_PROGRAM (memory.h); 0: the file is mapped
-     * and the system decides.  With a bound, dense parts are read into memory and experts on
-     * demand: src/expert/store.h.  Changes time only, never a bit. */
-    uint64_t ram_bytes;
-    fg_policy policy;   /* which experts stay */
-    fg_io io;           /* how they are read */
-    fg_predict predict; /* what is read ahead of need */
-    uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
-} fg_engine_opts;
-/* LRU, the router's predictions, everything else 0 or automatic. */
-fg_engine_opts fg_engine_opts_default(void);
-
-/* Opens a model file: validates header and directory, maps the data (touching none of it), starts
- * the team.  With ram_bytes the dense parts are read.  Errors: those of fg_model_file_open and
- * fg_store_create; FG_EINVAL (a choice that is none), FG_ENOTSUP (cpu level absent, policy without its
- * heat map), FG_ELIMIT (ram_bytes too small).
- * *out must be closed after all its sessions. */
-fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
-                         fg_err *err);
-void fg_engine_close(fg_engine **e); /* accepts NULL */
 
 const fg_model_file *fg_engine_file(const fg_engine *e);
 const fg_shape *fg_engine_shape(const fg_engine *e);
@@ -87,8 +38,6 @@ fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *er
  * lm_head row is not all zero.  Borrowed; built at the first call.  Without a tokenizer in the file
  * every id counts as having one. */
 fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err);
-
-/* ---- for the rooms above: eval, plan, bench ---- */
 
 /* Features that the engine's kernels use, as src/sys/cpu.h has them. */
 uint32_t fg_engine_cpu_flags(const fg_engine *e);

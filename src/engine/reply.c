@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "src/engine/reply.h"
+#include "src/engine/session.h"
 
 #include "src/base/clock.h"
+#include "src/base/opts.h"
 #include "src/text/chat.h"
+#include "src/text/sampler.h"
+#include "src/text/stream.h"
 
 static const struct {
     const char *name, *text;
@@ -22,13 +25,20 @@ const char *fg_end_text(fg_end end)
     return ends[end].text;
 }
 
-fg_status fg_engine_sampler(fg_engine *e, const fg_sampler_options *o, fg_sampler **out,
-                            fg_err *err)
+fg_status fg_engine_sampler(fg_engine *e, const fg_sampler_opts *o, fg_sampler **out, fg_err *err)
 {
     const uint64_t *mask;
+    fg_sampler_opts opts = fg_sampler_opts_default();
     *out = NULL;
+    FG_TRY(fg_opts_take(&opts, sizeof opts, o, "sampler options", err));
     FG_TRY(fg_engine_sample_mask(e, &mask, err));
-    return fg_sampler_create(out, o, fg_engine_shape(e)->n_vocab, mask, err);
+    return fg_sampler_create(out, &opts, fg_engine_shape(e)->n_vocab, mask, err);
+}
+
+void fg_reply_opts_init(fg_reply_opts *o, size_t size)
+{
+    const fg_reply_opts d = {.size = size, .n_max = 256};
+    fg_opts_init(o, size, &d, sizeof d);
 }
 
 /* From ids to text in its parts, and to the caller. */
@@ -110,19 +120,28 @@ static fg_status step(fg_session *s, speaker *k, const ends_at *e, fg_reply *out
     return FG_OK;
 }
 
-fg_status fg_reply_run(fg_session *s, const fg_reply_opts *o, fg_reply *out, fg_err *err)
+fg_status fg_reply_run(fg_session *s, const fg_reply_opts *given, fg_reply *out, fg_err *err)
 {
     const uint64_t t0 = fg_clock_ns();
     ends_at e = {UINT32_MAX, UINT32_MAX};
-    speaker k = {.o = o};
+    const fg_tokenizer *t;
     fg_status st = FG_OK;
     *out = (fg_reply){.end = FG_END_LENGTH};
+    fg_reply_opts opts = fg_reply_opts_default();
+    FG_TRY(fg_opts_take(&opts, sizeof opts, given, "reply options", err));
+    FG_TRY(fg_engine_tokenizer(fg_session_engine(s), &t, err));
+    const fg_reply_opts *o = &opts;
+    speaker k = {.o = o};
+    if (o->sampler == NULL || o->emit == NULL) {
+        return fg_fail(err, FG_EINVAL, "reply: no %s, expected one",
+                       o->sampler == NULL ? "sampler" : "emit");
+    }
     if (fg_session_logits(s) == NULL) {
         return fg_fail(err, FG_EINVAL, "reply: a session without logits, expected a prompt in it");
     }
-    (void)fg_chat_end_id(o->t, &e.eos, NULL);
-    (void)fg_tokenizer_find_added(o->t, "<end_of_document>", &e.eod);
-    fg_detok_init(&k.detok, o->t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
+    (void)fg_chat_end_id(t, &e.eos, NULL);
+    (void)fg_tokenizer_find_added(t, "<end_of_document>", &e.eod);
+    fg_detok_init(&k.detok, t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
     fg_think_init(&k.think, say_part, &k);
     for (bool on = o->n_max > 0; on && st == FG_OK;) {
         if (o->poll != NULL && !o->poll(o->ctx)) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/base/opts.h"
 #include "src/engine/engine_impl.h"
 #include "src/engine/kv.h"
 #include "src/engine/memory.h"
@@ -37,9 +38,15 @@ struct fg_session {
     void *progress_ctx;
 };
 
-fg_session_opts fg_session_opts_default(void)
+void fg_session_opts_init(fg_session_opts *o, size_t size)
 {
-    return (fg_session_opts){.kv = FG_KV_CHOICE_AUTO};
+    const fg_session_opts d = {.size = size, .kv = FG_KV_CHOICE_AUTO};
+    fg_opts_init(o, size, &d, sizeof d);
+}
+
+fg_engine *fg_session_engine(const fg_session *s)
+{
+    return s->e;
 }
 
 static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
@@ -64,10 +71,17 @@ static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *opts,
+fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opts *given,
                             fg_err *err)
 {
     *out = NULL;
+    fg_session_opts o = fg_session_opts_default();
+    FG_TRY(fg_opts_take(&o, sizeof o, given, "session options", err));
+    const fg_session_opts *opts = &o;
+    if ((uint32_t)opts->kv >= FG_KV_CHOICE_COUNT) {
+        return fg_fail(err, FG_EINVAL, "key-value cache: %u, expected less than %d",
+                       (uint32_t)opts->kv, FG_KV_CHOICE_COUNT);
+    }
     fg_session *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "session");
     const uint64_t room = e->model->shape->n_ctx_max, most = room < 4096 ? room : 4096;
@@ -599,7 +613,8 @@ fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err)
     fg_mark mark = {0};
     const fg_model *m = s->e->model;
     const uint64_t pos = s->state->pos;
-    const fg_session_opts o = {.n_ctx = s->state->n_ctx,
+    const fg_session_opts o = {.size = sizeof o,
+                               .n_ctx = s->state->n_ctx,
                                .n_batch = s->grows ? 0 : s->n_batch,
                                .kv = s->kv,
                                .n_mark = s->max_mark,

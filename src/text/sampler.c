@@ -21,6 +21,7 @@
 #include "src/base/dmath.h"
 #include "src/base/fp.h"
 #include "src/base/mem.h"
+#include "src/base/opts.h"
 
 enum {
     BLOCK = 1024, /* ids whose weights are summed together */
@@ -39,7 +40,7 @@ typedef struct candidate {
 } candidate;
 
 struct fg_sampler {
-    fg_sampler_options opt;
+    fg_sampler_opts opt;
     fg_rng rng;
     uint32_t n_vocab;
     uint64_t *mask; /* [(n_vocab + 63) / 64] or NULL */
@@ -52,12 +53,13 @@ struct fg_sampler {
     uint32_t bucket_count[N_BUCKET];
 };
 
-fg_sampler_options fg_sampler_options_default(void)
+void fg_sampler_opts_init(fg_sampler_opts *o, size_t size)
 {
-    return (fg_sampler_options){.temp = 1.0, .top_k = 0, .top_p = 0.95, .min_p = 0.0, .seed = 0};
+    const fg_sampler_opts d = {.size = size, .temp = 1.0, .top_p = 0.95};
+    fg_opts_init(o, size, &d, sizeof d);
 }
 
-static fg_status check_options(const fg_sampler_options *o, fg_err *err)
+static fg_status check_options(const fg_sampler_opts *o, fg_err *err)
 {
     if (!(o->temp == 0 || (o->temp >= 1e-6 && o->temp <= 1e6))) {
         return fg_fail(err, FG_EINVAL, "temperature: %g, expected 0 or 1e-6 to 1e6", o->temp);
@@ -76,7 +78,7 @@ static bool is_allowed(const fg_sampler *s, uint32_t id)
     return s->mask == NULL || (s->mask[id / 64] >> (id % 64) & 1) != 0;
 }
 
-fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_options *options, uint32_t n_vocab,
+fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_opts *options, uint32_t n_vocab,
                             const uint64_t *mask, fg_err *err)
 {
     *out = NULL;

@@ -20,26 +20,13 @@
 
 #include "src/base/rng.h"
 #include "src/base/status.h"
-
-typedef struct fg_sampler_options {
-    double temp;    /* 0 or 1e-6 .. 1e6; default 1 (MiniMax-M1's recommendation) */
-    uint32_t top_k; /* 0 = off (default) */
-    double top_p;   /* above 0, at most 1 = off; default 0.95 (the same) */
-    double min_p;   /* 0 = off (default) .. 1 */
-    uint64_t seed;  /* default 0 */
-} fg_sampler_options;
-
-fg_sampler_options fg_sampler_options_default(void);
-
-typedef struct fg_sampler fg_sampler;
+#include "src/fulgur.h"
 
 /* mask: (n_vocab + 63) / 64 words, copied; bit i % 64 of word i / 64 says that id i may be chosen
  * (fg_tokenizer_mask); NULL: every id.  Errors: FG_EINVAL (a setting out of range, no id allowed),
  * FG_ENOMEM. */
-fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_options *options, uint32_t n_vocab,
+fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_opts *options, uint32_t n_vocab,
                             const uint64_t *mask, fg_err *err);
-/* Accepts NULL; *s becomes NULL. */
-void fg_sampler_destroy(fg_sampler **s);
 
 /* logits: [n_vocab] f32.  *id: the choice.  logprob may be NULL; it receives the natural logarithm
  * of the choice's probability at temperature 1 among all allowed ids.  A NaN or +infinity anywhere,

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "src/base/buf.h"
+#include "src/fulgur.h"
 #include "src/text/tokenizer.h"
 
 typedef enum fg_detok_special {
@@ -35,12 +36,6 @@ void fg_detok_init(fg_detok *d, const fg_tokenizer *t, fg_detok_special special)
 void fg_detok_feed(fg_detok *d, uint32_t id, fg_buf *out);
 /* End of the reply: an unfinished character becomes U+FFFD. */
 void fg_detok_flush(fg_detok *d, fg_buf *out);
-
-typedef enum fg_think_part {
-    FG_THINK_ANSWER,
-    FG_THINK_REASONING,
-    FG_THINK_TAG, /* "<think>" or "</think>" itself, always whole */
-} fg_think_part;
 
 typedef void fg_think_fn(void *ctx, fg_think_part part, const char *text, size_t n);
 

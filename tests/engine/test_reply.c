@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "src/engine/reply.h"
+#include "src/engine/session.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 
@@ -39,7 +39,7 @@ static bool poll(void *ctx)
 static bool rig_open(rig *r, uint64_t n_ctx)
 {
     fg_err err = {0};
-    fg_sampler_options o = fg_sampler_options_default();
+    fg_sampler_opts o = fg_sampler_opts_default();
     o.temp = 0;
     *r = (rig){.e = model_open(NANO_DIR, "q4", 2, NULL), .most_poll = 1000, .most_emit = 1000};
     if (r->e == NULL) return false;

@@ -11,10 +11,15 @@
 #include "src/text/sampler.h"
 #include "tests/fg_test.h"
 
+#define OPTS(temp, top_k, top_p, min_p, seed)                                                      \
+    {                                                                                              \
+        sizeof(fg_sampler_opts), temp, top_p, min_p, seed, top_k                                   \
+    }
+
 static fg_sampler *make(double temp, uint32_t top_k, double top_p, double min_p, uint64_t seed,
                         uint32_t n, const uint64_t *mask)
 {
-    const fg_sampler_options o = {temp, top_k, top_p, min_p, seed};
+    const fg_sampler_opts o = {sizeof o, temp, top_p, min_p, seed, top_k};
     fg_sampler *s = NULL;
     fg_err err = {0};
     if (fg_sampler_create(&s, &o, n, mask, &err) != FG_OK) {
@@ -82,8 +87,7 @@ static int by_rank(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static uint32_t plain_pick(const float *logits, uint32_t n, const fg_sampler_options *o,
-                           fg_rng *rng)
+static uint32_t plain_pick(const float *logits, uint32_t n, const fg_sampler_opts *o, fg_rng *rng)
 {
     ranked *list = fg_mem_alloc(n * sizeof *list);
     double *w = fg_mem_alloc(n * sizeof *w);
@@ -122,17 +126,17 @@ FG_TEST(selection_equals_full_sorting)
 {
     enum { N = 3000 };
     static float logits[N];
-    static const fg_sampler_options options[] = {
-        {1.0, 0, 0.95, 0, 5}, {0.7, 40, 1, 0, 6},      {1.3, 0, 0.5, 0, 7},
-        {1.0, 1, 0.9, 0, 8},  {2.0, 100, 0.9, 0.1, 9}, {0.1, 0, 0.999999, 0, 1},
-        {5.0, 0, 0.95, 0, 2}, {1.0, 0, 1, 0.05, 3},    {1.0, 2999, 1, 1e-3, 4},
-        {1.0, 0, 1e-9, 0, 4},
+    static const fg_sampler_opts options[] = {
+        OPTS(1.0, 0, 0.95, 0, 5), OPTS(0.7, 40, 1, 0, 6),      OPTS(1.3, 0, 0.5, 0, 7),
+        OPTS(1.0, 1, 0.9, 0, 8),  OPTS(2.0, 100, 0.9, 0.1, 9), OPTS(0.1, 0, 0.999999, 0, 1),
+        OPTS(5.0, 0, 0.95, 0, 2), OPTS(1.0, 0, 1, 0.05, 3),    OPTS(1.0, 2999, 1, 1e-3, 4),
+        OPTS(1.0, 0, 1e-9, 0, 4),
     };
     fg_rng r;
     fg_rng_init(&r, 17);
     size_t n_other = 0;
     for (size_t k = 0; k < sizeof options / sizeof options[0]; k++) {
-        const fg_sampler_options *o = &options[k];
+        const fg_sampler_opts *o = &options[k];
         fg_sampler *s = make(o->temp, o->top_k, o->top_p, o->min_p, o->seed, N, NULL);
         fg_rng plain;
         fg_rng_init(&plain, o->seed);
@@ -204,10 +208,10 @@ FG_TEST(the_same_seed_gives_this_sequence)
     static const uint32_t want[3][6] = {{941, 2706, 292, 3759, 2289, 3423},
                                         {2956, 3622, 748, 4329, 564, 4002},
                                         {380, 1887, 3412, 4619, 4979, 3809}};
-    const fg_sampler_options options[3] = {
+    const fg_sampler_opts options[3] = {
         {1.0, 0, 0.95, 0, 42}, {0.8, 50, 0.9, 0.02, 42}, {1.0, 0, 1, 0, 42}};
     for (int k = 0; k < 3; k++) {
-        const fg_sampler_options *o = &options[k];
+        const fg_sampler_opts *o = &options[k];
         fg_sampler *s = make(o->temp, o->top_k, o->top_p, o->min_p, o->seed, N, NULL);
         for (int i = 0; i < 6; i++) CHECK_U64(pick(s, logits, NULL), want[k][i]);
         const fg_rng saved = fg_sampler_rng(s);
@@ -271,7 +275,7 @@ FG_TEST(bad_logits_are_named)
 
 FG_TEST(bad_settings_are_named)
 {
-    static const fg_sampler_options bad[] = {
+    static const fg_sampler_opts bad[] = {
         {-1, 0, 1, 0, 0},   {1e-9, 0, 1, 0, 0},        {(double)NAN, 0, 1, 0, 0}, {1, 0, 0, 0, 0},
         {1, 0, 1.01, 0, 0}, {1, 0, (double)NAN, 0, 0}, {1, 0, 1, -1, 0},          {1, 0, 1, 2, 0}};
     fg_sampler *s;
@@ -279,7 +283,7 @@ FG_TEST(bad_settings_are_named)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CHECK(fg_sampler_create(&s, &bad[i], 10, NULL, &err) == FG_EINVAL && s == NULL);
     }
-    const fg_sampler_options good = fg_sampler_options_default();
+    const fg_sampler_opts good = fg_sampler_opts_default();
     const uint64_t none = UINT64_C(1) << 10; /* beyond the vocabulary */
     CHECK(fg_sampler_create(&s, &good, 10, &none, &err) == FG_EINVAL);
     CHECK(fg_sampler_create(&s, &good, 0, NULL, &err) == FG_EINVAL);
