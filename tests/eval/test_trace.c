@@ -417,8 +417,9 @@ FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
         {12, 8, {0, 4, 0, 0, 0, 4, 0, 0}}, /* 2^20 experts, fewer bytes */
         {12, 4, {1, 4, 0, 0}},             /* 1025 layers */
         {20, 4, {10, 0, 0, 0}},            /* more used than there are */
-        {64, 4, {3, 0, 0, 0}},             /* policies of replays are no policies of runs */
-        {68, 4, {4, 0, 0, 0}},             /* a predictor to come */
+        {64, 4, {0xff, 0xff, 0xff, 0xff}}, /* policies of replays are no policies of runs */
+        {64, 4, {0, 1, 0, 0}},             /* a policy to come */
+        {68, 4, {0, 1, 0, 0}},             /* a predictor to come */
         {72, 4, {0, 0, 0, 0}},             /* no layers ahead */
         {40, 8, {0}},                      /* experts without bytes */
         {39, 1, {0x40}},                   /* 2^62 bytes */
