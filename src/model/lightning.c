@@ -56,7 +56,7 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     fg_worker_sync(w);
     fg_mark(w, b, FG_PHASE_ATTN_MATMUL);
 
-    while (fg_worker_take(w, shape->n_head, &begin, &end)) {
+    while (fg_worker_take_items(w, shape->n_head, &begin, &end)) {
         for (uint64_t h = begin; h < end; h++) head(b, l, h);
     }
     fg_worker_sync(w);

@@ -259,7 +259,7 @@ static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave 
 {
     const uint64_t n_up = fg_n_panel(b->m->shape->d_ff);
     uint64_t begin, end;
-    while (fg_worker_take(w, v->n * n_up, &begin, &end)) {
+    while (fg_worker_take_items(w, v->n * n_up, &begin, &end)) {
         for (uint64_t i = begin, next; i < end; i = next) {
             next = run_end(i, end, n_up);
             gate_up_panels(b, v, l, v->ids[i / n_up], i % n_up, i % n_up + next - i);
@@ -276,7 +276,7 @@ static void wave_down(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v
 {
     const uint64_t n_down = fg_n_panel(b->m->shape->d_model);
     uint64_t begin, end;
-    while (fg_worker_take(w, v->n * n_down, &begin, &end)) {
+    while (fg_worker_take_items(w, v->n * n_down, &begin, &end)) {
         for (uint64_t i = begin, next; i < end; i = next) {
             next = run_end(i, end, n_down);
             down_panels(b, v, l, v->ids[i / n_down], i % n_down, i % n_down + next - i);
