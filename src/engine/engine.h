@@ -45,7 +45,9 @@ typedef struct fg_session fg_session;
 typedef struct fg_engine_opts {
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
     const char *cpu;   /* "auto" (default) or the highest kernel level to use (src/sys/cpu.h) */
-    bool pin;          /* true: workers are bound to cores */
+    bool pin; /* true: workers are bound to cores, and so is the caller until the engine closes */
+    uint32_t pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own.
+                             * Never changes the result */
     /* Memory in bytes for weights, sessions and a fixed FG_ENGINE_OVERHEAD; 0: the file is mapped
      * and the system decides.  With a bound, dense parts are read into memory and experts on
      * demand: src/expert/store.h.  Changes time only, never a bit. */
