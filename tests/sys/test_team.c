@@ -15,6 +15,7 @@
 #include "src/sys/team.h"
 #include "src/sys/topo.h"
 #include "tests/fg_test.h"
+#include "tests/models.h"
 
 typedef struct job {
     uint64_t *cell; /* plain memory: the sanitizer sees a missing fence */
@@ -307,6 +308,20 @@ FG_TEST(the_last_detach_gives_the_binding_back)
     fg_team_destroy(&a);
     fg_team_destroy(&b);
     fg_team_destroy(&free_one);
+}
+
+FG_TEST(an_engine_binds_the_caller_until_it_closes)
+{
+    const mask before = my_mask();
+    fg_engine *e = model_open(NANO_DIR, "q4", 0, NULL);
+    REQUIRE(e != NULL);
+    const mask bound = my_mask();
+    if (fg_engine_n_thread(e) == n_core() && n_core() > 1) {
+        CHECK(mask_count(&bound) < mask_count(&before));
+    }
+    fg_engine_close(&e);
+    const mask now = my_mask();
+    CHECK(mask_same(&now, &before));
 }
 
 typedef struct other {
