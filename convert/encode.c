@@ -227,7 +227,7 @@ static void encode_items(fg_worker *worker, void *arg)
     const band *b = arg;
     const uint64_t n = b->n_panel * b->n_job;
     uint64_t begin, end;
-    while (fg_worker_take(worker, n, &begin, &end)) {
+    while (fg_worker_take_items(worker, n, &begin, &end)) {
         if (!encode_range(b, worker->idx, begin, end)) return;
     }
 }

@@ -241,7 +241,7 @@ static void work(fg_worker *w, void *arg)
     const band *old = &r->band[1 - r->now];
     if (w->idx == 0) r->written = fg_writer_write(r->writer, old->buf, old->bytes, r->err);
     uint64_t begin, end;
-    while (fg_worker_take(w, b->n_piece, &begin, &end)) {
+    while (fg_worker_take_items(w, b->n_piece, &begin, &end)) {
         for (uint64_t i = begin; i < end; i++) fill(r, &b->piece[i]);
     }
 }

@@ -161,7 +161,7 @@ typedef struct fg_engine_opts {
     size_t size;       /* of this struct */
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
     fg_cpu_level cpu;  /* highest kernel level to use */
-    bool pin;          /* true: workers are bound to cores */
+    bool pin; /* workers are bound to cores, and so is the calling thread until the engine closes */
     /* Memory in bytes for weights, sessions and the program (96 MiB); 0: the file is mapped and the
      * system decides.  With a bound, dense parts are read into memory and experts on demand.  Changes
      * time only, never a bit. */
@@ -170,6 +170,8 @@ typedef struct fg_engine_opts {
     fg_io io;           /* how they are read */
     fg_predict predict; /* what is read ahead of need */
     uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
+    uint32_t
+        pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own */
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of the
@@ -189,6 +191,11 @@ static inline fg_engine_opts fg_engine_opts_default(void)
 FG_API fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                                 fg_err *err);
 FG_API void fg_engine_close(fg_engine **e); /* accepts NULL */
+
+/* The thread that opened a pinned engine is bound to the core of worker 0 until it closes it.  A host
+ * that minds detaches it, or attaches another one, which then makes all calls. */
+FG_API void fg_engine_detach(fg_engine *e);
+FG_API void fg_engine_attach(fg_engine *e);
 
 typedef struct fg_engine_info {
     size_t size; /* of this struct, set by the caller */

@@ -112,7 +112,7 @@ void fg_hessian_add(fg_worker *w, fg_hessian *h, const float *x, size_t stride, 
     const uint64_t n_t = h->h == NULL ? 0 : n_tile(h);
     uint64_t begin, end, i, j;
     if (h->h == NULL) add_diagonal(w, h, x, stride, n);
-    while (fg_worker_take(w, n_t * (n_t + 1) / 2, &begin, &end)) {
+    while (fg_worker_take_items(w, n_t * (n_t + 1) / 2, &begin, &end)) {
         for (uint64_t t = begin; t < end; t++) {
             tile_at(t, &i, &j);
             const fg_gemm g = {.a_t = true,
@@ -210,7 +210,7 @@ static void cholesky(fg_worker *w, factor_job *f)
         }
         fg_worker_sync(w);
         if (f->failed) return;
-        while (fg_worker_take(w, n_t - d - 1, &begin, &end)) {
+        while (fg_worker_take_items(w, n_t - d - 1, &begin, &end)) {
             for (uint64_t t = begin; t < end; t++) {
                 fg_linalg_solve_right(tile(h, h->l, d, d), h->k, tile(h, h->l, d + 1 + t, d),
                                       tile_size(h, d + 1 + t), tile_size(h, d), h->k);
@@ -218,7 +218,7 @@ static void cholesky(fg_worker *w, factor_job *f)
         }
         fg_worker_sync(w);
         const uint64_t left = n_t - d - 1;
-        while (fg_worker_take(w, left * (left + 1) / 2, &begin, &end)) {
+        while (fg_worker_take_items(w, left * (left + 1) / 2, &begin, &end)) {
             for (uint64_t t = begin; t < end; t++) {
                 tile_at(t, &i, &j);
                 i += d + 1;
@@ -284,7 +284,7 @@ static void factor(fg_worker *w, void *arg)
     fg_worker_sync(w);
     cholesky(w, f);
     if (f->failed) return;
-    while (fg_worker_take(w, n_tile(h), &begin, &end)) {
+    while (fg_worker_take_items(w, n_tile(h), &begin, &end)) {
         for (uint64_t j = begin; j < end; j++) invert_column(h, j);
     }
     fg_worker_sync(w);

@@ -120,11 +120,13 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
     if (st == FG_OK) st = open_store(e, opts, err);
     if (st == FG_OK) st = fg_model_create_on(&e->model, e->file, e->store, e->cpu_flags, err);
-    if (st == FG_OK) st = fg_team_create(&e->team, opts->n_thread, opts->pin, err);
+    const fg_team_opts team = {opts->n_thread, opts->pin, opts->pretend_nodes};
+    if (st == FG_OK) st = fg_team_create_with(&e->team, &team, err);
     if (st != FG_OK) {
         fg_engine_close(&e);
         return st;
     }
+    fg_team_attach(e->team);
     *out = e;
     return FG_OK;
 }
@@ -134,6 +136,7 @@ void fg_engine_close(fg_engine **e)
     if (*e == NULL) return;
     fg_mem_free((*e)->sample_mask);
     fg_tokenizer_destroy(&(*e)->tokenizer);
+    fg_team_detach((*e)->team);
     fg_team_destroy(&(*e)->team);
     fg_model_destroy(&(*e)->model);
     fg_store_destroy(&(*e)->store);
@@ -233,4 +236,14 @@ void fg_engine_get_info(const fg_engine *e, fg_engine_info *out)
     const size_t size = out->size;
     fg_opts_init(out, size, &i, sizeof i);
     out->size = size;
+}
+
+void fg_engine_detach(fg_engine *e)
+{
+    fg_team_detach(e->team);
+}
+
+void fg_engine_attach(fg_engine *e)
+{
+    fg_team_attach(e->team);
 }

@@ -123,7 +123,7 @@ static void score_part(fg_worker *w, void *arg)
     const run *r = arg;
     float *e = r->scratch + (size_t)w->idx * r->n_vocab;
     uint64_t begin, end;
-    while (fg_worker_take(w, r->n, &begin, &end)) {
+    while (fg_worker_take_items(w, r->n, &begin, &end)) {
         for (uint64_t t = begin; t < end; t++) score_token(r, t, e);
     }
 }

@@ -19,6 +19,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/mem.h"
+#include "src/sys/topo.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -267,6 +268,7 @@ static void *reader_main(void *arg)
 {
     fg_fetch *r = arg;
     fg_io_piece *done[FG_IO_MAX_DEPTH];
+    fg_binding_clear(); /* whoever opens a store may be bound to a core */
     (void)pthread_mutex_lock(&r->lock);
     for (;;) {
         fg_load *load;

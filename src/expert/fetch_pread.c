@@ -9,6 +9,7 @@
 
 #include "src/base/mem.h"
 #include "src/expert/fetch.h"
+#include "src/sys/topo.h"
 
 typedef struct list {
     fg_io_piece *head, **tail;
@@ -43,6 +44,7 @@ static fg_io_piece *take(list *l)
 static void *pool_main(void *arg)
 {
     pool *t = arg;
+    fg_binding_clear(); /* whoever opens a store may be bound to a core */
     (void)pthread_mutex_lock(&t->lock);
     for (;;) {
         fg_io_piece *p;

@@ -65,7 +65,7 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
-    while (fg_worker_take(w, (uint64_t)b->n_seq * shape->n_head, &begin, &end)) {
+    while (fg_worker_take_items(w, (uint64_t)b->n_seq * shape->n_head, &begin, &end)) {
         for (uint64_t i = begin; i < end; i++) {
             head(b, &b->seq[i / shape->n_head], l, i % shape->n_head);
         }

@@ -5,6 +5,8 @@
  */
 #include "src/model/stages.h"
 
+#include <assert.h>
+
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row)
 {
     const float *f = x->f + row * x->f_stride;
@@ -52,21 +54,27 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
     }
 }
 
+enum { MAX_PRODUCTS = 4 }; /* of one step: q, k and v */
+
 void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, size_t n,
                  uint64_t n_tok)
 {
-    uint64_t total = 0, begin, end;
-    for (size_t i = 0; i < n; i++) total += p[i].m->n_panel;
-    while (fg_worker_take(w, total, &begin, &end)) {
-        uint64_t first = 0; /* panel number of product i's first panel */
-        for (size_t i = 0; i < n; first += p[i++].m->n_panel) {
-            const uint64_t last = first + p[i].m->n_panel;
-            const uint64_t from = begin > first ? begin : first, to = end < last ? end : last;
-            if (from >= to) continue;
-            const fg_panel_run run = weights == NULL
-                                         ? fg_matrix_run(p[i].m)
-                                         : fg_weights_run(weights, p[i].m, FG_NO_LAYER, 0);
-            fg_multiply_panels(p[i].m, &run, p[i].x, 0, n_tok, &p[i].y, from - first, to - first);
-        }
+    fg_share share[MAX_PRODUCTS];
+    fg_work_row row[MAX_PRODUCTS];
+    const fg_work_list list = {row, n, false};
+    fg_work_piece at;
+    uint32_t turn = 0; /* panel groups left over go round the nodes */
+    assert(n <= MAX_PRODUCTS);
+    for (size_t i = 0; i < n; i++) {
+        fg_place_share_in_turn(fg_team_place(w->team), p[i].m->n_panel,
+                               fg_panel_group(p[i].m->panel_stride), &turn, &share[i]);
+        row[i] = (fg_work_row){i, &share[i]};
+    }
+    while (fg_worker_take(w, &list, &at)) {
+        const fg_product *q = &p[at.row];
+        const fg_panel_run run = weights == NULL
+                                     ? fg_matrix_run(q->m)
+                                     : fg_weights_run(weights, q->m, FG_NO_LAYER, at.node);
+        fg_multiply_panels(q->m, &run, q->x, 0, n_tok, &q->y, at.begin, at.end);
     }
 }

@@ -15,13 +15,14 @@ typedef struct wave {
 
 /* h = silu(W1 x) * (W3 x) for panels begin .. end-1 of expert e, some at a time: enough columns
  * for silu to run at speed, few enough to be in the cache still. */
-static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, uint64_t begin, uint64_t end)
+static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *piece)
 {
+    const uint64_t begin = piece->begin, end = piece->end;
     fg_scratch *s = b->s;
     const fg_weights *weights = b->m->weights;
     const fg_expert *x = &b->m->layers[l].experts[e];
-    const fg_panel_run gate = fg_weights_run(weights, &x->gate, e, 0);
-    const fg_panel_run up = fg_weights_run(weights, &x->up, e, 0);
+    const fg_panel_run gate = fg_weights_run(weights, &x->gate, e, piece->node);
+    const fg_panel_run up = fg_weights_run(weights, &x->up, e, piece->node);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     /* gate and up panels alternate in the file: a single token reads them as one stream */
     const uint64_t step = n < 4 ? 1 : 4;
@@ -39,12 +40,13 @@ static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, uint64_t b
 }
 
 /* Panels begin .. end-1 of expert e's y. */
-static void down_panels(const fg_batch *b, uint32_t l, uint32_t e, uint64_t begin, uint64_t end)
+static void down_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *piece)
 {
+    const uint64_t begin = piece->begin, end = piece->end;
     fg_scratch *s = b->s;
     const fg_weights *weights = b->m->weights;
     const fg_matrix *down = &b->m->layers[l].experts[e].down;
-    const fg_panel_run run = fg_weights_run(weights, down, e, 0);
+    const fg_panel_run run = fg_weights_run(weights, down, e, piece->node);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     const uint64_t step = fg_weights_step(weights, end - begin);
     for (uint64_t p = begin; p < end; p += step) {
@@ -52,13 +54,6 @@ static void down_panels(const fg_batch *b, uint32_t l, uint32_t e, uint64_t begi
         if (!fg_weights_wait(weights, down, e, last)) return;
         fg_multiply_panels(down, &run, &s->h, r0, n, &s->y, p, last);
     }
-}
-
-/* Cuts taken items (expert-major panels) into runs of one expert. */
-static uint64_t run_end(uint64_t i, uint64_t end, uint64_t n_panel)
-{
-    const uint64_t next = (i / n_panel + 1) * n_panel;
-    return next < end ? next : end;
 }
 
 /* This worker's share of the wave's rows of h. */
@@ -75,17 +70,26 @@ static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v
     }
 }
 
+typedef void panels_fn(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *p);
+
+/* Panels of the wave's experts, each worker those that its node owns.  like: one of the matrices. */
+static void share_out(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v,
+                      const fg_matrix *like, panels_fn *fn)
+{
+    fg_work_row row[FG_MAX_EXPERT];
+    fg_share share;
+    fg_work_piece at;
+    const fg_work_list list = {row, v->n, false};
+    fg_place_share(fg_team_place(w->team), like->n_panel, fg_panel_group(like->panel_stride),
+                   &share);
+    for (uint32_t i = 0; i < v->n; i++) row[i] = (fg_work_row){v->ids[i], &share};
+    while (fg_worker_take(w, &list, &at)) fn(b, l, v->ids[at.row], &at);
+    fg_worker_sync(w);
+}
+
 static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
 {
-    const uint64_t n_up = fg_n_panel(b->m->shape->d_ff);
-    uint64_t begin, end;
-    while (fg_worker_take(w, v->n * n_up, &begin, &end)) {
-        for (uint64_t i = begin, next; i < end; i = next) {
-            next = run_end(i, end, n_up);
-            gate_up_panels(b, l, v->ids[i / n_up], i % n_up, i % n_up + next - i);
-        }
-    }
-    fg_worker_sync(w);
+    share_out(w, b, l, v, &b->m->layers[l].experts[0].gate, gate_up_panels);
     if (b->m->quantized) {
         quantize_hidden(w, b, v);
         fg_worker_sync(w);
@@ -94,15 +98,7 @@ static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave 
 
 static void wave_down(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
 {
-    const uint64_t n_down = fg_n_panel(b->m->shape->d_model);
-    uint64_t begin, end;
-    while (fg_worker_take(w, v->n * n_down, &begin, &end)) {
-        for (uint64_t i = begin, next; i < end; i = next) {
-            next = run_end(i, end, n_down);
-            down_panels(b, l, v->ids[i / n_down], i % n_down, i % n_down + next - i);
-        }
-    }
-    fg_worker_sync(w);
+    share_out(w, b, l, v, &b->m->layers[l].experts[0].down, down_panels);
 }
 
 void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l)

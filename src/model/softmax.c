@@ -161,7 +161,7 @@ static void attend_split(fg_worker *w, const fg_batch *b, uint32_t l, float *scr
     const uint64_t n = seq->pos + 1, n_span = (n + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     const partial block = partial_at(b, scratch);
     uint64_t begin, end;
-    while (fg_worker_take(w, s->n_kv_head * n_span, &begin, &end)) {
+    while (fg_worker_take_items(w, s->n_kv_head * n_span, &begin, &end)) {
         for (uint64_t i = begin; i < end; i++) {
             const uint64_t p = i % n_span * FG_ATTN_SPAN;
             fold_span(b, seq, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
@@ -202,7 +202,7 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     if (b->n_tok == 1 && w->n > 1) {
         attend_split(w, b, l, scratch);
     } else {
-        while (fg_worker_take(w, items, &begin, &end)) {
+        while (fg_worker_take_items(w, items, &begin, &end)) {
             for (uint64_t i = begin; i < end; i++) {
                 attend(b, l, i / shape->n_kv_head, i % shape->n_kv_head, scratch);
             }

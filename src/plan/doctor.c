@@ -65,6 +65,7 @@ static fg_status read_with(uint32_t n_thread, const void *p, uint64_t bytes, dou
     fg_team *team;
     fg_bandwidth b;
     FG_TRY(fg_team_create(&team, n_thread, true, err));
+    fg_team_attach(team);
     const fg_status st = fg_bandwidth_read(team, p, bytes, N_PASS, MEMORY_NS, &b, err);
     fg_team_destroy(&team);
     *gbs = b.median_gbs;
@@ -78,6 +79,7 @@ static fg_status measure_memory(run *r, fg_err *err)
     fg_team *team;
     FG_TRY(next(r, err, "touching memory"));
     FG_TRY(fg_team_create(&team, d->n_thread, true, err));
+    fg_team_attach(team);
     fg_status st = fg_bandwidth_buffer_init(&buffer, team, fg_bandwidth_default_bytes(), err);
     fg_team_destroy(&team);
     for (uint32_t i = 0; i < d->n_row && st == FG_OK; i++) {

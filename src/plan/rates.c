@@ -304,6 +304,7 @@ fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err)
     }
     fg_kernels_init(&m.k, flags);
     fg_status st = fg_team_create(&m.team, o->n_thread, true, err);
+    if (st == FG_OK) fg_team_attach(m.team);
     if (st == FG_OK) st = measure(&m, r, err);
     fg_mem_free(m.x.f);
     fg_mem_free(m.x.q);

@@ -4,9 +4,13 @@
  * Waiters spin on the generation for about 20 us (a step of a small model), then sleep on it with
  * futex.  When there are more workers than CPUs, spinning only keeps the others from running, so
  * they sleep at once.
+ *
+ * What is taken of a node's items is one counter: those taken from the front, by its own workers, in
+ * the lower half, and those taken from the back, by others, in the upper.
  */
 #include "src/sys/team.h"
 
+#include <assert.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,21 +25,31 @@
 
 enum { SPIN_ROUNDS = 4000 }; /* pause instructions: 10 to 50 us on current CPUs */
 
+typedef struct counter {
+    _Alignas(FG_CACHE_LINE) atomic_ullong taken; /* since the last barrier */
+} counter;
+
 struct fg_team {
     _Alignas(FG_CACHE_LINE) atomic_uint arrived;
     _Alignas(FG_CACHE_LINE) atomic_uint generation; /* futex word */
     atomic_uint sleepers;
-    _Alignas(FG_CACHE_LINE) atomic_ullong taken; /* items given out since the last barrier */
     _Alignas(FG_CACHE_LINE) uint32_t n;
+    uint32_t n_run; /* workers of this run */
     uint32_t spin_rounds;
+    uint32_t n_node;
     fg_topo *topo; /* NULL: not pinned */
-    bool *bound;   /* [n] worker i has bound itself; never worker 0 */
+    fg_place *place;
+    counter *counters;            /* [n_node]; items of no node: [0] */
+    uint32_t n_here[FG_MAX_NODE]; /* workers of this run on each node */
+    bool owner_bound;             /* the thread that runs is attached to some team */
+    bool attached;
+    pthread_t attached_by;
     void (*fn)(fg_worker *w, void *arg);
     void *arg;
 #if !FG_OPENMP
     pthread_t *threads; /* [n - 1], workers 1 .. n-1 */
     uint32_t n_started;
-    pthread_mutex_t lock; /* protects run_no and stop */
+    pthread_mutex_t lock; /* protects run_no, n_run and stop */
     pthread_cond_t wake;
     uint64_t run_no;
     bool stop;
@@ -61,17 +75,26 @@ static void futex_wake_all(atomic_uint *word)
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
 }
 
+/* Nothing is taken at the beginning of a step. */
+static void reset_counters(fg_team *t)
+{
+    for (uint32_t k = 0; k < t->n_node; k++) {
+        atomic_store_explicit(&t->counters[k].taken, 0, memory_order_relaxed);
+    }
+}
+
 void fg_worker_sync(fg_worker *w)
 {
     fg_team *t = w->team;
-    if (t->n == 1) {
-        atomic_store_explicit(&t->taken, 0, memory_order_relaxed);
+    w->rest.begin = w->rest.end = 0;
+    if (w->n == 1) {
+        reset_counters(t);
         return;
     }
     const unsigned gen = atomic_load_explicit(&t->generation, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == w->n) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&t->taken, 0, memory_order_relaxed);
+        reset_counters(t);
         /* seq_cst: either this thread sees the sleeper, or the sleeper's futex sees the change */
         atomic_store(&t->generation, gen + 1);
         if (atomic_load(&t->sleepers) != 0) futex_wake_all(&t->generation);
@@ -86,6 +109,8 @@ void fg_worker_sync(fg_worker *w)
     atomic_fetch_sub(&t->sleepers, 1);
 }
 
+/* ---- sharing out ---- */
+
 void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
 {
     const uint64_t each = n / w->n, more = n % w->n, i = w->idx;
@@ -93,9 +118,9 @@ void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *
     *end = *begin + each + (i < more ? 1 : 0);
 }
 
-bool fg_worker_take(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
+bool fg_worker_take_items(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
 {
-    atomic_ullong *taken = &w->team->taken;
+    atomic_ullong *taken = &w->team->counters[0].taken;
     unsigned long long at = atomic_load_explicit(taken, memory_order_relaxed), part;
     do {
         if (at >= n) return false;
@@ -108,18 +133,219 @@ bool fg_worker_take(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end)
     return true;
 }
 
+enum { BACK_SHIFT = 32 };
+#define FRONT_MASK 0xffffffffull
+
+static uint64_t items_of(const fg_work_list *l, uint32_t node)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < l->n_row; i++) {
+        n += l->row[i].share->begin[node + 1] - l->row[i].share->begin[node];
+    }
+    assert(n <= FRONT_MASK);
+    return n;
+}
+
+static uint64_t left_of(unsigned long long taken, uint64_t n)
+{
+    return n - (taken & FRONT_MASK) - (taken >> BACK_SHIFT);
+}
+
+/* From the front of a node's items; n_sharing: workers among whom what is left is split. */
+static bool take_front(fg_worker *w, const fg_work_list *l, uint32_t node, uint64_t n_sharing)
+{
+    atomic_ullong *taken = &w->team->counters[node].taken;
+    const uint64_t n = items_of(l, node);
+    unsigned long long at = atomic_load_explicit(taken, memory_order_relaxed);
+    uint64_t part;
+    do {
+        const uint64_t left = left_of(at, n);
+        if (left == 0) return false;
+        part = left / (2 * n_sharing);
+        if (part < 1) part = 1;
+    } while (!atomic_compare_exchange_weak_explicit(taken, &at, at + part, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    w->rest.node = node;
+    w->rest.begin = at & FRONT_MASK;
+    w->rest.end = w->rest.begin + part;
+    return true;
+}
+
+/* Items at the back that others may still take: of the last eighth, and not taken. */
+static uint64_t open_to_others(unsigned long long taken, uint64_t n)
+{
+    const uint64_t eighth = n / 8 - (taken >> BACK_SHIFT), left = left_of(taken, n);
+    return left < eighth ? left : eighth;
+}
+
+static bool take_back(fg_worker *w, const fg_work_list *l, uint32_t node)
+{
+    atomic_ullong *taken = &w->team->counters[node].taken;
+    const uint64_t n = items_of(l, node);
+    unsigned long long at = atomic_load_explicit(taken, memory_order_relaxed);
+    uint64_t part;
+    do {
+        const uint64_t open = open_to_others(at, n);
+        if (open == 0) return false;
+        part = open / (2 * (uint64_t)w->n);
+        if (part < 1) part = 1;
+    } while (!atomic_compare_exchange_weak_explicit(taken, &at, at + (part << BACK_SHIFT),
+                                                    memory_order_relaxed, memory_order_relaxed));
+    w->rest.node = node;
+    w->rest.end = n - (at >> BACK_SHIFT);
+    w->rest.begin = w->rest.end - part;
+    return true;
+}
+
+/* The node with most left among those without a worker in this run, or among the others with
+ * something for us; UINT32_MAX when there is none. */
+static uint32_t most_left(const fg_worker *w, const fg_work_list *l, bool manned)
+{
+    const fg_team *t = w->team;
+    uint32_t best = UINT32_MAX;
+    uint64_t most = 0;
+    for (uint32_t k = 0; k < t->n_node; k++) {
+        if (k == w->node || (t->n_here[k] != 0) != manned) continue;
+        const unsigned long long at =
+            atomic_load_explicit(&t->counters[k].taken, memory_order_relaxed);
+        const uint64_t n = items_of(l, k), left = left_of(at, n);
+        if (left <= most || (manned && open_to_others(at, n) == 0)) continue;
+        most = left;
+        best = k;
+    }
+    return best;
+}
+
+static bool take_elsewhere(fg_worker *w, const fg_work_list *l)
+{
+    uint32_t k;
+    while ((k = most_left(w, l, false)) != UINT32_MAX) {
+        if (take_front(w, l, k, w->n)) return true;
+    }
+    while (!l->strict && (k = most_left(w, l, true)) != UINT32_MAX) {
+        if (take_back(w, l, k)) return true;
+    }
+    return false;
+}
+
+bool fg_worker_take(fg_worker *w, const fg_work_list *l, fg_work_piece *out)
+{
+    if (w->rest.begin == w->rest.end && !take_front(w, l, w->node, w->n_in_node) &&
+        !(w->team->n_node > 1 && take_elsewhere(w, l))) {
+        return false;
+    }
+    uint64_t first = 0; /* number, among the node's items, of the row's first */
+    for (size_t i = 0;; i++) {
+        const uint64_t *own = &l->row[i].share->begin[w->rest.node];
+        const uint64_t n = own[1] - own[0];
+        if (w->rest.begin < first + n) {
+            const uint64_t last = w->rest.end < first + n ? w->rest.end : first + n;
+            *out = (fg_work_piece){i, own[0] + w->rest.begin - first, own[0] + last - first,
+                                   w->rest.node};
+            w->rest.begin = last;
+            return true;
+        }
+        first += n;
+    }
+}
+
+/* ---- binding ---- */
+
+/* Where a thread has been bound by a team. */
+typedef struct post {
+    enum { AS_IT_CAME, FREE, ON_CORE, ON_NODES } kind;
+    uint64_t at; /* core, or nodes */
+} post;
+
+/* The backend may give several teams the same threads, and replace a team's, so that each thread knows
+ * for itself. */
+static _Thread_local post here;
+
+static void bind_to(const fg_team *t, post p)
+{
+    /* refused: runs unpinned, only slower */
+    switch (p.kind) {
+    case AS_IT_CAME: break;
+    case FREE: fg_binding_clear(); break;
+    case ON_CORE: (void)fg_topo_bind_self(t->topo, (uint32_t)p.at); break;
+    case ON_NODES: (void)fg_topo_bind_self_to_nodes(t->topo, p.at); break;
+    }
+}
+
+static post post_of(const fg_team *t, uint32_t idx)
+{
+    const fg_seat *s = &t->place->seat[idx];
+    if (t->topo == NULL) return (post){FREE, 0};
+    if (s->alone) return (post){ON_CORE, s->core};
+    return (post){ON_NODES, t->place->node[s->node].real};
+}
+
+/* A worker that no team has bound is left as it came where it need not be on a core, unless it was
+ * started by a bound thread, whose binding it then has. */
+static void take_post(const fg_team *t, uint32_t idx)
+{
+    const post p = post_of(t, idx);
+    if (p.kind == here.kind && p.at == here.at) return;
+    if (p.kind == FREE && here.kind == AS_IT_CAME && !t->owner_bound) return;
+    bind_to(t, p);
+    here = p;
+}
+
+/* Of a thread that is attached: to how many teams, and how it was bound before the first. */
+static _Thread_local uint32_t n_attached;
+static _Thread_local fg_binding *before;
+
+void fg_team_attach(fg_team *t)
+{
+    if (t == NULL || t->topo == NULL || t->attached) return;
+    if (n_attached++ == 0) before = fg_binding_save();
+    bind_to(t, post_of(t, 0));
+    t->attached = true;
+    t->attached_by = pthread_self();
+}
+
+void fg_team_detach(fg_team *t)
+{
+    if (t == NULL || !t->attached || !pthread_equal(t->attached_by, pthread_self())) return;
+    t->attached = false;
+    if (--n_attached != 0) return;
+    fg_binding_restore(before);
+    before = NULL;
+}
+
+/* ---- running ---- */
+
 static void work(fg_team *t, uint32_t idx)
 {
-    /* Worker 0 is the caller's thread, which is not ours to bind: another team may count its cores,
-     * and binding and releasing it for every token cost more than it gained.  With the others in
-     * their places the scheduler has one core left for it. */
-    if (t->topo != NULL && idx != 0 && !t->bound[idx]) {
-        (void)fg_topo_bind_self(t->topo, idx); /* refused: runs unpinned, only slower */
-        t->bound[idx] = true;
-    }
-    fg_worker w = {t, idx, t->n};
+    if (idx >= t->n_run) return;
+    if (idx != 0) take_post(t, idx); /* worker 0 is the caller: fg_team_attach */
+    const fg_seat *s = &t->place->seat[idx];
+    fg_worker w = {.team = t,
+                   .idx = idx,
+                   .n = t->n_run,
+                   .node = s->node,
+                   .idx_in_node = s->idx_in_node,
+                   .n_in_node = t->n_here[s->node]};
     t->fn(&w, t->arg);
     fg_worker_sync(&w); /* the end of the run; starts the next one with nothing taken */
+}
+
+/* What a run is; before any worker wakes. */
+static void set_run(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    assert(n >= 1 && n <= t->n);
+    t->fn = fn;
+    t->arg = arg;
+    t->owner_bound = n_attached != 0;
+    if (n == t->n_run) return;
+    t->n_run = n;
+    for (uint32_t k = 0; k < t->n_node; k++) t->n_here[k] = 0;
+    for (uint32_t i = 0; i < n; i++) t->n_here[t->place->seat[i].node]++;
+}
+
+void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    fg_team_run_n(t, t->n, fn, arg);
 }
 
 #if FG_OPENMP
@@ -145,10 +371,10 @@ static void stop(fg_team *t)
     (void)t;
 }
 
-void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
+/* Always all threads: libgomp would end those that a smaller region leaves out. */
+void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
 {
-    t->fn = fn;
-    t->arg = arg;
+    set_run(t, n, fn, arg);
 #pragma omp parallel num_threads((int)t->n)
     work(t, (uint32_t)omp_get_thread_num());
 }
@@ -173,7 +399,9 @@ static void *thread_main(void *p)
     uint64_t seen = 0;
     for (;;) {
         (void)pthread_mutex_lock(&t->lock);
-        while (t->run_no == seen && !t->stop) (void)pthread_cond_wait(&t->wake, &t->lock);
+        while ((t->run_no == seen || a.idx >= t->n_run) && !t->stop) {
+            (void)pthread_cond_wait(&t->wake, &t->lock);
+        }
         seen = t->run_no;
         const bool leave = t->stop;
         (void)pthread_mutex_unlock(&t->lock);
@@ -214,11 +442,10 @@ static void stop(fg_team *t)
     fg_mem_free(t->threads);
 }
 
-void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
+void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
 {
     (void)pthread_mutex_lock(&t->lock);
-    t->fn = fn;
-    t->arg = arg;
+    set_run(t, n, fn, arg);
     t->run_no++;
     (void)pthread_cond_broadcast(&t->wake);
     (void)pthread_mutex_unlock(&t->lock);
@@ -232,28 +459,37 @@ const char *fg_team_backend(void)
 
 #endif
 
-fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err)
+static fg_status seat_workers(fg_team *t, uint32_t pretend_nodes, fg_err *err)
+{
+    const fg_place_opts o = {.n_worker = t->n, .pretend_nodes = pretend_nodes};
+    FG_TRY(fg_place_make(&t->place, t->topo, &o, err));
+    t->n_node = t->place->n_node;
+    t->counters = fg_mem_zalloc_array(t->n_node, sizeof *t->counters);
+    return t->counters != NULL ? FG_OK : fg_fail_nomem(err, "thread team");
+}
+
+fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
 {
     *out = NULL;
-    if (n_thread > FG_MAX_THREAD) {
-        return fg_fail(err, FG_ELIMIT, "threads: %u, expected at most %d", n_thread, FG_MAX_THREAD);
+    if (o->n_thread > FG_MAX_THREAD) {
+        return fg_fail(err, FG_ELIMIT, "threads: %u, expected at most %d", o->n_thread,
+                       FG_MAX_THREAD);
     }
     fg_team *t = fg_mem_zalloc(sizeof *t);
     if (t == NULL) return fg_fail_nomem(err, "thread team");
     const uint32_t budget = fg_cpu_budget();
-    t->topo = pin || n_thread == 0 ? fg_topo_create() : NULL;
+    t->topo = o->pin || o->n_thread == 0 ? fg_topo_create() : NULL;
     uint32_t cores = t->topo == NULL ? budget : fg_topo_n_core(t->topo);
     if (cores > budget) cores = budget;
-    t->n = n_thread == 0 ? cores : n_thread;
-    /* Pinning more workers than cores would stack them; pinning fewer would put the workers of two
-     * processes on the same cores while others idle. */
-    if (t->topo != NULL && (!pin || t->n != fg_topo_n_core(t->topo))) {
+    t->n = o->n_thread == 0 ? cores : o->n_thread;
+    if (t->n > FG_MAX_THREAD) t->n = FG_MAX_THREAD;
+    if (!o->pin) {
         fg_topo_destroy(t->topo);
         t->topo = NULL;
     }
     t->spin_rounds = t->n <= budget ? SPIN_ROUNDS : 0;
-    t->bound = fg_mem_zalloc_array(t->n, sizeof *t->bound);
-    fg_status st = t->bound == NULL ? fg_fail_nomem(err, "thread team") : start(t, err);
+    fg_status st = start(t, err); /* says how many there are, if fewer */
+    if (st == FG_OK) st = seat_workers(t, o->pretend_nodes, err);
     if (st != FG_OK) {
         fg_team_destroy(&t);
         return st;
@@ -262,12 +498,20 @@ fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err
     return FG_OK;
 }
 
+fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err)
+{
+    const fg_team_opts o = {.n_thread = n_thread, .pin = pin};
+    return fg_team_create_with(out, &o, err);
+}
+
 void fg_team_destroy(fg_team **t)
 {
     if (*t == NULL) return;
-    if ((*t)->bound != NULL) stop(*t);
+    fg_team_detach(*t);
+    stop(*t);
+    fg_place_destroy(&(*t)->place);
     fg_topo_destroy((*t)->topo);
-    fg_mem_free((*t)->bound);
+    fg_mem_free((*t)->counters);
     fg_mem_free(*t);
     *t = NULL;
 }
@@ -275,4 +519,9 @@ void fg_team_destroy(fg_team **t)
 uint32_t fg_team_size(const fg_team *t)
 {
     return t->n;
+}
+
+const fg_place *fg_team_place(const fg_team *t)
+{
+    return t->place;
 }

@@ -1,28 +1,65 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the machine is made of, read once through hwloc (the only file that includes hwloc.h):
- * the physical cores this process may use, and binding of a thread to one of them.
+ * What the machine is made of, as hwloc says (the only file that includes hwloc.h): the physical
+ * cores this process may use, the NUMA nodes they belong to, and binding of threads and memory to
+ * them.  Which work goes where is not decided here but in place.h.
+ *
+ * The process's CPUs are read once, before anything of ours binds a thread, so that a bound caller
+ * sees the same cores as a free one.
  */
 #ifndef FG_SRC_SYS_TOPO_H
 #define FG_SRC_SYS_TOPO_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "src/base/status.h"
+
+enum { FG_MAX_NODE = 64 }; /* a set of nodes is a uint64_t, bit i for node i */
 
 typedef struct fg_topo fg_topo;
 
-/* NULL when out of memory or when hwloc cannot read the machine; callers then run unpinned. */
+/* This machine.  NULL when out of memory or when hwloc cannot read it, or finds more than
+ * FG_MAX_NODE nodes; callers then run unpinned. */
 fg_topo *fg_topo_create(void);
+/* Any machine: `source` is an hwloc XML file or a synthetic description ("node:2 core:8 pu:1").
+ * cpus: the CPUs that may be used, as "0-3,8"; NULL: all.  Nothing can be bound to such a machine.
+ * Errors: FG_EINVAL, FG_ELIMIT, FG_ENOMEM. */
+fg_status fg_topo_create_from(fg_topo **out, const char *source, const char *cpus, fg_err *err);
 void fg_topo_destroy(fg_topo *t); /* accepts NULL */
 
-/* Physical cores allowed by affinity and cpuset; at least 1. */
+/* Physical cores allowed by affinity and cpuset (CPUs where cores are not known); at least 1. */
 uint32_t fg_topo_n_core(const fg_topo *t);
 
-/* NUMA nodes that have one of these cores; at least 1. */
+/* NUMA nodes that have one of these cores; at least 1.  They are numbered in hwloc's order. */
 uint32_t fg_topo_n_node(const fg_topo *t);
 
-/* Binds the calling thread to core i % n_core.  False when the system refuses. */
+/* The node of a core, < n_node.  Where several nodes serve a core, the first. */
+uint32_t fg_topo_node_of(const fg_topo *t, uint32_t core);
+
+/* The node with this number in the system; UINT32_MAX when it has no core of ours. */
+uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx);
+
+/* Binds the calling thread to core i, or to all cores of a set of nodes.  False when the system
+ * refuses or the topology is not this machine's. */
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i);
+bool fg_topo_bind_self_to_nodes(const fg_topo *t, uint64_t nodes);
+
+/* Memory p[bytes] (whole pages) is to come from these nodes; pages that are there already stay where
+ * they are.  A node that is full gives way to others, which an audit shows, rather than to the kernel
+ * ending the process.  FG_ENOTSUP when the topology is not this machine's, FG_EIO when the system
+ * refuses. */
+fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t bytes, fg_err *err);
+
+/* The CPUs that the calling thread is bound to, to be given back; NULL when unknown. */
+typedef struct fg_binding fg_binding;
+fg_binding *fg_binding_save(void);
+void fg_binding_restore(fg_binding *b); /* of the calling thread; frees b; accepts NULL */
+
+/* Lets the calling thread run on all CPUs of the process: threads inherit the binding of the one that
+ * starts them. */
+void fg_binding_clear(void);
 
 /* CPUs this process may use by affinity mask and by the cgroup quota (cpu.max, rounded up),
  * whichever is less; at least 1.  Needs no topology. */

@@ -62,8 +62,13 @@ static void rig_close(rig *r)
 
 static fg_reply_opts opts_of(rig *r)
 {
-    return (fg_reply_opts){
-        .sampler = r->sampler, .t = r->t, .n_max = N_MAX, .emit = emit, .poll = poll, .ctx = r};
+    fg_reply_opts o = fg_reply_opts_default();
+    o.sampler = r->sampler;
+    o.n_max = N_MAX;
+    o.emit = emit;
+    o.poll = poll;
+    o.ctx = r;
+    return o;
 }
 
 /* Greedy ids by hand. */

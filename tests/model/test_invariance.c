@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The same file and tokens give the same logits, bit for bit: for any thread count, CPU level,
- * batch size and split of the prompt.  One golden hash of the nano q4 file's logits is asserted for
+ * number of NUMA nodes, batch size and split of the prompt.  One golden hash of the nano q4 file's logits is asserted for
  * every level, so that a silent change of the numerics is seen, and so that other machines can be
  * compared with this one.
  */
@@ -12,6 +12,7 @@
 #include "src/base/hash.h"
 #include "src/base/rng.h"
 #include "src/sys/cpu.h"
+#include "src/sys/topo.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 #include "src/engine/session.h"
@@ -34,11 +35,9 @@ static void prompt(uint32_t *ids, size_t n, uint32_t n_vocab)
     for (size_t i = 0; i < n; i++) ids[i] = (uint32_t)(fg_rng_u64(&r) % n_vocab);
 }
 
-/* Hash of all logits; step: tokens a call (0: all at once). */
-static uint64_t hash_kv(const char *src, const char *type, uint32_t n_thread, const char *cpu,
-                        uint32_t n_batch, size_t step, size_t n, fg_kv_choice kv)
+/* Hash of all logits; step: tokens a call (0: all at once).  Closes the engine. */
+static uint64_t hash_of(fg_engine *e, uint32_t n_batch, size_t step, size_t n, fg_kv_choice kv)
 {
-    fg_engine *e = model_open(src, type, n_thread, cpu);
     fg_session *s = e == NULL ? NULL : model_session_kv(e, n, n_batch, kv);
     if (s == NULL) return 0;
     const size_t n_vocab = fg_engine_shape(e)->n_vocab;
@@ -51,6 +50,12 @@ static uint64_t hash_kv(const char *src, const char *type, uint32_t n_thread, co
     fg_session_destroy(&s);
     fg_engine_close(&e);
     return h;
+}
+
+static uint64_t hash_kv(const char *src, const char *type, uint32_t n_thread, const char *cpu,
+                        uint32_t n_batch, size_t step, size_t n, fg_kv_choice kv)
+{
+    return hash_of(model_open(src, type, n_thread, cpu), n_batch, step, n, kv);
 }
 
 static uint64_t hash(const char *src, const char *type, uint32_t n_thread, const char *cpu,
@@ -144,6 +149,76 @@ FG_TEST(golden_hash)
     const uint64_t h = hash(NANO_DIR, "q4", 2, NULL, 512, 0, 300);
     printf("  nano q4: %016llx\n", (unsigned long long)h);
     CHECK_U64(h, golden_q4);
+}
+
+/* ---- nodes ---- */
+
+static uint64_t hash_nodes(const char *type, uint32_t n_thread, uint32_t nodes, size_t step,
+                           size_t n)
+{
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e;
+    fg_err err = {0};
+    const char *path = model_file(NANO_DIR, type);
+    o.n_thread = n_thread;
+    o.pretend_nodes = nodes;
+    if (path == NULL) return 0;
+    if (fg_engine_open(&e, path, &o, &err) == FG_OK) {
+        return hash_of(e, 512, step, n, FG_KV_CHOICE_AUTO);
+    }
+    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return 0;
+}
+
+/* Nodes of n that own panels of a matrix. */
+static uint32_t n_owner(const fg_tensor *t, uint32_t n)
+{
+    uint32_t owners = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        uint64_t begin, end;
+        fg_panel_split(fg_n_panel(t->n_row), fg_panel_group(t->panel_stride), n, k, &begin, &end);
+        owners += begin < end;
+    }
+    return owners;
+}
+
+/* At bf16 a panel of nano is whole pages: each of 16 nodes owns a part of these, so that the tests
+ * below are about something. */
+FG_TEST(nodes_own_parts)
+{
+    const char *path = model_file(NANO_DIR, "bf16");
+    fg_err err = {0};
+    fg_model_file *f;
+    REQUIRE(path != NULL && fg_model_file_open(&f, path, &err) == FG_OK);
+    const fg_tensor *head = fg_model_file_find(f, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
+    const fg_tensor *out = fg_model_file_find(f, FG_ROLE_LIGHT_OUT, 0, FG_NO_LAYER);
+    CHECK_U64(n_owner(head, 16), 16);
+    CHECK_U64(n_owner(out, 16), 16);
+    CHECK_U64(n_owner(out, 1), 1);
+    fg_model_file_close(&f);
+    /* control: the engine takes the number of nodes */
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e;
+    o.pretend_nodes = FG_MAX_NODE + 1;
+    CHECK(fg_engine_open(&e, path, &o, &err) == FG_ELIMIT);
+}
+
+FG_TEST(golden_hash_on_any_number_of_nodes)
+{
+    for (uint32_t nodes = 1; nodes <= 16; nodes++) {
+        CHECK_U64(hash_nodes("q4", 1 + nodes % 3, nodes, 0, 300), golden_q4);
+    }
+}
+
+FG_TEST(nodes_and_threads)
+{
+    const uint64_t want = hash(NANO_DIR, "bf16", 1, NULL, 512, 0, 40);
+    CHECK(want != 0);
+    for (uint32_t nodes = 1; nodes <= 16; nodes++) {
+        for (uint32_t n_thread = 1; n_thread <= 3; n_thread++) {
+            CHECK_U64(hash_nodes("bf16", n_thread, nodes, n_thread == 2 ? 1 : 0, 40), want);
+        }
+    }
 }
 
 FG_TEST(hash_sees_a_difference) /* negative control */

@@ -208,8 +208,8 @@ FG_TEST(the_same_seed_gives_this_sequence)
     static const uint32_t want[3][6] = {{941, 2706, 292, 3759, 2289, 3423},
                                         {2956, 3622, 748, 4329, 564, 4002},
                                         {380, 1887, 3412, 4619, 4979, 3809}};
-    const fg_sampler_opts options[3] = {
-        {1.0, 0, 0.95, 0, 42}, {0.8, 50, 0.9, 0.02, 42}, {1.0, 0, 1, 0, 42}};
+    const fg_sampler_opts options[3] = {OPTS(1.0, 0, 0.95, 0, 42), OPTS(0.8, 50, 0.9, 0.02, 42),
+                                        OPTS(1.0, 0, 1, 0, 42)};
     for (int k = 0; k < 3; k++) {
         const fg_sampler_opts *o = &options[k];
         fg_sampler *s = make(o->temp, o->top_k, o->top_p, o->min_p, o->seed, N, NULL);

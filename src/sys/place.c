@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/sys/place.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "src/base/mem.h"
+
+/* ---- seats ---- */
+
+/* A core of a node; rank: its number there. */
+typedef struct slot {
+    uint32_t node, rank, core;
+} slot;
+
+static int by_rank(const void *a, const void *b)
+{
+    const slot *x = a, *y = b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    return (x->node > y->node) - (x->node < y->node);
+}
+
+/* What a topology says, also where there is none. */
+static uint32_t n_core_of(const fg_topo *t)
+{
+    return t == NULL ? 1 : fg_topo_n_core(t);
+}
+
+static uint32_t n_real_of(const fg_topo *t)
+{
+    return t == NULL ? 1 : fg_topo_n_node(t);
+}
+
+static uint32_t real_of(const fg_topo *t, uint32_t core)
+{
+    return t == NULL ? 0 : fg_topo_node_of(t, core);
+}
+
+/* With more nodes than real ones, those numbered r, r + n_real, ... lie in real node r and are dealt
+ * its cores; with fewer, real nodes are put together. */
+static size_t deal_cores(fg_place *p, slot *out)
+{
+    const uint32_t n_core = n_core_of(p->topo), n_real = n_real_of(p->topo), n = p->n_node;
+    uint32_t dealt[FG_MAX_NODE] = {0}; /* cores of each real node */
+    size_t n_slot = 0;
+    for (uint32_t c = 0; c < n_core; c++) {
+        const uint32_t r = real_of(p->topo, c);
+        const uint32_t inside = n < n_real ? 1 : (n - r + n_real - 1) / n_real;
+        const uint32_t k = n < n_real ? r % n : r + dealt[r]++ % inside * n_real;
+        p->node[k].real |= (uint64_t)1 << r;
+        out[n_slot++] = (slot){k, p->node[k].n_core++, c};
+    }
+    for (uint32_t k = 0; k < n; k++) { /* more nodes than cores: they share */
+        if (p->node[k].n_core != 0) continue;
+        const uint32_t r = k % n_real;
+        uint32_t skip = k / n_real % dealt[r], c = 0;
+        while (real_of(p->topo, c) != r || skip-- > 0) c++;
+        p->node[k].real = (uint64_t)1 << r;
+        out[n_slot++] = (slot){k, p->node[k].n_core++, c};
+    }
+    return n_slot;
+}
+
+static fg_status deal_seats(fg_place *p, fg_err *err)
+{
+    slot *slots = fg_mem_zalloc_array((size_t)n_core_of(p->topo) + p->n_node, sizeof *slots);
+    if (slots == NULL) return fg_fail_nomem(err, "placement");
+    const size_t n_slot = deal_cores(p, slots);
+    qsort(slots, n_slot, sizeof *slots, by_rank);
+    for (uint32_t i = 0; i < p->n_worker; i++) {
+        const slot *s = &slots[i % n_slot];
+        p->seat[i] = (fg_seat){s->node, p->node[s->node].n_worker++, s->core, false};
+    }
+    for (uint32_t i = 0; i < p->n_worker; i++) {
+        const fg_place_node *node = &p->node[p->seat[i].node];
+        p->seat[i].alone = node->n_worker == node->n_core;
+    }
+    fg_mem_free(slots);
+    return FG_OK;
+}
+
+static fg_status weigh(fg_place *p, const fg_place_opts *o, fg_err *err)
+{
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        fg_place_node *node = &p->node[k];
+        node->weight = o->weight != NULL ? o->weight[k] : o->pretend_nodes != 0 ? 1 : node->n_core;
+        if (node->weight > FG_MAX_NODE_WEIGHT) {
+            return fg_fail(err, FG_EINVAL, "node %u: weight %u, expected at most %d", k,
+                           node->weight, FG_MAX_NODE_WEIGHT);
+        }
+        p->weight += node->weight;
+    }
+    if (p->weight != 0) return FG_OK;
+    return fg_fail(err, FG_EINVAL, "nodes: all of weight 0, expected one that owns something");
+}
+
+fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err)
+{
+    *out = NULL;
+    if (o->n_worker == 0) return fg_fail(err, FG_EINVAL, "workers: none, expected at least one");
+    if (o->pretend_nodes > FG_MAX_NODE) {
+        return fg_fail(err, FG_ELIMIT, "nodes: %u, expected at most %d", o->pretend_nodes,
+                       FG_MAX_NODE);
+    }
+    fg_place *p = fg_mem_zalloc(sizeof *p);
+    if (p == NULL) return fg_fail_nomem(err, "placement");
+    p->topo = t;
+    p->n_node = o->pretend_nodes != 0 ? o->pretend_nodes : n_real_of(t);
+    p->n_worker = o->n_worker;
+    p->seat = fg_mem_zalloc_array(p->n_worker, sizeof *p->seat);
+    fg_status st = p->seat == NULL ? fg_fail_nomem(err, "placement") : deal_seats(p, err);
+    if (st == FG_OK) st = weigh(p, o, err);
+    if (st == FG_OK) {
+        *out = p;
+    } else {
+        fg_place_destroy(&p);
+    }
+    return st;
+}
+
+void fg_place_destroy(fg_place **p)
+{
+    if (*p == NULL) return;
+    fg_mem_free((*p)->seat);
+    fg_mem_free(*p);
+    *p = NULL;
+}
+
+/* ---- shares ---- */
+
+/* Hands out the `left` groups that rounding down has not (fewer than nodes); rest: remainders. */
+static void give_rest(uint64_t *groups, uint64_t *rest, uint32_t n_node, uint64_t left,
+                      uint32_t turn)
+{
+    for (; left > 0; left--) {
+        uint32_t best = turn;
+        for (uint32_t i = 1; i < n_node; i++) {
+            const uint32_t k = (turn + i) % n_node;
+            if (rest[k] > rest[best]) best = k;
+        }
+        groups[best]++;
+        rest[best] = 0;
+    }
+}
+
+void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
+                            fg_share *out)
+{
+    const uint64_t n_group = n / group + (n % group != 0);
+    uint64_t groups[FG_MAX_NODE], rest[FG_MAX_NODE], left = n_group, at = 0;
+    out->begin[0] = 0;
+    out->begin[1] = n;
+    if (p->n_node == 1) return;
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        /* floor(n_group * w / weight), without a product that overflows */
+        const uint64_t w = p->node[k].weight, more = n_group % p->weight * w;
+        groups[k] = n_group / p->weight * w + more / p->weight;
+        rest[k] = more % p->weight;
+        left -= groups[k];
+    }
+    give_rest(groups, rest, p->n_node, left, *turn);
+    *turn = (uint32_t)((*turn + left) % p->n_node);
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        at += groups[k];
+        out->begin[k + 1] = at == n_group ? n : at * group;
+    }
+}
+
+void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out)
+{
+    uint32_t turn = 0;
+    fg_place_share_in_turn(p, n, group, &turn, out);
+}
+
+/* ---- memory ---- */
+
+static uint64_t page_bytes(void)
+{
+    const long n = sysconf(_SC_PAGESIZE);
+    return n > 0 ? (uint64_t)n : FG_PAGE_BYTES;
+}
+
+fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n, fg_err *err)
+{
+    const uint64_t page = page_bytes();
+    if (p->topo == NULL) {
+        return fg_fail(err, FG_ENOTSUP, "memory: no topology, expected one to bind it by");
+    }
+    if ((uintptr_t)base % page != 0) {
+        return fg_fail(err, FG_EINVAL, "memory: begins inside a page, expected whole pages");
+    }
+    for (size_t i = 0; i < n; i++) {
+        const fg_owned *r = &range[i];
+        if (r->begin % page != 0 || r->end % page != 0 || r->end < r->begin ||
+            r->node >= p->n_node) {
+            return fg_fail(err, FG_EINVAL,
+                           "memory: bytes %llu to %llu for node %u, expected whole pages of %llu "
+                           "and a node below %u",
+                           (unsigned long long)r->begin, (unsigned long long)r->end, r->node,
+                           (unsigned long long)page, p->n_node);
+        }
+        if (r->begin == r->end) continue;
+        FG_TRY(fg_topo_bind_memory(p->topo, p->node[r->node].real, (uint8_t *)base + r->begin,
+                                   (size_t)(r->end - r->begin), err));
+    }
+    return FG_OK;
+}
+
+enum { AUDIT_PAGES = 512 }; /* a call */
+
+fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
+                         fg_err *err)
+{
+    const uint64_t page = page_bytes(), n = bytes / page + (bytes % page != 0);
+    const void *at[AUDIT_PAGES];
+    int node[AUDIT_PAGES];
+    *out = (fg_audit){.n_page = n};
+    if ((uintptr_t)base % page != 0) {
+        return fg_fail(err, FG_EINVAL, "memory: begins inside a page, expected whole pages");
+    }
+    for (uint64_t first = 0; first < n; first += AUDIT_PAGES) {
+        const size_t m = n - first < AUDIT_PAGES ? (size_t)(n - first) : AUDIT_PAGES;
+        for (size_t i = 0; i < m; i++) at[i] = (const uint8_t *)base + (first + i) * page;
+        /* without target nodes it only tells */
+        if (syscall(SYS_move_pages, 0, (unsigned long)m, at, NULL, node, 0) != 0) {
+            return fg_fail(err, errno == ENOSYS ? FG_ENOTSUP : FG_EIO,
+                           "memory: nodes of pages: %s, expected the system to tell",
+                           strerror(errno));
+        }
+        for (size_t i = 0; i < m; i++) {
+            uint32_t k = UINT32_MAX;
+            if (node[i] >= 0 && p->topo != NULL) k = fg_topo_node_at(p->topo, (uint32_t)node[i]);
+            out->absent += node[i] < 0;
+            out->elsewhere += node[i] >= 0 && k == UINT32_MAX;
+            if (k != UINT32_MAX) out->on_node[k]++;
+        }
+    }
+    return FG_OK;
+}

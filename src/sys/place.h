@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Placement: which node owns which part of a matrix, and which worker sits where.  fg_place_make and
+ * the shares are pure functions of a topology, counts and groups (never of a model's shape), so that
+ * machines nobody has can be tested; binding and auditing memory are the two acts.
+ *
+ * A share gives each node a run of items, a whole number of groups: with the group of FORMAT.md 7 no
+ * two nodes touch one page.  Shares follow the nodes' weights, not the number of workers, so that
+ * what a node owns is the same for every size of team.  They never change a result: work is split by
+ * output ranges.
+ */
+#ifndef FG_SRC_SYS_PLACE_H
+#define FG_SRC_SYS_PLACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/sys/topo.h"
+
+enum { FG_MAX_NODE_WEIGHT = 1 << 20 };
+
+typedef struct fg_place_opts {
+    uint32_t n_worker; /* at least 1 */
+    /* 0: the topology's nodes.  Else, for proofs on a machine of one node: so many (at most
+     * FG_MAX_NODE), to which the cores are dealt; where they are fewer, nodes share them. */
+    uint32_t pretend_nodes;
+    /* [nodes] what one can do next to the others, such as its bandwidth; 0: owns nothing.  NULL: its
+     * cores, or 1 each when the nodes are pretended. */
+    const uint32_t *weight;
+} fg_place_opts;
+
+typedef struct fg_place_node {
+    uint64_t real; /* nodes of the topology that its memory and cores belong to, as a set */
+    uint32_t weight, n_core, n_worker;
+} fg_place_node;
+
+/* Where a worker sits.  Workers are dealt round the nodes, one core of each in turn, so that the first
+ * m of them take equally from every node, for every m. */
+typedef struct fg_seat {
+    uint32_t node, idx_in_node;
+    uint32_t core; /* of the topology */
+    bool alone; /* the node has a core for each of its workers: bound to that, else to the node */
+} fg_seat;
+
+typedef struct fg_place {
+    const fg_topo *topo; /* borrowed; NULL: nothing is bound */
+    uint32_t n_node, n_worker;
+    uint64_t weight; /* of all nodes */
+    fg_place_node node[FG_MAX_NODE];
+    fg_seat *seat; /* [n_worker] */
+} fg_place;
+
+/* Without a topology (NULL): one core of one node.  Errors: FG_EINVAL, FG_ELIMIT, FG_ENOMEM. */
+fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err);
+void fg_place_destroy(fg_place **p); /* accepts NULL */
+
+/* Node k owns items begin[k] .. begin[k + 1] - 1; [n_node + 1] of it are set. */
+typedef struct fg_share {
+    uint64_t begin[FG_MAX_NODE + 1];
+} fg_share;
+
+/* What each node owns of n items; borders fall on multiples of group (> 0; FORMAT.md 7).  Each node
+ * gets what its weight comes to, rounded down; the groups that are left go to the largest remainders,
+ * ties to the first nodes.  With equal weights that is FORMAT.md's split. */
+void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out);
+/* The same for the matrices of a phase one after another, so that what is left goes round the nodes:
+ * ties go to the nodes from *turn on, which begins with 0 and is moved behind those served. */
+void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
+                            fg_share *out);
+
+/* Bytes begin .. end - 1 from a base, whole pages of the system, that belong to a node. */
+typedef struct fg_owned {
+    uint64_t begin, end;
+    uint32_t node;
+} fg_owned;
+
+/* Binds the ranges of a private mapping to their nodes; pages come when they are touched.  Errors:
+ * FG_EINVAL (not whole pages), FG_ENOTSUP (no topology, or not this machine's), FG_EIO. */
+fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n,
+                        fg_err *err);
+
+/* Where pages are; the nodes are the topology's, also when others are pretended. */
+typedef struct fg_audit {
+    uint64_t n_page;
+    uint64_t on_node[FG_MAX_NODE];
+    uint64_t elsewhere; /* on a node that has none of our cores */
+    uint64_t absent;    /* not in memory, or never written */
+} fg_audit;
+
+/* Asks the kernel for the node of each page of base[bytes] (base at the beginning of one).  Errors:
+ * FG_EINVAL, FG_ENOTSUP, FG_EIO. */
+fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
+                         fg_err *err);
+
+#endif
