@@ -84,9 +84,8 @@ fg_status fg_bench_create(fg_bench **out, fg_engine *e, fg_err *err)
     *out = NULL;
     fg_bench *b = fg_mem_zalloc(sizeof *b);
     if (b == NULL) return fg_fail_nomem(err, "bench");
-    bool missing;
     b->e = e;
-    (void)fg_cpu_level_parse(fg_engine_cpu(e), &b->cpu_flags, &missing); /* the engine has it */
+    b->cpu_flags = fg_engine_cpu_flags(e);
     fg_status st = fg_team_create(&b->team, fg_engine_n_thread(e), true, err);
     if (st == FG_OK) {
         st =

@@ -48,6 +48,16 @@ fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, cons
     return path == NULL ? NULL : model_open_file(path, n_thread, cpu);
 }
 
+fg_cpu_level model_level(const char *cpu)
+{
+    uint32_t i = cpu == NULL ? FG_CPU_LEVEL_AUTO : 0;
+    for (; cpu != NULL && i < FG_CPU_LEVEL_COUNT; i++) {
+        const char *name = fg_cpu_level_name((fg_cpu_level)i);
+        if (name != NULL && strcmp(name, cpu) == 0) break;
+    }
+    return (fg_cpu_level)i;
+}
+
 fg_engine *model_open_file(const char *path, uint32_t n_thread, const char *cpu)
 {
     fg_engine_opts o = fg_engine_opts_default();
@@ -55,11 +65,7 @@ fg_engine *model_open_file(const char *path, uint32_t n_thread, const char *cpu)
     fg_err err = {0};
     o.n_thread = n_thread;
     const char *level = getenv("FULGUR_TEST_CPU"); /* scripts/test.sh: a run for each level */
-    if (cpu != NULL) {
-        o.cpu = cpu;
-    } else if (level != NULL) {
-        o.cpu = level;
-    }
+    o.cpu = model_level(cpu != NULL ? cpu : level);
     if (fg_engine_open(&e, path, &o, &err) == FG_OK) return e;
     fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return NULL;

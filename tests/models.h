@@ -15,6 +15,9 @@ const char *model_file(const char *src, const char *type);
 /* Path of `src` converted with a built-in recipe and calibrated with `text`. */
 const char *model_file_calibrated(const char *src, const char *recipe, const char *text);
 
+/* The level of this name; NULL: auto; one that no build has when it names none. */
+fg_cpu_level model_level(const char *cpu);
+
 /* Opens a file; NULL with a test failure.  cpu NULL: auto. */
 fg_engine *model_open_file(const char *path, uint32_t n_thread, const char *cpu);
 

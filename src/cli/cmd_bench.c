@@ -389,7 +389,6 @@ static int run(int argc, char **argv)
                   .n_gen = 32,
                   .n_run = 5,
                   .eo = fg_engine_opts_default()};
-    const char *cache = NULL;
     const opt opts[] = {
         {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N", "tokens of a prefill; 0: none (512)"},
         {"n-predict", 'n', OPT_U32, &o.n_gen, 0, 65536, "N",
@@ -406,7 +405,7 @@ static int run(int argc, char **argv)
         {"commit", 0, OPT_STR, &o.commit, 0, 0, "TEXT", "for --csv: what was measured"},
         {"flags", 0, OPT_STR, &o.flags, 0, 0, "TEXT", "for --csv: how it was built"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "figures as JSON on stdout"},
-        CACHE_OPT(cache),
+        CACHE_OPT(o.kv),
         ENGINE_OPTS(o.eo),
         STREAM_OPTS(o.eo),
     };
@@ -415,7 +414,6 @@ static int run(int argc, char **argv)
                              1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_bench, "no operand, expected MODEL");
-    if (!parse_cache_type(&cmd_bench, cache, &o.kv)) return EXIT_USAGE;
     if (!parse_ctx(&o)) {
         return args_usage(&cmd_bench, "--ctx: %s, expected up to %d numbers with commas between",
                           o.ctx_list, MAX_CTX);

@@ -181,7 +181,6 @@ static int run(int argc, char **argv)
     const char *prompt = NULL, *style = "official", *model;
     k.gen.goes_on = true;
     k.gen.n_predict = 40000; /* M1's shorter thinking budget [reference minimax-m1 5.4] */
-    const char *cache = NULL;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "one question, then exit"},
         {"system", 0, OPT_STR, &k.system, 0, 0, "TEXT", "system text (default: none)"},
@@ -189,7 +188,7 @@ static int run(int argc, char **argv)
         {"hide-think", 0, OPT_FLAG, &k.hide_think, 0, 0, NULL, "print the answer only"},
         GEN_OPTS(k.gen),
         {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: 32768 at most)"},
-        CACHE_OPT(cache),
+        CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
     };
@@ -198,7 +197,6 @@ static int run(int argc, char **argv)
         args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_chat, "no operand, expected MODEL");
-    if (!parse_cache_type(&cmd_chat, cache, &so.kv)) return EXIT_USAGE;
     if (strcmp(style, "minimax-ai") == 0) {
         k.style = FG_CHAT_MINIMAX_AI;
     } else if (strcmp(style, "official") != 0) {

@@ -141,7 +141,6 @@ static int run(int argc, char **argv)
     fg_session_opts so = fg_session_opts_default();
     const char *ids_path = NULL, *out = NULL, *model;
     bool json = false;
-    const char *cache = NULL;
     uint32_t warm = 0;
     const opt opts[] = {
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
@@ -150,7 +149,7 @@ static int run(int argc, char **argv)
          "tokens evaluated together (512; --ram: for long texts what reads least)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
         {"warm", 0, OPT_U32, &warm, 0, 1e9, "N", "for --json: tokens not counted in its rates (0)"},
-        CACHE_OPT(cache),
+        CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
     };
@@ -161,7 +160,6 @@ static int run(int argc, char **argv)
     if (n < 1 || ids_path == NULL || out == NULL) {
         return args_usage(&cmd_logits, "incomplete, expected MODEL, --ids and --out");
     }
-    if (!parse_cache_type(&cmd_logits, cache, &so.kv)) return EXIT_USAGE;
     fg_err err = {0};
     fg_engine *e = NULL;
     fg_session *s = NULL;

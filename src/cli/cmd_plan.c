@@ -39,7 +39,8 @@ const command cmd_plan = {
 };
 
 typedef struct settings {
-    const char *source, *type, *recipe, *cpu;
+    const char *source, *type, *recipe;
+    fg_cpu_level cpu;
     double disk_gbs, bandwidth_gbs, gemm_gmacs; /* 0: measure */
     uint32_t n_thread, n_node;
     bool json;
@@ -307,7 +308,7 @@ static void print_text(const result *r)
     }
     printf("machine     %s, %u thread%s, %s\n", r->machine.cpu, r->rates.n_thread,
            r->rates.n_thread == 1 ? "" : "s",
-           r->o->cpu == NULL || strcmp(r->o->cpu, "auto") == 0 ? r->machine.level : r->o->cpu);
+           r->o->cpu == FG_CPU_LEVEL_AUTO ? r->machine.level : fg_cpu_level_name(r->o->cpu));
     print_rates(r);
     print_parts(r);
     print_memory(r);
@@ -396,7 +397,6 @@ static fg_status print_json(const result *r, fg_err *err)
 static int run(int argc, char **argv)
 {
     settings o = {.n_node = 1, .fo = fg_forecast_opts_default()};
-    const char *cache = NULL;
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE",
          "of a conversion: q4 (default), q5, q6, q8, bf16, f32"},
@@ -420,7 +420,7 @@ static int run(int argc, char **argv)
         {"recall", 0, OPT_F64, &o.fo.fit.recall, 0, 1, "X",
          "share of missing experts that reading ahead finds; see fulgur trace (0.7)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
-        CACHE_OPT(cache),
+        CACHE_OPT(o.fo.kv),
         ENGINE_OPTS(o),
     };
     int status;
@@ -428,7 +428,6 @@ static int run(int argc, char **argv)
                              1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_plan, "no operand, expected %s", cmd_plan.synopsis);
-    if (!parse_cache_type(&cmd_plan, cache, &o.fo.kv)) return EXIT_USAGE;
     fg_err err = {0};
     result r = {.o = &o};
     fg_status st = collect(&r, &err);

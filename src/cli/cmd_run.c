@@ -61,7 +61,6 @@ static int run(int argc, char **argv)
     gen_opts go = gen_opts_default();
     bool json = false;
     const char *prompt = NULL, *file = NULL, *model;
-    const char *cache = NULL;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "the text to continue"},
         {"file", 'f', OPT_STR, &file, 0, 0, "FILE", "read the text from FILE; - for stdin"},
@@ -71,7 +70,7 @@ static int run(int argc, char **argv)
          "markup tokens in TEXT count as such and are printed"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "text and figures as JSON at the end"},
         {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on behind the end token"},
-        CACHE_OPT(cache),
+        CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
     };
@@ -80,7 +79,6 @@ static int run(int argc, char **argv)
         args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
     if (n < 0) return status;
     if (n < 1) return args_usage(&cmd_run, "no operand, expected MODEL");
-    if (!parse_cache_type(&cmd_run, cache, &so.kv)) return EXIT_USAGE;
     if ((prompt == NULL) == (file == NULL)) {
         return args_usage(&cmd_run, "%s, expected one of -p and -f",
                           prompt == NULL ? "no text" : "both -p and -f");

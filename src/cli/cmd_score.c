@@ -211,7 +211,7 @@ static fg_status score(request *q, fg_engine *e, fg_engine *ref, fg_err *err)
 static int run(int argc, char **argv)
 {
     request q = {.eo = fg_engine_opts_default(), .so = {.window = 512}};
-    const char *operand[2], *cache = NULL;
+    const char *operand[2];
     const opt opts[] = {
         {"window", 'w', OPT_U32, &q.so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
         {"chunks", 0, OPT_U64, &q.so.max_window, 0, 1e15, "N", "windows at most (default: all)"},
@@ -220,7 +220,7 @@ static int run(int argc, char **argv)
         {"card", 0, OPT_FLAG, &q.card, 0, 0, NULL, "with --against: keep the figures in MODEL"},
         {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
         {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
-        CACHE_OPT(cache),
+        CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
@@ -229,7 +229,6 @@ static int run(int argc, char **argv)
         args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
     if (n < 0) return status;
     if (n < 2) return args_usage(&cmd_score, "%d operands, expected MODEL and TEXT_FILE", n);
-    if (!parse_cache_type(&cmd_score, cache, &q.so.kv)) return EXIT_USAGE;
     if (q.card && q.against == NULL) return args_usage(&cmd_score, "--card, expected --against");
     q.model = operand[0];
     q.text = operand[1];

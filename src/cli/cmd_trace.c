@@ -151,7 +151,7 @@ static fg_status record(request *q, fg_engine *e, fg_err *err)
 static int run(int argc, char **argv)
 {
     request q = {.eo = fg_engine_opts_default(), .so = fg_session_opts_default()};
-    const char *operand[2], *cache = NULL;
+    const char *operand[2];
     q.so.n_batch = 1;
     const opt opts[] = {
         {"out", 'o', OPT_STR, &q.out, 0, 0, "TRACE", "write the trace to this file"},
@@ -161,7 +161,7 @@ static int run(int argc, char **argv)
          "tokens evaluated together; 1 (default): as when they are generated"},
         {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
         {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
-        CACHE_OPT(cache),
+        CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
@@ -173,7 +173,6 @@ static int run(int argc, char **argv)
     if (q.out == NULL && !q.heat) {
         return args_usage(&cmd_trace, "nothing to write, expected -o TRACE or --heat");
     }
-    if (!parse_cache_type(&cmd_trace, cache, &q.so.kv)) return EXIT_USAGE;
     q.model = operand[0];
     q.text = operand[1];
     fg_err err = {0};
@@ -234,15 +233,18 @@ static fg_status fill_rows(table *x, fg_err *err)
         r->as_recorded = x->h->ram_bytes != 0 && x->ram_bytes == x->h->ram_bytes &&
                          x->ahead == x->h->ahead && r->policy == x->h->policy &&
                          r->predict == x->h->predict;
-        /* LFU starts from a heat map when the live store does: when the file has one */
-        const bool hot = r->policy == FG_POLICY_PIN || (r->policy == FG_POLICY_LFU && x->file_heat);
+        /* who can do without a heat map starts from one when the live store does: when the file
+         * has one */
+        const fg_policy_heat heat = fg_policy_get(r->policy)->heat;
+        const bool hot =
+            heat == FG_POLICY_HEAT_NEEDED || (heat == FG_POLICY_HEAT_USED && x->file_heat);
         const fg_replay_opts o = {.n_slot = x->n_slot,
                                   .policy = r->policy,
                                   .heat = hot ? x->heat : NULL,
                                   .predict = r->predict,
                                   .ahead = x->ahead,
                                   .as_recorded = r->as_recorded,
-                                  .future = r->policy == FG_POLICY_OPTIMAL ? future : NULL,
+                                  .future = future,
                                   .progress = show_row,
                                   .ctx = &p};
         p.row = i;
@@ -292,7 +294,7 @@ static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k,
     const uint32_t n = x->h->n_expert;
     if (kind == FG_PREDICT_NONE) {
         *out = k < n ? (double)k / (double)n : 1.0;
-        return x->recall[FG_PREDICT_PREVIOUS][ahead - 1].n > 0;
+        return r->n > 0;
     }
     *out = share(r->n_found[k - FG_RECALL_FIRST], r->n);
     return r->n > 0;
@@ -379,9 +381,8 @@ static void print_json_recall(const table *x)
                 known = recall_of(x, kind, d, k, &v[k]) && known;
             }
             if (!known) continue;
-            const uint32_t asked_of = kind == FG_PREDICT_NONE ? FG_PREDICT_PREVIOUS : kind;
             printf("%s{\"predict\": \"%s\", \"ahead\": %u, \"asked\": %" PRIu64, sep,
-                   recall_name(kind), d, x->recall[asked_of][d - 1].n);
+                   recall_name(kind), d, x->recall[kind][d - 1].n);
             for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
                 printf(", \"recall@%u\": %.6f", k, v[k]);
             }

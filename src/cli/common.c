@@ -30,6 +30,11 @@ int cli_finish_stdout(void)
     return EXIT_FAILED;
 }
 
+const char *cli_policy_name(fg_policy policy)
+{
+    return fg_policy_is_live(policy) ? fg_policy_name(policy) : NULL;
+}
+
 const char *cli_bytes(double bytes)
 {
     static char text[4][32];
@@ -214,23 +219,6 @@ fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, f
         i = end;
     }
     return FG_OK;
-}
-
-/* ---- options ---- */
-
-bool parse_cache_type(const command *c, const char *text, fg_kv_choice *kv)
-{
-    static const char *const name[] = {[FG_KV_CHOICE_AUTO] = "auto",
-                                       [FG_KV_CHOICE_F32] = "f32",
-                                       [FG_KV_CHOICE_F16] = "f16",
-                                       [FG_KV_CHOICE_INT8] = "int8"};
-    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
-        if (strcmp(text == NULL ? "auto" : text, name[i]) != 0) continue;
-        *kv = (fg_kv_choice)i;
-        return true;
-    }
-    (void)args_usage(c, "--cache-type: %s, expected auto, f32, f16 or int8", text);
-    return false;
 }
 
 /* ---- generation ---- */

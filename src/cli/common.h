@@ -46,9 +46,12 @@ const char *cli_bytes(double bytes);
 #define ENGINE_OPTS(o)                                                                             \
     {"threads", 't', OPT_U32, &(o).n_thread, 1, 1024, "N", "threads (default: physical cores)"},   \
     {                                                                                              \
-        "cpu", 0, OPT_STR, &(o).cpu, 0, 0, "LEVEL",                                                \
-            "kernel level: auto (default), scalar, avx2, ..."                                      \
+        "cpu", 0, OPT_CHOICE, CHOICE((o).cpu, fg_cpu_level_name, FG_CPU_LEVEL_COUNT), 0, 0,        \
+            "LEVEL", "highest kernel level to use"                                                 \
     }
+
+/* Name of a policy that a run can have; NULL for one of replays only. */
+const char *cli_policy_name(fg_policy policy);
 
 /* Options of the commands that run a model within a bound of memory; paste behind ENGINE_OPTS. */
 #define STREAM_OPTS(o)                                                                             \
@@ -56,21 +59,17 @@ const char *cli_bytes(double bytes);
      OPT_SIZE, &(o).ram_bytes,                                                                     \
      0,        0,                                                                                  \
      "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},     \
-        {"policy", 0, OPT_STR, &(o).policy,                                                        \
-         0,        0, "NAME",  "with --ram, which experts stay: lru (default), lfu, pin"},         \
-        {"predict",                                                                                \
-         0,                                                                                        \
-         OPT_STR,                                                                                  \
-         &(o).predict,                                                                             \
-         0,                                                                                        \
-         0,                                                                                        \
-         "NAME",                                                                                   \
-         "with --ram, by what to read ahead: router (default), previous, frequency, none"},        \
-        {"ahead", 0, OPT_U32, &(o).ahead,                                                          \
-         1,       4, "N",     "with --ram, for how many layers (default: 2)"},                     \
+        {"policy", 0, OPT_CHOICE, CHOICE((o).policy, cli_policy_name, FG_POLICY_COUNT),            \
+         0,        0, "NAME",     "with --ram, which experts stay"},                               \
+        {"predict", 0, OPT_CHOICE, CHOICE((o).predict, fg_predict_name, FG_PREDICT_COUNT),         \
+         0,         0, "NAME",     "with --ram, by what to read ahead"},                           \
+        {"ahead", 0,                                                                               \
+         OPT_U32, &(o).ahead,                                                                      \
+         1,       FG_PREDICT_AHEAD,                                                                \
+         "N",     "with --ram, for how many layers (default: 2)"},                                 \
     {                                                                                              \
-        "io", 0, OPT_STR, &(o).io, 0, 0, "NAME",                                                   \
-            "with --ram, how they are read: auto (default), uring, pread"                          \
+        "io", 0, OPT_CHOICE, CHOICE((o).io, fg_io_name, FG_IO_COUNT), 0, 0, "NAME",                \
+            "with --ram, how they are read"                                                        \
     }
 
 /* What the manual pages of these commands say of it. */
@@ -83,14 +82,12 @@ const char *cli_bytes(double bytes);
     "a predictor that costs more than it gains is switched off until the next trial. Which is "    \
     "best depends on text, memory and drive; `fulgur trace replay` compares them."
 
-/* The key-value cache of a session; cache is a const char *, NULL by default. */
-#define CACHE_OPT(cache)                                                                           \
+/* The key-value cache of a session; kv is a fg_kv_choice. */
+#define CACHE_OPT(kv)                                                                              \
     {                                                                                              \
-        "cache-type", 0, OPT_STR, &(cache), 0, 0, "TYPE",                                          \
-            "key-value cache: f32, f16, int8 or auto (default)"                                    \
+        "cache-type", 0, OPT_CHOICE, CHOICE(kv, fg_kv_choice_name, FG_KV_CHOICE_COUNT), 0, 0,      \
+            "TYPE", "key-value cache"                                                              \
     }
-/* False, with a usage error reported, when text (NULL: auto) is none of them. */
-bool parse_cache_type(const command *c, const char *text, fg_kv_choice *kv);
 
 /* Sampling and limits of a generation. */
 typedef struct gen_opts {

@@ -43,24 +43,13 @@ struct fg_session {
 
 fg_engine_opts fg_engine_opts_default(void)
 {
-    return (fg_engine_opts){.n_thread = 0,
-                            .cpu = "auto",
-                            .pin = true,
-                            .policy = "lru",
-                            .io = "auto",
-                            .predict = "router"};
+    return (fg_engine_opts){
+        .pin = true, .policy = FG_POLICY_LRU, .predict = FG_PREDICT_ROUTER, .io = FG_IO_AUTO};
 }
 
-static fg_status parse_cpu(const char *name, uint32_t *flags, fg_err *err)
+static fg_status choose_cpu(fg_cpu_level level, uint32_t *flags, fg_err *err)
 {
-    bool missing;
-    if (!fg_cpu_level_parse(name, flags, &missing)) {
-        return fg_fail(err, FG_EINVAL, "cpu: %s, expected one of %s", name, fg_cpu_level_names());
-    }
-    if (missing) {
-        return fg_fail(err, FG_ENOTSUP, "cpu: this machine lacks %s, expected at most %s", name,
-                       fg_cpu_level_name(fg_cpu_detect()));
-    }
+    FG_TRY(fg_cpu_level_flags(level, flags, err));
     *flags = fg_kernels_used(*flags);
     return FG_OK;
 }
@@ -81,22 +70,20 @@ static fg_status weight_bytes(const fg_engine *e, uint64_t session_bytes, uint64
                    (unsigned long long)FG_ENGINE_OVERHEAD);
 }
 
-static fg_status parse_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err *err)
+static fg_status check_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err *err)
 {
-    *so = (fg_store_opts){.ahead = o->ahead};
-    if (!fg_policy_parse(o->policy, &so->policy)) {
-        return fg_fail(err, FG_EINVAL, "policy: %s, expected lru, lfu or pin", o->policy);
+    *so = (fg_store_opts){.policy = o->policy, .predict = o->predict, .ahead = o->ahead};
+    if (!fg_policy_is_live(o->policy)) {
+        return fg_fail(err, FG_EINVAL, "policy: %u, expected one that is live",
+                       (uint32_t)o->policy);
     }
-    if (!fg_predict_parse(o->predict, &so->predict)) {
-        return fg_fail(err, FG_EINVAL, "predict: %s, expected none, frequency, previous or router",
-                       o->predict);
+    if (fg_predict_get(o->predict) == NULL) {
+        return fg_fail(err, FG_EINVAL, "predict: %u, expected less than %d", (uint32_t)o->predict,
+                       FG_PREDICT_COUNT);
     }
-    if (strcmp(o->io, "uring") == 0) {
-        so->io.ops = &fg_io_uring;
-    } else if (strcmp(o->io, "pread") == 0) {
-        so->io.ops = &fg_io_pread;
-    } else if (strcmp(o->io, "auto") != 0) {
-        return fg_fail(err, FG_EINVAL, "io: %s, expected auto, uring or pread", o->io);
+    if (!fg_io_get(o->io, &so->io.ops)) {
+        return fg_fail(err, FG_EINVAL, "io: %u, expected less than %d", (uint32_t)o->io,
+                       FG_IO_COUNT);
     }
     return FG_OK;
 }
@@ -105,16 +92,17 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     fg_store_opts so;
     e->ram_bytes = o->ram_bytes;
-    FG_TRY(parse_stream(&so, o, err)); /* also where nothing comes of it */
+    FG_TRY(check_stream(&so, o, err)); /* also where nothing comes of it */
     if (o->ram_bytes == 0) return FG_OK;
     FG_TRY(weight_bytes(e, 0, &so.bytes, err));
     fg_heat heat = {.use = NULL};
-    if (so.policy != FG_POLICY_LRU) FG_TRY(fg_heat_load(e->file, &heat, err));
-    if (so.policy == FG_POLICY_PIN && heat.use == NULL) {
+    const fg_policy_row *policy = fg_policy_get(so.policy);
+    if (policy->heat != FG_POLICY_HEAT_NONE) FG_TRY(fg_heat_load(e->file, &heat, err));
+    if (policy->heat == FG_POLICY_HEAT_NEEDED && heat.use == NULL) {
         return fg_fail(err, FG_ENOTSUP,
-                       "%s: no heat map inside, expected one for --policy pin; make it with fulgur "
+                       "%s: no heat map inside, expected one for --policy %s; make it with fulgur "
                        "trace --heat",
-                       fg_model_file_path(e->file));
+                       fg_model_file_path(e->file), policy->name);
     }
     so.heat = heat.use;
     const fg_status st = fg_store_create(&e->store, e->file, &so, err);
@@ -150,7 +138,7 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
     *out = NULL;
     fg_engine *e = fg_mem_zalloc(sizeof *e);
     if (e == NULL) return fg_fail_nomem(err, path);
-    fg_status st = parse_cpu(opts->cpu, &e->cpu_flags, err);
+    fg_status st = choose_cpu(opts->cpu, &e->cpu_flags, err);
     if (st == FG_OK && fg_io_is_dir(path)) {
         st = fg_fail(err, FG_EIO,
                      "%s: a folder, expected a .fulgur file; make one with fulgur convert", path);
@@ -197,7 +185,12 @@ uint32_t fg_engine_n_thread(const fg_engine *e)
 
 const char *fg_engine_cpu(const fg_engine *e)
 {
-    return fg_cpu_level_name(e->cpu_flags);
+    return fg_cpu_level_name(fg_cpu_level_of(e->cpu_flags));
+}
+
+uint32_t fg_engine_cpu_flags(const fg_engine *e)
+{
+    return e->cpu_flags;
 }
 
 const char *fg_engine_threads(const fg_engine *e)

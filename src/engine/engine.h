@@ -38,34 +38,34 @@
 #include "src/text/sampler.h"
 #include "src/text/stream.h"
 #include "src/text/tokenizer.h"
+#include "src/fulgur.h"
 
 typedef struct fg_engine fg_engine;
 typedef struct fg_session fg_session;
 
 typedef struct fg_engine_opts {
     uint32_t n_thread; /* 0: one per physical core, within affinity and cgroup quota */
-    const char *cpu;   /* "auto" (default) or the highest kernel level to use (src/sys/cpu.h) */
+    fg_cpu_level cpu;  /* highest kernel level to use */
     bool pin;          /* true: workers are bound to cores */
     /* Memory in bytes for weights, sessions and a fixed FG_ENGINE_OVERHEAD; 0: the file is mapped
      * and the system decides.  With a bound, dense parts are read into memory and experts on
      * demand: src/expert/store.h.  Changes time only, never a bit. */
     uint64_t ram_bytes;
-    /* Which experts stay: "lru" (default), "lfu", or "pin": what the file's heat map says (heat.h). */
-    const char *policy;
-    const char *io; /* how they are read: "auto" (default), "uring" or "pread" */
-    const char
-        *predict;   /* what is read ahead of need: "none", "frequency", "previous" or "router" */
-    uint32_t ahead; /* for how many layers, 1 to 4; 0: the default */
+    fg_policy policy;   /* which experts stay */
+    fg_io io;           /* how they are read */
+    fg_predict predict; /* what is read ahead of need */
+    uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
 } fg_engine_opts;
 /* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of it
  * while that is being built; the rest is for threads, and for what the allocator keeps. */
 #define FG_ENGINE_OVERHEAD ((uint64_t)96 << 20)
+/* LRU, the router's predictions, everything else 0 or automatic. */
 fg_engine_opts fg_engine_opts_default(void);
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
  * the team.  With ram_bytes the dense parts are read.  Errors: those of fg_model_file_open and
- * fg_store_create; FG_EINVAL (cpu, policy, io, predict), FG_ENOTSUP (cpu level absent), FG_ELIMIT (ram_bytes
- * too small).
+ * fg_store_create; FG_EINVAL (a choice that is none), FG_ENOTSUP (cpu level absent, policy without its
+ * heat map), FG_ELIMIT (ram_bytes too small).
  * *out must be closed after all its sessions. */
 fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                          fg_err *err);
@@ -90,15 +90,6 @@ fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *er
  * lm_head row is not all zero.  Borrowed; built at the first call.  Without a tokenizer in the file
  * every id counts as having one. */
 fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err);
-
-/* Elements of the key-value cache.  f16 halves the f32 cache: 11 bits of precision, rounded to
- * nearest even; a key or value beyond 65504 becomes infinite. */
-typedef enum fg_kv_choice {
-    FG_KV_CHOICE_AUTO, /* int8 for quantized files, f32 for f32 and bf16 files */
-    FG_KV_CHOICE_F32,
-    FG_KV_CHOICE_F16,
-    FG_KV_CHOICE_INT8
-} fg_kv_choice;
 
 typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
@@ -146,6 +137,9 @@ struct fg_profile;
 void fg_session_set_profile(fg_session *s, struct fg_profile *profile);
 
 /* ---- for the rooms above: eval, plan, bench ---- */
+
+/* Features that the engine's kernels use, as src/sys/cpu.h has them. */
+uint32_t fg_engine_cpu_flags(const fg_engine *e);
 
 /* The expert store; NULL when the engine has no bound of memory. */
 fg_store *fg_engine_store(fg_engine *e);

@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * The one place that turns the caller's choice of a key-value cache into a type: session and bench.
+ * The one place that turns the caller's choice of a key-value cache into a type, and either into a
+ * name: session, bench, plan and score.
  */
 #ifndef FG_SRC_ENGINE_KV_H
 #define FG_SRC_ENGINE_KV_H
 
-#include "src/engine/engine.h"
+#include <stdbool.h>
+
+#include "src/fulgur.h"
 #include "src/model/state.h"
 
-static inline fg_kv_type fg_kv_resolve(fg_kv_choice choice, bool quantized)
-{
-    switch (choice) {
-    case FG_KV_CHOICE_F32: return FG_KV_F32;
-    case FG_KV_CHOICE_F16: return FG_KV_F16;
-    case FG_KV_CHOICE_INT8: return FG_KV_INT8;
-    case FG_KV_CHOICE_AUTO: break;
-    }
-    return quantized ? FG_KV_INT8 : FG_KV_F32;
-}
+/* choice: less than FG_KV_CHOICE_COUNT. */
+fg_kv_type fg_kv_resolve(fg_kv_choice choice, bool quantized);
+
+/* Name of the choice that asks for this type. */
+const char *fg_kv_type_name(fg_kv_type type);
 
 #endif

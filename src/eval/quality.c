@@ -47,11 +47,7 @@ const char *fg_card_cache_name(const fg_engine *e, fg_kv_choice choice)
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
         quantized = quantized || fg_qtype_get(fg_model_file_tensor(f, i)->type)->quantized;
     }
-    switch (fg_kv_resolve(choice, quantized)) {
-    case FG_KV_F16: return "f16";
-    case FG_KV_INT8: return "int8";
-    default: return "f32";
-    }
+    return fg_kv_type_name(fg_kv_resolve(choice, quantized));
 }
 
 /* ---- JSON ---- */

@@ -247,6 +247,8 @@ fg_status fg_replay_heat(const fg_trace *t, uint64_t from, uint64_t to, uint64_t
 
 /* ---- recall ---- */
 
+_Static_assert((int)FG_RECALL_LAST <= (int)FG_PREDICT_WIDTH, "a guess has all that is scored");
+
 /* Counts the n ids (ranked) against the experts of the running layer. */
 static void score(const walk *w, const uint32_t *ids, uint32_t n, fg_recall *r)
 {
@@ -259,21 +261,19 @@ static void score(const walk *w, const uint32_t *ids, uint32_t n, fg_recall *r)
     }
 }
 
-/* What is known about a layer of the token before it runs, by the observed and by the routers. */
-static void score_layer(walk *w, fg_predictor *const *observers, uint32_t layer,
+/* What is known about a layer of the token before it runs, by each predictor.  Nothing is observed
+ * about a layer while those before it run: for who only observes, any distance is alike. */
+static void score_layer(walk *w, fg_predictor *const *p, uint32_t layer,
                         fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD])
 {
     for (uint32_t d = 1; d <= FG_PREDICT_AHEAD && d <= layer; d++) {
         fg_guess g;
-        if (fg_trace_guess_of(w->t, &w->pass, layer - d, &g) && d <= g.n_ahead) {
-            const uint32_t n =
-                w->h->n_expert < FG_PREDICT_WIDTH ? w->h->n_expert : FG_PREDICT_WIDTH;
-            score(w, g.id[d - 1], n, &out[FG_PREDICT_ROUTER][d - 1]);
-        }
-        /* nothing is observed about a layer while those before it run: any distance is alike */
-        for (int kind = FG_PREDICT_FREQUENCY; kind <= FG_PREDICT_PREVIOUS; kind++) {
+        const bool has = fg_trace_guess_of(w->t, &w->pass, layer - d, &g) && d <= g.n_ahead;
+        for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) {
             uint32_t ids[FG_RECALL_LAST];
-            const uint32_t n = fg_predictor_rank(observers[kind], layer, ids, FG_RECALL_LAST);
+            if (fg_predict_get((fg_predict)kind)->asks_routers && !has) continue;
+            const uint32_t n =
+                fg_predictor_rank(p[kind], layer, has ? g.id[d - 1] : NULL, ids, FG_RECALL_LAST);
             score(w, ids, n, &out[kind][d - 1]);
         }
     }
@@ -283,25 +283,25 @@ fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG
                            fg_err *err)
 {
     const fg_trace_head *h = fg_trace_get_head(t);
-    fg_predictor *observers[FG_PREDICT_COUNT] = {NULL};
+    fg_predictor *p[FG_PREDICT_COUNT] = {NULL};
     walk w;
     FG_TRY(walk_init(&w, t, err));
     fg_status st = FG_OK;
-    for (int kind = FG_PREDICT_FREQUENCY; st == FG_OK && kind <= FG_PREDICT_PREVIOUS; kind++) {
+    for (int kind = 0; st == FG_OK && kind < FG_PREDICT_COUNT; kind++) {
         const fg_predict_opts po = {(fg_predict)kind, h->n_layer, h->n_expert, h->n_used, 0};
-        st = fg_predictor_create(&observers[kind], &po, err);
+        st = fg_predictor_create(&p[kind], &po, err);
     }
     memset(out, 0, sizeof(fg_recall) * FG_PREDICT_COUNT * FG_PREDICT_AHEAD);
     while (st == FG_OK && fg_trace_next(t, &w.pass)) {
         for (uint32_t l = 0; l < h->n_layer; l++) {
             (void)walk_layer(&w, l);
-            if (w.pass.n_tok == 1) score_layer(&w, observers, l, out);
-            for (int kind = FG_PREDICT_FREQUENCY; kind <= FG_PREDICT_PREVIOUS; kind++) {
-                fg_predictor_observe(observers[kind], l, w.sel, w.pass.n_tok);
+            if (w.pass.n_tok == 1) score_layer(&w, p, l, out);
+            for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) {
+                fg_predictor_observe(p[kind], l, w.sel, w.pass.n_tok);
             }
         }
     }
-    for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) fg_predictor_destroy(&observers[kind]);
+    for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) fg_predictor_destroy(&p[kind]);
     walk_fini(&w);
     return st;
 }

@@ -27,7 +27,7 @@ typedef struct fg_replay_opts {
     fg_predict predict;
     uint32_t ahead;    /* layers; 0: the default */
     bool as_recorded;  /* the predictor was off when it was so in the recorded run */
-    fg_future *future; /* of the trace, for OPTIMAL; else NULL */
+    fg_future *future; /* of the trace; OPTIMAL needs it, the others may have it */
     bool (*progress)(void *ctx, uint64_t done,
                      uint64_t total); /* passes; may be NULL; false ends */
     void *ctx;
@@ -50,7 +50,7 @@ typedef struct fg_recall {
     uint64_t n_found[FG_RECALL_LAST - FG_RECALL_FIRST + 1]; /* k = 2, 3, 4 */
 } fg_recall;
 
-/* out[kind][ahead - 1]; NONE stays zero.  Errors: FG_ENOMEM. */
+/* out[kind][ahead - 1]; NONE finds nothing of all that was asked for.  Errors: FG_ENOMEM. */
 fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD],
                            fg_err *err);
 

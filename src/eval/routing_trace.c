@@ -25,6 +25,8 @@ enum {
     MAX_USED = FG_CACHE_MAX_LOADS / 2,
 };
 #define MAX_BYTES ((uint64_t)1 << 62)
+_Static_assert((int)FG_MAX_EXPERT < (int)NOBODY && FG_PREDICT_AHEAD == 4 && FG_PREDICT_WIDTH == 4,
+               "ids and guesses are what the format has");
 
 static const uint8_t magic[8] = {0x89, 'F', 'G', 'T', 'R', 0x0d, 0x0a, 0x1a};
 
@@ -74,8 +76,8 @@ static void encode_head(fg_buf *b, const fg_trace_head *h, bool has_heat, const 
     fg_buf_u64(b, h->slot_bytes);
     fg_buf_u64(b, h->session_bytes);
     fg_buf_u64(b, h->ram_bytes);
-    fg_buf_u32(b, (uint32_t)h->policy);
-    fg_buf_u32(b, (uint32_t)h->predict);
+    fg_buf_u32(b, fg_policy_get(h->policy)->stored);
+    fg_buf_u32(b, fg_predict_get(h->predict)->stored);
     fg_buf_u32(b, h->ahead);
     fg_buf_u32(b, has_heat);
     fg_buf_u64(b, h->n_pass);
@@ -95,10 +97,28 @@ static const char *bad_field(const fg_trace_head *h)
     if (h->dense_bytes >= MAX_BYTES) return "dense_bytes";
     if (h->slot_bytes < 1 || h->slot_bytes > MAX_BYTES) return "slot_bytes";
     if (h->session_bytes >= MAX_BYTES) return "session_bytes";
-    if ((uint32_t)h->policy > FG_POLICY_PIN) return "policy";
-    if ((uint32_t)h->predict >= FG_PREDICT_COUNT) return "predict";
+    if (!fg_policy_is_live(h->policy)) return "policy";
+    if (fg_predict_get(h->predict) == NULL) return "predict";
     if (h->ahead < 1 || h->ahead > FG_PREDICT_AHEAD) return "ahead";
     return NULL;
+}
+
+/* The one with this stored number; COUNT: none. */
+static fg_policy policy_of(uint32_t stored)
+{
+    uint32_t i = 0;
+    while (i < FG_POLICY_COUNT &&
+           (!fg_policy_is_live((fg_policy)i) || fg_policy_get((fg_policy)i)->stored != stored)) {
+        i++;
+    }
+    return (fg_policy)i;
+}
+
+static fg_predict predict_of(uint32_t stored)
+{
+    uint32_t i = 0;
+    while (i < FG_PREDICT_COUNT && fg_predict_get((fg_predict)i)->stored != stored) i++;
+    return (fg_predict)i;
 }
 
 static fg_status decode_head(const uint8_t *data, uint64_t size, const char *path, fg_trace_head *h,
@@ -126,8 +146,8 @@ static fg_status decode_head(const uint8_t *data, uint64_t size, const char *pat
     h->slot_bytes = fg_cursor_u64(&c);
     h->session_bytes = fg_cursor_u64(&c);
     h->ram_bytes = fg_cursor_u64(&c);
-    h->policy = (fg_policy)fg_cursor_u32(&c);
-    h->predict = (fg_predict)fg_cursor_u32(&c);
+    h->policy = policy_of(fg_cursor_u32(&c));
+    h->predict = predict_of(fg_cursor_u32(&c));
     h->ahead = fg_cursor_u32(&c);
     const uint32_t heat = fg_cursor_u32(&c);
     h->n_pass = fg_cursor_u64(&c);

@@ -18,8 +18,8 @@
  *   40     8     slot_bytes     of an expert, 1 to 2^62                          refuse others
  *   48     8     session_bytes  of the recording session, less than 2^62         refuse others
  *   56     8     ram_bytes      bound of the recording run; 0: it was mapped
- *   64     4     policy         of that run: 0 lru, 1 lfu, 2 pin                 refuse others
- *   68     4     predict        0 none, 1 frequency, 2 previous, 3 router        refuse others
+ *   64     4     policy         of that run, stored number in cache.h            refuse others
+ *   68     4     predict        of that run, stored number in predict.h          refuse others
  *   72     4     ahead          layers that it hinted, 1 to 4                    refuse others
  *   76     4     has_heat       0 or 1                                           refuse others
  *   80     8     n_pass         passes; at least 1                               compare

@@ -355,9 +355,7 @@ fg_status fg_score_run(fg_engine *e, fg_engine *against, const uint32_t *ids, si
     const size_t logit_bytes = (size_t)r.part * r.n_vocab * sizeof(float);
     fg_engine *const engine[2] = {e, against};
     fg_session *s[2] = {NULL, NULL};
-    uint32_t flags;
-    bool missing;
-    (void)fg_cpu_level_parse(fg_engine_cpu(e), &flags, &missing);
+    const uint32_t flags = fg_engine_cpu_flags(e);
     fg_kernels_init(&r.k, flags);
     fg_status st = prepare(&r, s, engine, logit_bytes, err);
     if (st == FG_OK) st = run_windows(&r, s, n, out, err);

@@ -436,9 +436,7 @@ static fg_status allocate_head(run *r, fg_err *err)
 static fg_status prepare(run *r, fg_engine *base, fg_engine *low, const uint32_t *ids, size_t n,
                          fg_err *err)
 {
-    uint32_t flags;
-    bool missing;
-    (void)fg_cpu_level_parse(fg_engine_cpu(base), &flags, &missing);
+    const uint32_t flags = fg_engine_cpu_flags(base);
     FG_TRY(fg_model_create(&r->base, fg_engine_file(base), flags, err));
     FG_TRY(fg_model_create(&r->low, fg_engine_file(low), flags, err));
     const fg_kv_type kv = r->base->quantized ? FG_KV_INT8 : FG_KV_F32;

@@ -19,6 +19,9 @@ enum {
     PIN_DEN = 4,
 };
 
+_Static_assert(2 * FG_CACHE_WAVE <= FG_CACHE_MAX_LOADS && FG_CACHE_FEW <= FG_CACHE_MAX_LOADS,
+               "all that a call requests fits into loads");
+
 typedef struct entry {
     uint32_t key;  /* layer * n_expert + expert; NO_KEY: empty */
     bool pinned;   /* in the running wave or the next one */
@@ -55,25 +58,32 @@ struct fg_cache {
     fg_cache_stats stats;
 };
 
-static const char *const policy_name[FG_POLICY_COUNT] = {[FG_POLICY_LRU] = "lru",
-                                                         [FG_POLICY_LFU] = "lfu",
-                                                         [FG_POLICY_PIN] = "pin",
-                                                         [FG_POLICY_RANDOM] = "random",
-                                                         [FG_POLICY_OPTIMAL] = "optimal"};
+/* ---- the list ---- */
 
-bool fg_policy_parse(const char *text, fg_policy *out)
+static const fg_policy_row policies[FG_POLICY_COUNT] = {
+#define POLICY_ROW(id, name, stored, live, heat) [id] = {name, stored, live, heat},
+    FG_POLICY_MAP(POLICY_ROW)
+#undef POLICY_ROW
+};
+#define POLICY_ONE(id, name, stored, live, heat) +1
+_Static_assert(0 FG_POLICY_MAP(POLICY_ONE) == FG_POLICY_COUNT, "a row a policy");
+#undef POLICY_ONE
+
+const fg_policy_row *fg_policy_get(fg_policy policy)
 {
-    for (int i = 0; i <= FG_POLICY_PIN; i++) {
-        if (strcmp(text, policy_name[i]) != 0) continue;
-        *out = (fg_policy)i;
-        return true;
-    }
-    return false;
+    return (uint32_t)policy < FG_POLICY_COUNT ? &policies[policy] : NULL;
 }
 
 const char *fg_policy_name(fg_policy policy)
 {
-    return policy_name[policy];
+    const fg_policy_row *row = fg_policy_get(policy);
+    return row == NULL ? NULL : row->name;
+}
+
+bool fg_policy_is_live(fg_policy policy)
+{
+    const fg_policy_row *row = fg_policy_get(policy);
+    return row != NULL && row->live;
 }
 
 /* ---- heat ---- */
@@ -124,6 +134,10 @@ fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
     if (o->n_slot < least || o->n_slot > n_key) {
         return fg_fail(err, FG_EINVAL, "expert directory: %u slots, expected %llu to %llu",
                        o->n_slot, (unsigned long long)least, (unsigned long long)n_key);
+    }
+    if (fg_policy_get(o->policy) == NULL) {
+        return fg_fail(err, FG_EINVAL, "expert directory: policy %u, expected less than %d",
+                       (uint32_t)o->policy, FG_POLICY_COUNT);
     }
     if (o->policy == FG_POLICY_OPTIMAL && o->next_use == NULL) {
         return fg_fail(err, FG_EINVAL, "expert directory: no next_use, expected one for optimal");
@@ -181,23 +195,37 @@ static uint64_t next_use(const fg_cache *c, uint32_t key)
     return c->next_use(c->next_use_ctx, key / c->n_expert, key % c->n_expert);
 }
 
+/* True when a goes before b for the policy alone; ties go to the least recently requested. */
+static bool is_worse(const fg_cache *c, const entry *a, const entry *b)
+{
+    switch (c->policy) {
+    case FG_POLICY_LFU:
+        if (c->count[a->key] != c->count[b->key]) return c->count[a->key] < c->count[b->key];
+        break;
+    case FG_POLICY_OPTIMAL: {
+        const uint64_t at = next_use(c, a->key), bt = next_use(c, b->key);
+        if (at != bt) return at > bt;
+        break;
+    }
+    case FG_POLICY_LRU:
+    case FG_POLICY_PIN:    /* see stays */
+    case FG_POLICY_RANDOM: /* see victim */
+    case FG_POLICY_COUNT: break;
+    }
+    return a->used < b->used; /* never equal */
+}
+
 /* True when a goes before b. */
 static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
 {
-    if (c->policy == FG_POLICY_OPTIMAL) {
-        const uint64_t at = next_use(c, a->key), bt = next_use(c, b->key);
-        return at != bt ? at > bt : a->used < b->used;
-    }
+    if (c->policy == FG_POLICY_OPTIMAL) return is_worse(c, a, b); /* it knows all the rest */
     if (a->wanted != b->wanted) return b->wanted;
     if (a->cold != b->cold) return a->cold;
     const bool a_hint = a->unused && !a->cold, b_hint = b->unused && !b->cold;
     if (a_hint != b_hint) return b_hint; /* its layer is near */
     const bool a_stays = stays(c, a), b_stays = stays(c, b);
     if (a_stays != b_stays) return b_stays;
-    if (c->policy == FG_POLICY_LFU && c->count[a->key] != c->count[b->key]) {
-        return c->count[a->key] < c->count[b->key];
-    }
-    return a->used < b->used; /* never equal */
+    return is_worse(c, a, b);
 }
 
 /* A hint takes no slot that is in need, and none of another hint whose layer is still to come. */

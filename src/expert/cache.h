@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/fulgur.h"
 
 enum {
     FG_CACHE_WAVE = 4,       /* experts of a scan's wave; two waves are in slots at a time */
@@ -35,21 +36,34 @@ enum {
 
 #define FG_CACHE_NO_SLOT UINT32_MAX
 
-typedef enum fg_policy {
-    FG_POLICY_LRU, /* evicts the least recently requested */
-    FG_POLICY_LFU, /* the least frequently requested, counts halve now and then; ties as LRU */
-    FG_POLICY_PIN, /* the hottest of a given heat map stay once they are in; the rest as LRU */
-    /* of a replay, to compare with: */
-    FG_POLICY_RANDOM,  /* any */
-    FG_POLICY_OPTIMAL, /* the one whose next request is farthest away (Belady 1966): no choice has
-                        * fewer misses, as long as the experts of each layer are one wave */
-    FG_POLICY_COUNT,
-} fg_policy;
+/* What a policy makes of a heat map. */
+typedef enum fg_policy_heat {
+    FG_POLICY_HEAT_NONE,
+    FG_POLICY_HEAT_USED,   /* starts from it where there is one */
+    FG_POLICY_HEAT_NEEDED, /* cannot do without; a replay makes one */
+} fg_policy_heat;
 
-/* "lru", "lfu", "pin"; false when text is none of them. */
-bool fg_policy_parse(const char *text, fg_policy *out);
-/* Those, "random", "optimal". */
-const char *fg_policy_name(fg_policy policy);
+/* The policies: enumerator (src/fulgur.h says what each does), name, stored number, live, heat.
+ * The stored number is the one in routing traces: never changed, never used again; a policy that is
+ * not live is in none of them. */
+#define FG_POLICY_MAP(X)                                                                           \
+    X(FG_POLICY_LRU, "lru", 0, true, FG_POLICY_HEAT_NONE)                                          \
+    X(FG_POLICY_LFU, "lfu", 1, true, FG_POLICY_HEAT_USED)                                          \
+    X(FG_POLICY_PIN, "pin", 2, true, FG_POLICY_HEAT_NEEDED)                                        \
+    X(FG_POLICY_RANDOM, "random", FG_NOT_STORED, false, FG_POLICY_HEAT_NONE)                       \
+    X(FG_POLICY_OPTIMAL, "optimal", FG_NOT_STORED, false, FG_POLICY_HEAT_NONE)
+
+#define FG_NOT_STORED UINT32_MAX
+
+typedef struct fg_policy_row {
+    const char *name;
+    uint32_t stored;
+    bool live;
+    fg_policy_heat heat;
+} fg_policy_row;
+
+/* NULL: no such policy. */
+const fg_policy_row *fg_policy_get(fg_policy policy);
 
 typedef struct fg_cache_opts {
     uint32_t n_layer, n_expert;

@@ -61,6 +61,32 @@ struct fg_fetch {
     _Atomic uint64_t wait_ns;
 };
 
+/* ---- the list of backends ---- */
+
+static const struct {
+    const char *name;
+    const fg_io_ops *ops;
+} backends[FG_IO_COUNT] = {
+#define IO_ROW(id, name, ops) [id] = {name, ops},
+    FG_IO_MAP(IO_ROW)
+#undef IO_ROW
+};
+#define IO_ONE(id, name, ops) +1
+_Static_assert(0 FG_IO_MAP(IO_ONE) == FG_IO_COUNT, "a row a way to read");
+#undef IO_ONE
+
+bool fg_io_get(fg_io io, const fg_io_ops **ops)
+{
+    if ((uint32_t)io >= FG_IO_COUNT) return false;
+    *ops = backends[io].ops;
+    return true;
+}
+
+const char *fg_io_name(fg_io io)
+{
+    return (uint32_t)io < FG_IO_COUNT ? backends[io].name : NULL;
+}
+
 /* ---- queue ---- */
 
 static void append(queue *q, fg_load *load)

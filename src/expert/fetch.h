@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/fulgur.h"
 
 /* Alignment of offsets, lengths and memory of direct reads. */
 enum { FG_IO_ALIGN = 4096 };
@@ -57,6 +58,15 @@ typedef struct fg_io_ops {
 } fg_io_ops;
 
 extern const fg_io_ops fg_io_uring, fg_io_pread;
+
+/* The ways to read: enumerator (src/fulgur.h says what each does), name, what does it. */
+#define FG_IO_MAP(X)                                                                               \
+    X(FG_IO_AUTO, "auto", NULL)                                                                    \
+    X(FG_IO_URING, "uring", &fg_io_uring)                                                          \
+    X(FG_IO_PREAD, "pread", &fg_io_pread)
+
+/* What fg_fetch_opts takes for io; false: no such way. */
+bool fg_io_get(fg_io io, const fg_io_ops **ops);
 
 enum {
     FG_IO_DEPTH = 16,      /* pieces in flight */

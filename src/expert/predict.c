@@ -11,39 +11,167 @@
 
 enum { DECAY_TOKENS = 512 }; /* FREQUENCY: counts of a layer halve after so many */
 
+_Static_assert((int)FG_CACHE_WAVE <= (int)FG_PREDICT_HINTS,
+               "hints of a scan fit as those of a token");
+
 struct fg_predictor {
     fg_predict_opts o;
+    const fg_predict_row *row;
+    void *state; /* of row->ops */
     bool on;
-    uint32_t *count;    /* [n_layer][n_expert] FREQUENCY */
-    uint64_t *last;     /* [n_layer][n_expert] PREVIOUS: number of the last use, 0: none */
-    uint64_t *n_seen;   /* [n_layer] tokens */
-    uint64_t n_request; /* uses so far */
-    bool *used;         /* [n_expert] of the layer at hand */
+    bool *used; /* [n_expert] of the layer at hand */
 };
 
-static const char *const kind_name[FG_PREDICT_COUNT] = {[FG_PREDICT_NONE] = "none",
-                                                        [FG_PREDICT_FREQUENCY] = "frequency",
-                                                        [FG_PREDICT_PREVIOUS] = "previous",
-                                                        [FG_PREDICT_ROUTER] = "router"};
+/* ---- the list ---- */
 
-bool fg_predict_parse(const char *text, fg_predict *out)
+static const fg_predict_row predictors[FG_PREDICT_COUNT] = {
+#define PREDICT_ROW(id, name, stored, observes, asks, ops)                                         \
+    [id] = {name, stored, observes, asks, &(ops)},
+    FG_PREDICT_MAP(PREDICT_ROW)
+#undef PREDICT_ROW
+};
+#define PREDICT_ONE(id, name, stored, observes, asks, ops) +1
+_Static_assert(0 FG_PREDICT_MAP(PREDICT_ONE) == FG_PREDICT_COUNT, "a row a predictor");
+#undef PREDICT_ONE
+
+const fg_predict_row *fg_predict_get(fg_predict kind)
 {
-    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
-        if (strcmp(text, kind_name[i]) != 0) continue;
-        *out = (fg_predict)i;
-        return true;
+    return (uint32_t)kind < FG_PREDICT_COUNT ? &predictors[kind] : NULL;
+}
+
+const char *fg_predict_name(fg_predict predict)
+{
+    const fg_predict_row *row = fg_predict_get(predict);
+    return row == NULL ? NULL : row->name;
+}
+
+/* ---- none ---- */
+
+const fg_predict_ops fg_predict_none = {NULL, NULL, NULL, NULL};
+
+/* ---- frequency and previous: a score of each expert ---- */
+
+typedef struct scores {
+    uint32_t n_expert, n_used;
+    uint64_t *of;       /* [n_layer][n_expert] what an expert is ranked by; 0: not at all */
+    uint64_t *n_seen;   /* [n_layer] tokens */
+    uint64_t n_request; /* uses so far */
+} scores;
+
+static void scores_destroy(void *state)
+{
+    scores *s = state;
+    if (s == NULL) return;
+    fg_mem_free(s->of);
+    fg_mem_free(s->n_seen);
+    fg_mem_free(s);
+}
+
+static fg_status scores_create(void **state, const fg_predict_opts *o, fg_err *err)
+{
+    *state = NULL;
+    scores *s = fg_mem_zalloc(sizeof *s);
+    if (s == NULL) return fg_fail_nomem(err, "prediction");
+    s->n_expert = o->n_expert;
+    s->n_used = o->n_used;
+    s->of = fg_mem_zalloc_array((size_t)o->n_layer * o->n_expert, sizeof *s->of);
+    s->n_seen = fg_mem_zalloc_array(o->n_layer, sizeof *s->n_seen);
+    if (s->of == NULL || s->n_seen == NULL) {
+        scores_destroy(s);
+        return fg_fail_nomem(err, "prediction");
     }
-    return false;
+    *state = s;
+    return FG_OK;
 }
 
-const char *fg_predict_name(fg_predict kind)
+static uint32_t scores_rank(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
+                            uint32_t most)
 {
-    return kind_name[kind];
+    const scores *s = state;
+    const uint64_t *of = s->of + (size_t)layer * s->n_expert;
+    uint32_t n = 0;
+    (void)guess;
+    for (uint32_t e = 0; e < s->n_expert; e++) { /* insertion; ties go to the lower expert */
+        if (of[e] == 0) continue;
+        uint32_t at = n;
+        while (at > 0 && of[ids[at - 1]] < of[e]) at--;
+        if (at >= most) continue;
+        if (n < most) n++;
+        memmove(ids + at + 1, ids + at, (n - 1 - at) * sizeof *ids);
+        ids[at] = e;
+    }
+    return n;
 }
+
+static void frequency_observe(void *state, uint32_t layer, const uint32_t *sel, uint32_t n_tok)
+{
+    scores *s = state;
+    uint64_t *of = s->of + (size_t)layer * s->n_expert;
+    for (uint32_t t = 0; t < n_tok; t++, sel += s->n_used) {
+        for (uint32_t i = 0; i < s->n_used; i++) of[sel[i]]++;
+        if (++s->n_seen[layer] % DECAY_TOKENS != 0) continue;
+        for (uint32_t e = 0; e < s->n_expert; e++) of[e] /= 2;
+    }
+}
+
+static void previous_observe(void *state, uint32_t layer, const uint32_t *sel, uint32_t n_tok)
+{
+    scores *s = state;
+    uint64_t *of = s->of + (size_t)layer * s->n_expert;
+    for (uint32_t t = 0; t < n_tok; t++, sel += s->n_used) {
+        /* the best of a token is the latest, so that it ranks first */
+        for (uint32_t i = s->n_used; i-- > 0;) of[sel[i]] = ++s->n_request;
+    }
+}
+
+const fg_predict_ops fg_predict_frequency = {scores_create, frequency_observe, scores_rank,
+                                             scores_destroy};
+const fg_predict_ops fg_predict_previous = {scores_create, previous_observe, scores_rank,
+                                            scores_destroy};
+
+/* ---- router: the guesses as they are ---- */
+
+typedef struct router {
+    uint32_t width; /* ids of a guess */
+} router;
+
+static fg_status router_create(void **state, const fg_predict_opts *o, fg_err *err)
+{
+    router *r = fg_mem_zalloc(sizeof *r);
+    *state = r;
+    if (r == NULL) return fg_fail_nomem(err, "prediction");
+    r->width = o->n_expert < FG_PREDICT_WIDTH ? o->n_expert : FG_PREDICT_WIDTH;
+    return FG_OK;
+}
+
+static uint32_t router_rank(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
+                            uint32_t most)
+{
+    const router *r = state;
+    (void)layer;
+    if (guess == NULL) return 0;
+    const uint32_t n = r->width < most ? r->width : most;
+    memcpy(ids, guess, n * sizeof *ids);
+    return n;
+}
+
+static void router_destroy(void *state)
+{
+    fg_mem_free(state);
+}
+
+const fg_predict_ops fg_predict_router = {router_create, NULL, router_rank, router_destroy};
+
+/* ---- any of them ---- */
 
 fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_err *err)
 {
     *out = NULL;
+    const fg_predict_row *row = fg_predict_get(o->kind);
+    if (row == NULL) {
+        return fg_fail(err, FG_EINVAL, "prediction: predictor %u, expected less than %d",
+                       (uint32_t)o->kind, FG_PREDICT_COUNT);
+    }
     if (o->ahead > FG_PREDICT_AHEAD) {
         return fg_fail(err, FG_EINVAL, "prediction: %u layers ahead, expected 1 to %d", o->ahead,
                        FG_PREDICT_AHEAD);
@@ -52,15 +180,14 @@ fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_e
     if (p == NULL) return fg_fail_nomem(err, "prediction");
     p->o = *o;
     if (p->o.ahead == 0) p->o.ahead = FG_PREDICT_DEFAULT_AHEAD;
+    p->row = row;
     p->on = true;
-    const size_t n = (size_t)o->n_layer * o->n_expert;
-    p->count = fg_mem_zalloc_array(n, sizeof *p->count);
-    p->last = fg_mem_zalloc_array(n, sizeof *p->last);
-    p->n_seen = fg_mem_zalloc_array(o->n_layer, sizeof *p->n_seen);
     p->used = fg_mem_zalloc_array(o->n_expert, sizeof *p->used);
-    if (p->count == NULL || p->last == NULL || p->n_seen == NULL || p->used == NULL) {
+    fg_status st = p->used == NULL ? fg_fail_nomem(err, "prediction") : FG_OK;
+    if (st == FG_OK && row->ops->create != NULL) st = row->ops->create(&p->state, &p->o, err);
+    if (st != FG_OK) {
         fg_predictor_destroy(&p);
-        return fg_fail_nomem(err, "prediction");
+        return st;
     }
     *out = p;
     return FG_OK;
@@ -69,9 +196,7 @@ fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_e
 void fg_predictor_destroy(fg_predictor **p)
 {
     if (*p == NULL) return;
-    fg_mem_free((*p)->count);
-    fg_mem_free((*p)->last);
-    fg_mem_free((*p)->n_seen);
+    if ((*p)->row->ops->destroy != NULL) (*p)->row->ops->destroy((*p)->state);
     fg_mem_free((*p)->used);
     fg_mem_free(*p);
     *p = NULL;
@@ -87,43 +212,17 @@ bool fg_predictor_is_on(const fg_predictor *p)
     return p->on;
 }
 
-/* ---- ranking ---- */
-
-/* What an expert is ranked by; 0: not at all. */
-static uint64_t score(const fg_predictor *p, size_t i)
+uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t *guess,
+                           uint32_t *ids, uint32_t most)
 {
-    if (p->o.kind == FG_PREDICT_FREQUENCY) return p->count[i];
-    return p->o.kind == FG_PREDICT_PREVIOUS ? p->last[i] : 0;
-}
-
-uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, uint32_t *ids, uint32_t most)
-{
-    const size_t row = (size_t)layer * p->o.n_expert;
-    uint32_t n = 0;
-    for (uint32_t e = 0; e < p->o.n_expert; e++) { /* insertion; ties go to the lower expert */
-        const uint64_t s = score(p, row + e);
-        if (s == 0) continue;
-        uint32_t at = n;
-        while (at > 0 && score(p, row + ids[at - 1]) < s) at--;
-        if (at >= most) continue;
-        if (n < most) n++;
-        memmove(ids + at + 1, ids + at, (n - 1 - at) * sizeof *ids);
-        ids[at] = e;
-    }
-    return n;
+    const fg_predict_row *row = p->row;
+    if (row->ops->rank == NULL) return 0;
+    return row->ops->rank(p->state, layer, row->asks_routers ? guess : NULL, ids, most);
 }
 
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok)
 {
-    const size_t row = (size_t)layer * p->o.n_expert;
-    const uint32_t n_used = p->o.n_used;
-    for (uint32_t t = 0; t < n_tok; t++, sel += n_used) {
-        for (uint32_t i = 0; i < n_used; i++) p->count[row + sel[i]]++;
-        /* the best of a token is the latest, so that it ranks first */
-        for (uint32_t i = n_used; i-- > 0;) p->last[row + sel[i]] = ++p->n_request;
-        if (++p->n_seen[layer] % DECAY_TOKENS != 0) continue;
-        for (uint32_t e = 0; e < p->o.n_expert; e++) p->count[row + e] /= 2;
-    }
+    if (p->row->observes) p->row->ops->observe(p->state, layer, sel, n_tok);
 }
 
 /* ---- hints ---- */
@@ -153,15 +252,10 @@ static uint32_t hint_token(const fg_predictor *p, fg_cache *c, uint32_t layer,
 {
     uint32_t n = 0, most = p->o.n_used < FG_PREDICT_WIDTH ? p->o.n_used : FG_PREDICT_WIDTH;
     for (uint32_t d = 1; d <= p->o.ahead && d < p->o.n_layer; d++) {
-        uint32_t ids[FG_PREDICT_WIDTH], k = most;
+        uint32_t ids[FG_PREDICT_WIDTH];
         const uint32_t to = (layer + d) % p->o.n_layer;
-        if (p->o.kind != FG_PREDICT_ROUTER) {
-            k = fg_predictor_rank(p, to, ids, most);
-        } else if (guess != NULL && d <= guess->n_ahead) {
-            memcpy(ids, guess->id[d - 1], most * sizeof *ids);
-        } else {
-            break;
-        }
+        const uint32_t *of_router = guess != NULL && d <= guess->n_ahead ? guess->id[d - 1] : NULL;
+        const uint32_t k = fg_predictor_rank(p, to, of_router, ids, most);
         for (uint32_t i = 0; i < k; i++) {
             if (fg_cache_prefetch(c, to, ids[i], &loads[n])) n++;
         }
@@ -178,6 +272,6 @@ uint32_t fg_predictor_hints(fg_predictor *p, fg_cache *c, uint32_t layer, const 
         const bool more = layer + 1 < p->o.n_layer;
         return more && used_all(p, sel, n_tok) ? hint_scan(p, c, layer + 1, loads) : 0;
     }
-    if (!p->on || p->o.kind == FG_PREDICT_NONE) return 0;
+    if (!p->on) return 0;
     return hint_token(p, c, layer, guess, loads);
 }

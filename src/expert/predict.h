@@ -20,18 +20,7 @@
 
 #include "src/base/status.h"
 #include "src/expert/cache.h"
-
-typedef enum fg_predict {
-    FG_PREDICT_NONE,
-    FG_PREDICT_FREQUENCY, /* the layer's most requested so far; counts halve now and then */
-    FG_PREDICT_PREVIOUS,  /* those of the token before, then of the one before that, ... */
-    FG_PREDICT_ROUTER,    /* the best of that layer's router on the state of this layer */
-    FG_PREDICT_COUNT,
-} fg_predict;
-
-/* "none", "frequency", "previous", "router"; false when text is none of them. */
-bool fg_predict_parse(const char *text, fg_predict *out);
-const char *fg_predict_name(fg_predict kind);
+#include "src/fulgur.h"
 
 enum {
     FG_PREDICT_AHEAD = 4, /* layers, at most */
@@ -53,15 +42,52 @@ typedef struct fg_predict_opts {
 } fg_predict_opts;
 enum { FG_PREDICT_DEFAULT_AHEAD = 2 };
 
+/* What a predictor does; create makes its state, which it alone knows.  All may be NULL: NONE. */
+typedef struct fg_predict_ops {
+    /* o has been checked.  FG_ENOMEM leaves *state NULL. */
+    fg_status (*create)(void **state, const fg_predict_opts *o, fg_err *err);
+    /* As fg_predictor_observe, when it observes. */
+    void (*observe)(void *state, uint32_t layer, const uint32_t *sel, uint32_t n_tok);
+    /* As fg_predictor_rank; guess: NULL unless it asks the routers. */
+    uint32_t (*rank)(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
+                     uint32_t most);
+    void (*destroy)(void *state); /* accepts NULL */
+} fg_predict_ops;
+
+/* The predictors: enumerator (src/fulgur.h says what each does), name, stored number, observes
+ * (the routing so far), asks routers (for their guesses, which cost their products), functions.
+ * The stored number is the one in routing traces: never changed, never used again. */
+#define FG_PREDICT_MAP(X)                                                                          \
+    X(FG_PREDICT_NONE, "none", 0, false, false, fg_predict_none)                                   \
+    X(FG_PREDICT_FREQUENCY, "frequency", 1, true, false, fg_predict_frequency)                     \
+    X(FG_PREDICT_PREVIOUS, "previous", 2, true, false, fg_predict_previous)                        \
+    X(FG_PREDICT_ROUTER, "router", 3, false, true, fg_predict_router)
+
+#define FG_PREDICT_OPS(id, name, stored, observes, asks_routers, ops)                              \
+    extern const fg_predict_ops ops;
+FG_PREDICT_MAP(FG_PREDICT_OPS)
+#undef FG_PREDICT_OPS
+
+typedef struct fg_predict_row {
+    const char *name;
+    uint32_t stored;
+    bool observes, asks_routers;
+    const fg_predict_ops *ops;
+} fg_predict_row;
+
+/* NULL: no such predictor. */
+const fg_predict_row *fg_predict_get(fg_predict kind);
+
 typedef struct fg_predictor fg_predictor;
 
-/* Errors: FG_EINVAL (ahead), FG_ENOMEM. */
+/* Errors: FG_EINVAL (kind, ahead), FG_ENOMEM. */
 fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *opts, fg_err *err);
 void fg_predictor_destroy(fg_predictor **p); /* accepts NULL */
 
-/* Ranks the experts of `layer`, the likeliest first, from what was observed; writes at most `most`
- * ids and returns how many (PREVIOUS knows none at first; NONE and ROUTER never any). */
-uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, uint32_t *ids, uint32_t most);
+/* Ranks the experts of `layer`, the likeliest first; writes at most `most` ids and returns how many,
+ * 0: nothing is known.  guess: what the layer's router ranked first, a row of fg_guess, or NULL. */
+uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t *guess,
+                           uint32_t *ids, uint32_t most);
 
 /* The routing of one layer: sel[n_tok][n_used], tokens in order. */
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok);
@@ -74,7 +100,7 @@ bool fg_predictor_is_on(const fg_predictor *p);
  * FG_PREDICT_HINTS; returns how many are to be read, the most urgent first.
  *   One token: the n_used (at most FG_PREDICT_WIDTH) likeliest of each of the `ahead` layers; behind
  *   the last layer come the first ones of the next token, which a router cannot know.  guess: NULL,
- *   or of this layer (ROUTER).
+ *   or of this layer, for who asks the routers.
  *   More tokens, when they used every expert of this layer: they will use every one of the next, of
  *   which the first FG_CACHE_WAVE absent ones are hinted, whatever the kind, on or off. */
 uint32_t fg_predictor_hints(fg_predictor *p, fg_cache *c, uint32_t layer, const uint32_t *sel,

@@ -317,7 +317,8 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes)
 uint32_t fg_store_guess_layers(const fg_store *s)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);
-    const bool wanted = s->predict == FG_PREDICT_ROUTER && fg_predictor_is_on(s->predictor) &&
+    const bool wanted = fg_predict_get(s->predict)->asks_routers &&
+                        fg_predictor_is_on(s->predictor) &&
                         fg_cache_n_present(s->cache) < shape->n_layer * shape->n_expert;
     return wanted ? s->ahead : 0;
 }

@@ -293,14 +293,7 @@ fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err)
 {
     meter m = {.o = o};
     uint32_t flags;
-    bool missing;
-    if (!fg_cpu_level_parse(o->cpu == NULL ? "auto" : o->cpu, &flags, &missing)) {
-        return fg_fail(err, FG_EINVAL, "cpu: %s, expected one of %s", o->cpu, fg_cpu_level_names());
-    }
-    if (missing) {
-        return fg_fail(err, FG_ENOTSUP, "cpu: this machine lacks %s, expected at most %s", o->cpu,
-                       fg_cpu_level_name(fg_cpu_detect()));
-    }
+    FG_TRY(fg_cpu_level_flags(o->cpu, &flags, err));
     if (o->n_col < 1 || o->n_batch < 1 || o->n_few < 1 || o->n_few > o->n_batch || o->group < 1 ||
         o->d_head < 16 || o->d_head % 16 != 0) {
         return fg_fail(

@@ -33,7 +33,7 @@ typedef struct fg_rates {
 } fg_rates;
 
 typedef struct fg_rates_opts {
-    const char *cpu;      /* level, "auto" */
+    fg_cpu_level cpu;     /* highest kernel level to use */
     uint32_t n_thread;    /* 0: as an engine would take */
     bool decode, prefill; /* what to measure */
     bool type[FG_RATE_TYPES];

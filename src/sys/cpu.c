@@ -3,7 +3,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <string.h>
 
 #if defined(__AVX__)
 #error "cpu.c must be built for the baseline: it decides whether AVX may be used"
@@ -17,20 +16,22 @@
 #include <sys/auxv.h>
 #endif
 
-/* Each level contains the ones before it, so that a level's flags say what may be used. */
+/* Each level contains the ones before it, so that a level's flags say what may be used.  Without a
+ * name: of another architecture. */
 static const struct {
     const char *name;
     uint32_t flags;
-} levels[] = {
-    {"scalar", FG_CPU_SCALAR},
+} levels[FG_CPU_LEVEL_COUNT] = {
+    [FG_CPU_LEVEL_AUTO] = {"auto", 0}, /* not these flags: what there is */
+    [FG_CPU_LEVEL_SCALAR] = {"scalar", FG_CPU_SCALAR},
 #if defined(__x86_64__)
-    {"avx2", FG_CPU_AVX2},
-    {"avx512vnni", FG_CPU_AVX2 | FG_CPU_AVX512VNNI},
-    {"amx", FG_CPU_AVX2 | FG_CPU_AVX512VNNI | FG_CPU_AMX},
+    [FG_CPU_LEVEL_AVX2] = {"avx2", FG_CPU_AVX2},
+    [FG_CPU_LEVEL_AVX512VNNI] = {"avx512vnni", FG_CPU_AVX2 | FG_CPU_AVX512VNNI},
+    [FG_CPU_LEVEL_AMX] = {"amx", FG_CPU_AVX2 | FG_CPU_AVX512VNNI | FG_CPU_AMX},
 #elif defined(__aarch64__)
-    {"neon", FG_CPU_NEON},
-    {"dotprod", FG_CPU_NEON | FG_CPU_DOTPROD},
-    {"i8mm", FG_CPU_NEON | FG_CPU_DOTPROD | FG_CPU_I8MM},
+    [FG_CPU_LEVEL_NEON] = {"neon", FG_CPU_NEON},
+    [FG_CPU_LEVEL_DOTPROD] = {"dotprod", FG_CPU_NEON | FG_CPU_DOTPROD},
+    [FG_CPU_LEVEL_I8MM] = {"i8mm", FG_CPU_NEON | FG_CPU_DOTPROD | FG_CPU_I8MM},
 #endif
 };
 
@@ -80,39 +81,33 @@ uint32_t fg_cpu_detect(void)
     return flags;
 }
 
-const char *fg_cpu_level_name(uint32_t flags)
+const char *fg_cpu_level_name(fg_cpu_level level)
 {
-    const char *best = levels[0].name;
-    for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
-        if ((flags & levels[i].flags) == levels[i].flags) best = levels[i].name;
+    return (uint32_t)level < FG_CPU_LEVEL_COUNT ? levels[level].name : NULL;
+}
+
+fg_cpu_level fg_cpu_level_of(uint32_t flags)
+{
+    fg_cpu_level best = FG_CPU_LEVEL_SCALAR;
+    for (uint32_t i = FG_CPU_LEVEL_SCALAR; i < FG_CPU_LEVEL_COUNT; i++) {
+        if (levels[i].name == NULL) continue;
+        if ((flags & levels[i].flags) == levels[i].flags) best = (fg_cpu_level)i;
     }
     return best;
 }
 
-bool fg_cpu_level_parse(const char *name, uint32_t *flags, bool *missing)
+fg_status fg_cpu_level_flags(fg_cpu_level level, uint32_t *flags, fg_err *err)
 {
     const uint32_t have = fg_cpu_detect();
-    *missing = false;
-    if (strcmp(name, "auto") == 0) {
-        *flags = have;
-        return true;
+    const char *name = fg_cpu_level_name(level);
+    *flags = have;
+    if (name == NULL) {
+        return fg_fail(err, FG_EINVAL, "cpu: level %u, expected one that this build has",
+                       (uint32_t)level);
     }
-    for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
-        if (strcmp(levels[i].name, name) != 0) continue;
-        *flags = levels[i].flags;
-        *missing = (levels[i].flags & ~have) != 0;
-        return true;
-    }
-    return false;
-}
-
-const char *fg_cpu_level_names(void)
-{
-#if defined(__x86_64__)
-    return "auto, scalar, avx2, avx512vnni, amx";
-#elif defined(__aarch64__)
-    return "auto, scalar, neon, dotprod, i8mm";
-#else
-    return "auto, scalar";
-#endif
+    if (level == FG_CPU_LEVEL_AUTO) return FG_OK;
+    *flags = levels[level].flags;
+    if ((levels[level].flags & ~have) == 0) return FG_OK;
+    return fg_fail(err, FG_ENOTSUP, "cpu: this machine lacks %s, expected at most %s", name,
+                   fg_cpu_level_name(fg_cpu_level_of(have)));
 }

@@ -5,8 +5,10 @@
 #ifndef FG_SRC_SYS_CPU_H
 #define FG_SRC_SYS_CPU_H
 
-#include <stdbool.h>
 #include <stdint.h>
+
+#include "src/base/status.h"
+#include "src/fulgur.h"
 
 enum {
     FG_CPU_SCALAR = 0,
@@ -21,14 +23,11 @@ enum {
 /* Features of this machine. */
 uint32_t fg_cpu_detect(void);
 
-/* Name of the best level contained in flags: "scalar", "avx2", ... */
-const char *fg_cpu_level_name(uint32_t flags);
+/* Best level contained in flags. */
+fg_cpu_level fg_cpu_level_of(uint32_t flags);
 
-/* Level name to flags ("auto" = detected).  False when the name is unknown; *missing is true when
- * this machine lacks the level. */
-bool fg_cpu_level_parse(const char *name, uint32_t *flags, bool *missing);
-
-/* Names of all levels known to this build, for messages: "auto, scalar, ...". */
-const char *fg_cpu_level_names(void);
+/* What the kernels of a level may use; AUTO: all that there is.  FG_EINVAL: this build has no such
+ * level; FG_ENOTSUP: this machine lacks it. */
+fg_status fg_cpu_level_flags(fg_cpu_level level, uint32_t *flags, fg_err *err);
 
 #endif

@@ -31,17 +31,14 @@ void fg_machine_cpu_name(char *name, size_t n)
 
 const char *fg_machine_level(uint32_t i, bool *has)
 {
-    static _Thread_local char name[32];
-    const char *p = strchr(fg_cpu_level_names(), ','); /* "auto, scalar, ..." */
-    for (; p != NULL && i > 0; i--) p = strchr(p + 1, ',');
-    if (p == NULL) return NULL;
-    p += strspn(p, ", ");
-    const size_t n = strcspn(p, ",");
-    uint32_t flags;
-    bool missing;
-    (void)snprintf(name, sizeof name, "%.*s", (int)n, p);
-    *has = fg_cpu_level_parse(name, &flags, &missing) && !missing;
-    return name;
+    for (uint32_t l = FG_CPU_LEVEL_SCALAR; l < FG_CPU_LEVEL_COUNT; l++) {
+        const char *name = fg_cpu_level_name((fg_cpu_level)l);
+        uint32_t flags;
+        if (name == NULL || i-- > 0) continue;
+        *has = fg_cpu_level_flags((fg_cpu_level)l, &flags, NULL) == FG_OK;
+        return name;
+    }
+    return NULL;
 }
 
 /* First line of a file of the system, "" when it cannot be read. */
@@ -67,7 +64,7 @@ void fg_machine_describe(fg_machine *m)
 {
     char line[128];
     *m = (fg_machine){
-        .level = fg_cpu_level_name(fg_cpu_detect()),
+        .level = fg_cpu_level_name(fg_cpu_level_of(fg_cpu_detect())),
         .n_core = fg_cpu_budget(),
         .n_budget = fg_cpu_budget(),
         .n_node = 1,

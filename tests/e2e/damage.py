@@ -11,7 +11,7 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, ORACLE, check, check_error, finish, path, report, run
+from e2e import NANO, ORACLE, check, check_error, check_usage, finish, path, report, run
 
 # ---- model files: truncated, flipped, foreign ----
 
@@ -221,7 +221,7 @@ check_error("absent_text", run("score", path("nano.fulgur"), path("none.txt")), 
 open(path("short.txt"), "w").write("a")
 check_error("text_too_short", run("score", path("nano.fulgur"), path("short.txt")), "text")
 check_error("vocabularies_differ", run("score", path("nano.fulgur"), "Makefile", "--against", GOOD), "vocabulary")
-check_error("unknown_cpu", run("info", GOOD, "--cpu", "z80"), "z80")
+check_usage("unknown_cpu", run("info", GOOD, "--cpu", "z80"), "--cpu: z80, expected auto, scalar")
 check_error("unknown_meta", run("info", GOOD, "--meta", "nothing"), "nothing")
 if os.geteuid() != 0:
     os.chmod(GOOD, 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the command-line tests share: running the program, checking, counting.  Standard library only."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,25 @@ def check(name, good, why=""):
     return good
 
 
-def check_error(name, result, *words):
+def choices(option, command="run"):
+    """The names that --help lists for an option, in its order."""
+    text = re.sub(r"\n {12,}", " ", run(command, "--help")[1].decode())  # unwrapped
+    for line in text.splitlines():
+        if line.split()[:1] == [option]:
+            return line.rsplit(": ", 1)[1].replace(" (default)", "").replace(" or ", ", ").split(", ")
+    raise LookupError(option)
+
+
+def check_usage(name, result, *words):
+    """As check_error, for what is wrong with the command itself: status 2."""
+    return check_error(name, result, *words, want=2)
+
+
+def check_error(name, result, *words, want=1):
     """Status 1 and one line "fulgur: ..." on stderr that holds all the words."""
     status, _, err = result
     text = err.decode("utf-8", "replace")
-    good = (status == 1 and text.startswith("fulgur: ") and text.count("\n") == 1 and text.endswith("\n")
+    good = (status == want and text.startswith("fulgur: ") and text.count("\n") == 1 and text.endswith("\n")
             and len(text) < 600 and all(w in text for w in words))
     return check(name, good, f"status {status}, stderr {text!r}, wanted {words}")
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, finish, path, run
 
 M = path("nano.fulgur")
 GIVEN = ["--bandwidth", "50GB/s", "--gemm", "500", "--json", "-t", "2"]
@@ -95,7 +95,7 @@ check_error("not_a_model", run("plan", f"{NANO}/tokenizer.json"), "tokenizer.jso
 check_error("type_of_a_file", run("plan", M, "--type", "q8"), "types of its own")
 check_error("unknown_type", run("plan", NANO, "--type", "q3"), "q3")
 check_error("context_too_long", run("plan", M, *GIVEN, "-c", "99999999"), "context")
-check_error("unknown_cpu", run("plan", M, "--cpu", "abacus"), "abacus")
+check_usage("unknown_cpu", run("plan", M, "--cpu", "abacus"), "--cpu: abacus, expected auto, scalar")
 for bad in ("", "x", "-1G", "0", "1X", "1Gx", "1e999G", "nan", "inf", "0x10", "99999999T", "1G/s"):
     status, out, err = run("plan", M, *GIVEN, "--ram", bad)
     check(f"ram_{bad or 'empty'}", status == 2 and err.count(b"\n") == 1 and out == b"", (status, err))

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, report, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, path, report, run
 
 M, IDS, TEXT = path("m.fulgur"), path("ids.txt"), path("text.txt")
 run("convert", NANO, M)
@@ -46,7 +46,7 @@ check("line_of_experts", line is not None and int(line.group(2)) >= 9 * 8 * 2, e
 
 # what is read ahead changes nothing but the counts
 hits = {}
-for name in ["none", "frequency", "previous", "router"]:
+for name in choices("--predict"):
     for ahead in ["1", "4"]:
         args = ["--ram", str(least + 2000000), "--predict", name, "--ahead", ahead]
         check(f"text.{name}.{ahead}", run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", *args)[1] == out)
@@ -146,9 +146,10 @@ check_error("logits.all_warm", run(*steady, "--warm", "60"), "--warm: 60 tokens 
 err = run("run", M, "-f", TEXT, "-n", "1", "--ram", "1G", "--predict", "none")[2]
 check("line_of_batches", b"read ahead in batches: " in err and b"none" not in err, err)
 check("usage.size", run("run", M, "-p", "x", "--ram", "lots")[0] == 2)
-check_error("bad_policy", run("run", M, "-p", "x", "--ram", "1G", "--policy", "best"), "policy: best", "lru, lfu or pin")
-check_error("bad_predict", run("run", M, "-p", "x", "--ram", "1G", "--predict", "oracle"), "predict: oracle", "router")
-check_error("bad_predict_mapped", run("run", M, "-p", "x", "--predict", "oracle"), "predict: oracle", "router")
+for option in ("--policy", "--predict", "--io", "--cpu", "--cache-type"):
+    names = choices(option)
+    check_usage(f"bad{option}", run("run", M, "-p", "x", option, "best"), f"{option}: best, expected {', '.join(names[:-1])} or {names[-1]};")
+check("choices", choices("--policy") == ["lru", "lfu", "pin"] and choices("--predict")[0] == "none" and choices("--io") == ["auto", "uring", "pread"])
+check_usage("policy_of_replays", run("run", M, "-p", "x", "--ram", "1G", "--policy", "random"), "policy: random", "lru, lfu or pin")
 check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "5")[0] == 2)
-check_error("bad_io", run("run", M, "-p", "x", "--ram", "1G", "--io", "tape"), "io: tape")
 finish()

@@ -9,7 +9,7 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, check, check_error, finish, path, run
+from e2e import NANO, check, check_error, choices, finish, path, run
 
 M, TEXT, T, U = path("m.fulgur"), path("text.txt"), path("t.trace"), path("u.trace")
 run("convert", NANO, M)
@@ -39,19 +39,22 @@ status, text, err = run("trace", "replay", T, "--ram", ram)
 check("table", status == 0 and all(w in text for w in (b"60 of 256 experts", b"mapped model", b"optimal  none", b"random   router", b"4 ahead @2",
                                                          b"first half of this trace")), text)
 table = json.loads(run("trace", "replay", T, "--ram", ram, "--json")[1])
-check("all_rows", len(table["rows"]) == 20 and not any(r["as_recorded"] for r in table["rows"]) and table["slots"] == 60)
+policies = {r["policy"] for r in table["rows"]}
+check("all_policies", policies == {*choices("--policy"), "random", "optimal"}, policies)
+check("all_rows", len(table["rows"]) == len(policies) * len(choices("--predict")) and not any(r["as_recorded"] for r in table["rows"]) and table["slots"] == 60)
 asked = 150 * 8 * 2
 check("all_requests", all(r["hits"] + r["prefetch_hits"] + r["misses"] == asked for r in table["rows"]))
 best = row(table, "optimal", "none")["misses"]
 check("none_reads_less_than_optimal", all(r["misses"] + r["prefetches"] >= best for r in table["rows"]) and best < row(table, "lru", "none")["misses"])
 recall = {(r["predict"], r["ahead"]): r for r in table["recall"]}
-check("recall", len(recall) == 16 and recall["router", 1]["asked"] == 150 * 7 * 2 and recall["router", 1]["recall@2"] > recall["router", 4]["recall@2"]
+check("recall", len(recall) == 4 * len(choices("--predict")) and recall["router", 1]["asked"] == 150 * 7 * 2 and recall["router", 1]["recall@2"] > recall["router", 4]["recall@2"]
       > 3 * recall["random", 1]["recall@2"] == 3 * 0.0625, recall)
 status, wide, _ = run("trace", "replay", T, "--ram", ram, "--json", "--ahead", "4")
 check("ahead", status == 0 and row(json.loads(wide), "lru", "router") != row(table, "lru", "router") and row(json.loads(wide), "lru", "none") == row(table, "lru", "none"))
 
 # a live run is what its replay says: of its own trace with every predictor, of any trace without
-for policy, predict, batch in (("lru", "router", "1"), ("lfu", "frequency", "1"), ("lru", "previous", "9"), ("lru", "none", "1")):
+for predict in reversed(choices("--predict")):  # none is the last
+    policy, batch = "lfu" if predict == "frequency" else "lru", "9" if predict == "previous" else "1"
     name = f"live.{policy}.{predict}"
     status, out, err = run("trace", M, TEXT, "-o", U, "--tokens", "150", "--batch", batch, "--json", "--ram", ram, "--policy", policy, "--predict", predict)
     live = json.loads(out) if status == 0 else {}

@@ -9,6 +9,6 @@
 
 int main(void)
 {
-    puts(fg_cpu_level_name(fg_cpu_detect()));
+    puts(fg_cpu_level_name(fg_cpu_level_of(fg_cpu_detect())));
     return 0;
 }

@@ -238,8 +238,7 @@ FG_TEST(random_is_random)
     CHECK((double)best.n_hit / 6000.0 > 0.35);
     fg_future_destroy(&f);
     fg_trace_close(&t);
-    fg_policy p;
-    CHECK(!fg_policy_parse("random", &p) && !fg_policy_parse("optimal", &p)); /* not live */
+    CHECK(!fg_policy_is_live(FG_POLICY_RANDOM) && !fg_policy_is_live(FG_POLICY_OPTIMAL));
     CHECK_STR(fg_policy_name(FG_POLICY_OPTIMAL), "optimal");
     const fg_cache_opts o = {
         .n_layer = 1, .n_expert = 4, .n_used = 1, .n_slot = 2, .policy = FG_POLICY_OPTIMAL};
@@ -302,7 +301,8 @@ FG_TEST(recall_of_planted_sequences)
         const fg_recall *frequency = &r[FG_PREDICT_FREQUENCY][d - 1];
         CHECK_U64(frequency->n_found[0], 2 * (uint64_t)(N / 2 - 1) * (N_LAYER - d));
         CHECK_U64(frequency->n_found[2], 2 * each);
-        CHECK_U64(r[FG_PREDICT_NONE][d - 1].n, 0);
+        CHECK_U64(r[FG_PREDICT_NONE][d - 1].n, previous->n);
+        CHECK_U64(r[FG_PREDICT_NONE][d - 1].n_found[2], 0);
     }
     uint64_t heat[N_LAYER * N_EXPERT] = {0};
     CHECK(fg_replay_heat(t, 0, 3, heat, &err) == FG_OK); /* two even tokens, one odd */
@@ -316,7 +316,8 @@ FG_TEST(recall_of_planted_sequences)
 
 typedef struct live_case {
     uint32_t n_slot;
-    const char *policy, *predict;
+    fg_policy policy;
+    fg_predict predict;
     uint32_t ahead;
     uint32_t n_decode; /* of the tokens, behind those in batches */
     uint32_t n_batch;
@@ -346,7 +347,8 @@ static uint64_t ram_for(const char *path, uint32_t n_slot, uint32_t n_batch)
     return bytes;
 }
 
-/* Runs and records a prompt in batches of several sizes and decoded tokens; false on failure. */
+/* Runs a prompt in batches of several sizes and decoded tokens, and records them unless trace is
+ * NULL: nobody observes the session then.  False on failure. */
 static bool run_live(const char *path, const live_case *x, const char *trace, fg_store_stats *out)
 {
     fg_engine_opts o = fg_engine_opts_default();
@@ -364,14 +366,15 @@ static bool run_live(const char *path, const live_case *x, const char *trace, fg
     fg_rng rng;
     fg_rng_init(&rng, 5);
     for (uint32_t i = 0; i < N_TOK; i++) ids[i] = below(&rng, 4096);
-    bool ok = s != NULL && fg_recorder_create(&r, e, s, &o, trace, &err) == FG_OK;
+    bool ok = s != NULL;
+    if (trace != NULL) ok = ok && fg_recorder_create(&r, e, s, &o, trace, &err) == FG_OK;
     for (uint32_t i = 0, m; ok && i < N_TOK; i += m) {
         const uint32_t left = i < N_TOK - x->n_decode ? N_TOK - x->n_decode - i : 1;
         m = 1 + below(&rng, 2 * n_batch); /* a call may be several passes */
         m = left < m ? left : m;
         ok = fg_session_eval(s, ids + i, m, NULL, NULL, &err) == FG_OK;
     }
-    ok = ok && fg_recorder_finish(r, &err) == FG_OK;
+    if (trace != NULL) ok = ok && fg_recorder_finish(r, &err) == FG_OK;
     if (ok) *out = *fg_engine_store_stats(e);
     if (!ok) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     fg_recorder_destroy(&r);
@@ -409,7 +412,8 @@ static void check_live(const char *path, const live_case *x, sights *seen)
     const bool hot = fg_trace_get_heat(t, heat);
     fg_replay_opts o = {.n_slot = n_slot,
                         .policy = h->policy,
-                        .heat = hot && h->policy != FG_POLICY_LRU ? heat : NULL,
+                        .heat = hot && fg_policy_get(h->policy)->heat != FG_POLICY_HEAT_NONE ? heat
+                                                                                             : NULL,
                         .predict = h->predict,
                         .ahead = h->ahead,
                         .as_recorded = true};
@@ -419,8 +423,8 @@ static void check_live(const char *path, const live_case *x, sights *seen)
         fg_test_fail(__FILE__, __LINE__,
                      "%u slots, %s, %s %u ahead, %u decoded: %llu %llu %llu, "
                      "live %llu %llu %llu",
-                     x->n_slot, x->policy, x->predict, x->ahead, x->n_decode,
-                     (unsigned long long)s.n_hit, (unsigned long long)s.n_miss,
+                     x->n_slot, fg_policy_name(x->policy), fg_predict_name(x->predict), x->ahead,
+                     x->n_decode, (unsigned long long)s.n_hit, (unsigned long long)s.n_miss,
                      (unsigned long long)s.n_prefetch, (unsigned long long)live.cache.n_hit,
                      (unsigned long long)live.cache.n_miss,
                      (unsigned long long)live.cache.n_prefetch);
@@ -440,12 +444,18 @@ static void check_live(const char *path, const live_case *x, sights *seen)
 FG_TEST(replay_is_the_live_run)
 {
     static const live_case cases[] = {
-        {3, "lru", "none", 0, 20, 33},      {20, "lru", "router", 1, 200, 7},
-        {70, "lfu", "router", 4, 320, 1},   {64, "lru", "frequency", 2, 320, 1},
-        {90, "lfu", "previous", 3, 320, 1}, {40, "lfu", "frequency", 0, 150, 33},
-        {128, "lru", "router", 2, 300, 5},  {10, "lru", "previous", 4, 250, 33},
-        {200, "lru", "router", 3, 0, 33},   {150, "lru", "router", 2, 40, 140},
-        {60, "lfu", "none", 2, 40, 200}, /* long batches use all experts, which is hinted */
+        {3, FG_POLICY_LRU, FG_PREDICT_NONE, 0, 20, 33},
+        {20, FG_POLICY_LRU, FG_PREDICT_ROUTER, 1, 200, 7},
+        {70, FG_POLICY_LFU, FG_PREDICT_ROUTER, 4, 320, 1},
+        {64, FG_POLICY_LRU, FG_PREDICT_FREQUENCY, 2, 320, 1},
+        {90, FG_POLICY_LFU, FG_PREDICT_PREVIOUS, 3, 320, 1},
+        {40, FG_POLICY_LFU, FG_PREDICT_FREQUENCY, 0, 150, 33},
+        {128, FG_POLICY_LRU, FG_PREDICT_ROUTER, 2, 300, 5},
+        {10, FG_POLICY_LRU, FG_PREDICT_PREVIOUS, 4, 250, 33},
+        {200, FG_POLICY_LRU, FG_PREDICT_ROUTER, 3, 0, 33},
+        {150, FG_POLICY_LRU, FG_PREDICT_ROUTER, 2, 40, 140},
+        {60, FG_POLICY_LFU, FG_PREDICT_NONE, 2, 40,
+         200}, /* long batches use all experts, which is hinted */
     };
     sights seen = {0};
     const char *path = model_file(NANO_DIR, "q4");
@@ -456,6 +466,81 @@ FG_TEST(replay_is_the_live_run)
      * one slot more or less */
     CHECK(seen.n_switch > 0 && seen.n_always_on_differs > 0 && seen.n_prefetch >= 5);
     CHECK(seen.n_other_differs >= n - 1);
+}
+
+/* Writes the trace again, without the routers' guesses. */
+static void strip_guesses(const fg_trace *t, const char *path)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    fg_trace_writer *w;
+    fg_trace_pass pass = {0};
+    fg_err err = {0};
+    uint32_t *sel = calloc((size_t)fg_trace_most_tok(t) * h->n_used, sizeof *sel);
+    REQUIRE(sel != NULL && fg_trace_create(&w, path, h, NULL, &err) == FG_OK);
+    while (fg_trace_next(t, &pass)) {
+        fg_trace_begin(w, pass.n_tok, pass.predict_on);
+        for (uint32_t l = 0; l < h->n_layer; l++) {
+            fg_trace_sel(t, &pass, l, sel);
+            fg_trace_layer(w, l, sel);
+        }
+    }
+    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    fg_trace_writer_destroy(&w);
+    free(sel);
+}
+
+static fg_cache_stats replay_file(const char *path, bool strip, const live_case *x)
+{
+    const path_text bare = tmp_path("stripped.trace");
+    fg_cache_stats s = {0};
+    fg_trace *t;
+    fg_err err = {0};
+    if (fg_trace_open(&t, path, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return s;
+    }
+    if (strip) {
+        strip_guesses(t, bare.s);
+        fg_trace_close(&t);
+        return replay_file(bare.s, false, x);
+    }
+    const fg_replay_opts o = {
+        .n_slot = x->n_slot, .policy = x->policy, .predict = x->predict, .ahead = x->ahead};
+    CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+    fg_trace_close(&t);
+    return s;
+}
+
+/* Taps make the pass compute the routers' guesses, and might hide that nobody asks for them. */
+FG_TEST(replay_is_the_live_run_that_nobody_observes)
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    const path_text trace = tmp_path("observed.trace");
+    fg_cache_stats of[FG_PREDICT_COUNT];
+    REQUIRE(path != NULL);
+    for (uint32_t i = 0; i < FG_POLICY_COUNT * FG_PREDICT_COUNT; i++) {
+        const uint32_t k = i % FG_PREDICT_COUNT;
+        /* too few passes of one token for a predictor to be judged */
+        const live_case x = {60, (fg_policy)(i / FG_PREDICT_COUNT), (fg_predict)k, 2, 24, 33};
+        const fg_policy_row *policy = fg_policy_get(x.policy);
+        if (!policy->live || policy->heat == FG_POLICY_HEAT_NEEDED) continue;
+        fg_store_stats bare, observed;
+        REQUIRE(run_live(path, &x, NULL, &bare) && run_live(path, &x, trace.s, &observed));
+        CHECK(bare.n_slot == x.n_slot && bare.n_switch == 0 && bare.predict_on);
+        const fg_cache_stats want = replay_file(trace.s, false, &x);
+        of[k] = bare.cache;
+        if (!same_counts(&bare.cache, &want) || !same_counts(&observed.cache, &want)) {
+            fg_test_fail(
+                __FILE__, __LINE__, "%s, %s: %llu misses, observed %llu, replay %llu", policy->name,
+                fg_predict_name(x.predict), (unsigned long long)bare.cache.n_miss,
+                (unsigned long long)observed.cache.n_miss, (unsigned long long)want.n_miss);
+        }
+        /* negative controls: without guesses those who ask for them do something else, and no
+         * predictor's counts are another one's */
+        const fg_cache_stats blind = replay_file(trace.s, true, &x);
+        CHECK(same_counts(&bare.cache, &blind) == !fg_predict_get(x.predict)->asks_routers);
+        for (uint32_t j = 0; j < k; j++) CHECK(!same_counts(&of[j], &of[k]));
+    }
 }
 
 /* ---- heat maps ---- */
@@ -469,7 +554,7 @@ static path_text copy_nano(const char *name)
     return p;
 }
 
-static fg_status open_with(const char *path, const char *policy, fg_err *err)
+static fg_status open_with(const char *path, fg_policy policy, fg_err *err)
 {
     fg_engine_opts o = fg_engine_opts_default();
     fg_engine *e = NULL;
@@ -497,9 +582,9 @@ FG_TEST(heat_map_in_the_file)
     fg_err err = {0};
     fg_heat h;
     CHECK(load_heat(path.s, &h, &err) == FG_OK && h.use == NULL);
-    CHECK(open_with(path.s, "pin", &err) == FG_ENOTSUP && is_line(&err));
+    CHECK(open_with(path.s, FG_POLICY_PIN, &err) == FG_ENOTSUP && is_line(&err));
     CHECK(strstr(err.msg, "no heat map") != NULL);
-    CHECK(open_with(path.s, "random", &err) == FG_EINVAL && is_line(&err));
+    CHECK(open_with(path.s, FG_POLICY_RANDOM, &err) == FG_EINVAL && is_line(&err));
     uint64_t use[256];
     for (uint64_t i = 0; i < 256; i++) use[i] = i * i << 20;
     fg_heat put = {.text = "a \"text\"", .n_tok = 77, .data_root = h.data_root, .use = use};
@@ -512,21 +597,21 @@ FG_TEST(heat_map_in_the_file)
     CHECK_U64(h.n_tok, 77);
     CHECK_STR(h.text, put.text);
     fg_mem_free(h.use);
-    CHECK(open_with(path.s, "pin", &err) == FG_OK);
+    CHECK(open_with(path.s, FG_POLICY_PIN, &err) == FG_OK);
     use[3] = 5; /* a second map takes the place of the first */
     CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
     CHECK(load_heat(path.s, &h, &err) == FG_OK && h.use != NULL && h.use[3] == 5);
     fg_mem_free(h.use);
     sights seen = {0};
-    check_live(path.s, &(live_case){48, "pin", "router", 2, 200, 33}, &seen);
-    check_live(path.s, &(live_case){48, "lfu", "none", 2, 200, 33}, &seen);
+    check_live(path.s, &(live_case){48, FG_POLICY_PIN, FG_PREDICT_ROUTER, 2, 200, 33}, &seen);
+    check_live(path.s, &(live_case){48, FG_POLICY_LFU, FG_PREDICT_NONE, 2, 200, 33}, &seen);
     CHECK_U64(seen.n_other_differs, 2);
     static const char *const bad[] = {"", "{", "[]", "{\"version\": 2}",
                                       "{\"version\": 1, \"data_root\": \"0x0\"}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CHECK(fg_model_file_append_meta(path.s, "heat", bad[i], strlen(bad[i]), &err) == FG_OK);
-        CHECK(open_with(path.s, "pin", &err) == FG_EFORMAT && is_line(&err));
-        CHECK(open_with(path.s, "lru", &err) == FG_OK);
+        CHECK(open_with(path.s, FG_POLICY_PIN, &err) == FG_EFORMAT && is_line(&err));
+        CHECK(open_with(path.s, FG_POLICY_LRU, &err) == FG_OK);
     }
 }
 

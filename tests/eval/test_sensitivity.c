@@ -31,7 +31,7 @@ static bool open_with(fg_engine **e, const char *lines, uint32_t n_thread, const
     fg_engine_opts eo = fg_engine_opts_default();
     fg_err err = {0};
     eo.n_thread = n_thread;
-    if (cpu != NULL) eo.cpu = cpu;
+    eo.cpu = model_level(cpu);
     const bool ok =
         fg_convert(&o, NULL, &err) == FG_OK && fg_engine_open(e, out, &eo, &err) == FG_OK;
     if (!ok) printf("  %s: %s\n", lines, err.msg);

@@ -238,6 +238,161 @@ static size_t pass_begins(uint32_t pass)
     return at;
 }
 
+/* What stands in traces, for ever: a new policy or predictor adds a row here. */
+static const struct {
+    const char *name;
+    uint32_t stored;
+} pinned_policies[] = {{"lru", 0}, {"lfu", 1}, {"pin", 2}},
+  pinned_predictors[] = {{"none", 0}, {"frequency", 1}, {"previous", 2}, {"router", 3}};
+
+enum {
+    N_POLICY = sizeof pinned_policies / sizeof pinned_policies[0],
+    N_PREDICTOR = sizeof pinned_predictors / sizeof pinned_predictors[0],
+};
+
+/* Live policies whose stored number is not the pinned one. */
+static uint32_t n_wrong_numbers(const fg_policy_row *rows, uint32_t n)
+{
+    uint32_t n_live = 0, n_right = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!rows[i].live) continue;
+        n_live++;
+        for (uint32_t k = 0; k < N_POLICY; k++) {
+            n_right += strcmp(rows[i].name, pinned_policies[k].name) == 0 &&
+                       rows[i].stored == pinned_policies[k].stored;
+        }
+    }
+    return (n_live > N_POLICY ? n_live : N_POLICY) - n_right;
+}
+
+static uint32_t n_wrong_predictors(const fg_predict_row *rows, uint32_t n)
+{
+    uint32_t n_right = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t k = 0; k < N_PREDICTOR; k++) {
+            n_right += strcmp(rows[i].name, pinned_predictors[k].name) == 0 &&
+                       rows[i].stored == pinned_predictors[k].stored;
+        }
+    }
+    return (n > N_PREDICTOR ? n : N_PREDICTOR) - n_right;
+}
+
+FG_TEST(stored_numbers_are_pinned)
+{
+    fg_policy_row p[FG_POLICY_COUNT];
+    fg_predict_row q[FG_PREDICT_COUNT];
+    for (uint32_t i = 0; i < FG_POLICY_COUNT; i++) p[i] = *fg_policy_get((fg_policy)i);
+    for (uint32_t i = 0; i < FG_PREDICT_COUNT; i++) q[i] = *fg_predict_get((fg_predict)i);
+    CHECK_U64(n_wrong_numbers(p, FG_POLICY_COUNT), 0);
+    CHECK_U64(n_wrong_predictors(q, FG_PREDICT_COUNT), 0);
+    /* negative controls: renumbered lists, and lists with a row less or more */
+    p[0].stored = 1;
+    p[1].stored = 0;
+    CHECK_U64(n_wrong_numbers(p, FG_POLICY_COUNT), 2);
+    p[2].live = false;
+    CHECK_U64(n_wrong_numbers(p, FG_POLICY_COUNT), 3);
+    q[3].stored = 4;
+    CHECK_U64(n_wrong_predictors(q, FG_PREDICT_COUNT), 1);
+    CHECK_U64(n_wrong_predictors(q, 2), 2);
+}
+
+/* 2 layers of 3 experts, 1 used, recorded with lfu and the router's predictor, 2 ahead: a pass of 2
+ * tokens with the predictor off, and one of 1 token with guesses. */
+static const uint8_t golden[] = {
+    0x89, 0x46, 0x47, 0x54, 0x52, 0x0d, 0x0a, 0x1a, /* magic */
+    0x01, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, /* version, n_layer */
+    0x03, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, /* n_expert, n_used */
+    0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01, /* data_root */
+    0xe8, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* dense_bytes */
+    0x64, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* slot_bytes */
+    0xf4, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* session_bytes */
+    0x4d, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* ram_bytes */
+    0x01, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, /* policy, predict */
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* ahead, has_heat */
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* n_pass */
+    0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* n_tok */
+    0x4c, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* body_bytes */
+    0xc4, 0x21, 0xa1, 0x63, 0x22, 0xce, 0x24, 0xac, /* body_hash */
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* reserved */
+    0x6e, 0x0d, 0x2f, 0x09, 0x5d, 0x19, 0xff, 0x40, /* head_hash */
+    0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* 2 tokens, off */
+    0x02, 0x00, 0x01, 0x00,                         /* layer 0 */
+    0x00, 0x00, 0x00, 0x00,                         /* layer 1 */
+    0x01, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, /* 1 token, on */
+    0x01, 0x00,                                     /* layer 0 */
+    0x02, 0x00, 0x00, 0x00, 0x01, 0x00,             /* what the router of layer 1 says */
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* further rows */
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00,                         /* layer 1 */
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* no guess */
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+};
+
+/* The file with these numbers. */
+static void write_golden(const char *path, fg_policy policy, fg_predict predict)
+{
+    const fg_trace_head h = {.n_layer = 2,
+                             .n_expert = 3,
+                             .n_used = 1,
+                             .data_root = 0x0123456789abcdef,
+                             .dense_bytes = 1000,
+                             .slot_bytes = 100,
+                             .session_bytes = 500,
+                             .ram_bytes = 77,
+                             .policy = policy,
+                             .predict = predict,
+                             .ahead = 2};
+    const fg_guess g = {.n_ahead = 1, .id = {{2, 0, 1}}}, none = {.n_ahead = 0};
+    fg_trace_writer *w;
+    fg_err err = {0};
+    REQUIRE(fg_trace_create(&w, path, &h, NULL, &err) == FG_OK);
+    fg_trace_begin(w, 2, false);
+    fg_trace_layer(w, 0, (const uint32_t[]){2, 1});
+    fg_trace_layer(w, 1, (const uint32_t[]){0, 0});
+    fg_trace_begin(w, 1, true);
+    fg_trace_layer(w, 0, (const uint32_t[]){1});
+    fg_trace_guess(w, 0, &g);
+    fg_trace_layer(w, 1, (const uint32_t[]){2});
+    fg_trace_guess(w, 1, &none);
+    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    fg_trace_writer_destroy(&w);
+}
+
+FG_TEST(golden_trace)
+{
+    const path_text path = tmp_path("golden.trace");
+    fg_err err = {0};
+    for (uint32_t i = 0; i < FG_POLICY_COUNT * FG_PREDICT_COUNT; i++) {
+        const fg_policy policy = (fg_policy)(i / FG_PREDICT_COUNT);
+        const fg_predict predict = (fg_predict)(i % FG_PREDICT_COUNT);
+        uint8_t want[sizeof golden];
+        char *text;
+        size_t n;
+        fg_trace *t;
+        if (!fg_policy_is_live(policy)) continue;
+        write_golden(path.s, policy, predict);
+        REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+        memcpy(want, golden,
+               sizeof golden); /* another one differs in the two numbers and the hash */
+        want[64] = want[68] = 0xff;
+        for (uint32_t k = 0; k < N_POLICY; k++) {
+            if (strcmp(fg_policy_name(policy), pinned_policies[k].name) != 0) continue;
+            want[64] = (uint8_t)pinned_policies[k].stored;
+        }
+        for (uint32_t k = 0; k < N_PREDICTOR; k++) {
+            if (strcmp(fg_predict_name(predict), pinned_predictors[k].name) != 0) continue;
+            want[68] = (uint8_t)pinned_predictors[k].stored;
+        }
+        CHECK(n == sizeof want && memcmp(text, want, 120) == 0);
+        CHECK(n == sizeof want && memcmp(text + 128, want + 128, sizeof want - 128) == 0);
+        const bool is_golden = policy == FG_POLICY_LFU && predict == FG_PREDICT_ROUTER;
+        CHECK((n == sizeof golden && memcmp(text, golden, n) == 0) == is_golden); /* control */
+        REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK);
+        CHECK(fg_trace_get_head(t)->policy == policy && fg_trace_get_head(t)->predict == predict);
+        fg_trace_close(&t);
+        fg_mem_free(text);
+    }
+}
+
 FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
 {
     enum { LAYER = 2 * (N_USED + 16) }; /* bytes of a layer in a pass of one token */
@@ -261,8 +416,9 @@ FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
         {12, 8, {0, 4, 0, 0, 0, 4, 0, 0}}, /* 2^20 experts, fewer bytes */
         {12, 4, {1, 4, 0, 0}},             /* 1025 layers */
         {20, 4, {10, 0, 0, 0}},            /* more used than there are */
-        {64, 4, {3, 0, 0, 0}},             /* policies of replays are no policies of runs */
-        {68, 4, {4, 0, 0, 0}},             /* a predictor to come */
+        {64, 4, {0xff, 0xff, 0xff, 0xff}}, /* policies of replays are no policies of runs */
+        {64, 4, {0, 1, 0, 0}},             /* a policy to come */
+        {68, 4, {0, 1, 0, 0}},             /* a predictor to come */
         {72, 4, {0, 0, 0, 0}},             /* no layers ahead */
         {40, 8, {0}},                      /* experts without bytes */
         {39, 1, {0x40}},                   /* 2^62 bytes */

@@ -352,6 +352,38 @@ FG_TEST(creation_is_checked)
     o = (fg_cache_opts){.n_layer = 1, .n_expert = 2, .n_used = 2, .n_slot = 2};
     CHECK(fg_cache_create(&c, &o, &err) == FG_OK);
     fg_cache_destroy(&c);
-    fg_policy p;
-    CHECK(fg_policy_parse("lfu", &p) && p == FG_POLICY_LFU && !fg_policy_parse("mru", &p));
+    o = (fg_cache_opts){.n_layer = 4, .n_expert = 8, .n_used = 2, .n_slot = 9};
+    o.policy = FG_POLICY_COUNT;
+    CHECK(fg_cache_create(&c, &o, &err) == FG_EINVAL);
+}
+
+/* Rows that have no name, or the name or stored number of another one. */
+static uint32_t n_bad_rows(const fg_policy_row *rows, uint32_t n)
+{
+    uint32_t n_bad = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        n_bad += rows[i].name == NULL || rows[i].live != (rows[i].stored != FG_NOT_STORED);
+        for (uint32_t k = 0; k < i; k++) {
+            n_bad += rows[i].name != NULL && strcmp(rows[i].name, rows[k].name) == 0;
+            n_bad += rows[i].live && rows[i].stored == rows[k].stored;
+        }
+    }
+    return n_bad;
+}
+
+FG_TEST(list_of_policies)
+{
+    fg_policy_row rows[FG_POLICY_COUNT];
+    for (uint32_t i = 0; i < FG_POLICY_COUNT; i++) {
+        rows[i] = *fg_policy_get((fg_policy)i);
+        CHECK_STR(fg_policy_name((fg_policy)i), rows[i].name);
+        CHECK(fg_policy_is_live((fg_policy)i) == rows[i].live);
+    }
+    CHECK_U64(n_bad_rows(rows, FG_POLICY_COUNT), 0);
+    CHECK(fg_policy_get(FG_POLICY_COUNT) == NULL && fg_policy_name(FG_POLICY_COUNT) == NULL);
+    CHECK(!fg_policy_is_live(FG_POLICY_RANDOM) && !fg_policy_is_live(FG_POLICY_COUNT));
+    rows[1].stored = rows[0].stored; /* negative controls */
+    CHECK_U64(n_bad_rows(rows, FG_POLICY_COUNT), 1);
+    rows[2].name = rows[0].name;
+    CHECK_U64(n_bad_rows(rows, FG_POLICY_COUNT), 2);
 }

@@ -36,7 +36,7 @@ static fg_cache *open_cache(uint32_t n_slot)
 static bool ranks(const fg_predictor *p, uint32_t layer, uint32_t n, const uint32_t *want)
 {
     uint32_t ids[N_EXPERT];
-    const uint32_t got = fg_predictor_rank(p, layer, ids, N_EXPERT);
+    const uint32_t got = fg_predictor_rank(p, layer, NULL, ids, N_EXPERT);
     return got == n && (n == 0 || memcmp(ids, want, n * sizeof *ids) == 0);
 }
 
@@ -56,13 +56,18 @@ FG_TEST(ranking)
     CHECK(ranks(q, 2, 4, (const uint32_t[]){5, 1, 3, 9})); /* the best of the last token first */
     CHECK(ranks(f, 1, 0, NULL) && ranks(q, 3, 0, NULL));   /* layers know nothing of each other */
     CHECK(ranks(r, 2, 0, NULL));
+    const uint32_t guess[FG_PREDICT_WIDTH] = {8, 2, 0, 11};
+    uint32_t four[N_EXPERT];
+    CHECK_U64(fg_predictor_rank(r, 2, guess, four, N_EXPERT), FG_PREDICT_WIDTH);
+    CHECK(memcmp(four, guess, sizeof guess) == 0);
+    CHECK(fg_predictor_rank(q, 2, guess, four, 1) == 1 && four[0] == 5); /* who does not ask */
     uint32_t two[2];
-    CHECK(fg_predictor_rank(f, 2, two, 2) == 2 && two[0] == 3 && two[1] == 1);
+    CHECK(fg_predictor_rank(f, 2, NULL, two, 2) == 2 && two[0] == 3 && two[1] == 1);
     /* what was frequent long ago is forgotten: 600 tokens of others against 512 of 7 and 8 */
     const uint32_t old[] = {7, 8}, young[] = {4, 6};
     for (int i = 0; i < 512; i++) fg_predictor_observe(f, 0, old, 1);
     for (int i = 0; i < 300; i++) fg_predictor_observe(f, 0, young, 1);
-    CHECK(fg_predictor_rank(f, 0, two, 2) == 2 && two[0] == 4 && two[1] == 6);
+    CHECK(fg_predictor_rank(f, 0, NULL, two, 2) == 2 && two[0] == 4 && two[1] == 6);
     fg_predictor_destroy(&f);
     fg_predictor_destroy(&q);
     fg_predictor_destroy(&r);
@@ -151,16 +156,46 @@ FG_TEST(hints_of_a_prompt)
     fg_predictor_destroy(&p);
 }
 
-FG_TEST(names_and_limits)
+/* Rows that lack a name or a function that they say they have, or have what another one has. */
+static uint32_t n_bad_rows(const fg_predict_row *rows, uint32_t n)
 {
-    fg_predict k;
-    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
-        CHECK(fg_predict_parse(fg_predict_name((fg_predict)i), &k) && (int)k == i);
+    uint32_t n_bad = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const fg_predict_ops *ops = rows[i].ops;
+        n_bad += rows[i].name == NULL || rows[i].observes != (ops->observe != NULL);
+        n_bad += (ops->create != NULL) != (ops->destroy != NULL);
+        n_bad += (ops->rank != NULL) != (rows[i].observes || rows[i].asks_routers);
+        for (uint32_t k = 0; k < i; k++) {
+            n_bad += strcmp(rows[i].name, rows[k].name) == 0;
+            n_bad += rows[i].stored == rows[k].stored;
+        }
     }
-    CHECK(!fg_predict_parse("oracle", &k) && !fg_predict_parse("", &k));
-    const fg_predict_opts o = {FG_PREDICT_ROUTER, N_LAYER, N_EXPERT, N_USED, FG_PREDICT_AHEAD + 1};
+    return n_bad;
+}
+
+FG_TEST(list_of_predictors)
+{
+    fg_predict_row rows[FG_PREDICT_COUNT];
+    for (uint32_t i = 0; i < FG_PREDICT_COUNT; i++) {
+        rows[i] = *fg_predict_get((fg_predict)i);
+        CHECK_STR(fg_predict_name((fg_predict)i), rows[i].name);
+    }
+    CHECK_U64(n_bad_rows(rows, FG_PREDICT_COUNT), 0);
+    CHECK(fg_predict_get(FG_PREDICT_COUNT) == NULL && fg_predict_name(FG_PREDICT_COUNT) == NULL);
+    rows[1].stored = rows[0].stored; /* negative controls */
+    CHECK_U64(n_bad_rows(rows, FG_PREDICT_COUNT), 1);
+    rows[2].observes = false;
+    CHECK_U64(n_bad_rows(rows, FG_PREDICT_COUNT), 3); /* and ranks by nothing */
+}
+
+FG_TEST(limits)
+{
+    fg_predict_opts o = {FG_PREDICT_ROUTER, N_LAYER, N_EXPERT, N_USED, FG_PREDICT_AHEAD + 1};
     fg_predictor *p;
     fg_err err = {0};
     CHECK(fg_predictor_create(&p, &o, &err) == FG_EINVAL && p == NULL);
     CHECK(strstr(err.msg, "expected 1 to 4") != NULL);
+    o.ahead = 1;
+    o.kind = FG_PREDICT_COUNT;
+    CHECK(fg_predictor_create(&p, &o, &err) == FG_EINVAL && p == NULL);
 }

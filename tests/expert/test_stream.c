@@ -366,7 +366,7 @@ FG_TEST(a_lost_expert_ends_the_evaluation)
 
 /* ---- the engine ---- */
 
-static fg_engine *open_engine(const char *path, uint64_t ram, const char *io, fg_status want)
+static fg_engine *open_engine(const char *path, uint64_t ram, fg_io io, fg_status want)
 {
     fg_engine_opts o = fg_engine_opts_default();
     fg_engine *e = NULL;
@@ -384,10 +384,10 @@ FG_TEST(engine_keeps_to_the_bound)
 {
     const char *path = model_file(NANO_DIR, "q4");
     REQUIRE(path != NULL);
-    CHECK(open_engine(path, 1000, "auto", FG_ELIMIT) == NULL);
-    CHECK(open_engine(path, FG_ENGINE_OVERHEAD + 1000, "auto", FG_ELIMIT) == NULL);
-    CHECK(open_engine(path, (uint64_t)1 << 30, "tape", FG_EINVAL) == NULL);
-    fg_engine *e = open_engine(path, (uint64_t)256 << 20, "pread", FG_OK);
+    CHECK(open_engine(path, 1000, FG_IO_AUTO, FG_ELIMIT) == NULL);
+    CHECK(open_engine(path, FG_ENGINE_OVERHEAD + 1000, FG_IO_AUTO, FG_ELIMIT) == NULL);
+    CHECK(open_engine(path, (uint64_t)1 << 30, FG_IO_COUNT, FG_EINVAL) == NULL);
+    fg_engine *e = open_engine(path, (uint64_t)256 << 20, FG_IO_PREAD, FG_OK);
     REQUIRE(e != NULL);
     const uint32_t n_all = fg_engine_store_stats(e)->n_slot;
     CHECK_U64(n_all, 256);
@@ -405,7 +405,7 @@ FG_TEST(engine_keeps_to_the_bound)
     CHECK_U64(fg_engine_store_stats(e)->n_slot, n_all);
     fg_engine_close(&e);
     CHECK(e == NULL);
-    e = open_engine(path, 0, "auto", FG_OK);
+    e = open_engine(path, 0, FG_IO_AUTO, FG_OK);
     CHECK(e != NULL && fg_engine_store_stats(e) == NULL);
     fg_engine_close(&e);
 }
@@ -417,7 +417,7 @@ enum {
 /* Bytes of experts read for a prompt of LONG tokens; logits of the last one to `last`. */
 static uint64_t read_for_prompt(const char *path, uint64_t ram, uint32_t n_batch, float *last)
 {
-    fg_engine *e = open_engine(path, ram, "auto", FG_OK);
+    fg_engine *e = open_engine(path, ram, FG_IO_AUTO, FG_OK);
     fg_session *s = e == NULL ? NULL : model_session(e, LONG + 1, n_batch);
     uint32_t ids[LONG];
     fg_err err = {0};
@@ -466,7 +466,7 @@ FG_TEST(session_is_lost_until_reset)
     REQUIRE(system(cmd) == 0);
     struct stat sb;
     REQUIRE(stat(copy, &sb) == 0);
-    fg_engine *e = open_engine(copy, (uint64_t)1 << 30, "auto", FG_OK);
+    fg_engine *e = open_engine(copy, (uint64_t)1 << 30, FG_IO_AUTO, FG_OK);
     fg_session *s = e == NULL ? NULL : model_session(e, 64, 16);
     REQUIRE(s != NULL);
     const uint32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20};

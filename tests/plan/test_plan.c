@@ -503,7 +503,7 @@ FG_TEST(rates_are_measured_for_the_types_asked)
     o.n_few = 34;
     CHECK(fg_rates_measure(&r, &o, &err) == FG_EINVAL);
     o.n_few = 5;
-    o.cpu = "abacus";
+    o.cpu = FG_CPU_LEVEL_COUNT;
     CHECK(fg_rates_measure(&r, &o, &err) == FG_EINVAL);
     CHECK_STR(fg_rate_type_name(0), "q4");
     CHECK_STR(fg_rate_type_name(FG_RATE_TYPES - 1), "f32");
