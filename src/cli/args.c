@@ -137,7 +137,7 @@ static void wanted_rate(const opt *o, char *out, size_t size)
 
 static void wanted_choice(const opt *o, char *out, size_t size)
 {
-    help_join_choice(o->value, " or ", "", out, size);
+    help_join_choice(o->value, ", ", " or ", "", out, size);
 }
 
 typedef struct kind {

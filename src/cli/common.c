@@ -30,6 +30,11 @@ int cli_finish_stdout(void)
     return EXIT_FAILED;
 }
 
+const char *cli_policy_name(fg_policy policy)
+{
+    return fg_policy_is_live(policy) ? fg_policy_name(policy) : NULL;
+}
+
 const char *cli_bytes(double bytes)
 {
     static char text[4][32];
@@ -217,11 +222,6 @@ fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, f
 }
 
 /* ---- options ---- */
-
-const char *live_policy_name(unsigned policy)
-{
-    return fg_policy_is_live((fg_policy)policy) ? fg_policy_name((fg_policy)policy) : NULL;
-}
 
 /* ---- generation ---- */
 

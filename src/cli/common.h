@@ -50,16 +50,16 @@ const char *cli_bytes(double bytes);
             "LEVEL", "highest kernel level to use"                                                 \
     }
 
-/* Name of a policy that an engine may have, else NULL. */
-const char *live_policy_name(unsigned policy);
+/* Name of a policy that a run can have; NULL for one of replays only. */
+const char *cli_policy_name(fg_policy policy);
 
-/* Options of the commands that run a model within a bound of memory; paste after ENGINE_OPTS. */
+/* Options of the commands that run a model within a bound of memory; paste behind ENGINE_OPTS. */
 #define STREAM_OPTS(o)                                                                             \
     {"ram",    0,                                                                                  \
      OPT_SIZE, &(o).ram_bytes,                                                                     \
      0,        0,                                                                                  \
      "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},     \
-        {"policy", 0, OPT_CHOICE, CHOICE((o).policy, live_policy_name, FG_POLICY_COUNT),           \
+        {"policy", 0, OPT_CHOICE, CHOICE((o).policy, cli_policy_name, FG_POLICY_COUNT),            \
          0,        0, "NAME",     "with --ram, which experts stay"},                               \
         {"predict", 0, OPT_CHOICE, CHOICE((o).predict, fg_predict_name, FG_PREDICT_COUNT),         \
          0,         0, "NAME",     "with --ram, by what to read ahead"},                           \

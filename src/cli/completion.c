@@ -25,7 +25,7 @@ static value_class classify(const opt *o)
 static const char *choices(const opt *o)
 {
     static char names[512];
-    help_join_choice(o->value, " ", "", names, sizeof names);
+    help_join_choice(o->value, " ", " ", "", names, sizeof names);
     return names;
 }
 

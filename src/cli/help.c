@@ -10,16 +10,28 @@ enum { WIDTH = 100, LEFT = 29, HELP_SIZE = 1024 };
 
 /* ---- what every form asks ---- */
 
-void help_join_choice(const opt_choice *c, const char *between, const char *mark, char *out,
-                      size_t size)
+static const char *offered(const opt_choice *c, unsigned i)
+{
+    const char *name = c->name(i);
+    return name == NULL || name[0] == '\0' ? NULL : name;
+}
+
+void help_join_choice(const opt_choice *c, const char *between, const char *before_last,
+                      const char *mark, char *out, size_t size)
 {
     size_t at = 0;
+    unsigned last = 0;
     out[0] = '\0';
+    for (unsigned i = 0; i < c->n; i++) {
+        if (offered(c, i) != NULL) last = i;
+    }
     for (unsigned i = 0; i < c->n && at < size; i++) {
-        const char *name = c->name(i);
-        if (name == NULL || name[0] == '\0') continue;
-        const int n = snprintf(out + at, size - at, "%s%s%s", at == 0 ? "" : between, name,
-                               i == *c->value ? mark : "");
+        if (offered(c, i) == NULL) continue;
+        const int n = snprintf(out + at, size - at, "%s%s%s",
+                               at == 0     ? ""
+                               : i == last ? before_last
+                                           : between,
+                               offered(c, i), i == *c->value ? mark : "");
         at += n > 0 ? (size_t)n : 0;
     }
 }
@@ -30,7 +42,8 @@ const char *help_text(const opt *o)
     const int n = snprintf(text, sizeof text, "%s", o->help);
     if (o->kind == OPT_CHOICE && n > 0 && (size_t)n + 2 < sizeof text) {
         memcpy(text + n, ": ", 3);
-        help_join_choice(o->value, ", ", " (default)", text + n + 2, sizeof text - (size_t)n - 2);
+        help_join_choice(o->value, ", ", " or ", " (default)", text + n + 2,
+                         sizeof text - (size_t)n - 2);
     }
     return text;
 }

@@ -26,9 +26,10 @@ int help_command(const command *c, const opt *opts, int n_opt, const char *form)
 /* The same of the program itself; all holds n commands, without those of two words. */
 int help_program(const command *const *all, int n, const char *form);
 
-/* The names of a choice with `between` between two and `mark` after the value that it has now. */
-void help_join_choice(const opt_choice *c, const char *between, const char *mark, char *out,
-                      size_t size);
+/* The names of a choice: "red, green (default) or blue" with between ", ", before_last " or " and
+ * mark " (default)", which follows the value that it has now. */
+void help_join_choice(const opt_choice *c, const char *between, const char *before_last,
+                      const char *mark, char *out, size_t size);
 
 /* An option's help; a choice's names are added.  In a static buffer. */
 const char *help_text(const opt *o);

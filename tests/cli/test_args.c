@@ -130,7 +130,7 @@ FG_TEST(what_is_refused_is_named)
         {"m --flag=yes", "paint: --flag: a value, expected none"},
         {"m --u", "paint: --u: begins 2 options"},
         {"m -u", "paint: --u32: no value, expected an integer from 1 to 1000000000000"},
-        {"m --choice", "paint: --choice: no value, expected red or green or blue"},
+        {"m --choice", "paint: --choice: no value, expected red, green or blue"},
         {"-m", "paint: --model: no value, expected MODEL"},
         {"m --u32 -1", "paint: --u32: -1, expected an integer"},
         {"m --u32 0", "paint: --u32: 0, expected an integer from 1"},
@@ -139,8 +139,8 @@ FG_TEST(what_is_refused_is_named)
         {"m --f64 nan", "paint: --f64: nan, expected a number from 0 to 1"},
         {"m --size 3q", "paint: --size: 3q, expected a size"},
         {"m --rate fast", "paint: --rate: fast, expected a rate"},
-        {"m --choice hidden", "paint: --choice: hidden, expected red or green or blue"},
-        {"m --choice=", "paint: --choice: , expected red or green or blue"},
+        {"m --choice hidden", "paint: --choice: hidden, expected red, green or blue"},
+        {"m --choice=", "paint: --choice: , expected red, green or blue"},
         {"m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
         {"-m m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
     };
@@ -163,7 +163,7 @@ FG_TEST(what_is_refused_is_named)
 FG_TEST(help_shows_every_option)
 {
     static const char *const words[] = {
-        "  -f, --flag ",     "      --u64 N", "color: red, green (default), blue\n",
+        "  -f, --flag ",     "      --u64 N", "color: red, green (default) or blue\n",
         "-m, --model MODEL", "-h, --help",
     };
     values v = {.choice = GREEN};

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the command-line tests share: running the program, checking, counting.  Standard library only."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def check(name, good, why=""):
 
 def choices(option, command="run"):
     """The names that --help lists for an option, in its order."""
-    for line in run(command, "--help")[1].decode().splitlines():
+    text = re.sub(r"\n {12,}", " ", run(command, "--help")[1].decode())  # unwrapped
+    for line in text.splitlines():
         if line.split()[:1] == [option]:
             return line.rsplit(": ", 1)[1].replace(" (default)", "").replace(" or ", ", ").split(", ")
     raise LookupError(option)
