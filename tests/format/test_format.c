@@ -461,9 +461,9 @@ FG_TEST(second_reader_verifies)
     CHECK(fg_read(args) == 0);
 }
 
-static void check_second_reader(const char *path, const fg_model_file *f, const fg_tensor *t)
+static void check_second_reader(const char *path, const char *out, const fg_model_file *f,
+                                const fg_tensor *t)
 {
-    const char *out = fg_test_tmp("t.f32");
     char name[96], args[512], *got = NULL;
     uint64_t n;
     size_t got_n;
@@ -490,7 +490,7 @@ static fg_tensor_choice choose_one(void *ctx, fg_role role, uint32_t layer, uint
 FG_TEST(second_reader_decodes_the_same_bits)
 {
     if (!have_python()) return;
-    const char *path = fg_test_tmp("a.fulgur");
+    const char *path = fg_test_tmp("a.fulgur"), *out = fg_test_tmp("t.f32");
     fg_err err = {0};
     for (size_t i = 0; i < sizeof all_types / sizeof all_types[0] && !fg_test_failed(); i++) {
         fg_qtype type = all_types[i];
@@ -499,10 +499,9 @@ FG_TEST(second_reader_decodes_the_same_bits)
         REQUIRE(fg_model_file_open(&f, path, &err) == FG_OK);
         const fg_tensor *t = fg_model_file_find(f, FG_ROLE_LIGHT_OUT, 0, FG_NO_LAYER);
         CHECK(t->type == (uint32_t)type);
-        check_second_reader(path, f, t);
-        if (i == 0) {
-            check_second_reader(path, f, fg_model_file_find(f, FG_ROLE_LIGHT_NORM, 0, FG_NO_LAYER));
-        }
+        check_second_reader(path, out, f, t);
+        const fg_tensor *vector = fg_model_file_find(f, FG_ROLE_LIGHT_NORM, 0, FG_NO_LAYER);
+        if (i == 0) check_second_reader(path, out, f, vector);
         fg_model_file_close(&f);
     }
 }
