@@ -17,22 +17,6 @@
 #include "src/sys/machine.h"
 #include "src/sys/cpu.h"
 
-/* q4 with any table first: what a converted file holds. */
-const fg_bench_type fg_bench_type_list[FG_BENCH_TYPES] = {
-    {"q4", "panel_q4", FG_TYPE_Q4, &fg_lut_grid6},
-    {"q4lin", "panel_q4lin", FG_TYPE_Q4, &fg_lut_linear},
-    {"q5", "panel_q5", FG_TYPE_Q5, NULL},
-    {"q6", "panel_q6", FG_TYPE_Q6, NULL},
-    {"q8", "panel_q8", FG_TYPE_Q8, NULL},
-};
-
-size_t fg_bench_type_index(fg_qtype type, const fg_lut *lut)
-{
-    size_t i = 0;
-    while (i < FG_BENCH_TYPES && fg_bench_type_list[i].type != type) i++;
-    return type == FG_TYPE_Q4 && lut != NULL && fg_lut_is_linear(lut) ? i + 1 : i;
-}
-
 static int by_value(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -131,7 +115,7 @@ enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9 };
 
 typedef struct gemm_job {
     const fg_bench *b;
-    const fg_bench_type *type;
+    const fg_qkind_info *type;
     bool all;        /* every worker, else worker 0 alone */
     uint64_t rounds; /* of a run */
     uint8_t *buf;    /* [n_thread][buf_stride] panels, activations, results */
@@ -192,12 +176,17 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
     *out = (fg_bench_rates){0};
     const uint32_t n = fg_team_size(b->team);
     gemm_job j = {.b = b};
-    const size_t panels = GEMM_PANEL * (size_t)fg_panel_bytes(FG_TYPE_Q8, GEMM_SB * FG_SB_COLS);
+    uint64_t panel = 0; /* the largest one */
+    for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
+        const uint64_t bytes = fg_panel_bytes(fg_qkinds[i].type, GEMM_SB * FG_SB_COLS);
+        if (bytes > panel) panel = bytes;
+    }
+    const size_t panels = GEMM_PANEL * (size_t)panel;
     j.buf_stride = (size_t)fg_round_up(panels + GEMM_ACT_BYTES + GEMM_Y_BYTES, FG_PAGE_BYTES);
     j.buf = fg_mem_zalloc_array(n, j.buf_stride);
     if (j.buf == NULL) return fg_fail_nomem(err, "bench");
     for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
-        j.type = &fg_bench_type_list[i];
+        j.type = &fg_qkinds[i];
         out->type[i].name = j.type->name;
         for (int all = 0; all < 2; all++) {
             j.all = all == 1;

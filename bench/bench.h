@@ -31,7 +31,8 @@ void fg_bench_set_cache(fg_bench *b, fg_kv_choice kv);
 
 /* ---- the machine ---- */
 
-enum { FG_BENCH_TYPES = 5 };
+/* Quantized kinds of quant/types.inc, in its order. */
+enum { FG_BENCH_TYPES = FG_KIND_QUANTIZED };
 
 /* GEMM of 64 tokens from the second-level cache, GMAC/s, by weight type. */
 typedef struct fg_bench_rates {
@@ -123,17 +124,6 @@ double fg_bench_median(double *v, size_t n);
 /* Fills bytes with numbers that are harmless in every format: as f32 and bf16 of size 0.5 to 1, as
  * f16 1 to 2, as codes and int8 scales anything.  A function of `seed`. */
 void fg_bench_fill(void *p, uint64_t bytes, uint64_t seed);
-
-/* Weight types as the machine's GEMM figures list them, and the index of a matrix's. */
-typedef struct fg_bench_type {
-    const char *name;
-    const char *slot;
-    fg_qtype type;
-    const fg_lut *lut;
-} fg_bench_type;
-extern const fg_bench_type fg_bench_type_list[FG_BENCH_TYPES];
-/* FG_BENCH_TYPES when it is none of them. */
-size_t fg_bench_type_index(fg_qtype type, const fg_lut *lut);
 
 /* ---- start ---- */
 

@@ -222,18 +222,11 @@ static void add_panel(list *l, const char *slot, fg_qtype type, const fg_lut *lu
 static void add_panels(list *l, uint32_t n_col)
 {
     static const uint32_t n_tok[] = {1, 2, 4, 8, 16, MAX_TOK};
-    for (size_t i = 0; i < FG_BENCH_TYPES + 2; i++) {
-        const fg_bench_type *t = &fg_bench_type_list[i < FG_BENCH_TYPES ? i : 0];
-        const fg_qtype type = i < FG_BENCH_TYPES    ? t->type
-                              : i == FG_BENCH_TYPES ? FG_TYPE_BF16
-                                                    : FG_TYPE_F32;
-        const char *slot = i < FG_BENCH_TYPES    ? t->slot
-                           : i == FG_BENCH_TYPES ? "panel_bf16"
-                                                 : "panel_f32";
-        const fg_lut *lut = i < FG_BENCH_TYPES ? t->lut : NULL;
-        add_panel(l, slot, type, lut, n_col, 1, true);
+    for (size_t i = 0; i < FG_KIND_COUNT; i++) {
+        const fg_qkind_info *t = &fg_qkinds[i];
+        add_panel(l, t->slot, t->type, t->lut, n_col, 1, true);
         for (size_t k = 0; k < sizeof n_tok / sizeof n_tok[0]; k++) {
-            add_panel(l, slot, type, lut, n_col, n_tok[k], false);
+            add_panel(l, t->slot, t->type, t->lut, n_col, n_tok[k], false);
         }
     }
 }
@@ -298,7 +291,7 @@ static fg_status allocate(kernel_job *j, uint32_t max_cols, fg_err *err)
     if (j->cold_bytes < (uint64_t)64 << 20) j->cold_bytes = (uint64_t)64 << 20;
     if (j->cold_bytes > fg_ram_bytes() / 8 && fg_ram_bytes() != 0)
         j->cold_bytes = fg_ram_bytes() / 8;
-    const uint64_t longest = fg_panel_bytes(FG_TYPE_F32, max_cols);
+    const uint64_t longest = fg_panel_bytes_most(max_cols);
     if (j->cold_bytes < longest) j->cold_bytes = longest;
     j->x = fg_mem_alloc((size_t)j->x_bytes);
     j->y = fg_mem_zalloc((size_t)j->x_bytes);

@@ -84,7 +84,8 @@ static void count(const fg_matrix *m, double times, fg_bench_run *out)
 {
     const double gmac = times * (double)m->n_row * (double)m->n_col * 1e-9;
     out->gmac += gmac;
-    out->gmac_type[fg_bench_type_index(m->type, m->lut)] += gmac;
+    const uint32_t kind = (uint32_t)fg_qkind_of((uint32_t)m->type, m->lut);
+    out->gmac_type[kind < FG_BENCH_TYPES ? kind : FG_BENCH_TYPES] += gmac;
 }
 
 /* Multiply-adds of one token of n_tok whose last one gets logits, and weight bytes of the whole

@@ -61,7 +61,7 @@ enum {
 typedef struct fg_convert_opts {
     const char *src_dir;     /* checkpoint folder */
     const char *out_path;    /* OUT; its folder must exist */
-    const char *type;        /* "q4" (NULL means that), "q5", "q6", "q8", "bf16", "f32" */
+    const char *type;        /* of fg_qtype_names; NULL: FG_RECIPE_TYPE */
     const char *recipe_path; /* lines behind the type's recipe, or a name (recipe.h); NULL: none */
     const char *sensitivity_path; /* chooses the types (budget.h) for target_bpw or target_bytes,
                                    * instead of type and recipe; NULL: no */

@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "convert/ahead.h"
@@ -128,13 +129,6 @@ fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_shards *source, 
     return st;
 }
 
-/* Smallest magnitude, as f32 bits, that the type cannot hold: infinity, for bf16 what rounds to
- * it. */
-static uint32_t first_refused(uint32_t type)
-{
-    return type == FG_TYPE_BF16 ? 0x7f7f8000u : 0x7f800000u;
-}
-
 /* Index of the first refused value, or n. */
 static size_t find_refused(const float *v, size_t n, uint32_t limit)
 {
@@ -151,18 +145,19 @@ static size_t find_refused(const float *v, size_t n, uint32_t limit)
 
 static fg_status fail_value(const fg_tensor *t, float v, uint64_t row, uint64_t col, fg_err *err)
 {
-    char name[96];
+    char name[96], range[48];
     fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+    (void)snprintf(range, sizeof range, "a magnitude within the range of %s",
+                   fg_qtype_get(t->type)->name);
     return fg_fail(err, FG_EDATA, "%s: %s%g at row %llu column %llu, expected %s", name,
                    signbit(v) ? "-" : "", (double)fabsf(v), (unsigned long long)row,
-                   (unsigned long long)col,
-                   isfinite(v) ? "a magnitude within the range of bf16" : "finite weights");
+                   (unsigned long long)col, isfinite(v) ? range : "finite weights");
 }
 
 fg_status fg_encode_check_finite(const fg_tensor *t, const float *v, size_t n, uint64_t row,
                                  fg_err *err)
 {
-    const size_t at = find_refused(v, n, first_refused(t->type));
+    const size_t at = find_refused(v, n, fg_panel_first_refused((fg_qtype)t->type));
     return at == n ? FG_OK : fail_value(t, v[at], row, at, err);
 }
 
@@ -184,10 +179,10 @@ static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
         }
         fg_st_to_f32(dtype, src + r * row_bytes, n_col, w);
         memset(w + n_col, 0, (k - n_col) * sizeof *w);
-        size_t at = find_refused(w, n_col, first_refused(t->type));
+        size_t at = find_refused(w, n_col, fg_panel_first_refused((fg_qtype)t->type));
         if (at == n_col && t->rotated) { /* which may leave the range of f32 */
             fg_hadamard_rotate(w, k);
-            at = find_refused(w, n_col, first_refused(t->type));
+            at = find_refused(w, n_col, fg_panel_first_refused((fg_qtype)t->type));
         }
         if (at == n_col) continue;
         *bad = (bad_value){true, item, row, at, w[at]};

@@ -13,6 +13,8 @@
 
 #include "convert/source/hf_config.h"
 #include "convert/choose/recipe.h"
+#include "quant/codes.h"
+#include "quant/panel.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
 #include "src/base/fp.h"
@@ -77,21 +79,32 @@ static double weight_std(const fg_tensor *t)
     }
 }
 
-/* Root mean square of a uniformly chosen code's value (q8: odd values only, see codes). */
+/* A random byte of codes: bits that no code has are cleared, and where -128 is no value only odd
+ * ones are taken. */
+typedef struct code_bits {
+    uint8_t keep, set;
+} code_bits;
+
+static code_bits code_bits_of(const fg_qtype_info *info)
+{
+    const bool bytes = info->packing == FG_PACK_BYTES; /* else every bit belongs to a code */
+    return (code_bits){.keep = bytes ? (uint8_t)(info->n_code - 1) : 0xff,
+                       .set = info->grid == FG_GRID_INT8 ? 1 : 0};
+}
+
+/* Root mean square of the value of a random code. */
 static double code_rms(const fg_tensor *t)
 {
+    const fg_qtype_info *info = fg_qtype_get(t->type);
+    const code_bits bits = code_bits_of(info);
+    fg_code_map map;
     double sum = 0.0;
-    switch ((fg_qtype)t->type) {
-    case FG_TYPE_Q4:
-        for (int i = 0; i < 16; i++) sum += (double)(t->lut.v[i] * t->lut.v[i]);
-        return sqrt(sum / 16.0);
-    case FG_TYPE_Q5: return sqrt((32.0 * 32.0 - 1.0) / 12.0 + 0.25);
-    case FG_TYPE_Q6: return sqrt((64.0 * 64.0 - 1.0) / 12.0 + 0.25);
-    case FG_TYPE_Q8: return sqrt((256.0 * 256.0 - 4.0) / 12.0);
-    case FG_TYPE_F32:
-    case FG_TYPE_BF16: break;
+    fg_code_map_init(&map, info->type, &t->lut);
+    for (uint32_t c = 0; c < info->n_code; c++) {
+        const double v = map.value[(c & bits.keep) | bits.set];
+        sum += v * v;
     }
-    return 1.0;
+    return sqrt(sum / (double)info->n_code);
 }
 
 /* Group scales are +-(96..127): near the top of the range as an encoder leaves them, and with signs,
@@ -106,49 +119,37 @@ static uint64_t scale_word(uint64_t random)
     return (size ^ negative) + (negative & ones); /* -x = ~x + 1; no byte carries: ~x <= 159 */
 }
 
-static size_t group_lines(fg_qtype type)
-{
-    return (fg_qtype_get((uint32_t)type)->sb_bytes / 64 - 1) / FG_SB_GROUPS;
-}
-
-/* Weight zero in the columns from n_col to the next multiple of 128 (a multiple of 16 is zero in its
- * group by codes, whole groups by their scale). */
+/* Weight zero in the columns from n_col, a multiple of 16, to the next multiple of 128: half groups
+ * by codes, whole groups by their scale. */
 static void clear_columns(const fg_tensor *t, uint8_t *sb)
 {
     const fg_qtype type = (fg_qtype)t->type;
     const size_t used = (size_t)((t->n_col - 1) % FG_SB_COLS + 1);
-    const size_t whole = (used + FG_GROUP_COLS - 1) / FG_GROUP_COLS, lines = group_lines(type);
+    const size_t whole = (used + FG_GROUP_COLS - 1) / FG_GROUP_COLS;
+    fg_code_map map;
+    fg_code_map_init(&map, type, &t->lut);
     for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
-        for (size_t g = whole; g < FG_SB_GROUPS; g++) sb[4 * r + g] = 0;
+        for (size_t g = whole; g < FG_SB_GROUPS; g++) *fg_group_scale_at(type, sb, g, r) = 0;
+        if (used % FG_GROUP_COLS == 0) continue;
+        uint8_t code[FG_GROUP_COLS], *group = fg_group_at(type, sb, whole - 1);
+        fg_get_codes(type, group, r, code);
+        memset(code + FG_GROUP_COLS / 2, map.code[0 + 128], FG_GROUP_COLS / 2);
+        fg_put_codes(type, group, r, code);
     }
-    if (used % FG_GROUP_COLS == 0) return;
-    uint8_t *group = sb + 64 + 64 * lines * (whole - 1);
-    uint8_t zero = 0; /* code of value 0, its low four bits */
-    for (uint8_t c = 0; type == FG_TYPE_Q4 && c < 16; c++) {
-        if (t->lut.v[c] == 0) zero = c;
-    }
-    for (size_t i = 0; i < 256; i++) {
-        if (type == FG_TYPE_Q8) {
-            group[256 + i] = 0;
-        } else {
-            group[i] = (uint8_t)((group[i] & 15u) | (uint32_t)zero << 4);
-        }
-    }
-    for (size_t i = 0; i < 64 && type == FG_TYPE_Q5; i++) group[256 + i] |= 0xf0; /* code 16 */
-    if (type == FG_TYPE_Q6) memset(group + 320, 0xaa, 64);                        /* code 32 */
 }
 
 static void fill_quantized(const fg_tensor *t, uint64_t key, uint64_t panel, uint8_t *dst)
 {
     const uint64_t n_sb = fg_n_sb(t->n_col), sb_bytes = fg_qtype_get(t->type)->sb_bytes;
     const uint64_t words = sb_bytes / 8;
-    const uint64_t odd = t->type == FG_TYPE_Q8 ? 0x0101010101010101u : 0; /* -128 is no q8 value */
+    const code_bits bits = code_bits_of(fg_qtype_get(t->type));
+    const uint64_t ones = 0x0101010101010101u, keep = bits.keep * ones, set = bits.set * ones;
     for (uint64_t s = 0; s < n_sb; s++) {
         const uint64_t first = (panel * n_sb + s) * words;
         uint8_t *sb = dst + s * sb_bytes;
         for (uint64_t i = 0; i < words; i++) {
             const uint64_t random = word_at(key, first + i);
-            const uint64_t w = i < 8 ? scale_word(random) : random | odd;
+            const uint64_t w = i < 8 ? scale_word(random) : (random & keep) | set;
             memcpy(sb + 8 * i, &w, sizeof w);
         }
     }
@@ -164,9 +165,7 @@ static void fill_float(const fg_tensor *t, uint64_t key, uint64_t panel, uint8_t
         const uint64_t row = panel * FG_PANEL_ROWS + i % FG_PANEL_ROWS;
         const bool padding = row >= t->n_row || i / FG_PANEL_ROWS >= t->n_col;
         const float x = padding ? 0.0f : scale * unit_at(key, first + i);
-        const uint32_t u = t->type == FG_TYPE_F32 ? fg_f32_bits(x) : fg_f32_to_bf16(x);
-        const size_t size = t->type == FG_TYPE_F32 ? 4 : 2;
-        for (size_t b = 0; b < size; b++) dst[size * i + b] = (uint8_t)(u >> (8 * b));
+        fg_panel_put_float((fg_qtype)t->type, dst, i, x);
     }
 }
 
@@ -495,7 +494,7 @@ static fg_status add_metadata(run *r, fg_err *err)
                             : fg_writer_add_meta(r->writer, "config.json", b.data, b.len, err);
     b.len = 0;
     fg_buf_printf(&b, "{\"converter\": \"fulgur synth\", \"version\": 1, \"type\": \"%s\", ",
-                  o->type == NULL ? "q4" : o->type);
+                  o->type == NULL ? FG_RECIPE_TYPE : o->type);
     fg_buf_printf(&b, "\"seed\": %llu, \"files\": []}\n", (unsigned long long)o->seed);
     if (st == FG_OK && b.failed) st = fg_fail_nomem(err, o->out_path);
     if (st == FG_OK) st = fg_writer_add_meta(r->writer, "provenance", b.data, b.len, err);

@@ -26,7 +26,7 @@ typedef struct fg_synth_opts {
     const char *out_path;
     const char *shape; /* "m1" (NULL means that): MiniMax-M1, or a config.json of either dialect */
     uint32_t n_layer;  /* 0: 4 for "m1", else as many as the configuration says */
-    const char *type;  /* "q4" (NULL means that), "q5", "q6", "q8", "bf16", "f32": the recipes of
+    const char *type;  /* of fg_qtype_names; NULL: FG_RECIPE_TYPE: the recipes of
                               * fg_convert */
     const char *recipe_path;   /* lines behind the built-in recipe; NULL: none */
     const char *tokenizer_dir; /* folder with tokenizer.json to store; NULL: none, and then run and

@@ -22,7 +22,7 @@ uint8_t *fg_group_scale_at(fg_qtype type, uint8_t *panel, size_t g, size_t r);
 void fg_put_codes(fg_qtype type, uint8_t *group, size_t r, const uint8_t *code);
 void fg_get_codes(fg_qtype type, const uint8_t *group, size_t r, uint8_t *code);
 
-/* Grid value of each code (q8: of the byte), and the way back. */
+/* Grid value of each code, and the way back; type: a quantized one. */
 typedef struct fg_code_map {
     int8_t value[256];
     uint8_t code[256]; /* indexed by value + 128 */

@@ -95,18 +95,59 @@ static float encode_row(fg_qtype type, const fg_grid *grid, const fg_code_map *m
     return row_scale;
 }
 
-/* f32 and bf16: [column][16 rows]. */
-static void encode_float(bool bf16, const float *w, size_t n_col, uint8_t *panel)
+void fg_panel_put_float(fg_qtype type, uint8_t *panel, size_t i, float x)
+{
+    uint16_t h;
+    switch (fg_qtype_packing(type)) {
+    case FG_PACK_F32: memcpy(panel + 4 * i, &x, sizeof x); return;
+    case FG_PACK_BF16:
+        h = fg_f32_to_bf16(x);
+        memcpy(panel + 2 * i, &h, sizeof h);
+        return;
+    case FG_PACK_NIBBLES:
+    case FG_PACK_NIBBLES_1:
+    case FG_PACK_NIBBLES_2:
+    case FG_PACK_BYTES: return;
+    }
+}
+
+static float get_float(fg_qtype type, const uint8_t *panel, size_t i)
+{
+    float x = 0.0f;
+    uint16_t h;
+    switch (fg_qtype_packing(type)) {
+    case FG_PACK_F32: memcpy(&x, panel + 4 * i, sizeof x); break;
+    case FG_PACK_BF16:
+        memcpy(&h, panel + 2 * i, sizeof h);
+        x = fg_bf16_to_f32(h);
+        break;
+    case FG_PACK_NIBBLES:
+    case FG_PACK_NIBBLES_1:
+    case FG_PACK_NIBBLES_2:
+    case FG_PACK_BYTES: break;
+    }
+    return x;
+}
+
+/* Infinity, and for bf16 what rounds to it. */
+uint32_t fg_panel_first_refused(fg_qtype type)
+{
+    switch (fg_qtype_packing(type)) {
+    case FG_PACK_BF16: return 0x7f7f8000u;
+    case FG_PACK_F32:
+    case FG_PACK_NIBBLES:
+    case FG_PACK_NIBBLES_1:
+    case FG_PACK_NIBBLES_2:
+    case FG_PACK_BYTES: break;
+    }
+    return 0x7f800000u;
+}
+
+static void encode_float(fg_qtype type, const float *w, size_t n_col, uint8_t *panel)
 {
     for (size_t k = 0; k < n_col; k++) {
         for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
-            const float x = w[r * n_col + k];
-            if (bf16) {
-                const uint16_t h = fg_f32_to_bf16(x);
-                memcpy(panel + 2 * (FG_PANEL_ROWS * k + r), &h, sizeof h);
-            } else {
-                memcpy(panel + 4 * (FG_PANEL_ROWS * k + r), &x, sizeof x);
-            }
+            fg_panel_put_float(type, panel, FG_PANEL_ROWS * k + r, w[r * n_col + k]);
         }
     }
 }
@@ -132,9 +173,8 @@ static void measure(fg_qtype type, const fg_code_map *map, const float *w, size_
         }
         for (size_t i = 0; i < G; i++) {
             const float x = w[g * G + i];
-            const float y = map != NULL            ? v[i]
-                            : type == FG_TYPE_BF16 ? fg_bf16_to_f32(fg_f32_to_bf16(x))
-                                                   : x;
+            const size_t at = FG_PANEL_ROWS * (g * G + i) + r;
+            const float y = map != NULL ? v[i] : get_float(type, panel, at);
             const double e = (double)x - (double)y;
             err2 += e * e;
             ref2 += (double)x * (double)x;
@@ -174,7 +214,7 @@ void fg_panel_encode_weighted(fg_qtype type, const fg_lut *lut, const float *w, 
             row_scale[r] = encode_row(type, &grid, &map, w + r * k, weight, k / G, panel, r);
         }
     } else {
-        encode_float(type == FG_TYPE_BF16, w, k, panel);
+        encode_float(type, w, k, panel);
     }
     if (error != NULL) fg_panel_measure(type, lut, panel, row_scale, w, n_col, error);
 }
@@ -188,17 +228,9 @@ void fg_panel_encode(fg_qtype type, const fg_lut *lut, const float *w, size_t n_
 static void decode_row(fg_qtype type, const fg_code_map *map, const uint8_t *panel, float row_scale,
                        size_t k, size_t r, float *w)
 {
-    if (type == FG_TYPE_F32) {
+    if (map == NULL) {
         for (size_t c = 0; c < k; c++) {
-            memcpy(&w[c], panel + 4 * (FG_PANEL_ROWS * c + r), sizeof w[c]);
-        }
-        return;
-    }
-    if (type == FG_TYPE_BF16) {
-        for (size_t c = 0; c < k; c++) {
-            uint16_t h;
-            memcpy(&h, panel + 2 * (FG_PANEL_ROWS * c + r), sizeof h);
-            w[c] = fg_bf16_to_f32(h);
+            w[c] = get_float(type, panel, FG_PANEL_ROWS * c + r);
         }
         return;
     }
@@ -216,7 +248,7 @@ void fg_panel_decode_row(fg_qtype type, const fg_lut *lut, const uint8_t *panel,
     fg_code_map map;
     const bool quantized = fg_group_bytes(type) != 0;
     if (quantized) fg_code_map_init(&map, type, lut);
-    decode_row(type, &map, panel, quantized ? row_scale[r] : 1.0f,
+    decode_row(type, quantized ? &map : NULL, panel, quantized ? row_scale[r] : 1.0f,
                (size_t)fg_n_sb(n_col) * FG_SB_COLS, r, w);
 }
 
@@ -228,6 +260,7 @@ void fg_panel_decode(fg_qtype type, const fg_lut *lut, const uint8_t *panel, con
     const bool quantized = fg_group_bytes(type) != 0;
     if (quantized) fg_code_map_init(&map, type, lut);
     for (size_t r = 0; r < FG_PANEL_ROWS; r++) {
-        decode_row(type, &map, panel, quantized ? row_scale[r] : 1.0f, k, r, w + r * k);
+        decode_row(type, quantized ? &map : NULL, panel, quantized ? row_scale[r] : 1.0f, k, r,
+                   w + r * k);
     }
 }

@@ -22,7 +22,7 @@ typedef struct fg_panel_error {
 
 /* w: [16][k] row-major with k = 128 * fg_n_sb(n_col), finite, padding rows and columns zero.
  * Writes fg_panel_bytes(type, n_col) bytes to panel, and row_scale[16] for quantized types.
- * lut: table for q4, else ignored.  error may be NULL.  A function of its input only. */
+ * lut: table of a type that has one, else ignored.  error may be NULL.  A function of its input. */
 void fg_panel_encode(fg_qtype type, const fg_lut *lut, const float *w, size_t n_col, uint8_t *panel,
                      float *row_scale, fg_panel_error *error);
 
@@ -35,6 +35,12 @@ void fg_panel_encode_weighted(fg_qtype type, const fg_lut *lut, const float *w, 
 /* Above this row scale a decoded value s * v * row_scale (|s| <= 127, |v| <= 128) could overflow; only
  * rows beyond 2e37 meet it, and lose their largest values. */
 #define FG_ROW_SCALE_MAX (3.4028234663852886e38 / (127.0 * 128.0 * 1.0001))
+
+/* Element i of a panel of floats, in the order [column][16 rows]. */
+void fg_panel_put_float(fg_qtype type, uint8_t *panel, size_t i, float x);
+
+/* Smallest magnitude, as the bits of an f32, that the type cannot hold. */
+uint32_t fg_panel_first_refused(fg_qtype type);
 
 /* What an encoded panel lost of w[16][k]. */
 void fg_panel_measure(fg_qtype type, const fg_lut *lut, uint8_t *panel, const float *row_scale,

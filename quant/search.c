@@ -29,17 +29,28 @@ static float nearest_value(const fg_lut *lut, float u)
 
 void fg_grid_init(fg_grid *g, fg_qtype type, const fg_lut *lut)
 {
-    *g = (fg_grid){.lo = -127.0f, .hi = 127.0f, .first = 0.80f, .last = 1.01f};
-    if (type == FG_TYPE_Q5)
-        *g = (fg_grid){.lo = -16.0f, .hi = 15.0f, .first = 0.70f, .last = 1.07f};
-    if (type == FG_TYPE_Q6)
-        *g = (fg_grid){.lo = -32.0f, .hi = 31.0f, .first = 0.72f, .last = 1.03f};
-    if (type != FG_TYPE_Q4) return;
-    *g = (fg_grid){.table = !fg_lut_is_linear(lut), .first = 0.60f, .last = 1.10f};
-    g->lo = (float)lut->v[0];
-    g->hi = (float)lut->v[15];
-    if (!g->table) return;
-    for (int i = 0; i < 128; i++) g->nearest[i] = nearest_value(lut, (float)(i - 64) / 2 + 0.25f);
+    const fg_qtype_info *info = fg_qtype_get((uint32_t)type);
+    const float half = (float)(info->n_code / 2);
+    *g = (fg_grid){.first = info->first, .last = info->last};
+    switch (info->grid) {
+    case FG_GRID_OFFSET:
+        g->lo = -half;
+        g->hi = half - 1.0f;
+        return;
+    case FG_GRID_INT8:
+        g->lo = 1.0f - half;
+        g->hi = half - 1.0f;
+        return;
+    case FG_GRID_TABLE:
+        g->table = !fg_lut_is_linear(lut);
+        g->lo = (float)lut->v[0];
+        g->hi = (float)lut->v[15];
+        for (int i = 0; g->table && i < 128; i++) {
+            g->nearest[i] = nearest_value(lut, (float)(i - 64) / 2 + 0.25f);
+        }
+        return;
+    case FG_GRID_NONE: return;
+    }
 }
 
 static inline void round_linear(const fg_grid *g, const float *x, float inv, float *q)

@@ -21,7 +21,7 @@ typedef struct fg_grid {
     float nearest[128]; /* table: value for u in [(i - 64) / 2, (i - 63) / 2) */
 } fg_grid;
 
-/* type: a quantized type; lut: table of q4. */
+/* type: a quantized type; lut: its table, if it has one. */
 void fg_grid_init(fg_grid *g, fg_qtype type, const fg_lut *lut);
 
 /* q[i] = grid value nearest to x[i] * inv; 32 elements.  NaN goes to some grid value. */

@@ -9,6 +9,7 @@ no code with it.  Section numbers in comments are those of FORMAT.md.
   fg_read.py FILE --list                  one line a tensor
   fg_read.py FILE --verify [--chunks N]   all hashes (N chunks spread over the file; default all)
   fg_read.py FILE --tensor NAME --out F   that tensor as row-major little-endian f32
+  fg_read.py --types                      the weight types that it knows, a line each
 """
 import argparse
 import array
@@ -151,8 +152,13 @@ NAMES = ["model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"] + [
     EXPERT + s + ".weight" for s in ("w1", "w3", "w2")]
 VECTORS = (2, 3, 4, 8)
 ROUTER = 13
-SUPERBLOCK = {0: 8192, 1: 4096, 4: 1088, 5: 1344, 6: 1600, 8: 2112}  # 6
-TYPE_NAME = {0: "f32", 1: "bf16", 4: "q4", 5: "q5", 6: "q6", 8: "q8"}
+# 6: name, superblock bytes, lines of a group, number of codes, value of code q
+TYPES = {0: ("f32", 8192, 0, 0, "float"), 1: ("bf16", 4096, 0, 0, "float"),
+         4: ("q4", 1088, 4, 16, "lut[q]"), 5: ("q5", 1344, 5, 32, "q - 16"),
+         6: ("q6", 1600, 6, 64, "q - 32"), 8: ("q8", 2112, 8, 256, "i8")}
+TYPE_NAME = {t: x[0] for t, x in TYPES.items()}
+SUPERBLOCK = {t: x[1] for t, x in TYPES.items()}
+LINES = {t: x[2] for t, x in TYPES.items()}
 COUNTS = ("n_layer d_model n_head n_kv_head d_head d_rotary n_expert n_used d_ff n_vocab").split()
 REALS = ("rope_theta norm_eps inner_norm_eps alpha_softmax beta_softmax alpha_lightning "
          "beta_lightning alpha_mlp beta_mlp").split()
@@ -310,11 +316,11 @@ class Reader:
         for i, t in enumerate(self.tensors):
             need((t.n_row, t.n_col) == self.dims(t.role), t.name + ": dimensions")
             need(t.type == 0 or not (t.vector or t.role == ROUTER), t.name + ": not f32")
-            need(not t.rotated or (self.read_version >= 2 and t.type >= 4 and t.n_col % 128 == 0
+            need(not t.rotated or (self.read_version >= 2 and LINES[t.type] and t.n_col % 128 == 0
                                    and t.role not in (0, ROUTER)), t.name + ": rotated")  # 6.2
             need(t.role != 15 or t.rotated == self.tensors[i - 1].rotated,
                  t.name + ": rotated unlike its gate")
-            scales = up(64 * t.n_panel, 4096) if t.type >= 4 else 0
+            scales = up(64 * t.n_panel, 4096) if LINES[t.type] else 0
             if t.role in (14, 15):
                 continue
             if t.role == 3 or t.role == 1:
@@ -323,7 +329,7 @@ class Reader:
             if t.role == 16:
                 gate, up_, down = self.tensors[i - 2:i + 1]
                 for x in (gate, up_, down):
-                    n = up(64 * x.n_panel, 4096) if x.type >= 4 else 0
+                    n = up(64 * x.n_panel, 4096) if LINES[x.type] else 0
                     need(x.scales == (pos if n else 0), x.name + ": row scales")
                     pos += n
                 pair = gate.panel + up_.panel
@@ -397,7 +403,7 @@ def decode_row(t, b, r, k_all):
     if t.type == 1:
         return [struct.unpack("<f", b"\0\0" + b[32 * k + 2 * r:32 * k + 2 * r + 2])[0]
                 for k in range(k_all)]
-    lines = {4: 4, 5: 5, 6: 6, 8: 8}[t.type]
+    lines = LINES[t.type]
     out = []
     for sb in range(0, len(b), SUPERBLOCK[t.type]):
         group_scale = struct.unpack_from("<4b", b, sb + 4 * r)
@@ -423,7 +429,8 @@ def decode_row(t, b, r, k_all):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    a.add_argument("file")
+    a.add_argument("file", nargs="?")
+    a.add_argument("--types", action="store_true")
     a.add_argument("--list", action="store_true")
     a.add_argument("--verify", action="store_true")
     a.add_argument("--chunks", type=int, default=0, help="with --verify: only so many chunks")
@@ -432,6 +439,11 @@ def main():
     a.add_argument("--unrotate", action="store_true",
                    help="with --tensor: W of a rotated matrix, not W R as stored")
     o = a.parse_args()
+    if o.types:
+        for t, x in sorted(TYPES.items()):
+            print(t, *x)
+        return
+    need(o.file is not None, "no FILE")
     r = Reader(o.file)
     if o.list:
         for t in r.tensors:

@@ -38,7 +38,7 @@ _Static_assert(sizeof(fg_act128) == 144, "activation block is 144 bytes");
  *   y[t * y_stride + r] = sum_k w[r][k] * x_t[k],  r = 0..15, t = 0..n_tok-1.
  * panel: n_sb superblocks, 64-byte aligned, never over-read.
  * row_scale: f32[16] (quantized types), unused for f32 and bf16.
- * lut: table of q4, unused by the other types.
+ * lut: table of a type that has one, unused by the others.
  * act: first activation row; rows are act_stride bytes apart, 16-byte aligned.  Quantized types:
  *      fg_act128[n_sb] a row; f32 and bf16: float[128 * n_sb] a row.
  * y: f32, 64-byte aligned rows, written for all 16 r.  y_stride in elements.
@@ -120,13 +120,14 @@ typedef void fg_attn_i8_fn(const float *q, size_t n_q, size_t d, size_t n_pos, c
 typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const float *o_b, size_t d);
 
 typedef struct fg_kernels {
-    fg_panel_fn *panel_f32;
-    fg_panel_fn *panel_bf16;
-    fg_panel_fn *panel_q4;    /* any table */
-    fg_panel_fn *panel_q4lin; /* table fg_lut_linear; same bits as panel_q4 */
-    fg_panel_fn *panel_q5;
-    fg_panel_fn *panel_q6;
-    fg_panel_fn *panel_q8;
+    union { /* by kind, and as panel_<name>; panel_q4lin: the bits of panel_q4 with its table */
+        fg_panel_fn *panel[FG_KIND_COUNT];
+        struct {
+#define FG_QTYPE(id, name, ...) fg_panel_fn *panel_##name;
+#define FG_QKIND(id, name, ...) fg_panel_fn *panel_##name;
+#include "quant/types.inc"
+        };
+    };
     fg_quantize_act_fn *quantize_act;
     fg_quantize_act_rot_fn *quantize_act_rot;
     fg_rmsnorm_fn *rmsnorm;
@@ -144,6 +145,10 @@ typedef struct fg_kernels {
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
 } fg_kernels;
+#define FG_QTYPE(id, name, ...)                                                                    \
+    _Static_assert(offsetof(fg_kernels, panel_##name) == FG_KIND_##id * sizeof(fg_panel_fn *), "");
+#define FG_QKIND(id, name, ...) FG_QTYPE(id, name, )
+#include "quant/types.inc"
 
 /* CPU level as a set of features (src/sys/cpu.h); fills every slot with the best variant whose
  * features are all in cpu_flags.  FG_CPU_SCALAR (0) gives the reference. */
@@ -152,7 +157,7 @@ void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags);
 /* Features that the kernels chosen for cpu_flags use: what a report should name as the level. */
 uint32_t fg_kernels_used(uint32_t cpu_flags);
 
-/* Panel kernel for a weight type and table; NULL for an unknown type. */
+/* Panel kernel for a weight type and table; NULL for an unknown type or a missing table. */
 fg_panel_fn *fg_kernels_panel(const fg_kernels *k, fg_qtype type, const fg_lut *lut);
 
 #endif

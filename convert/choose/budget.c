@@ -17,9 +17,18 @@
 
 #define MAX_JSON_BYTES ((uint64_t)1 << 24)
 
-static const fg_qtype types[FG_BUDGET_TYPES] = {FG_TYPE_Q4, FG_TYPE_Q5, FG_TYPE_Q6, FG_TYPE_Q8};
+/* The types of a budget in the order of the list, and the smallest one alone. */
+static const fg_qtype_info *type_at(uint32_t i)
+{
+    for (uint32_t t = 0; t < FG_QTYPE_COUNT; t++) {
+        const fg_qtype_info *info = fg_qtype_at(t);
+        if (info->kld > 0 && i-- == 0) return info;
+    }
+    return NULL;
+}
 
-/* Divergence that a unit causes at each type, relative to q4, measured on the nano model.
+/* Divergence that a unit causes at a type, relative to q4, measured on the nano model: kld and
+ * kld_head of quant/types.inc.
  *
  * The linearity theorem of HIGGS (arXiv 2411.17525) takes the ratio of the squared errors of the weights:
  * 0.297, 0.072, 0.0048 (22.6, 27.9, 34.0, 45.9 dB; equal within 5 % for all units).  It holds for the
@@ -29,8 +38,10 @@ static const fg_qtype types[FG_BUDGET_TYPES] = {FG_TYPE_Q4, FG_TYPE_Q5, FG_TYPE_
  * divergences of whole files of one type.  Sum of units against measured divergence of 12 random
  * mixtures (Pearson, Spearman, range of the quotient): these ratios 0.996, 0.993, 0.78 to 0.97; squared
  * errors 0.995, 0.979, 0.53 to 0.95.  Choices differ little: within 3 % of the divergence. */
-static const double behind_routers[FG_BUDGET_TYPES] = {1.0, 0.435, 0.183, 0.086};
-static const double head[FG_BUDGET_TYPES] = {1.0, 0.297, 0.086, 0.022};
+static double ratio(fg_quant_unit_class class, const fg_qtype_info *type)
+{
+    return (class == FG_QUANT_UNIT_LM_HEAD ? type->kld_head : type->kld) / 1000.0;
+}
 
 /* ---- solver ---- */
 
@@ -94,9 +105,10 @@ static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t
     uint32_t idx;
     (void)expert;
     if (!fg_quant_unit_of(p->s, role, layer, &idx)) return (fg_tensor_choice){.type = FG_TYPE_F32};
-    const fg_qtype type = types[p->choice[idx]];
-    return (fg_tensor_choice){.type = type,
-                              .lut = type == FG_TYPE_Q4 ? fg_lut_grid6 : (fg_lut){{0}}};
+    const fg_qtype_info *type = type_at(p->choice[idx]);
+    fg_tensor_choice c = {.type = type->type};
+    if (type->table != NULL) c.lut = *type->table;
+    return c;
 }
 
 /* Bytes of the recipe, a rule of each unit at most, and of small entries that are not known yet. */
@@ -155,8 +167,9 @@ static void add_tensor(unit_info *u, fg_role role, const fg_shape *s, uint64_t t
     uint64_t n_row, n_col;
     fg_role_dims(role, s, &n_row, &n_col);
     u->n_weight += times * n_row * n_col;
-    for (int t = 0; t < FG_BUDGET_TYPES; t++) {
-        const uint64_t panel = fg_panel_bytes(types[t], n_col) + FG_PANEL_ROWS * sizeof(float);
+    for (uint32_t t = 0; t < FG_BUDGET_TYPES; t++) {
+        const uint64_t panel =
+            fg_panel_bytes(type_at(t)->type, n_col) + FG_PANEL_ROWS * sizeof(float);
         u->bytes[t] += times * fg_n_panel(n_row) * panel;
     }
 }
@@ -178,17 +191,19 @@ static unit_info info_of(const fg_shape *s, uint32_t idx)
     return info;
 }
 
-static double ratio(fg_quant_unit_class class, fg_qtype type)
-{
-    for (int t = 0; t < FG_BUDGET_TYPES; t++) {
-        if (types[t] == type) return (class == FG_QUANT_UNIT_LM_HEAD ? head : behind_routers)[t];
-    }
-    return 0.0;
-}
-
 static fg_status bad_unit(const char *path, uint32_t idx, const char *wanted, fg_err *err)
 {
     return fg_fail(err, FG_EFORMAT, "%s: unit %u: incomplete, expected %s", path, idx, wanted);
+}
+
+static fg_status bad_type(const char *path, uint32_t idx, fg_err *err)
+{
+    char wanted[128] = "type, one of ";
+    for (uint32_t t = 0; t < FG_BUDGET_TYPES; t++) {
+        const size_t n = strlen(wanted);
+        (void)snprintf(wanted + n, sizeof wanted - n, "%s%s", t == 0 ? "" : ", ", type_at(t)->name);
+    }
+    return bad_unit(path, idx, wanted, err);
 }
 
 /* One unit of the file into its points. */
@@ -218,12 +233,12 @@ static fg_status read_unit(const fg_json *node, const fg_shape *s, uint32_t idx,
         return bad_unit(path, idx, "kld, a number not below 0", err);
     }
     if (!fg_json_str(fg_json_get(node, "type"), &type_name) || !fg_qtype_parse(type_name, &type) ||
-        ratio(u.class, type) == 0.0) {
-        return bad_unit(path, idx, "type, one of q4, q5, q6 and q8", err);
+        fg_qtype_get((uint32_t)type)->kld == 0) {
+        return bad_type(path, idx, err);
     }
-    for (int t = 0; t < FG_BUDGET_TYPES; t++) {
-        point[t] =
-            (fg_budget_point){info.bytes[t], kld * ratio(u.class, types[t]) / ratio(u.class, type)};
+    const double at_type = ratio(u.class, fg_qtype_get((uint32_t)type));
+    for (uint32_t t = 0; t < FG_BUDGET_TYPES; t++) {
+        point[t] = (fg_budget_point){info.bytes[t], kld * ratio(u.class, type_at(t)) / at_type};
     }
     return FG_OK;
 }
@@ -276,11 +291,11 @@ static void put_recipe(fg_buf *b, const fg_shape *s, const uint8_t *choice)
     const uint32_t n = fg_quant_unit_count(s);
     for (uint32_t i = 0; i < n; i++) n_of[choice[i]]++;
     for (uint32_t t = 1; t < FG_BUDGET_TYPES; t++) most = n_of[t] > n_of[most] ? t : most;
-    fg_buf_printf(b, "* %s\n", fg_qtype_get(types[most])->name);
+    fg_buf_printf(b, "* %s\n", type_at(most)->name);
     for (uint32_t i = 0; i < n; i++) {
         const fg_quant_unit u = fg_quant_unit_at(s, i);
         const bool covered = u.class == FG_QUANT_UNIT_ATTN_OUT && choice[i - 1] != most;
-        if (choice[i] != most || covered) put_rule(b, u, fg_qtype_get(types[choice[i]])->name);
+        if (choice[i] != most || covered) put_rule(b, u, type_at(choice[i])->name);
     }
 }
 
@@ -291,11 +306,12 @@ static fg_status refuse(const plan *p, fg_err *err)
     if (p->st != FG_OK) return p->st;
     if (p->o->bpw != 0.0 && p->bpw > p->o->bpw) {
         return fg_fail(err, FG_ELIMIT,
-                       "budget: %g bits per weight, expected at least %.4f (all q4)", p->o->bpw,
-                       ceil(p->bpw * 1e4) * 1e-4);
+                       "budget: %g bits per weight, expected at least %.4f (all %s)", p->o->bpw,
+                       ceil(p->bpw * 1e4) * 1e-4, type_at(0)->name);
     }
-    return fg_fail(err, FG_ELIMIT, "budget: %.4f GB, expected at least %.4f (all q4)",
-                   (double)p->o->file_bytes * 1e-9, ceil((double)p->file_bytes * 1e-5) * 1e-4);
+    return fg_fail(err, FG_ELIMIT, "budget: %.4f GB, expected at least %.4f (all %s)",
+                   (double)p->o->file_bytes * 1e-9, ceil((double)p->file_bytes * 1e-5) * 1e-4,
+                   type_at(0)->name);
 }
 
 static fg_status solve(fg_buf *recipe, const fg_shape *s, const fg_budget_opts *o,
@@ -308,10 +324,10 @@ static fg_status solve(fg_buf *recipe, const fg_shape *s, const fg_budget_opts *
     fg_budget_solve(unit, n, fits, &p, choice);
     (void)fits(&p, choice); /* for its sizes */
     if (p.st != FG_OK) return p.st;
-    double kld = 0.0, kld_q4 = 0.0;
+    double kld = 0.0, kld_least = 0.0;
     for (uint32_t i = 0; i < n; i++) {
         kld += unit[i].at[choice[i]].kld;
-        kld_q4 += unit[i].at[0].kld;
+        kld_least += unit[i].at[0].kld;
     }
     fg_buf_put_str(recipe, "# chosen for ");
     if (o->bpw != 0.0) fg_buf_printf(recipe, "at most %g bits per weight", o->bpw);
@@ -319,7 +335,7 @@ static fg_status solve(fg_buf *recipe, const fg_shape *s, const fg_budget_opts *
     if (o->file_bytes != 0) fg_buf_printf(recipe, "at most %g GB", (double)o->file_bytes * 1e-9);
     fg_buf_printf(recipe, " (%.4f bits); sensitivity file 0x%016llx\n", p.bpw,
                   (unsigned long long)hash);
-    fg_buf_printf(recipe, "# predicted kld %.6f, all q4 %.6f\n", kld, kld_q4);
+    fg_buf_printf(recipe, "# predicted kld %.6f, all %s %.6f\n", kld, type_at(0)->name, kld_least);
     put_recipe(recipe, s, choice);
     return recipe->failed ? fg_fail_nomem(err, "recipe") : FG_OK;
 }

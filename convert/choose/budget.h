@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The choice of types under a budget: which of q4, q5, q6 and q8 each unit (src/model/quant_unit.h) gets so
+ * The choice of types under a budget: which of q4, q5, q6 and q8 (those of quant/types.inc whose
+ * divergence is measured) each unit (src/model/quant_unit.h) gets so
  * that the file stays within a size and the predicted KL divergence is least.
  *
  * The prediction adds up over units.  A unit's share is its divergence as `fulgur sensitivity` measured
@@ -16,11 +17,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "quant/qtype.h"
 #include "src/base/buf.h"
 #include "src/base/status.h"
 #include "src/format/shape.h"
 
-enum { FG_BUDGET_TYPES = 4 }; /* q4, q5, q6, q8 */
+/* The types of quant/types.inc whose divergence is measured, by size. */
+enum {
+    FG_BUDGET_TYPES = 0
+#define FG_QTYPE(id, name, value, packing, n_code, grid, first, last, table, kld, ...) +((kld) > 0)
+#include "quant/types.inc"
+};
 
 typedef struct fg_budget_opts {
     const char *sensitivity_path;

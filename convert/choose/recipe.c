@@ -32,12 +32,12 @@ enum {
 static const struct {
     const char *type, *text;
 } builtins[] = {
-    {"q4", BALANCED},
-    {"q5", "* q5\nmodel.embed_tokens.weight q8\nlm_head.weight q8\n"},
-    {"q6", "* q6\nmodel.embed_tokens.weight q8\nlm_head.weight q8\n"},
-    {"q8", FAITHFUL},
-    {"bf16", "* bf16\n"},
-    {"f32", "* f32\n"},
+    {FG_RECIPE_TYPE, BALANCED}, /* before the plain one of its type */
+#define FG_QTYPE(id, name, value, packing, ...)                                                    \
+    {#name, FG_PACK_##packing < FG_PACK_BYTES                                                      \
+                ? "* " #name "\nmodel.embed_tokens.weight q8\nlm_head.weight q8\n"                 \
+                : "* " #name "\n"},
+#include "quant/types.inc"
 };
 
 static const struct {
@@ -48,6 +48,11 @@ static const struct {
     {"faithful", FAITHFUL},
 };
 
+const char fg_recipe_type_help[] = "one of"
+#define FG_QTYPE(id, name, ...) " " #name
+#include "quant/types.inc"
+                                   " (default: " FG_RECIPE_TYPE ")";
+
 static bool parse_type(const char *text, fg_tensor_choice *out)
 {
     char name[16];
@@ -57,14 +62,14 @@ static bool parse_type(const char *text, fg_tensor_choice *out)
     if (n >= sizeof name) return false;
     memcpy(name, text, n + 1);
     if (rotate) name[n - 2] = '\0';
-    if (strcmp(name, "q4lin") == 0) {
-        out->type = FG_TYPE_Q4;
-        out->lut = fg_lut_linear;
-        return true;
+    for (uint32_t i = 0; i < FG_KIND_COUNT; i++) {
+        const fg_qkind_info *kind = &fg_qkinds[i];
+        if (strcmp(name, kind->name) != 0) continue;
+        out->type = kind->type;
+        if (kind->lut != NULL) out->lut = *kind->lut;
+        return !rotate || i < FG_KIND_QUANTIZED;
     }
-    if (!fg_qtype_parse(name, &out->type)) return false;
-    if (out->type == FG_TYPE_Q4) out->lut = fg_lut_grid6;
-    return !rotate || fg_qtype_get((uint32_t)out->type)->quantized;
+    return false;
 }
 
 void fg_recipe_fini(fg_recipe *r)
@@ -91,9 +96,9 @@ static fg_status add_rule(fg_recipe *r, const char *pattern, const char *type, c
     fg_tensor_choice choice;
     if (!parse_type(type, &choice)) {
         return fg_fail(err, FG_EFORMAT,
-                       "%s: line %u: type \"%.32s\", expected q4, q4lin, q5, q6 or q8 (with +h: "
-                       "rotated), bf16 or f32",
-                       name, line, type);
+                       "%s: line %u: type \"%.32s\", expected one of %s; +h behind a quantized "
+                       "one: rotated",
+                       name, line, type, fg_qkind_names);
     }
     void *p = r->rule;
     if (!fg_mem_grow(&p, &r->cap, r->n_rule + 1, sizeof *r->rule)) return fg_fail_nomem(err, name);
@@ -168,15 +173,13 @@ static fg_status load(fg_recipe *r, const char *type, const char *path, fg_err *
                        "is ./%s",
                        path, type, path);
     }
-    if (type == NULL) type = "q4";
-    for (size_t i = 0; i < sizeof builtins / sizeof builtins[0]; i++) {
+    if (type == NULL) type = FG_RECIPE_TYPE;
+    for (size_t i = 0; text == NULL && i < sizeof builtins / sizeof builtins[0]; i++) {
         if (strcmp(type, builtins[i].type) == 0) text = builtins[i].text;
     }
     if (text == NULL) {
-        return fg_fail(err, FG_EINVAL,
-                       "type \"%.32s\": unknown, expected q4, q5, q6, q8, bf16 or "
-                       "f32",
-                       type);
+        return fg_fail(err, FG_EINVAL, "type \"%.32s\": unknown, expected one of %s", type,
+                       fg_qtype_names);
     }
     FG_TRY(parse_text(r, text, strlen(text), type, 0, err));
     if (path == NULL) return FG_OK;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert/choose/recipe.h"
 #include "convert/convert.h"
 #include "src/base/buf.h"
 #include "src/base/json.h"
@@ -238,7 +239,7 @@ static int run(int argc, char **argv)
     const char *split_text = NULL;
     static split_dirs split;
     const opt opts[] = {
-        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", "q4 (default), q5, q6, q8, bf16, f32"},
+        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
         {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "NAME|FILE",
          "fast, balanced (as q4), faithful; or lines 'pattern type', last match wins"},
         {"target-bpw", 0, OPT_F64, &o.target_bpw, 1, 32, "X",

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert/choose/recipe.h"
 #include "convert/outline.h"
 #include "src/base/buf.h"
 #include "src/base/io.h"
@@ -190,13 +191,13 @@ static void print_rates(const result *r)
     const fg_demand *d = &r->demand;
     for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
         if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
-        printf(" %s %.1f", fg_rate_type_name(t), x->gemv_gbs[t]);
+        printf(" %s %.1f", fg_qkinds[t].name, x->gemv_gbs[t]);
     }
     printf("\n            batch of %u, GMAC/s%s, dense (experts):", o->fo.n_batch,
            o->gemm_gmacs > 0.0 ? " (given)" : "");
     for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
         if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
-        printf(" %s %.0f (%.0f)", fg_rate_type_name(t), x->dense_gmacs[t], x->expert_gmacs[t]);
+        printf(" %s %.0f (%.0f)", fg_qkinds[t].name, x->dense_gmacs[t], x->expert_gmacs[t]);
     }
     printf("; attention %.0f\n", x->attn_gmacs);
     if (x->disk_gbs > 0.0) {
@@ -330,7 +331,7 @@ static void put_types(fg_buf *b, const result *r, const char *name, const double
     fg_buf_printf(b, ", \"%s\": {", name);
     for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
         if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
-        fg_buf_printf(b, "%s\"%s\": %.3f", first ? "" : ", ", fg_rate_type_name(t),
+        fg_buf_printf(b, "%s\"%s\": %.3f", first ? "" : ", ", fg_qkinds[t].name,
                       isfinite(v[t]) ? v[t] : 0.0);
         first = false;
     }
@@ -399,8 +400,7 @@ static int run(int argc, char **argv)
 {
     settings o = {.n_node = 1, .fo = fg_forecast_opts_default()};
     const opt opts[] = {
-        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE",
-         "of a conversion: q4 (default), q5, q6, q8, bf16, f32"},
+        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
         {"recipe", 0, OPT_STR, &o.recipe, 0, 0, "NAME|FILE",
          "of a conversion: fast, balanced, faithful, or lines as for convert"},
         {"ram", 0, OPT_SIZE, &o.fo.ram_bytes, 0, 0, "SIZE",

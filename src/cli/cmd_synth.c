@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "convert/choose/recipe.h"
 #include "convert/synth.h"
 #include "src/base/buf.h"
 #include "src/base/json.h"
@@ -39,7 +40,7 @@ static int run(int argc, char **argv)
         {"shape", 0, OPT_STR, &o.shape, 0, 0, "NAME", "m1 (default), or a config.json"},
         {"layers", 0, OPT_U32, &o.n_layer, 1, FG_MAX_LAYER, "N",
          "layers (m1: 4); when none of several is softmax, the last one becomes so"},
-        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", "q4 (default), q5, q6, q8, bf16, f32"},
+        {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
         {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "FILE",
          "types by tensor name: lines 'pattern type', last match wins"},
         {"tokenizer", 0, OPT_STR, &o.tokenizer_dir, 0, 0, "DIR",

@@ -318,13 +318,14 @@ static void put_series(plot *p, const series *s, const point *x)
 static void type_list(const fg_model_file *f, uint32_t role, char *out, size_t n)
 {
     uint32_t seen = 0;
+    _Static_assert(FG_QTYPE_END <= 32, "a bit a type");
     size_t len = 0;
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
         const fg_tensor *t = fg_model_file_tensor(f, i);
         if (t->role == role) seen |= 1u << t->type;
     }
     out[0] = '\0';
-    for (uint32_t type = 0; type < 32; type++) {
+    for (uint32_t type = 0; type < FG_QTYPE_END; type++) {
         if ((seen >> type & 1) == 0) continue;
         const int m =
             snprintf(out + len, n - len, "%s%s", len == 0 ? "" : ", ", fg_qtype_get(type)->name);

@@ -25,15 +25,15 @@ static const char meta_key[] = "quality";
 
 fg_card_model fg_card_model_of(const fg_model_file *f)
 {
-    uint64_t weights = 0, bytes = 0, of_type[FG_TYPE_Q8 + 1] = {0};
+    uint64_t weights = 0, bytes = 0, of_type[FG_QTYPE_END] = {0};
     uint32_t best = FG_TYPE_F32;
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
         const fg_tensor *t = fg_model_file_tensor(f, i);
         weights += t->n_row * t->n_col;
         bytes += fg_tensor_bytes(t);
-        if (t->type <= FG_TYPE_Q8) of_type[t->type] += t->n_row * t->n_col;
+        if (t->type < FG_QTYPE_END) of_type[t->type] += t->n_row * t->n_col;
     }
-    for (uint32_t i = 0; i <= FG_TYPE_Q8; i++) {
+    for (uint32_t i = 0; i < FG_QTYPE_END; i++) {
         if (of_type[i] > of_type[best]) best = i;
     }
     fg_card_model m = {fg_model_file_data_root(f), 8.0 * (double)bytes / (double)weights, ""};

@@ -325,11 +325,10 @@ static fg_status check_tensor(const decoder *k, const fg_shape *s, uint64_t idx,
         return fg_fail(k->err, FG_EFORMAT, "%s: %s is stored as %s, expected f32", k->path, name,
                        fg_qtype_get(t->type)->name);
     }
-    if (t->type == FG_TYPE_Q4 ? !fg_lut_is_valid(&t->lut)
-                              : memcmp(&t->lut, &no_lut, sizeof no_lut) != 0) {
+    const bool has_table = fg_qtype_has_table(t->type);
+    if (has_table ? !fg_lut_is_valid(&t->lut) : memcmp(&t->lut, &no_lut, sizeof no_lut) != 0) {
         return fg_fail(k->err, FG_EFORMAT, "%s: %s has a bad code table, expected %s", k->path,
-                       name,
-                       t->type == FG_TYPE_Q4 ? "16 ascending values of -32 to 31" : "16 zeros");
+                       name, has_table ? "16 ascending values of -32 to 31" : "16 zeros");
     }
     if (!is_error_value(t->err_rms) || !is_error_value(t->err_max_row) ||
         !is_error_value(t->peak) || !is_error_value(t->err_out)) {
@@ -342,6 +341,17 @@ static fg_status check_tensor(const decoder *k, const fg_shape *s, uint64_t idx,
     return FG_OK;
 }
 
+static fg_status check_version(const decoder *k, const fg_tensor *t)
+{
+    char name[96];
+    const uint32_t got = k->slot->read_version, least = fg_tensor_read_version(t);
+    if (got >= least) return FG_OK;
+    fg_role_name((fg_role)t->role, t->layer, t->expert, name);
+    return fg_fail(k->err, FG_EFORMAT,
+                   "%s: %s is %s in a file of read version %u, expected %u at least", k->path, name,
+                   t->rotated ? "rotated" : fg_qtype_get(t->type)->name, got, least);
+}
+
 /* prev: the record before, NULL for the first. */
 static fg_status check_rotation(const decoder *k, const fg_tensor *t, const fg_tensor *prev)
 {
@@ -349,9 +359,6 @@ static fg_status check_rotation(const decoder *k, const fg_tensor *t, const fg_t
     if (t->rotated && !fg_tensor_may_rotate(t)) {
         got = "marked as rotated";
         wanted = "it for a quantized, multiplied matrix of whole blocks of 128 columns only";
-    } else if (t->rotated && k->slot->read_version < FG_ROTATED_READ_VERSION) {
-        got = "rotated in a file of read version 1";
-        wanted = "2 at least";
     } else if (t->role == FG_ROLE_EXPERT_UP && t->rotated != prev->rotated) {
         got = t->rotated ? "rotated and its gate is not" : "not rotated and its gate is";
         wanted = "both or neither";
@@ -390,7 +397,8 @@ static fg_status get_tensor(decoder *k, const fg_shape *s, uint64_t idx, fg_tens
         return reserved(k, "a tensor record");
     }
     FG_TRY(check_tensor(k, s, idx, t));
-    return check_rotation(k, t, idx == 0 ? NULL : t - 1);
+    FG_TRY(check_rotation(k, t, idx == 0 ? NULL : t - 1));
+    return check_version(k, t);
 }
 
 static fg_status check_positions(const decoder *k, fg_directory *d, const position *said,

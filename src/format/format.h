@@ -63,7 +63,7 @@ typedef struct fg_tensor {
     uint64_t offset;       /* absolute file offset, bytes; multiple of 64 */
     uint64_t panel_stride; /* bytes; 0 for vectors */
     uint64_t scale_offset; /* absolute; multiple of 64; 0 when the type has no row scales */
-    fg_lut lut;            /* q4 table; zeros otherwise */
+    fg_lut lut;            /* table of a type that has one; zeros otherwise */
     float err_rms;         /* relative RMS error of quantization, 0 for f32; NaN = not measured */
     float err_max_row;     /* the worst row's */
     float err_out; /* calibrated: the same of the outputs on the text; 0 or NaN: not measured */

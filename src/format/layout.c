@@ -272,6 +272,15 @@ static uint64_t page_up(uint64_t x)
     return fg_round_up(x, FG_PAGE_BYTES);
 }
 
+uint32_t fg_tensor_read_version(const fg_tensor *t)
+{
+#define FG_QTYPE(id, name, value, packing, n_code, grid, first, last, table, kld, kld_head, read)  \
+    _Static_assert((read) >= 1 && (read) <= FG_READ_VERSION, #name ": this reader's at most");
+#include "quant/types.inc"
+    const uint32_t least = fg_qtype_get(t->type)->read_version;
+    return t->rotated && least < FG_ROTATED_READ_VERSION ? FG_ROTATED_READ_VERSION : least;
+}
+
 static uint64_t own_panel_bytes(const fg_tensor *t)
 {
     return fg_panel_bytes((fg_qtype)t->type, t->n_col);

@@ -37,6 +37,9 @@ enum {
 #define FG_MAX_FILE_BYTES ((uint64_t)1 << 60) /* sums of a few positions never overflow */
 #define FG_MAX_DIR_BYTES  ((uint64_t)1 << 30)
 
+/* Oldest reader of a file with this tensor, whose type is known. */
+uint32_t fg_tensor_read_version(const fg_tensor *t);
+
 /* --- header slot (FORMAT.md 3) --- */
 
 typedef struct fg_slot {

@@ -15,7 +15,7 @@
 typedef struct fg_matrix {
     const uint8_t *panels;
     const float *scales; /* [16 * n_panel], NULL for f32 and bf16 */
-    const fg_lut *lut;   /* q4 only */
+    const fg_lut *lut;   /* NULL: the type has none */
     fg_panel_fn *panel_fn;
     uint64_t panel_stride; /* bytes from panel p to p + 1 */
     uint64_t n_row, n_col, n_panel, n_sb;

@@ -27,7 +27,7 @@ static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_
         .scales = t->scale_offset == 0
                       ? NULL
                       : (const float *)(const void *)data_at(m, f, t->scale_offset, dense),
-        .lut = type == FG_TYPE_Q4 ? &t->lut : NULL,
+        .lut = fg_qtype_has_table(t->type) ? &t->lut : NULL,
         .panel_fn = fg_kernels_panel(&m->k, type, &t->lut),
         .panel_stride = t->panel_stride,
         .n_row = t->n_row,

@@ -92,7 +92,7 @@ static void note_form(fg_demand *d, const fg_tensor *t)
 /* `times` of this matrix are used for a token. */
 static void add_use(fg_demand *d, fg_part *part, const fg_tensor *t, double times, double *slowest)
 {
-    const uint32_t type = fg_rate_type_of((fg_qtype)t->type, &t->lut);
+    const fg_qkind type = fg_qkind_of(t->type, &t->lut);
     const double bytes = (double)(panels_bytes(t) + scale_bytes(t));
     part->bytes[type] += times * bytes;
     part->gmac[type] += times * (double)t->n_row * (double)t->n_col * 1e-9;

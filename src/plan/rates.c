@@ -37,26 +37,6 @@ enum {
 #define DISK_WRITE_NS ((uint64_t)3000000000)
 #define DISK_NS       2000000000u
 
-static const fg_bench_type others[] = {{"bf16", "panel_bf16", FG_TYPE_BF16, NULL},
-                                       {"f32", "panel_f32", FG_TYPE_F32, NULL}};
-
-static const fg_bench_type *type_at(uint32_t i)
-{
-    return i < FG_BENCH_TYPES ? &fg_bench_type_list[i] : &others[i - FG_BENCH_TYPES];
-}
-
-const char *fg_rate_type_name(uint32_t i)
-{
-    return type_at(i)->name;
-}
-
-uint32_t fg_rate_type_of(fg_qtype type, const fg_lut *lut)
-{
-    if (type == FG_TYPE_BF16) return FG_BENCH_TYPES;
-    if (type == FG_TYPE_F32) return FG_BENCH_TYPES + 1;
-    return (uint32_t)fg_bench_type_index(type, lut);
-}
-
 typedef struct meter {
     const fg_rates_opts *o;
     fg_kernels k;
@@ -85,7 +65,7 @@ static void fill(fg_worker *w, void *arg)
 /* Passes over n_panel panels of a type with n_tok tokens, each further on in the buffer. */
 typedef struct passes {
     meter *m;
-    const fg_bench_type *type;
+    const fg_qkind_info *type;
     uint64_t n_panel, n_tok;
     uint64_t start_ns;
     bool stop; /* set by worker 0 between two barriers */
@@ -139,7 +119,7 @@ static void multiply(fg_worker *w, void *arg)
 }
 
 /* Median seconds of a pass over *n_panel panels, which is lowered to what takes about PASS_NS. */
-static double time_passes(meter *m, const fg_bench_type *type, uint64_t *n_panel, uint32_t n_tok)
+static double time_passes(meter *m, const fg_qkind_info *type, uint64_t *n_panel, uint32_t n_tok)
 {
     const uint64_t least = 16 * (uint64_t)fg_team_size(m->team);
     passes p = {.m = m, .type = type, .n_panel = least, .n_tok = n_tok};
@@ -157,7 +137,7 @@ static double time_passes(meter *m, const fg_bench_type *type, uint64_t *n_panel
 
 static void measure_type(meter *m, fg_rates *r, uint32_t t)
 {
-    const fg_bench_type *type = type_at(t);
+    const fg_qkind_info *type = &fg_qkinds[t];
     const uint64_t k = fg_round_up(m->o->n_col, FG_SB_COLS);
     const uint64_t panel = fg_panel_bytes(type->type, k), all = m->buffer.bytes / panel;
     const uint64_t scales = fg_qtype_get((uint32_t)type->type)->quantized ? 64 : 0;
@@ -242,10 +222,9 @@ static fg_status allocate(meter *m, fg_err *err)
     if (bytes < 8 * fg_llc_bytes()) bytes = 8 * fg_llc_bytes();
     if (bytes > fg_ram_bytes() / 4 && fg_ram_bytes() != 0) bytes = fg_ram_bytes() / 4;
     const uint64_t least = 16 * (uint64_t)n_thread; /* panels of the shortest pass */
-    if (bytes < least * fg_panel_bytes(FG_TYPE_F32, k))
-        bytes = least * fg_panel_bytes(FG_TYPE_F32, k);
+    if (bytes < least * fg_panel_bytes_most(k)) bytes = least * fg_panel_bytes_most(k);
     FG_TRY(fg_bandwidth_buffer_init(&m->buffer, m->team, bytes, err));
-    const uint64_t panels = m->buffer.bytes / fg_panel_bytes(FG_TYPE_Q4, k) + 1;
+    const uint64_t panels = m->buffer.bytes / fg_panel_bytes_least(k) + 1;
     const uint64_t rows = FG_PANEL_ROWS * (panels > BATCH_PANELS ? panels : BATCH_PANELS);
     const uint64_t n_tok = o->prefill ? o->n_batch : 1;
     const uint64_t widest = FG_PANEL_ROWS * (BATCH_PANELS > least ? BATCH_PANELS : least) * n_tok;

@@ -14,11 +14,7 @@
 #include "src/base/status.h"
 #include "src/engine/session.h"
 
-enum { FG_RATE_TYPES = 7 };
-
-/* "q4", "q4lin", "q5", "q6", "q8", "bf16", "f32". */
-const char *fg_rate_type_name(uint32_t i);
-uint32_t fg_rate_type_of(fg_qtype type, const fg_lut *lut);
+enum { FG_RATE_TYPES = FG_KIND_COUNT }; /* the kinds of quant/types.inc, in its order */
 
 /* All workers together. */
 typedef struct fg_rates {

@@ -9,22 +9,29 @@
 
 #include "src/base/fp.h"
 
-enum { Q4, Q4LIN, Q5, Q6, Q8, F32, BF16, N_KINDS };
+enum {
+    Q4LIN = FG_KIND_Q4LIN,
+    Q6 = FG_KIND_Q6,
+    N_KINDS = FG_KIND_COUNT,
+    N_QUANTIZED = FG_KIND_QUANTIZED, /* the first of them */
+};
 
-static const struct {
+typedef struct kind_info {
     const char *slot;
     fg_qtype type;
     int n_code;       /* number of codes */
-    int offset;       /* value = code - offset (q4: the table) */
     size_t group_len; /* bytes of a group */
-} kinds[N_KINDS] = {
-    [Q4] = {"panel_q4", FG_TYPE_Q4, 16, 0, 256},
-    [Q4LIN] = {"panel_q4lin", FG_TYPE_Q4, 16, 8, 256},
-    [Q5] = {"panel_q5", FG_TYPE_Q5, 32, 16, 320},
-    [Q6] = {"panel_q6", FG_TYPE_Q6, 64, 32, 384},
-    [Q8] = {"panel_q8", FG_TYPE_Q8, 256, 128, 512},
-    [F32] = {"panel_f32", FG_TYPE_F32, 0, 0, 0},
-    [BF16] = {"panel_bf16", FG_TYPE_BF16, 0, 0, 0},
+    fg_packing packing;
+    fg_value_grid grid;
+} kind_info;
+
+static const kind_info kinds[N_KINDS] = {
+#define FG_QTYPE(id, name, value, pack, n, grid, ...)                                              \
+    [FG_KIND_##id] = {"panel_" #name, FG_TYPE_##id,  n, (n) > 0 ? 64 * FG_PACK_##pack : 0,         \
+                      FG_PACK_##pack, FG_GRID_##grid},
+#define FG_QKIND(id, name, of, table)                                                              \
+    [FG_KIND_##id] = {"panel_" #name, FG_TYPE_##of, 16, 256, FG_PACK_NIBBLES, FG_GRID_TABLE},
+#include "quant/types.inc"
 };
 
 /* Inputs of one call.  Weights as signed values and group scales, so that the reference value
@@ -57,16 +64,33 @@ static int pattern(fg_rng *r, int kind, size_t i, int lo, int hi)
     }
 }
 
+/* By FORMAT.md 6; the group is all zeros before. */
 static void put_code(int kind, uint8_t *group, size_t r, size_t k, unsigned code)
 {
-    if (kind == Q8) {
-        group[64 * (k / 4) + 4 * r + k % 4] = (uint8_t)(code ^ 0x80u); /* stored signed */
-        return;
-    }
     const size_t half = k / 16, j = k % 16 / 4, b = k % 4;
+    switch (kinds[kind].packing) {
+    case FG_PACK_BYTES: group[64 * (k / 4) + 4 * r + k % 4] = (uint8_t)code; return;
+    case FG_PACK_NIBBLES_1: group[256 + 4 * r + b] |= (uint8_t)((code >> 4) << (k / 4)); break;
+    case FG_PACK_NIBBLES_2:
+        group[256 + 64 * half + 4 * r + b] |= (uint8_t)((code >> 4) << (2 * j));
+        break;
+    case FG_PACK_NIBBLES:
+    case FG_PACK_BF16:
+    case FG_PACK_F32: break;
+    }
     group[64 * j + 4 * r + b] |= (uint8_t)((code & 15u) << (4 * half));
-    if (kind == Q5) group[256 + 4 * r + b] |= (uint8_t)((code >> 4) << (k / 4));
-    if (kind == Q6) group[256 + 64 * half + 4 * r + b] |= (uint8_t)((code >> 4) << (2 * j));
+}
+
+/* Of the code that is `above` the lowest one. */
+static int value_of(int kind, const fg_lut *lut, int above)
+{
+    switch (kinds[kind].grid) {
+    case FG_GRID_TABLE: return lut->v[above];
+    case FG_GRID_OFFSET:
+    case FG_GRID_INT8: return above - kinds[kind].n_code / 2;
+    case FG_GRID_NONE: break;
+    }
+    return 0;
 }
 
 static void make_int_weights(job *j, fg_rng *rng, int pat, int scale_pat)
@@ -84,10 +108,11 @@ static void make_int_weights(job *j, fg_rng *rng, int pat, int scale_pat)
             for (size_t k = 0; k < 32; k++) {
                 const int zero = n_code / 2;
                 int code = zero + pattern(rng, pat, r + 32 * g + k, -zero, zero - 1);
-                if (j->kind == Q8 && code == 0) code = 1; /* -127..127 */
-                put_code(j->kind, sb + 64 + glen * (g % 4), r, k, (unsigned)code);
-                j->value[r * n_col + 32 * g + k] =
-                    (int8_t)(j->kind == Q4 ? lut->v[code] : code - kinds[j->kind].offset);
+                const bool is_int8 = kinds[j->kind].grid == FG_GRID_INT8;
+                if (is_int8 && code == 0) code = 1; /* -127..127 */
+                put_code(j->kind, sb + 64 + glen * (g % 4), r, k,
+                         (unsigned)(is_int8 ? code - zero : code) & 0xffu);
+                j->value[r * n_col + 32 * g + k] = (int8_t)value_of(j->kind, lut, code);
             }
         }
     }
@@ -100,7 +125,7 @@ static void make_float_weights(job *j, fg_rng *rng, int input)
     for (size_t r = 0; r < 16; r++) {
         for (size_t k = 0; k < n_col; k++) {
             float *w = &j->weight[r * n_col + k];
-            if (j->kind == BF16) {
+            if (kinds[j->kind].packing == FG_PACK_BF16) {
                 const uint16_t h = fg_f32_to_bf16(*w);
                 *w = fg_bf16_to_f32(h);
                 memcpy(j->panel.p + 2 * (16 * k + r), &h, sizeof h);
@@ -158,8 +183,11 @@ static void fill_job(job *j, uint64_t seed, int weights, int scales, int acts)
     float rs[16];
     for (int r = 0; r < 16; r++) rs[r] = (float)(0.01 + fg_rng_f64(&rng));
     memcpy(j->row_scale.p, rs, sizeof rs);
-    memcpy(j->lut.p, j->kind == Q4LIN ? &fg_lut_linear : &fg_lut_grid6, 16);
-    if (j->kind == Q4 && weights == P_UNIFORM) { /* the widest table that is allowed */
+    const fg_lut *lut = fg_qkinds[j->kind].lut;
+    memcpy(j->lut.p, lut != NULL ? lut : &fg_lut_grid6, 16);
+    const bool any_table =
+        lut != NULL && fg_qtype_get(kinds[j->kind].type)->kind == (fg_qkind)j->kind;
+    if (any_table && weights == P_UNIFORM) { /* the widest table that is allowed */
         int8_t v[16] = {-32, -31, -30, -20, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 30, 31};
         memcpy(j->lut.p, v, 16);
     }
@@ -331,38 +359,17 @@ static void check_kind(int kind)
     }
 }
 
-FG_TEST(panel_q4)
-{
-    check_kind(Q4);
-}
-FG_TEST(panel_q4lin)
-{
-    check_kind(Q4LIN);
-}
-FG_TEST(panel_q5)
-{
-    check_kind(Q5);
-}
-FG_TEST(panel_q6)
-{
-    check_kind(Q6);
-}
-FG_TEST(panel_q8)
-{
-    check_kind(Q8);
-}
-FG_TEST(panel_f32)
-{
-    check_kind(F32);
-}
-FG_TEST(panel_bf16)
-{
-    check_kind(BF16);
-}
+#define FG_QTYPE(id, name, ...)                                                                    \
+    FG_TEST(panel_##name)                                                                          \
+    {                                                                                              \
+        check_kind(FG_KIND_##id);                                                                  \
+    }
+#define FG_QKIND(id, name, ...) FG_QTYPE(id, name, )
+#include "quant/types.inc"
 
 FG_TEST(exact_integers_at_unit_scale)
 {
-    for (int kind = Q4; kind <= Q8; kind++) {
+    for (int kind = 0; kind < N_QUANTIZED; kind++) {
         for (int w = 0; w < N_PATTERNS; w++) {
             job j;
             const float one[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -379,7 +386,7 @@ FG_TEST(exact_integers_at_unit_scale)
 
 FG_TEST(nan_scale_gives_nan)
 {
-    for (int kind = Q4; kind <= Q8; kind++) {
+    for (int kind = 0; kind < N_QUANTIZED; kind++) {
         job j;
         float y[5 * 16];
         make_job(&j, kind, 5, 3);
@@ -522,7 +529,7 @@ static fg_panel_fn *const broken[] = {
 
 FG_TEST(broken_kernels_are_caught)
 {
-    for (int kind = Q4; kind <= Q8; kind++) {
+    for (int kind = 0; kind < N_QUANTIZED; kind++) {
         broken_base = (fg_panel_fn *)reference_of(kinds[kind].slot)->fn;
         broken_group = kinds[kind].group_len;
         job j;
@@ -619,4 +626,52 @@ FG_TEST(dispatch_takes_the_best_permitted)
     CHECK(fg_kernels_panel(&best, FG_TYPE_Q4, NULL) == NULL);
     CHECK(fg_kernels_panel(&best, FG_TYPE_Q8, NULL) == best.panel_q8);
     CHECK(fg_kernels_panel(&best, (fg_qtype)3, NULL) == NULL);
+    for (uint32_t i = 0; i < FG_KIND_COUNT; i++) {
+        const fg_qkind_info *k = &fg_qkinds[i];
+        CHECK(fg_kernels_panel(&best, k->type, k->lut) == best.panel[i]);
+    }
+}
+
+/* ---- a level has the kernels of every type or of none ---------------------------------------- */
+
+/* Some other kind of its sort, quantized or float, has a kernel with these features, and `kind` has
+ * none.  shim: of the AMX kernels over a tile unit in C. */
+static bool lacks_level(int kind, uint32_t features, bool shim)
+{
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        const bool is_shim = strncmp(variants[i].name, "shim_", 5) == 0;
+        if (variants[i].features == features && is_shim == shim &&
+            strcmp(variants[i].slot, kinds[kind].slot) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_quantized(const variant *v)
+{
+    int kind = 0;
+    while (strcmp(kinds[kind].slot, v->slot) != 0) kind++;
+    return kind < N_QUANTIZED;
+}
+
+FG_TEST(no_level_lacks_a_type)
+{
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        const variant *v = &variants[i];
+        if (strcmp(v->type, "panel") != 0) continue;
+        const bool shim = strncmp(v->name, "shim_", 5) == 0, quantized = is_quantized(v);
+        for (int kind = quantized ? 0 : N_QUANTIZED; kind < (quantized ? N_QUANTIZED : N_KINDS);
+             kind++) {
+            if (lacks_level(kind, v->features, shim)) {
+                fg_test_fail(__FILE__, __LINE__, "%s has no kernel of the level of %s",
+                             kinds[kind].slot, v->name);
+            }
+        }
+    }
+#if defined(__x86_64__)
+    CHECK(
+        lacks_level(FG_KIND_F32, FG_CPU_AVX512VNNI | FG_CPU_AMX, false)); /* control: it has none */
+    CHECK(!lacks_level(Q6, FG_CPU_AVX512VNNI | FG_CPU_AMX, false));
+#endif
 }

@@ -150,21 +150,21 @@ static void check_values(const char *path)
 
 FG_TEST(every_type_stores_the_source_values)
 {
-    static const char *const types[] = {"q4", "q5", "q6", "q8", "bf16", "f32"};
     static ckpt c;
     ckpt_init(&c);
     const char *dir = ckpt_dir("types");
     ckpt_write(&c, dir);
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (uint32_t i = 0; i < FG_QTYPE_COUNT; i++) {
+        const fg_qtype_info *type = fg_qtype_at(i);
         fg_convert_report report = {0};
         const char *out = fg_test_tmp("types.fulgur");
-        REQUIRE(convert(dir, out, types[i], NULL, 2, &report) == FG_OK);
+        REQUIRE(convert(dir, out, type->name, NULL, 2, &report) == FG_OK);
         check_values(out);
         CHECK_U64(report.n_tensor, 3 + 2 * (7 + 3 * 3));
         struct stat sb;
         CHECK(stat(out, &sb) == 0 && (uint64_t)sb.st_size == report.file_bytes);
-        CHECK((report.worst_rms > 0) == (types[i][0] == 'q'));
-        CHECK((report.worst_name[0] != '\0') == (types[i][0] == 'q'));
+        CHECK((report.worst_rms > 0) == type->quantized);
+        CHECK((report.worst_name[0] != '\0') == type->quantized);
     }
     ckpt_fini(&c);
 }

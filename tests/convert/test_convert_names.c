@@ -171,6 +171,7 @@ FG_TEST(built_in_recipes)
         {"bf16", FG_TYPE_BF16, FG_TYPE_BF16, FG_TYPE_BF16, FG_TYPE_BF16},
         {"f32", FG_TYPE_F32, FG_TYPE_F32, FG_TYPE_F32, FG_TYPE_F32},
     };
+    _Static_assert(sizeof want / sizeof want[0] == 1 + FG_QTYPE_COUNT, "one of each type");
     const fg_shape s = tiny_shape();
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         fg_recipe r;

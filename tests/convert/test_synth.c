@@ -93,14 +93,14 @@ static void check_tensor(const fg_model_file *f, const fg_tensor *t)
 
 FG_TEST(weights_have_the_stated_size_and_zero_padding)
 {
-    static const char *const types[] = {"q4", "q5", "q6", "q8", "bf16", "f32"};
     const char *shape = odd_config();
     REQUIRE(shape != NULL);
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (uint32_t i = 0; i < FG_QTYPE_COUNT; i++) {
+        const char *type = fg_qtype_at(i)->name;
         const char *out = fg_test_tmp("odd.fulgur");
         fg_model_file *f;
         fg_err err = {0};
-        REQUIRE(synth(out, (fg_synth_opts){.shape = shape, .type = types[i]}, NULL) == FG_OK);
+        REQUIRE(synth(out, (fg_synth_opts){.shape = shape, .type = type}, NULL) == FG_OK);
         REQUIRE(fg_model_file_open(&f, out, &err) == FG_OK);
         CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
         for (uint64_t t = 0; t < fg_model_file_n_tensor(f); t++) {

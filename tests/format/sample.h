@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "quant/panel.h"
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "src/format/write/writer.h"
@@ -63,15 +64,15 @@ static inline float sample_float(fg_rng *r)
 
 static inline void sample_fill(uint8_t *p, uint64_t n, uint32_t type, fg_rng *r)
 {
-    for (uint64_t i = 0; type == FG_TYPE_F32 && i + 4 <= n; i += 4) {
-        const float x = sample_float(r);
-        memcpy(p + i, &x, 4);
+    const fg_qtype_info *info = fg_qtype_get(type);
+    const uint64_t size = (uint64_t)info->packing / 8; /* of a float */
+    for (uint64_t i = 0; !info->quantized && i + size <= n; i += size) {
+        fg_panel_put_float(info->type, p, (size_t)(i / size), sample_float(r));
     }
-    for (uint64_t i = 0; type == FG_TYPE_BF16 && i + 2 <= n; i += 2) {
-        const float x = sample_float(r);
-        memcpy(p + i, (const uint8_t *)&x + 2, 2);
+    const uint8_t keep = info->packing == FG_PACK_BYTES ? (uint8_t)(info->n_code - 1) : 0xff;
+    for (uint64_t i = 0; info->quantized && i < n; i++) {
+        p[i] = (uint8_t)(fg_rng_u64(r) >> 32) & keep; /* bits that no code has are zero */
     }
-    for (uint64_t i = 0; type >= FG_TYPE_Q4 && i < n; i++) p[i] = (uint8_t)(fg_rng_u64(r) >> 32);
 }
 
 /* Data region of a planned writer, random; freed with fg_mem_free.  NULL when out of memory. */
@@ -116,7 +117,8 @@ static inline fg_status sample_stream(fg_writer *w, const uint8_t *data, uint64_
 static const char sample_config[] = "{\"model_type\": \"minimax_m1\"}\n";
 
 /* Writes the whole file.  *data, when asked for, is the data region (fg_mem_free). */
-static inline fg_status sample_write(const char *path, uint64_t seed, uint8_t **data, fg_err *err)
+static inline fg_status sample_write_as(const char *path, uint64_t seed, fg_choose_fn *choose,
+                                        void *ctx, uint8_t **data, fg_err *err)
 {
     const fg_shape shape = sample_shape();
     fg_writer *w = NULL;
@@ -127,7 +129,7 @@ static inline fg_status sample_write(const char *path, uint64_t seed, uint8_t **
     if (st == FG_OK) {
         st = fg_writer_add_meta(w, "config.json", sample_config, sizeof sample_config - 1, err);
     }
-    if (st == FG_OK) st = fg_writer_plan(w, sample_choose, NULL, err);
+    if (st == FG_OK) st = fg_writer_plan(w, choose, ctx, err);
     if (st == FG_OK) {
         bytes = sample_data(w, seed);
         if (bytes == NULL) st = fg_fail_nomem(err, path);
@@ -145,6 +147,11 @@ static inline fg_status sample_write(const char *path, uint64_t seed, uint8_t **
         fg_mem_free(bytes);
     }
     return st;
+}
+
+static inline fg_status sample_write(const char *path, uint64_t seed, uint8_t **data, fg_err *err)
+{
+    return sample_write_as(path, seed, sample_choose, NULL, data, err);
 }
 
 #endif

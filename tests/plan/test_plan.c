@@ -116,11 +116,10 @@ static void check_conversion(const char *src, const char *type, const char *reci
 FG_TEST(plans_have_the_sizes_of_real_conversions)
 {
     static const char *const oracle[] = {"hf-long", "orig-base", "orig-heads6", "orig-wide"};
-    static const char *const types[] = {"q4", "q5", "q6", "q8", "bf16", "f32"};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (uint32_t i = 0; i < FG_QTYPE_COUNT; i++) {
         char src[64];
         (void)snprintf(src, sizeof src, "tests/vectors/oracle/%s", oracle[i % 4]);
-        check_conversion(src, types[i], NULL);
+        check_conversion(src, fg_qtype_at(i)->name, NULL);
     }
     check_conversion(NANO_DIR, NULL, NULL);
     check_conversion(NANO_DIR, NULL, "fast");
@@ -506,8 +505,8 @@ FG_TEST(rates_are_measured_for_the_types_asked)
     o.n_few = 5;
     o.cpu = FG_CPU_LEVEL_COUNT;
     CHECK(fg_rates_measure(&r, &o, &err) == FG_EINVAL);
-    CHECK_STR(fg_rate_type_name(0), "q4");
-    CHECK_STR(fg_rate_type_name(FG_RATE_TYPES - 1), "f32");
+    CHECK_STR(fg_qkinds[0].name, "q4");
+    CHECK_STR(fg_qkinds[FG_RATE_TYPES - 1].name, "f32");
 }
 
 FG_TEST(disks_are_read_and_nothing_is_left)

@@ -147,16 +147,8 @@ FG_TEST(planted_outliers_are_protected)
 
 FG_TEST(correlated_inputs_feed_back)
 {
-    static const struct {
-        fg_qtype type;
-        const fg_lut *lut;
-    } all[] = {{FG_TYPE_Q4, &fg_lut_grid6},
-               {FG_TYPE_Q4, &fg_lut_linear},
-               {FG_TYPE_Q5, NULL},
-               {FG_TYPE_Q6, NULL},
-               {FG_TYPE_Q8, NULL}};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        const outcome o = compare(all[i].type, all[i].lut, 1.0);
+    for (size_t i = 0; i < FG_KIND_QUANTIZED; i++) {
+        const outcome o = compare(fg_qkinds[i].type, fg_qkinds[i].lut, 1.0);
         CHECK(o.plain > 0.0);
         CHECK(o.feedback < 0.6 * o.plain);
         CHECK_NEAR(o.sampled, o.feedback, 0.3 * o.feedback); /* 64 of 1500 tokens */

@@ -31,6 +31,7 @@ static const struct {
     {"q8", FG_TYPE_Q8, NULL, 512, 256, 0},
 };
 enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
+_Static_assert(N_KINDS == (int)FG_KIND_QUANTIZED, "one of each type and table");
 
 static int value_of(int kind, unsigned code)
 {

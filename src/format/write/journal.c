@@ -294,13 +294,13 @@ bool fg_checkpoint_results(const fg_checkpoint *c, fg_tensor *tensor, uint64_t n
             memcpy(lut.v, fg_cursor_bytes(&k, 16), 16);
             if (idx >= n_tensor) return false;
             fg_tensor *t = &tensor[idx];
-            if (t->type == FG_TYPE_Q4 && !fg_lut_is_valid(&lut)) return false;
+            if (fg_qtype_has_table(t->type) && !fg_lut_is_valid(&lut)) return false;
             if (pass == 0) continue;
             t->err_rms = rms;
             t->err_max_row = max_row;
             t->err_out = out;
             t->peak = peak;
-            if (t->type == FG_TYPE_Q4) t->lut = lut;
+            if (fg_qtype_has_table(t->type)) t->lut = lut;
         }
     }
     return true;

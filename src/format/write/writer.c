@@ -195,11 +195,12 @@ static fg_status check_rotation(const fg_writer *w, const fg_tensor *t, fg_err *
 /* Oldest reader that understands the planned file. */
 static uint32_t read_version(const fg_directory *d, uint32_t n_part)
 {
-    if (n_part > 1) return FG_SPLIT_READ_VERSION;
+    uint32_t version = n_part > 1 ? FG_SPLIT_READ_VERSION : 1;
     for (uint64_t i = 0; i < d->n_tensor; i++) {
-        if (d->tensor[i].rotated) return FG_ROTATED_READ_VERSION;
+        const uint32_t least = fg_tensor_read_version(&d->tensor[i]);
+        if (least > version) version = least;
     }
-    return 1;
+    return version;
 }
 
 static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err)
@@ -213,11 +214,12 @@ static fg_status choose_types(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_
         if (!fixed) {
             const fg_tensor_choice c = choose(ctx, (fg_role)t->role, t->layer, t->expert);
             t->type = (uint32_t)c.type;
-            if (c.type == FG_TYPE_Q4) t->lut = c.lut;
+            if (fg_qtype_has_table(t->type)) t->lut = c.lut;
             t->rotated = c.rotate;
         }
         if (t->type == FG_TYPE_F32) t->err_rms = t->err_max_row = 0.0f;
-        if (fg_qtype_get(t->type) == NULL || (t->type == FG_TYPE_Q4 && !fg_lut_is_valid(&t->lut))) {
+        if (fg_qtype_get(t->type) == NULL ||
+            (fg_qtype_has_table(t->type) && !fg_lut_is_valid(&t->lut))) {
             char name[96];
             fg_role_name((fg_role)t->role, t->layer, t->expert, name);
             return fg_fail(err, FG_EINVAL,
@@ -500,9 +502,9 @@ void fg_writer_set_error(fg_writer *w, uint64_t idx, const fg_tensor_error *e)
 fg_status fg_writer_set_lut(fg_writer *w, uint64_t idx, const fg_lut *lut, fg_err *err)
 {
     fg_tensor *t = &w->dir.tensor[idx];
-    if (t->type != FG_TYPE_Q4 || !fg_lut_is_valid(lut)) {
+    if (!fg_qtype_has_table(t->type) || !fg_lut_is_valid(lut)) {
         return fg_writer_misuse(w, "a bad code table, or one for another type",
-                                "16 ascending values for q4", err);
+                                "16 ascending values for a type with a table", err);
     }
     t->lut = *lut;
     if (w->changed != NULL) w->changed[idx] = 1;

@@ -33,7 +33,7 @@ typedef struct fg_writer fg_writer;
 /* Type of each tensor, decided by the caller (recipe). */
 typedef struct fg_tensor_choice {
     fg_qtype type;
-    fg_lut lut;  /* for q4 */
+    fg_lut lut;  /* for a type that has a table */
     bool rotate; /* stored as W R (FORMAT.md 6.2); gate and up of an expert alike */
 } fg_tensor_choice;
 typedef fg_tensor_choice fg_choose_fn(void *ctx, fg_role role, uint32_t layer, uint32_t expert);

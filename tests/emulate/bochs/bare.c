@@ -162,6 +162,7 @@ static const struct {
     {"panel_q6", fg_panel_q6__scalar, fg_panel_q6__avx512vnni},
     {"panel_q8", fg_panel_q8__scalar, fg_panel_q8__avx512vnni},
 };
+_Static_assert(sizeof panels / sizeof panels[0] == FG_KIND_QUANTIZED, "one of each type");
 
 static void check_panels(fg_rng *r)
 {
