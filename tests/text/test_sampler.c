@@ -276,8 +276,9 @@ FG_TEST(bad_logits_are_named)
 FG_TEST(bad_settings_are_named)
 {
     static const fg_sampler_opts bad[] = {
-        {-1, 0, 1, 0, 0},   {1e-9, 0, 1, 0, 0},        {(double)NAN, 0, 1, 0, 0}, {1, 0, 0, 0, 0},
-        {1, 0, 1.01, 0, 0}, {1, 0, (double)NAN, 0, 0}, {1, 0, 1, -1, 0},          {1, 0, 1, 2, 0}};
+        OPTS(-1, 0, 1, 0, 0), OPTS(1e-9, 0, 1, 0, 0), OPTS((double)NAN, 0, 1, 0, 0),
+        OPTS(1, 0, 0, 0, 0),  OPTS(1, 0, 1.01, 0, 0), OPTS(1, 0, (double)NAN, 0, 0),
+        OPTS(1, 0, 1, -1, 0), OPTS(1, 0, 1, 2, 0)};
     fg_sampler *s;
     fg_err err = {0};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
