@@ -9,6 +9,7 @@ OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o
 BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)
 PREFIX  ?= /usr/local
 Q       := $(if $(V),,@)
+CPUS    := $(shell nproc)
 
 PKGS    := hwloc libcjson libxxhash libpcre2-8 libutf8proc libedit openblas liburing
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
@@ -51,7 +52,7 @@ HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h conve
 C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
-.PHONY: all lib tests test demo header-check symbols lint format format-check install clean help
+.PHONY: all lib tests check test syntax analyze demo header-check symbols lint format format-check install clean help
 .SUFFIXES:
 .SECONDARY:
 
@@ -64,9 +65,13 @@ lib: $(BUILD)/libfulgur.a
 ## tests: builds every test program
 tests: $(TESTS) $(BUILD)/fulgur
 
-## test: the whole suite, as scripts/test.sh
+## check: lint, a build and the quick tests, in 90 seconds on two cores
+check:
+	sh scripts/test.sh check
+
+## test: the whole suite, as scripts/test.sh; T="NAME ..." builds and runs only these, NAME:PATTERN a part
 test:
-	sh scripts/test.sh
+	sh scripts/test.sh $(if $(T),one $(T))
 
 ## demo: converts the nano model and asks it something
 demo:
@@ -108,8 +113,16 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(BUILD)/libfulgur.a
 
 ## header-check: every header compiles alone
 header-check:
-	$(Q)for h in $(HEADERS); do \
-	    $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c $$h || exit 1; done
+	$(Q)printf '%s\n' $(HEADERS) | xargs -P $(CPUS) -I{} $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c {}
+
+## syntax: every test compiles, without being built
+syntax:
+	$(Q)printf '%s\n' $(TEST_SRCS) | \
+	    xargs -P $(CPUS) -I{} $(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -fsyntax-only {}
+
+## analyze: clang's static analyzer over the product's files; takes minutes
+analyze:
+	$(Q)printf '%s\n' $(LIB_SRCS) $(CLI_SRCS) | xargs -P $(CPUS) -n 8 sh scripts/analyze.sh
 
 ## lint: layer rules, format, headers
 lint: format-check header-check
@@ -125,7 +138,7 @@ format:
 
 ## format-check: fails when clang-format would change a file
 format-check:
-	$(Q)clang-format --dry-run -Werror $(C_FILES)
+	$(Q)printf '%s\n' $(C_FILES) | xargs -P $(CPUS) -n 16 clang-format --dry-run -Werror
 
 ## install: fulgur into $(PREFIX)/bin
 install: $(BUILD)/fulgur

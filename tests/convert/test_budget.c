@@ -320,7 +320,8 @@ FG_TEST(files_are_within_their_budget)
     fg_err err = {0};
     double before = 0.0;
     const double most = 2.0 * x.least.bits_per_weight; /* over all q8: 8.25 bits for 4.25 */
-    for (double bpw = x.least.bits_per_weight; bpw < most; bpw += 0.07 * most) {
+    const double step = fg_test_long() ? 0.07 : 0.15;
+    for (double bpw = x.least.bits_per_weight; bpw < most; bpw += step * most) {
         REQUIRE(convert(x.dir, x.out, s, bpw, 0, &r, &err) == FG_OK);
         CHECK(r.bits_per_weight <= bpw);
         CHECK(r.bits_per_weight >= before); /* more room is used */
@@ -345,7 +346,8 @@ FG_TEST(bytes_go_where_they_help)
     REQUIRE(set_up(&x));
     fg_convert_report r;
     fg_err err = {0};
-    for (uint32_t dear = 0; dear < fg_quant_unit_count(&x.c.shape); dear++) {
+    for (uint32_t dear = 0; dear < fg_quant_unit_count(&x.c.shape);
+         dear += (uint32_t)fg_test_every(3, 7)) {
         const char *s = sensitivity_file(&x.c.shape, dear, NULL, NULL);
         REQUIRE(convert(x.dir, x.out, s, x.least.bits_per_weight + 2.0, 0, &r, &err) == FG_OK);
         fg_model_file *f;

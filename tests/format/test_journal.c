@@ -34,12 +34,13 @@ FG_TEST(power_loss_at_every_operation)
     fg_err err;
     use("p.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, resumed = 0;
-    for (;; op++) {
+    int op = 1, resumed = 0, deaths = 0;
+    for (;; op += fg_test_every(3, 9)) {
         use("p.fulgur");
         life l = plain();
         l.view = op % 2 == 0;
         if (!die(&l, op, (uint64_t)op)) break;
+        deaths++;
         if (exists(files[OUT].path)) CHECK(op > 20); /* never before the end */
         l = plain();
         const fg_status st = live(&l, &err);
@@ -49,7 +50,7 @@ FG_TEST(power_loss_at_every_operation)
     }
     printf("  %d operations of a life, %d later lives went on from a checkpoint\n", op - 1,
            resumed);
-    CHECK(op > 40 && resumed > op / 2);
+    CHECK(op > 40 && resumed > deaths / 2);
     free(want);
 }
 
@@ -60,13 +61,14 @@ FG_TEST(power_loss_in_any_order)
     fg_err err;
     use("q.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, refused = 0;
-    for (;; op++) {
+    int op = 1, refused = 0, deaths = 0;
+    for (;; op += fg_test_every(4, 11)) {
         use("q.fulgur");
         life l = plain();
         l.shuffled = true;
         l.view = op % 3 == 0;
         if (!die(&l, op, (uint64_t)op)) break;
+        deaths++;
         l = plain();
         l.shuffled = true;
         l.stop_at = 5; /* and once more */
@@ -78,7 +80,7 @@ FG_TEST(power_loss_in_any_order)
         if (!is_complete(want, n)) fg_test_fail(__FILE__, __LINE__, "op %d: another file", op);
     }
     printf("  %d operations of a life, %d stopped again\n", op - 1, refused);
-    CHECK(op > 60 && refused > op / 2);
+    CHECK(op > 60 && refused > deaths / 2);
     CHECK(is_complete(want, n) && verifies(files[OUT].path));
     /* control: a written place is written once */
     use("q.fulgur");
@@ -150,8 +152,8 @@ FG_TEST(a_failure_of_every_operation)
     fg_err err;
     use("f.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, kept = 0;
-    for (;; op++) {
+    int op = 1, kept = 0, failures = 0;
+    for (;; op += fg_test_every(1, 3)) {
         use("f.fulgur");
         life l = plain();
         l.view = op % 2 == 0;
@@ -162,13 +164,14 @@ FG_TEST(a_failure_of_every_operation)
               strstr(err.msg, fg_test_tmpdir()) != NULL);
         CHECK(l.kept == exists(files[PART].path) && l.kept == exists(files[LOG].path));
         kept += l.kept;
+        failures++;
         fail_at = n_op = 0;
         const bool complete = exists(files[OUT].path); /* the folder's sync failed */
         CHECK(complete == (is_complete(want, n) && !l.kept));
         l = plain();
         CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
     }
-    CHECK(op > 40 && kept > op / 2);
+    CHECK(op > 40 && kept > failures / 2);
     free(want);
     /* and with a journal to go on from */
     for (op = 1;; op++) {

@@ -206,13 +206,16 @@ static void power_losses(bool shuffled)
 {
     fg_err err;
     whole w = want_of("p.fulgur");
-    int op = 1, went_on = 0, named = 0;
-    for (;; op += op >= 80 ? 1 : shuffled ? 4 : 2) { /* the end is where names change */
+    int op = 1, went_on = 0, named = 0, deaths = 0;
+    /* the end is where names change */
+    const int early = fg_test_every(shuffled ? 13 : 7, 25), late = fg_test_every(1, 3);
+    for (;; op += op >= 80 ? late : early) {
         use("p.fulgur");
         life l = split();
         l.view = op % 3 == 0;
         l.shuffled = shuffled;
         if (!die(&l, op, (uint64_t)op)) break;
+        deaths++;
         named += exists(files[OUT1].path) && !exists(files[OUT].path);
         /* a main file has its parts */
         if (exists(files[OUT].path)) CHECK(verifies(files[OUT].path));
@@ -226,7 +229,7 @@ static void power_losses(bool shuffled)
     }
     printf("  %d operations of a life, %d went on from a checkpoint, %d had named parts\n", op - 1,
            went_on, named);
-    CHECK(op > 100 && went_on > op / 3 && named > 2);
+    CHECK(op > 100 && went_on > deaths / 3 && named > (late == 1 ? 2 : 0));
     CHECK(is_whole(&w));
     let_go(&w);
 }
@@ -293,7 +296,7 @@ FG_TEST(a_failure_of_every_operation)
     fg_err err;
     whole w = want_of("f.fulgur");
     int op = 1;
-    for (;; op += op < 80 ? 2 : 1) {
+    for (;; op += op < 80 ? fg_test_every(7, 25) : fg_test_every(1, 3)) {
         use("f.fulgur");
         life l = split();
         l.view = op % 2 == 0;
