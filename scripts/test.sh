@@ -37,7 +37,8 @@ if [ "$what" = job ]; then
     "$path" $arg >"$to.txt" 2>&1
     status=$?
     wall=$(($(date +%s%3N) - begun))
-    cpu=$(times | awk 'NR == 2 { for (i = 1; i <= 2; i++) { split($i, p, "[ms]"); s += p[1] * 60 + p[2] } print s }')
+    times >"$to.time" # not in a pipe, which would be a shell of its own
+    cpu=$(awk 'NR == 2 { for (i = 1; i <= 2; i++) { split($i, p, "[ms]"); s += p[1] * 60 + p[2] } print s }' "$to.time")
     grep -aE '^(ok  |FAIL|skip) ' "$to.txt" | sed "s/^\(....\) /\1 $label /" >"$to.result"
     bad=$(grep -ac '^FAIL ' "$to.txt")
     if [ $status -ne 0 ] && [ "$bad" = 0 ]; then
@@ -68,8 +69,18 @@ only() {
 
 # What a compiler can get wrong: arithmetic.  The rest compiles, without a warning.
 clang_jobs() {
+    if [ "$what" = long ]; then # every program, but for quality, which the scalar level proves
+        for p in $(programs); do
+            case $p in
+            */test_nano) printf "clang $p %s\n" golden tasks_q4 ;;
+            *) echo "clang $p" ;;
+            esac
+        done
+        return
+    fi
     only clang checkasm quant base model/test_oracle model/test_decode model/test_rotated text/test_sampler \
-        convert/test_convert convert/test_calib sys
+        convert/test_convert sys
+    echo "clang tests/convert/test_calib stages"
     printf 'clang tests/model/test_nano %s\n' golden tasks_q4
     printf 'clang tests/model/test_invariance %s\n' nano_q4 tiny golden_hash
 }
@@ -77,9 +88,11 @@ clang_jobs() {
 # What memory and undefined behaviour can differ in: every program, but of those that test figures,
 # sweep bits or kill processes only what reaches code that no other test reaches.
 asan_jobs() {
+    [ "$what" = long ] && printf 'asan tests/e2e/%s.py\n' evidence plan scale
     for p in $(programs); do
-        case $p in
-        */test_nano) echo "asan $p golden" ;;
+        case $what-$p in
+        *test_nano) echo "asan $p golden" ;;
+        long-*) echo "asan $p" ;;
         */test_resume) echo "asan $p an_error" ;;
         */test_invariance) echo "asan $p tiny" ;;
         */test_rotated) echo "asan $p mixed" ;;
@@ -104,11 +117,11 @@ gcc_jobs() {
 
 # A minute's worth that goes through every room.
 quick_jobs() {
-    only gcc base quant text sys format/test_format format/test_format_damage format/test_append \
-        format/test_rotation convert/test_convert_config convert/test_convert_damage \
-        convert/test_convert_names convert/test_recipe convert/test_safetensors expert/test_cache \
-        expert/test_predict eval/test_quality eval/test_trace model/test_oracle model/test_decode \
-        checkasm/test_hadamard convert/test_convert
+    only gcc base quant sys text/test_chat text/test_sampler text/test_tokenizer_input format/test_format \
+        format/test_format_damage convert/test_convert convert/test_convert_config \
+        convert/test_convert_damage convert/test_convert_names convert/test_recipe \
+        convert/test_safetensors expert/test_cache expert/test_predict eval/test_quality \
+        eval/test_trace model/test_oracle model/test_decode checkasm/test_hadamard
     printf 'gcc %s\n' "tests/model/test_nano golden" "tests/model/test_invariance golden" \
         "tests/expert/test_stream tiny" tests/lint/layers.py
 }
