@@ -307,12 +307,6 @@ static bool read_ids(fg_engine *e, const char *path, fg_ids *ids)
     return ok;
 }
 
-/* Of each text.  f32 goes over the same ones, so that few are enough to see a recipe get worse. */
-static uint64_t n_window(void)
-{
-    return fg_test_long() ? 40 : 10;
-}
-
 /* Against f32 over both texts: perplexity at most 1 + ppl times, mean divergence at most kld. */
 static void check_calibrated(const char *recipe, double ppl, double kld)
 {
@@ -326,11 +320,11 @@ static void check_calibrated(const char *recipe, double ppl, double kld)
     REQUIRE(path != NULL);
     fg_engine *e = model_open_file(path, 2, NULL), *ref = model_open(NANO_DIR, "f32", 2, NULL);
     REQUIRE(e != NULL && ref != NULL);
-    for (int i = 0; i < 2; i++) {
+    for (int i = fg_test_long() ? 0 : 1; i < 2; i++) { /* the second is the harder one */
         fg_ids ids = {0};
         fg_score s;
         fg_err err = {0};
-        const fg_score_opts o = {.window = 512, .max_window = n_window()};
+        const fg_score_opts o = {.window = 512, .max_window = 40};
         REQUIRE(read_ids(e, fg_test_shared(names[i]), &ids));
         REQUIRE_OK(fg_score_run(e, ref, ids.data, ids.len, &o, &s, &err), &err);
         printf("  %s %s: perplexity %+.2f %%, divergence %.4f\n", recipe, names[i],
@@ -353,7 +347,7 @@ FG_TEST(uncalibrated_misses_it)
     fg_ids ids = {0};
     fg_score s;
     fg_err err = {0};
-    const fg_score_opts o = {.window = 512, .max_window = n_window()};
+    const fg_score_opts o = {.window = 512, .max_window = 40};
     REQUIRE(e != NULL && ref != NULL && read_ids(e, text, &ids));
     REQUIRE_OK(fg_score_run(e, ref, ids.data, ids.len, &o, &s, &err), &err);
     CHECK(s.kld_mean > 0.028 && s.ppl / s.ref_ppl - 1.0 > 0.010);
