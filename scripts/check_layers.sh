@@ -2,7 +2,7 @@
 # The rules between rooms (src/ARCHITECTURE.md).  Fails when a file includes a folder that its own may
 # not see, an *_impl.h of another folder, or a library's header outside its one place; when two files
 # have the same name; and when a type is defined twice.
-# check_layers.sh FILE...  checks these files as if they were all there is (for the controls in tests).
+# FULGUR_TREE: another tree to check instead of this one (for the controls, tests/lint/layers.py).
 set -eu
 cd "${FULGUR_TREE:-$(dirname "$0")/..}"
 files=$(find src quant simd convert bench tests -type f \( -name '*.[ch]' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' \))
@@ -31,6 +31,7 @@ BEGIN {
     rule("simd/scalar: =simd simd"); rule("simd/x86: =simd simd"); rule("simd/arm: =simd simd")
     rule("src/format: src/fulgur.h quant")
     rule("src/format/write: src/format quant")
+    rule("src/factor: src/sys simd")
     rule("src/expert: src/sys src/format quant src/fulgur.h")
     rule("src/model: src/sys src/format src/expert quant simd src/fulgur.h")
     rule("src/device: src/sys src/format src/expert src/model quant simd")
@@ -42,6 +43,7 @@ BEGIN {
     rule("convert/choose: src/sys src/format src/format/write src/model quant convert/source")
     rule("convert/calib: src/sys src/format src/format/write src/text src/model quant simd convert/source")
     rule("convert: =convert/calib convert/choose convert/calib")
+    rule("src/serve: src/fulgur.h")
     rule("src/cli: src/fulgur.h src/sys src/format src/text src/engine src/eval src/plan bench convert convert/calib convert/choose convert/source src/expert src/model")
     home["cjson/cJSON.h"] = "src/base/json.c";     home["xxhash.h"] = "src/base/hash.c"
     home["hwloc.h"] = "src/sys/topo.c";            home["omp.h"] = "src/sys/team.c"

@@ -1,24 +1,158 @@
 #!/bin/sh
-# The whole suite: installs what is missing, builds, runs every check, ends with one line
-# "N passed, N failed, N skipped".  See tests/TESTING.md.
+# The suite: installs what is missing, builds, runs every check, ends with the time of each room and
+# one line "N passed, N failed, N skipped".  See tests/TESTING.md.
+#   test.sh              everything
+#   test.sh long         the same with whole sweeps and long campaigns: before a release
+#   test.sh check        lint, a build, the quick tests; nothing is installed
+#   test.sh one NAME...  the test programs (PATTERN behind a colon: nano:golden) and scripts of that name
+# Test programs run two at a time (as many as there are CPUs), those that measure run alone.
 set -u
 cd "$(dirname "$0")/.."
-sh scripts/deps.sh test || exit 1
+what=${1:-all}
 jobs=$(nproc)
 out=build/test
-mkdir -p "$out"
 log=$out/results.txt
-: >"$log"
-started=$(date +%s)
 
-# The reference tokenizer, for the 2 MB comparison; its test skips when the index is out of reach.
-venv=build/venv
-if [ -d "${FULGUR_SHARED:-../shared}/m1-release" ]; then
-    [ -x $venv/bin/python ] || python3 -m venv $venv >/dev/null 2>&1
-    $venv/bin/python -c 'import tokenizers' 2>/dev/null ||
-        $venv/bin/pip install -q tokenizers==0.23.3 >/dev/null 2>&1
-    $venv/bin/python -c 'import tokenizers' 2>/dev/null && export FULGUR_PYTHON=$venv/bin/python
+# ---- one test program: what the pool calls ------------------------------------------------------
+
+# A line "LABEL PROGRAM [PATTERN]".  Every result line gets the label in front; a program that dies
+# without a verdict counts as a failure.  Times are the wall's and the processor's, children included.
+if [ "$what" = job ]; then
+    set -- $2
+    label=$1 prog=$2 arg=${3:-}
+    export FULGUR="${FULGUR:-build/test/$label/fulgur}"
+    case $label in
+    asan) export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 ;;
+    scalar) export FULGUR_TEST_CPU=scalar; dir=build/test/gcc ;;
+    esac
+    case $prog in
+    *.py | *.sh) path=$prog ;;
+    *) path=${dir:-build/test/$label}/$prog ;;
+    esac
+    case $prog in *.py | *.sh) [ -x "$FULGUR" ] || export FULGUR=build/test/gcc/fulgur ;; esac
+    name=$(basename "$prog")
+    room=$(basename "$(dirname "$prog")")
+    to=$out/jobs/$label-$name${arg:+-$arg}
+    begun=$(date +%s%3N)
+    "$path" $arg >"$to.txt" 2>&1
+    status=$?
+    wall=$(($(date +%s%3N) - begun))
+    times >"$to.time" # not in a pipe, which would be a shell of its own
+    cpu=$(awk 'NR == 2 { for (i = 1; i <= 2; i++) { split($i, p, "[ms]"); s += p[1] * 60 + p[2] } print s }' "$to.time")
+    grep -aE '^(ok  |FAIL|skip) ' "$to.txt" | sed "s/^\(....\) /\1 $label /" >"$to.result"
+    bad=$(grep -ac '^FAIL ' "$to.txt")
+    if [ $status -ne 0 ] && [ "$bad" = 0 ]; then
+        echo "FAIL $label $name: status $status" >>"$to.result"
+        bad=1
+    fi
+    echo "$label/$room $wall $cpu" >"$to.time"
+    [ "$bad" = 0 ] && [ -z "${FULGUR_TEST_SHOW:-}" ] || cat "$to.txt"
+    echo "$label $(tail -n 1 "$to.txt"), $wall ms"
+    exit 0
 fi
+
+# ---- what runs where ----------------------------------------------------------------------------
+
+programs() { for t in tests/*/test_*.c; do echo "${t%.c}"; done; }
+scripts() { for t in tests/*/*.py; do [ -x "$t" ] && echo "$t"; done; }
+
+# Rooms or programs of a list (names, folders) that a label runs, one a line.
+only() {
+    label=$1
+    shift
+    for p in $(programs); do
+        for w in "$@"; do
+            case $p in tests/$w | tests/$w/*) echo "$label $p" ;; esac
+        done
+    done
+}
+
+# What a compiler can get wrong: arithmetic.  The rest compiles, without a warning.
+clang_jobs() {
+    if [ "$what" = long ]; then # every program, but for quality, which the scalar level proves
+        for p in $(programs); do
+            case $p in
+            */test_nano) printf "clang $p %s\n" golden tasks_q4 ;;
+            *) echo "clang $p" ;;
+            esac
+        done
+        return
+    fi
+    only clang checkasm quant base model/test_oracle model/test_decode model/test_rotated text/test_sampler \
+        convert/test_convert sys
+    echo "clang tests/convert/test_calib stages"
+    printf 'clang tests/model/test_nano %s\n' golden tasks_q4
+    printf 'clang tests/model/test_invariance %s\n' nano_q4 tiny golden_hash
+}
+
+# What memory and undefined behaviour can differ in: every program, but of those that test figures,
+# sweep bits or kill processes only what reaches code that no other test reaches.
+asan_jobs() {
+    [ "$what" = long ] && printf 'asan tests/e2e/%s.py\n' evidence plan scale
+    for p in $(programs); do
+        case $what-$p in
+        *test_nano) echo "asan $p golden" ;;
+        long-*) echo "asan $p" ;;
+        */test_resume) echo "asan $p an_error" ;;
+        */test_invariance) echo "asan $p tiny" ;;
+        */test_rotated) echo "asan $p mixed" ;;
+        */test_sensitivity) echo "asan $p refusals" ;;
+        *) echo "asan $p" ;;
+        esac
+    done
+    printf 'asan tests/e2e/%s.py\n' cli damage stream split trace
+}
+
+# Threads.
+tsan_jobs() {
+    printf 'tsan %s\n' tests/sys/test_team "tests/model/test_invariance tiny" tests/convert/test_convert \
+        tests/quant/test_feedback "tests/convert/test_calib workers" tests/expert/test_store \
+        tests/expert/test_stream tests/expert/test_drives
+}
+
+gcc_jobs() {
+    for p in $(programs) $(scripts); do echo "gcc $p"; done
+    printf 'scalar %s\n' tests/model/test_oracle "tests/model/test_nano golden"
+}
+
+# A minute's worth that goes through every room.
+quick_jobs() {
+    only gcc base quant sys text/test_chat text/test_sampler text/test_tokenizer_input format/test_format \
+        format/test_format_damage convert/test_convert convert/test_convert_config \
+        convert/test_convert_damage convert/test_convert_names convert/test_recipe \
+        convert/test_safetensors expert/test_cache expert/test_predict eval/test_quality \
+        eval/test_trace model/test_oracle model/test_decode checkasm/test_hadamard
+    printf 'gcc %s\n' "tests/model/test_nano golden" "tests/model/test_invariance golden" \
+        "tests/expert/test_stream tiny" tests/lint/layers.py
+}
+
+# Programs and scripts by name: "split" is tests/format/test_split.c and tests/e2e/split.py, "nano:ppl" a part.
+named_jobs() {
+    for n in "$@"; do
+        arg=
+        case $n in *:*) arg=${n#*:} n=${n%%:*} ;; esac
+        [ "$n" = emulate ] && echo "emulate scripts/emulate.sh"
+        for p in $(programs) $(scripts); do
+            case ${p##*/} in "$n" | "test_$n" | "$n.py") echo "gcc $p $arg" ;; esac
+        done
+    done
+}
+
+# Measure time, or memory of the whole machine: alone.
+alone='/(test_drives|test_slots|plan\.py|emulate\.sh)( |$)'
+# Take longest: first, so that no CPU waits at the end.
+longest='/(test_nano|test_resume|test_split|test_sensitivity|test_invariance|test_calib|test_journal|test_stream|stream\.py|evidence\.py|cli\.py|test_rotated)( |$)'
+
+# ---- the parts of a run -------------------------------------------------------------------------
+
+begin() {
+    mkdir -p "$out"
+    rm -rf "$out/jobs"
+    mkdir "$out/jobs"
+    : >"$log"
+    : >"$out/times.txt"
+    started=$(date +%s)
+}
 
 section() { printf '\n== %s (%d s)\n' "$1" $(($(date +%s) - started)); }
 
@@ -26,97 +160,119 @@ section() { printf '\n== %s (%d s)\n' "$1" $(($(date +%s) - started)); }
 check() {
     name=$1
     shift
+    begun=$(date +%s%3N)
     if "$@" >"$out/step.txt" 2>&1; then
         echo "ok   $name" | tee -a "$log"
     else
         cat "$out/step.txt"
         echo "FAIL $name" | tee -a "$log"
     fi
+    echo "$name $(($(date +%s%3N) - begun)) 0" >>"$out/times.txt"
 }
 
-# Runs test programs of one build; every result line gets the build's name in front.
-# A program that dies without a verdict counts as a failure.
+# Runs the jobs of a file.
 run() {
+    file=$1
+    order=$out/order.txt
+    { grep -E "$longest" "$file"; grep -vE "$longest" "$file"; } | grep -vE "$alone" >"$order"
+    xargs -r -P "$jobs" -I{} sh scripts/test.sh job {} <"$order"
+    grep -E "$alone" "$file" >"$order"
+    xargs -r -P 1 -I{} sh scripts/test.sh job {} <"$order"
+}
+
+results() {
+    cat "$out"/jobs/*.result >>"$log" 2>/dev/null
+    cat "$out"/jobs/*.time >>"$out/times.txt" 2>/dev/null
+    section "times, two programs at a time"
+    awk '{ wall[$1] += $2; cpu[$1] += $3 }
+         END { for (r in wall)
+                   if (cpu[r] > 0) printf "%s: %.1f s, processor %.1f s\n", r, wall[r] / 1000, cpu[r]
+                   else printf "%s: %.1f s\n", r, wall[r] / 1000 }' "$out/times.txt" | LC_ALL=C sort
+    section "results"
+    grep -E '^(FAIL|skip) ' "$log"
+    passed=$(grep -c '^ok ' "$log")
+    failed=$(grep -c '^FAIL ' "$log")
+    skipped=$(grep -c '^skip ' "$log")
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+}
+
+lint() {
+    check lint.format make -s format-check
+    check lint.headers make -s header-check
+    check lint.layers sh scripts/check_layers.sh
+    check lint.docs sh scripts/check_docs.sh
+}
+
+build() { # LABEL TARGET... [VARIABLE=VALUE...]
     label=$1
     shift
-    for t in "$@"; do
-        case $t in *' '*) prog=${t%% *} arg=${t#* } ;; *) prog=$t arg= ;; esac
-        begun=$(date +%s)
-        "$prog" $arg >"$out/step.txt" 2>&1
-        status=$?
-        grep -aE '^(ok  |FAIL|skip) ' "$out/step.txt" | sed "s/^\(....\) /\1 $label /" >>"$log"
-        bad=$(grep -ac '^FAIL ' "$out/step.txt")
-        if [ $status -ne 0 ] && [ "$bad" = 0 ]; then
-            echo "FAIL $label $(basename "$prog"): status $status" >>"$log"
-            bad=1
-        fi
-        [ "$bad" = 0 ] || cat "$out/step.txt"
-        echo "$label $(tail -n 1 "$out/step.txt"), $(($(date +%s) - begun)) s"
-    done
+    check "build.$label" make -s -j"$jobs" WERROR=1 BUILD="$out/$label" "$@"
 }
 
-tests_in() { for t in tests/*/test_*.c; do echo "$1/${t%.c}"; done; }
-# The same without what takes minutes and tests figures, not code: calibrated quality, the big sweeps.
-quick_in() {
-    for t in tests/*/test_*.c; do
-        case $t in
-        */test_nano.c) echo "$1/${t%.c} golden" && echo "$1/${t%.c} tasks_q4" ;;
-        */test_resume.c) echo "$1/${t%.c} random_nano" ;;
-        *) echo "$1/${t%.c}" ;;
-        esac
-    done
+# The test programs that a list of jobs runs.
+built() { awk -v dir="$out" '$2 !~ /\./ { print dir "/" $1 "/" $2 }' | sort -u; }
+
+# The reference tokenizer, for the 2 MB comparison; its test skips when the index is out of reach.
+reference_tokenizer() {
+    venv=build/venv
+    [ -d "${FULGUR_SHARED:-../shared}/m1-release" ] || return 0
+    [ -x $venv/bin/python ] || python3 -m venv $venv >/dev/null 2>&1
+    $venv/bin/python -c 'import tokenizers' 2>/dev/null ||
+        $venv/bin/pip install -q tokenizers==0.23.3 >/dev/null 2>&1
+    $venv/bin/python -c 'import tokenizers' 2>/dev/null && export FULGUR_PYTHON=$venv/bin/python
 }
 
-section "lint"
-check lint.format make -s format-check
-check lint.headers make -s header-check
-check lint.layers sh scripts/check_layers.sh
+# ---- the runs -----------------------------------------------------------------------------------
 
-section "gcc, -Werror"
-check build.gcc make -s -j"$jobs" CC=gcc WERROR=1 BUILD=build/test/gcc all tests
-run gcc $(tests_in build/test/gcc)
-section "clang, -Werror"
-check build.clang make -s -j"$jobs" CC=clang WERROR=1 BUILD=build/test/clang all tests
-IFS='
-'
-run clang $(quick_in build/test/clang)
-unset IFS
-check lint.symbols sh scripts/check_symbols.sh build/test/gcc/libfulgur.a build/test/gcc/libtools.a
-
-section "command line"
-FULGUR=build/test/gcc/fulgur run cli tests/e2e/cli.py tests/e2e/install.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
-
-section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
-FULGUR=build/test/gcc/fulgur run emulate scripts/emulate.sh
-
-section "scalar level"
-FULGUR_TEST_CPU=scalar run scalar build/test/gcc/tests/model/test_oracle \
-    "build/test/gcc/tests/model/test_nano golden"
-
-section "address and undefined-behaviour sanitizers"
-check build.asan make -s -j"$jobs" CC=gcc WERROR=1 SAN=address,undefined CFLAGS="-O1 -g" \
-    BUILD=build/test/asan all tests
-export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
-IFS='
-'
-run asan $(quick_in build/test/asan)
-unset IFS
-FULGUR=build/test/asan/fulgur run asan tests/e2e/cli.py tests/e2e/damage.py tests/e2e/evidence.py tests/e2e/stream.py \
-    tests/e2e/plan.py tests/e2e/scale.py tests/e2e/trace.py tests/e2e/split.py
-
-section "thread sanitizer"
-check build.tsan make -s -j"$jobs" CC=clang WERROR=1 SAN=thread OPENMP=0 CFLAGS="-O1 -g" \
-    BUILD=build/test/tsan all tests
-run tsan build/test/tsan/tests/sys/test_team "build/test/tsan/tests/model/test_invariance tiny" \
-    build/test/tsan/tests/convert/test_convert build/test/tsan/tests/quant/test_feedback \
-    "build/test/tsan/tests/convert/test_calib workers" build/test/tsan/tests/expert/test_store \
-    build/test/tsan/tests/expert/test_stream build/test/tsan/tests/expert/test_drives
-
-section "results"
-grep -E '^(FAIL|skip) ' "$log"
-passed=$(grep -c '^ok ' "$log")
-failed=$(grep -c '^FAIL ' "$log")
-skipped=$(grep -c '^skip ' "$log")
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+case $what in
+all | long)
+    [ "$what" = long ] && export FULGUR_TEST_LONG=1
+    sh scripts/deps.sh test || exit 1
+    begin
+    reference_tokenizer
+    section "lint"
+    lint
+    [ "$what" = long ] && check lint.analyzer make -s analyze
+    gcc_jobs >"$out/gcc.txt"
+    clang_jobs >"$out/clang.txt"
+    asan_jobs >"$out/asan.txt"
+    tsan_jobs >"$out/tsan.txt"
+    cat "$out/gcc.txt" "$out/clang.txt" "$out/asan.txt" "$out/tsan.txt" >"$out/all.txt"
+    section "builds: gcc, clang, address and thread sanitizer; -Werror"
+    build gcc CC=gcc all tests
+    build clang CC=clang all $(built <"$out/clang.txt")
+    check build.clang_tests make -s CC=clang WERROR=1 BUILD=$out/clang syntax
+    build asan CC=gcc SAN=address,undefined CFLAGS="-O1 -g" all $(built <"$out/asan.txt")
+    build tsan CC=clang SAN=thread OPENMP=0 CFLAGS="-O1 -g" $(built <"$out/tsan.txt")
+    check lint.symbols sh scripts/check_symbols.sh $out/gcc/libfulgur.a $out/gcc/libtools.a
+    section "tests"
+    run "$out/all.txt"
+    section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
+    sh scripts/test.sh job "emulate scripts/emulate.sh"
+    ;;
+check)
+    begin
+    section "build"
+    build gcc CC=gcc all tests
+    section "lint"
+    lint
+    check lint.symbols sh scripts/check_symbols.sh $out/gcc/libfulgur.a $out/gcc/libtools.a
+    section "quick tests"
+    quick_jobs >"$out/all.txt"
+    run "$out/all.txt"
+    ;;
+one)
+    shift
+    begin
+    named_jobs "$@" >"$out/all.txt"
+    [ -s "$out/all.txt" ] || { echo "fulgur: test: $*: no such test, expected a name in tests/" >&2; exit 1; }
+    build gcc CC=gcc all $(built <"$out/all.txt")
+    FULGUR_TEST_SHOW=1 run "$out/all.txt"
+    ;;
+*)
+    echo "fulgur: test: \"$what\", expected long, check, one NAME or nothing" >&2
+    exit 2
+    ;;
+esac
+results

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static fg_test_case *first, **last = &first;
@@ -41,6 +42,18 @@ void fg_test_skip(const char *fmt, ...)
 bool fg_test_failed(void)
 {
     return failed;
+}
+
+bool fg_test_long(void)
+{
+    const char *v = getenv("FULGUR_TEST_LONG");
+    return v != NULL && strcmp(v, "1") == 0;
+}
+
+int fg_test_every(int usual, int sanitized)
+{
+    if (fg_test_long()) return 1;
+    return FG_TEST_SANITIZED ? sanitized : usual;
 }
 
 const char *fg_test_shared(const char *path)
@@ -82,16 +95,33 @@ const char *fg_test_tmp(const char *name)
     return buf[turn];
 }
 
+/* Processor seconds of this process and its children that have ended. */
+static double cpu_seconds(void)
+{
+    double sum = 0.0;
+    static const int who[] = {RUSAGE_SELF, RUSAGE_CHILDREN};
+    for (int i = 0; i < 2; i++) {
+        struct rusage u;
+        if (getrusage(who[i], &u) != 0) continue;
+        sum += (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+               (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+    }
+    return sum;
+}
+
 int main(int argc, char **argv)
 {
     const char *program = strrchr(argv[0], '/');
     program = program == NULL ? argv[0] : program + 1;
     int n_pass = 0, n_fail = 0, n_skip = 0;
+    const bool tell_times = getenv("FULGUR_TEST_TIMES") != NULL;
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     for (fg_test_case *t = first; t != NULL; t = t->next) {
         if (argc > 1 && strstr(t->name, argv[1]) == NULL) continue;
         failed = skipped = false;
+        const double t0 = cpu_seconds();
         t->run();
+        if (tell_times) printf("  %s: %.2f s of processor\n", t->name, cpu_seconds() - t0);
         if (failed) {
             n_fail++;
             printf("FAIL %s.%s\n", program, t->name);

@@ -6,7 +6,8 @@
  *     FG_TEST(adds_two_numbers) { CHECK(1 + 1 == 2); }
  *
  * Output is one line a test ("ok", "FAIL", "skip") and a closing count; zero tests run is a
- * failure.  `test_x PATTERN` runs the tests whose name contains PATTERN.
+ * failure.  `test_x PATTERN` runs the tests whose name contains PATTERN; with FULGUR_TEST_TIMES=1 it
+ * prints the processor time of each.
  */
 #ifndef FG_TESTS_FG_TEST_H
 #define FG_TESTS_FG_TEST_H
@@ -28,6 +29,24 @@ void fg_test_fail(const char *file, int line, const char *fmt, ...)
 /* Marks the running test skipped; the test should then return. */
 void fg_test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 bool fg_test_failed(void);
+
+/* True in `scripts/test.sh long` (FULGUR_TEST_LONG=1): sweeps are whole and campaigns as long as they
+ * are before a release. */
+bool fg_test_long(void);
+/* Step of a sweep over states that resemble their neighbours: 1 in a long run, else `usual`, under a
+ * sanitizer, which looks for other faults, `sanitized`.  Odd numbers keep what goes by parity. */
+int fg_test_every(int usual, int sanitized);
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FG_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define FG_TEST_SANITIZED 1
+#endif
+#endif
+#ifndef FG_TEST_SANITIZED
+#define FG_TEST_SANITIZED 0
+#endif
 
 /* Path below the shared folder (FULGUR_SHARED, default ../shared) in a static buffer, or NULL when
  * it is absent; skips the running test then. */
@@ -63,6 +82,25 @@ static inline double fg_test_worst(double worst, double d)
     do {                                                                                           \
         if (!(cond)) {                                                                             \
             fg_test_fail(__FILE__, __LINE__, "%s", #cond);                                         \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
+
+/* A call that must give FG_OK; prints the error's text when it does not. */
+#define CHECK_OK(call, err)                                                                        \
+    do {                                                                                           \
+        const int st_ = (int)(call);                                                               \
+        if (st_ != 0) {                                                                            \
+            fg_test_fail(__FILE__, __LINE__, "%s: status %d: %s", #call, st_, (err)->msg);         \
+        }                                                                                          \
+    } while (0)
+
+/* The same, and stops the test on failure. */
+#define REQUIRE_OK(call, err)                                                                      \
+    do {                                                                                           \
+        const int st_ = (int)(call);                                                               \
+        if (st_ != 0) {                                                                            \
+            fg_test_fail(__FILE__, __LINE__, "%s: status %d: %s", #call, st_, (err)->msg);         \
             return;                                                                                \
         }                                                                                          \
     } while (0)

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/golden.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/source/safetensors.h"
+#include "src/base/hash.h"
 #include "src/model/forward.h"
 #include "tests/fg_test.h"
 
@@ -96,6 +98,45 @@ void golden_free(golden *g)
     free(g->nll);
     free(g->greedy);
     *g = (golden){0};
+}
+
+void golden_hash_tokens(uint64_t *out, const float *logits, size_t n_tok, size_t n_vocab)
+{
+    for (size_t t = 0; t < n_tok; t++) {
+        out[t] = fg_hash64(logits + t * n_vocab, n_vocab * sizeof *logits);
+    }
+}
+
+bool golden_hashes_load(uint64_t *out, size_t n_tok, const char *path)
+{
+    FILE *f = fopen(path, "r");
+    size_t n = 0;
+    uint64_t more;
+    while (f != NULL && n < n_tok && fscanf(f, "%" SCNx64, &out[n]) == 1) n++;
+    const bool good = f != NULL && n == n_tok && fscanf(f, "%" SCNx64, &more) == EOF;
+    if (!good) fg_test_fail(__FILE__, __LINE__, "%s: expected %zu hashes", path, n_tok);
+    if (f != NULL) (void)fclose(f);
+    return good;
+}
+
+bool golden_hashes_save(const uint64_t *hashes, size_t n_tok, const char *path)
+{
+    FILE *f = fopen(path, "w");
+    for (size_t t = 0; f != NULL && t < n_tok; t++) {
+        (void)fprintf(f, "%016" PRIx64 "\n", hashes[t]);
+    }
+    return f != NULL && fclose(f) == 0;
+}
+
+size_t golden_first_other(const uint64_t *got, const uint64_t *want, size_t n_tok)
+{
+    size_t t = 0;
+    while (t < n_tok && got[t] == want[t]) t++;
+    if (t < n_tok) {
+        printf("  first other token: %zu of %zu, %016" PRIx64 ", expected %016" PRIx64 "\n", t,
+               n_tok, got[t], want[t]);
+    }
+    return t;
 }
 
 /* Row index of token t, or -1. */

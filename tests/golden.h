@@ -24,6 +24,14 @@ typedef struct golden {
 bool golden_load(golden *g, const char *path, const char *prefix);
 void golden_free(golden *g);
 
+/* One 64-bit hash a token of logits [n_tok][n_vocab]. */
+void golden_hash_tokens(uint64_t *out, const float *logits, size_t n_tok, size_t n_vocab);
+/* Text, one hash a line.  False with a test failure when it is not n_tok of them. */
+bool golden_hashes_load(uint64_t *out, size_t n_tok, const char *path);
+bool golden_hashes_save(const uint64_t *hashes, size_t n_tok, const char *path);
+/* The first token whose hashes differ, which it prints with both; n_tok when all are equal. */
+size_t golden_first_other(const uint64_t *got, const uint64_t *want, size_t n_tok);
+
 /* Compares what a forward pass shows with the golden hidden states and experts. */
 typedef struct golden_watch {
     const golden *g;

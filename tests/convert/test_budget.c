@@ -242,15 +242,15 @@ FG_TEST(the_release)
     fg_buf b = {0};
     fg_err err = {0};
     const fg_synth_opts so = {.n_layer = 80};
-    REQUIRE(fg_synth_shape(&s, &so, &err) == FG_OK);
+    REQUIRE_OK(fg_synth_shape(&s, &so, &err), &err);
     const fg_budget_opts o = {sensitivity_file(&s, 7, NULL, NULL), 4.5, 0, 10 << 20};
     const uint64_t start = fg_clock_ns();
-    REQUIRE(fg_budget_choose(&b, &s, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_budget_choose(&b, &s, &o, &err), &err);
     printf("  %.2f s, recipe of %zu bytes\n", (double)(fg_clock_ns() - start) * 1e-9, b.len);
-    REQUIRE(fg_recipe_load_text(&r, (const char *)b.data, b.len, "release", &err) == FG_OK);
+    REQUIRE_OK(fg_recipe_load_text(&r, (const char *)b.data, b.len, "release", &err), &err);
     fg_writer *w;
-    REQUIRE(fg_writer_create(&w, fg_test_tmp("release.fulgur"), &s, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, fg_recipe_choose, &r, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, fg_test_tmp("release.fulgur"), &s, &err), &err);
+    REQUIRE_OK(fg_writer_plan(w, fg_recipe_choose, &r, &err), &err);
     double bits = 0.0, n = 0.0;
     for (uint64_t i = 0; i < fg_writer_n_tensor(w); i++) {
         const fg_tensor *t = fg_writer_tensor(w, i);
@@ -264,7 +264,7 @@ FG_TEST(the_release)
     /* by the size of the file: the same shape, some GB less */
     const fg_budget_opts o2 = {o.sensitivity_path, 0.0, 250000000000, 10 << 20};
     b.len = 0;
-    CHECK(fg_budget_choose(&b, &s, &o2, &err) == FG_OK);
+    CHECK_OK(fg_budget_choose(&b, &s, &o2, &err), &err);
     const fg_budget_opts o3 = {o.sensitivity_path, 0.0, 240000000000, 10 << 20};
     CHECK(fg_budget_choose(&b, &s, &o3, &err) == FG_ELIMIT);
     printf("  %s\n", err.msg);
@@ -320,19 +320,20 @@ FG_TEST(files_are_within_their_budget)
     fg_err err = {0};
     double before = 0.0;
     const double most = 2.0 * x.least.bits_per_weight; /* over all q8: 8.25 bits for 4.25 */
-    for (double bpw = x.least.bits_per_weight; bpw < most; bpw += 0.07 * most) {
-        REQUIRE(convert(x.dir, x.out, s, bpw, 0, &r, &err) == FG_OK);
+    const double step = fg_test_long() ? 0.07 : 0.15;
+    for (double bpw = x.least.bits_per_weight; bpw < most; bpw += step * most) {
+        REQUIRE_OK(convert(x.dir, x.out, s, bpw, 0, &r, &err), &err);
         CHECK(r.bits_per_weight <= bpw);
         CHECK(r.bits_per_weight >= before); /* more room is used */
         before = r.bits_per_weight;
     }
-    REQUIRE(convert(x.dir, x.out, s, most, 0, &r, &err) == FG_OK);
+    REQUIRE_OK(convert(x.dir, x.out, s, most, 0, &r, &err), &err);
     CHECK_U64(type_of(x.out, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER), FG_TYPE_Q8);
     CHECK_U64(type_of(x.out, FG_ROLE_EXPERT_UP, 0, 2), FG_TYPE_Q8);
     for (uint64_t more = 0; more < 40000; more += 7000) {
         /* metadata is counted with a margin of some hundred bytes, which may cost a step of 2 MiB */
         const uint64_t bytes = x.least.file_bytes + ((uint64_t)2 << 20) + more;
-        REQUIRE(convert(x.dir, x.out, s, 0.0, bytes, &r, &err) == FG_OK);
+        REQUIRE_OK(convert(x.dir, x.out, s, 0.0, bytes, &r, &err), &err);
         CHECK(r.file_bytes <= bytes);
     }
     tear_down(&x);
@@ -345,11 +346,12 @@ FG_TEST(bytes_go_where_they_help)
     REQUIRE(set_up(&x));
     fg_convert_report r;
     fg_err err = {0};
-    for (uint32_t dear = 0; dear < fg_quant_unit_count(&x.c.shape); dear++) {
+    for (uint32_t dear = 0; dear < fg_quant_unit_count(&x.c.shape);
+         dear += (uint32_t)fg_test_every(3, 7)) {
         const char *s = sensitivity_file(&x.c.shape, dear, NULL, NULL);
-        REQUIRE(convert(x.dir, x.out, s, x.least.bits_per_weight + 2.0, 0, &r, &err) == FG_OK);
+        REQUIRE_OK(convert(x.dir, x.out, s, x.least.bits_per_weight + 2.0, 0, &r, &err), &err);
         fg_model_file *f;
-        REQUIRE(fg_model_file_open(&f, x.out, &err) == FG_OK);
+        REQUIRE_OK(fg_model_file_open(&f, x.out, &err), &err);
         for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
             const fg_tensor *t = fg_model_file_tensor(f, i);
             uint32_t idx;
@@ -364,7 +366,7 @@ FG_TEST(bytes_go_where_they_help)
         fg_recipe again;
         REQUIRE(fg_model_file_meta(f, "recipe", &text, &n, &err) == FG_OK && text != NULL);
         CHECK(strncmp(text, "# chosen for at most ", 21) == 0);
-        REQUIRE(fg_recipe_load_text(&again, text, n, "again", &err) == FG_OK);
+        REQUIRE_OK(fg_recipe_load_text(&again, text, n, "again", &err), &err);
         for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
             const fg_tensor *t = fg_model_file_tensor(f, i);
             CHECK_U64(fg_recipe_choose(&again, (fg_role)t->role, t->layer, t->expert).type,

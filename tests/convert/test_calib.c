@@ -81,7 +81,7 @@ FG_TEST(stages_are_the_forward_pass)
     fg_session_set_taps(s, &taps);
     for (h.base = 0; h.base < N_TOKEN; h.base += FG_CALIB_WINDOW) {
         fg_session_reset(s);
-        CHECK(fg_session_eval(s, ids + h.base, FG_CALIB_WINDOW, NULL, NULL, &err) == FG_OK);
+        CHECK_OK(fg_session_eval(s, ids + h.base, FG_CALIB_WINDOW, NULL, NULL, &err), &err);
     }
     printf("  hidden state after the last layer: %.2e of %.2e\n", h.worst, h.scale);
     CHECK(h.scale > 0.1);
@@ -90,7 +90,7 @@ FG_TEST(stages_are_the_forward_pass)
     h.worst = 0; /* control: the other window's tokens */
     h.base = FG_CALIB_WINDOW;
     fg_session_reset(s);
-    CHECK(fg_session_eval(s, ids, FG_CALIB_WINDOW, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_session_eval(s, ids, FG_CALIB_WINDOW, NULL, NULL, &err), &err);
     CHECK(h.worst > 0.01 * h.scale);
     fg_calib_destroy(&c);
     fg_team_destroy(&team);
@@ -183,7 +183,7 @@ FG_TEST(workers_do_not_show)
     for (uint32_t i = 0; i < 2; i++) {
         tiny t;
         REQUIRE(tiny_open(&t, &k, i == 0 ? "one-worker" : "three-workers", 1 + 2 * i, NULL));
-        CHECK(tiny_run(&t, &sum[i], &err) == FG_OK);
+        CHECK_OK(tiny_run(&t, &sum[i], &err), &err);
         tiny_close(&t);
     }
     CHECK(memcmp(&sum[0], &sum[1], sizeof sum[0]) == 0 && fabs(sum[0]) > 1.0);
@@ -227,7 +227,7 @@ FG_TEST(dead_inputs_are_passed_by)
     ckpt_tensor *x = ckpt_get(&k, "model.layers.0.block_sparse_moe.experts.1.w1.weight");
     memset(x->data, 0, (size_t)x->bytes);
     REQUIRE(tiny_open(&t, &k, "dead", 1, NULL));
-    CHECK(tiny_run(&t, &sum, &err) == FG_OK);
+    CHECK_OK(tiny_run(&t, &sum, &err), &err);
     CHECK_U64(fg_calib_get_report(t.c).n_dead, 1);
     tiny_close(&t);
     ckpt_fini(&k);
@@ -288,7 +288,7 @@ FG_TEST(threads_do_not_show)
     char *doc;
     size_t n;
     fg_err err = {0};
-    REQUIRE(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &doc, &n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &doc, &n, &err), &err);
     ckpt_put_file(fg_test_tmpdir(), "calib.txt", doc, 4000);
     fg_mem_free(doc);
     REQUIRE(convert(one, text, 1, false) && convert(three, text, 3, false));

@@ -130,7 +130,7 @@ static void check_values(const char *path)
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
         return;
     }
-    CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
         const fg_tensor *t = fg_model_file_tensor(f, i);
         if (!fg_role_is_vector((fg_role)t->role)) {

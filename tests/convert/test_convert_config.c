@@ -62,7 +62,7 @@ FG_TEST(transformers_dialect)
 {
     fg_shape s;
     fg_err err = {0};
-    REQUIRE(parse(hf_tiny, &s, &err) == FG_OK);
+    REQUIRE_OK(parse(hf_tiny, &s, &err), &err);
     check_tiny(&s);
 }
 
@@ -72,10 +72,10 @@ FG_TEST(own_dialect)
     fg_shape s;
     fg_err err = {0};
     ckpt_init(&c);
-    REQUIRE(parse(c.config, &s, &err) == FG_OK);
+    REQUIRE_OK(parse(c.config, &s, &err), &err);
     CHECK(memcmp(&s, &c.shape, sizeof s) == 0);
     ckpt_config(&c, true);
-    REQUIRE(parse(c.config, &s, &err) == FG_OK);
+    REQUIRE_OK(parse(c.config, &s, &err), &err);
     c.shape.slope_form = FG_SLOPE_TRANSFORMERS;
     CHECK(memcmp(&s, &c.shape, sizeof s) == 0);
     ckpt_fini(&c);
@@ -104,7 +104,7 @@ FG_TEST(rotary_width_and_theta_have_an_order)
         fg_err err = {0};
         (void)snprintf(c.config, sizeof c.config, "%s", hf_tiny);
         REQUIRE(ckpt_edit_config(&c, edits[i].from, edits[i].to));
-        CHECK(parse(c.config, &s, &err) == FG_OK);
+        CHECK_OK(parse(c.config, &s, &err), &err);
         CHECK_U64(s.d_rotary, edits[i].d_rotary);
         CHECK(s.rope_theta == edits[i].theta);
     }
@@ -119,7 +119,7 @@ FG_TEST(both_names_of_a_key_may_stand_together)
     REQUIRE(ckpt_edit_config(&c, "\"vocab_size\"",
                              "\"layernorm_mlp_beta\": 0.8, \"attn_type_list\": [0, 1, 0], "
                              "\"vocab_size\""));
-    CHECK(parse(c.config, &s, &err) == FG_OK);
+    CHECK_OK(parse(c.config, &s, &err), &err);
     check_tiny(&s);
 }
 

@@ -579,7 +579,7 @@ FG_TEST(undamaged_control_converts)
     const char *out_dir = ckpt_dir("control_out");
     char out[512];
     (void)snprintf(out, sizeof out, "%s/m.fulgur", out_dir);
-    CHECK(run_damage(&none, out, &err) == FG_OK);
+    CHECK_OK(run_damage(&none, out, &err), &err);
     CHECK_U64(ckpt_count_files(out_dir), 1);
 }
 

@@ -126,7 +126,7 @@ FG_TEST(a_dry_run_reports_what_is_missing)
     const char *dir = ckpt_dir("dry");
     ckpt_write(&c, dir);
     uint64_t n_tensor = 0;
-    CHECK(fg_catalog_check_names(dir, &s, &n_tensor, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_catalog_check_names(dir, &s, &n_tensor, NULL, NULL, &err), &err);
     CHECK_U64(n_tensor, c.n_tensor);
     ckpt_get(&c, "model.layers.1.self_attn.o_proj.weight")->unlisted = true;
     ckpt_write(&c, dir);
@@ -144,7 +144,7 @@ FG_TEST(plan_places_fused_experts)
     ckpt_fuse(&c);
     const char *dir = ckpt_dir("fused");
     ckpt_write(&c, dir);
-    REQUIRE(fg_catalog_open(&p, dir, FG_HF_ALL, &err) == FG_OK);
+    REQUIRE_OK(fg_catalog_open(&p, dir, FG_HF_ALL, &err), &err);
     const fg_shape *s = &p.shape;
     const uint64_t matrix = 2ull * s->d_ff * s->d_model;
     const fg_piece *g0 = &p.piece[fg_weight_index(s, FG_ROLE_EXPERT_GATE, 1, 0)];
@@ -176,8 +176,8 @@ FG_TEST(built_in_recipes)
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         fg_recipe r;
         fg_err err = {0};
-        REQUIRE(fg_recipe_load(&r, want[i].type, NULL, &err) == FG_OK);
-        CHECK(fg_recipe_check(&r, &s, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_recipe_load(&r, want[i].type, NULL, &err), &err);
+        CHECK_OK(fg_recipe_check(&r, &s, NULL, &err), &err);
         CHECK_U64(fg_recipe_choose(&r, FG_ROLE_EXPERT_DOWN, 1, 2).type, want[i].expert);
         CHECK_U64(fg_recipe_choose(&r, FG_ROLE_LIGHT_OUT, 0, FG_NO_LAYER).type, want[i].attn);
         CHECK_U64(fg_recipe_choose(&r, FG_ROLE_K, 1, FG_NO_LAYER).type, want[i].attn);

@@ -33,7 +33,7 @@ FG_TEST(reads_tensors_in_order_of_offset)
         "\"none\": {\"dtype\": \"F16\", \"shape\": [0, 7], \"data_offsets\": [6, 6]},"
         "\"new\": {\"dtype\": \"F4\", \"shape\": [9], \"data_offsets\": [31, 36]},"
         "\"a\": {\"dtype\": \"BF16\", \"shape\": [3], \"data_offsets\": [0, 6]}}   ";
-    REQUIRE(open_text(text, 36, &s, &err) == FG_OK);
+    REQUIRE_OK(open_text(text, 36, &s, &err), &err);
     CHECK_U64(s.n_tensor, 5);
     CHECK_U64(s.header_bytes, sizeof text - 1 + 8);
     static const char *const names[] = {"a", "none", "b", "scalar", "new"};
@@ -52,7 +52,7 @@ FG_TEST(an_empty_file_of_tensors_is_valid)
 {
     fg_st_shard s;
     fg_err err = {0};
-    REQUIRE(open_text("{}", 0, &s, &err) == FG_OK);
+    REQUIRE_OK(open_text("{}", 0, &s, &err), &err);
     CHECK_U64(s.n_tensor, 0);
     fg_st_fini(&s);
     CHECK(open_text("{}", 1, &s, &err) == FG_EFORMAT);
@@ -154,15 +154,15 @@ FG_TEST(spool_replays_from_memory_and_file)
         fg_spool_init(&s, out, limits[l]);
         for (size_t round = 0; round < 3; round++) { /* reused, with other sizes */
             const size_t total = round == 1 ? 100 : sizeof want;
-            REQUIRE(fg_spool_start(&s, total, &err) == FG_OK);
+            REQUIRE_OK(fg_spool_start(&s, total, &err), &err);
             for (size_t at = 0; at < total;) {
                 size_t n = (size_t)(fg_rng_u64(&rng) % 3000);
                 if (n > total - at) n = total - at;
-                REQUIRE(fg_spool_append(&s, want + at, n, &err) == FG_OK);
+                REQUIRE_OK(fg_spool_append(&s, want + at, n, &err), &err);
                 at += n;
             }
             got.n = 0;
-            REQUIRE(fg_spool_replay(&s, collect, &got, &err) == FG_OK);
+            REQUIRE_OK(fg_spool_replay(&s, collect, &got, &err), &err);
             CHECK(got.n == total && memcmp(got.bytes, want, total) == 0);
         }
         CHECK_U64(ckpt_count_files(dir), 0);

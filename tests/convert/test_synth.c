@@ -101,8 +101,8 @@ FG_TEST(weights_have_the_stated_size_and_zero_padding)
         fg_model_file *f;
         fg_err err = {0};
         REQUIRE(synth(out, (fg_synth_opts){.shape = shape, .type = type}, NULL) == FG_OK);
-        REQUIRE(fg_model_file_open(&f, out, &err) == FG_OK);
-        CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_model_file_open(&f, out, &err), &err);
+        CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
         for (uint64_t t = 0; t < fg_model_file_n_tensor(f); t++) {
             const fg_tensor *x = fg_model_file_tensor(f, t);
             if (!fg_role_is_vector((fg_role)x->role)) check_tensor(f, x);
@@ -118,7 +118,7 @@ FG_TEST(q8_has_no_minus_128)
     fg_err err = {0};
     REQUIRE(synth(out, (fg_synth_opts){.shape = NANO_DIR "/config.json", .type = "q8"}, NULL) ==
             FG_OK);
-    REQUIRE(fg_model_file_open(&f, out, &err) == FG_OK);
+    REQUIRE_OK(fg_model_file_open(&f, out, &err), &err);
     const fg_tensor *t = fg_model_file_find(f, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
     const uint8_t *p = fg_model_file_data(f, t->offset);
     uint64_t bad = 0;
@@ -153,14 +153,14 @@ FG_TEST(layer_kinds_follow_the_pattern)
     fg_shape s;
     fg_err err = {0};
     fg_synth_opts o = {0};
-    REQUIRE(fg_synth_shape(&s, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_synth_shape(&s, &o, &err), &err);
     CHECK(s.n_layer == 4 && s.d_model == 6144 && s.n_vocab == 200064);
     CHECK(!s.attn[0] && !s.attn[1] && !s.attn[2] && s.attn[3]);
     o.n_layer = 1;
-    REQUIRE(fg_synth_shape(&s, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_synth_shape(&s, &o, &err), &err);
     CHECK(s.n_layer == 1 && s.attn[0] == FG_ATTN_LIGHTNING);
     o.n_layer = 96;
-    REQUIRE(fg_synth_shape(&s, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_synth_shape(&s, &o, &err), &err);
     for (uint32_t l = 0; l < 96; l++) CHECK(s.attn[l] == (l % 8 == 7));
     o.n_layer = 2000;
     CHECK(fg_synth_shape(&s, &o, &err) == FG_EINVAL);
@@ -177,9 +177,9 @@ FG_TEST(configuration_reads_back)
         fg_shape s;
         fg_err err = {0};
         REQUIRE(synth(out, (fg_synth_opts){.shape = shapes[i]}, NULL) == FG_OK);
-        REQUIRE(fg_model_file_open(&f, out, &err) == FG_OK);
+        REQUIRE_OK(fg_model_file_open(&f, out, &err), &err);
         REQUIRE(fg_model_file_meta(f, "config.json", &text, &n, &err) == FG_OK && text != NULL);
-        REQUIRE(fg_hf_config_parse(&s, text, n, "stored", &err) == FG_OK);
+        REQUIRE_OK(fg_hf_config_parse(&s, text, n, "stored", &err), &err);
         CHECK(memcmp(&s, fg_model_file_shape(f), sizeof s) == 0);
         fg_model_file_close(&f);
     }
@@ -210,14 +210,14 @@ FG_TEST(random_tokens_meet_all_experts_and_logits_stay_sane)
     fg_rng rng;
     fg_engine_opts eo = fg_engine_opts_default();
     REQUIRE(synth(out, (fg_synth_opts){.shape = NANO_DIR "/config.json"}, NULL) == FG_OK);
-    REQUIRE(fg_engine_open(&e, out, &eo, &err) == FG_OK);
+    REQUIRE_OK(fg_engine_open(&e, out, &eo, &err), &err);
     fg_session *s = model_session(e, N, 512);
     REQUIRE(s != NULL);
     fg_rng_init(&rng, 5);
     for (int i = 0; i < N; i++) ids[i] = (uint32_t)(fg_rng_u64(&rng) % V);
     const fg_taps taps = {.experts = count_experts, .ctx = &r};
     fg_session_set_taps(s, &taps);
-    CHECK(fg_session_eval(s, ids, N, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_session_eval(s, ids, N, NULL, NULL, &err), &err);
     double most = 0, least = 1e9, sum = 0, sum2 = 0;
     for (int l = 0; l < 8; l++) {
         for (int x = 0; x < 32; x++) {
@@ -269,18 +269,18 @@ FG_TEST(bench_figures_are_numbers)
     fg_bench_start start;
     double gbs = 0;
     REQUIRE(synth(out, (fg_synth_opts){.shape = odd_config()}, NULL) == FG_OK);
-    REQUIRE(fg_engine_open(&e, out, &eo, &err) == FG_OK);
-    REQUIRE(fg_bench_create(&b, e, &err) == FG_OK);
-    CHECK(fg_bench_decode(b, 130, 3, 3, &d, &err) == FG_OK);
+    REQUIRE_OK(fg_engine_open(&e, out, &eo, &err), &err);
+    REQUIRE_OK(fg_bench_create(&b, e, &err), &err);
+    CHECK_OK(fg_bench_decode(b, 130, 3, 3, &d, &err), &err);
     CHECK(isfinite(d.tok_s) && d.tok_s > 0 && d.best_tok_s >= d.tok_s && d.weight_bytes > 0);
     CHECK_U64((uint64_t)d.weight_bytes, fg_engine_token_bytes(e)); /* two ways to count */
-    CHECK(fg_bench_prefill(b, 0, 40, 3, &p, &err) == FG_OK);
+    CHECK_OK(fg_bench_prefill(b, 0, 40, 3, &p, &err), &err);
     CHECK(p.tok_s > 0 && p.weight_bytes > d.weight_bytes && p.gmac < d.gmac);
     CHECK(fg_bench_decode(b, 512, 1, 3, &d, &err) == FG_ELIMIT);
     CHECK(fg_bench_decode(b, 0, 0, 3, &d, &err) == FG_EINVAL);
     CHECK(fg_engine_read_bandwidth(e, &gbs, &err) == FG_OK && gbs > 0.05 && isfinite(gbs));
     fg_bench_destroy(&b);
     fg_engine_close(&e);
-    CHECK(fg_bench_measure_start(out, &eo, false, &start, &err) == FG_OK);
+    CHECK_OK(fg_bench_measure_start(out, &eo, false, &start, &err), &err);
     CHECK(start.first_s >= start.open_s && start.resident > 0);
 }

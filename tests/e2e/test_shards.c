@@ -324,7 +324,7 @@ FG_TEST(a_downloaders_file_is_respected)
     o.waiting = download_goes_on;
     o.ctx = &control;
     ckpt_shard_name(&model, 0, name, sizeof name);
-    REQUIRE(fg_io_read_all(shard_path(0), 1u << 30, &stalled, &n_stalled, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all(shard_path(0), 1u << 30, &stalled, &n_stalled, &err), &err);
     for (int i = 0; i < 5; i++) {
         char leaf[300];
         const int fd = open(shard_path(0), O_WRONLY);
@@ -338,7 +338,7 @@ FG_TEST(a_downloaders_file_is_respected)
         nap_us((unsigned)(o.settle_ns / 1000) + 20000); /* at rest before anybody looks */
         waits = 0;
         control = i == 4; /* nothing tells: the zeros are taken */
-        CHECK(fg_convert(&o, NULL, &err) == FG_OK);
+        CHECK_OK(fg_convert(&o, NULL, &err), &err);
         CHECK(waits == !control && is_same(want, n_want) == !control);
         (void)remove(out);
     }
@@ -414,13 +414,13 @@ FG_TEST(a_dry_run_says_what_happens)
     REQUIRE(prepare("dry"));
     const size_t n_file = ckpt_count_files(src);
     fg_convert_opts o = deleting();
-    CHECK(fg_convert_dry_run(&o, &f, &err) == FG_OK);
+    CHECK_OK(fg_convert_dry_run(&o, &f, &err), &err);
     CHECK(ckpt_count_files(src) == n_file && !fg_io_exists(part) && !fg_io_exists(out));
     o.delete_consumed = false;
     CHECK(fg_convert_dry_run(&o, &none, &err) == FG_OK && none.need_bytes >= none.file_bytes);
     CHECK(f.need_bytes < none.need_bytes); /* deleting gives space back */
     CHECK(f.n_shard == N_SHARD && f.n_here == N_SHARD);
-    CHECK(fg_convert(&o, &r, &err) == FG_OK);
+    CHECK_OK(fg_convert(&o, &r, &err), &err);
     CHECK_U64(f.file_bytes, r.file_bytes);
     CHECK_U64(f.source_bytes, r.source_bytes);
     CHECK_U64(f.n_tensor, r.n_tensor);
@@ -446,7 +446,7 @@ FG_TEST(a_dry_run_says_what_happens)
         ckpt_recode(ckpt_get(&model, name), "F32");
     }
     ckpt_write(&model, src);
-    CHECK(fg_convert_dry_run(&o, &f, &err) == FG_OK);
+    CHECK_OK(fg_convert_dry_run(&o, &f, &err), &err);
     (void)take_away("dry_away");
     CHECK(fg_convert_dry_run(&o, &none, &err) == FG_OK && none.n_here == 0);
     CHECK(none.source_bytes == f.source_bytes && none.file_bytes == f.file_bytes);
@@ -466,10 +466,10 @@ FG_TEST(overlap_of_the_release)
     REQUIRE(t != NULL && fputs("A fox met a crow.", t) >= 0 && fclose(t) == 0);
     use_output(ckpt_dir("overlap"));
     fg_convert_opts o = options(dir, NULL);
-    CHECK(fg_convert_dry_run(&o, &f, &err) == FG_OK);
+    CHECK_OK(fg_convert_dry_run(&o, &f, &err), &err);
     const uint64_t plain = f.overlap_bytes;
     o.calib_path = text;
-    CHECK(fg_convert_dry_run(&o, &f, &err) == FG_OK);
+    CHECK_OK(fg_convert_dry_run(&o, &f, &err), &err);
     printf("  plain %.2f GB, calibrated %.1f GB of %.1f GB; file %.1f GB\n", (double)plain / 1e9,
            (double)f.overlap_bytes / 1e9, (double)f.source_bytes / 1e9, (double)f.file_bytes / 1e9);
     CHECK(plain < 7000000000 && f.overlap_bytes > 200000000000 && f.n_shard == 413);

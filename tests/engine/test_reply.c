@@ -76,8 +76,8 @@ static void by_hand(rig *r, uint32_t *out)
 {
     fg_err err = {0};
     for (int i = 0; i < N_MAX; i++) {
-        REQUIRE(fg_sampler_pick(r->sampler, fg_session_logits(r->s), &out[i], NULL, &err) == FG_OK);
-        REQUIRE(fg_session_eval(r->s, &out[i], 1, NULL, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_sampler_pick(r->sampler, fg_session_logits(r->s), &out[i], NULL, &err), &err);
+        REQUIRE_OK(fg_session_eval(r->s, &out[i], 1, NULL, NULL, &err), &err);
     }
 }
 
@@ -90,12 +90,12 @@ FG_TEST(equals_a_loop_by_hand)
     REQUIRE(rig_open(&a, 256) && rig_open(&b, 256));
     by_hand(&a, want);
     fg_reply_opts o = opts_of(&b);
-    REQUIRE(fg_reply_run(b.s, &o, &reply, &err) == FG_OK);
+    REQUIRE_OK(fg_reply_run(b.s, &o, &reply, &err), &err);
     CHECK(reply.end == FG_END_LENGTH && reply.n_gen == N_MAX && reply.n_eval == N_MAX - 1);
     CHECK_U64(fg_session_pos(b.s), b.ids.len + N_MAX - 1);
     CHECK(memcmp(fg_session_ids(b.s) + b.ids.len, want, (N_MAX - 1) * sizeof *want) == 0);
     o.goes_on = true; /* the token that the first reply left out comes first, then it goes on */
-    CHECK(fg_session_rewind(b.s, b.ids.len, &(uint64_t){0}, &err) == FG_OK);
+    CHECK_OK(fg_session_rewind(b.s, b.ids.len, &(uint64_t){0}, &err), &err);
     CHECK(fg_reply_run(b.s, &o, &reply, &err) == FG_EINVAL); /* no logits after a rewind */
     CHECK(b.text.len > 0);
     rig_close(&a);

@@ -95,7 +95,7 @@ static uint64_t back_to(fg_session *s, uint64_t pos)
 {
     uint64_t at = UINT64_MAX;
     fg_err err = {0};
-    CHECK(fg_session_rewind(s, pos, &at, &err) == FG_OK);
+    CHECK_OK(fg_session_rewind(s, pos, &at, &err), &err);
     CHECK(at <= pos && fg_session_pos(s) == at);
     return at;
 }
@@ -179,7 +179,7 @@ static void raw_eval(raw *w, const uint32_t *ids, uint32_t n)
         .st = w->st, .n = n, .logits_from = n - 1, .on_logits = take, .on_logits_ctx = w};
     fg_batch b = {.m = w->m, .s = w->s, .seq = &seq, .n_seq = 1, .ids = ids, .n_tok = n};
     fg_err err = {0};
-    CHECK(fg_forward(w->team, &b, &err) == FG_OK);
+    CHECK_OK(fg_forward(w->team, &b, &err), &err);
 }
 
 static bool raw_open(raw *w, fg_engine *e)
@@ -252,7 +252,7 @@ static uint64_t hash_of_mark(const raw *w, uint64_t pos)
 {
     fg_mark mark = {0};
     fg_err err = {0};
-    CHECK(fg_mark_take(&mark, w->team, w->m, w->st, &err) == FG_OK);
+    CHECK_OK(fg_mark_take(&mark, w->team, w->m, w->st, &err), &err);
     CHECK_U64(mark.pos, pos);
     const uint64_t h = fg_hash64(mark.map, (size_t)fg_mark_bytes(w->m->shape, pos));
     fg_mark_fini(&mark);
@@ -322,7 +322,7 @@ FG_TEST(forks_go_their_own_way)
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
         fg_session_reset(a);
         REQUIRE(go_to(&r, a, at[i], 90));
-        REQUIRE(fg_session_fork(&b, a, &err) == FG_OK);
+        REQUIRE_OK(fg_session_fork(&b, a, &err), &err);
         CHECK(is_plain(&r, b));
         CHECK(memcmp(fg_session_ids(a), fg_session_ids(b), at[i] * sizeof(uint32_t)) == 0);
         REQUIRE(stray(&r, a, 5));
@@ -341,21 +341,21 @@ FG_TEST(sync_keeps_the_common_prefix)
     size_t kept;
     REQUIRE(rig_open(&r, TINY_DIR, 2, 18));
     fg_session *s = model_session(r.e, N, 100);
-    CHECK(fg_session_sync(s, r.ids, 100, &kept, &err) == FG_OK);
+    CHECK_OK(fg_session_sync(s, r.ids, 100, &kept, &err), &err);
     CHECK(kept == 0 && is_plain(&r, s));
-    CHECK(fg_session_sync(s, r.ids, 120, &kept, &err) == FG_OK);
+    CHECK_OK(fg_session_sync(s, r.ids, 120, &kept, &err), &err);
     CHECK(kept == 100 && is_plain(&r, s));
-    CHECK(fg_session_sync(s, r.ids, 120, &kept, &err) == FG_OK); /* nothing to do */
+    CHECK_OK(fg_session_sync(s, r.ids, 120, &kept, &err), &err); /* nothing to do */
     CHECK(kept == 120 && is_plain(&r, s));
-    CHECK(fg_session_sync(s, r.ids, 90, &kept, &err) == FG_OK); /* the last one's logits */
+    CHECK_OK(fg_session_sync(s, r.ids, 90, &kept, &err), &err); /* the last one's logits */
     CHECK(kept == 89 && is_plain(&r, s));
     uint32_t other[110];
     memcpy(other, r.ids, sizeof other);
     other[70] = (other[70] + 1) % r.n_vocab;
-    CHECK(fg_session_sync(s, other, 110, &kept, &err) == FG_OK);
+    CHECK_OK(fg_session_sync(s, other, 110, &kept, &err), &err);
     CHECK(kept == 70 && fg_session_pos(s) == 110);
     CHECK(!is_plain(&r, s)); /* negative control */
-    CHECK(fg_session_sync(s, r.ids, 300, &kept, &err) == FG_OK);
+    CHECK_OK(fg_session_sync(s, r.ids, 300, &kept, &err), &err);
     CHECK(kept == 70 && is_plain(&r, s));
     CHECK(fg_session_sync(s, r.ids, 0, &kept, &err) == FG_EINVAL);
     fg_session_destroy(&s);
@@ -388,7 +388,7 @@ static void company(const char *src, uint32_t n_thread, size_t n_seq, size_t n_t
                 (fg_eval_item){s[i], r[i].ids + pos, left < want ? (size_t)left : want, NULL, NULL};
         }
         if (n == 0) break;
-        REQUIRE(fg_session_eval_many(item, n, &err) == FG_OK);
+        REQUIRE_OK(fg_session_eval_many(item, n, &err), &err);
         for (size_t i = 0; i < n_seq; i++) CHECK(is_plain(&r[i], s[i]));
     }
     for (size_t i = 0; i < n_seq; i++) {
@@ -416,7 +416,7 @@ FG_TEST(company_is_checked_before_anything_runs)
     CHECK(fg_session_eval_many(item, 2, &err) == FG_ELIMIT);
     CHECK(fg_session_pos(a) == 0 && fg_session_pos(b) == 0);
     item[1].n = 64;
-    CHECK(fg_session_eval_many(item, 2, &err) == FG_OK); /* negative control */
+    CHECK_OK(fg_session_eval_many(item, 2, &err), &err); /* negative control */
     CHECK(fg_session_pos(a) == 10 && fg_session_pos(b) == 64);
     CHECK(fg_session_eval_many(item, 0, &err) == FG_EINVAL);
     fg_session_destroy(&a);
@@ -452,7 +452,7 @@ FG_TEST(a_stopped_pass_leaves_no_trace)
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
         for (int left = 0; left < 12; left++) {
             fg_session *s;
-            REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+            REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
             REQUIRE(at[i] == 0 || go_to(&r, s, at[i], 50));
             brake b = {.left = left};
             fg_session_set_progress(s, ask, &b);
@@ -472,7 +472,7 @@ FG_TEST(a_stopped_pass_leaves_no_trace)
     CHECK(n_stopped > 30);
     o.stops = false; /* negative control: only between passes */
     fg_session *s;
-    REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
     brake b = {.left = 1};
     fg_session_set_progress(s, ask, &b);
     CHECK(fg_session_eval(s, r.ids, 200, NULL, NULL, &err) == FG_OK && b.asked == 2);
@@ -543,7 +543,7 @@ FG_TEST(observers_hear_of_kept_rows_only)
         const uint64_t chunk = 64 - pos % 64, n = chunk < 8 ? chunk : 8, ok = 1 + pos % n;
         memcpy(draft, r.ids + pos, sizeof draft);
         for (uint64_t i = ok; i < n; i++) draft[i] = (draft[i] + 1) % r.n_vocab;
-        REQUIRE(fg_session_eval(b, draft, n, NULL, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_session_eval(b, draft, n, NULL, NULL, &err), &err);
         pos = back_to(b, pos + ok < 200 ? pos + ok : 200);
     }
     fg_session_flush(b);

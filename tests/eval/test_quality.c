@@ -63,10 +63,10 @@ FG_TEST(a_card_comes_back_as_it_was)
     const char *path = fg_test_tmp("a.fulgur");
     fg_err err = {0};
     fg_card *got;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     CHECK(list(path, &got, &err) == 0 && got == NULL);
     const fg_card c = make_card(path, 0x0123456789abcdefu, 512, 12.5);
-    REQUIRE(fg_card_store(path, &c, &err) == FG_OK);
+    REQUIRE_OK(fg_card_store(path, &c, &err), &err);
     REQUIRE(list(path, &got, &err) == 1);
     CHECK_STR(got->text, c.text);
     CHECK_STR(got->cache, "int8");
@@ -90,10 +90,10 @@ FG_TEST(measured_again_replaces)
     const char *path = fg_test_tmp("r.fulgur");
     fg_err err = {0};
     fg_card *got;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const fg_card c[] = {make_card(path, 1, 512, 10.0), make_card(path, 2, 512, 20.0),
                          make_card(path, 1, 256, 30.0), make_card(path, 1, 512, 40.0)};
-    for (size_t i = 0; i < 4; i++) CHECK(fg_card_store(path, &c[i], &err) == FG_OK);
+    for (size_t i = 0; i < 4; i++) CHECK_OK(fg_card_store(path, &c[i], &err), &err);
     REQUIRE(list(path, &got, &err) == 3); /* the newest is last */
     CHECK(got[0].score.ppl == 20.0 && got[1].score.ppl == 30.0 && got[2].score.ppl == 40.0);
     fg_mem_free(got);
@@ -104,10 +104,10 @@ FG_TEST(cards_are_bounded)
     const char *path = fg_test_tmp("b.fulgur");
     fg_err err = {0};
     fg_card *got;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     for (uint32_t i = 0; i < FG_MAX_CARD + 3; i++) {
         const fg_card c = make_card(path, i, 512, i);
-        CHECK(fg_card_store(path, &c, &err) == FG_OK);
+        CHECK_OK(fg_card_store(path, &c, &err), &err);
     }
     REQUIRE(list(path, &got, &err) == FG_MAX_CARD);
     CHECK(got[0].text_hash == 3 && got[FG_MAX_CARD - 1].text_hash == FG_MAX_CARD + 2);
@@ -119,9 +119,9 @@ FG_TEST(other_weights_take_no_card)
     const char *path = fg_test_tmp("o.fulgur");
     fg_err err = {0};
     fg_card *got;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const fg_card c = make_card(path, 1, 512, 10.0);
-    REQUIRE(sample_write(path, 2, NULL, &err) == FG_OK); /* converted again in between */
+    REQUIRE_OK(sample_write(path, 2, NULL, &err), &err); /* converted again in between */
     CHECK(root_of(path) != c.model.data_root);
     CHECK(fg_card_store(path, &c, &err) == FG_EINVAL);
     CHECK(strstr(err.msg, "other weights") != NULL);
@@ -162,16 +162,16 @@ FG_TEST(bad_lists_are_refused_and_kept)
     const char *path = fg_test_tmp("j.fulgur");
     fg_err err = {0};
     fg_card *got;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const fg_card c = make_card(path, 1, 512, 10.0);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        CHECK(fg_model_file_append_meta(path, "quality", bad[i], strlen(bad[i]), &err) == FG_OK);
+        CHECK_OK(fg_model_file_append_meta(path, "quality", bad[i], strlen(bad[i]), &err), &err);
         if (list(path, &got, &err) != -1) fg_test_fail(__FILE__, __LINE__, "taken: %s", bad[i]);
         CHECK(err.code == FG_EFORMAT && strstr(err.msg, "expected") != NULL);
         CHECK(fg_card_store(path, &c, &err) == FG_EFORMAT); /* nothing is thrown away */
         fg_mem_free(got);
     }
-    CHECK(fg_model_file_append_meta(path, "quality", good, sizeof good - 1, &err) == FG_OK);
+    CHECK_OK(fg_model_file_append_meta(path, "quality", good, sizeof good - 1, &err), &err);
     CHECK(list(path, &got, &err) == 1); /* control */
     fg_mem_free(got);
     CHECK(fg_card_store(path, &c, &err) == FG_OK && list(path, &got, &err) == 2);
@@ -184,7 +184,7 @@ FG_TEST(too_many_cards_are_refused)
     fg_err err = {0};
     fg_card *got;
     fg_buf b = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     for (int extra = 0; extra < 2; extra++) {
         b.len = 0;
         fg_buf_put_str(&b, "{\"version\": 1, \"cards\": [");
@@ -193,7 +193,7 @@ FG_TEST(too_many_cards_are_refused)
                           i == 0 ? "" : ",");
         }
         fg_buf_put_str(&b, "]}");
-        CHECK(fg_model_file_append_meta(path, "quality", b.data, b.len, &err) == FG_OK);
+        CHECK_OK(fg_model_file_append_meta(path, "quality", b.data, b.len, &err), &err);
         CHECK(list(path, &got, &err) == (extra == 0 ? FG_MAX_CARD : -1));
         fg_mem_free(got);
     }
@@ -221,9 +221,9 @@ FG_TEST(allocation_failures)
     fg_err err = {0};
     fg_card *got;
     uint64_t n = 1;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const fg_card c = make_card(path, 1, 512, 10.0), d = make_card(path, 2, 512, 10.0);
-    CHECK(fg_card_store(path, &c, &err) == FG_OK);
+    CHECK_OK(fg_card_store(path, &c, &err), &err);
     for (; n < 300; n++) {
         fg_mem_fail_after(n);
         const fg_status st = fg_card_store(path, &d, &err);

@@ -149,7 +149,7 @@ FG_TEST(optimal_knows_first_uses)
     fg_trace *t;
     fg_future *f = NULL;
     fg_err err = {0};
-    REQUIRE(fg_trace_create(&w, path.s, &h, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_trace_create(&w, path.s, &h, NULL, &err), &err);
     for (uint32_t p = 0; p < 2; p++) {
         fg_trace_begin(w, 1, true);
         for (uint32_t l = 0; l < 2; l++) {
@@ -157,7 +157,7 @@ FG_TEST(optimal_knows_first_uses)
             if (p == 1 && l == 0) fg_trace_guess(w, l, &guess);
         }
     }
-    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    CHECK_OK(fg_trace_finish(w, &err), &err);
     fg_trace_writer_destroy(&w);
     REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK && fg_future_create(&f, t, &err) == FG_OK);
     const fg_cache_stats s = replay(t, 2, FG_POLICY_OPTIMAL, FG_PREDICT_ROUTER, f);
@@ -186,7 +186,7 @@ FG_TEST(optimal_asks_for_nothing_else) /* not even whether a hint was wrong */
     fg_cache_load load;
     const fg_cache_load *loads;
     uint32_t id = 7, n;
-    REQUIRE(fg_cache_create(&c, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_cache_create(&c, &o, &err), &err);
     fg_cache_begin(c, 0, &id, 1);
     while (fg_cache_next(c, &loads, &n) > 0) CHECK(fg_cache_prefetch(c, 1, 2, &load));
     id = 5;
@@ -210,7 +210,7 @@ FG_TEST(random_takes_all_alike)
         fg_cache *c;
         fg_err err = {0};
         const fg_cache_load *loads;
-        REQUIRE(fg_cache_create(&c, &o, &err) == FG_OK);
+        REQUIRE_OK(fg_cache_create(&c, &o, &err), &err);
         for (uint32_t e = 0; e <= N; e++) {
             uint32_t id = e;
             fg_cache_begin(c, 0, &id, 1);
@@ -306,9 +306,9 @@ FG_TEST(recall_of_planted_sequences)
         CHECK_U64(r[FG_PREDICT_NONE][d - 1].n_found[2], 0);
     }
     uint64_t heat[N_LAYER * N_EXPERT] = {0};
-    CHECK(fg_replay_heat(t, 0, 3, heat, &err) == FG_OK); /* two even tokens, one odd */
+    CHECK_OK(fg_replay_heat(t, 0, 3, heat, &err), &err); /* two even tokens, one odd */
     CHECK(heat[0] == 2 && heat[1] == 2 && heat[4] == 1 && heat[7] == 0);
-    CHECK(fg_replay_heat(t, N, N + 5, heat, &err) == FG_OK); /* the pass of two tokens; added */
+    CHECK_OK(fg_replay_heat(t, N, N + 5, heat, &err), &err); /* the pass of two tokens; added */
     CHECK(heat[0] == 2 && heat[7] == 2 && heat[N_EXPERT + 8] == 2);
     fg_trace_close(&t);
 }
@@ -404,10 +404,10 @@ static void check_live(const char *path, const live_case *x, sights *seen)
     uint64_t heat[256];
     uint32_t n_slot;
     if (!run_live(path, x, trace.s, &live)) return;
-    REQUIRE(fg_trace_open(&t, trace.s, &err) == FG_OK);
+    REQUIRE_OK(fg_trace_open(&t, trace.s, &err), &err);
     const fg_trace_head *h = fg_trace_get_head(t);
     CHECK_U64(h->n_tok, N_TOK);
-    CHECK(fg_trace_slots(h, h->ram_bytes, &n_slot, &err) == FG_OK);
+    CHECK_OK(fg_trace_slots(h, h->ram_bytes, &n_slot, &err), &err);
     CHECK_U64(n_slot, live.n_slot);
     CHECK_U64(n_slot, x->n_slot);
     const bool hot = fg_trace_get_heat(t, heat);
@@ -419,7 +419,7 @@ static void check_live(const char *path, const live_case *x, sights *seen)
                         .ahead = h->ahead,
                         .as_recorded = true};
     fg_cache_stats s;
-    CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+    CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
     if (!same_counts(&s, &live.cache)) {
         fg_test_fail(__FILE__, __LINE__,
                      "%u slots, %s, %s %u ahead, %u decoded: %llu %llu %llu, "
@@ -433,11 +433,11 @@ static void check_live(const char *path, const live_case *x, sights *seen)
     seen->n_switch += live.n_switch;
     seen->n_prefetch += s.n_prefetch > 0;
     o.as_recorded = false;
-    CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+    CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
     seen->n_always_on_differs += !same_counts(&s, &live.cache);
     CHECK(live.n_switch > 0 || same_counts(&s, &live.cache));
     o.n_slot = n_slot > 3 ? n_slot - 1 : n_slot + 1;
-    CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+    CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
     seen->n_other_differs += !same_counts(&s, &live.cache);
     fg_trace_close(&t);
 }
@@ -485,7 +485,7 @@ static void strip_guesses(const fg_trace *t, const char *path)
             fg_trace_layer(w, l, sel);
         }
     }
-    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    CHECK_OK(fg_trace_finish(w, &err), &err);
     fg_trace_writer_destroy(&w);
     free(sel);
 }
@@ -507,7 +507,7 @@ static fg_cache_stats replay_file(const char *path, bool strip, const live_case 
     }
     const fg_replay_opts o = {
         .n_slot = x->n_slot, .policy = x->policy, .predict = x->predict, .ahead = x->ahead};
-    CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
+    CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
     fg_trace_close(&t);
     return s;
 }
@@ -592,15 +592,15 @@ FG_TEST(heat_map_in_the_file)
     put.data_root ^= 1;
     CHECK(fg_heat_store(path.s, &put, &err) == FG_EINVAL && is_line(&err)); /* other weights */
     put.data_root ^= 1;
-    CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
+    CHECK_OK(fg_heat_store(path.s, &put, &err), &err);
     CHECK(load_heat(path.s, &h, &err) == FG_OK && h.use != NULL);
     CHECK(h.use != NULL && memcmp(h.use, use, sizeof use) == 0);
     CHECK_U64(h.n_tok, 77);
     CHECK_STR(h.text, put.text);
     fg_mem_free(h.use);
-    CHECK(open_with(path.s, FG_POLICY_PIN, &err) == FG_OK);
+    CHECK_OK(open_with(path.s, FG_POLICY_PIN, &err), &err);
     use[3] = 5; /* a second map takes the place of the first */
-    CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
+    CHECK_OK(fg_heat_store(path.s, &put, &err), &err);
     CHECK(load_heat(path.s, &h, &err) == FG_OK && h.use != NULL && h.use[3] == 5);
     fg_mem_free(h.use);
     sights seen = {0};
@@ -610,9 +610,9 @@ FG_TEST(heat_map_in_the_file)
     static const char *const bad[] = {"", "{", "[]", "{\"version\": 2}",
                                       "{\"version\": 1, \"data_root\": \"0x0\"}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        CHECK(fg_model_file_append_meta(path.s, "heat", bad[i], strlen(bad[i]), &err) == FG_OK);
+        CHECK_OK(fg_model_file_append_meta(path.s, "heat", bad[i], strlen(bad[i]), &err), &err);
         CHECK(open_with(path.s, FG_POLICY_PIN, &err) == FG_EFORMAT && is_line(&err));
-        CHECK(open_with(path.s, FG_POLICY_LRU, &err) == FG_OK);
+        CHECK_OK(open_with(path.s, FG_POLICY_LRU, &err), &err);
     }
 }
 

@@ -98,7 +98,7 @@ FG_TEST(trace_round_trip)
         uint32_t n = 0;
         REQUIRE(write_small(path.s, heat == 1) == FG_OK);
         CHECK_U64(n_named("round."), 1);
-        REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK);
+        REQUIRE_OK(fg_trace_open(&t, path.s, &err), &err);
         fg_trace_head want = small;
         want.n_pass = N_PASS;
         want.n_tok = 3 * MOST_TOK + 3 * 2 + 6;
@@ -144,8 +144,8 @@ FG_TEST(damage_is_refused)
     size_t n;
     fg_err err = {0};
     REQUIRE(write_small(path.s, true) == FG_OK);
-    REQUIRE(fg_io_read_all(path.s, 1 << 20, &p, &n, &err) == FG_OK);
-    CHECK(open_bytes(p, n, &err) == FG_OK); /* the same way, undamaged */
+    REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &p, &n, &err), &err);
+    CHECK_OK(open_bytes(p, n, &err), &err); /* the same way, undamaged */
     for (size_t i = 0; i < n; i++) {
         for (int bit = 0; bit < 8; bit += 3) {
             p[i] = (char)(p[i] ^ 1 << bit);
@@ -193,7 +193,7 @@ FG_TEST(hostile_traces_do_no_harm) /* with right hashes; what opens must replay 
     int n_bad = 0, n_good = 0;
     fg_rng_init(&r, 9);
     REQUIRE(write_small(path.s, false) == FG_OK);
-    REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &text, &n, &err), &err);
     p = malloc(n);
     for (int round = 0; round < 3000; round++) {
         memcpy(p, text, n);
@@ -211,14 +211,14 @@ FG_TEST(hostile_traces_do_no_harm) /* with right hashes; what opens must replay 
         fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
         fg_cache_stats s;
         fg_future *f = NULL;
-        CHECK(fg_future_create(&f, t, &err) == FG_OK);
+        CHECK_OK(fg_future_create(&f, t, &err), &err);
         const fg_replay_opts o = {.n_slot = 5,
                                   .policy = round % 2 == 0 ? FG_POLICY_OPTIMAL : FG_POLICY_LRU,
                                   .predict = FG_PREDICT_ROUTER,
                                   .ahead = 4,
                                   .future = f};
-        CHECK(fg_replay_run(t, &o, &s, &err) == FG_OK);
-        CHECK(fg_replay_recall(t, recall, &err) == FG_OK);
+        CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
+        CHECK_OK(fg_replay_recall(t, recall, &err), &err);
         fg_future_destroy(&f);
         fg_trace_close(&t);
         n_good++;
@@ -345,7 +345,7 @@ static void write_golden(const char *path, fg_policy policy, fg_predict predict)
     const fg_guess g = {.n_ahead = 1, .id = {{2, 0, 1}}}, none = {.n_ahead = 0};
     fg_trace_writer *w;
     fg_err err = {0};
-    REQUIRE(fg_trace_create(&w, path, &h, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_trace_create(&w, path, &h, NULL, &err), &err);
     fg_trace_begin(w, 2, false);
     fg_trace_layer(w, 0, (const uint32_t[]){2, 1});
     fg_trace_layer(w, 1, (const uint32_t[]){0, 0});
@@ -354,7 +354,7 @@ static void write_golden(const char *path, fg_policy policy, fg_predict predict)
     fg_trace_guess(w, 0, &g);
     fg_trace_layer(w, 1, (const uint32_t[]){2});
     fg_trace_guess(w, 1, &none);
-    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    CHECK_OK(fg_trace_finish(w, &err), &err);
     fg_trace_writer_destroy(&w);
 }
 
@@ -371,7 +371,7 @@ FG_TEST(golden_trace)
         fg_trace *t;
         if (!fg_policy_is_live(policy)) continue;
         write_golden(path.s, policy, predict);
-        REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+        REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &text, &n, &err), &err);
         memcpy(want, golden,
                sizeof golden); /* another one differs in the two numbers and the hash */
         want[64] = want[68] = 0xff;
@@ -387,7 +387,7 @@ FG_TEST(golden_trace)
         CHECK(n == sizeof want && memcmp(text + 128, want + 128, sizeof want - 128) == 0);
         const bool is_golden = policy == FG_POLICY_LFU && predict == FG_PREDICT_ROUTER;
         CHECK((n == sizeof golden && memcmp(text, golden, n) == 0) == is_golden); /* control */
-        REQUIRE(fg_trace_open(&t, path.s, &err) == FG_OK);
+        REQUIRE_OK(fg_trace_open(&t, path.s, &err), &err);
         CHECK(fg_trace_get_head(t)->policy == policy && fg_trace_get_head(t)->predict == predict);
         fg_trace_close(&t);
         fg_mem_free(text);
@@ -430,7 +430,7 @@ FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
     size_t n;
     fg_err err = {0};
     REQUIRE(write_small(path.s, false) == FG_OK);
-    REQUIRE(fg_io_read_all(path.s, 1 << 20, &text, &n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &text, &n, &err), &err);
     CHECK_U64(n, pass_begins(N_PASS));
     uint8_t *p = malloc(n);
     for (size_t i = 0; i <= sizeof cases / sizeof cases[0]; i++) {
@@ -461,13 +461,13 @@ FG_TEST(a_pass_ends_in_the_file) /* though all that could be read behind it woul
     char *p;
     size_t n;
     fg_err err = {0};
-    REQUIRE(fg_trace_create(&w, path.s, &small, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_trace_create(&w, path.s, &small, NULL, &err), &err);
     fg_trace_begin(w, 2, true);
     for (uint32_t l = 0; l < N_LAYER; l++) fg_trace_layer(w, l, sel);
-    CHECK(fg_trace_finish(w, &err) == FG_OK);
+    CHECK_OK(fg_trace_finish(w, &err), &err);
     fg_trace_writer_destroy(&w);
-    REQUIRE(fg_io_read_all(path.s, 1 << 20, &p, &n, &err) == FG_OK);
-    CHECK(open_bytes(p, n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &p, &n, &err), &err);
+    CHECK_OK(open_bytes(p, n, &err), &err);
     for (uint32_t n_tok = 3; n_tok <= 1 << 20; n_tok *= 2) {
         for (int i = 0; i < 4; i++) p[88 + i] = p[128 + i] = (char)(n_tok >> 8 * i);
         seal((uint8_t *)p, n);
@@ -490,7 +490,7 @@ FG_TEST(writing_fails_clean)
     CHECK(fg_trace_create(&w, path.s, &bad, NULL, &err) == FG_EINVAL && is_line(&err));
     for (int way = 0; way < 4; way++) {
         err = (fg_err){0};
-        REQUIRE(fg_trace_create(&w, path.s, &small, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_trace_create(&w, path.s, &small, NULL, &err), &err);
         if (way == 1) fg_trace_begin(w, 0, true);
         if (way >= 2) fg_trace_begin(w, 1, true);
         if (way == 2) fg_trace_layer(w, 0, sel); /* and no more */
@@ -512,8 +512,8 @@ FG_TEST(what_lies_beside_is_left_alone) /* such as an unfinished conversion to t
     fg_trace_writer *w[2];
     fg_err err = {0};
     for (size_t i = 0; i < n; i++) REQUIRE(write_bytes(tmp_path(name[i]).s, name[i], 9));
-    REQUIRE(fg_trace_create(&w[0], path.s, &small, NULL, &err) == FG_OK);
-    REQUIRE(fg_trace_create(&w[1], path.s, &small, NULL, &err) == FG_OK); /* each has its own */
+    REQUIRE_OK(fg_trace_create(&w[0], path.s, &small, NULL, &err), &err);
+    REQUIRE_OK(fg_trace_create(&w[1], path.s, &small, NULL, &err), &err); /* each has its own */
     CHECK_U64(n_named("mine."), n + 2);
     fg_trace_writer_destroy(&w[0]);
     fg_trace_writer_destroy(&w[1]);
@@ -522,7 +522,7 @@ FG_TEST(what_lies_beside_is_left_alone) /* such as an unfinished conversion to t
     for (size_t i = 0; i < n; i++) {
         char *p = NULL;
         size_t len = 0;
-        CHECK(fg_io_read_all(tmp_path(name[i]).s, 100, &p, &len, &err) == FG_OK);
+        CHECK_OK(fg_io_read_all(tmp_path(name[i]).s, 100, &p, &len, &err), &err);
         CHECK(len == 9 && memcmp(p, name[i], 9) == 0);
         fg_mem_free(p);
     }
@@ -579,17 +579,17 @@ FG_TEST(a_recorder_wants_a_fresh_store)
         fg_err err = {0};
         o.n_thread = 1;
         o.ram_bytes = streams == 1 ? (uint64_t)256 << 20 : 0;
-        REQUIRE(fg_engine_open(&e, model_file(NANO_DIR, "q4"), &o, &err) == FG_OK);
+        REQUIRE_OK(fg_engine_open(&e, model_file(NANO_DIR, "q4"), &o, &err), &err);
         fg_session *s = model_session(e, 16, 4);
         REQUIRE(s != NULL);
-        CHECK(record(e, s, &o, path.s, &err) == FG_OK);
-        REQUIRE(fg_session_eval(s, ids, 3, NULL, NULL, &err) == FG_OK);
+        CHECK_OK(record(e, s, &o, path.s, &err), &err);
+        REQUIRE_OK(fg_session_eval(s, ids, 3, NULL, NULL, &err), &err);
         CHECK(record(e, s, &o, path.s, &err) == FG_EINVAL && is_line(&err));
         CHECK(strstr(err.msg, "3 tokens") != NULL);
         fg_session_reset(s); /* the store remembers */
         CHECK(record(e, s, &o, path.s, &err) == (streams == 1 ? FG_EINVAL : FG_OK));
         CHECK(streams == 0 || (is_line(&err) && strstr(err.msg, "store") != NULL));
-        CHECK(record(e, s, &o, NULL, &err) == FG_OK); /* counts are of what is seen */
+        CHECK_OK(record(e, s, &o, NULL, &err), &err); /* counts are of what is seen */
         CHECK_U64(n_named("fresh."), 0);
         fg_session_destroy(&s);
         fg_engine_close(&e);
@@ -631,16 +631,16 @@ FG_TEST(a_count_of_a_heat_map_is_exact)
     fg_err err = {0};
     (void)snprintf(cmd, sizeof cmd, "cp %s %s", model_file(NANO_DIR, "q4"), path.s);
     REQUIRE(system(cmd) == 0);
-    REQUIRE(fg_model_file_open(&f, path.s, &err) == FG_OK);
+    REQUIRE_OK(fg_model_file_open(&f, path.s, &err), &err);
     put.data_root = fg_model_file_data_root(f);
     fg_model_file_close(&f);
     use[77] = (uint64_t)1 << 53;
     CHECK(fg_heat_store(path.s, &put, &err) == FG_EINVAL && is_line(&err));
     use[77]--;
-    CHECK(fg_heat_store(path.s, &put, &err) == FG_OK);
+    CHECK_OK(fg_heat_store(path.s, &put, &err), &err);
     const char *const most = "9007199254740991";
-    CHECK(load_changed(path.s, most, most, &err) == FG_OK);
+    CHECK_OK(load_changed(path.s, most, most, &err), &err);
     CHECK(load_changed(path.s, most, "9007199254740993", &err) == FG_EFORMAT && is_line(&err));
     CHECK(load_changed(path.s, "9007199254740993", "9007199254740992", &err) == FG_EFORMAT);
-    CHECK(load_changed(path.s, "9007199254740992", most, &err) == FG_OK);
+    CHECK_OK(load_changed(path.s, "9007199254740992", most, &err), &err);
 }

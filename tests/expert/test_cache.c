@@ -350,7 +350,7 @@ FG_TEST(creation_is_checked)
     CHECK(fg_cache_create(&c, &o, &err) == FG_EINVAL);
     /* no more than a token needs */
     o = (fg_cache_opts){.n_layer = 1, .n_expert = 2, .n_used = 2, .n_slot = 2};
-    CHECK(fg_cache_create(&c, &o, &err) == FG_OK);
+    CHECK_OK(fg_cache_create(&c, &o, &err), &err);
     fg_cache_destroy(&c);
     o = (fg_cache_opts){.n_layer = 4, .n_expert = 8, .n_used = 2, .n_slot = 9};
     o.policy = FG_POLICY_COUNT;

@@ -216,9 +216,9 @@ FG_TEST(what_comes_late_does_no_harm)
     for (uint32_t e = 0; e < 8; e++) {
         const fg_extent old = fg_model_file_expert_extent(f, 3, e);
         const fg_extent x = fg_model_file_expert_extent(f, 3, e + 1);
-        CHECK(fg_drives_start(d, &range, dst, old.offset, old.bytes, true, &err) == FG_OK);
+        CHECK_OK(fg_drives_start(d, &range, dst, old.offset, old.bytes, true, &err), &err);
         (void)usleep(5000); /* now it is in flight */
-        CHECK(fg_drives_start(d, &range, dst, x.offset, x.bytes, true, &err) == FG_OK);
+        CHECK_OK(fg_drives_start(d, &range, dst, x.offset, x.bytes, true, &err), &err);
         CHECK(fg_drives_wait(d, &range, x.bytes));
         CHECK(memcmp(dst, fg_model_file_data(f, x.offset), (size_t)x.bytes) == 0);
     }
@@ -267,14 +267,14 @@ static double read_time_on_one(void)
     memset(load, 0, sizeof load);
     plan = (fault_plan){.base = &fg_io_pread, .sleep_us = PIECE_US};
     const fg_fetch_opts o = {.ops = &faulty_ops, .depth = 1, .piece = PIECE};
-    CHECK(fg_fetch_create(&r, split_model(1), &o, &err) == FG_OK);
+    CHECK_OK(fg_fetch_create(&r, split_model(1), &o, &err), &err);
     uint8_t *dst = fg_mem_map(fg_store_slot_bytes(f));
     const uint64_t t0 = fg_clock_ns();
     for (uint32_t e = 0; e < EXPERTS; e++) {
         const fg_extent x = fg_model_file_expert_extent(f, 1, e);
         const uint64_t half = fg_round_up(x.bytes / 2, 4096), rest = x.bytes - half;
-        CHECK(fg_fetch_start(r, &load[0], dst, x.offset, half, true, &err) == FG_OK);
-        CHECK(fg_fetch_start(r, &load[1], dst + half, x.offset + half, rest, true, &err) == FG_OK);
+        CHECK_OK(fg_fetch_start(r, &load[0], dst, x.offset, half, true, &err), &err);
+        CHECK_OK(fg_fetch_start(r, &load[1], dst + half, x.offset + half, rest, true, &err), &err);
         CHECK(fg_fetch_wait(r, &load[0], half) && fg_fetch_wait(r, &load[1], rest));
     }
     const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;

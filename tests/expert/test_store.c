@@ -148,7 +148,7 @@ FG_TEST(bad_reads_are_continued)
         CHECK(read_many(r, true));
         CHECK(fg_fetch_get_stats(r).n_retry > 10);
         fg_err err = {0};
-        CHECK(fg_fetch_take_error(r, &err) == FG_OK);
+        CHECK_OK(fg_fetch_take_error(r, &err), &err);
         fg_fetch_destroy(&r);
     }
 }
@@ -193,7 +193,7 @@ FG_TEST(read_errors)
             .base = base[i], .fail_times = 2, .fail_from = 1000000, .fail_to = 1000001};
         fg_fetch *r = open_reader(path, &faulty_ops, 4); /* passes: tried again */
         if (r == NULL) return;
-        CHECK(read_all(r, &err) == FG_OK);
+        CHECK_OK(read_all(r, &err), &err);
         fg_fetch_destroy(&r);
         plan.fail_times = 1000;
         r = open_reader(path, &faulty_ops, 4);
@@ -241,7 +241,7 @@ FG_TEST(file_that_changes)
         fg_err err = {0};
         fg_fetch *r = open_reader(path, NULL, 4);
         REQUIRE(r != NULL);
-        CHECK(read_all(r, &err) == FG_OK);
+        CHECK_OK(read_all(r, &err), &err);
         (void)usleep(20000); /* the clock of file times is a coarse one */
         if (cases[i].what == 0) {
             CHECK(truncate(path, FILE_BYTES / 2) == 0);
@@ -273,13 +273,13 @@ FG_TEST(loads_that_are_replaced)
     fg_rng rng;
     memset(load, 0, sizeof load);
     fg_rng_init(&rng, 2);
-    REQUIRE(fg_slots_init(&s, N, BYTES, "slots", &err) == FG_OK);
+    REQUIRE_OK(fg_slots_init(&s, N, BYTES, "slots", &err), &err);
     for (int t = 0; t < 200; t++) {
         const uint64_t i = fg_rng_u64(&rng) % N,
                        offset =
                            fg_rng_u64(&rng) % ((FILE_BYTES - BYTES) / FG_IO_ALIGN) * FG_IO_ALIGN;
         uint8_t *dst = fg_slots_at(&s, i);
-        CHECK(fg_fetch_start(r, &load[i], dst, offset, BYTES, t % 3 != 0, &err) == FG_OK);
+        CHECK_OK(fg_fetch_start(r, &load[i], dst, offset, BYTES, t % 3 != 0, &err), &err);
         if (t % 5 == 0) fg_fetch_hurry(r, &load[i]);
         if (t % 4 != 0) continue;
         const uint64_t n = 1 + fg_rng_u64(&rng) % BYTES;
@@ -389,17 +389,17 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
         for (uint32_t i = 0; i < n; i++) ids[i] = (first + 5 * i) % 32;
         fg_guess guess = {.n_ahead = l + 2 < shape->n_layer ? 2 : 0};
         for (uint32_t i = 0; i < 4; i++) guess.id[i / 2][i % 2] = (uint32_t)(fg_rng_u64(&r) % 32);
-        CHECK(use_and_hint(s, f, l, ids, n, t % 3 == 2 ? NULL : &guess, &err) == FG_OK);
+        CHECK_OK(use_and_hint(s, f, l, ids, n, t % 3 == 2 ? NULL : &guess, &err), &err);
         n_asked += n;
-        if (t == 30) CHECK(fg_store_set_bytes(s, fg_store_min_bytes(f), &err) == FG_OK);
-        if (t == 45) CHECK(fg_store_set_bytes(s, o.bytes, &err) == FG_OK);
+        if (t == 30) CHECK_OK(fg_store_set_bytes(s, fg_store_min_bytes(f), &err), &err);
+        if (t == 45) CHECK_OK(fg_store_set_bytes(s, o.bytes, &err), &err);
     }
     const fg_store_stats st = fg_store_get_stats(s);
     CHECK_U64(st.cache.n_hit + st.cache.n_miss + st.cache.n_prefetch_hit, n_asked);
     CHECK_U64(st.n_slot, n_slot);
     CHECK(st.cache.n_prefetch > 0);
     const fg_guess last = {.n_ahead = 2, .id = {{1, 2}, {3, 4}}};
-    CHECK(use_and_hint(s, f, 0, ids, 2, &last, &err) == FG_OK); /* in flight at the end */
+    CHECK_OK(use_and_hint(s, f, 0, ids, 2, &last, &err), &err); /* in flight at the end */
     fg_store_destroy(&s);
     fg_model_file_close(&f);
 }
@@ -445,21 +445,21 @@ FG_TEST(store_survives_a_failed_expert)
     const fg_store_opts o = {.bytes = fg_store_min_bytes(f) + 8 * fg_store_slot_bytes(f),
                              .io = {.ops = &faulty_ops, .piece = 4096},
                              .predict = FG_PREDICT_ROUTER};
-    REQUIRE(fg_store_create(&s, f, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_store_create(&s, f, &o, &err), &err);
     uint32_t ids[] = {4, 5};
     const fg_guess same = {.n_ahead = 1, .id = {{4, 5}}};
     CHECK(use_layer(s, f, 2, ids, 2, &err) == FG_EIO);
     CHECK(strstr(err.msg, "Input/output error") != NULL);
-    CHECK(use_layer(s, f, 3, ids, 2, &err) == FG_OK);
-    CHECK(use_layer(s, f, 2, ids, 2, &err) == FG_OK); /* asked again */
+    CHECK_OK(use_layer(s, f, 3, ids, 2, &err), &err);
+    CHECK_OK(use_layer(s, f, 2, ids, 2, &err), &err); /* asked again */
     fg_store_destroy(&s);
 
     plan.fail_times = 4; /* a hint that fails is no error */
-    REQUIRE(fg_store_create(&s, f, &o, &err) == FG_OK);
-    CHECK(use_and_hint(s, f, 1, ids, 2, &same, &err) == FG_OK);
+    REQUIRE_OK(fg_store_create(&s, f, &o, &err), &err);
+    CHECK_OK(use_and_hint(s, f, 1, ids, 2, &same, &err), &err);
     (void)usleep(50000);
     CHECK_U64(fg_store_get_stats(s).cache.n_prefetch, 2);
-    CHECK(use_layer(s, f, 2, ids, 2, &err) == FG_OK);
+    CHECK_OK(use_layer(s, f, 2, ids, 2, &err), &err);
     fg_store_destroy(&s);
     fg_model_file_close(&f);
 }
@@ -478,14 +478,14 @@ static bool still_on(bool right, uint32_t n_pass, fg_store_stats *st)
                                       (right ? 9 : 17) * fg_store_slot_bytes(f),
                              .io = {.ops = &faulty_ops, .piece = 4096},
                              .predict = FG_PREDICT_ROUTER};
-    CHECK(fg_store_create(&s, f, &o, &err) == FG_OK);
+    CHECK_OK(fg_store_create(&s, f, &o, &err), &err);
     for (uint32_t t = 0; s != NULL && t < n_pass; t++) {
         for (uint32_t l = 0; l < n_layer; l++) {
             uint32_t ids[2] = {1, 2};
             fg_guess g = {.n_ahead = l + 1 < n_layer};
             g.id[0][0] = right ? 1 : 3 + (t + l) % 29;
             g.id[0][1] = right ? 2 : 3 + (t + l + 1) % 29;
-            CHECK(use_and_hint(s, f, l, ids, 2, &g, &err) == FG_OK);
+            CHECK_OK(use_and_hint(s, f, l, ids, 2, &g, &err), &err);
             if (right) (void)usleep(300); /* something to do meanwhile */
         }
     }
@@ -541,15 +541,16 @@ FG_TEST(delay_is_counted_where_it_was_made)
             fg_fetch_cancel(r, &l[2]);
             CHECK(atomic_load(&l[2].ready) == FG_LOAD_FAILED && !fg_fetch_hurry(r, &l[2]));
         }
-        CHECK(fg_fetch_start(r, &l[i], dst + i * 16384, at + (uint64_t)i * 16384, 16384, urgent,
-                             &err) == FG_OK);
+        CHECK_OK(fg_fetch_start(r, &l[i], dst + i * 16384, at + (uint64_t)i * 16384, 16384, urgent,
+                                &err),
+                 &err);
         if (i == 0) await(&l[0], 4096); /* its second piece is on its way, alone */
     }
     CHECK(fg_fetch_wait(r, &l[3], 16384) && fg_fetch_wait(r, &l[1], 16384));
     CHECK_U64(fg_fetch_delay(r, &l[0]), 4096);
     CHECK_U64(fg_fetch_delay(r, &l[1]) + fg_fetch_delay(r, &l[2]) + fg_fetch_delay(r, &l[3]), 0);
     /* cancelled, then wanted after all: read whole */
-    CHECK(fg_fetch_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err) == FG_OK);
+    CHECK_OK(fg_fetch_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err), &err);
     CHECK(fg_fetch_wait(r, &l[2], 16384));
     CHECK(memcmp(dst + 2 * 16384, fg_model_file_data(f, at + 2 * 16384), 16384) == 0);
     fg_fetch_destroy(&r);

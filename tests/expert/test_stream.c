@@ -203,7 +203,7 @@ FG_TEST(a_corrupted_slot_changes_logits) /* negative control */
     CHECK(equals_mapped(path, want, bytes, &o));
     fg_model_file *f;
     fg_err err = {0};
-    REQUIRE(fg_model_file_open(&f, path, &err) == FG_OK);
+    REQUIRE_OK(fg_model_file_open(&f, path, &err), &err);
     /* a code of the first down panel of some expert that 90 tokens are sure to meet */
     plan.flip_at = fg_model_file_find(f, FG_ROLE_EXPERT_DOWN, 0, 7)->offset + 100;
     fg_model_file_close(&f);
@@ -283,7 +283,7 @@ static void check_counts(uint32_t n_slot, fg_policy policy, fg_predict predict, 
     if (fg_cache_create(&rep.c, &co, &err) == FG_OK &&
         fg_predictor_create(&rep.p, &po, &err) == FG_OK) {
         const fg_taps taps = {.experts = replay_layer, .guesses = replay_guess, .ctx = &rep};
-        CHECK(rig_run(&r, N_TOK, N_DECODE, &taps, out, &err) == FG_OK);
+        CHECK_OK(rig_run(&r, N_TOK, N_DECODE, &taps, out, &err), &err);
         const fg_store_stats live = fg_store_get_stats(r.store);
         const fg_cache_stats want = fg_cache_get_stats(rep.c);
         CHECK_U64(live.cache.n_hit, want.n_hit);
@@ -332,7 +332,7 @@ FG_TEST(a_lost_expert_ends_the_evaluation)
         fg_err err = {0};
         const rig_opts o = {.n_slot = 3 + 20 * t, .ops = &faulty_ops, .n_thread = t, .n_batch = 64};
         fg_model_file *f;
-        REQUIRE(fg_model_file_open(&f, path, &err) == FG_OK);
+        REQUIRE_OK(fg_model_file_open(&f, path, &err), &err);
         const fg_extent x = fg_model_file_expert_extent(f, 5, 0);
         plan = (fault_plan){.base = &fg_io_pread,
                             .fail_times = 40 + 8 * t,
@@ -397,7 +397,7 @@ FG_TEST(engine_keeps_to_the_bound)
     CHECK(strstr(err.msg, "sessions") != NULL);
     CHECK(fg_engine_store_stats(e)->n_slot <= n_all);
     const uint32_t id = 5;
-    CHECK(fg_session_eval(s[0], &id, 1, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_session_eval(s[0], &id, 1, NULL, NULL, &err), &err);
     for (int i = 0; i < 40; i++) fg_session_destroy(&s[i]);
     CHECK_U64(fg_engine_store_stats(e)->n_slot, n_all);
     fg_engine_close(&e);
@@ -430,7 +430,7 @@ static uint64_t read_for_prompt(const char *path, uint64_t ram, uint32_t n_batch
         CHECK(fg_session_eval(s, ids, LONG, NULL, NULL, &err) == FG_ELIMIT);
         CHECK(fg_session_eval(s, ids, SIZE_MAX, NULL, NULL, &err) == FG_ELIMIT);
         CHECK(ram == 0 || fg_engine_store_stats(e)->cache.n_evict == n_evict);
-        CHECK(fg_session_eval(s, ids, 1, NULL, NULL, &err) == FG_OK);
+        CHECK_OK(fg_session_eval(s, ids, 1, NULL, NULL, &err), &err);
     } else {
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     }
@@ -468,7 +468,7 @@ FG_TEST(session_is_lost_until_reset)
     REQUIRE(s != NULL);
     const uint32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20};
     fg_err err = {0};
-    CHECK(fg_session_eval(s, ids, 2, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_session_eval(s, ids, 2, NULL, NULL, &err), &err);
     (void)usleep(20000);
     REQUIRE(truncate(copy, sb.st_size / 2) == 0);
     CHECK(fg_session_eval(s, ids, 20, NULL, NULL, &err) == FG_EIO);
@@ -477,7 +477,7 @@ FG_TEST(session_is_lost_until_reset)
     CHECK(fg_session_eval(s, ids, 1, NULL, NULL, &err) == FG_EIO);
     CHECK(strstr(err.msg, "changed while in use") != NULL);
     fg_session_reset(s);
-    CHECK(fg_session_eval(s, ids, 2, NULL, NULL, &err) == FG_OK); /* its experts are in memory */
+    CHECK_OK(fg_session_eval(s, ids, 2, NULL, NULL, &err), &err); /* its experts are in memory */
     fg_session_destroy(&s);
     fg_engine_close(&e);
 }

@@ -209,7 +209,7 @@ static inline uint64_t reference(uint8_t **bytes)
     fg_err err;
     life l = plain();
     l.every = 0;
-    CHECK(live(&l, &err) == FG_OK);
+    CHECK_OK(live(&l, &err), &err);
     const uint64_t n = slurp(files[OUT].path, bytes);
     (void)unlink(files[OUT].path);
     CHECK(n > 3 << 20 && !exists(files[LOG].path) && !exists(files[PART].path));

@@ -134,14 +134,14 @@ FG_TEST(entries_are_added_and_replaced)
     const char *path = fg_test_tmp("a.fulgur");
     fg_err err = {0};
     uint8_t *before, *after;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const uint64_t size = read_whole(path, &before);
-    CHECK(append(path, "quality", "one", &err) == FG_OK);
+    CHECK_OK(append(path, "quality", "one", &err), &err);
     CHECK_STR(meta_of(path, "quality", true), "one");
-    CHECK(append(path, "quality", "the second", &err) == FG_OK); /* replaced */
-    CHECK(append(path, "a first key", "x", &err) == FG_OK);      /* in front of all others */
-    CHECK(append(path, "zz", "", &err) == FG_OK);                /* behind, and empty */
-    CHECK(append(path, "recipe", "experts q2", &err) == FG_OK);  /* one of the writer's */
+    CHECK_OK(append(path, "quality", "the second", &err), &err); /* replaced */
+    CHECK_OK(append(path, "a first key", "x", &err), &err);      /* in front of all others */
+    CHECK_OK(append(path, "zz", "", &err), &err);                /* behind, and empty */
+    CHECK_OK(append(path, "recipe", "experts q2", &err), &err);  /* one of the writer's */
     CHECK_STR(meta_of(path, "quality", true), "the second");
     CHECK_STR(meta_of(path, "a first key", false), "x");
     CHECK_STR(meta_of(path, "recipe", false), "experts q2");
@@ -163,7 +163,7 @@ FG_TEST(second_reader_reads_an_appended_file)
     const char *path = fg_test_tmp("p.fulgur");
     char command[512];
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     CHECK(append(path, "quality", "{}", &err) == FG_OK && append(path, "b", "", &err) == FG_OK);
     (void)snprintf(command, sizeof command,
                    "python3 scripts/fg_read.py %s | grep 'metadata quality: 2 bytes' >/dev/null && "
@@ -177,7 +177,7 @@ FG_TEST(unknown_fields_of_a_newer_writer_survive)
     const char *path = fg_test_tmp("u.fulgur");
     uint8_t *file, *dir;
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     REQUIRE(read_whole(path, &file) > SLOTS);
     const uint64_t at = get(file + 32, 8), n = get(file + 40, 8);
     dir = file + at;
@@ -189,7 +189,7 @@ FG_TEST(unknown_fields_of_a_newer_writer_survive)
     put(path, dir, n, at);
     put(path, file, FG_SLOT_BYTES, 0);
     fg_mem_free(file);
-    CHECK(append(path, "quality", "x", &err) == FG_OK);
+    CHECK_OK(append(path, "quality", "x", &err), &err);
     REQUIRE(read_whole(path, &file) > SLOTS);
     const uint8_t *slot = file + FG_SLOT_BYTES;
     dir = file + get(slot + 32, 8);
@@ -207,11 +207,11 @@ FG_TEST(an_interrupted_tail_is_written_over)
     static const char junk[100000] = "half an append";
     uint8_t *file;
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const uint64_t size = read_whole(path, &file);
     fg_mem_free(file);
     put(path, junk, sizeof junk, size);
-    CHECK(append(path, "quality", "x", &err) == FG_OK);
+    CHECK_OK(append(path, "quality", "x", &err), &err);
     CHECK_STR(meta_of(path, "quality", true), "x");
     CHECK_U64(read_whole(path, &file),
               size + sizeof junk); /* the new part fits into the old tail */
@@ -302,7 +302,7 @@ static void append_and_crash(crash *c, bool with_sync)
     memcpy(c->slots, file, sizeof c->slots);
     fg_mem_free(file);
     recording = true;
-    CHECK(append(c->path, "quality", c->new_text, &err) == FG_OK);
+    CHECK_OK(append(c->path, "quality", c->new_text, &err), &err);
     recording = false;
     CHECK(n_op == 4 && !ops[0].sync && ops[1].sync && !ops[2].sync && ops[3].sync);
     CHECK_STR(meta_of(c->path, "quality", false), c->new_text);
@@ -319,7 +319,7 @@ FG_TEST(no_crash_takes_the_file_away)
 {
     fg_err err = {0};
     crash c = {.path = fg_test_tmp("c.fulgur"), .old_text = "", .new_text = "first card"};
-    REQUIRE(sample_write(c.path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(c.path, 1, NULL, &err), &err);
     append_and_crash(&c, true); /* into the blank slot */
     printf("  first append: %d states old, %d new, %d refused\n", c.n_old, c.n_new, c.n_refused);
     CHECK(c.n_refused == 0 && c.n_old > 500 && c.n_new > 0);
@@ -351,7 +351,7 @@ FG_TEST(a_damaged_file_is_left_alone)
     const char *path = fg_test_tmp("d.fulgur");
     uint8_t *good, *bad;
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const uint64_t size = read_whole(path, &good);
     const uint64_t places[] = {600, get(good + 32, 8) + 40, get(good + 56, 8) + 3, SLOTS + 2};
     static const char *const what[] = {"header", "directory", "chunk table", "metadata"};
@@ -370,7 +370,7 @@ FG_TEST(a_damaged_file_is_left_alone)
     CHECK(append(fg_test_tmp("none.fulgur"), "quality", "x", &err) == FG_EIO);
     CHECK(append(fg_test_tmpdir(), "quality", "x", &err) == FG_EIO);
     put(path, &good[size - 1], 1, size - 1);
-    CHECK(append(path, "quality", "x", &err) == FG_OK); /* control: whole again */
+    CHECK_OK(append(path, "quality", "x", &err), &err); /* control: whole again */
     fg_mem_free(good);
 }
 
@@ -379,11 +379,11 @@ FG_TEST(one_writer_at_a_time)
     const char *path = fg_test_tmp("l.fulgur");
     fg_append *a = NULL;
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
-    REQUIRE(fg_append_open(&a, path, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
+    REQUIRE_OK(fg_append_open(&a, path, &err), &err);
     CHECK(append(path, "quality", "y", &err) == FG_EIO);
     CHECK(strstr(err.msg, "another process") != NULL);
-    CHECK(fg_append_meta(a, "quality", "x", 1, &err) == FG_OK);
+    CHECK_OK(fg_append_meta(a, "quality", "x", 1, &err), &err);
     CHECK(fg_append_meta(a, "quality", "z", 1, &err) == FG_EINVAL); /* one for each open */
     fg_append_close(&a);
     CHECK(append(path, "", "x", &err) == FG_EINVAL && append(path, "a\n", "x", &err) == FG_EINVAL);
@@ -412,7 +412,7 @@ FG_TEST(a_full_disk_changes_nothing)
         CHECK_U64((unsigned)-st, (unsigned)-FG_EIO);
         check_untouched(path, before, size, "a write that failed");
     }
-    CHECK(append(path, "quality", "x", &err) == FG_OK);
+    CHECK_OK(append(path, "quality", "x", &err), &err);
     fg_mem_free(before);
 }
 
@@ -424,19 +424,19 @@ FG_TEST(entries_are_limited)
     uint8_t *data = NULL;
     char key[16];
     fg_err err = {0};
-    REQUIRE(fg_writer_create(&w, path, &shape, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, path, &shape, &err), &err);
     for (int i = 0; i < FG_MAX_META; i++) {
         (void)snprintf(key, sizeof key, "key %04d", i);
-        CHECK(fg_writer_add_meta(w, key, "x", 1, &err) == FG_OK);
+        CHECK_OK(fg_writer_add_meta(w, key, "x", 1, &err), &err);
     }
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     data = sample_data(w, 1);
     CHECK(data != NULL && fg_writer_begin(w, &err) == FG_OK);
     CHECK(sample_stream(w, data, 1, &err) == FG_OK && fg_writer_finish(w, &err) == FG_OK);
     fg_writer_destroy(&w);
     fg_mem_free(data);
     CHECK(append(path, "one more", "x", &err) == FG_ELIMIT);
-    CHECK(append(path, "key 0500", "other", &err) == FG_OK); /* replacing needs no room */
+    CHECK_OK(append(path, "key 0500", "other", &err), &err); /* replacing needs no room */
     CHECK_STR(meta_of(path, "key 0500", true), "other");
     CHECK_STR(meta_of(path, "key 1023", false), "x");
 }
@@ -447,7 +447,7 @@ FG_TEST(allocation_failures)
     uint8_t *before;
     fg_err err = {0};
     uint64_t n = 1;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     const uint64_t size = read_whole(path, &before);
     for (; n < 200; n++) {
         fg_mem_fail_after(n);

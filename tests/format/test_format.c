@@ -190,8 +190,8 @@ FG_TEST(layout_of_the_release)
     const fg_shape s = m1_shape();
     fg_writer *w = NULL;
     fg_err err = {0};
-    REQUIRE(fg_writer_create(&w, fg_test_tmp("m1.fulgur"), &s, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, m1_choose, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, fg_test_tmp("m1.fulgur"), &s, &err), &err);
+    REQUIRE_OK(fg_writer_plan(w, m1_choose, NULL, &err), &err);
     const fg_tensor *t = fg_writer_tensor(w, fg_order_index(&s, FG_ROLE_EXPERT_GATE, 5, 3));
     CHECK_U64(t[0].panel_stride, 104448);
     CHECK_U64(t[1].panel_stride, 104448);
@@ -216,9 +216,9 @@ FG_TEST(release_opens_fast)
     fg_directory d = {0};
     fg_buf dir = {0};
     fg_err err = {0};
-    REQUIRE(fg_writer_create(&w, path, &s, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, m1_choose, NULL, &err) == FG_OK);
-    REQUIRE(fg_directory_init(&d, &s, 0, path, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
+    REQUIRE_OK(fg_writer_plan(w, m1_choose, NULL, &err), &err);
+    REQUIRE_OK(fg_directory_init(&d, &s, 0, path, &err), &err);
     memcpy(d.tensor, fg_writer_tensor(w, 0), d.n_tensor * sizeof *d.tensor);
     fg_slot slot = {.read_version = 1, .write_version = 1, .generation = 1};
     uint64_t end;
@@ -244,7 +244,7 @@ FG_TEST(release_opens_fast)
         uint64_t best = UINT64_MAX;
         for (int i = 0; i < 5; i++) {
             const uint64_t t0 = fg_clock_ns();
-            CHECK(fg_model_file_open(&f, path, &err) == FG_OK);
+            CHECK_OK(fg_model_file_open(&f, path, &err), &err);
             const uint64_t ns = fg_clock_ns() - t0;
             if (ns < best) best = ns;
             fg_model_file_close(&f);
@@ -319,14 +319,14 @@ static void check_meta(const fg_model_file *f)
         fg_model_file_meta_at(f, i, &key, &len);
         CHECK_STR(key, keys[i]);
     }
-    CHECK(fg_model_file_meta(f, "config.json", &bytes, &n, &err) == FG_OK);
+    CHECK_OK(fg_model_file_meta(f, "config.json", &bytes, &n, &err), &err);
     CHECK(n == sizeof sample_config - 1 && memcmp(bytes, sample_config, n) == 0);
     CHECK(((uintptr_t)bytes & 63) == 0);
-    CHECK(fg_model_file_meta(f, "recipe", &bytes, &n, &err) == FG_OK);
+    CHECK_OK(fg_model_file_meta(f, "recipe", &bytes, &n, &err), &err);
     CHECK(n == 10 && memcmp(bytes, "experts q6", n) == 0); /* as replaced before the end */
-    CHECK(fg_model_file_meta(f, "empty", &bytes, &n, &err) == FG_OK);
+    CHECK_OK(fg_model_file_meta(f, "empty", &bytes, &n, &err), &err);
     CHECK(n == 0 && bytes != NULL);
-    CHECK(fg_model_file_meta(f, "tokenizer.json", &bytes, &n, &err) == FG_OK);
+    CHECK_OK(fg_model_file_meta(f, "tokenizer.json", &bytes, &n, &err), &err);
     CHECK(bytes == NULL);
 }
 
@@ -350,7 +350,7 @@ FG_TEST(round_trip)
     fg_err err = {0};
     uint8_t *data = NULL;
     fg_model_file *f = NULL;
-    REQUIRE(sample_write(path, 1, &data, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, &data, &err), &err);
     CHECK(!fg_io_exists(fg_test_tmp("a.fulgur.part")));
     if (fg_model_file_open(&f, path, &err) == FG_OK) {
         const fg_shape s = sample_shape(), *got = fg_model_file_shape(f);
@@ -367,7 +367,7 @@ FG_TEST(round_trip)
         check_tensors(f, data, data_offset);
         check_meta(f);
         uint64_t done = 0;
-        CHECK(fg_model_file_verify(f, all_progress, &done, &err) == FG_OK);
+        CHECK_OK(fg_model_file_verify(f, all_progress, &done, &err), &err);
         CHECK(done > 8 << 20 && done < fg_model_file_size(f));
         CHECK(memcmp(fg_model_file_data(f, data_offset), data, done) == 0);
         done = 0;
@@ -386,10 +386,10 @@ FG_TEST(same_input_gives_same_bytes)
     fg_err err = {0};
     char *a = NULL, *b = NULL;
     size_t n, m;
-    CHECK(sample_write(fg_test_tmp("a.fulgur"), 1, NULL, &err) == FG_OK);
-    CHECK(sample_write(fg_test_tmp("b.fulgur"), 1, NULL, &err) == FG_OK);
-    CHECK(fg_io_read_all(fg_test_tmp("a.fulgur"), 1 << 26, &a, &n, &err) == FG_OK);
-    CHECK(fg_io_read_all(fg_test_tmp("b.fulgur"), 1 << 26, &b, &m, &err) == FG_OK);
+    CHECK_OK(sample_write(fg_test_tmp("a.fulgur"), 1, NULL, &err), &err);
+    CHECK_OK(sample_write(fg_test_tmp("b.fulgur"), 1, NULL, &err), &err);
+    CHECK_OK(fg_io_read_all(fg_test_tmp("a.fulgur"), 1 << 26, &a, &n, &err), &err);
+    CHECK_OK(fg_io_read_all(fg_test_tmp("b.fulgur"), 1 << 26, &b, &m, &err), &err);
     CHECK(n == m && n > 0 && memcmp(a, b, n) == 0);
     fg_mem_free(a);
     fg_mem_free(b);
@@ -444,7 +444,7 @@ FG_TEST(second_reader_verifies)
     const char *path = fg_test_tmp("a.fulgur");
     char args[512];
     fg_err err = {0};
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     (void)snprintf(args, sizeof args, "%s --verify", path);
     CHECK(fg_read(args) == 0);
     (void)snprintf(args, sizeof args, "%s --list", path);
@@ -453,7 +453,7 @@ FG_TEST(second_reader_verifies)
     /* control: one bit of data */
     const int fd = open(path, O_RDWR);
     const uint8_t bad = 0x5a;
-    CHECK(fg_io_pwrite(fd, &bad, 1, (5 << 20) + 77, path, &err) == FG_OK);
+    CHECK_OK(fg_io_pwrite(fd, &bad, 1, (5 << 20) + 77, path, &err), &err);
     (void)close(fd);
     (void)snprintf(args, sizeof args, "%s --verify", path);
     CHECK(fg_read(args) != 0);
@@ -472,7 +472,7 @@ static void check_second_reader(const char *path, const char *out, const fg_mode
     (void)snprintf(args, sizeof args, "%s --tensor %s --out %s", path, name, out);
     CHECK(fg_read(args) == 0);
     float *want = decode_tensor(f, t, &n);
-    CHECK(fg_io_read_all(out, 1 << 26, &got, &got_n, &err) == FG_OK);
+    CHECK_OK(fg_io_read_all(out, 1 << 26, &got, &got_n, &err), &err);
     CHECK_U64(got_n, n * sizeof *want);
     if (got_n != n * sizeof *want || memcmp(got, want, got_n) != 0) {
         fg_test_fail(__FILE__, __LINE__, "%s (%s) differs", name, fg_qtype_get(t->type)->name);
@@ -495,8 +495,8 @@ FG_TEST(second_reader_decodes_the_same_bits)
     for (size_t i = 0; i < sizeof all_types / sizeof all_types[0] && !fg_test_failed(); i++) {
         fg_qtype type = all_types[i];
         fg_model_file *f = NULL;
-        REQUIRE(sample_write_as(path, 3, choose_one, &type, NULL, &err) == FG_OK);
-        REQUIRE(fg_model_file_open(&f, path, &err) == FG_OK);
+        REQUIRE_OK(sample_write_as(path, 3, choose_one, &type, NULL, &err), &err);
+        REQUIRE_OK(fg_model_file_open(&f, path, &err), &err);
         const fg_tensor *t = fg_model_file_find(f, FG_ROLE_LIGHT_OUT, 0, FG_NO_LAYER);
         CHECK(t->type == (uint32_t)type);
         check_second_reader(path, out, f, t);
@@ -515,7 +515,7 @@ FG_TEST(worked_example_of_the_document)
     size_t n;
     fg_err err = {0};
     int n_line = 0, n_value = 0;
-    REQUIRE(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &text, &n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &text, &n, &err), &err);
     for (int pass = 0; pass < 2; pass++) {
         for (const char *p = text; p != NULL && *p != '\0'; p = strchr(p, '\n'), p += p != NULL) {
             unsigned line, byte, x[4], row, k;
@@ -555,8 +555,8 @@ FG_TEST(part_is_locked)
     fg_err err = {0};
     const int fd = open(part, O_RDWR | O_CREAT, 0600);
     REQUIRE(fd >= 0 && flock(fd, LOCK_EX) == 0 && write(fd, "busy", 4) == 4);
-    REQUIRE(fg_writer_create(&w, path, &s, &err) == FG_OK);
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
+    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "another process") != NULL);
     char *text = NULL;
@@ -564,7 +564,7 @@ FG_TEST(part_is_locked)
     CHECK(fg_io_read_all(part, 100, &text, &n, &err) == FG_OK && n == 4); /* left alone */
     fg_mem_free(text);
     (void)close(fd);
-    CHECK(fg_writer_begin(w, &err) == FG_OK); /* a leftover is taken over */
+    CHECK_OK(fg_writer_begin(w, &err), &err); /* a leftover is taken over */
     CHECK(fg_io_exists(part));
     fg_writer_destroy(&w);
     CHECK(!fg_io_exists(part)); /* and removed when unfinished */
@@ -576,15 +576,15 @@ FG_TEST(bad_places_are_refused)
     const fg_shape s = sample_shape();
     fg_writer *w = NULL;
     fg_err err = {0};
-    CHECK(fg_writer_create(&w, fg_test_tmp("no/such/x.fulgur"), &s, &err) == FG_OK);
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    CHECK_OK(fg_writer_create(&w, fg_test_tmp("no/such/x.fulgur"), &s, &err), &err);
+    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "No such file") != NULL);
     fg_writer_destroy(&w);
     fg_writer_destroy(&w);
     if (geteuid() == 0) return; /* root writes everywhere */
-    CHECK(fg_writer_create(&w, "/proc/x.fulgur", &s, &err) == FG_OK);
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    CHECK_OK(fg_writer_create(&w, "/proc/x.fulgur", &s, &err), &err);
+    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     fg_writer_destroy(&w);
 }
@@ -608,8 +608,8 @@ FG_TEST(a_full_disk_is_known_before)
     fg_writer *w = NULL;
     fg_err err = {0};
     const char *path = fg_test_tmp("big.fulgur"), *part = fg_test_tmp("big.fulgur.part");
-    CHECK(fg_writer_create(&w, path, &s, &err) == FG_OK);
-    CHECK(fg_writer_plan(w, choose_f32, NULL, &err) == FG_OK);
+    CHECK_OK(fg_writer_create(&w, path, &s, &err), &err);
+    CHECK_OK(fg_writer_plan(w, choose_f32, NULL, &err), &err);
     CHECK(fg_writer_file_bytes(w) > (uint64_t)50 << 40);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "free") != NULL);
@@ -617,7 +617,7 @@ FG_TEST(a_full_disk_is_known_before)
     CHECK(!fg_io_exists(part));
     /* and what no file can hold is refused by the plan */
     s.d_model = s.d_ff = FG_MAX_D;
-    CHECK(fg_writer_create(&w, path, &s, &err) == FG_OK);
+    CHECK_OK(fg_writer_create(&w, path, &s, &err), &err);
     CHECK(fg_writer_plan(w, choose_f32, NULL, &err) == FG_ELIMIT);
     fg_writer_destroy(&w);
 }
@@ -635,23 +635,23 @@ FG_TEST(misuse_is_an_error)
     s.n_layer = 0;
     CHECK(fg_writer_create(&w, path, &s, &err) == FG_ESHAPE && w == NULL);
     s.n_layer = 3;
-    REQUIRE(fg_writer_create(&w, path, &s, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EINVAL);
     CHECK(fg_writer_add_meta(w, "", "x", 1, &err) == FG_EINVAL);
     CHECK(fg_writer_add_meta(w, key, "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_add_meta(w, key + 1, "x", 1, &err) == FG_OK); /* 255 bytes */
+    CHECK_OK(fg_writer_add_meta(w, key + 1, "x", 1, &err), &err); /* 255 bytes */
     CHECK(fg_writer_add_meta(w, key + 1, "x", 1, &err) == FG_EINVAL);
     CHECK(fg_writer_add_meta(w, "a\nb", "x", 1, &err) == FG_EINVAL);
     CHECK(fg_writer_plan(w, choose_bad, &bad, &err) == FG_EINVAL);
     bad = FG_TYPE_Q4;
     CHECK(fg_writer_plan(w, choose_bad, &bad, &err) == FG_EINVAL);
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_EINVAL);
     CHECK(fg_writer_add_meta(w, "late", "x", 1, &err) == FG_EINVAL);
     CHECK(fg_writer_set_meta(w, "none", "x", 1, &err) == FG_EINVAL);
     CHECK(fg_writer_set_meta(w, key + 1, "xy", 2, &err) == FG_EINVAL);
     CHECK(fg_writer_write(w, "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_begin(w, &err) == FG_OK);
+    CHECK_OK(fg_writer_begin(w, &err), &err);
     CHECK(fg_writer_finish(w, &err) == FG_EINVAL); /* no data yet */
     CHECK(fg_writer_pad(w, 0, &err) == FG_EINVAL);
     CHECK(fg_writer_pad(w, UINT64_MAX, &err) != FG_OK);
@@ -668,7 +668,7 @@ FG_TEST(write_errors_leave_nothing)
     fg_err err = {0};
     fg_model_file *f = NULL;
     uint64_t size = 0;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     if (fg_model_file_open(&f, path, &err) == FG_OK) size = fg_model_file_size(f);
     fg_model_file_close(&f);
     REQUIRE(size > 3 << 20 && unlink(path) == 0 && getrlimit(RLIMIT_FSIZE, &old) == 0);
@@ -685,7 +685,7 @@ FG_TEST(write_errors_leave_nothing)
         CHECK(strstr(err.msg, "File too large") != NULL && strstr(err.msg, part) != NULL);
         CHECK(!fg_io_exists(part) && !fg_io_exists(path));
     }
-    CHECK(sample_write(path, 1, NULL, &err) == FG_OK);
+    CHECK_OK(sample_write(path, 1, NULL, &err), &err);
 }
 
 FG_TEST(an_old_file_survives_a_failed_write)
@@ -701,8 +701,8 @@ FG_TEST(an_old_file_survives_a_failed_write)
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
     CHECK(sample_write(path, 2, NULL, &err) == FG_EIO);
     CHECK(setrlimit(RLIMIT_FSIZE, &old) == 0);
-    CHECK(fg_model_file_open(&f, path, &err) == FG_OK);
-    if (f != NULL) CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_model_file_open(&f, path, &err), &err);
+    if (f != NULL) CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
     fg_model_file_close(&f);
 }
 
@@ -731,7 +731,7 @@ FG_TEST(allocation_failures_on_open_and_verify)
     const char *path = fg_test_tmp("o.fulgur");
     fg_err err = {0};
     uint64_t n = 1;
-    REQUIRE(sample_write(path, 1, NULL, &err) == FG_OK);
+    REQUIRE_OK(sample_write(path, 1, NULL, &err), &err);
     for (;; n++) {
         fg_model_file *f = NULL;
         err = (fg_err){0};

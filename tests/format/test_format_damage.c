@@ -184,7 +184,7 @@ FG_TEST(truncated_files_never_open)
                               8192 + 64,    8192,           4096,
                               300};
     uint64_t last = s.size;
-    CHECK(try_open(s.path, &err) == FG_OK); /* control */
+    CHECK_OK(try_open(s.path, &err), &err); /* control */
     for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++) {
         for (int d = 1; d >= -1; d--) {
             const uint64_t n = edges[i] + (uint64_t)d;
@@ -208,11 +208,11 @@ FG_TEST(a_tail_is_allowed)
     sample_file s;
     fg_err err;
     REQUIRE(sample_open(&s));
-    CHECK(fg_io_pwrite(s.fd, "interrupted append", 18, s.size + 64, s.path, &err) == FG_OK);
-    CHECK(try_open(s.path, &err) == FG_OK);
+    CHECK_OK(fg_io_pwrite(s.fd, "interrupted append", 18, s.size + 64, s.path, &err), &err);
+    CHECK_OK(try_open(s.path, &err), &err);
     fg_model_file *f = NULL;
-    CHECK(fg_model_file_open(&f, s.path, &err) == FG_OK);
-    if (f != NULL) CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_model_file_open(&f, s.path, &err), &err);
+    if (f != NULL) CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
     fg_model_file_close(&f);
     sample_close(&s);
 }
@@ -224,7 +224,7 @@ FG_TEST(other_files_are_named_as_such)
     fg_err err;
     memset(junk, 0x55, sizeof junk);
     const int fd = open(path, O_RDWR | O_CREAT, 0600);
-    CHECK(fg_io_pwrite(fd, junk, sizeof junk, 0, path, &err) == FG_OK);
+    CHECK_OK(fg_io_pwrite(fd, junk, sizeof junk, 0, path, &err), &err);
     (void)close(fd);
     CHECK(try_open(path, &err) == FG_EFORMAT);
     check_message(&err, path, "junk");
@@ -251,7 +251,7 @@ FG_TEST(every_bit_of_the_header_matters)
         check_message(&err, s.path, "header bit");
     }
     store(&s, s.slots, s.dir);
-    CHECK(try_open(s.path, &err) == FG_OK);
+    CHECK_OK(try_open(s.path, &err), &err);
     sample_close(&s);
 }
 
@@ -276,7 +276,7 @@ static void flip(const sample_file *s, uint64_t offset)
     fg_err err;
     CHECK(pread(s->fd, &b, 1, (off_t)offset) == 1);
     b ^= 0x10;
-    CHECK(fg_io_pwrite(s->fd, &b, 1, offset, s->path, &err) == FG_OK);
+    CHECK_OK(fg_io_pwrite(s->fd, &b, 1, offset, s->path, &err), &err);
 }
 
 FG_TEST(verify_names_chunk_and_tensor)
@@ -285,7 +285,7 @@ FG_TEST(verify_names_chunk_and_tensor)
     fg_err err = {0};
     fg_model_file *f = NULL;
     REQUIRE(sample_open(&s));
-    REQUIRE(fg_model_file_open(&f, s.path, &err) == FG_OK);
+    REQUIRE_OK(fg_model_file_open(&f, s.path, &err), &err);
     const uint64_t data = get(s.slots + S_DATA_OFFSET, 8), bytes = get(s.slots + S_DATA_BYTES, 8);
     const fg_tensor *head = fg_model_file_find(f, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
     const fg_tensor *embed = fg_model_file_tensor(f, 0);
@@ -304,7 +304,7 @@ FG_TEST(verify_names_chunk_and_tensor)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         flip(&s, cases[i].offset);
-        CHECK(try_open(s.path, &err) == FG_OK); /* opening reads no tensor data */
+        CHECK_OK(try_open(s.path, &err), &err); /* opening reads no tensor data */
         CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_ECHECKSUM);
         check_message(&err, s.path, "data bit");
         if (strstr(err.msg, cases[i].want) == NULL) {
@@ -317,11 +317,11 @@ FG_TEST(verify_names_chunk_and_tensor)
     const char *p;
     size_t n;
     CHECK(fg_model_file_meta(f, "config.json", &p, &n, &err) == FG_ECHECKSUM && p == NULL);
-    CHECK(fg_model_file_meta(f, "recipe", &p, &n, &err) == FG_OK);
+    CHECK_OK(fg_model_file_meta(f, "recipe", &p, &n, &err), &err);
     CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_ECHECKSUM);
     CHECK(strstr(err.msg, "metadata config.json") != NULL);
     flip(&s, meta + 3);
-    CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+    CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
     fg_model_file_close(&f);
     sample_close(&s);
 }
@@ -342,7 +342,7 @@ FG_TEST(slots_take_turns)
     REQUIRE(dir != NULL);
     memcpy(dir, s.dir, DIR_BYTES);
     set(dir + D_TENSOR + T_RMS, 4, 0x3f000000); /* 0.5f */
-    CHECK(fg_io_pwrite(s.fd, dir, DIR_BYTES, at, s.path, &err) == FG_OK);
+    CHECK_OK(fg_io_pwrite(s.fd, dir, DIR_BYTES, at, s.path, &err), &err);
     uint8_t *b = slots + SLOT;
     set(b + S_GENERATION, 8, 2);
     set(b + S_FILE_BYTES, 8, at + DIR_BYTES);
@@ -361,7 +361,7 @@ FG_TEST(slots_take_turns)
         CHECK(st == (round == 3 ? FG_ECHECKSUM : FG_OK));
         if (f != NULL) {
             CHECK(fg_model_file_tensor(f, 0)->err_rms == (round == 1 ? 0.0625f : 0.5f));
-            CHECK(fg_model_file_verify(f, NULL, NULL, &err) == FG_OK);
+            CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
         }
         fg_model_file_close(&f);
     }
@@ -615,7 +615,7 @@ FG_TEST(order_and_length_are_fixed)
         set(slots + S_DIR_HASH, 8, fg_hash64(s.dir, (size_t)n));
         rehash_slot(slots);
         store(&s, slots, s.dir);
-        CHECK(fg_io_pwrite(s.fd, s.dir, (size_t)n, s.dir_offset, s.path, &err) == FG_OK);
+        CHECK_OK(fg_io_pwrite(s.fd, s.dir, (size_t)n, s.dir_offset, s.path, &err), &err);
         CHECK(try_open(s.path, &err) == FG_EFORMAT);
         check_message(&err, s.path, "trailing bytes");
     }

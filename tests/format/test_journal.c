@@ -34,12 +34,13 @@ FG_TEST(power_loss_at_every_operation)
     fg_err err;
     use("p.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, resumed = 0;
-    for (;; op++) {
+    int op = 1, resumed = 0, deaths = 0;
+    for (;; op += fg_test_every(3, 9)) {
         use("p.fulgur");
         life l = plain();
         l.view = op % 2 == 0;
         if (!die(&l, op, (uint64_t)op)) break;
+        deaths++;
         if (exists(files[OUT].path)) CHECK(op > 20); /* never before the end */
         l = plain();
         const fg_status st = live(&l, &err);
@@ -49,7 +50,7 @@ FG_TEST(power_loss_at_every_operation)
     }
     printf("  %d operations of a life, %d later lives went on from a checkpoint\n", op - 1,
            resumed);
-    CHECK(op > 40 && resumed > op / 2);
+    CHECK(op > 40 && resumed > deaths / 2);
     free(want);
 }
 
@@ -60,13 +61,14 @@ FG_TEST(power_loss_in_any_order)
     fg_err err;
     use("q.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, refused = 0;
-    for (;; op++) {
+    int op = 1, refused = 0, deaths = 0;
+    for (;; op += fg_test_every(4, 11)) {
         use("q.fulgur");
         life l = plain();
         l.shuffled = true;
         l.view = op % 3 == 0;
         if (!die(&l, op, (uint64_t)op)) break;
+        deaths++;
         l = plain();
         l.shuffled = true;
         l.stop_at = 5; /* and once more */
@@ -78,7 +80,7 @@ FG_TEST(power_loss_in_any_order)
         if (!is_complete(want, n)) fg_test_fail(__FILE__, __LINE__, "op %d: another file", op);
     }
     printf("  %d operations of a life, %d stopped again\n", op - 1, refused);
-    CHECK(op > 60 && refused > op / 2);
+    CHECK(op > 60 && refused > deaths / 2);
     CHECK(is_complete(want, n) && verifies(files[OUT].path));
     /* control: a written place is written once */
     use("q.fulgur");
@@ -127,7 +129,7 @@ FG_TEST(control_a_lying_disk_is_found_out)
         life l = plain();
         CHECK(die(&l, 40, 5));
         fg_journal *j;
-        REQUIRE(fg_journal_load(&j, files[LOG].path, &err) == FG_OK);
+        REQUIRE_OK(fg_journal_load(&j, files[LOG].path, &err), &err);
         REQUIRE(fg_journal_n_record(j) > 3);
         const uint64_t said = end_of(fg_journal_record(j, fg_journal_n_record(j) - 1));
         fg_journal_close(&j);
@@ -150,8 +152,8 @@ FG_TEST(a_failure_of_every_operation)
     fg_err err;
     use("f.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, kept = 0;
-    for (;; op++) {
+    int op = 1, kept = 0, failures = 0;
+    for (;; op += fg_test_every(1, 3)) {
         use("f.fulgur");
         life l = plain();
         l.view = op % 2 == 0;
@@ -162,13 +164,14 @@ FG_TEST(a_failure_of_every_operation)
               strstr(err.msg, fg_test_tmpdir()) != NULL);
         CHECK(l.kept == exists(files[PART].path) && l.kept == exists(files[LOG].path));
         kept += l.kept;
+        failures++;
         fail_at = n_op = 0;
         const bool complete = exists(files[OUT].path); /* the folder's sync failed */
         CHECK(complete == (is_complete(want, n) && !l.kept));
         l = plain();
         CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
     }
-    CHECK(op > 40 && kept > op / 2);
+    CHECK(op > 40 && kept > failures / 2);
     free(want);
     /* and with a journal to go on from */
     for (op = 1;; op++) {
@@ -343,7 +346,7 @@ FG_TEST(data_that_is_gone_is_noticed)
         size_t last = fg_journal_n_record(j) - 1;
         while (last > 1 && fg_journal_record(j, last)->n_hash < 2) last--;
         const fg_span s = fg_checkpoint_span(fg_journal_record(j, last), 0);
-        CHECK(fg_journal_keep(j, last + 1, &err) == FG_OK);
+        CHECK_OK(fg_journal_keep(j, last + 1, &err), &err);
         fg_journal_close(&j);
         const uint64_t from = place_of(s.first), to = place_of(s.end);
         const uint64_t chunk_end = (from / FG_FILE_CHUNK + 1) * FG_FILE_CHUNK;
@@ -388,7 +391,7 @@ FG_TEST(an_empty_record_hides_nothing)
         l.again = true;
         l.stop_at = 40;
         CHECK(live(&l, &err) == FG_ECANCEL && l.kept);
-        REQUIRE(fg_journal_load(&j, files[LOG].path, &err) == FG_OK);
+        REQUIRE_OK(fg_journal_load(&j, files[LOG].path, &err), &err);
         const size_t m = fg_journal_n_record(j);
         REQUIRE(m > 3 && fg_journal_record(j, m - 1)->n_span == 0);
         REQUIRE(fg_journal_record(j, m - 2)->n_span == 1);
@@ -494,15 +497,15 @@ FG_TEST(view_and_misuse)
     const fg_model_file *v, *again;
     uint64_t next;
     use("v.fulgur");
-    REQUIRE(fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
+    REQUIRE_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
     CHECK(fg_writer_view(w, &v, &err) == FG_EINVAL && v == NULL);
     CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL);
     CHECK(fg_writer_seek(w, 1, &err) == FG_EINVAL && !fg_writer_is_done(w, 0));
     uint8_t *data = sample_data(w, 1);
     REQUIRE(data != NULL && fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_OK);
     CHECK(fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_EINVAL);
-    REQUIRE(fg_writer_view(w, &v, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_view(w, &v, &err), &err);
     uint64_t q4 = 0;
     while (fg_writer_tensor(w, q4)->type != FG_TYPE_Q4) q4++;
     fg_lut lut = fg_lut_linear, bad = fg_lut_linear;
@@ -510,31 +513,31 @@ FG_TEST(view_and_misuse)
     bad.v[3] = bad.v[2];
     CHECK(fg_writer_set_lut(w, q4, &bad, &err) == FG_EINVAL);
     CHECK(fg_writer_set_lut(w, q4 + 1, &lut, &err) == FG_EINVAL); /* of another type */
-    CHECK(fg_writer_set_lut(w, q4, &lut, &err) == FG_OK);
+    CHECK_OK(fg_writer_set_lut(w, q4, &lut, &err), &err);
     CHECK_U64(fg_model_file_tensor(v, q4)->lut.v[0], (uint64_t)-30);
     CHECK(isnan(fg_model_file_tensor(v, q4)->err_rms) && fg_model_file_n_meta(v) == 0);
     CHECK(memcmp(fg_model_file_shape(v), &shape, sizeof shape) == 0);
     /* what is written is seen after the next call, whatever its size */
     const fg_tensor *t = fg_writer_tensor(w, 0);
-    CHECK(fg_writer_write(w, data, 100, &err) == FG_OK);
+    CHECK_OK(fg_writer_write(w, data, 100, &err), &err);
     CHECK(fg_writer_view(w, &again, &err) == FG_OK && again == v);
     CHECK(memcmp(fg_model_file_data(v, fg_writer_data_offset(w)), data, 100) == 0);
     CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL); /* inside tensor 0 */
     CHECK(fg_writer_seek(w, 5, &err) == FG_EINVAL);
-    CHECK(fg_writer_write(w, data + 100, fg_tensor_end(t) - fg_writer_pos(w), &err) == FG_OK);
+    CHECK_OK(fg_writer_write(w, data + 100, fg_tensor_end(t) - fg_writer_pos(w), &err), &err);
     CHECK(!fg_writer_checkpoint_due(w) && !fg_writer_is_kept(w));
     fg_writer_checkpoint_every(w, 1, UINT64_MAX);
     CHECK(fg_writer_checkpoint_due(w));
-    CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_OK);
+    CHECK_OK(fg_writer_checkpoint(w, NULL, 0, &err), &err);
     CHECK(fg_writer_is_done(w, 0) && !fg_writer_is_done(w, 1));
     CHECK(!fg_writer_checkpoint_due(w) && fg_writer_is_kept(w));
     fg_writer_destroy(&w);
     CHECK(exists(files[PART].path) && exists(files[LOG].path));
     /* a writer without a journal takes no checkpoints */
     use("v.fulgur");
-    REQUIRE(fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK);
-    REQUIRE(fg_writer_begin(w, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
+    REQUIRE_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(fg_writer_begin(w, &err), &err);
     fg_writer_checkpoint_every(w, 0, 0);
     CHECK(!fg_writer_checkpoint_due(w) && fg_writer_checkpoint(w, NULL, 0, &err) == FG_OK);
     fg_writer_destroy(&w);

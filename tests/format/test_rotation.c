@@ -108,8 +108,8 @@ FG_TEST(flag_and_version_round_trip)
         const uint32_t roles = i == 3 ? every_role : masks[i];
         fg_err err = {0};
         fg_model_file *f = NULL;
-        REQUIRE(write_file(path, (plan){FG_TYPE_Q4, roles}, NULL, &err) == FG_OK);
-        REQUIRE(fg_model_file_open(&f, path, &err) == FG_OK);
+        REQUIRE_OK(write_file(path, (plan){FG_TYPE_Q4, roles}, NULL, &err), &err);
+        REQUIRE_OK(fg_model_file_open(&f, path, &err), &err);
         CHECK_U64(version_of(path), roles == 0 ? 1 : 2);
         for (uint64_t k = 0; k < fg_model_file_n_tensor(f); k++) {
             const fg_tensor *t = fg_model_file_tensor(f, k);
@@ -142,7 +142,7 @@ FG_TEST(writer_refuses_what_cannot_be_rotated)
     const fg_shape narrow = sample_shape();
     fg_writer *w = NULL;
     plan p = {FG_TYPE_Q4, ROLE(FG_ROLE_LM_HEAD)};
-    REQUIRE(fg_writer_create(&w, path, &narrow, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, path, &narrow, &err), &err);
     CHECK(fg_writer_plan(w, choose, &p, &err) == FG_EINVAL);
     CHECK(strstr(err.msg, "64 columns of q4") != NULL);
     fg_writer_destroy(&w);
@@ -193,9 +193,9 @@ FG_TEST(reader_refuses_what_has_no_meaning)
     const char *path = fg_test_tmp("r.fulgur");
     fg_err err = {0};
     enum { GATE0 = 1 + 7, UP0 = GATE0 + 1, ROUTER0 = 7 };
-    REQUIRE(write_file(path, (plan){FG_TYPE_Q6, every_role}, NULL, &err) == FG_OK);
-    CHECK(open_bent(path, -1, FLAGS, 1, &err) == FG_OK); /* what it was: the bending is sound */
-    CHECK(open_bent(path, -1, FLAGS, 0, &err) == FG_OK);
+    REQUIRE_OK(write_file(path, (plan){FG_TYPE_Q6, every_role}, NULL, &err), &err);
+    CHECK_OK(open_bent(path, -1, FLAGS, 1, &err), &err); /* what it was: the bending is sound */
+    CHECK_OK(open_bent(path, -1, FLAGS, 0, &err), &err);
     CHECK(open_bent(path, -1, FLAGS, 3, &err) == FG_EFORMAT);
     CHECK(open_bent(path, -1, FLAGS + 3, 0x80, &err) == FG_EFORMAT);
     CHECK(open_bent(path, -1, FLAGS + 4, 1, &err) == FG_EFORMAT); /* reserved */
@@ -206,13 +206,13 @@ FG_TEST(reader_refuses_what_has_no_meaning)
     CHECK(open_bent(path, GATE0, FLAGS, 0, &err) == FG_EFORMAT);
     CHECK(strstr(err.msg, "w3.weight is rotated and its gate is not") != NULL);
     CHECK(open_bent(path, UP0, FLAGS, 0, &err) == FG_EFORMAT);
-    CHECK(open_bent(path, UP0 + 1, FLAGS, 0, &err) == FG_OK); /* down is its own */
+    CHECK_OK(open_bent(path, UP0 + 1, FLAGS, 0, &err), &err); /* down is its own */
     CHECK(open_bent(path, 0, FIELD_VERSION, 1, &err) == FG_EFORMAT);
     CHECK(strstr(err.msg, "read version 1") != NULL);
-    REQUIRE(write_file(path, (plan){FG_TYPE_Q6, 0}, NULL, &err) == FG_OK);
-    CHECK(open_bent(path, 0, FIELD_VERSION, 2, &err) == FG_OK); /* more than needed is allowed */
-    REQUIRE(write_file(path, (plan){FG_TYPE_BF16, 0}, NULL, &err) == FG_OK);
-    CHECK(open_bent(path, 0, FIELD_VERSION, 2, &err) == FG_OK);
+    REQUIRE_OK(write_file(path, (plan){FG_TYPE_Q6, 0}, NULL, &err), &err);
+    CHECK_OK(open_bent(path, 0, FIELD_VERSION, 2, &err), &err); /* more than needed is allowed */
+    REQUIRE_OK(write_file(path, (plan){FG_TYPE_BF16, 0}, NULL, &err), &err);
+    CHECK_OK(open_bent(path, 0, FIELD_VERSION, 2, &err), &err);
     CHECK(open_bent(path, -1, FLAGS, 1, &err) == FG_EFORMAT);
 }
 
@@ -254,7 +254,7 @@ FG_TEST(second_reader_turns_back)
     char options[512];
     fg_err err = {0};
     float *head = NULL;
-    REQUIRE(write_file(path, (plan){FG_TYPE_Q8, every_role}, &head, &err) == FG_OK);
+    REQUIRE_OK(write_file(path, (plan){FG_TYPE_Q8, every_role}, &head, &err), &err);
     const size_t n = (size_t)block_shape().n_vocab * 128;
     CHECK(second_reader(path, "--verify") == 0);
     (void)snprintf(options, sizeof options, "--tensor lm_head.weight --out %s --unrotate", out);

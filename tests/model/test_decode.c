@@ -38,7 +38,7 @@ static void decode(fg_engine *e, bool leak, uint64_t *n_alloc, long *n_fault)
     const uint64_t alloc = fg_mem_count();
     const long fault = minor_faults();
     for (int i = 65; i < 129; i++) {
-        REQUIRE(fg_session_eval(s, ids + i, 1, NULL, NULL, &err) == FG_OK);
+        REQUIRE_OK(fg_session_eval(s, ids + i, 1, NULL, NULL, &err), &err);
         if (leak) {
             char *p = fg_mem_zalloc(64 * 4096);
             fg_mem_free(p);
@@ -77,12 +77,12 @@ FG_TEST(context_that_cannot_fit_is_refused)
     fg_err err = {0};
     fg_state *st = NULL;
     /* 1M positions: 10 layers x 2 x 8 rows of 128 + 4 bytes, and 8 MiB for each lightning layer */
-    REQUIRE(fg_state_size(&m1, 1 << 20, FG_KV_INT8, &bytes, &err) == FG_OK);
+    REQUIRE_OK(fg_state_size(&m1, 1 << 20, FG_KV_INT8, &bytes, &err), &err);
     CHECK_NEAR((double)bytes * 1e-9, 22.146 + 0.587, 0.001);
     CHECK(fg_state_create(&st, &m1, 10240000, FG_KV_F32, &err) == FG_ELIMIT); /* 839 GB */
     CHECK(st == NULL && strstr(err.msg, "memory available") != NULL);
     CHECK(fg_state_size(&m1, 10240001, FG_KV_INT8, &bytes, &err) == FG_ELIMIT);
-    CHECK(fg_state_create(&st, &m1, 4096, FG_KV_INT8, &err) == FG_OK); /* negative control */
+    CHECK_OK(fg_state_create(&st, &m1, 4096, FG_KV_INT8, &err), &err); /* negative control */
     fg_state_destroy(&st);
 }
 

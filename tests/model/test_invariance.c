@@ -5,21 +5,32 @@
  * every level, so that a silent change of the numerics is seen, and so that other machines can be
  * compared with this one.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/base/hash.h"
 #include "src/base/rng.h"
+#include "src/format/reader.h"
 #include "src/sys/cpu.h"
 #include "src/sys/topo.h"
 #include "tests/fg_test.h"
+#include "tests/golden.h"
 #include "tests/models.h"
 #include "src/engine/session.h"
 
 /* XXH3-64 of the logits of `prompt` (300 ids) on nano.  Changes only when the numerics, the
  * quantizer or the recipe change on purpose; say so in the commit. */
 static const uint64_t golden_q4 = 0x97d7af994b93d66e;
+/* The same a token, to say where a difference is; FULGUR_TEST_GOLDEN=1 writes it anew. */
+static const char golden_tokens[] = "tests/vectors/nano/golden_q4.txt";
+
+enum { MOST_TOK = 2000, GOLDEN_TOK = 300 };
+static uint64_t latest[MOST_TOK],
+    kept[MOST_TOK]; /* a token: of the last run, of one to compare with */
+static size_t n_latest;
 
 /* This machine has the level. */
 static bool has_level(uint32_t level)
@@ -45,6 +56,8 @@ static uint64_t hash_of(fg_engine *e, uint32_t n_batch, size_t step, size_t n, f
     prompt(ids, n, (uint32_t)n_vocab);
     float *logits = model_logits(s, e, ids, n, step);
     const uint64_t h = logits == NULL ? 0 : fg_hash64(logits, n * n_vocab * sizeof(float));
+    n_latest = logits == NULL ? 0 : n;
+    if (logits != NULL) golden_hash_tokens(latest, logits, n, n_vocab);
     free(logits);
     free(ids);
     fg_session_destroy(&s);
@@ -64,23 +77,40 @@ static uint64_t hash(const char *src, const char *type, uint32_t n_thread, const
     return hash_kv(src, type, n_thread, cpu, n_batch, step, n, FG_KV_CHOICE_AUTO);
 }
 
+/* What later runs are compared with. */
+static uint64_t keep(uint64_t h)
+{
+    memcpy(kept, latest, sizeof kept);
+    return h;
+}
+
+/* The run `call`, just done, gave `got`; `want` is that of keep(). */
+static void check_same(int line, const char *call, uint64_t got, uint64_t want)
+{
+    if (got == want) return;
+    fg_test_fail(__FILE__, line, "%s = %016llx, expected %016llx", call, (unsigned long long)got,
+                 (unsigned long long)want);
+    (void)golden_first_other(latest, kept, n_latest);
+}
+#define SAME(call, want) check_same(__LINE__, #call, call, want)
+
 static void check_all(const char *src, const char *type, size_t n)
 {
-    const uint64_t want = hash(src, type, 1, NULL, 512, 0, n);
+    const uint64_t want = keep(hash(src, type, 1, NULL, 512, 0, n));
     CHECK(want != 0);
-    CHECK(hash(src, type, 2, NULL, 512, 0, n) == want);
-    CHECK(hash(src, type, 3, NULL, 512, 0, n) == want);
-    CHECK(hash(src, type, 7, NULL, 512, 0, n) == want);
+    SAME(hash(src, type, 2, NULL, 512, 0, n), want);
+    SAME(hash(src, type, 3, NULL, 512, 0, n), want);
+    SAME(hash(src, type, 7, NULL, 512, 0, n), want);
     for (uint32_t i = FG_CPU_LEVEL_SCALAR; i < FG_CPU_LEVEL_COUNT; i++) {
         if (!has_level(i)) continue;
-        CHECK(hash(src, type, 2, fg_cpu_level_name((fg_cpu_level)i), 512, 0, n) == want);
+        SAME(hash(src, type, 2, fg_cpu_level_name((fg_cpu_level)i), 512, 0, n), want);
     }
-    CHECK(hash(src, type, 2, NULL, 1, 0, n) == want);
-    CHECK(hash(src, type, 2, NULL, 64, 0, n) == want);
-    CHECK(hash(src, type, 2, NULL, 33, 0, n) == want);   /* not at chunk boundaries */
-    CHECK(hash(src, type, 2, NULL, 512, 64, n) == want); /* prefill calls at chunk boundaries */
-    CHECK(hash(src, type, 2, NULL, 512, 17, n) == want);
-    CHECK(hash(src, type, 2, NULL, 512, 1, n) == want); /* decode */
+    SAME(hash(src, type, 2, NULL, 1, 0, n), want);
+    SAME(hash(src, type, 2, NULL, 64, 0, n), want);
+    SAME(hash(src, type, 2, NULL, 33, 0, n), want);   /* not at chunk boundaries */
+    SAME(hash(src, type, 2, NULL, 512, 64, n), want); /* prefill calls at chunk boundaries */
+    SAME(hash(src, type, 2, NULL, 512, 17, n), want);
+    SAME(hash(src, type, 2, NULL, 512, 1, n), want); /* decode */
 }
 
 FG_TEST(nano_q4)
@@ -115,10 +145,10 @@ FG_TEST(tiny_q4)
 /* Two attention spans of 1024 positions: split over workers in decode, walked by one in prefill. */
 FG_TEST(long_context)
 {
-    const uint64_t want = hash("tests/vectors/oracle/orig-wide", "q4", 1, NULL, 512, 0, 2000);
+    const uint64_t want = keep(hash("tests/vectors/oracle/orig-wide", "q4", 1, NULL, 512, 0, 2000));
     CHECK(want != 0);
-    CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 2, NULL, 100, 0, 2000) == want);
-    CHECK(hash("tests/vectors/oracle/orig-wide", "q4", 3, NULL, 512, 1, 2000) == want);
+    SAME(hash("tests/vectors/oracle/orig-wide", "q4", 2, NULL, 100, 0, 2000), want);
+    SAME(hash("tests/vectors/oracle/orig-wide", "q4", 3, NULL, 512, 1, 2000), want);
 }
 
 /* 1100 positions on the small model: two spans, the second of one block. */
@@ -146,9 +176,58 @@ FG_TEST(f16_cache)
 
 FG_TEST(golden_hash)
 {
-    const uint64_t h = hash(NANO_DIR, "q4", 2, NULL, 512, 0, 300);
+    const uint64_t h = hash(NANO_DIR, "q4", 2, NULL, 512, 0, GOLDEN_TOK);
     printf("  nano q4: %016llx\n", (unsigned long long)h);
-    CHECK_U64(h, golden_q4);
+    const char *renew = getenv("FULGUR_TEST_GOLDEN");
+    if (renew != NULL) CHECK(golden_hashes_save(latest, GOLDEN_TOK, golden_tokens));
+    REQUIRE(golden_hashes_load(kept, GOLDEN_TOK, golden_tokens));
+    SAME(h, golden_q4);
+    CHECK_U64(golden_first_other(latest, kept, GOLDEN_TOK), GOLDEN_TOK);
+}
+
+/* A file with one other weight: the scale of the embedding of a token first met at `t`.  A norm follows,
+ * which takes out a positive factor. */
+static size_t first_other_of(const char *path, size_t t, float factor)
+{
+    uint32_t ids[GOLDEN_TOK];
+    fg_model_file *f;
+    fg_err err = {0};
+    prompt(ids, GOLDEN_TOK, 4096);
+    if (fg_model_file_open(&f, path, &err) != FG_OK) return 0;
+    const fg_tensor *e = fg_model_file_find(f, FG_ROLE_EMBED, FG_NO_LAYER, FG_NO_LAYER);
+    const off_t at = (off_t)(e->scale_offset + ids[t] * sizeof(float));
+    fg_model_file_close(&f);
+    float was = 0.0f, now;
+    const int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && pread(fd, &was, sizeof was, at) == (ssize_t)sizeof was && was > 0.0f);
+    now = was * factor;
+    CHECK(pwrite(fd, &now, sizeof now, at) == (ssize_t)sizeof now);
+    fg_engine *engine = model_open_file(path, 2, NULL);
+    fg_session *s = engine == NULL ? NULL : model_session(engine, GOLDEN_TOK, 512);
+    float *logits = s == NULL ? NULL : model_logits(s, engine, ids, GOLDEN_TOK, 0);
+    if (logits != NULL) golden_hash_tokens(latest, logits, GOLDEN_TOK, 4096);
+    CHECK(pwrite(fd, &was, sizeof was, at) == (ssize_t)sizeof was);
+    (void)close(fd);
+    free(logits);
+    fg_session_destroy(&s);
+    fg_engine_close(&engine);
+    return golden_first_other(latest, kept, GOLDEN_TOK);
+}
+
+FG_TEST(golden_names_the_token) /* negative control */
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    REQUIRE(path != NULL && golden_hashes_load(kept, GOLDEN_TOK, golden_tokens));
+    static const size_t at[] = {0, 64, 131, GOLDEN_TOK - 1}; /* ids that no earlier token has */
+    for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        CHECK_U64(first_other_of(path, at[i], -1.0f), at[i]);
+    }
+    CHECK_U64(first_other_of(path, 5, 1.0f), GOLDEN_TOK);
+    float logits[3 * 8] = {0}; /* one logit */
+    golden_hash_tokens(kept, logits, 3, 8);
+    logits[1 * 8 + 7] = 1e-30f;
+    golden_hash_tokens(latest, logits, 3, 8);
+    CHECK_U64(golden_first_other(latest, kept, 3), 1);
 }
 
 /* ---- nodes ---- */

@@ -217,8 +217,8 @@ FG_TEST(forms_are_kept_where_needed)
         fg_err err = {0};
         const char *path = convert(want[i].name, want[i].type, want[i].recipe);
         REQUIRE(path != NULL && fg_model_file_open(&f, path, &err) == FG_OK);
-        REQUIRE(fg_model_create(&m, f, 0, &err) == FG_OK);
-        REQUIRE(fg_scratch_create(&s, m, 64, 4, 1, &err) == FG_OK);
+        REQUIRE_OK(fg_model_create(&m, f, 0, &err), &err);
+        REQUIRE_OK(fg_scratch_create(&s, m, 64, 4, 1, &err), &err);
         CHECK((s->n.rot != NULL) == want[i].in && (s->u.rot != NULL) == want[i].attn_out);
         CHECK((s->xs.rot != NULL) == want[i].expert_in && (s->h.rot != NULL) == want[i].hidden);
         CHECK((s->h.q != NULL) == !want[i].hidden);

@@ -70,7 +70,7 @@ static void check_file(const fg_demand *d, const char *path)
     fg_engine *e;
     fg_err err = {0};
     eo.n_thread = 1;
-    REQUIRE(fg_engine_open(&e, path, &eo, &err) == FG_OK);
+    REQUIRE_OK(fg_engine_open(&e, path, &eo, &err), &err);
     const fg_model_file *f = fg_engine_file(e);
     const fg_shape *s = fg_engine_shape(e);
     uint64_t dense = 0, experts = 0, largest = 0;
@@ -107,8 +107,8 @@ static void check_conversion(const char *src, const char *type, const char *reci
     CHECK(exact);
     check_file(&plan, o.out_path);
     fg_model_file *f;
-    REQUIRE(fg_model_file_open(&f, o.out_path, &err) == FG_OK);
-    CHECK(fg_demand_of_file(&file, f, 1, &err) == FG_OK);
+    REQUIRE_OK(fg_model_file_open(&f, o.out_path, &err), &err);
+    CHECK_OK(fg_demand_of_file(&file, f, 1, &err), &err);
     check_same(&plan, &file);
     fg_model_file_close(&f);
 }
@@ -185,19 +185,19 @@ FG_TEST(memory_is_what_a_session_allocates)
         fg_forecast x;
         fg_err err = {0};
         REQUIRE(path != NULL && fg_model_file_open(&f, path, &err) == FG_OK);
-        REQUIRE(fg_model_create(&m, f, 0, &err) == FG_OK);
-        REQUIRE(fg_demand_of_file(&d, f, 1, &err) == FG_OK);
+        REQUIRE_OK(fg_model_create(&m, f, 0, &err), &err);
+        REQUIRE_OK(fg_demand_of_file(&d, f, 1, &err), &err);
         CHECK(d.quantized == m->quantized);
         const fg_rates r = flat_rates(50, 500, 2);
         fg_forecast_opts o = fg_forecast_opts_default();
         o.n_ctx = 3000;
         o.n_batch = 96;
-        REQUIRE(fg_forecast_make(&x, &d, &r, 3, &o, &err) == FG_OK);
+        REQUIRE_OK(fg_forecast_make(&x, &d, &r, 3, &o, &err), &err);
         uint64_t state;
         const fg_kv_type kv = fg_kv_resolve(FG_KV_CHOICE_AUTO, m->quantized);
-        CHECK(fg_state_size(m->shape, 3000, kv, &state, &err) == FG_OK);
+        CHECK_OK(fg_state_size(m->shape, 3000, kv, &state, &err), &err);
         CHECK_U64(x.lightning_bytes + x.kv_bytes, state);
-        REQUIRE(fg_scratch_create(&s, m, 3000, 96, 3, &err) == FG_OK);
+        REQUIRE_OK(fg_scratch_create(&s, m, 3000, 96, 3, &err), &err);
         CHECK_U64(x.scratch_bytes, s->bytes);
         fg_scratch_destroy(&s);
         CHECK_U64(x.fixed_bytes, d.embed_bytes + d.dense_bytes + d.head_bytes + state +
@@ -264,7 +264,7 @@ FG_TEST(nodes_get_equal_parts_where_panels_divide)
     }
     fg_err err = {0};
     fg_writer *w;
-    REQUIRE(fg_writer_create(&w, "x", &one.shape, &err) == FG_OK);
+    REQUIRE_OK(fg_writer_create(&w, "x", &one.shape, &err), &err);
     CHECK(fg_demand_of_writer(&d, w, &one.shape, 0, &err) == FG_EINVAL);
     CHECK(fg_demand_of_writer(&d, w, &one.shape, 65, &err) == FG_EINVAL);
     fg_writer_destroy(&w);
@@ -392,7 +392,7 @@ FG_TEST(reading_ahead_is_hidden_behind_the_layers)
         o.ram_bytes = make(&d, &r, UINT64_MAX, 0, 0).fixed_bytes + 512 * d.expert_bytes;
         for (int k = 0; k <= 4; k++) {
             o.fit = (fg_forecast_fit){.recall = 0.25 * k};
-            REQUIRE(fg_forecast_make(&f, &d, &r, 2, &o, &err) == FG_OK);
+            REQUIRE_OK(fg_forecast_make(&f, &d, &r, 2, &o, &err), &err);
             const fg_speed *s = &f.decode[0];
             const double t = 1.0 / s->resident_tok_s;
             const double read = s->disk_bytes / (disk[i] * 1e9);
@@ -492,7 +492,7 @@ FG_TEST(rates_are_measured_for_the_types_asked)
     fg_rates r = {0};
     fg_err err = {0};
     o.type[0] = o.type[FG_RATE_TYPES - 1] = true;
-    REQUIRE(fg_rates_measure(&r, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_rates_measure(&r, &o, &err), &err);
     CHECK_U64(r.n_thread, 2);
     CHECK(r.read_gbs > 0.0 && r.attn_gmacs > 0.0 && r.sync_us > 0.0);
     for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
@@ -515,7 +515,7 @@ FG_TEST(disks_are_read_and_nothing_is_left)
     fg_disk d;
     fg_err err = {0};
     double gbs;
-    REQUIRE(fg_disk_open_temporary(&d, dir, 24u << 20, 10000000000u, &err) == FG_OK);
+    REQUIRE_OK(fg_disk_open_temporary(&d, dir, 24u << 20, 10000000000u, &err), &err);
     CHECK_U64(d.bytes, 24u << 20);
     CHECK(d.seconds > 0.0);
     CHECK_U64(ckpt_count_files(dir), 0); /* there while it is used: nobody else sees it */
@@ -532,14 +532,14 @@ FG_TEST(disks_are_read_and_nothing_is_left)
     fg_disk_close(&d);
     CHECK(d.fd == -1);
     /* a time limit of nothing: one block */
-    REQUIRE(fg_disk_open_temporary(&d, dir, 1u << 30, 0, &err) == FG_OK);
+    REQUIRE_OK(fg_disk_open_temporary(&d, dir, 1u << 30, 0, &err), &err);
     CHECK_U64(d.bytes, 4u << 20);
     fg_disk_close(&d);
     CHECK_U64(ckpt_count_files(dir), 0);
     CHECK(fg_disk_open_temporary(&d, fg_test_tmp("no-folder"), 4096, 1, &err) == FG_EIO);
     CHECK(fg_disk_open(&d, fg_test_tmp("no-file"), &err) == FG_EIO);
     CHECK(fg_disk_open(&d, dir, &err) == FG_EIO);
-    REQUIRE(fg_disk_open(&d, NANO_DIR "/tokenizer.json", &err) == FG_OK);
+    REQUIRE_OK(fg_disk_open(&d, NANO_DIR "/tokenizer.json", &err), &err);
     CHECK(fg_disk_read(&d, 4096, 3, 1000, &gbs, &err) == FG_OK && gbs > 0.0);
     fg_disk_close(&d);
 }

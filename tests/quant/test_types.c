@@ -303,7 +303,7 @@ FG_TEST(document_lists_the_same_types)
     char *text = NULL;
     size_t n;
     fg_err err = {0};
-    REQUIRE(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &text, &n, &err) == FG_OK);
+    REQUIRE_OK(fg_io_read_all("src/format/FORMAT.md", 1 << 20, &text, &n, &err), &err);
     CHECK(undocumented(text) == 0);
     char *q5 = strstr(text, "\n| 5 | q5 | 1344 |"); /* control: a superblock of another size */
     REQUIRE(q5 != NULL);

@@ -90,7 +90,7 @@ FG_TEST(bad_topologies)
     CHECK(fg_topo_create_from(&t, "node:2 core:2 pu:1", "x", &err) == FG_EINVAL);
     CHECK(fg_topo_create_from(&t, "node:2 core:2 pu:1", "9", &err) == FG_EINVAL);
     CHECK(fg_topo_create_from(&t, "node:65 core:1 pu:1", NULL, &err) == FG_ELIMIT);
-    CHECK(fg_topo_create_from(&t, "node:64 core:1 pu:1", NULL, &err) == FG_OK);
+    CHECK_OK(fg_topo_create_from(&t, "node:64 core:1 pu:1", NULL, &err), &err);
     fg_topo_destroy(t);
 }
 
@@ -288,7 +288,7 @@ FG_TEST(shares_follow_weights)
     fg_place *p;
     fg_share s;
     const fg_place_opts o = {1, 5, weight};
-    REQUIRE(fg_place_make(&p, NULL, &o, &err) == FG_OK);
+    REQUIRE_OK(fg_place_make(&p, NULL, &o, &err), &err);
     check_shares(p);
     fg_place_destroy(&p);
     fg_topo *t = described(UNEVEN, NULL); /* by cores: 4 to 2, whatever the workers */
@@ -385,7 +385,7 @@ FG_TEST(memory_is_bound_and_found)
         CHECK(policy_of(m) > 0 && policy_of(m + 5 * page) > 0);
         CHECK(policy_of(m + 6 * page) == 0); /* control: a page of no range */
         memset(m, 1, 7 * page);
-        CHECK(fg_place_audit(p, m, N_PAGE * page - 1, &a, &err) == FG_OK);
+        CHECK_OK(fg_place_audit(p, m, N_PAGE * page - 1, &a, &err), &err);
         uint64_t sum = a.elsewhere;
         for (uint32_t k = 0; k < fg_topo_n_node(t); k++) sum += a.on_node[k];
         CHECK_U64(a.n_page, N_PAGE);

@@ -107,7 +107,7 @@ FG_TEST(taken_parts_cover_all_items_once)
         fg_team *t;
         fg_err err = {0};
         takes k = {.n = 1001};
-        REQUIRE(fg_team_create(&t, n, false, &err) == FG_OK);
+        REQUIRE_OK(fg_team_create(&t, n, false, &err), &err);
         k.seen = calloc(k.n, sizeof *k.seen);
         for (int run = 0; run < 2; run++) fg_team_run(t, take_all, &k);
         for (uint64_t i = 0; i < k.n; i++) CHECK_U64(atomic_load(&k.seen[i]), 100);
@@ -120,7 +120,7 @@ FG_TEST(auto_size_is_within_the_budget)
 {
     fg_team *t;
     fg_err err = {0};
-    REQUIRE(fg_team_create(&t, 0, true, &err) == FG_OK);
+    REQUIRE_OK(fg_team_create(&t, 0, true, &err), &err);
     CHECK(fg_team_size(t) >= 1 && fg_team_size(t) <= fg_cpu_budget());
     fg_team_destroy(&t);
     CHECK(fg_team_create(&t, FG_MAX_THREAD + 1, true, &err) == FG_ELIMIT);

@@ -91,11 +91,11 @@ static void check_conversation(const conversation *c, const fg_json *node, const
     fg_ids ids = {0};
     CHECK(fg_json_str(fg_json_get(node, "name"), &name));
     CHECK(fg_json_str(fg_json_get(node, "text"), &want));
-    CHECK(fg_chat_render(&c->chat, &text, &err) == FG_OK);
+    CHECK_OK(fg_chat_render(&c->chat, &text, &err), &err);
     CHECK_STR(fg_buf_str(&text), want);
     fg_buf_fini(&text);
     if (t == NULL) return;
-    CHECK(fg_chat_encode(&c->chat, t, NULL, &ids, &err) == FG_OK);
+    CHECK_OK(fg_chat_encode(&c->chat, t, NULL, &ids, &err), &err);
     size_t i = 0;
     bool same = true;
     for (const fg_json *k = fg_json_first(fg_json_get(node, "ids")); k != NULL;
@@ -112,7 +112,7 @@ FG_TEST(markup_equals_the_templates)
 {
     fg_json *root;
     fg_err err = {0};
-    REQUIRE(fg_json_parse_file(&root, "tests/vectors/text/chat.json", 1 << 24, &err) == FG_OK);
+    REQUIRE_OK(fg_json_parse_file(&root, "tests/vectors/text/chat.json", 1 << 24, &err), &err);
     fg_tokenizer *t = open_nano();
     size_t n = 0;
     static conversation c;
@@ -142,7 +142,7 @@ FG_TEST(release_prompt)
     const fg_chat chat = {.message = message, .n_message = 2, .generate = true};
     fg_ids ids = {0};
     fg_err err = {0};
-    CHECK(fg_chat_encode(&chat, t, NULL, &ids, &err) == FG_OK);
+    CHECK_OK(fg_chat_encode(&chat, t, NULL, &ids, &err), &err);
     CHECK(ids.len == sizeof want / sizeof want[0] && memcmp(ids.data, want, sizeof want) == 0);
     uint32_t end = 0;
     CHECK(fg_chat_end_id(t, &end, NULL) == FG_OK && end == 200020);
@@ -215,11 +215,11 @@ FG_TEST(tokenizer_without_markup_is_named)
 {
     fg_json *root;
     fg_err err = {0};
-    REQUIRE(fg_json_parse_file(&root, "tests/vectors/text/variants.json", 1 << 24, &err) == FG_OK);
+    REQUIRE_OK(fg_json_parse_file(&root, "tests/vectors/text/variants.json", 1 << 24, &err), &err);
     fg_buf json = {0};
     fg_json_put_node(&json, fg_json_get(fg_json_first(root), "tokenizer"));
     fg_tokenizer *t = NULL;
-    CHECK(fg_tokenizer_create(&t, (const char *)json.data, json.len, "small", &err) == FG_OK);
+    CHECK_OK(fg_tokenizer_create(&t, (const char *)json.data, json.len, "small", &err), &err);
     const fg_chat chat = {.generate = true};
     fg_ids ids = {0};
     CHECK(fg_chat_encode(&chat, t, NULL, &ids, &err) == FG_EINVAL);

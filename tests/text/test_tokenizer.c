@@ -194,7 +194,7 @@ FG_TEST(every_supported_kind_equals_the_reference)
 {
     fg_json *root;
     fg_err err = {0};
-    REQUIRE(fg_json_parse_file(&root, VECTORS "variants.json", 1 << 24, &err) == FG_OK);
+    REQUIRE_OK(fg_json_parse_file(&root, VECTORS "variants.json", 1 << 24, &err), &err);
     size_t n_case = 0;
     fg_ids ids = {0};
     for (const fg_json *v = fg_json_first(root); v != NULL; v = fg_json_next(v)) {
