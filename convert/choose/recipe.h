@@ -26,7 +26,7 @@
 
 #include "src/base/buf.h"
 #include "src/base/status.h"
-#include "src/format/write/writer.h"
+#include "src/format/file_plan.h"
 
 typedef struct fg_recipe_rule {
     char *pattern;
@@ -54,6 +54,9 @@ void fg_recipe_fini(fg_recipe *r);
 
 /* True for "fast", "balanced" and "faithful"; false for NULL. */
 bool fg_recipe_is_name(const char *path);
+
+/* What provenance calls the choice: the type, else the name of the recipe, else "q4"; borrowed. */
+const char *fg_recipe_label(const char *type, const char *path);
 
 /* Type of one tensor; fg_choose_fn with the recipe as ctx. */
 fg_tensor_choice fg_recipe_choose(void *recipe, fg_role role, uint32_t layer, uint32_t expert);

@@ -27,8 +27,6 @@ typedef struct fg_piece {
 typedef struct fg_catalog {
     fg_shape shape;
     fg_hf_checkpoint ckpt;
-    char *config; /* config.json, verbatim */
-    size_t config_bytes;
     uint64_t n_weight;
     fg_piece *piece;       /* [n_weight], by fg_weight_index */
     uint64_t source_bytes; /* sum of the pieces */

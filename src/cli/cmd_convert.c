@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert/convert.h"
+#include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/json.h"
 #include "src/cli/commands.h"

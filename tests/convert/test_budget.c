@@ -243,29 +243,27 @@ FG_TEST(the_release)
     fg_err err = {0};
     const fg_synth_opts so = {.n_layer = 80};
     REQUIRE(fg_synth_shape(&s, &so, &err) == FG_OK);
-    const fg_budget_opts o = {sensitivity_file(&s, 7, NULL, NULL), 4.5, 0, 10 << 20};
+    const fg_budget_opts o = {sensitivity_file(&s, 7, NULL, NULL), 4.5, 0, 10 << 20, 8};
     const uint64_t start = fg_clock_ns();
     REQUIRE(fg_budget_choose(&b, &s, &o, &err) == FG_OK);
     printf("  %.2f s, recipe of %zu bytes\n", (double)(fg_clock_ns() - start) * 1e-9, b.len);
     REQUIRE(fg_recipe_load_text(&r, (const char *)b.data, b.len, "release", &err) == FG_OK);
-    fg_writer *w;
-    REQUIRE(fg_writer_create(&w, fg_test_tmp("release.fulgur"), &s, &err) == FG_OK);
-    REQUIRE(fg_writer_plan(w, fg_recipe_choose, &r, &err) == FG_OK);
-    double bits = 0.0, n = 0.0;
-    for (uint64_t i = 0; i < fg_writer_n_tensor(w); i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
-        bits += 8.0 * (double)fg_tensor_bytes(t);
-        n += (double)(t->n_row * t->n_col);
-    }
-    printf("  %.4f bits per weight, %.1f GB\n", bits / n, (double)fg_writer_file_bytes(w) * 1e-9);
+    const fg_file_spec spec = {.shape = &s, .choose = fg_recipe_choose, .ctx = &r};
+    fg_file_plan *p;
+    REQUIRE(fg_file_plan_make(&p, &spec, "release", &err) == FG_OK);
+    uint64_t n_weight, bytes;
+    fg_file_plan_sums(p, &n_weight, &bytes);
+    const double bits = 8.0 * (double)bytes, n = (double)n_weight;
+    printf("  %.4f bits per weight, %.1f GB\n", bits / n,
+           (double)fg_file_plan_file_bytes(p) * 1e-9);
     CHECK(bits / n <= 4.5 && bits / n > 4.49);
-    fg_writer_destroy(&w);
+    fg_file_plan_destroy(&p);
     fg_recipe_fini(&r);
     /* by the size of the file: the same shape, some GB less */
-    const fg_budget_opts o2 = {o.sensitivity_path, 0.0, 250000000000, 10 << 20};
+    const fg_budget_opts o2 = {o.sensitivity_path, 0.0, 250000000000, 10 << 20, 8};
     b.len = 0;
     CHECK(fg_budget_choose(&b, &s, &o2, &err) == FG_OK);
-    const fg_budget_opts o3 = {o.sensitivity_path, 0.0, 240000000000, 10 << 20};
+    const fg_budget_opts o3 = {o.sensitivity_path, 0.0, 240000000000, 10 << 20, 8};
     CHECK(fg_budget_choose(&b, &s, &o3, &err) == FG_ELIMIT);
     printf("  %s\n", err.msg);
     fg_buf_fini(&b);
@@ -419,7 +417,7 @@ FG_TEST(every_failed_allocation_is_an_error)
     fixture x;
     REQUIRE(set_up(&x));
     const char *s = sensitivity_file(&x.c.shape, 3, NULL, NULL);
-    const fg_budget_opts o = {s, x.least.bits_per_weight + 0.4, 0, 1000};
+    const fg_budget_opts o = {s, x.least.bits_per_weight + 0.4, 0, 1000, 8};
     bool done = false;
     for (uint64_t i = 1; i < 100000 && !done; i += 1 + i / 7) {
         fg_buf b = {0};
