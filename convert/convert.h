@@ -2,6 +2,10 @@
  *
  * Converts a Hugging Face checkpoint folder into one .fulgur file.
  *
+ * The room convert puts together what its three rooms know: source (what is read), choose (which types), calib
+ * (what a text says).  Its own files: metadata.h (what is stored beside the weights), work.c (in which order),
+ * encode.h (weights to panels), spool.h (panels to the writer), dry_run.h (what would be done).
+ *
  * Streaming: for each tensor a band of rows is read, encoded on all threads and written.  A plain
  * conversion takes tensors as the shards have them, each source byte read once and nearly in order; a calibrated
  * one takes them in the order of the file.  Memory is bounded by the longest row, the number of threads

@@ -36,12 +36,12 @@ BEGIN {
     rule("src/device: src/sys src/format src/expert src/model quant simd")
     rule("src/engine: src/fulgur.h src/sys src/format src/text src/expert src/model src/device quant simd")
     rule("src/eval: =src/engine src/engine src/format/write")
-    rule("src/plan: =src/engine src/engine src/format/write bench/bench.h")
-    rule("bench: =src/engine src/engine src/format/write")
-    rule("convert/source: src/sys src/format quant")
-    rule("convert/choose: src/sys src/format src/format/write src/model quant convert/source")
-    rule("convert/calib: src/sys src/format src/format/write src/text src/model quant simd convert/source")
-    rule("convert: =convert/calib convert/choose convert/calib")
+    rule("src/plan: =src/engine src/engine bench/bench.h")
+    rule("bench: =src/engine src/engine")
+    rule("convert/source: src/format/format.h src/format/shape.h")
+    rule("convert/choose: src/format/file_plan.h src/format/shape.h src/model/quant_unit.h convert/source/names.h")
+    rule("convert/calib: src/sys src/format/reader.h src/text/tokenizer.h src/model quant")
+    rule("convert: src/sys src/format src/format/write src/text quant convert/source convert/choose convert/calib")
     rule("src/cli: src/fulgur.h src/sys src/format src/text src/engine src/eval src/plan bench convert convert/calib convert/choose convert/source src/expert src/model")
     home["cjson/cJSON.h"] = "src/base/json.c";     home["xxhash.h"] = "src/base/hash.c"
     home["hwloc.h"] = "src/sys/topo.c";            home["omp.h"] = "src/sys/team.c"

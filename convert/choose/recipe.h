@@ -16,6 +16,9 @@
  *   faithful  everything q8                                           48.7 GB
  *
  * Gate and up of an expert are interleaved panel by panel, so they must have one type.
+ *
+ * The room convert/choose says which type each matrix gets, by a recipe or by a budget (budget.h).  It sees names,
+ * shapes and plans of files (src/format/file_plan.h), never a weight.
  */
 #ifndef FG_CONVERT_CHOOSE_RECIPE_H
 #define FG_CONVERT_CHOOSE_RECIPE_H
