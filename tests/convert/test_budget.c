@@ -20,7 +20,7 @@
 #include "src/format/reader.h"
 #include "src/model/quant_unit.h"
 #include "tests/ckpt.h"
-#include "tests/convert/sensitivity.h"
+#include "tests/convert/measured.h"
 #include "tests/fg_test.h"
 
 enum { N_UNIT = 6, T = FG_BUDGET_TYPES };

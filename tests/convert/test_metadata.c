@@ -18,7 +18,7 @@
 #include "src/base/mem.h"
 #include "src/format/reader.h"
 #include "tests/ckpt.h"
-#include "tests/convert/sensitivity.h"
+#include "tests/convert/measured.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 

@@ -2,8 +2,8 @@
  *
  * A sensitivity file of any shape, for the tests of what a budget chooses.
  */
-#ifndef FG_TESTS_CONVERT_SENSITIVITY_H
-#define FG_TESTS_CONVERT_SENSITIVITY_H
+#ifndef FG_TESTS_CONVERT_MEASURED_H
+#define FG_TESTS_CONVERT_MEASURED_H
 
 #include <stdio.h>
 #include <string.h>
