@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * One pass over the units (convert_impl.h) in the order of units.c.  Whatever can be refused without reading tensor data (output, recipe,
- * configuration, headers, names, shapes, tokenizer, free space) is refused first, in `prepare` and
- * fg_writer_begin; after that only I/O errors and weights that are not finite can stop the work.
+ * One pass over the work (convert_impl.h) in the order of work.c.  Whatever can be refused without reading
+ * tensor data (output, recipe, configuration, headers, names, shapes, tokenizer, free space) is refused first,
+ * in `prepare` and fg_writer_resume; after that only I/O errors and weights that are not finite can stop it.
  *
- * Row scales stand before the panels of their unit, so a quantized unit waits in the spool until its
- * last panel is encoded.
+ * Bytes of a weight: shards.c reads them where catalog.c says, encode.c makes panels of them (quant/panel.c),
+ * spool.c keeps panels back until the row scales that stand before them are known, the writer has the rest.
  */
 #include "convert/convert_impl.h"
 
@@ -19,48 +19,43 @@
 #include <unistd.h>
 
 #include "convert/choose/budget.h"
-#include "convert/calib/calib.h"
-#include "convert/encode.h"
-#include "convert/source/catalog.h"
-#include "convert/choose/recipe.h"
-#include "convert/spool.h"
 #include "quant/linalg.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
-#include "src/base/fp.h"
 #include "src/base/hash.h"
 #include "src/base/io.h"
-#include "src/base/json.h"
 #include "src/base/mem.h"
-#include "src/format/write/writer.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
 
-static const char *const other_inputs[] = {
-    "config.json",           "model.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "generation_config.json",       "chat_template.jinja"};
-#define N_OF(a) (sizeof(a) / sizeof(a)[0])
-
 typedef fg_run run;
+
+void fg_run_init(run *r, const fg_convert_opts *opts)
+{
+    *r = (run){.opts = opts};
+    fg_shards_init(&r->in.shards, &r->in.catalog.ckpt);
+    fg_spool_init(&r->work.spool, opts->out_path, FG_SPOOL_BYTES);
+}
 
 void fg_run_fini(run *r)
 {
-    fg_calib_destroy(&r->calib); /* before the file that it maps */
-    fg_ids_fini(&r->calib_ids);
-    fg_encoder_destroy(&r->encoder);
-    fg_shards_fini(&r->source);
-    fg_spool_fini(&r->spool);
-    fg_team_destroy(&r->team);
-    fg_writer_destroy(&r->writer);
-    fg_recipe_fini(&r->recipe);
-    fg_catalog_fini(&r->plan);
-    fg_mem_free(r->hash);
-    fg_mem_free(r->row_scale);
-    fg_mem_free(r->scale_bytes);
-    fg_mem_free(r->unit);
-    fg_mem_free(r->supply);
-    fg_buf_fini(&r->new_tensor);
+    fg_calib_destroy(&r->work.calib); /* before the file that it maps */
+    fg_encoder_destroy(&r->work.encoder);
+    fg_spool_fini(&r->work.spool);
+    fg_team_destroy(&r->work.team);
+    fg_mem_free(r->work.row_scale);
+    fg_mem_free(r->work.list);
+    fg_writer_destroy(&r->out.writer);
+    fg_file_plan_destroy(&r->out.plan);
+    fg_metadata_fini(&r->out.meta);
+    fg_shards_fini(&r->in.shards);
+    fg_ids_fini(&r->in.calib_ids);
+    fg_recipe_fini(&r->in.recipe);
+    fg_catalog_fini(&r->in.catalog);
+    fg_mem_free(r->in.supply);
+    fg_mem_free(r->progress.hash);
+    fg_buf_fini(&r->progress.new_tensor);
 }
 
 /* --- before any data is read --- */
@@ -102,46 +97,49 @@ static fg_status refuse_same_file(const char *out, const struct stat *out_sb, co
                    input);
 }
 
+/* The same for a file of the checkpoint folder. */
+static fg_status refuse_own_file(const run *r, const struct stat *out_sb, const char *name,
+                                 fg_err *err)
+{
+    char *path = fg_io_join(r->opts->src_dir, name);
+    if (path == NULL) return fg_fail_nomem(err, name);
+    const fg_status st = refuse_same_file(r->opts->out_path, out_sb, path, err);
+    fg_mem_free(path);
+    return st;
+}
+
 static fg_status check_not_input(const run *r, fg_err *err)
 {
     struct stat sb;
-    const char *out = r->opts->out_path;
-    if (stat(out, &sb) != 0) return FG_OK;
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        FG_TRY(refuse_same_file(out, &sb, r->plan.ckpt.shard[s].path, err));
+    const fg_convert_opts *o = r->opts;
+    const char *const named[] = {o->calib_path, o->sensitivity_path,
+                                 fg_recipe_is_name(o->recipe_path) ? NULL : o->recipe_path};
+    if (stat(o->out_path, &sb) != 0) return FG_OK;
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        FG_TRY(refuse_same_file(o->out_path, &sb, r->in.catalog.ckpt.shard[s].path, err));
     }
-    if (r->opts->calib_path != NULL) {
-        FG_TRY(refuse_same_file(out, &sb, r->opts->calib_path, err));
+    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
+        if (named[i] != NULL) FG_TRY(refuse_same_file(o->out_path, &sb, named[i], err));
     }
-    if (r->opts->recipe_path != NULL && !fg_recipe_is_name(r->opts->recipe_path)) {
-        FG_TRY(refuse_same_file(out, &sb, r->opts->recipe_path, err));
+    for (size_t i = 0; i < FG_N_COPIED; i++) {
+        FG_TRY(refuse_own_file(r, &sb, fg_copied_files[i].file, err));
     }
-    if (r->opts->sensitivity_path != NULL) {
-        FG_TRY(refuse_same_file(out, &sb, r->opts->sensitivity_path, err));
-    }
-    for (size_t i = 0; i < N_OF(other_inputs); i++) {
-        char *path = fg_io_join(r->opts->src_dir, other_inputs[i]);
-        if (path == NULL) return fg_fail_nomem(err, out);
-        const fg_status st = refuse_same_file(out, &sb, path, err);
-        fg_mem_free(path);
-        if (st != FG_OK) return st;
-    }
-    return FG_OK;
+    return refuse_own_file(r, &sb, FG_HF_INDEX_NAME, err);
 }
 
 /* --- data --- */
 
 uint64_t fg_run_weight(const run *r, const fg_tensor *t)
 {
-    return fg_weight_index(&r->plan.shape, (fg_role)t->role, t->layer, t->expert);
+    return fg_weight_index(&r->in.catalog.shape, (fg_role)t->role, t->layer, t->expert);
 }
 
 static void note_error(run *r, uint64_t idx)
 {
-    const double rms = (double)fg_writer_tensor(r->writer, idx)->err_rms;
-    if (rms > r->worst_rms) {
-        r->worst_rms = rms;
-        r->worst_idx = idx;
+    const double rms = (double)fg_file_plan_tensor(fg_writer_plan(r->out.writer), idx)->err_rms;
+    if (rms > r->progress.worst_rms) {
+        r->progress.worst_rms = rms;
+        r->progress.worst_idx = idx;
     }
 }
 
@@ -149,86 +147,14 @@ fg_status fg_run_tick(void *ctx, uint64_t n, fg_err *err)
 {
     run *r = ctx;
     const fg_convert_opts *o = r->opts;
-    r->done_bytes += n;
-    if (o->progress == NULL || o->progress(o->ctx, r->done_bytes, r->plan.source_bytes)) {
+    r->progress.done_bytes += n;
+    if (o->progress == NULL ||
+        o->progress(o->ctx, r->progress.done_bytes, r->in.catalog.source_bytes)) {
         return FG_OK;
     }
     return fg_fail(err, FG_ECANCEL, "%s: cancelled after %llu of %llu bytes, expected to finish",
-                   o->out_path, (unsigned long long)r->done_bytes,
-                   (unsigned long long)r->plan.source_bytes);
-}
-
-static fg_status put(void *ctx, uint64_t pos, const void *bytes, uint64_t n, fg_err *err)
-{
-    static const uint8_t zeros[4096];
-    run *r = ctx;
-    if (!r->spooling) {
-        FG_TRY(fg_writer_pad(r->writer, pos, err));
-        return fg_writer_write(r->writer, bytes, n, err);
-    }
-    while (r->spool_pos < pos) {
-        const uint64_t gap = pos - r->spool_pos;
-        const uint64_t len = gap < sizeof zeros ? gap : sizeof zeros;
-        FG_TRY(fg_spool_append(&r->spool, zeros, len, err));
-        r->spool_pos += len;
-    }
-    r->spool_pos += n;
-    return fg_spool_append(&r->spool, bytes, n, err);
-}
-
-static fg_status replay_to_writer(void *ctx, const void *bytes, uint64_t n, fg_err *err)
-{
-    run *r = ctx;
-    return fg_writer_write(r->writer, bytes, n, err);
-}
-
-static void put_f32_le(uint8_t *dst, const float *v, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t u = fg_f32_bits(v[i]);
-        for (size_t k = 0; k < 4; k++) dst[4 * i + k] = (uint8_t)(u >> (8 * k));
-    }
-}
-
-static fg_status write_vector(run *r, const fg_tensor *t, fg_err *err)
-{
-    const uint64_t weight = fg_run_weight(r, t);
-    const fg_piece *p = &r->plan.piece[weight];
-    const size_t n = (size_t)t->n_col;
-    uint8_t *bytes = fg_mem_alloc(n * sizeof(float));
-    float *v = fg_mem_alloc(n * sizeof *v);
-    fg_status st = bytes == NULL || v == NULL ? fg_fail_nomem(err, "vector") : FG_OK;
-    if (st == FG_OK) {
-        st = fg_shards_read(&r->source, p->shard, bytes, (size_t)p->bytes, p->offset, err);
-    }
-    if (st == FG_OK) {
-        r->hash[weight] = fg_hash64(bytes, (size_t)p->bytes);
-        fg_st_to_f32((fg_st_dtype)p->dtype, bytes, n, v);
-        st = fg_encode_check_finite(t, v, n, 0, err);
-    }
-    if (st == FG_OK) {
-        put_f32_le(bytes, v, n);
-        st = put(r, t->offset, bytes, n * sizeof(float), err);
-    }
-    if (st == FG_OK) st = fg_run_tick(r, p->bytes, err);
-    fg_mem_free(bytes);
-    fg_mem_free(v);
-    return st;
-}
-
-/* Scales of the group's jobs, in the order of their places, then the spooled panels. */
-static fg_status flush_group(run *r, const fg_encode_job *job, size_t n_job, fg_err *err)
-{
-    r->spooling = false;
-    for (size_t m = 0; m < n_job; m++) {
-        const fg_tensor *t = job[m].tensor;
-        if (t->scale_offset == 0) continue;
-        const size_t n = (size_t)(FG_PANEL_ROWS * fg_n_panel(t->n_row));
-        put_f32_le(r->scale_bytes, job[m].row_scale, n);
-        FG_TRY(put(r, t->scale_offset, r->scale_bytes, n * sizeof(float), err));
-    }
-    FG_TRY(fg_writer_pad(r->writer, job[0].tensor->offset, err));
-    return fg_spool_replay(&r->spool, replay_to_writer, r, err);
+                   o->out_path, (unsigned long long)r->progress.done_bytes,
+                   (unsigned long long)r->in.catalog.source_bytes);
 }
 
 /* The calibrated inputs of one job, or of a pair with the same inputs. */
@@ -236,9 +162,9 @@ static fg_status calibrate(run *r, fg_encode_job *job, size_t n, fg_feedback *f,
 {
     const fg_model_file *view;
     bool has;
-    if (r->calib == NULL) return FG_OK;
-    FG_TRY(fg_writer_view(r->writer, &view, err)); /* what is written so far can be read */
-    FG_TRY(fg_calib_inputs(r->calib, job[0].tensor, &has, f, err));
+    if (r->work.calib == NULL) return FG_OK;
+    FG_TRY(fg_writer_view(r->out.writer, &view, err)); /* what is written so far can be read */
+    FG_TRY(fg_calib_inputs(r->work.calib, job[0].tensor, &has, f, err));
     for (size_t m = 0; m < n && has; m++) job[m].feedback = f;
     return FG_OK;
 }
@@ -248,73 +174,110 @@ static fg_status encode_expert(run *r, fg_encode_job *job, const fg_encode_io *i
 {
     fg_feedback in, hidden;
     FG_TRY(calibrate(r, job, 2, &in, err));
-    FG_TRY(fg_encode(r->encoder, job, 2, io, err));
-    if (r->calib != NULL && r->spooling) {
-        fg_calib_bind_pair(r->calib, job[0].tensor, job[1].tensor, r->spool.mem, job[0].row_scale,
-                           job[1].row_scale);
+    FG_TRY(fg_encode(r->work.encoder, job, 2, io, err));
+    if (r->work.calib != NULL && r->work.spool.holding) {
+        fg_calib_bind_pair(r->work.calib, job[0].tensor, job[1].tensor, r->work.spool.mem,
+                           job[0].row_scale, job[1].row_scale);
     }
     FG_TRY(calibrate(r, job + 2, 1, &hidden, err));
-    return fg_encode(r->encoder, job + 2, 1, io, err);
+    return fg_encode(r->work.encoder, job + 2, 1, io, err);
+}
+
+static fg_encode_io io_of(run *r)
+{
+    return (fg_encode_io){fg_spool_put, &r->work.spool, fg_run_tick, r};
+}
+
+static fg_status write_vector(run *r, uint64_t idx, fg_err *err)
+{
+    const fg_tensor *t = fg_file_plan_tensor(r->out.plan, idx);
+    const uint64_t weight = fg_run_weight(r, t);
+    fg_encode_job job = {.tensor = t, .piece = &r->in.catalog.piece[weight]};
+    const fg_encode_io io = io_of(r);
+    FG_TRY(fg_spool_begin(&r->work.spool, r->out.writer, NULL, err));
+    FG_TRY(fg_encode_vector(r->work.encoder, &job, &io, err));
+    r->progress.hash[weight] = job.hash;
+    fg_writer_set_error(r->out.writer, idx, &(fg_tensor_error){0});
+    return FG_OK;
+}
+
+/* Where panels wait for their row scales, and how many do: job[n] of the tensors from idx on. */
+static fg_status begin_spool(run *r, const fg_encode_job *job, size_t n, fg_err *err)
+{
+    /* gate and up are run from the spool's memory while down is calibrated */
+    const bool calib_pair = r->work.calib != NULL && n > 1;
+    fg_spool_hold hold = {.first = job[0].tensor->offset,
+                          .limit = calib_pair ? FG_CALIB_SPOOL_BYTES : FG_SPOOL_BYTES};
+    bool scaled = false;
+    for (size_t m = 0; m < n; m++) {
+        const fg_tensor *t = job[m].tensor;
+        hold.expect += fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
+        assert(t->scale_offset < hold.first);
+        scaled = scaled || t->scale_offset != 0;
+    }
+    if (scaled && calib_pair && hold.expect > FG_CALIB_SPOOL_BYTES / 2) {
+        return fg_fail(err, FG_ELIMIT,
+                       "layer %u: experts of %llu bytes, expected at most %llu to calibrate",
+                       job[0].tensor->layer, (unsigned long long)hold.expect,
+                       (unsigned long long)(FG_CALIB_SPOOL_BYTES / 2));
+    }
+    hold.expect += n * FG_PAGE_BYTES;
+    return fg_spool_begin(&r->work.spool, r->out.writer, scaled ? &hold : NULL, err);
+}
+
+static fg_status end_spool(run *r, const fg_encode_job *job, size_t n, fg_err *err)
+{
+    fg_spool_scales scales[FG_WORK_TENSORS] = {{0}};
+    for (size_t m = 0; m < n; m++) {
+        const fg_tensor *t = job[m].tensor;
+        if (t->scale_offset == 0) continue;
+        scales[m] = (fg_spool_scales){t->scale_offset, job[m].row_scale,
+                                      (size_t)(FG_PANEL_ROWS * fg_n_panel(t->n_row))};
+    }
+    return fg_spool_end(&r->work.spool, scales, n, job[0].tensor->offset, err);
 }
 
 /* Matrices idx .. idx + n - 1: one, or gate, up and down of an expert. */
 static fg_status write_matrices(run *r, uint64_t idx, size_t n, fg_err *err)
 {
     fg_encode_job job[FG_WORK_TENSORS] = {{0}};
-    uint64_t at = 0, panel_bytes = 0;
-    r->spooling = false;
+    uint64_t at = 0;
     for (size_t m = 0; m < n; m++) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, idx + m);
+        const fg_tensor *t = fg_file_plan_tensor(r->out.plan, idx + m);
         job[m].tensor = t;
-        job[m].piece = &r->plan.piece[fg_run_weight(r, t)];
-        job[m].row_scale = r->row_scale + at;
+        job[m].piece = &r->in.catalog.piece[fg_run_weight(r, t)];
+        job[m].row_scale = r->work.row_scale + at;
         at += FG_PANEL_ROWS * fg_n_panel(t->n_row);
-        panel_bytes += fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
-        if (t->scale_offset == 0) continue;
-        assert(t->scale_offset < job[0].tensor->offset);
-        r->spooling = true;
     }
-    const bool spooled = r->spooling;
-    /* gate and up are run from the spool's memory while down is calibrated */
-    r->spool.limit = r->calib != NULL && n > 1 ? FG_CALIB_SPOOL_BYTES : FG_SPOOL_BYTES;
-    if (spooled && r->calib != NULL && n > 1 && panel_bytes > FG_CALIB_SPOOL_BYTES / 2) {
-        return fg_fail(err, FG_ELIMIT,
-                       "layer %u: experts of %llu bytes, expected at most %llu to calibrate",
-                       job[0].tensor->layer, (unsigned long long)panel_bytes,
-                       (unsigned long long)(FG_CALIB_SPOOL_BYTES / 2));
-    }
-    if (spooled) {
-        r->spool_pos = job[0].tensor->offset;
-        FG_TRY(fg_spool_start(&r->spool, panel_bytes + n * FG_PAGE_BYTES, err));
-    }
-    const fg_encode_io io = {put, fg_run_tick, r};
+    FG_TRY(begin_spool(r, job, n, err));
+    const fg_encode_io io = io_of(r);
     fg_feedback in;
     if (n == 1) {
         FG_TRY(calibrate(r, job, 1, &in, err));
-        FG_TRY(fg_encode(r->encoder, job, 1, &io, err));
+        FG_TRY(fg_encode(r->work.encoder, job, 1, &io, err));
     } else {
         FG_TRY(encode_expert(r, job, &io, err));
     }
     for (size_t m = 0; m < n; m++) {
-        r->hash[fg_run_weight(r, job[m].tensor)] = job[m].hash;
+        r->progress.hash[fg_run_weight(r, job[m].tensor)] = job[m].hash;
         const fg_tensor_error e = {job[m].err_rms, job[m].err_max_row, job[m].err_out, job[m].peak};
-        fg_writer_set_error(r->writer, idx + m, &e);
+        fg_writer_set_error(r->out.writer, idx + m, &e);
         note_error(r, idx + m);
     }
-    if (spooled) FG_TRY(flush_group(r, job, n, err));
-    if (r->calib == NULL) return FG_OK;
+    FG_TRY(end_spool(r, job, n, err));
+    if (r->work.calib == NULL) return FG_OK;
     const fg_model_file *view;
-    FG_TRY(fg_writer_view(r->writer, &view, err));
-    return fg_calib_wrote(r->calib, job[n - 1].tensor, err);
+    FG_TRY(fg_writer_view(r->out.writer, &view, err));
+    return fg_calib_wrote(r->work.calib, job[n - 1].tensor, err);
 }
 
 /* --- checkpoints: what one life of a conversion leaves for the next --- */
 
 /* What is not in the plan or the metadata: which shard has which tensor, and the text to calibrate with;
- * headers of shards are compared one by one as they come (units.c).  Not: threads, places. */
+ * headers of shards are compared one by one as they come (work.c).  Not: threads, places. */
 static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
 {
-    const fg_hf_index *x = &r->plan.ckpt.index;
+    const fg_hf_index *x = &r->in.catalog.ckpt.index;
     fg_buf b = {0};
     fg_buf_printf(&b, "convert %d\n", FG_CONVERT_VERSION);
     for (size_t i = 0; i < x->n_entry; i++) {
@@ -322,7 +285,7 @@ static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
     }
     fg_buf_u8(&b, r->opts->calib_diagonal);
     if (r->opts->calib_path != NULL) fg_buf_put_str(&b, fg_linalg_name()); /* its bits show */
-    for (size_t i = 0; i < r->calib_ids.len; i++) fg_buf_u32(&b, r->calib_ids.data[i]);
+    for (size_t i = 0; i < r->in.calib_ids.len; i++) fg_buf_u32(&b, r->in.calib_ids.data[i]);
     if (!b.failed) *out = fg_hash64(b.data, b.len);
     const fg_status st = b.failed ? fg_fail_nomem(err, "identity") : FG_OK;
     fg_buf_fini(&b);
@@ -333,23 +296,23 @@ static fg_status checkpoint(run *r, fg_err *err)
 {
     fg_buf b = {0};
     fg_status st = fg_work_put(r, &b, err);
-    if (st == FG_OK) st = fg_writer_checkpoint(r->writer, b.data, b.len, err);
+    if (st == FG_OK) st = fg_writer_checkpoint(r->out.writer, b.data, b.len, err);
     fg_buf_fini(&b);
     FG_TRY(st);
     fg_work_put_done(r);
     return fg_work_delete(r, err);
 }
 
-/* Behind a unit: when it is time, when shards become free, and calibrated at the end of each layer, which
+/* Behind a piece of work: when it is time, when shards become free, and calibrated at the end of each layer, which
  * may have taken long. */
 static fg_status save(run *r, const fg_work *u, fg_err *err)
 {
     const uint64_t next = u->first + u->n;
-    const bool layer_ends =
-        next == fg_writer_n_tensor(r->writer) ||
-        fg_writer_tensor(r->writer, next)->layer != fg_writer_tensor(r->writer, next - 1)->layer;
-    if (!fg_writer_checkpoint_due(r->writer) && !fg_work_can_delete(r) &&
-        !(r->calib != NULL && layer_ends)) {
+    const bool layer_ends = next == fg_file_plan_n_tensor(r->out.plan) ||
+                            fg_file_plan_tensor(r->out.plan, next)->layer !=
+                                fg_file_plan_tensor(r->out.plan, next - 1)->layer;
+    if (!fg_writer_checkpoint_due(r->out.writer) && !fg_work_can_delete(r) &&
+        !(r->work.calib != NULL && layer_ends)) {
         return FG_OK;
     }
     return checkpoint(r, err);
@@ -390,39 +353,36 @@ static fg_status begin_or_resume(run *r, fg_err *err)
     uint64_t identity = 0, next;
     FG_TRY(source_identity(r, &identity, err));
     if (o->checkpoint_bytes != 0) {
-        fg_writer_checkpoint_every(r->writer, o->checkpoint_bytes, UINT64_MAX);
+        fg_writer_checkpoint_every(r->out.writer, o->checkpoint_bytes, UINT64_MAX);
     }
-    fg_writer_reserve(r->writer, o->delete_consumed ? UINT64_MAX : r->reserve);
-    FG_TRY(fg_writer_resume(r->writer, identity, fg_work_take, r, &next, err));
+    fg_writer_reserve(r->out.writer, o->delete_consumed ? UINT64_MAX : r->work.temp_bytes);
+    FG_TRY(fg_writer_resume(r->out.writer, identity, fg_work_take, r, &next, err));
     FG_TRY(fg_work_check(r, err));
     if (o->delete_consumed) FG_TRY(check_space(r, err));
-    r->resumed_bytes = r->done_bytes;
-    if (r->n_taken == 0) return FG_OK;
-    for (uint64_t i = 0; i < fg_writer_n_tensor(r->writer); i++) {
-        if (fg_writer_is_done(r->writer, i)) note_error(r, i);
+    r->progress.resumed_bytes = r->progress.done_bytes;
+    if (r->progress.n_taken == 0) return FG_OK;
+    for (uint64_t i = 0; i < fg_file_plan_n_tensor(r->out.plan); i++) {
+        if (fg_writer_is_done(r->out.writer, i)) note_error(r, i);
     }
-    if (o->resumed != NULL) o->resumed(o->ctx, r->done_bytes, r->plan.source_bytes);
+    if (o->resumed != NULL) o->resumed(o->ctx, r->progress.done_bytes, r->in.catalog.source_bytes);
     return fg_work_delete(r, err);
 }
 
 /* An error line that ends a life says so when the next one will go on. */
 static void add_hint(const run *r, fg_err *err)
 {
-    if (err == NULL || r->writer == NULL || !fg_writer_is_kept(r->writer)) return;
+    if (err == NULL || r->out.writer == NULL || !fg_writer_is_kept(r->out.writer)) return;
     const size_t n = strlen(err->msg);
     (void)snprintf(err->msg + n, sizeof err->msg - n,
                    "; %.200s.part is kept, the same command continues", r->opts->out_path);
 }
 
-static fg_status write_unit(run *r, const fg_work *u, fg_err *err)
+static fg_status do_work(run *r, const fg_work *u, fg_err *err)
 {
-    const fg_tensor *t = fg_writer_tensor(r->writer, u->first);
-    FG_TRY(fg_writer_seek(r->writer, u->first, err));
-    if (!fg_role_is_vector((fg_role)t->role)) return write_matrices(r, u->first, u->n, err);
-    r->spooling = false;
-    FG_TRY(write_vector(r, t, err));
-    fg_writer_set_error(r->writer, u->first, &(fg_tensor_error){0});
-    return FG_OK;
+    const fg_tensor *t = fg_file_plan_tensor(r->out.plan, u->first);
+    FG_TRY(fg_writer_seek(r->out.writer, u->first, err));
+    return fg_role_is_vector((fg_role)t->role) ? write_vector(r, u->first, err)
+                                               : write_matrices(r, u->first, u->n, err);
 }
 
 static fg_status write_data(run *r, fg_err *err)
@@ -430,14 +390,15 @@ static fg_status write_data(run *r, fg_err *err)
     for (;;) {
         size_t i;
         FG_TRY(fg_work_next(r, &i, err));
-        if (i == r->n_unit) {
+        if (i == r->work.n) {
             FG_TRY(fg_work_wait_all(r, err));
             /* parts get their names before OUT does: a kill in between is to be gone on from */
-            return r->opts->n_split == 0 || r->new_tensor.len == 0 ? FG_OK : checkpoint(r, err);
+            return r->opts->n_split == 0 || r->progress.new_tensor.len == 0 ? FG_OK
+                                                                            : checkpoint(r, err);
         }
-        FG_TRY(write_unit(r, &r->unit[i], err));
+        FG_TRY(do_work(r, &r->work.list[i], err));
         fg_work_set_done(r, i);
-        FG_TRY(save(r, &r->unit[i], err));
+        FG_TRY(save(r, &r->work.list[i], err));
     }
 }
 
@@ -447,12 +408,17 @@ static fg_status write_data(run *r, fg_err *err)
 static fg_status choose_recipe(run *r, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
-    fg_budget_opts bo = {o->sensitivity_path, o->target_bpw, o->target_bytes, r->plan.config_bytes};
+    const fg_budget_opts bo = {
+        .sensitivity_path = o->sensitivity_path,
+        .bpw = o->target_bpw,
+        .file_bytes = o->target_bytes,
+        .meta_bytes = fg_metadata_bytes(&r->out.meta),
+        .n_meta = FG_N_COPIED + FG_N_OWN_META,
+    };
     fg_buf b = {0};
-    fg_status st = fg_run_meta_bytes(r, &bo.meta_bytes, err);
-    if (st == FG_OK) st = fg_budget_choose(&b, &r->plan.shape, &bo, err);
+    fg_status st = fg_budget_choose(&b, &r->in.catalog.shape, &bo, err);
     if (st == FG_OK) {
-        st = fg_recipe_load_text(&r->recipe, (const char *)b.data, b.len, "budget", err);
+        st = fg_recipe_load_text(&r->in.recipe, (const char *)b.data, b.len, "budget", err);
     }
     fg_buf_fini(&b);
     return st;
@@ -473,7 +439,7 @@ static fg_status check_budget(const fg_convert_opts *o, fg_err *err)
     return FG_OK;
 }
 
-/* Most bytes of a unit's panels that wait in memory.  Calibration runs gate and up of an expert from there. */
+/* Most bytes of panels that wait in memory.  Calibration runs gate and up of an expert from there. */
 static uint64_t spool_limit(const run *r, const fg_work *u)
 {
     return r->opts->calib_path != NULL && u->n > 1 ? FG_CALIB_SPOOL_BYTES : FG_SPOOL_BYTES;
@@ -482,22 +448,22 @@ static uint64_t spool_limit(const run *r, const fg_work *u)
 /* What buffers and temporary files must hold. */
 static void measure(run *r)
 {
-    for (size_t i = 0; i < r->n_unit; i++) {
-        const uint64_t limit = spool_limit(r, &r->unit[i]);
+    for (size_t i = 0; i < r->work.n; i++) {
+        const uint64_t limit = spool_limit(r, &r->work.list[i]);
         uint64_t spool = 0;
-        for (uint32_t k = 0; k < r->unit[i].n; k++) {
-            const fg_tensor *t = fg_writer_tensor(r->writer, r->unit[i].first + k);
+        for (uint32_t k = 0; k < r->work.list[i].n; k++) {
+            const fg_tensor *t = fg_file_plan_tensor(r->out.plan, r->work.list[i].first + k);
             const uint64_t n = FG_PANEL_ROWS * fg_n_panel(t->n_row);
-            if (t->n_col > r->max_cols) r->max_cols = t->n_col;
-            if (n > r->max_rows) r->max_rows = n;
+            if (t->n_col > r->work.max_cols) r->work.max_cols = t->n_col;
+            if (n > r->work.max_rows) r->work.max_rows = n;
             spool += fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
         }
-        if (spool > limit && spool - limit > r->reserve) r->reserve = spool - limit;
+        if (spool > limit && spool - limit > r->work.temp_bytes) r->work.temp_bytes = spool - limit;
         if (spool > limit) spool = limit;
-        if (spool > r->spool_bytes) r->spool_bytes = spool;
+        if (spool > r->work.spool_bytes) r->work.spool_bytes = spool;
     }
     if (r->opts->calib_path == NULL) return;
-    r->reserve += fg_calib_disk_bytes(&r->plan.shape, r->calib_ids.len);
+    r->work.temp_bytes += fg_calib_disk_bytes(&r->in.catalog.shape, r->in.calib_ids.len);
 }
 
 static fg_status check_calibration(const run *r, fg_err *err)
@@ -506,8 +472,8 @@ static fg_status check_calibration(const run *r, fg_err *err)
     if (o->calib_diagonal && o->calib_path == NULL) {
         return fg_fail(err, FG_EINVAL, "calibration: diagonal without a text, expected a text");
     }
-    for (uint64_t i = 0; o->calib_path != NULL && i < fg_writer_n_tensor(r->writer); i++) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, i);
+    for (uint64_t i = 0; o->calib_path != NULL && i < fg_file_plan_n_tensor(r->out.plan); i++) {
+        const fg_tensor *t = fg_file_plan_tensor(r->out.plan, i);
         if (t->role != FG_ROLE_EMBED && fg_qtype_get(t->type)->quantized) return FG_OK;
     }
     if (o->calib_path == NULL) return FG_OK;
@@ -525,27 +491,41 @@ static fg_status check_deletable(const run *r, fg_err *err)
                    strerror(errno));
 }
 
+static fg_status make_plan(run *r, fg_err *err)
+{
+    const fg_file_spec spec = {
+        .shape = &r->in.catalog.shape,
+        .choose = fg_recipe_choose,
+        .ctx = &r->in.recipe,
+        .meta = r->out.meta.entry,
+        .n_meta = r->out.meta.n,
+        .n_part = r->out.drives.n,
+    };
+    return fg_file_plan_make(&r->out.plan, &spec, r->opts->out_path, err);
+}
+
 fg_status fg_run_prepare(run *r, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
     FG_TRY(check_output(o->out_path, err));
     FG_TRY(check_budget(o, err));
     if (o->sensitivity_path == NULL) {
-        FG_TRY(fg_recipe_load(&r->recipe, o->type, o->recipe_path, err));
+        FG_TRY(fg_recipe_load(&r->in.recipe, o->type, o->recipe_path, err));
     }
-    FG_TRY(
-        fg_catalog_open(&r->plan, o->src_dir, o->wait_for_shards ? FG_HF_LATER : FG_HF_SOME, err));
+    FG_TRY(fg_catalog_open(&r->in.catalog, o->src_dir,
+                           o->wait_for_shards ? FG_HF_LATER : FG_HF_SOME, err));
     FG_TRY(check_deletable(r, err));
     FG_TRY(check_not_input(r, err));
+    FG_TRY(fg_run_copy_files(r, err));
     if (o->sensitivity_path != NULL) FG_TRY(choose_recipe(r, err));
     if (o->calib_path != NULL) {
-        FG_TRY(fg_calib_read_text(&r->calib_ids, &r->calib_hash, o->src_dir, o->calib_path, err));
+        FG_TRY(fg_calib_read_text(&r->in.calib_ids, &r->in.calib_hash, o->src_dir, o->calib_path,
+                                  err));
     }
-    FG_TRY(fg_recipe_check(&r->recipe, &r->plan.shape, o->recipe_path, err));
-    FG_TRY(fg_writer_create(&r->writer, o->out_path, &r->plan.shape, err));
-    if (o->n_split > 0) FG_TRY(fg_writer_split(r->writer, o->split_dir, o->n_split, err));
+    FG_TRY(fg_recipe_check(&r->in.recipe, &r->in.catalog.shape, o->recipe_path, err));
+    FG_TRY(fg_part_drives_find(&r->out.drives, o->out_path, o->split_dir, o->n_split, err));
     FG_TRY(fg_run_add_metadata(r, err));
-    FG_TRY(fg_writer_plan(r->writer, fg_recipe_choose, &r->recipe, err));
+    FG_TRY(make_plan(r, err));
     FG_TRY(check_calibration(r, err));
     FG_TRY(fg_work_create(r, err));
     measure(r);
@@ -554,17 +534,17 @@ fg_status fg_run_prepare(run *r, fg_err *err)
 
 static fg_status allocate(run *r, fg_err *err)
 {
-    r->hash = fg_mem_zalloc_array((size_t)r->plan.n_weight, sizeof *r->hash);
-    r->row_scale =
-        fg_mem_zalloc_array((size_t)(FG_WORK_TENSORS * r->max_rows), sizeof *r->row_scale);
-    r->scale_bytes = fg_mem_zalloc_array((size_t)r->max_rows, sizeof(float));
-    if (r->hash == NULL || r->row_scale == NULL || r->scale_bytes == NULL) {
+    r->progress.hash =
+        fg_mem_zalloc_array((size_t)r->in.catalog.n_weight, sizeof *r->progress.hash);
+    r->work.row_scale = fg_mem_zalloc_array((size_t)(FG_WORK_TENSORS * r->work.max_rows),
+                                            sizeof *r->work.row_scale);
+    if (r->progress.hash == NULL || r->work.row_scale == NULL) {
         return fg_fail_nomem(err, r->opts->out_path);
     }
-    fg_shards_init(&r->source, &r->plan.ckpt);
-    fg_spool_init(&r->spool, r->opts->out_path, FG_SPOOL_BYTES);
-    FG_TRY(fg_team_create(&r->team, r->opts->n_thread, false, err));
-    return fg_encoder_create(&r->encoder, r->team, &r->source, r->max_cols, err);
+    FG_TRY(fg_writer_create(&r->out.writer, r->opts->out_path, r->out.plan, r->out.meta.entry,
+                            r->out.meta.n, r->opts->split_dir, err));
+    FG_TRY(fg_team_create(&r->work.team, r->opts->n_thread, false, err));
+    return fg_encoder_create(&r->work.encoder, r->work.team, &r->in.shards, r->work.max_cols, err);
 }
 
 static fg_status still_wanted(void *ctx, fg_err *err)
@@ -576,12 +556,13 @@ static fg_status begin_calibration(run *r, fg_err *err)
 {
     const fg_model_file *view;
     if (r->opts->calib_path == NULL) return FG_OK;
-    FG_TRY(fg_writer_view(r->writer, &view, err));
+    FG_TRY(fg_writer_view(r->out.writer, &view, err));
     const fg_calib_opts o = {!r->opts->calib_diagonal, r->opts->out_path, still_wanted, r};
-    FG_TRY(fg_calib_create(&r->calib, view, r->team, r->calib_ids.data, r->calib_ids.len, &o, err));
-    for (uint64_t i = 0; i < fg_writer_n_tensor(r->writer) && fg_writer_is_done(r->writer, i);
-         i++) {
-        FG_TRY(fg_calib_skip(r->calib, fg_writer_tensor(r->writer, i), err));
+    FG_TRY(fg_calib_create(&r->work.calib, view, r->work.team, r->in.calib_ids.data,
+                           r->in.calib_ids.len, &o, err));
+    for (uint64_t i = 0;
+         i < fg_file_plan_n_tensor(r->out.plan) && fg_writer_is_done(r->out.writer, i); i++) {
+        FG_TRY(fg_calib_skip(r->work.calib, fg_file_plan_tensor(r->out.plan, i), err));
     }
     return FG_OK;
 }
@@ -589,26 +570,22 @@ static fg_status begin_calibration(run *r, fg_err *err)
 static void fill_report(const run *r, uint64_t start_ns, fg_convert_report *out)
 {
     *out = (fg_convert_report){
-        .source_bytes = r->plan.source_bytes,
-        .file_bytes = fg_writer_file_bytes(r->writer),
-        .n_tensor = fg_writer_n_tensor(r->writer),
-        .n_skipped = r->plan.n_skipped,
-        .calib = r->calib == NULL ? (fg_calib_report){0} : fg_calib_get_report(r->calib),
-        .worst_rms = r->worst_rms,
-        .resumed_bytes = r->resumed_bytes,
-        .n_deleted = r->n_deleted,
-        .deleted_bytes = r->deleted_bytes,
-        .n_left_alone = r->n_left_alone,
+        .source_bytes = r->in.catalog.source_bytes,
+        .file_bytes = fg_file_plan_file_bytes(r->out.plan),
+        .n_tensor = fg_file_plan_n_tensor(r->out.plan),
+        .n_skipped = r->in.catalog.n_skipped,
+        .calib = r->work.calib == NULL ? (fg_calib_report){0} : fg_calib_get_report(r->work.calib),
+        .worst_rms = r->progress.worst_rms,
+        .resumed_bytes = r->progress.resumed_bytes,
+        .n_deleted = r->progress.n_deleted,
+        .deleted_bytes = r->progress.deleted_bytes,
+        .n_left_alone = r->progress.n_left_alone,
     };
-    uint64_t bytes = 0;
-    for (uint64_t i = 0; i < out->n_tensor; i++) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, i);
-        out->n_weight += t->n_row * t->n_col;
-        bytes += fg_tensor_bytes(t);
-    }
+    uint64_t bytes;
+    fg_file_plan_sums(r->out.plan, &out->n_weight, &bytes);
     out->bits_per_weight = 8.0 * (double)bytes / (double)out->n_weight;
-    if (r->worst_rms > 0) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, r->worst_idx);
+    if (r->progress.worst_rms > 0) {
+        const fg_tensor *t = fg_file_plan_tensor(r->out.plan, r->progress.worst_idx);
         fg_role_name((fg_role)t->role, t->layer, t->expert, out->worst_name);
     }
     struct rusage use;
@@ -621,9 +598,7 @@ fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_
     const uint64_t start_ns = fg_clock_ns();
     run *r = fg_mem_zalloc(sizeof *r);
     if (r == NULL) return fg_fail_nomem(err, opts->out_path);
-    r->opts = opts;
-    fg_shards_init(&r->source, NULL);
-    fg_spool_init(&r->spool, NULL, 0);
+    fg_run_init(r, opts);
     fg_status st = fg_run_prepare(r, err);
     if (st == FG_OK) st = allocate(r, err);
     if (st == FG_OK) st = begin_or_resume(r, err);
@@ -631,7 +606,7 @@ fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_
     if (st == FG_OK) st = write_data(r, err);
     if (st == FG_OK) st = fg_run_set_calibration(r, err);
     if (st == FG_OK) st = fg_run_set_provenance(r, err);
-    if (st == FG_OK) st = fg_writer_finish(r->writer, err);
+    if (st == FG_OK) st = fg_writer_finish(r->out.writer, err);
     if (st == FG_OK && report != NULL) fill_report(r, start_ns, report);
     if (st != FG_OK) add_hint(r, err);
     fg_run_fini(r);

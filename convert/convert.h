@@ -2,6 +2,10 @@
  *
  * Converts a Hugging Face checkpoint folder into one .fulgur file.
  *
+ * The room convert puts together what its three rooms know: source (what is read), choose (which types), calib
+ * (what a text says).  Its own files: metadata.h (what is stored beside the weights), work.c (in which order),
+ * encode.h (weights to panels), spool.h (panels to the writer), dry_run.h (what would be done).
+ *
  * Streaming: for each tensor a band of rows is read, encoded on all threads and written.  A plain
  * conversion takes tensors as the shards have them, each source byte read once and nearly in order; a calibrated
  * one takes them in the order of the file.  Memory is bounded by the longest row, the number of threads
@@ -30,8 +34,7 @@
  * calibrated one all shards of a group of layers, 234 GB, because the shards are expert-major
  * inside a group and calibration goes layer by layer.
  *
- * Metadata written: "config.json" (verbatim); "tokenizer.json", "tokenizer_config.json",
- * "generation_config.json" and "chat_template.jinja" (verbatim, when present); "recipe" (the
+ * Metadata written: the files of fg_copied_files (metadata.h), verbatim, those that are there; "recipe" (the
  * effective recipe, see recipe.h); "provenance"; "calibration" (what was calibrated with).
  *
  * Provenance: JSON {"converter": "fulgur", "version": 1, "type": TYPE, "files": [{"name": NAME,
@@ -110,44 +113,5 @@ typedef struct fg_convert_report {
 /* report may be NULL.  Errors: FG_EINVAL (options), FG_EIO, FG_EFORMAT, FG_ENOTSUP, FG_ESHAPE,
  * FG_EDATA (a weight that is not finite), FG_ELIMIT, FG_ENOMEM, FG_ECANCEL. */
 fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_err *err);
-
-/* Tensors of one part of the model and one type. */
-typedef struct fg_dry_run_sum {
-    fg_role role;
-    uint32_t type; /* fg_qtype */
-    uint64_t n_tensor, n_weight, bytes;
-} fg_dry_run_sum;
-
-enum {
-    FG_DRY_RUN_MAX_SUM = 64,
-    FG_CONVERT_MAX_PART = 16,
-};
-
-/* What a conversion would do. */
-typedef struct fg_dry_run {
-    uint64_t n_shard, n_here; /* of the index; whose headers could be read */
-    uint64_t source_bytes;    /* to be read, each once */
-    uint64_t file_bytes;      /* of OUT */
-    uint64_t n_tensor, n_weight;
-    double bits_per_weight;
-    uint64_t temp_bytes; /* of temporary files beside OUT */
-    uint64_t need_bytes; /* free space that OUT's folder must have, all counted */
-    uint64_t free_bytes; /* that it has */
-    /* Of a split OUT, what part k > 0 takes, and what its folder has; need_bytes counts what is on OUT's
-     * file system.  n_part 1: not split. */
-    uint32_t n_part;
-    uint64_t part_bytes[FG_CONVERT_MAX_PART], part_free[FG_CONVERT_MAX_PART];
-    bool parts_fit; /* those that are on other file systems than OUT */
-    uint64_t
-        overlap_bytes; /* of shards that must be there at once (delete_consumed, wait_for_shards) */
-    uint64_t memory_bytes; /* without what calibration takes (calib.h) */
-    uint32_t n_thread;
-    size_t n_sum;
-    fg_dry_run_sum sum[FG_DRY_RUN_MAX_SUM]; /* by role, then type */
-} fg_dry_run;
-
-/* All checks of fg_convert before its first byte but that of free space, nothing is written.  Shards may be
- * missing: their tensors are then supposed to be bf16 (routers f32). */
-fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_dry_run *out, fg_err *err);
 
 #endif

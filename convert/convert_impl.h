@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The insides of a conversion, shared by convert.c (what is written), metadata.c, units.c (in which
+ * The insides of a conversion, shared by convert.c (what is written), metadata.c, work.c (in which
  * order, from which shards, and what of them is still needed) and dry_run.c.
  *
- * A unit is what is encoded together: one tensor, or gate, up and down of an expert.  The release's
+ * A piece of work is what is encoded together: one tensor, or gate, up and down of an expert.  The release's
  * shards are expert-major inside a group of some 20 layers, the file is layer-major.  A plain
- * conversion takes the units as the shards have them, so that a shard is needed once and for a short time; a
+ * conversion takes them as the shards have them, so that a shard is needed once and for a short time; a
  * calibrated one must take them in file order, so that a group's shards (up to 240 GB) are needed together.
  */
 #ifndef FG_CONVERT_CONVERT_IMPL_H
@@ -16,10 +16,11 @@
 #include <stdint.h>
 
 #include "convert/calib/calib.h"
+#include "convert/choose/recipe.h"
 #include "convert/convert.h"
 #include "convert/encode.h"
+#include "convert/metadata.h"
 #include "convert/source/catalog.h"
-#include "convert/choose/recipe.h"
 #include "convert/source/shards.h"
 #include "convert/spool.h"
 #include "src/base/buf.h"
@@ -46,7 +47,7 @@ typedef struct fg_work {
 
 /* A shard, as the conversion sees it. */
 typedef struct fg_supply {
-    uint64_t left;    /* units that still need it */
+    uint64_t left;    /* pieces of work that still need it */
     bool here;        /* its file may be read */
     bool logged;      /* its header is in the journal */
     bool gone;        /* consumed, and deleted or left alone for good */
@@ -55,47 +56,67 @@ typedef struct fg_supply {
     uint64_t since;   /* clock when it last changed */
 } fg_supply;
 
-/* One conversion.  Everything zero-initialised; freed by run_fini. */
-typedef struct fg_run {
-    const fg_convert_opts *opts;
-    fg_catalog plan;
+/* What is read. */
+typedef struct fg_run_inputs {
+    fg_catalog catalog;
+    fg_shards shards;
+    fg_supply *supply; /* [catalog.ckpt.n_shard] */
+    uint64_t polled_ns;
     fg_recipe recipe;
-    fg_writer *writer;
-    fg_team *team;
-    fg_shards source;
-    fg_encoder *encoder;
-    fg_calib *calib; /* NULL: not wanted */
     fg_ids calib_ids;
     uint64_t calib_hash; /* of the text */
-    fg_spool spool;
-    bool spooling;
-    uint64_t spool_pos;   /* file position of the next spooled byte */
-    uint64_t *hash;       /* [plan.n_weight] of the source bytes */
-    float *row_scale;     /* of one group */
-    uint8_t *scale_bytes; /* the same, encoded, of one tensor */
-    fg_work *unit;        /* [n_unit] in the order of the work */
-    size_t n_unit, next_unit;
-    fg_supply *supply; /* [plan.ckpt.n_shard] */
-    uint64_t polled_ns;
-    fg_buf new_tensor;           /* u64 indices of those that are done since the last checkpoint */
+} fg_run_inputs;
+
+/* What is done, in which order, and with what. */
+typedef struct fg_run_work {
+    fg_work *list; /* [n] in the order of the work */
+    size_t n, next;
     uint64_t max_cols, max_rows; /* longest row, most rows (padded) of a tensor */
-    uint64_t spool_bytes;        /* most of a unit's panels in memory */
-    uint64_t reserve;            /* bytes of temporary files beside OUT */
-    uint64_t done_bytes;
-    uint64_t resumed_bytes; /* source bytes of earlier lives */
+    uint64_t spool_bytes;        /* most panels in memory */
+    uint64_t temp_bytes;         /* of temporary files beside OUT */
+    fg_team *team;
+    fg_encoder *encoder;
+    fg_calib *calib; /* NULL: not wanted */
+    fg_spool spool;
+    float *row_scale; /* [FG_WORK_TENSORS * max_rows] */
+} fg_run_work;
+
+/* What is written. */
+typedef struct fg_run_output {
+    fg_metadata meta;
+    fg_part_drives drives;
+    fg_file_plan *plan;
+    fg_writer *writer; /* NULL for a dry run */
+} fg_run_output;
+
+/* How far it is. */
+typedef struct fg_run_progress {
+    uint64_t *hash;         /* [catalog.n_weight] of the source bytes */
+    fg_buf new_tensor;      /* u64 indices of those that are done since the last checkpoint */
+    uint64_t done_bytes;    /* of the source */
+    uint64_t resumed_bytes; /* of them, by earlier lives */
     uint64_t n_taken;       /* hashes of tensors that the journal had */
-    uint64_t n_deleted, deleted_bytes, n_left_alone;
+    uint64_t n_deleted, deleted_bytes, n_left_alone; /* shards */
     double worst_rms;
     uint64_t worst_idx;
+} fg_run_progress;
+
+/* One conversion.  fg_run_init, then freed by fg_run_fini in any case. */
+typedef struct fg_run {
+    const fg_convert_opts *opts;
+    fg_run_inputs in;
+    fg_run_work work;
+    fg_run_output out;
+    fg_run_progress progress;
 } fg_run;
 
-/* Index of a tensor's weight in plan and hash. */
-uint64_t fg_run_weight(const fg_run *r, const fg_tensor *t);
-
-/* What a conversion does before it opens OUT.part: plan, recipe, metadata, units.  *r zeroed but for opts;
- * freed by fg_run_fini in any case. */
+void fg_run_init(fg_run *r, const fg_convert_opts *opts);
+/* What a conversion does before it opens OUT.part: catalog, recipe, metadata, plan, order of the work. */
 fg_status fg_run_prepare(fg_run *r, fg_err *err);
 void fg_run_fini(fg_run *r);
+
+/* Index of a tensor's weight in catalog and hash. */
+uint64_t fg_run_weight(const fg_run *r, const fg_tensor *t);
 /* Free bytes on OUT's file system, and what the rest of the work needs there. */
 fg_status fg_run_space(const fg_run *r, uint64_t *need, uint64_t *free_bytes, fg_err *err);
 /* Calls progress; n more source bytes are done.  FG_ECANCEL. */
@@ -103,36 +124,36 @@ fg_status fg_run_tick(void *run, uint64_t n, fg_err *err);
 
 /* --- metadata.c --- */
 
-/* Reads and checks the small files; blanks for what is known at the end. */
+/* Reads and checks the copied files, and adds provenance: all metadata that does not hang on the recipe. */
+fg_status fg_run_copy_files(fg_run *r, fg_err *err);
+/* Adds the rest; blanks for what is known at the end. */
 fg_status fg_run_add_metadata(fg_run *r, fg_err *err);
 fg_status fg_run_set_calibration(fg_run *r, fg_err *err);
 fg_status fg_run_set_provenance(fg_run *r, fg_err *err);
-/* Adds to *bytes what the copied files and provenance take. */
-fg_status fg_run_meta_bytes(const fg_run *r, uint64_t *bytes, fg_err *err);
 
-/* --- units.c --- */
+/* --- work.c --- */
 
-/* After the writer's plan: units and their order, who needs which shard. */
+/* With the plan: what is to be done, in which order, who needs which shard. */
 fg_status fg_work_create(fg_run *r, fg_err *err);
 
-/* The unit to do next, *out = n_unit at the end; waits for its shards, or fails when they are not there. */
+/* What to do next, an index, or the length of the list at the end; waits for its shards, or fails when they are not there. */
 fg_status fg_work_next(fg_run *r, size_t *out, fg_err *err);
 /* Looks at all shards that may have come, and takes those that are complete. */
 fg_status fg_work_look(fg_run *r, fg_err *err);
 /* Waits until the headers of all shards are known. */
 fg_status fg_work_wait_all(fg_run *r, fg_err *err);
-void fg_work_set_done(fg_run *r, size_t unit);
+void fg_work_set_done(fg_run *r, size_t idx);
 /* Behind a checkpoint: deletes shards that nothing needs any more. */
 fg_status fg_work_delete(fg_run *r, fg_err *err);
 /* True when a checkpoint would set shards free. */
 bool fg_work_can_delete(const fg_run *r);
 
 /* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_work_take reads it back
- * and marks the tensors' units; FG_EINVAL when a shard is another than then. */
+ * and notes their hashes; FG_EINVAL when a shard is another than then. */
 fg_status fg_work_put(const fg_run *r, fg_buf *b, fg_err *err);
 void fg_work_put_done(fg_run *r);
 fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err);
-/* When the writer has begun: which units are done, and whether the shards of the others are there. */
+/* When the writer has begun: what is done, and whether the shards of the others are there. */
 fg_status fg_work_check(fg_run *r, fg_err *err);
 
 /* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to do, what

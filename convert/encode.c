@@ -129,6 +129,24 @@ fg_status fg_encoder_create(fg_encoder **out, fg_team *team, fg_shards *source, 
     return st;
 }
 
+/* --- values --- */
+
+void fg_encode_to_f32(fg_st_dtype dtype, const uint8_t *src, size_t n, float *dst)
+{
+    if (dtype == FG_ST_F32) {
+        for (size_t i = 0; i < n; i++) {
+            const uint8_t *p = src + 4 * i;
+            dst[i] = fg_f32_from_bits((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+                                      (uint32_t)p[3] << 24);
+        }
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t h = (uint16_t)(src[2 * i] | src[2 * i + 1] << 8);
+        dst[i] = dtype == FG_ST_BF16 ? fg_bf16_to_f32(h) : fg_f16_to_f32(h);
+    }
+}
+
 /* Index of the first refused value, or n. */
 static size_t find_refused(const float *v, size_t n, uint32_t limit)
 {
@@ -154,13 +172,6 @@ static fg_status fail_value(const fg_tensor *t, float v, uint64_t row, uint64_t 
                    (unsigned long long)col, isfinite(v) ? range : "finite weights");
 }
 
-fg_status fg_encode_check_finite(const fg_tensor *t, const float *v, size_t n, uint64_t row,
-                                 fg_err *err)
-{
-    const size_t at = find_refused(v, n, fg_panel_first_refused((fg_qtype)t->type));
-    return at == n ? FG_OK : fail_value(t, v[at], row, at, err);
-}
-
 /* Rows of one panel into w [16][k], padding zero.  False: a value is refused, *bad filled. */
 static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
 {
@@ -177,7 +188,7 @@ static bool load_panel(const band *b, uint64_t item, float *w, bad_value *bad)
             memset(w, 0, k * sizeof *w);
             continue;
         }
-        fg_st_to_f32(dtype, src + r * row_bytes, n_col, w);
+        fg_encode_to_f32(dtype, src + r * row_bytes, n_col, w);
         memset(w + n_col, 0, (k - n_col) * sizeof *w);
         size_t at = find_refused(w, n_col, fg_panel_first_refused((fg_qtype)t->type));
         if (at == n_col && t->rotated) { /* which may leave the range of f32 */
@@ -318,7 +329,7 @@ static fg_status run_band(band *b, error_sum *sum, const fg_encode_io *io, fg_er
     FG_TRY(encode_band(b, err));
     add_errors(b, sum);
     const fg_tensor *t = b->job[0].tensor;
-    FG_TRY(io->put(io->ctx, t->offset + b->first * t->panel_stride, e->out,
+    FG_TRY(io->put(io->put_ctx, t->offset + b->first * t->panel_stride, e->out,
                    b->n_panel * b->out_stride, err));
     uint64_t n_source = 0;
     for (size_t m = 0; m < b->n_job; m++) {
@@ -327,7 +338,7 @@ static fg_status run_band(band *b, error_sum *sum, const fg_encode_io *io, fg_er
         n_source += (row + n > x->n_row ? x->n_row - row : n) * x->n_col *
                     fg_st_dtype_bytes(b->job[m].piece->dtype);
     }
-    return io->tick(io->ctx, n_source, err);
+    return io->tick(io->tick_ctx, n_source, err);
 }
 
 /* All panels, `step` a band; each band is read while the one before is encoded. */
@@ -387,4 +398,31 @@ fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_en
         job[m].peak = s->ref2 > 0 ? (float)((double)s->top / sqrt(s->ref2 / n_weight)) : 0;
     }
     return FG_OK;
+}
+
+fg_status fg_encode_vector(fg_encoder *e, fg_encode_job *job, const fg_encode_io *io, fg_err *err)
+{
+    const fg_tensor *t = job->tensor;
+    const fg_piece *p = job->piece;
+    const size_t n = (size_t)t->n_col;
+    uint8_t *bytes = fg_mem_alloc(n * sizeof(float)); /* of the source, then of the file */
+    float *v = fg_mem_alloc(n * sizeof *v);
+    fg_status st = bytes == NULL || v == NULL ? fg_fail_nomem(err, "vector") : FG_OK;
+    if (st == FG_OK) {
+        st = fg_shards_read(e->source, p->shard, bytes, (size_t)p->bytes, p->offset, err);
+    }
+    if (st == FG_OK) {
+        job->hash = fg_hash64(bytes, (size_t)p->bytes);
+        fg_encode_to_f32((fg_st_dtype)p->dtype, bytes, n, v);
+        const size_t at = find_refused(v, n, fg_panel_first_refused((fg_qtype)t->type));
+        if (at < n) st = fail_value(t, v[at], 0, at, err);
+    }
+    if (st == FG_OK) {
+        fg_f32_put_le(bytes, v, n);
+        st = io->put(io->put_ctx, t->offset, bytes, n * sizeof(float), err);
+    }
+    if (st == FG_OK) st = io->tick(io->tick_ctx, p->bytes, err);
+    fg_mem_free(bytes);
+    fg_mem_free(v);
+    return st;
 }

@@ -39,9 +39,10 @@ typedef struct fg_encode_job {
 typedef struct fg_encode_io {
     /* n bytes for the absolute file position pos; positions ascend. */
     fg_status (*put)(void *ctx, uint64_t pos, const void *bytes, uint64_t n, fg_err *err);
+    void *put_ctx;
     /* n more source bytes are done; a failure ends the encoding. */
     fg_status (*tick)(void *ctx, uint64_t n, fg_err *err);
-    void *ctx;
+    void *tick_ctx;
 } fg_encode_io;
 
 /* max_cols: longest row.  team and source are borrowed. */
@@ -58,8 +59,11 @@ void fg_encoder_destroy(fg_encoder **e);
 fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_encode_io *io,
                     fg_err *err);
 
-/* Checks n values of a matrix or vector; `row` is for the message. */
-fg_status fg_encode_check_finite(const fg_tensor *t, const float *v, size_t n, uint64_t row,
-                                 fg_err *err);
+/* Reads a vector and hands it on as f32: of *job, tensor and piece are used and hash is filled.  Errors as of
+ * fg_encode. */
+fg_status fg_encode_vector(fg_encoder *e, fg_encode_job *job, const fg_encode_io *io, fg_err *err);
+
+/* n elements of `dtype` (not FG_ST_OTHER), little-endian, to f32; exact.  src needs no alignment. */
+void fg_encode_to_f32(fg_st_dtype dtype, const uint8_t *src, size_t n, float *dst);
 
 #endif

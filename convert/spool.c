@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "src/base/fp.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 
@@ -90,4 +91,65 @@ fg_status fg_spool_replay(fg_spool *s, fg_spool_sink *sink, void *ctx, fg_err *e
     }
     fg_mem_free(window);
     return st;
+}
+
+/* --- a unit on its way to the writer --- */
+
+fg_status fg_spool_begin(fg_spool *s, fg_writer *w, const fg_spool_hold *hold, fg_err *err)
+{
+    s->writer = w;
+    s->holding = hold != NULL;
+    if (hold == NULL) return FG_OK;
+    s->pos = hold->first;
+    s->limit = hold->limit;
+    return fg_spool_start(s, hold->expect, err);
+}
+
+fg_status fg_spool_put(void *spool, uint64_t pos, const void *bytes, uint64_t n, fg_err *err)
+{
+    static const uint8_t zeros[4096];
+    fg_spool *s = spool;
+    if (!s->holding) {
+        FG_TRY(fg_writer_pad(s->writer, pos, err));
+        return fg_writer_write(s->writer, bytes, n, err);
+    }
+    while (s->pos < pos) {
+        const uint64_t gap = pos - s->pos;
+        const uint64_t len = gap < sizeof zeros ? gap : sizeof zeros;
+        FG_TRY(fg_spool_append(s, zeros, len, err));
+        s->pos += len;
+    }
+    s->pos += n;
+    return fg_spool_append(s, bytes, n, err);
+}
+
+static fg_status write_scales(fg_spool *s, const fg_spool_scales *x, fg_err *err)
+{
+    enum { STEP = 1024 };
+    uint8_t bytes[STEP * sizeof(float)];
+    FG_TRY(fg_writer_pad(s->writer, x->offset, err));
+    for (size_t i = 0; i < x->n; i += STEP) {
+        const size_t n = x->n - i < STEP ? x->n - i : STEP;
+        fg_f32_put_le(bytes, x->v + i, n);
+        FG_TRY(fg_writer_write(s->writer, bytes, n * sizeof(float), err));
+    }
+    return FG_OK;
+}
+
+static fg_status replay_to_writer(void *ctx, const void *bytes, uint64_t n, fg_err *err)
+{
+    fg_spool *s = ctx;
+    return fg_writer_write(s->writer, bytes, n, err);
+}
+
+fg_status fg_spool_end(fg_spool *s, const fg_spool_scales *scales, size_t n, uint64_t first,
+                       fg_err *err)
+{
+    if (!s->holding) return FG_OK;
+    s->holding = false;
+    for (size_t i = 0; i < n; i++) {
+        if (scales[i].n != 0) FG_TRY(write_scales(s, &scales[i], err));
+    }
+    FG_TRY(fg_writer_pad(s->writer, first, err));
+    return fg_spool_replay(s, replay_to_writer, s, err);
 }

@@ -11,8 +11,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "convert/source/hf_config.h"
 #include "convert/choose/recipe.h"
+#include "convert/metadata.h"
+#include "convert/source/hf_config.h"
 #include "quant/codes.h"
 #include "quant/panel.h"
 #include "src/base/buf.h"
@@ -23,7 +24,6 @@
 #include "src/base/mem.h"
 #include "src/format/write/writer.h"
 #include "src/sys/team.h"
-#include "src/text/tokenizer.h"
 
 enum {
     PIECE_BYTES = 128 << 10, /* about: a whole number of panels */
@@ -205,7 +205,9 @@ typedef struct run {
     const fg_synth_opts *opts;
     fg_shape shape;
     fg_recipe recipe;
+    fg_metadata meta;
     fg_writer *writer;
+    const fg_file_plan *plan; /* of the writer */
     fg_team *team;
     band band[2];
     uint32_t now;      /* band being collected; the other one waits to be written */
@@ -257,7 +259,7 @@ static fg_status turn(run *r, fg_err *err)
     r->band[r->now].pos = b->pos + b->bytes;
     r->band[r->now].bytes = r->band[r->now].n_piece = 0;
     if (o->progress == NULL) return FG_OK;
-    const uint64_t done = fg_writer_pos(r->writer), total = fg_writer_file_bytes(r->writer);
+    const uint64_t done = fg_writer_pos(r->writer), total = fg_file_plan_file_bytes(r->plan);
     if (o->progress(o->ctx, done < total ? done : total, total)) return FG_OK;
     return fg_fail(err, FG_ECANCEL, "%s: cancelled after %llu bytes, expected to finish",
                    o->out_path, (unsigned long long)done);
@@ -302,14 +304,14 @@ static fg_status close_if_full(run *r, fg_err *err)
 /* Panels of tensors idx .. idx+n-1, which have one count and one stride and alternate. */
 static fg_status add_panels(run *r, uint64_t idx, uint64_t n, fg_err *err)
 {
-    const fg_tensor *t = fg_writer_tensor(r->writer, idx);
+    const fg_tensor *t = fg_file_plan_tensor(r->plan, idx);
     const uint64_t n_panel = fg_n_panel(t->n_row);
     uint64_t step = PIECE_BYTES / t->panel_stride;
     if (step == 0) step = 1;
     for (uint64_t p = 0; p < n_panel; p += step) {
         const uint64_t m = n_panel - p < step ? n_panel - p : step;
         for (uint64_t i = 0; i < n; i++) {
-            const fg_tensor *u = fg_writer_tensor(r->writer, idx + i);
+            const fg_tensor *u = fg_file_plan_tensor(r->plan, idx + i);
             const uint64_t offset = u->offset + p * u->panel_stride;
             const uint64_t bytes = fg_panel_bytes((fg_qtype)u->type, u->n_col);
             const piece q = {.t = u, .tensor = idx + i, .panel = p, .n = m, .what = PANELS};
@@ -322,7 +324,7 @@ static fg_status add_panels(run *r, uint64_t idx, uint64_t n, fg_err *err)
 
 static fg_status add_scales(run *r, uint64_t idx, fg_err *err)
 {
-    const fg_tensor *t = fg_writer_tensor(r->writer, idx);
+    const fg_tensor *t = fg_file_plan_tensor(r->plan, idx);
     if (t->scale_offset == 0) return FG_OK;
     const piece p = {.t = t, .tensor = idx, .what = SCALES};
     const uint64_t bytes = FG_PANEL_ROWS * fg_n_panel(t->n_row) * sizeof(float);
@@ -332,9 +334,9 @@ static fg_status add_scales(run *r, uint64_t idx, fg_err *err)
 
 static fg_status write_data(run *r, fg_err *err)
 {
-    const uint64_t n = fg_writer_n_tensor(r->writer);
+    const uint64_t n = fg_file_plan_n_tensor(r->plan);
     for (uint64_t i = 0; i < n;) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, i);
+        const fg_tensor *t = fg_file_plan_tensor(r->plan, i);
         if (fg_role_is_vector((fg_role)t->role)) {
             const piece p = {.t = t, .tensor = i, .what = VECTOR};
             FG_TRY(add(r, p, t->offset, t->offset + t->n_col * sizeof(float), err));
@@ -349,7 +351,7 @@ static fg_status write_data(run *r, fg_err *err)
         if (expert) FG_TRY(add_panels(r, i + 2, 1, err));
         i += group;
     }
-    FG_TRY(extend(r, fg_writer_data_offset(r->writer) + fg_writer_data_bytes(r->writer), err));
+    FG_TRY(extend(r, fg_file_plan_data_offset(r->plan) + fg_file_plan_data_bytes(r->plan), err));
     FG_TRY(turn(r, err)); /* fills the last band */
     return turn(r, err);  /* writes it */
 }
@@ -464,25 +466,23 @@ static void print_config(fg_buf *b, const fg_shape *s)
     fg_buf_put_str(b, " \"tie_word_embeddings\": false\n}\n");
 }
 
-/* A tokenizer that does not parse is refused before anything is written. */
-static fg_status add_tokenizer(run *r, const char *name, bool needed, fg_err *err)
+/* What belongs to the text side of a checkpoint; the tokenizer itself must be there.  One that does not parse
+ * is refused before anything is written. */
+static fg_status add_tokenizer(run *r, fg_err *err)
 {
-    char *path = fg_io_join(r->opts->tokenizer_dir, name), *text = NULL;
-    size_t n = 0;
-    if (path == NULL) return fg_fail_nomem(err, name);
-    fg_status st = FG_OK;
-    if (needed || fg_io_exists(path)) {
-        st = fg_io_read_all(path, MAX_META_BYTES, &text, &n, err);
-        if (st == FG_OK && needed) {
-            fg_tokenizer *t;
-            st = fg_tokenizer_create(&t, text, n, path, err);
-            fg_tokenizer_destroy(&t);
-        }
-        if (st == FG_OK) st = fg_writer_add_meta(r->writer, name, text, n, err);
+    for (size_t i = 0; i < FG_N_COPIED; i++) {
+        const fg_copied_file *f = &fg_copied_files[i];
+        if (!f->in_synth) continue;
+        char *path = fg_io_join(r->opts->tokenizer_dir, f->file);
+        if (path == NULL) return fg_fail_nomem(err, f->file);
+        const bool tokenizer = f->kind == FG_COPIED_TOKENIZER;
+        const fg_status st = tokenizer || fg_io_exists(path)
+                                 ? fg_metadata_add_file(&r->meta, f, path, tokenizer, 0, err)
+                                 : FG_OK;
+        fg_mem_free(path);
+        FG_TRY(st);
     }
-    fg_mem_free(text);
-    fg_mem_free(path);
-    return st;
+    return FG_OK;
 }
 
 static fg_status add_metadata(run *r, fg_err *err)
@@ -491,20 +491,36 @@ static fg_status add_metadata(run *r, fg_err *err)
     fg_buf b = {0};
     print_config(&b, &r->shape);
     fg_status st = b.failed ? fg_fail_nomem(err, o->out_path)
-                            : fg_writer_add_meta(r->writer, "config.json", b.data, b.len, err);
+                            : fg_metadata_add(&r->meta, "config.json", b.data, b.len, err);
     b.len = 0;
     fg_buf_printf(&b, "{\"converter\": \"fulgur synth\", \"version\": 1, \"type\": \"%s\", ",
                   o->type == NULL ? FG_RECIPE_TYPE : o->type);
     fg_buf_printf(&b, "\"seed\": %llu, \"files\": []}\n", (unsigned long long)o->seed);
     if (st == FG_OK && b.failed) st = fg_fail_nomem(err, o->out_path);
-    if (st == FG_OK) st = fg_writer_add_meta(r->writer, "provenance", b.data, b.len, err);
+    if (st == FG_OK) st = fg_metadata_add(&r->meta, "provenance", b.data, b.len, err);
     fg_buf_fini(&b);
     FG_TRY(st);
-    FG_TRY(fg_writer_add_meta(r->writer, "recipe", r->recipe.text.data, r->recipe.text.len, err));
-    if (o->tokenizer_dir == NULL) return FG_OK;
-    FG_TRY(add_tokenizer(r, "tokenizer.json", true, err));
-    FG_TRY(add_tokenizer(r, "tokenizer_config.json", false, err));
-    return add_tokenizer(r, "chat_template.jinja", false, err);
+    FG_TRY(fg_metadata_add(&r->meta, "recipe", r->recipe.text.data, r->recipe.text.len, err));
+    return o->tokenizer_dir == NULL ? FG_OK : add_tokenizer(r, err);
+}
+
+/* The writer of what the recipe plans. */
+static fg_status create_writer(run *r, fg_err *err)
+{
+    const fg_synth_opts *o = r->opts;
+    const fg_file_spec spec = {.shape = &r->shape,
+                               .choose = fg_recipe_choose,
+                               .ctx = &r->recipe,
+                               .meta = r->meta.entry,
+                               .n_meta = r->meta.n,
+                               .n_part = o->n_split + 1};
+    fg_file_plan *plan;
+    FG_TRY(fg_file_plan_make(&plan, &spec, o->out_path, err));
+    const fg_status st = fg_writer_create(&r->writer, o->out_path, plan, r->meta.entry, r->meta.n,
+                                          o->split_dir, err);
+    fg_file_plan_destroy(&plan);
+    if (st == FG_OK) r->plan = fg_writer_plan(r->writer);
+    return st;
 }
 
 /* ---- the whole ---- */
@@ -512,8 +528,8 @@ static fg_status add_metadata(run *r, fg_err *err)
 static fg_status allocate(run *r, fg_err *err)
 {
     uint64_t largest = 2 * PIECE_BYTES; /* a band may end with one more piece than fits */
-    for (uint64_t i = 0; i < fg_writer_n_tensor(r->writer); i++) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, i);
+    for (uint64_t i = 0; i < fg_file_plan_n_tensor(r->plan); i++) {
+        const fg_tensor *t = fg_file_plan_tensor(r->plan, i);
         const uint64_t scales = FG_PANEL_ROWS * fg_n_panel(t->n_row) * sizeof(float);
         const uint64_t vector = t->n_col * sizeof(float);
         if (2 * t->panel_stride > largest) largest = 2 * t->panel_stride;
@@ -526,7 +542,7 @@ static fg_status allocate(run *r, fg_err *err)
         if (r->band[i].buf == NULL || r->band[i].piece == NULL) {
             return fg_fail_nomem(err, r->opts->out_path);
         }
-        r->band[i].pos = fg_writer_data_offset(r->writer);
+        r->band[i].pos = fg_file_plan_data_offset(r->plan);
     }
     return fg_team_create(&r->team, r->opts->n_thread, false, err);
 }
@@ -548,10 +564,8 @@ static fg_status prepare(run *r, fg_err *err)
     FG_TRY(fg_recipe_load(&r->recipe, o->type, o->recipe_path, err));
     FG_TRY(fg_synth_shape(&r->shape, o, err));
     FG_TRY(fg_recipe_check(&r->recipe, &r->shape, o->recipe_path, err));
-    FG_TRY(fg_writer_create(&r->writer, o->out_path, &r->shape, err));
-    if (o->n_split > 0) FG_TRY(fg_writer_split(r->writer, o->split_dir, o->n_split, err));
     FG_TRY(add_metadata(r, err));
-    FG_TRY(fg_writer_plan(r->writer, fg_recipe_choose, &r->recipe, err));
+    FG_TRY(create_writer(r, err));
     FG_TRY(allocate(r, err));
     return fg_writer_begin(r->writer, err);
 }
@@ -568,12 +582,12 @@ fg_status fg_synth(const fg_synth_opts *opts, fg_synth_report *report, fg_err *e
     if (st == FG_OK && report != NULL) {
         *report = (fg_synth_report){
             .shape = r->shape,
-            .file_bytes = fg_writer_file_bytes(r->writer),
-            .n_tensor = fg_writer_n_tensor(r->writer),
+            .file_bytes = fg_file_plan_file_bytes(r->plan),
+            .n_tensor = fg_file_plan_n_tensor(r->plan),
             .seconds = (double)(fg_clock_ns() - start_ns) * 1e-9,
         };
         for (uint64_t i = 0; i < report->n_tensor; i++) {
-            const fg_tensor *t = fg_writer_tensor(r->writer, i);
+            const fg_tensor *t = fg_file_plan_tensor(r->plan, i);
             report->n_weight += t->n_row * t->n_col;
         }
     }
@@ -583,6 +597,7 @@ fg_status fg_synth(const fg_synth_opts *opts, fg_synth_report *report, fg_err *e
     }
     fg_team_destroy(&r->team);
     fg_writer_destroy(&r->writer);
+    fg_metadata_fini(&r->meta);
     fg_recipe_fini(&r->recipe);
     fg_mem_free(r);
     return st;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which unit next, and what becomes of the shards.
+ * What to do next, and what becomes of the shards.
  *
- * A shard is deleted when all units that read it are behind a checkpoint, that is, on the disk and in
+ * A shard is deleted when all work that reads it is behind a checkpoint, that is, on the disk and in
  * the journal.  Its header is in the journal by then: provenance needs it, and the next life plans
  * with it.  Only what was read is deleted: a regular file with one name; a symbolic link (as in a
  * download cache) or a file with other links is left alone, since removing it would free nothing.
@@ -48,8 +48,8 @@ static int by_tensor(const void *a, const void *b)
 static void find_shards(const fg_run *r, fg_work *u)
 {
     for (uint32_t i = 0; i < u->n; i++) {
-        const fg_tensor *t = fg_writer_tensor(r->writer, u->first + i);
-        const uint32_t s = r->plan.piece[fg_run_weight(r, t)].shard;
+        const fg_tensor *t = fg_file_plan_tensor(r->out.plan, u->first + i);
+        const uint32_t s = r->in.catalog.piece[fg_run_weight(r, t)].shard;
         uint32_t k = 0;
         while (k < u->n_shard && u->shard[k] != s) k++;
         if (k == u->n_shard) u->shard[u->n_shard++] = s;
@@ -59,31 +59,32 @@ static void find_shards(const fg_run *r, fg_work *u)
 
 fg_status fg_work_create(fg_run *r, fg_err *err)
 {
-    const uint64_t n = fg_writer_n_tensor(r->writer);
-    r->unit = fg_mem_zalloc_array((size_t)n, sizeof *r->unit);
-    r->supply = fg_mem_zalloc_array(r->plan.ckpt.n_shard, sizeof *r->supply);
-    if (r->unit == NULL || r->supply == NULL) return fg_fail_nomem(err, r->opts->out_path);
-    for (uint64_t i = 0; i < n; i += r->unit[r->n_unit++].n) {
-        const bool expert = fg_writer_tensor(r->writer, i)->role == FG_ROLE_EXPERT_GATE;
-        fg_work *u = &r->unit[r->n_unit];
+    const uint64_t n = fg_file_plan_n_tensor(r->out.plan);
+    r->work.list = fg_mem_zalloc_array((size_t)n, sizeof *r->work.list);
+    r->in.supply = fg_mem_zalloc_array(r->in.catalog.ckpt.n_shard, sizeof *r->in.supply);
+    if (r->work.list == NULL || r->in.supply == NULL) return fg_fail_nomem(err, r->opts->out_path);
+    for (uint64_t i = 0; i < n; i += r->work.list[r->work.n++].n) {
+        const bool expert = fg_file_plan_tensor(r->out.plan, i)->role == FG_ROLE_EXPERT_GATE;
+        fg_work *u = &r->work.list[r->work.n];
         u->first = i;
         u->n = expert ? FG_WORK_TENSORS : 1;
         find_shards(r, u);
-        for (uint32_t k = 0; k < u->n_shard; k++) r->supply[u->shard[k]].left++;
+        for (uint32_t k = 0; k < u->n_shard; k++) r->in.supply[u->shard[k]].left++;
     }
-    qsort(r->unit, r->n_unit, sizeof *r->unit, r->opts->calib_path == NULL ? by_shard : by_tensor);
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        r->supply[s].here = fg_hf_is_known(&r->plan.ckpt, s);
+    qsort(r->work.list, r->work.n, sizeof *r->work.list,
+          r->opts->calib_path == NULL ? by_shard : by_tensor);
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        r->in.supply[s].here = fg_hf_is_known(&r->in.catalog.ckpt, s);
     }
     return FG_OK;
 }
 
-void fg_work_set_done(fg_run *r, size_t unit)
+void fg_work_set_done(fg_run *r, size_t idx)
 {
-    fg_work *u = &r->unit[unit];
+    fg_work *u = &r->work.list[idx];
     u->done = true;
-    for (uint32_t k = 0; k < u->n_shard; k++) r->supply[u->shard[k]].left--;
-    for (uint32_t i = 0; i < u->n; i++) fg_buf_u64(&r->new_tensor, u->first + i);
+    for (uint32_t k = 0; k < u->n_shard; k++) r->in.supply[u->shard[k]].left--;
+    for (uint32_t i = 0; i < u->n; i++) fg_buf_u64(&r->progress.new_tensor, u->first + i);
 }
 
 /* --- shards that come --- */
@@ -121,14 +122,15 @@ static fg_status refuse_shard(const fg_run *r, uint32_t s, fg_err *err)
     return fg_fail(err, FG_EINVAL,
                    "%s: another file than the one that %s.part was begun with, expected the same; "
                    "delete one of them or choose another name",
-                   r->plan.ckpt.shard[s].path, r->opts->out_path);
+                   r->in.catalog.ckpt.shard[s].path, r->opts->out_path);
 }
 
 /* Takes *shard, which is emptied, for shard s: plans with it, or compares it with what was planned. */
 static fg_status accept(fg_run *r, uint32_t s, fg_st_shard *shard, fg_err *err)
 {
-    if (!fg_hf_is_known(&r->plan.ckpt, s)) return fg_catalog_take(&r->plan, s, shard, err);
-    const bool same = is_same(shard, &r->plan.ckpt.shard[s]);
+    if (!fg_hf_is_known(&r->in.catalog.ckpt, s))
+        return fg_catalog_take(&r->in.catalog, s, shard, err);
+    const bool same = is_same(shard, &r->in.catalog.ckpt.shard[s]);
     fg_st_fini(shard);
     return same ? FG_OK : refuse_shard(r, s, err);
 }
@@ -150,12 +152,12 @@ static bool is_downloading(const char *path)
 /* Looks whether shard s is there and complete. */
 static fg_status look(fg_run *r, uint32_t s, fg_err *err)
 {
-    const char *path = r->plan.ckpt.shard[s].path;
+    const char *path = r->in.catalog.ckpt.shard[s].path;
     struct stat sb;
     fg_st_shard shard;
     bool growing;
     if (stat(path, &sb) != 0 || is_downloading(path)) return FG_OK;
-    const bool settled = is_settled(r, &r->supply[s], &sb);
+    const bool settled = is_settled(r, &r->in.supply[s], &sb);
     fg_err why; /* of no interest while it may still change */
     const fg_status st = fg_st_open_growing(&shard, path, &growing, &why);
     if (st != FG_OK) return settled && !growing ? fg_fail(err, st, "%s", why.msg) : FG_OK;
@@ -163,43 +165,44 @@ static fg_status look(fg_run *r, uint32_t s, fg_err *err)
         fg_st_fini(&shard);
         return FG_OK;
     }
-    r->supply[s].here = true;
+    r->in.supply[s].here = true;
     return accept(r, s, &shard, err);
 }
 
 fg_status fg_work_look(fg_run *r, fg_err *err)
 {
-    for (uint32_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        if (!r->supply[s].here && !r->supply[s].gone) FG_TRY(look(r, s, err));
+    for (uint32_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        if (!r->in.supply[s].here && !r->in.supply[s].gone) FG_TRY(look(r, s, err));
     }
-    r->polled_ns = fg_clock_ns();
+    r->in.polled_ns = fg_clock_ns();
     return FG_OK;
 }
 
 static bool is_ready(const fg_run *r, const fg_work *u)
 {
     for (uint32_t k = 0; k < u->n_shard; k++) {
-        if (!r->supply[u->shard[k]].here) return false;
+        if (!r->in.supply[u->shard[k]].here) return false;
     }
     return true;
 }
 
-/* The first unit whose shards are there; n_unit when none is. */
+/* The first whose shards are there; work.n when none is. */
 static size_t find_ready(const fg_run *r)
 {
-    for (size_t i = r->next_unit; i < r->n_unit; i++) {
-        if (!r->unit[i].done && is_ready(r, &r->unit[i])) return i;
+    for (size_t i = r->work.next; i < r->work.n; i++) {
+        if (!r->work.list[i].done && is_ready(r, &r->work.list[i])) return i;
         if (r->opts->calib_path != NULL) break; /* in order */
     }
-    return r->n_unit;
+    return r->work.n;
 }
 
 static const char *missing_shard(const fg_run *r)
 {
-    const fg_work *u = &r->unit[r->next_unit];
+    const fg_work *u = &r->work.list[r->work.next];
     uint32_t k = 0;
-    while (r->next_unit < r->n_unit && k < u->n_shard && r->supply[u->shard[k]].here) k++;
-    return r->plan.ckpt.shard_name[r->next_unit < r->n_unit && k < u->n_shard ? u->shard[k] : 0];
+    while (r->work.next < r->work.n && k < u->n_shard && r->in.supply[u->shard[k]].here) k++;
+    return r->in.catalog.ckpt
+        .shard_name[r->work.next < r->work.n && k < u->n_shard ? u->shard[k] : 0];
 }
 
 /* A while of waiting for *what; NULL: until now there was nothing to wait for. */
@@ -220,17 +223,18 @@ static void stop_waiting(const fg_run *r, bool waiting)
 
 static bool must_look(const fg_run *r)
 {
-    return r->opts->wait_for_shards && fg_clock_ns() - r->polled_ns >= (uint64_t)POLL_MS * 1000000;
+    return r->opts->wait_for_shards &&
+           fg_clock_ns() - r->in.polled_ns >= (uint64_t)POLL_MS * 1000000;
 }
 
 fg_status fg_work_next(fg_run *r, size_t *out, fg_err *err)
 {
     bool waiting = false;
     for (;;) {
-        while (r->next_unit < r->n_unit && r->unit[r->next_unit].done) r->next_unit++;
-        if (r->next_unit < r->n_unit && must_look(r)) FG_TRY(fg_work_look(r, err));
+        while (r->work.next < r->work.n && r->work.list[r->work.next].done) r->work.next++;
+        if (r->work.next < r->work.n && must_look(r)) FG_TRY(fg_work_look(r, err));
         *out = find_ready(r);
-        if (*out < r->n_unit || r->next_unit == r->n_unit) break;
+        if (*out < r->work.n || r->work.next == r->work.n) break;
         FG_TRY(nap(r, &waiting, missing_shard(r), err));
     }
     stop_waiting(r, waiting);
@@ -239,7 +243,7 @@ fg_status fg_work_next(fg_run *r, size_t *out, fg_err *err)
 
 fg_status fg_work_wait_all(fg_run *r, fg_err *err)
 {
-    const fg_hf_checkpoint *c = &r->plan.ckpt;
+    const fg_hf_checkpoint *c = &r->in.catalog.ckpt;
     bool waiting = false;
     for (size_t s = 0; s < c->n_shard;) { /* those without any weight */
         if (fg_hf_is_known(c, s)) {
@@ -257,32 +261,33 @@ fg_status fg_work_wait_all(fg_run *r, fg_err *err)
 
 fg_status fg_work_put(const fg_run *r, fg_buf *b, fg_err *err)
 {
-    const fg_hf_checkpoint *c = &r->plan.ckpt;
+    const fg_hf_checkpoint *c = &r->in.catalog.ckpt;
     uint64_t n = 0;
-    for (size_t s = 0; s < c->n_shard; s++) n += fg_hf_is_known(c, s) && !r->supply[s].logged;
+    for (size_t s = 0; s < c->n_shard; s++) n += fg_hf_is_known(c, s) && !r->in.supply[s].logged;
     fg_buf_u64(b, n);
     for (size_t s = 0; s < c->n_shard; s++) {
-        if (!fg_hf_is_known(c, s) || r->supply[s].logged) continue;
+        if (!fg_hf_is_known(c, s) || r->in.supply[s].logged) continue;
         fg_buf_u64(b, s);
         fg_buf_u64(b, c->shard[s].file_bytes);
         fg_buf_u64(b, c->shard[s].header_bytes);
         fg_buf_put(b, c->shard[s].header, (size_t)c->shard[s].header_bytes);
     }
-    fg_cursor k = fg_cursor_make(r->new_tensor.data, r->new_tensor.len);
+    fg_cursor k = fg_cursor_make(r->progress.new_tensor.data, r->progress.new_tensor.len);
     while (k.left > 0) {
         const uint64_t idx = fg_cursor_u64(&k);
         fg_buf_u64(b, idx);
-        fg_buf_u64(b, r->hash[fg_run_weight(r, fg_writer_tensor(r->writer, idx))]);
+        fg_buf_u64(b, r->progress.hash[fg_run_weight(r, fg_file_plan_tensor(r->out.plan, idx))]);
     }
-    return b->failed || r->new_tensor.failed ? fg_fail_nomem(err, r->opts->out_path) : FG_OK;
+    return b->failed || r->progress.new_tensor.failed ? fg_fail_nomem(err, r->opts->out_path)
+                                                      : FG_OK;
 }
 
 void fg_work_put_done(fg_run *r)
 {
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        r->supply[s].logged = fg_hf_is_known(&r->plan.ckpt, s);
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        r->in.supply[s].logged = fg_hf_is_known(&r->in.catalog.ckpt, s);
     }
-    r->new_tensor.len = 0;
+    r->progress.new_tensor.len = 0;
 }
 
 static fg_status fail_journal(const fg_run *r, fg_err *err)
@@ -298,9 +303,9 @@ static fg_status take_header(fg_run *r, fg_cursor *c, fg_err *err)
     const uint64_t s = fg_cursor_u64(c), file_bytes = fg_cursor_u64(c), n = fg_cursor_u64(c);
     const uint8_t *bytes = c->bad || n > c->left ? NULL : fg_cursor_bytes(c, (size_t)n);
     fg_st_shard shard;
-    if (bytes == NULL || s >= r->plan.ckpt.n_shard) return fail_journal(r, err);
-    FG_TRY(fg_st_from_header(&shard, r->plan.ckpt.shard[s].path, file_bytes, bytes, n, err));
-    r->supply[s].logged = true;
+    if (bytes == NULL || s >= r->in.catalog.ckpt.n_shard) return fail_journal(r, err);
+    FG_TRY(fg_st_from_header(&shard, r->in.catalog.ckpt.shard[s].path, file_bytes, bytes, n, err));
+    r->in.supply[s].logged = true;
     return accept(r, (uint32_t)s, &shard, err);
 }
 
@@ -313,40 +318,40 @@ fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err)
     }
     while (c.left > 0) {
         const uint64_t idx = fg_cursor_u64(&c), hash = fg_cursor_u64(&c);
-        if (c.bad || idx >= fg_writer_n_tensor(r->writer)) break;
-        r->hash[fg_run_weight(r, fg_writer_tensor(r->writer, idx))] = hash;
-        r->n_taken++;
+        if (c.bad || idx >= fg_file_plan_n_tensor(r->out.plan)) break;
+        r->progress.hash[fg_run_weight(r, fg_file_plan_tensor(r->out.plan, idx))] = hash;
+        r->progress.n_taken++;
     }
     return c.bad || c.left > 0 ? fail_journal(r, err) : FG_OK;
 }
 
-/* Units that earlier lives have done. */
+/* What earlier lives have done. */
 static fg_status mark_done(fg_run *r, fg_err *err)
 {
     uint64_t n = 0;
-    for (size_t i = 0; i < r->n_unit; i++) {
-        const fg_work *u = &r->unit[i];
-        if (!fg_writer_is_done(r->writer, u->first)) continue;
+    for (size_t i = 0; i < r->work.n; i++) {
+        const fg_work *u = &r->work.list[i];
+        if (!fg_writer_is_done(r->out.writer, u->first)) continue;
         fg_work_set_done(r, i);
         n += u->n;
         for (uint32_t k = 0; k < u->n; k++) {
-            const fg_tensor *t = fg_writer_tensor(r->writer, u->first + k);
-            r->done_bytes += r->plan.piece[fg_run_weight(r, t)].bytes;
+            const fg_tensor *t = fg_file_plan_tensor(r->out.plan, u->first + k);
+            r->progress.done_bytes += r->in.catalog.piece[fg_run_weight(r, t)].bytes;
         }
     }
-    r->new_tensor.len = 0; /* they are in the journal */
-    return n == r->n_taken ? FG_OK : fail_journal(r, err);
+    r->progress.new_tensor.len = 0; /* they are in the journal */
+    return n == r->progress.n_taken ? FG_OK : fail_journal(r, err);
 }
 
 fg_status fg_work_check(fg_run *r, fg_err *err)
 {
     FG_TRY(mark_done(r, err));
     if (r->opts->wait_for_shards) return fg_work_look(r, err);
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        if (r->supply[s].here || (r->supply[s].left == 0 && r->supply[s].logged)) continue;
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        if (r->in.supply[s].here || (r->in.supply[s].left == 0 && r->in.supply[s].logged)) continue;
         fg_st_shard shard;
-        FG_TRY(fg_st_open(&shard, r->plan.ckpt.shard[s].path, err)); /* says what is wrong */
-        r->supply[s].here = true;                                    /* it came in between */
+        FG_TRY(fg_st_open(&shard, r->in.catalog.ckpt.shard[s].path, err)); /* says what is wrong */
+        r->in.supply[s].here = true;                                       /* it came in between */
         FG_TRY(accept(r, (uint32_t)s, &shard, err));
     }
     return FG_OK;
@@ -356,13 +361,13 @@ fg_status fg_work_check(fg_run *r, fg_err *err)
 
 static bool is_spent(const fg_run *r, size_t s)
 {
-    const fg_supply *x = &r->supply[s];
+    const fg_supply *x = &r->in.supply[s];
     return r->opts->delete_consumed && x->left == 0 && x->here && !x->gone;
 }
 
 bool fg_work_can_delete(const fg_run *r)
 {
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
         if (is_spent(r, s)) return true;
     }
     return false;
@@ -370,22 +375,22 @@ bool fg_work_can_delete(const fg_run *r)
 
 fg_status fg_work_delete(fg_run *r, fg_err *err)
 {
-    for (size_t s = 0; s < r->plan.ckpt.n_shard; s++) {
-        const char *path = r->plan.ckpt.shard[s].path;
+    for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        const char *path = r->in.catalog.ckpt.shard[s].path;
         struct stat sb;
-        if (!is_spent(r, s) || !r->supply[s].logged) continue;
-        r->supply[s].gone = true;
-        fg_shards_forget(&r->source, (uint32_t)s);
+        if (!is_spent(r, s) || !r->in.supply[s].logged) continue;
+        r->in.supply[s].gone = true;
+        fg_shards_forget(&r->in.shards, (uint32_t)s);
         if (lstat(path, &sb) != 0) continue;
         if (!S_ISREG(sb.st_mode) || sb.st_nlink != 1) {
-            r->n_left_alone++;
+            r->progress.n_left_alone++;
             continue;
         }
         if (unlink(path) != 0 && errno != ENOENT) {
             return fg_fail(err, FG_EIO, "%s: %s, expected to delete it", path, strerror(errno));
         }
-        r->n_deleted++;
-        r->deleted_bytes += (uint64_t)sb.st_size;
+        r->progress.n_deleted++;
+        r->progress.deleted_bytes += (uint64_t)sb.st_size;
     }
     return FG_OK;
 }
@@ -394,9 +399,10 @@ fg_status fg_work_delete(fg_run *r, fg_err *err)
 
 static uint64_t shard_bytes(const fg_run *r, size_t s)
 {
-    uint64_t n = r->plan.ckpt.shard[s].file_bytes;
-    for (uint64_t i = 0; !fg_hf_is_known(&r->plan.ckpt, s) && i < r->plan.n_weight; i++) {
-        if (r->plan.piece[i].shard == s) n += r->plan.piece[i].bytes;
+    uint64_t n = r->in.catalog.ckpt.shard[s].file_bytes;
+    for (uint64_t i = 0; !fg_hf_is_known(&r->in.catalog.ckpt, s) && i < r->in.catalog.n_weight;
+         i++) {
+        if (r->in.catalog.piece[i].shard == s) n += r->in.catalog.piece[i].bytes;
     }
     return n;
 }
@@ -405,8 +411,8 @@ static uint64_t shard_bytes(const fg_run *r, size_t s)
 static uint64_t returned_bytes(const fg_run *r, size_t s, dev_t device)
 {
     struct stat sb;
-    const bool will = r->supply[s].here && !r->supply[s].gone &&
-                      lstat(r->plan.ckpt.shard[s].path, &sb) == 0 && S_ISREG(sb.st_mode) &&
+    const bool will = r->in.supply[s].here && !r->in.supply[s].gone &&
+                      lstat(r->in.catalog.ckpt.shard[s].path, &sb) == 0 && S_ISREG(sb.st_mode) &&
                       sb.st_nlink == 1 && sb.st_dev == device;
     return will ? (uint64_t)sb.st_size : 0;
 }
@@ -414,22 +420,24 @@ static uint64_t returned_bytes(const fg_run *r, size_t s, dev_t device)
 /* On OUT's file system. */
 static uint64_t place_bytes(const fg_run *r, const fg_work *u)
 {
-    return fg_writer_share(r->writer, fg_writer_place(r->writer, u->first),
-                           fg_writer_place(r->writer, u->first + u->n));
+    return fg_part_drives_share(&r->out.drives, r->out.plan, 0,
+                                fg_file_plan_place(r->out.plan, u->first),
+                                fg_file_plan_place(r->out.plan, u->first + u->n));
 }
 
 fg_status fg_work_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err)
 {
-    const fg_writer *w = r->writer;
-    const size_t n_shard = r->plan.ckpt.n_shard;
+    const fg_file_plan *p = r->out.plan;
+    const size_t n_shard = r->in.catalog.ckpt.n_shard;
     struct stat sb = {0};
-    uint64_t now = fg_writer_file_bytes(w) - fg_writer_data_bytes(w) + r->reserve, peak = now;
+    uint64_t now = fg_file_plan_file_bytes(p) - fg_file_plan_data_bytes(p) + r->work.temp_bytes,
+             peak = now;
     uint64_t freed = 0, *left = fg_mem_zalloc_array(n_shard, sizeof *left);
     if (left == NULL) return fg_fail_nomem(err, r->opts->out_path);
     const bool deletes = r->opts->delete_consumed && stat(beside, &sb) == 0;
-    for (size_t s = 0; s < n_shard; s++) left[s] = r->supply[s].left;
-    for (size_t i = 0; i < r->n_unit; i++) {
-        const fg_work *u = &r->unit[i];
+    for (size_t s = 0; s < n_shard; s++) left[s] = r->in.supply[s].left;
+    for (size_t i = 0; i < r->work.n; i++) {
+        const fg_work *u = &r->work.list[i];
         if (u->done) continue;
         now += place_bytes(r, u);
         if (now > freed && now - freed > peak) peak = now - freed;
@@ -445,18 +453,18 @@ fg_status fg_work_need(const fg_run *r, const char *beside, uint64_t *need, fg_e
 
 fg_status fg_work_overlap(const fg_run *r, uint64_t *bytes, fg_err *err)
 {
-    const size_t n_shard = r->plan.ckpt.n_shard;
+    const size_t n_shard = r->in.catalog.ckpt.n_shard;
     uint64_t *left = fg_mem_zalloc_array(n_shard, sizeof *left);
     uint64_t *size = fg_mem_zalloc_array(n_shard, sizeof *size);
     uint64_t now = 0, come = 0;
     fg_status st = left == NULL || size == NULL ? fg_fail_nomem(err, r->opts->out_path) : FG_OK;
     *bytes = 0;
     for (size_t s = 0; s < n_shard && st == FG_OK; s++) {
-        left[s] = r->supply[s].left;
+        left[s] = r->in.supply[s].left;
         size[s] = shard_bytes(r, s);
     }
-    for (size_t i = 0; i < r->n_unit && st == FG_OK; i++) {
-        const fg_work *u = &r->unit[i];
+    for (size_t i = 0; i < r->work.n && st == FG_OK; i++) {
+        const fg_work *u = &r->work.list[i];
         for (; come <= u->last_shard; come++) now += size[come];
         if (now > *bytes) *bytes = now;
         for (uint32_t k = 0; k < u->n_shard; k++) {

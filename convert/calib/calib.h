@@ -13,6 +13,9 @@
  * Every expert gets tokens: one that the router gave fewer than FG_CALIB_MIN_TOKENS also gets, for its
  * moments only, the tokens whose router weight for it comes closest to that of their best expert.
  *
+ * The room convert/calib says what a text makes of the inputs of a matrix (fg_feedback).  It sees the half-written
+ * file as a model and nothing of checkpoint, recipe or writer; hessian.h has the second moments.
+ *
  * The bytes are a function of checkpoint, recipe, text and OpenBLAS with the kernels it chooses for the
  * CPU; not of threads.
  *

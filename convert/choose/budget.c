@@ -13,7 +13,7 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/model/quant_unit.h"
-#include "src/format/write/writer.h"
+#include "src/format/file_plan.h"
 
 #define MAX_JSON_BYTES ((uint64_t)1 << 24)
 
@@ -88,7 +88,7 @@ void fg_budget_solve(const fg_budget_unit *unit, uint32_t n_unit, fg_budget_fits
 
 /* ---- sizes ---- */
 
-/* A choice, laid out by the writer itself: sizes are the file's, padding included. */
+/* A choice, laid out as the file would be: sizes are the file's, padding included. */
 typedef struct plan {
     const fg_shape *s;
     const fg_budget_opts *o;
@@ -117,40 +117,38 @@ static uint64_t recipe_bytes(const fg_shape *s)
     return 4096 + (uint64_t)64 * fg_quant_unit_count(s);
 }
 
-static fg_status lay_out(plan *p, fg_writer *w, fg_err *err)
+/* Sizes only: all bytes in the first entry, and room for their alignment. */
+static fg_status lay_out(plan *p, fg_err *err)
 {
-    uint64_t weights = 0, bytes = 0;
-    static const char key[][2] = {"a", "b", "c", "d", "e", "f", "g", "h"}; /* entries have a size */
-    const uint64_t meta =
-        p->o->meta_bytes + recipe_bytes(p->s) + (uint64_t)64 * 9; /* and alignment */
-    void *zeros = fg_mem_zalloc((size_t)meta);
-    if (zeros == NULL) return fg_fail_nomem(err, "budget");
-    fg_status st = fg_writer_add_meta(w, "recipe", zeros, meta, err);
-    fg_mem_free(zeros);
-    for (size_t i = 0; i < sizeof key / sizeof key[0] && st == FG_OK; i++) {
-        st = fg_writer_add_meta(w, key[i], "", 0, err);
+    fg_meta meta[FG_BUDGET_MAX_META] = {{0}};
+    char key[FG_BUDGET_MAX_META][4];
+    const uint32_t n = p->o->n_meta + 1; /* one to spare */
+    if (n > FG_BUDGET_MAX_META) {
+        return fg_fail(err, FG_EINVAL, "budget: %u metadata entries, expected at most %d",
+                       p->o->n_meta, FG_BUDGET_MAX_META - 1);
     }
-    if (st == FG_OK) st = fg_writer_plan(w, choose, p, err);
-    if (st != FG_OK) return st;
-    for (uint64_t i = 0; i < fg_writer_n_tensor(w); i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
-        weights += t->n_row * t->n_col;
-        bytes += fg_tensor_bytes(t);
+    for (uint32_t i = 0; i < n; i++) {
+        (void)snprintf(key[i], sizeof key[i], "%u", i);
+        meta[i].key = key[i];
     }
+    meta[0].bytes = p->o->meta_bytes + recipe_bytes(p->s) + (uint64_t)64 * n;
+    const fg_file_spec spec = {p->s, choose, p, meta, n, 0};
+    fg_file_plan *f;
+    uint64_t weights, bytes;
+    FG_TRY(fg_file_plan_make(&f, &spec, "budget", err));
+    fg_file_plan_sums(f, &weights, &bytes);
     p->bpw = 8.0 * (double)bytes / (double)weights;
-    p->file_bytes = fg_writer_file_bytes(w);
+    p->file_bytes = fg_file_plan_file_bytes(f);
+    fg_file_plan_destroy(&f);
     return FG_OK;
 }
 
 static bool fits(void *ctx, const uint8_t *choice)
 {
     plan *p = ctx;
-    fg_writer *w = NULL;
     if (p->st != FG_OK) return false;
     p->choice = choice;
-    p->st = fg_writer_create(&w, "budget", p->s, p->err);
-    if (p->st == FG_OK) p->st = lay_out(p, w, p->err);
-    fg_writer_destroy(&w);
+    p->st = lay_out(p, p->err);
     return p->st == FG_OK && (p->o->bpw == 0.0 || p->bpw <= p->o->bpw) &&
            (p->o->file_bytes == 0 || p->file_bytes <= p->o->file_bytes);
 }

@@ -22,6 +22,8 @@
 #include "src/base/status.h"
 #include "src/format/shape.h"
 
+enum { FG_BUDGET_MAX_META = 64 };
+
 /* The types of quant/types.inc whose divergence is measured, by size. */
 enum {
     FG_BUDGET_TYPES = 0
@@ -34,6 +36,7 @@ typedef struct fg_budget_opts {
     double bpw; /* bits per weight of all tensors at most, as the report counts; 0: no limit */
     uint64_t file_bytes; /* at most; 0: no limit */
     uint64_t meta_bytes; /* metadata that the file will have besides the recipe, at most */
+    uint32_t n_meta;     /* entries that it will have, the recipe among them, at most */
 } fg_budget_opts;
 
 /* Appends the choice as recipe text (convert/choose/recipe.h) that covers every matrix.  Errors: FG_EFORMAT

@@ -163,6 +163,11 @@ bool fg_recipe_is_name(const char *path)
     return find_named(path) != NULL;
 }
 
+const char *fg_recipe_label(const char *type, const char *path)
+{
+    return type != NULL ? type : fg_recipe_is_name(path) ? path : "q4";
+}
+
 static fg_status load(fg_recipe *r, const char *type, const char *path, fg_err *err)
 {
     const char *text = find_named(path);

@@ -16,6 +16,9 @@
  *   faithful  everything q8                                           48.7 GB
  *
  * Gate and up of an expert are interleaved panel by panel, so they must have one type.
+ *
+ * The room convert/choose says which type each matrix gets, by a recipe or by a budget (budget.h).  It sees names,
+ * shapes and plans of files (src/format/file_plan.h), never a weight.
  */
 #ifndef FG_CONVERT_CHOOSE_RECIPE_H
 #define FG_CONVERT_CHOOSE_RECIPE_H
@@ -26,7 +29,7 @@
 
 #include "src/base/buf.h"
 #include "src/base/status.h"
-#include "src/format/write/writer.h"
+#include "src/format/file_plan.h"
 
 typedef struct fg_recipe_rule {
     char *pattern;
@@ -57,6 +60,9 @@ void fg_recipe_fini(fg_recipe *r);
 
 /* True for "fast", "balanced" and "faithful"; false for NULL. */
 bool fg_recipe_is_name(const char *path);
+
+/* What provenance calls the choice: the type, else the name of the recipe, else "q4"; borrowed. */
+const char *fg_recipe_label(const char *type, const char *path);
 
 /* Type of one tensor; fg_choose_fn with the recipe as ctx. */
 fg_tensor_choice fg_recipe_choose(void *recipe, fg_role role, uint32_t layer, uint32_t expert);

@@ -18,21 +18,22 @@
 void fg_catalog_fini(fg_catalog *p)
 {
     fg_hf_fini(&p->ckpt);
-    fg_mem_free(p->config);
     fg_mem_free(p->piece);
     *p = (fg_catalog){0};
 }
 
-static fg_status read_config(const char *dir, fg_shape *shape, char **text, size_t *n, fg_err *err)
+static fg_status read_config(const char *dir, fg_shape *shape, fg_err *err)
 {
-    *text = NULL;
+    char *text = NULL;
+    size_t n = 0;
     if (!fg_io_is_dir(dir)) {
         return fg_fail(err, FG_EIO, "%s: not a folder, expected a checkpoint folder", dir);
     }
     char *path = fg_io_join(dir, CONFIG_NAME);
     if (path == NULL) return fg_fail_nomem(err, dir);
-    fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, text, n, err);
-    if (st == FG_OK) st = fg_hf_config_parse(shape, *text, *n, path, err);
+    fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &text, &n, err);
+    if (st == FG_OK) st = fg_hf_config_parse(shape, text, n, path, err);
+    fg_mem_free(text);
     fg_mem_free(path);
     return st;
 }
@@ -153,7 +154,7 @@ static fg_status locate_weights(fg_catalog *p, fg_name_set *set, const char *dir
 
 static fg_status open_plan(fg_catalog *p, const char *dir, fg_hf_presence presence, fg_err *err)
 {
-    FG_TRY(read_config(dir, &p->shape, &p->config, &p->config_bytes, err));
+    FG_TRY(read_config(dir, &p->shape, err));
     FG_TRY(fg_hf_open(&p->ckpt, dir, presence, err));
     p->n_weight = fg_weight_count(&p->shape);
     p->piece = fg_mem_zalloc_array(p->n_weight, sizeof *p->piece);
@@ -197,14 +198,10 @@ static fg_status check_names(const fg_hf_index *x, const fg_shape *shape, const 
 fg_status fg_catalog_check_names(const char *dir, fg_shape *shape, uint64_t *n_tensor,
                                  uint64_t *n_shard, uint64_t *n_skipped, fg_err *err)
 {
-    char *text;
-    size_t n;
-    fg_status st = read_config(dir, shape, &text, &n, err);
-    fg_mem_free(text);
-    if (st != FG_OK) return st;
+    FG_TRY(read_config(dir, shape, err));
     fg_hf_index x;
     FG_TRY(fg_hf_index_read(&x, dir, err));
-    st = check_names(&x, shape, dir, n_skipped, err);
+    const fg_status st = check_names(&x, shape, dir, n_skipped, err);
     if (n_tensor != NULL) *n_tensor = x.n_entry;
     if (n_shard != NULL) *n_shard = x.n_shard;
     fg_hf_index_fini(&x);

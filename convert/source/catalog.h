@@ -3,6 +3,10 @@
  * What a conversion will read: configuration, shard headers, and for every weight of the model the
  * place of its bytes.  Built before any tensor data is touched, so that a folder which cannot be
  * converted is refused within a second.
+ *
+ * The room convert/source says what is read and where it lies, from safetensors.h (one file) over hf_index.h (a
+ * folder) and names.h (what a name means) to this list, and shards.h reads it.  It knows shapes and roles, but no
+ * weight types and nothing of the file to be written.
  */
 #ifndef FG_CONVERT_SOURCE_CATALOG_H
 #define FG_CONVERT_SOURCE_CATALOG_H
@@ -27,8 +31,6 @@ typedef struct fg_piece {
 typedef struct fg_catalog {
     fg_shape shape;
     fg_hf_checkpoint ckpt;
-    char *config; /* config.json, verbatim */
-    size_t config_bytes;
     uint64_t n_weight;
     fg_piece *piece;       /* [n_weight], by fg_weight_index */
     uint64_t source_bytes; /* sum of the pieces */

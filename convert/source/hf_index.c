@@ -13,9 +13,6 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 
-#define INDEX_NAME  "model.safetensors.index.json"
-#define SINGLE_NAME "model.safetensors"
-
 enum {
     MAX_NAME = 255, /* of a file in one folder */
 };
@@ -120,7 +117,7 @@ fg_status fg_hf_index_read(fg_hf_index *x, const char *dir, fg_err *err)
 {
     *x = (fg_hf_index){0};
     fg_json *root = NULL;
-    char *path = fg_io_join(dir, INDEX_NAME);
+    char *path = fg_io_join(dir, FG_HF_INDEX_NAME);
     if (path == NULL) return fg_fail_nomem(err, dir);
     fg_status st = fg_json_parse_file(&root, path, MAX_INDEX_BYTES, err);
     if (st != FG_OK) goto done;
@@ -161,7 +158,7 @@ static fg_status check_tensor(const fg_hf_checkpoint *c, size_t s, const fg_st_s
     const fg_hf_entry *e = bsearch(&key, x->entry, x->n_entry, sizeof *x->entry, by_entry_name);
     if (e == NULL) {
         return fg_fail(err, FG_EFORMAT, "%s: tensor %.128s is not in %s, expected it there",
-                       shard->path, t->name, INDEX_NAME);
+                       shard->path, t->name, FG_HF_INDEX_NAME);
     }
     if (e->shard != s) {
         return fg_fail(err, FG_EFORMAT,
@@ -236,7 +233,7 @@ static fg_status index_single(fg_hf_index *x, const char *path, fg_err *err)
     x->entry = fg_mem_zalloc_array(s.n_tensor, sizeof *x->entry);
     x->shard_name = fg_mem_zalloc_array(1, sizeof *x->shard_name);
     if (x->shard_name != NULL) {
-        x->shard_name[x->n_shard++] = fg_mem_strndup(SINGLE_NAME, strlen(SINGLE_NAME));
+        x->shard_name[x->n_shard++] = fg_mem_strndup(FG_HF_SINGLE_NAME, strlen(FG_HF_SINGLE_NAME));
     }
     bool ok = x->entry != NULL && x->n_shard == 1 && x->shard_name[0] != NULL;
     for (size_t i = 0; i < s.n_tensor && ok; i++) { /* the names move over */
@@ -260,7 +257,7 @@ fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presen
     if (!fg_io_is_dir(dir)) {
         return fg_fail(err, FG_EIO, "%s: not a folder, expected a checkpoint folder", dir);
     }
-    char *index = fg_io_join(dir, INDEX_NAME), *single = fg_io_join(dir, SINGLE_NAME);
+    char *index = fg_io_join(dir, FG_HF_INDEX_NAME), *single = fg_io_join(dir, FG_HF_SINGLE_NAME);
     fg_status st;
     if (index == NULL || single == NULL) {
         st = fg_fail_nomem(err, dir);
@@ -269,8 +266,8 @@ fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presen
     } else if (fg_io_exists(single)) {
         st = index_single(&c->index, single, err);
     } else {
-        st =
-            fg_fail(err, FG_EIO, "%s: no weights, expected %s or %s", dir, INDEX_NAME, SINGLE_NAME);
+        st = fg_fail(err, FG_EIO, "%s: no weights, expected %s or %s", dir, FG_HF_INDEX_NAME,
+                     FG_HF_SINGLE_NAME);
     }
     if (st == FG_OK) st = open_shards(c, dir, presence, err);
     fg_mem_free(index);

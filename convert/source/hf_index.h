@@ -17,6 +17,9 @@
 
 #include "convert/source/safetensors.h"
 
+#define FG_HF_INDEX_NAME  "model.safetensors.index.json"
+#define FG_HF_SINGLE_NAME "model.safetensors" /* the one file of a folder without an index */
+
 /* The index alone: what a folder claims to hold.  Zero-initialise; free with fg_hf_index_fini. */
 typedef struct fg_hf_entry {
     char *name;     /* tensor; owned */

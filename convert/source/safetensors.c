@@ -30,27 +30,6 @@ static const struct {
     {"U64", 64, FG_ST_OTHER},    {"C64", 64, FG_ST_OTHER},
 };
 
-uint32_t fg_st_dtype_bytes(fg_st_dtype dtype)
-{
-    return dtype == FG_ST_F32 ? 4 : dtype == FG_ST_OTHER ? 0 : 2;
-}
-
-void fg_st_to_f32(fg_st_dtype dtype, const uint8_t *src, size_t n, float *dst)
-{
-    if (dtype == FG_ST_F32) {
-        for (size_t i = 0; i < n; i++) {
-            const uint8_t *p = src + 4 * i;
-            dst[i] = fg_f32_from_bits((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-                                      (uint32_t)p[3] << 24);
-        }
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const uint16_t h = (uint16_t)(src[2 * i] | src[2 * i + 1] << 8);
-        dst[i] = dtype == FG_ST_BF16 ? fg_bf16_to_f32(h) : fg_f16_to_f32(h);
-    }
-}
-
 void fg_st_fini(fg_st_shard *s)
 {
     for (size_t i = 0; i < s->n_tensor; i++) fg_mem_free(s->tensor[i].name);

@@ -5,6 +5,7 @@
 #ifndef FG_SRC_BASE_FP_H
 #define FG_SRC_BASE_FP_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -20,6 +21,15 @@ static inline float fg_f32_from_bits(uint32_t u)
     float x;
     memcpy(&x, &u, sizeof x);
     return x;
+}
+
+/* n floats, little-endian: dst[4 * n]. */
+static inline void fg_f32_put_le(uint8_t *dst, const float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t u = fg_f32_bits(v[i]);
+        for (size_t k = 0; k < 4; k++) dst[4 * i + k] = (uint8_t)(u >> (8 * k));
+    }
 }
 
 static inline float fg_bf16_to_f32(uint16_t h)

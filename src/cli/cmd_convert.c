@@ -5,6 +5,7 @@
 
 #include "convert/choose/recipe.h"
 #include "convert/convert.h"
+#include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/json.h"
 #include "src/cli/commands.h"

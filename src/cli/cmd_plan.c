@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "convert/choose/recipe.h"
-#include "convert/outline.h"
+#include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
@@ -91,12 +91,11 @@ static fg_status find_demand(result *r, fg_err *err)
         r->exact = true;
         return st;
     }
-    fg_outline plan;
-    FG_TRY(fg_outline_make(&plan, o->source, o->type, o->recipe, err));
-    const fg_status st = fg_demand_of_writer(&r->demand, plan.writer, &plan.shape, o->n_node, err);
-    r->exact = plan.exact;
-    memcpy(r->type, plan.type, sizeof r->type);
-    fg_outline_fini(&plan);
+    fg_file_plan *plan;
+    FG_TRY(fg_dry_run_plan(&plan, o->source, o->type, o->recipe, &r->exact, err));
+    const fg_status st = fg_demand_of_plan(&r->demand, plan, o->n_node, err);
+    (void)snprintf(r->type, sizeof r->type, "%s", fg_recipe_label(o->type, o->recipe));
+    fg_file_plan_destroy(&plan);
     return st;
 }
 

@@ -16,6 +16,7 @@
 enum {
     FG_READ_VERSION = 3,
     FG_WRITE_VERSION = 2, /* of a file that is not split, which needs no more */
+    FG_MAX_PART = 16,     /* files that one may be split into */
 };
 
 /* What a tensor is for.  Values are those of the file; append only. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Header slots, canonical order, placement.
+ * Header slots, canonical order.
  *
  * Two slots instead of one header: metadata measured later (quality card, heat map) is appended
  * with a new directory and made valid by one 4 KiB write into the slot that is not in use, so that
@@ -9,7 +9,6 @@
  */
 #include "src/format/layout.h"
 
-#include <assert.h>
 #include <string.h>
 
 #include "src/base/hash.h"
@@ -167,10 +166,10 @@ static fg_status slot_check(const fg_slot *s, uint64_t file_size, const char *pa
                        s->file_bytes, path, err));
     FG_TRY(check_range("chunk table", s->table_offset, 8 * s->n_chunk, FG_META_ALIGN, s->file_bytes,
                        path, err));
-    if (s->n_chunk != fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK) {
+    if (s->n_chunk != fg_slot_chunks(s->data_bytes)) {
         return fg_fail(err, FG_EFORMAT, "%s: %llu chunks for %llu bytes of data, expected %llu",
                        path, (ull)s->n_chunk, (ull)s->data_bytes,
-                       (ull)(fg_round_up(s->data_bytes, FG_FILE_CHUNK) / FG_FILE_CHUNK));
+                       (ull)fg_slot_chunks(s->data_bytes));
     }
     return FG_OK;
 }
@@ -265,12 +264,7 @@ void fg_order_at(const fg_shape *s, uint64_t idx, fg_tensor *t)
     fg_role_dims((fg_role)t->role, s, &t->n_row, &t->n_col);
 }
 
-/* --- placement --- */
-
-static uint64_t page_up(uint64_t x)
-{
-    return fg_round_up(x, FG_PAGE_BYTES);
-}
+/* --- versions --- */
 
 uint32_t fg_tensor_read_version(const fg_tensor *t)
 {
@@ -279,87 +273,4 @@ uint32_t fg_tensor_read_version(const fg_tensor *t)
 #include "quant/types.inc"
     const uint32_t least = fg_qtype_get(t->type)->read_version;
     return t->rotated && least < FG_ROTATED_READ_VERSION ? FG_ROTATED_READ_VERSION : least;
-}
-
-static uint64_t own_panel_bytes(const fg_tensor *t)
-{
-    return fg_panel_bytes((fg_qtype)t->type, t->n_col);
-}
-
-/* Reserves the padded row scales of t at pos; returns the position behind them. */
-static uint64_t place_scales(fg_tensor *t, uint64_t pos)
-{
-    const fg_qtype_info *info = fg_qtype_get(t->type);
-    assert(info != NULL);
-    t->scale_offset = info->quantized ? pos : 0;
-    if (!info->quantized) return pos;
-    return pos + page_up(FG_PANEL_ROWS * sizeof(float) * fg_n_panel(t->n_row));
-}
-
-static uint64_t place_dense(fg_tensor *t, uint64_t pos)
-{
-    if (fg_role_is_vector((fg_role)t->role)) {
-        t->scale_offset = t->panel_stride = 0;
-        t->offset = pos;
-        return page_up(pos + sizeof(float) * t->n_col);
-    }
-    pos = place_scales(t, pos);
-    t->offset = pos;
-    t->panel_stride = own_panel_bytes(t);
-    return page_up(pos + fg_n_panel(t->n_row) * t->panel_stride);
-}
-
-/* gate, up, down = t[0..2].  Panels of gate and up alternate, because their rows are used
- * together: one pass over one stream gives both factors of silu(gate) * up. */
-static uint64_t place_expert(fg_tensor *t, uint64_t pos)
-{
-    fg_tensor *gate = &t[0], *up = &t[1], *down = &t[2];
-    pos = place_scales(gate, pos);
-    pos = place_scales(up, pos);
-    pos = place_scales(down, pos);
-    gate->panel_stride = up->panel_stride = own_panel_bytes(gate) + own_panel_bytes(up);
-    gate->offset = pos;
-    up->offset = pos + own_panel_bytes(gate);
-    pos = page_up(pos + fg_n_panel(gate->n_row) * gate->panel_stride);
-    down->offset = pos;
-    down->panel_stride = own_panel_bytes(down);
-    return page_up(pos + fg_n_panel(down->n_row) * down->panel_stride);
-}
-
-bool fg_directory_place(fg_directory *d, uint64_t data_offset, uint64_t *data_end)
-{
-    const fg_shape *s = &d->shape;
-    fg_tensor *t = d->tensor;
-    /* One tensor is below 2^46 bytes (limits of fg_shape), so checking after each group of
-     * tensors keeps every sum below 2^61. */
-    uint64_t pos = place_dense(t++, fg_round_up(data_offset, FG_HUGE_PAGE_BYTES));
-    for (uint32_t l = 0; l < s->n_layer; l++) {
-        pos = fg_round_up(pos, FG_HUGE_PAGE_BYTES);
-        d->dense[l].offset = pos;
-        for (int i = 0; i < FG_LAYER_TENSORS; i++) pos = place_dense(t++, pos);
-        d->dense[l].bytes = pos - d->dense[l].offset;
-        for (uint32_t e = 0; e < s->n_expert; e++, t += 3) {
-            fg_extent *x = &d->expert[(uint64_t)l * s->n_expert + e];
-            x->offset = pos;
-            pos = place_expert(t, pos);
-            x->bytes = pos - x->offset;
-            if (pos > FG_MAX_FILE_BYTES) return false;
-        }
-    }
-    pos = place_dense(t++, pos);
-    pos = place_dense(t++, fg_round_up(pos, FG_HUGE_PAGE_BYTES));
-    assert(t == d->tensor + d->n_tensor);
-    *data_end = pos;
-    return pos <= FG_MAX_FILE_BYTES;
-}
-
-uint64_t fg_tensor_begin(const fg_tensor *t)
-{
-    return t->scale_offset != 0 ? t->scale_offset : t->offset;
-}
-
-uint64_t fg_tensor_end(const fg_tensor *t)
-{
-    if (fg_role_is_vector((fg_role)t->role)) return t->offset + sizeof(float) * t->n_col;
-    return t->offset + (fg_n_panel(t->n_row) - 1) * t->panel_stride + own_panel_bytes(t);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What only the files of this folder see: header slots, the directory as a structure, and the one
- * function that places tensors.  The writer places and writes; the reader decodes, places again
- * and compares, so that no offset of a file is believed (FORMAT.md 5: positions follow from shape,
+ * What only the files of this folder and of write/ see: header slots, the directory as a structure, and
+ * the one function that places tensors.  A file plan places and the writer writes; the reader decodes, places
+ * again and compares, so that no offset of a file is believed (FORMAT.md 5: positions follow from shape,
  * types and the start of the data region).
  */
 #ifndef FG_SRC_FORMAT_LAYOUT_H
@@ -14,6 +14,7 @@
 
 #include "src/base/buf.h"
 #include "src/base/status.h"
+#include "src/format/file_plan.h"
 #include "src/format/format.h"
 
 enum {
@@ -52,6 +53,12 @@ typedef struct fg_slot {
     uint64_t data_root; /* XXH3-64 of the chunk table */
     uint32_t n_part;    /* files that it is split into (parts.h); 0: one */
 } fg_slot;
+
+/* Chunks of a data region of so many bytes. */
+static inline uint64_t fg_slot_chunks(uint64_t data_bytes)
+{
+    return data_bytes / FG_FILE_CHUNK + (data_bytes % FG_FILE_CHUNK != 0);
+}
 
 /* out: FG_SLOT_BYTES, hash included. */
 void fg_slot_encode(const fg_slot *s, uint8_t *out);
@@ -104,6 +111,13 @@ fg_status fg_directory_decode(fg_directory *d, const uint8_t *bytes, size_t n, c
 
 /* True for a key that may be stored: 1-255 bytes of printable ASCII. */
 bool fg_meta_key_is_valid(const char *key);
+
+/* --- layout (file_plan.h) --- */
+
+struct fg_file_plan {
+    fg_directory dir; /* placed */
+    fg_slot slot;     /* hashes are zero until there is a file */
+};
 
 /* Places all tensors (role, type and dimensions set) from data_offset on: fills offset,
  * panel_stride and scale_offset of each, d->dense and d->expert, and the end of the data region.

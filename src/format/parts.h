@@ -10,7 +10,6 @@
 #include "src/format/layout.h"
 
 enum {
-    FG_MAX_PART = 16,
     FG_PART_HEADER_BYTES = 4096,
     FG_SPLIT_READ_VERSION = 3, /* of a split file */
 };

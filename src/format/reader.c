@@ -31,10 +31,9 @@ enum {
 
 struct fg_model_file {
     fg_file file;
-    fg_slot slot;
-    fg_directory dir;
+    fg_file_plan plan;
     fg_parts parts;
-    bool is_view; /* the arrays of dir belong to the writer */
+    bool is_view; /* the plan's arrays belong to the writer */
 };
 
 static fg_status read_slots(fg_model_file *f, fg_err *err)
@@ -45,12 +44,12 @@ static fg_status read_slots(fg_model_file *f, fg_err *err)
                        f->file.path, (ull)f->file.size, sizeof slots);
     }
     FG_TRY(fg_file_read(&f->file, slots, sizeof slots, 0, err));
-    return fg_slot_read(&f->slot, slots, f->file.size, f->file.path, err);
+    return fg_slot_read(&f->plan.slot, slots, f->file.size, f->file.path, err);
 }
 
 static fg_status read_directory(fg_model_file *f, fg_err *err)
 {
-    const fg_slot *s = &f->slot;
+    const fg_slot *s = &f->plan.slot;
     const char *path = f->file.path;
     uint8_t *bytes = fg_mem_alloc((size_t)s->dir_bytes);
     if (bytes == NULL) return fg_fail_nomem(err, path);
@@ -63,7 +62,7 @@ static fg_status read_directory(fg_model_file *f, fg_err *err)
                          "the file again",
                          path, (ull)h, (ull)s->dir_hash);
         } else {
-            st = fg_directory_decode(&f->dir, bytes, (size_t)s->dir_bytes, s, path, err);
+            st = fg_directory_decode(&f->plan.dir, bytes, (size_t)s->dir_bytes, s, path, err);
         }
     }
     fg_mem_free(bytes);
@@ -72,10 +71,10 @@ static fg_status read_directory(fg_model_file *f, fg_err *err)
 
 static fg_status open_parts(fg_model_file *f, fg_err *err)
 {
-    f->parts.dir = &f->dir;
+    f->parts.dir = &f->plan.dir;
     f->parts.fd[0] = f->file.fd;
     f->parts.path[0] = f->file.path;
-    FG_TRY(fg_parts_open(&f->parts, &f->slot, err));
+    FG_TRY(fg_parts_open(&f->parts, &f->plan.slot, err));
     return fg_parts_map(&f->parts, f->file.data, err);
 }
 
@@ -97,8 +96,8 @@ fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const fg_slot *slot,
-                             const fg_directory *dir, fg_err *err)
+fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const fg_file_plan *plan,
+                             fg_err *err)
 {
     const char *path = parts->path[0];
     *out = NULL;
@@ -107,9 +106,8 @@ fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const f
     fg_status st = FG_OK;
     f->is_view = true;
     fg_parts_init(&f->parts);
-    f->slot = *slot;
-    f->dir = *dir;
-    f->dir.n_meta = 0;
+    f->plan = *plan;
+    f->plan.dir.n_meta = 0;
     f->file = FG_FILE_INIT;
     f->file.path = fg_mem_strndup(path, strlen(path));
     if (f->file.path == NULL) {
@@ -119,13 +117,13 @@ fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const f
     f->file.fd = fcntl(parts->fd[0], F_DUPFD_CLOEXEC, 0);
     void *p = f->file.fd < 0
                   ? MAP_FAILED
-                  : mmap(NULL, (size_t)slot->file_bytes, PROT_READ, MAP_SHARED, f->file.fd, 0);
+                  : mmap(NULL, (size_t)plan->slot.file_bytes, PROT_READ, MAP_SHARED, f->file.fd, 0);
     if (p == MAP_FAILED) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to map %llu bytes", path, strerror(errno),
-                     (ull)slot->file_bytes);
+                     (ull)plan->slot.file_bytes);
         goto fail;
     }
-    f->file.size = slot->file_bytes;
+    f->file.size = plan->slot.file_bytes;
     f->file.data = p;
     st = fg_parts_map(parts, f->file.data, err);
     if (st != FG_OK) goto fail;
@@ -139,7 +137,7 @@ fail:
 void fg_model_file_close(fg_model_file **f)
 {
     if (*f == NULL) return;
-    if (!(*f)->is_view) fg_directory_fini(&(*f)->dir);
+    if (!(*f)->is_view) fg_directory_fini(&(*f)->plan.dir);
     fg_parts_close(&(*f)->parts);
     fg_file_close(&(*f)->file);
     fg_mem_free(*f);
@@ -158,14 +156,19 @@ uint64_t fg_model_file_size(const fg_model_file *f)
     return f->file.size;
 }
 
+const fg_file_plan *fg_model_file_plan(const fg_model_file *f)
+{
+    return &f->plan;
+}
+
 const fg_shape *fg_model_file_shape(const fg_model_file *f)
 {
-    return &f->dir.shape;
+    return &f->plan.dir.shape;
 }
 
 uint64_t fg_model_file_data_root(const fg_model_file *f)
 {
-    return f->slot.data_root;
+    return f->plan.slot.data_root;
 }
 
 uint32_t fg_model_file_n_part(const fg_model_file *f)
@@ -189,45 +192,46 @@ fg_status fg_model_file_check_head(const fg_model_file *f, uint32_t part, const 
 {
     fg_slot s;
     const char *path = fg_model_file_part_path(f, part);
-    if (part != 0) return fg_part_check(head, &f->slot, part, path, f->file.path, err);
+    if (part != 0) return fg_part_check(head, &f->plan.slot, part, path, f->file.path, err);
     FG_TRY(fg_slot_read(&s, head, f->file.size, path, err));
-    if (s.data_root == f->slot.data_root && s.n_part == f->slot.n_part) return FG_OK;
+    if (s.data_root == f->plan.slot.data_root && s.n_part == f->plan.slot.n_part) return FG_OK;
     return fg_fail(err, FG_EIO, "%s: changed while being opened, expected one file", path);
 }
 
 uint64_t fg_model_file_n_tensor(const fg_model_file *f)
 {
-    return f->dir.n_tensor;
+    return f->plan.dir.n_tensor;
 }
 
 const fg_tensor *fg_model_file_tensor(const fg_model_file *f, uint64_t idx)
 {
-    assert(idx < f->dir.n_tensor);
-    return &f->dir.tensor[idx];
+    assert(idx < f->plan.dir.n_tensor);
+    return &f->plan.dir.tensor[idx];
 }
 
 const fg_tensor *fg_model_file_find(const fg_model_file *f, fg_role role, uint32_t layer,
                                     uint32_t expert)
 {
-    const uint64_t idx = fg_order_index(&f->dir.shape, role, layer, expert);
-    return idx == UINT64_MAX ? NULL : &f->dir.tensor[idx];
+    const uint64_t idx = fg_order_index(&f->plan.dir.shape, role, layer, expert);
+    return idx == UINT64_MAX ? NULL : &f->plan.dir.tensor[idx];
 }
 
 fg_extent fg_model_file_dense_extent(const fg_model_file *f, uint32_t layer)
 {
-    assert(layer < f->dir.shape.n_layer);
-    return f->dir.dense[layer];
+    assert(layer < f->plan.dir.shape.n_layer);
+    return f->plan.dir.dense[layer];
 }
 
 fg_extent fg_model_file_expert_extent(const fg_model_file *f, uint32_t layer, uint32_t expert)
 {
-    assert(layer < f->dir.shape.n_layer && expert < f->dir.shape.n_expert);
-    return f->dir.expert[(uint64_t)layer * f->dir.shape.n_expert + expert];
+    assert(layer < f->plan.dir.shape.n_layer && expert < f->plan.dir.shape.n_expert);
+    return f->plan.dir.expert[(uint64_t)layer * f->plan.dir.shape.n_expert + expert];
 }
 
 const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset)
 {
-    assert(offset >= f->slot.data_offset && offset - f->slot.data_offset < f->slot.data_bytes);
+    assert(offset >= f->plan.slot.data_offset &&
+           offset - f->plan.slot.data_offset < f->plan.slot.data_bytes);
     return f->file.data + offset;
 }
 
@@ -248,10 +252,10 @@ fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char
 {
     *bytes = NULL;
     *n = 0;
-    uint32_t lo = 0, hi = f->dir.n_meta; /* keys are ascending */
+    uint32_t lo = 0, hi = f->plan.dir.n_meta; /* keys are ascending */
     while (lo < hi) {
         const uint32_t mid = lo + (hi - lo) / 2;
-        const fg_meta_entry *m = &f->dir.meta[mid];
+        const fg_meta_entry *m = &f->plan.dir.meta[mid];
         const int order = strcmp(key, m->key);
         if (order == 0) {
             FG_TRY(check_meta(f, m, err));
@@ -270,14 +274,14 @@ fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char
 
 uint64_t fg_model_file_n_meta(const fg_model_file *f)
 {
-    return f->dir.n_meta;
+    return f->plan.dir.n_meta;
 }
 
 void fg_model_file_meta_at(const fg_model_file *f, uint64_t idx, const char **key, uint64_t *n)
 {
-    assert(idx < f->dir.n_meta);
-    *key = f->dir.meta[idx].key;
-    *n = f->dir.meta[idx].bytes;
+    assert(idx < f->plan.dir.n_meta);
+    *key = f->plan.dir.meta[idx].key;
+    *n = f->plan.dir.meta[idx].bytes;
 }
 
 /* --- verification --- */
@@ -287,8 +291,8 @@ static void name_tensors(const fg_model_file *f, uint64_t begin, uint64_t end, c
 {
     char name[96] = "padding";
     uint64_t count = 0;
-    for (uint64_t i = 0; i < f->dir.n_tensor; i++) {
-        const fg_tensor *t = &f->dir.tensor[i];
+    for (uint64_t i = 0; i < f->plan.dir.n_tensor; i++) {
+        const fg_tensor *t = &f->plan.dir.tensor[i];
         const uint64_t scales =
             t->scale_offset == 0 ? 0 : FG_PANEL_ROWS * sizeof(float) * fg_n_panel(t->n_row);
         const bool hit = (t->offset < end && fg_tensor_end(t) > begin) ||
@@ -323,7 +327,7 @@ static fg_status check_chunk(const fg_model_file *f, uint64_t chunk, const uint8
     const uint64_t want = fg_cursor_u64(&c), got = fg_hash64(bytes, n);
     if (got == want) return FG_OK;
     char names[160], parts[128];
-    const uint64_t begin = f->slot.data_offset + chunk * FG_FILE_CHUNK;
+    const uint64_t begin = f->plan.slot.data_offset + chunk * FG_FILE_CHUNK;
     name_tensors(f, begin, begin + n, names, sizeof names);
     name_parts(f, begin, begin + n, parts, sizeof parts);
     return fg_fail(err, FG_ECHECKSUM,
@@ -336,7 +340,7 @@ static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *ta
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err)
 {
-    const fg_slot *s = &f->slot;
+    const fg_slot *s = &f->plan.slot;
     FG_TRY(fg_file_read(&f->file, table, (size_t)(8 * s->n_chunk), s->table_offset, err));
     const uint64_t root = fg_hash64(table, (size_t)(8 * s->n_chunk));
     if (root != s->data_root) {
@@ -370,9 +374,10 @@ fg_status fg_model_file_verify(const fg_model_file *f,
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err)
 {
-    for (uint32_t i = 0; i < f->dir.n_meta; i++) FG_TRY(check_meta(f, &f->dir.meta[i], err));
+    for (uint32_t i = 0; i < f->plan.dir.n_meta; i++)
+        FG_TRY(check_meta(f, &f->plan.dir.meta[i], err));
     uint8_t *buf = fg_mem_alloc((size_t)(VERIFY_CHUNKS * FG_FILE_CHUNK));
-    uint8_t *table = fg_mem_alloc((size_t)(8 * f->slot.n_chunk));
+    uint8_t *table = fg_mem_alloc((size_t)(8 * f->plan.slot.n_chunk));
     fg_status st = FG_OK;
     if (buf == NULL || table == NULL) {
         st = fg_fail_nomem(err, f->file.path);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/format/file_plan.h"
 #include "src/format/format.h"
 
 typedef struct fg_model_file fg_model_file;
@@ -30,6 +31,8 @@ void fg_model_file_close(fg_model_file **f);
 
 const char *fg_model_file_path(const fg_model_file *f);
 uint64_t fg_model_file_size(const fg_model_file *f);
+/* Its layout, with what was measured of each tensor; borrowed. */
+const fg_file_plan *fg_model_file_plan(const fg_model_file *f);
 const fg_shape *fg_model_file_shape(const fg_model_file *f);
 /* Hash over the chunk table, hence over all tensor data: what a quality card names the weights by. */
 uint64_t fg_model_file_data_root(const fg_model_file *f);

@@ -19,19 +19,6 @@ enum {
 
 /* ---- what the model needs ---- */
 
-/* Tensors in file order, from a file or a planned one. */
-typedef struct tensors {
-    const fg_model_file *file;
-    const fg_writer *writer;
-    uint64_t n;
-} tensors;
-
-static const fg_tensor *tensor_at(const tensors *src, uint64_t i)
-{
-    return src->file != NULL ? fg_model_file_tensor(src->file, i)
-                             : fg_writer_tensor(src->writer, i);
-}
-
 static uint64_t page_up(uint64_t bytes)
 {
     return fg_round_up(bytes, FG_PAGE_BYTES);
@@ -100,7 +87,7 @@ static void add_use(fg_demand *d, fg_part *part, const fg_tensor *t, double time
     *slowest += times * ((double)largest_part(t, d->n_node) * d->n_node + (double)scale_bytes(t));
 }
 
-static fg_status collect(fg_demand *d, const tensors *src, fg_err *err)
+static fg_status collect(fg_demand *d, const fg_file_plan *p, fg_err *err)
 {
     const fg_shape *s = &d->shape;
     const double used = (double)s->n_used / (double)s->n_expert;
@@ -109,8 +96,8 @@ static fg_status collect(fg_demand *d, const tensors *src, fg_err *err)
     if (d->n_node < 1 || d->n_node > MAX_NODE) {
         return fg_fail(err, FG_EINVAL, "nodes: %u, expected 1 to %d", d->n_node, MAX_NODE);
     }
-    for (uint64_t i = 0; i < src->n; i++) {
-        const fg_tensor *t = tensor_at(src, i);
+    for (uint64_t i = 0; i < d->n_tensor; i++) {
+        const fg_tensor *t = fg_file_plan_tensor(p, i);
         const uint64_t bytes = placed_bytes(t);
         const bool vector = fg_role_is_vector((fg_role)t->role);
         d->n_weight += t->n_row * t->n_col;
@@ -132,26 +119,26 @@ static fg_status collect(fg_demand *d, const tensors *src, fg_err *err)
             add_use(d, &d->experts, t, used, &slowest);
         }
     }
-    d->n_tensor = src->n;
     d->imbalance = slowest / d->token_bytes;
     return FG_OK;
 }
 
-fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err)
+fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, uint32_t n_node, fg_err *err)
 {
-    const tensors src = {.file = f, .n = fg_model_file_n_tensor(f)};
-    *d = (fg_demand){.n_node = n_node, .file_bytes = fg_model_file_size(f)};
-    d->shape = *fg_model_file_shape(f);
-    return collect(d, &src, err);
+    *d = (fg_demand){
+        .shape = *fg_file_plan_shape(p),
+        .n_tensor = fg_file_plan_n_tensor(p),
+        .n_node = n_node,
+        .file_bytes = fg_file_plan_file_bytes(p),
+    };
+    return collect(d, p, err);
 }
 
-fg_status fg_demand_of_writer(fg_demand *d, const fg_writer *w, const fg_shape *shape,
-                              uint32_t n_node, fg_err *err)
+fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err)
 {
-    const tensors src = {.writer = w, .n = fg_writer_n_tensor(w)};
-    *d = (fg_demand){.n_node = n_node, .file_bytes = fg_writer_file_bytes(w)};
-    d->shape = *shape;
-    return collect(d, &src, err);
+    const fg_status st = fg_demand_of_plan(d, fg_model_file_plan(f), n_node, err);
+    d->file_bytes = fg_model_file_size(f); /* with the tail of an interrupted append */
+    return st;
 }
 
 /* ---- memory ---- */

@@ -53,7 +53,7 @@
 
 #include "src/engine/session.h"
 #include "src/plan/rates.h"
-#include "src/format/write/writer.h"
+#include "src/format/reader.h"
 
 /* ---- what the model needs ---- */
 
@@ -79,10 +79,9 @@ typedef struct fg_demand {
     fg_model_forms forms; /* of the activations */
 } fg_demand;
 
-/* From a file's directory, or from a planned one (fg_writer_plan done, nothing written). */
+/* From a file, or from the plan of one. */
 fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err);
-fg_status fg_demand_of_writer(fg_demand *d, const fg_writer *w, const fg_shape *shape,
-                              uint32_t n_node, fg_err *err);
+fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, uint32_t n_node, fg_err *err);
 
 /* ---- forecast ---- */
 

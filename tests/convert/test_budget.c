@@ -20,6 +20,7 @@
 #include "src/format/reader.h"
 #include "src/model/quant_unit.h"
 #include "tests/ckpt.h"
+#include "tests/convert/measured.h"
 #include "tests/fg_test.h"
 
 enum { N_UNIT = 6, T = FG_BUDGET_TYPES };
@@ -189,51 +190,6 @@ static fg_status convert(const char *dir, const char *out, const char *sensitivi
     return fg_convert(&o, report, err);
 }
 
-static uint64_t weights_of(const fg_shape *s, uint32_t unit)
-{
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < fg_weight_count(s); i++) {
-        const fg_name t = fg_weight_at(s, i);
-        uint32_t idx;
-        uint64_t n_row, n_col;
-        if (!fg_quant_unit_of(s, t.role, t.layer, &idx) || idx != unit) continue;
-        fg_role_dims(t.role, s, &n_row, &n_col);
-        n += n_row * n_col;
-    }
-    return n;
-}
-
-/* A sensitivity file for the shape: kld of unit u is (u + 1) / 100 a weight, but for `dear`, which costs
- * a thousand times as much.  The first `from` becomes `to`; NULL: none does. */
-static const char *sensitivity_file(const fg_shape *s, uint32_t dear, const char *from,
-                                    const char *to)
-{
-    static char path[512];
-    fg_buf b = {0}, edited = {0};
-    fg_buf_put_str(&b, "{\"version\": 1, \"units\": [\n");
-    for (uint32_t i = 0; i < fg_quant_unit_count(s); i++) {
-        const fg_quant_unit u = fg_quant_unit_at(s, i);
-        const uint64_t w = weights_of(s, i);
-        const double kld = (double)(i + 1) * 0.01 * (double)w * (i == dear ? 1000.0 : 1.0);
-        fg_buf_put_str(&b, i == 0 ? "{" : ",\n{");
-        if (u.layer != FG_NO_LAYER) fg_buf_printf(&b, "\"layer\": %u, ", u.layer);
-        fg_buf_printf(&b, "\"class\": \"%s\", \"kld\": %.9g, \"weights\": %llu, \"type\": \"q4\"}",
-                      fg_quant_unit_class_name(u.class), kld, (unsigned long long)w);
-    }
-    fg_buf_put_str(&b, "]}\n");
-    const char *text = fg_buf_str(&b), *at = from == NULL ? NULL : strstr(text, from);
-    if (at != NULL) {
-        fg_buf_put(&edited, text, (size_t)(at - text));
-        fg_buf_printf(&edited, "%s%s", to, at + strlen(from));
-    }
-    const fg_buf *out = at == NULL ? &b : &edited;
-    (void)snprintf(path, sizeof path, "%s/s.json", fg_test_tmpdir());
-    ckpt_put_file(fg_test_tmpdir(), "s.json", out->data, out->len);
-    fg_buf_fini(&b);
-    fg_buf_fini(&edited);
-    return path;
-}
-
 /* The release: a choice in seconds, and a recipe that meets the budget. */
 FG_TEST(the_release)
 {
@@ -243,29 +199,27 @@ FG_TEST(the_release)
     fg_err err = {0};
     const fg_synth_opts so = {.n_layer = 80};
     REQUIRE_OK(fg_synth_shape(&s, &so, &err), &err);
-    const fg_budget_opts o = {sensitivity_file(&s, 7, NULL, NULL), 4.5, 0, 10 << 20};
+    const fg_budget_opts o = {sensitivity_file(&s, 7, NULL, NULL), 4.5, 0, 10 << 20, 8};
     const uint64_t start = fg_clock_ns();
     REQUIRE_OK(fg_budget_choose(&b, &s, &o, &err), &err);
     printf("  %.2f s, recipe of %zu bytes\n", (double)(fg_clock_ns() - start) * 1e-9, b.len);
     REQUIRE_OK(fg_recipe_load_text(&r, (const char *)b.data, b.len, "release", &err), &err);
-    fg_writer *w;
-    REQUIRE_OK(fg_writer_create(&w, fg_test_tmp("release.fulgur"), &s, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, fg_recipe_choose, &r, &err), &err);
-    double bits = 0.0, n = 0.0;
-    for (uint64_t i = 0; i < fg_writer_n_tensor(w); i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
-        bits += 8.0 * (double)fg_tensor_bytes(t);
-        n += (double)(t->n_row * t->n_col);
-    }
-    printf("  %.4f bits per weight, %.1f GB\n", bits / n, (double)fg_writer_file_bytes(w) * 1e-9);
+    const fg_file_spec spec = {.shape = &s, .choose = fg_recipe_choose, .ctx = &r};
+    fg_file_plan *p;
+    REQUIRE_OK(fg_file_plan_make(&p, &spec, "release", &err), &err);
+    uint64_t n_weight, bytes;
+    fg_file_plan_sums(p, &n_weight, &bytes);
+    const double bits = 8.0 * (double)bytes, n = (double)n_weight;
+    printf("  %.4f bits per weight, %.1f GB\n", bits / n,
+           (double)fg_file_plan_file_bytes(p) * 1e-9);
     CHECK(bits / n <= 4.5 && bits / n > 4.49);
-    fg_writer_destroy(&w);
+    fg_file_plan_destroy(&p);
     fg_recipe_fini(&r);
     /* by the size of the file: the same shape, some GB less */
-    const fg_budget_opts o2 = {o.sensitivity_path, 0.0, 250000000000, 10 << 20};
+    const fg_budget_opts o2 = {o.sensitivity_path, 0.0, 250000000000, 10 << 20, 8};
     b.len = 0;
     CHECK_OK(fg_budget_choose(&b, &s, &o2, &err), &err);
-    const fg_budget_opts o3 = {o.sensitivity_path, 0.0, 240000000000, 10 << 20};
+    const fg_budget_opts o3 = {o.sensitivity_path, 0.0, 240000000000, 10 << 20, 8};
     CHECK(fg_budget_choose(&b, &s, &o3, &err) == FG_ELIMIT);
     printf("  %s\n", err.msg);
     fg_buf_fini(&b);
@@ -421,7 +375,7 @@ FG_TEST(every_failed_allocation_is_an_error)
     fixture x;
     REQUIRE(set_up(&x));
     const char *s = sensitivity_file(&x.c.shape, 3, NULL, NULL);
-    const fg_budget_opts o = {s, x.least.bits_per_weight + 0.4, 0, 1000};
+    const fg_budget_opts o = {s, x.least.bits_per_weight + 0.4, 0, 1000, 8};
     bool done = false;
     for (uint64_t i = 1; i < 100000 && !done; i += 1 + i / 7) {
         fg_buf b = {0};

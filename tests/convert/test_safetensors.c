@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/encode.h"
 #include "convert/source/safetensors.h"
 #include "convert/spool.h"
 #include "src/base/fp.h"
@@ -105,9 +106,9 @@ FG_TEST(numbers_convert_exactly)
         float v;
         src[1] = (uint8_t)(h & 255u); /* unaligned on purpose */
         src[2] = (uint8_t)(h >> 8);
-        fg_st_to_f32(FG_ST_BF16, src + 1, 1, &v);
+        fg_encode_to_f32(FG_ST_BF16, src + 1, 1, &v);
         if (fg_f32_bits(v) != h << 16) fg_test_fail(__FILE__, __LINE__, "bf16 %04x", h);
-        fg_st_to_f32(FG_ST_F16, src + 1, 1, &v);
+        fg_encode_to_f32(FG_ST_F16, src + 1, 1, &v);
         const int e = (int)(h >> 10 & 31u), f = (int)(h & 1023u);
         const double sign = h >> 15 ? -1 : 1;
         if (e == 31) {
@@ -119,7 +120,7 @@ FG_TEST(numbers_convert_exactly)
     }
     static const uint8_t f32[] = {0x78, 0x56, 0x34, 0x12, 1, 0, 0, 0x80};
     float v[2];
-    fg_st_to_f32(FG_ST_F32, f32, 2, v);
+    fg_encode_to_f32(FG_ST_F32, f32, 2, v);
     CHECK(fg_f32_bits(v[0]) == 0x12345678u && fg_f32_bits(v[1]) == 0x80000001u);
 }
 

@@ -6,6 +6,7 @@
  */
 #include <time.h>
 
+#include "convert/dry_run.h"
 #include "tests/e2e/power.h"
 
 enum { N_SHARD = 5 };

@@ -150,7 +150,7 @@ FG_TEST(units_add_up_and_files_say_so)
     /* the budget reads what was written */
     fg_sensitivity_put_json(&json, &s, base, low, 1, 2);
     ckpt_put_file(fg_test_tmpdir(), "s.json", json.data, json.len);
-    const fg_budget_opts o = {fg_test_tmp("s.json"), 5.0, 0, 0};
+    const fg_budget_opts o = {fg_test_tmp("s.json"), 5.0, 0, 0, 8};
     CHECK_OK(fg_budget_choose(&recipe, fg_engine_shape(base), &o, &err), &err);
     CHECK(recipe.len > 100);
     fg_buf_fini(&json);

@@ -64,14 +64,16 @@ static fg_status look(const life *l, fg_writer *w, const uint8_t *data, uint64_t
     const fg_tensor *t = fg_model_file_tensor(view, idx);
     const uint8_t *got = fg_model_file_data(view, t->offset);
     const uint64_t n = fg_writer_pos(w) - t->offset;
-    CHECK(memcmp(got, data + (t->offset - fg_writer_data_offset(w)), (size_t)n) == 0);
+    CHECK(memcmp(got, data + (t->offset - fg_file_plan_data_offset(fg_writer_plan(w))),
+                 (size_t)n) == 0);
     CHECK(t == fg_model_file_find(view, (fg_role)t->role, t->layer, t->expert));
-    CHECK(memcmp(t, fg_writer_tensor(w, idx), sizeof *t) == 0);
-    const uint64_t end = fg_writer_data_offset(w) + fg_writer_data_bytes(w);
+    CHECK(memcmp(t, fg_file_plan_tensor(fg_writer_plan(w), idx), sizeof *t) == 0);
+    const uint64_t end =
+        fg_file_plan_data_offset(fg_writer_plan(w)) + fg_file_plan_data_bytes(fg_writer_plan(w));
     const volatile uint8_t *last = fg_model_file_data(view, end - 1);
     /* there to be read, written or not */
     CHECK(*last == 0 || fg_writer_pos(w) == end || l->shuffled);
-    CHECK_U64(fg_model_file_size(view), fg_writer_file_bytes(w));
+    CHECK_U64(fg_model_file_size(view), fg_file_plan_file_bytes(fg_writer_plan(w)));
     return FG_OK;
 }
 
@@ -79,10 +81,10 @@ static fg_status look(const life *l, fg_writer *w, const uint8_t *data, uint64_t
 static fg_status write_group(life *l, fg_writer *w, const uint8_t *data, uint64_t idx, uint64_t n,
                              fg_err *err)
 {
-    const uint64_t from = fg_writer_data_offset(w);
+    const uint64_t from = fg_file_plan_data_offset(fg_writer_plan(w));
     uint64_t end = 0;
     for (uint64_t i = idx; i < idx + n; i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
+        const fg_tensor *t = fg_file_plan_tensor(fg_writer_plan(w), i);
         if (fg_tensor_end(t) > end) end = fg_tensor_end(t);
         if (t->type == FG_TYPE_Q4 && i % 2 == 0) {
             fg_lut lut = fg_lut_linear;
@@ -93,7 +95,7 @@ static fg_status write_group(life *l, fg_writer *w, const uint8_t *data, uint64_
         const fg_tensor_error e = {(float)i / 64, (float)i / 32, (float)i / 128, (float)i};
         fg_writer_set_error(w, i, &e);
     }
-    FG_TRY(fg_writer_pad(w, fg_tensor_begin(fg_writer_tensor(w, idx)), err));
+    FG_TRY(fg_writer_pad(w, fg_tensor_begin(fg_file_plan_tensor(fg_writer_plan(w), idx)), err));
     FG_TRY(fg_writer_write(w, data + (fg_writer_pos(w) - from), end - fg_writer_pos(w), err));
     if (l->view) FG_TRY(look(l, w, data, idx, err));
     l->sum += fg_hash64(&idx, sizeof idx);
@@ -103,14 +105,14 @@ static fg_status write_group(life *l, fg_writer *w, const uint8_t *data, uint64_
 /* A tensor that begins a group still to be written; n_tensor when none is. */
 static uint64_t random_group(const life *l, const fg_writer *w, fg_rng *r)
 {
-    const uint64_t n = fg_writer_n_tensor(w);
+    const uint64_t n = fg_file_plan_n_tensor(fg_writer_plan(w));
     uint64_t at = fg_rng_u64(r) % n, left = n;
     while (left > 0 && (l->is_written[at] || fg_writer_is_done(w, at))) {
         at = (at + 1) % n;
         left--;
     }
     if (left == 0) return n;
-    const uint32_t role = fg_writer_tensor(w, at)->role;
+    const uint32_t role = fg_file_plan_tensor(fg_writer_plan(w), at)->role;
     return at - (role == FG_ROLE_EXPERT_UP ? 1 : role == FG_ROLE_EXPERT_DOWN ? 2 : 0);
 }
 
@@ -122,8 +124,9 @@ static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *
     memset(l->is_written, 0, sizeof l->is_written);
     for (;;) {
         if (l->shuffled) i = random_group(l, w, &r);
-        if (i == fg_writer_n_tensor(w)) break;
-        const uint64_t n = fg_writer_tensor(w, i)->role == FG_ROLE_EXPERT_GATE ? GROUP : 1;
+        if (i == fg_file_plan_n_tensor(fg_writer_plan(w))) break;
+        const uint64_t n =
+            fg_file_plan_tensor(fg_writer_plan(w), i)->role == FG_ROLE_EXPERT_GATE ? GROUP : 1;
         if (l->stop_at != 0 && (l->shuffled ? n_group : i) >= l->stop_at)
             return fg_fail(err, FG_ECANCEL, "stopped");
         if (l->shuffled) FG_TRY(fg_writer_seek(w, i, err));
@@ -143,19 +146,16 @@ static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *
 
 static fg_status live(life *l, fg_err *err)
 {
-    const fg_shape shape = sample_shape();
     fg_writer *w = NULL;
     uint8_t *data = NULL;
     const uint64_t zero = 0;
+    const fg_meta meta[] = {{"sum", &zero, sizeof zero},
+                            {"config.json", sample_config, sizeof sample_config - 1}};
     l->next = l->sum = l->n_payload = 0;
     *err = (fg_err){0};
-    fg_status st = fg_writer_create(&w, l->path, &shape, err);
-    if (st == FG_OK && l->n_split > 0) st = fg_writer_split(w, split_dir, l->n_split, err);
-    if (st == FG_OK) st = fg_writer_add_meta(w, "sum", &zero, sizeof zero, err);
-    if (st == FG_OK) {
-        st = fg_writer_add_meta(w, "config.json", sample_config, sizeof sample_config - 1, err);
-    }
-    if (st == FG_OK) st = fg_writer_plan(w, choose, l, err);
+    const fg_file_spec spec = {
+        .choose = choose, .ctx = l, .meta = meta, .n_meta = 2, .n_part = l->n_split + 1};
+    fg_status st = sample_writer(&w, l->path, spec, split_dir, err);
     if (st == FG_OK) {
         data = sample_data(w, l->data_seed);
         if (data == NULL) st = fg_fail_nomem(err, l->path);

@@ -75,15 +75,30 @@ static inline void sample_fill(uint8_t *p, uint64_t n, uint32_t type, fg_rng *r)
     }
 }
 
+/* A writer of what `spec` says, shape and choice being the sample's where it is NULL. */
+static inline fg_status sample_writer(fg_writer **out, const char *path, fg_file_spec spec,
+                                      const char *const *split_dir, fg_err *err)
+{
+    const fg_shape shape = sample_shape();
+    fg_file_plan *plan;
+    *out = NULL;
+    if (spec.shape == NULL) spec.shape = &shape;
+    if (spec.choose == NULL) spec.choose = sample_choose;
+    FG_TRY(fg_file_plan_make(&plan, &spec, path, err));
+    const fg_status st = fg_writer_create(out, path, plan, spec.meta, spec.n_meta, split_dir, err);
+    fg_file_plan_destroy(&plan);
+    return st;
+}
+
 /* Data region of a planned writer, random; freed with fg_mem_free.  NULL when out of memory. */
 static inline uint8_t *sample_data(const fg_writer *w, uint64_t seed)
 {
-    uint8_t *data = fg_mem_zalloc((size_t)fg_writer_data_bytes(w));
+    uint8_t *data = fg_mem_zalloc((size_t)fg_file_plan_data_bytes(fg_writer_plan(w)));
     fg_rng r;
     fg_rng_init(&r, seed);
-    for (uint64_t i = 0; data != NULL && i < fg_writer_n_tensor(w); i++) {
-        const fg_tensor *t = fg_writer_tensor(w, i);
-        uint8_t *at = data + (t->offset - fg_writer_data_offset(w));
+    for (uint64_t i = 0; data != NULL && i < fg_file_plan_n_tensor(fg_writer_plan(w)); i++) {
+        const fg_tensor *t = fg_file_plan_tensor(fg_writer_plan(w), i);
+        uint8_t *at = data + (t->offset - fg_file_plan_data_offset(fg_writer_plan(w)));
         const uint64_t panel = fg_panel_bytes((fg_qtype)t->type, t->n_col);
         if (fg_role_is_vector((fg_role)t->role)) {
             sample_fill(at, 4 * t->n_col, FG_TYPE_F32, &r);
@@ -93,7 +108,7 @@ static inline uint8_t *sample_data(const fg_writer *w, uint64_t seed)
             sample_fill(at + p * t->panel_stride, panel, t->type, &r);
         }
         if (t->scale_offset != 0) {
-            sample_fill(data + (t->scale_offset - fg_writer_data_offset(w)),
+            sample_fill(data + (t->scale_offset - fg_file_plan_data_offset(fg_writer_plan(w))),
                         64 * fg_n_panel(t->n_row), FG_TYPE_F32, &r);
         }
     }
@@ -102,14 +117,16 @@ static inline uint8_t *sample_data(const fg_writer *w, uint64_t seed)
 
 static inline fg_status sample_stream(fg_writer *w, const uint8_t *data, uint64_t seed, fg_err *err)
 {
-    const uint64_t end = fg_writer_data_offset(w) + fg_writer_data_bytes(w);
+    const uint64_t end =
+        fg_file_plan_data_offset(fg_writer_plan(w)) + fg_file_plan_data_bytes(fg_writer_plan(w));
     fg_rng r;
     fg_rng_init(&r, seed);
     while (fg_writer_pos(w) < end) { /* pieces of all sizes, up to more than the buffer */
         const uint64_t left = end - fg_writer_pos(w);
         uint64_t n = fg_rng_u64(&r) % ((uint64_t)1 << (fg_rng_u64(&r) % 24));
         if (n > left) n = left;
-        FG_TRY(fg_writer_write(w, data + (fg_writer_pos(w) - fg_writer_data_offset(w)), n, err));
+        FG_TRY(fg_writer_write(
+            w, data + (fg_writer_pos(w) - fg_file_plan_data_offset(fg_writer_plan(w))), n, err));
     }
     return FG_OK;
 }
@@ -120,16 +137,13 @@ static const char sample_config[] = "{\"model_type\": \"minimax_m1\"}\n";
 static inline fg_status sample_write_as(const char *path, uint64_t seed, fg_choose_fn *choose,
                                         void *ctx, uint8_t **data, fg_err *err)
 {
-    const fg_shape shape = sample_shape();
+    const fg_meta meta[] = {{"recipe", "experts q4", 10},
+                            {"empty", NULL, 0},
+                            {"config.json", sample_config, sizeof sample_config - 1}};
     fg_writer *w = NULL;
     uint8_t *bytes = NULL;
-    fg_status st = fg_writer_create(&w, path, &shape, err);
-    if (st == FG_OK) st = fg_writer_add_meta(w, "recipe", "experts q4", 10, err);
-    if (st == FG_OK) st = fg_writer_add_meta(w, "empty", NULL, 0, err);
-    if (st == FG_OK) {
-        st = fg_writer_add_meta(w, "config.json", sample_config, sizeof sample_config - 1, err);
-    }
-    if (st == FG_OK) st = fg_writer_plan(w, choose, ctx, err);
+    const fg_file_spec spec = {.choose = choose, .ctx = ctx, .meta = meta, .n_meta = 3};
+    fg_status st = sample_writer(&w, path, spec, NULL, err);
     if (st == FG_OK) {
         bytes = sample_data(w, seed);
         if (bytes == NULL) st = fg_fail_nomem(err, path);

@@ -419,17 +419,17 @@ FG_TEST(a_full_disk_changes_nothing)
 FG_TEST(entries_are_limited)
 {
     const char *path = fg_test_tmp("m.fulgur");
-    const fg_shape shape = sample_shape();
+    static char key[FG_MAX_META][16];
+    static fg_meta meta[FG_MAX_META];
     fg_writer *w = NULL;
     uint8_t *data = NULL;
-    char key[16];
     fg_err err = {0};
-    REQUIRE_OK(fg_writer_create(&w, path, &shape, &err), &err);
     for (int i = 0; i < FG_MAX_META; i++) {
-        (void)snprintf(key, sizeof key, "key %04d", i);
-        CHECK_OK(fg_writer_add_meta(w, key, "x", 1, &err), &err);
+        (void)snprintf(key[i], sizeof key[i], "key %04d", i);
+        meta[i] = (fg_meta){key[i], "x", 1};
     }
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    const fg_file_spec spec = {.meta = meta, .n_meta = FG_MAX_META};
+    REQUIRE_OK(sample_writer(&w, path, spec, NULL, &err), &err);
     data = sample_data(w, 1);
     CHECK(data != NULL && fg_writer_begin(w, &err) == FG_OK);
     CHECK(sample_stream(w, data, 1, &err) == FG_OK && fg_writer_finish(w, &err) == FG_OK);

@@ -188,11 +188,11 @@ FG_TEST(order_is_a_bijection)
 FG_TEST(layout_of_the_release)
 {
     const fg_shape s = m1_shape();
-    fg_writer *w = NULL;
+    const fg_file_spec spec = {.shape = &s, .choose = m1_choose};
+    fg_file_plan *p = NULL;
     fg_err err = {0};
-    REQUIRE_OK(fg_writer_create(&w, fg_test_tmp("m1.fulgur"), &s, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, m1_choose, NULL, &err), &err);
-    const fg_tensor *t = fg_writer_tensor(w, fg_order_index(&s, FG_ROLE_EXPERT_GATE, 5, 3));
+    REQUIRE_OK(fg_file_plan_make(&p, &spec, "m1", &err), &err);
+    const fg_tensor *t = fg_file_plan_tensor(p, fg_order_index(&s, FG_ROLE_EXPERT_GATE, 5, 3));
     CHECK_U64(t[0].panel_stride, 104448);
     CHECK_U64(t[1].panel_stride, 104448);
     CHECK_U64(t[2].panel_stride, 78336);
@@ -202,9 +202,9 @@ FG_TEST(layout_of_the_release)
     CHECK_U64(t[2].offset - t[0].offset, 2 * 30081024);
     CHECK_U64(t[3].scale_offset - t[0].scale_offset, 90341376); /* the next expert */
     printf("  q4 experts, q6 attention, q8 embedding and head: %.3f GB, expert %d pages\n",
-           (double)fg_writer_file_bytes(w) / 1e9, 90341376 / 4096);
-    fg_writer_destroy(&w);
-    CHECK(w == NULL);
+           (double)fg_file_plan_file_bytes(p) / 1e9, 90341376 / 4096);
+    fg_file_plan_destroy(&p);
+    CHECK(p == NULL);
 }
 
 /* The release opens in milliseconds: real directory, sparse data. */
@@ -212,17 +212,17 @@ FG_TEST(release_opens_fast)
 {
     const fg_shape s = m1_shape();
     const char *path = fg_test_tmp("m1.fulgur");
-    fg_writer *w = NULL;
+    const fg_file_spec spec = {.shape = &s, .choose = m1_choose};
+    fg_file_plan *p = NULL;
     fg_directory d = {0};
     fg_buf dir = {0};
     fg_err err = {0};
-    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, m1_choose, NULL, &err), &err);
+    REQUIRE_OK(fg_file_plan_make(&p, &spec, path, &err), &err);
     REQUIRE_OK(fg_directory_init(&d, &s, 0, path, &err), &err);
-    memcpy(d.tensor, fg_writer_tensor(w, 0), d.n_tensor * sizeof *d.tensor);
+    memcpy(d.tensor, fg_file_plan_tensor(p, 0), d.n_tensor * sizeof *d.tensor);
     fg_slot slot = {.read_version = 1, .write_version = 1, .generation = 1};
     uint64_t end;
-    slot.data_offset = fg_writer_data_offset(w);
+    slot.data_offset = fg_file_plan_data_offset(p);
     REQUIRE(fg_directory_place(&d, slot.data_offset, &end));
     fg_directory_encode(&d, &dir);
     slot.data_bytes = end - slot.data_offset;
@@ -232,7 +232,7 @@ FG_TEST(release_opens_fast)
     slot.dir_bytes = dir.len;
     slot.dir_hash = fg_hash64(dir.data, dir.len);
     slot.file_bytes = slot.dir_offset + slot.dir_bytes;
-    CHECK_U64(slot.file_bytes, fg_writer_file_bytes(w));
+    CHECK_U64(slot.file_bytes, fg_file_plan_file_bytes(p));
     uint8_t bytes[FG_SLOT_BYTES];
     fg_slot_encode(&slot, bytes);
     const int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -260,7 +260,7 @@ FG_TEST(release_opens_fast)
     (void)unlink(path);
     fg_buf_fini(&dir);
     fg_directory_fini(&d);
-    fg_writer_destroy(&w);
+    fg_file_plan_destroy(&p);
 }
 
 /* --- round trip --- */
@@ -549,14 +549,12 @@ FG_TEST(worked_example_of_the_document)
 
 FG_TEST(part_is_locked)
 {
-    const fg_shape s = sample_shape();
     const char *path = fg_test_tmp("l.fulgur"), *part = fg_test_tmp("l.fulgur.part");
     fg_writer *w = NULL;
     fg_err err = {0};
     const int fd = open(part, O_RDWR | O_CREAT, 0600);
     REQUIRE(fd >= 0 && flock(fd, LOCK_EX) == 0 && write(fd, "busy", 4) == 4);
-    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(sample_writer(&w, path, (fg_file_spec){0}, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "another process") != NULL);
     char *text = NULL;
@@ -573,18 +571,16 @@ FG_TEST(part_is_locked)
 
 FG_TEST(bad_places_are_refused)
 {
-    const fg_shape s = sample_shape();
+    const fg_file_spec spec = {0};
     fg_writer *w = NULL;
     fg_err err = {0};
-    CHECK_OK(fg_writer_create(&w, fg_test_tmp("no/such/x.fulgur"), &s, &err), &err);
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(sample_writer(&w, fg_test_tmp("no/such/x.fulgur"), spec, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "No such file") != NULL);
     fg_writer_destroy(&w);
     fg_writer_destroy(&w);
     if (geteuid() == 0) return; /* root writes everywhere */
-    CHECK_OK(fg_writer_create(&w, "/proc/x.fulgur", &s, &err), &err);
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(sample_writer(&w, "/proc/x.fulgur", spec, NULL, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     fg_writer_destroy(&w);
 }
@@ -605,51 +601,89 @@ FG_TEST(a_full_disk_is_known_before)
 {
     fg_shape s = m1_shape();
     s.n_expert = 1024; /* 56 TB of f32 */
+    const fg_file_spec spec = {.shape = &s, .choose = choose_f32};
     fg_writer *w = NULL;
     fg_err err = {0};
     const char *path = fg_test_tmp("big.fulgur"), *part = fg_test_tmp("big.fulgur.part");
-    CHECK_OK(fg_writer_create(&w, path, &s, &err), &err);
-    CHECK_OK(fg_writer_plan(w, choose_f32, NULL, &err), &err);
-    CHECK(fg_writer_file_bytes(w) > (uint64_t)50 << 40);
+    REQUIRE_OK(sample_writer(&w, path, spec, NULL, &err), &err);
+    CHECK(fg_file_plan_file_bytes(fg_writer_plan(w)) > (uint64_t)50 << 40);
     CHECK(fg_writer_begin(w, &err) == FG_EIO);
     CHECK(strstr(err.msg, "free") != NULL);
     fg_writer_destroy(&w);
     CHECK(!fg_io_exists(part));
     /* and what no file can hold is refused by the plan */
     s.d_model = s.d_ff = FG_MAX_D;
-    CHECK_OK(fg_writer_create(&w, path, &s, &err), &err);
-    CHECK(fg_writer_plan(w, choose_f32, NULL, &err) == FG_ELIMIT);
-    fg_writer_destroy(&w);
+    CHECK(sample_writer(&w, path, spec, NULL, &err) == FG_ELIMIT && w == NULL);
+}
+
+/* One entry of metadata, or the same twice. */
+static fg_status plan_meta(const char *key, size_t n, fg_err *err)
+{
+    const fg_shape s = sample_shape();
+    const fg_meta meta[] = {{key, "x", 1}, {"between", "x", 1}, {key, "x", 1}};
+    const fg_file_spec spec = {
+        .shape = &s, .choose = sample_choose, .meta = meta, .n_meta = 2 * n - 1};
+    fg_file_plan *p;
+    const fg_status st = fg_file_plan_make(&p, &spec, "sample", err);
+    CHECK((p == NULL) == (st != FG_OK));
+    fg_file_plan_destroy(&p);
+    return st;
+}
+
+FG_TEST(bad_plans_are_refused)
+{
+    fg_shape s = sample_shape();
+    fg_file_plan *p;
+    fg_err err = {0};
+    fg_qtype bad = (fg_qtype)3;
+    fg_file_spec spec = {.shape = &s, .choose = sample_choose};
+    char key[257];
+    memset(key, 'k', sizeof key);
+    key[256] = '\0';
+    s.n_layer = 0;
+    CHECK(fg_file_plan_make(&p, &spec, "sample", &err) == FG_ESHAPE && p == NULL);
+    s.n_layer = 3;
+    CHECK(plan_meta("", 1, &err) == FG_EINVAL);
+    CHECK(plan_meta(key, 1, &err) == FG_EINVAL);
+    CHECK(plan_meta("a\nb", 1, &err) == FG_EINVAL);
+    CHECK_OK(plan_meta(key + 1, 1, &err), &err); /* 255 bytes */
+    CHECK(plan_meta(key + 1, 2, &err) == FG_EINVAL);
+    CHECK(plan_meta("late", 2, &err) == FG_EINVAL && strstr(err.msg, "late twice") != NULL);
+    const fg_meta vast[] = {{"a", NULL, (uint64_t)1 << 59}, {"b", NULL, UINT64_MAX}};
+    spec.meta = vast;
+    spec.n_meta = 2;
+    CHECK(fg_file_plan_make(&p, &spec, "sample", &err) == FG_ELIMIT);
+    spec.n_meta = FG_MAX_META + 1;
+    CHECK(fg_file_plan_make(&p, &spec, "sample", &err) == FG_ELIMIT);
+    spec.n_meta = 0;
+    spec.choose = choose_bad;
+    spec.ctx = &bad;
+    CHECK(fg_file_plan_make(&p, &spec, "sample", &err) == FG_EINVAL);
+    bad = FG_TYPE_Q4;
+    CHECK(fg_file_plan_make(&p, &spec, "sample", &err) == FG_EINVAL);
+    bad = FG_TYPE_Q8; /* the control: it was the type */
+    CHECK_OK(fg_file_plan_make(&p, &spec, "sample", &err), &err);
+    fg_file_plan_destroy(&p);
 }
 
 FG_TEST(misuse_is_an_error)
 {
-    fg_shape s = sample_shape();
     const char *path = fg_test_tmp("u.fulgur");
+    const fg_shape shape = sample_shape();
+    const fg_meta meta[] = {{"kk", "x", 1}, {"other", "x", 1}};
+    const fg_file_spec spec = {.shape = &shape, .choose = sample_choose, .meta = meta, .n_meta = 1};
+    fg_file_plan *plan;
     fg_writer *w = NULL;
     fg_err err = {0};
-    char key[257];
-    memset(key, 'k', sizeof key);
-    key[256] = '\0';
-    fg_qtype bad = (fg_qtype)3;
-    s.n_layer = 0;
-    CHECK(fg_writer_create(&w, path, &s, &err) == FG_ESHAPE && w == NULL);
-    s.n_layer = 3;
-    REQUIRE_OK(fg_writer_create(&w, path, &s, &err), &err);
-    CHECK(fg_writer_begin(w, &err) == FG_EINVAL);
-    CHECK(fg_writer_add_meta(w, "", "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_add_meta(w, key, "x", 1, &err) == FG_EINVAL);
-    CHECK_OK(fg_writer_add_meta(w, key + 1, "x", 1, &err), &err); /* 255 bytes */
-    CHECK(fg_writer_add_meta(w, key + 1, "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_add_meta(w, "a\nb", "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_plan(w, choose_bad, &bad, &err) == FG_EINVAL);
-    bad = FG_TYPE_Q4;
-    CHECK(fg_writer_plan(w, choose_bad, &bad, &err) == FG_EINVAL);
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
-    CHECK(fg_writer_plan(w, sample_choose, NULL, &err) == FG_EINVAL);
-    CHECK(fg_writer_add_meta(w, "late", "x", 1, &err) == FG_EINVAL);
+    REQUIRE_OK(fg_file_plan_make(&plan, &spec, path, &err), &err);
+    /* entries must be those of the plan */
+    CHECK(fg_writer_create(&w, path, plan, meta, 0, NULL, &err) == FG_EINVAL && w == NULL);
+    CHECK(fg_writer_create(&w, path, plan, meta, 2, NULL, &err) == FG_EINVAL && w == NULL);
+    CHECK(fg_writer_create(&w, path, plan, meta + 1, 1, NULL, &err) == FG_EINVAL && w == NULL);
+    REQUIRE_OK(fg_writer_create(&w, path, plan, meta, 1, NULL, &err), &err);
+    fg_file_plan_destroy(&plan); /* the writer has its own */
     CHECK(fg_writer_set_meta(w, "none", "x", 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_set_meta(w, key + 1, "xy", 2, &err) == FG_EINVAL);
+    CHECK(fg_writer_set_meta(w, "kk", "xy", 2, &err) == FG_EINVAL);
     CHECK(fg_writer_write(w, "x", 1, &err) == FG_EINVAL);
     CHECK_OK(fg_writer_begin(w, &err), &err);
     CHECK(fg_writer_finish(w, &err) == FG_EINVAL); /* no data yet */

@@ -322,14 +322,12 @@ FG_TEST(a_wrong_record_is_not_trusted)
 static uint64_t place_of(uint64_t idx)
 {
     const fg_shape shape = sample_shape();
+    const fg_file_spec spec = {.shape = &shape, .choose = sample_choose};
     fg_err err;
-    fg_writer *w;
-    uint64_t at = 0;
-    if (fg_writer_create(&w, files[OUT].path, &shape, &err) == FG_OK &&
-        fg_writer_plan(w, sample_choose, NULL, &err) == FG_OK) {
-        at = fg_writer_place(w, idx);
-    }
-    fg_writer_destroy(&w);
+    fg_file_plan *p;
+    if (fg_file_plan_make(&p, &spec, "sample", &err) != FG_OK) return 0;
+    const uint64_t at = fg_file_plan_place(p, idx);
+    fg_file_plan_destroy(&p);
     return at;
 }
 
@@ -497,8 +495,7 @@ FG_TEST(view_and_misuse)
     const fg_model_file *v, *again;
     uint64_t next;
     use("v.fulgur");
-    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(sample_writer(&w, files[OUT].path, (fg_file_spec){0}, NULL, &err), &err);
     CHECK(fg_writer_view(w, &v, &err) == FG_EINVAL && v == NULL);
     CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL);
     CHECK(fg_writer_seek(w, 1, &err) == FG_EINVAL && !fg_writer_is_done(w, 0));
@@ -507,7 +504,7 @@ FG_TEST(view_and_misuse)
     CHECK(fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_EINVAL);
     REQUIRE_OK(fg_writer_view(w, &v, &err), &err);
     uint64_t q4 = 0;
-    while (fg_writer_tensor(w, q4)->type != FG_TYPE_Q4) q4++;
+    while (fg_file_plan_tensor(fg_writer_plan(w), q4)->type != FG_TYPE_Q4) q4++;
     fg_lut lut = fg_lut_linear, bad = fg_lut_linear;
     lut.v[0] = -30;
     bad.v[3] = bad.v[2];
@@ -518,10 +515,11 @@ FG_TEST(view_and_misuse)
     CHECK(isnan(fg_model_file_tensor(v, q4)->err_rms) && fg_model_file_n_meta(v) == 0);
     CHECK(memcmp(fg_model_file_shape(v), &shape, sizeof shape) == 0);
     /* what is written is seen after the next call, whatever its size */
-    const fg_tensor *t = fg_writer_tensor(w, 0);
+    const fg_tensor *t = fg_file_plan_tensor(fg_writer_plan(w), 0);
     CHECK_OK(fg_writer_write(w, data, 100, &err), &err);
     CHECK(fg_writer_view(w, &again, &err) == FG_OK && again == v);
-    CHECK(memcmp(fg_model_file_data(v, fg_writer_data_offset(w)), data, 100) == 0);
+    CHECK(memcmp(fg_model_file_data(v, fg_file_plan_data_offset(fg_writer_plan(w))), data, 100) ==
+          0);
     CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL); /* inside tensor 0 */
     CHECK(fg_writer_seek(w, 5, &err) == FG_EINVAL);
     CHECK_OK(fg_writer_write(w, data + 100, fg_tensor_end(t) - fg_writer_pos(w), &err), &err);
@@ -535,8 +533,7 @@ FG_TEST(view_and_misuse)
     CHECK(exists(files[PART].path) && exists(files[LOG].path));
     /* a writer without a journal takes no checkpoints */
     use("v.fulgur");
-    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    REQUIRE_OK(sample_writer(&w, files[OUT].path, (fg_file_spec){0}, NULL, &err), &err);
     REQUIRE_OK(fg_writer_begin(w, &err), &err);
     fg_writer_checkpoint_every(w, 0, 0);
     CHECK(!fg_writer_checkpoint_due(w) && fg_writer_checkpoint(w, NULL, 0, &err) == FG_OK);

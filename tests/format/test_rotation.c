@@ -53,8 +53,9 @@ static fg_shape block_shape(void)
 /* W of lm_head, [n_vocab][128], and its panels at their place in the data region. */
 static float *put_head(const fg_writer *w, uint8_t *data)
 {
-    const fg_tensor *t = fg_writer_tensor(w, fg_writer_n_tensor(w) - 1);
-    const uint64_t base = fg_writer_data_offset(w);
+    const fg_tensor *t =
+        fg_file_plan_tensor(fg_writer_plan(w), fg_file_plan_n_tensor(fg_writer_plan(w)) - 1);
+    const uint64_t base = fg_file_plan_data_offset(fg_writer_plan(w));
     float *weights = fg_mem_zalloc((size_t)(16 * fg_n_panel(t->n_row) * 128) * sizeof *weights);
     fg_rng r;
     fg_rng_init(&r, 5);
@@ -76,8 +77,8 @@ static fg_status write_file(const char *path, plan p, float **head, fg_err *err)
     const fg_shape shape = block_shape();
     fg_writer *w = NULL;
     uint8_t *data = NULL;
-    fg_status st = fg_writer_create(&w, path, &shape, err);
-    if (st == FG_OK) st = fg_writer_plan(w, choose, &p, err);
+    const fg_file_spec spec = {.shape = &shape, .choose = choose, .ctx = &p};
+    fg_status st = sample_writer(&w, path, spec, NULL, err);
     if (st == FG_OK && (data = sample_data(w, 1)) == NULL) st = fg_fail_nomem(err, path);
     if (st == FG_OK && head != NULL) *head = put_head(w, data);
     if (st == FG_OK) st = fg_writer_begin(w, err);
@@ -140,12 +141,11 @@ FG_TEST(writer_refuses_what_cannot_be_rotated)
     }
     /* 64 columns */
     const fg_shape narrow = sample_shape();
-    fg_writer *w = NULL;
+    fg_file_plan *none;
     plan p = {FG_TYPE_Q4, ROLE(FG_ROLE_LM_HEAD)};
-    REQUIRE_OK(fg_writer_create(&w, path, &narrow, &err), &err);
-    CHECK(fg_writer_plan(w, choose, &p, &err) == FG_EINVAL);
+    const fg_file_spec spec = {.shape = &narrow, .choose = choose, .ctx = &p};
+    CHECK(fg_file_plan_make(&none, &spec, path, &err) == FG_EINVAL && none == NULL);
     CHECK(strstr(err.msg, "64 columns of q4") != NULL);
-    fg_writer_destroy(&w);
 }
 
 static void put_u64(uint8_t *p, uint64_t v)

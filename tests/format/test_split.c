@@ -320,12 +320,9 @@ FG_TEST(a_failure_of_every_operation)
         use("f.fulgur");
         fail_at = op;
         const char *const dirs[] = {split_dir[0], split_dir[1]};
-        const fg_shape shape = sample_shape();
         fg_writer *x = NULL;
         uint8_t *data = NULL;
-        fg_status st = fg_writer_create(&x, files[OUT].path, &shape, &err);
-        if (st == FG_OK) st = fg_writer_split(x, dirs, 2, &err);
-        if (st == FG_OK) st = fg_writer_plan(x, sample_choose, NULL, &err);
+        fg_status st = sample_writer(&x, files[OUT].path, (fg_file_spec){.n_part = 3}, dirs, &err);
         if (st == FG_OK) data = sample_data(x, 1);
         if (st == FG_OK) st = fg_writer_begin(x, &err);
         if (st == FG_OK) st = sample_stream(x, data, 1, &err);
@@ -429,7 +426,6 @@ FG_TEST(a_refusal_removes_nothing_of_others)
 /* All that is in the way is named at once, or counted. */
 FG_TEST(leftovers_are_named_together)
 {
-    const fg_shape shape = sample_shape();
     const char *dirs[15];
     char path[15][4200];
     fg_writer *w = NULL;
@@ -447,9 +443,8 @@ FG_TEST(leftovers_are_named_together)
         (void)snprintf(path[i], sizeof path[i], "%s/l.fulgur.%d.part", dirs[i], i + 1);
         dump(path[i], "a", 1);
     }
-    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
-    CHECK_OK(fg_writer_split(w, dirs, 15, &err), &err);
-    CHECK_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
+    const fg_file_spec spec = {.n_part = 16};
+    REQUIRE_OK(sample_writer(&w, files[OUT].path, spec, dirs, &err), &err);
     CHECK(fg_writer_begin(w, &err) == FG_EINVAL && strstr(err.msg, path[0]) != NULL);
     CHECK(strstr(err.msg, " more: there already, expected no such files; delete them") != NULL);
     fg_writer_destroy(&w);
@@ -724,22 +719,50 @@ FG_TEST(allocation_failures)
 
 FG_TEST(misuse)
 {
-    const fg_shape shape = sample_shape();
     fg_err err;
     fg_writer *w;
     use("u.fulgur");
     const char *const none[] = {"/nonexistent-folder"}, *const many[] = {
                                                             ".", ".", ".", ".", ".", ".", ".", ".",
                                                             ".", ".", ".", ".", ".", ".", ".", "."};
-    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
-    CHECK(fg_writer_split(w, none, 1, &err) == FG_EIO && strstr(err.msg, none[0]) != NULL);
-    CHECK(fg_writer_split(w, many, 16, &err) == FG_EINVAL);
-    CHECK(fg_writer_split(w, many, 0, &err) == FG_EINVAL);
+    const char *out = files[OUT].path;
+    CHECK(sample_writer(&w, out, (fg_file_spec){.n_part = 2}, none, &err) == FG_EIO);
+    CHECK(w == NULL && strstr(err.msg, none[0]) != NULL);
+    CHECK(sample_writer(&w, out, (fg_file_spec){.n_part = 17}, many, &err) == FG_EINVAL);
+    /* folders are not used for a file of one part */
+    REQUIRE_OK(sample_writer(&w, out, (fg_file_spec){0}, none, &err), &err);
+    const fg_file_plan *p = fg_writer_plan(w);
+    CHECK_U64(fg_file_plan_share(p, 0, 0, 1000), 1000);
+    CHECK_U64(fg_file_plan_share(p, 0, 0, UINT64_MAX), UINT64_MAX);
     fg_writer_destroy(&w);
-    REQUIRE_OK(fg_writer_create(&w, files[OUT].path, &shape, &err), &err);
-    REQUIRE_OK(fg_writer_plan(w, sample_choose, NULL, &err), &err);
-    CHECK(fg_writer_split(w, many, 1, &err) == FG_EINVAL);
-    CHECK(fg_writer_share(w, 0, 1000) == 1000 &&
-          fg_writer_part_bytes(w, 0) == fg_writer_file_bytes(w));
-    fg_writer_destroy(&w);
+}
+
+/* What goes to which drive, before there is a writer. */
+FG_TEST(drives_share_a_plan)
+{
+    const fg_shape shape = sample_shape();
+    const fg_file_spec spec = {.shape = &shape, .choose = sample_choose, .n_part = 3};
+    const char *const none[] = {"/nonexistent-folder"};
+    fg_err err;
+    fg_file_plan *p;
+    fg_part_drives d;
+    use("d.fulgur");
+    const char *out = files[OUT].path;
+    REQUIRE_OK(fg_file_plan_make(&p, &spec, out, &err), &err);
+    REQUIRE_OK(fg_part_drives_find(&d, out, split_dir, 2, &err), &err);
+    const uint64_t all = fg_file_plan_file_bytes(p);
+    uint64_t sum = 0;
+    CHECK(d.n == 3 && d.drive[0] == d.drive[2]);
+    for (uint32_t k = 0; k < 3; k++) {
+        CHECK(fg_file_plan_share(p, k, 0, all) > 0);
+        sum += fg_file_plan_share(p, k, 0, all);
+    }
+    CHECK_U64(sum, all);
+    d.drive[1] = d.drive[0] + 1; /* as if it were another */
+    CHECK_U64(fg_part_drives_share(&d, p, 1, 0, all), fg_file_plan_share(p, 1, 0, all));
+    CHECK_U64(fg_part_drives_share(&d, p, 0, 0, all) + fg_part_drives_share(&d, p, 1, 0, all), all);
+    CHECK(fg_part_drives_find(&d, out, none, 1, &err) == FG_EIO);
+    CHECK(strstr(err.msg, none[0]) != NULL);
+    CHECK(fg_part_drives_find(&d, out, split_dir, 16, &err) == FG_EINVAL);
+    fg_file_plan_destroy(&p);
 }

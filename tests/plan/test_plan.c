@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 #include "convert/convert.h"
-#include "convert/outline.h"
+#include "convert/dry_run.h"
 #include "convert/choose/recipe.h"
 #include "convert/synth.h"
 #include "src/base/clock.h"
@@ -30,19 +30,18 @@
 
 /* ---- sizes ---- */
 
-static bool outline_demand(fg_demand *d, const char *src, const char *type, const char *recipe,
+static bool planned_demand(fg_demand *d, const char *src, const char *type, const char *recipe,
                            uint32_t n_node, bool *exact)
 {
-    fg_outline o;
+    fg_file_plan *p;
     fg_err err = {0};
-    if (fg_outline_make(&o, src, type, recipe, &err) != FG_OK) {
+    if (fg_dry_run_plan(&p, src, type, recipe, exact, &err) != FG_OK) {
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
         return false;
     }
-    *exact = o.exact;
-    const bool ok = fg_demand_of_writer(d, o.writer, &o.shape, n_node, &err) == FG_OK;
+    const bool ok = fg_demand_of_plan(d, p, n_node, &err) == FG_OK;
     if (!ok) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
-    fg_outline_fini(&o);
+    fg_file_plan_destroy(&p);
     return ok;
 }
 
@@ -103,7 +102,7 @@ static void check_conversion(const char *src, const char *type, const char *reci
         fg_test_fail(__FILE__, __LINE__, "%s %s: %s", src, type == NULL ? "" : type, err.msg);
         return;
     }
-    if (!outline_demand(&plan, src, type, recipe, 1, &exact)) return;
+    if (!planned_demand(&plan, src, type, recipe, 1, &exact)) return;
     CHECK(exact);
     check_file(&plan, o.out_path);
     fg_model_file *f;
@@ -135,30 +134,30 @@ FG_TEST(plans_see_what_changes_a_size)
 {
     fg_demand a, b;
     bool exact;
-    REQUIRE(outline_demand(&a, NANO_DIR, "q4", NULL, 1, &exact));
-    REQUIRE(outline_demand(&b, NANO_DIR, "q5", NULL, 1, &exact));
+    REQUIRE(planned_demand(&a, NANO_DIR, "q4", NULL, 1, &exact));
+    REQUIRE(planned_demand(&b, NANO_DIR, "q5", NULL, 1, &exact));
     CHECK(a.dense_bytes != b.dense_bytes && a.token_bytes != b.token_bytes);
-    REQUIRE(outline_demand(&b, NANO_DIR, "q8", NULL, 1,
+    REQUIRE(planned_demand(&b, NANO_DIR, "q8", NULL, 1,
                            &exact)); /* layers begin at 2 MiB: q5 fits too */
     CHECK(a.file_bytes != b.file_bytes);
     /* a configuration alone: equal data, no tokenizer, not called exact */
-    REQUIRE(outline_demand(&b, NANO_DIR "/config.json", "q4", NULL, 1, &exact));
+    REQUIRE(planned_demand(&b, NANO_DIR "/config.json", "q4", NULL, 1, &exact));
     CHECK(!exact && a.file_bytes > b.file_bytes);
     CHECK_U64(a.experts_bytes, b.experts_bytes);
     CHECK_NEAR(a.token_bytes, b.token_bytes, 0.0);
 }
 
-FG_TEST(outlines_refuse_what_conversions_refuse)
+FG_TEST(plans_refuse_what_conversions_refuse)
 {
-    fg_outline o;
+    fg_file_plan *p;
+    bool exact;
     fg_err err = {0};
-    CHECK(fg_outline_make(&o, fg_test_tmp("nothing"), NULL, NULL, &err) == FG_EIO);
-    CHECK(fg_outline_make(&o, NANO_DIR, "q3", NULL, &err) == FG_EINVAL);
-    CHECK(fg_outline_make(&o, NANO_DIR, NULL, fg_test_tmp("nothing"), &err) == FG_EIO);
-    CHECK(fg_outline_make(&o, NANO_DIR "/tokenizer.json", NULL, NULL, &err) != FG_OK);
-    CHECK(fg_outline_make(&o, fg_test_tmpdir(), NULL, NULL, &err) == FG_EIO);
-    CHECK(o.writer == NULL);
-    fg_outline_fini(&o);
+    CHECK(fg_dry_run_plan(&p, fg_test_tmp("nothing"), NULL, NULL, &exact, &err) == FG_EIO);
+    CHECK(fg_dry_run_plan(&p, NANO_DIR, "q3", NULL, &exact, &err) == FG_EINVAL);
+    CHECK(fg_dry_run_plan(&p, NANO_DIR, NULL, fg_test_tmp("nothing"), &exact, &err) == FG_EIO);
+    CHECK(fg_dry_run_plan(&p, NANO_DIR "/tokenizer.json", NULL, NULL, &exact, &err) != FG_OK);
+    CHECK(fg_dry_run_plan(&p, fg_test_tmpdir(), NULL, NULL, &exact, &err) == FG_EIO);
+    CHECK(p == NULL);
 }
 
 /* ---- memory ---- */
@@ -216,15 +215,15 @@ static bool m1_demand(fg_demand *d, const char *type, uint32_t n_node)
     /* the shape, through a configuration that synth writes */
     const fg_synth_opts so = {.shape = "m1", .n_layer = 80};
     fg_shape s;
-    fg_writer *w;
+    fg_file_plan *p = NULL;
     fg_err err = {0};
     if (fg_synth_shape(&s, &so, &err) != FG_OK) return false;
     fg_recipe r;
     if (fg_recipe_load(&r, type, NULL, &err) != FG_OK) return false;
-    bool ok = fg_writer_create(&w, "m1", &s, &err) == FG_OK;
-    ok = ok && fg_writer_plan(w, fg_recipe_choose, &r, &err) == FG_OK;
-    ok = ok && fg_demand_of_writer(d, w, &s, n_node, &err) == FG_OK;
-    fg_writer_destroy(&w);
+    const fg_file_spec spec = {.shape = &s, .choose = fg_recipe_choose, .ctx = &r};
+    bool ok = fg_file_plan_make(&p, &spec, "m1", &err) == FG_OK;
+    ok = ok && fg_demand_of_plan(d, p, n_node, &err) == FG_OK;
+    fg_file_plan_destroy(&p);
     fg_recipe_fini(&r);
     if (!ok) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return ok;
@@ -263,11 +262,12 @@ FG_TEST(nodes_get_equal_parts_where_panels_divide)
         if (n == 5 || n == 7 || n == 11) CHECK(d.imbalance > 1.01); /* FORMAT.md 7: up to 25 % */
     }
     fg_err err = {0};
-    fg_writer *w;
-    REQUIRE_OK(fg_writer_create(&w, "x", &one.shape, &err), &err);
-    CHECK(fg_demand_of_writer(&d, w, &one.shape, 0, &err) == FG_EINVAL);
-    CHECK(fg_demand_of_writer(&d, w, &one.shape, 65, &err) == FG_EINVAL);
-    fg_writer_destroy(&w);
+    fg_file_plan *p;
+    bool exact;
+    REQUIRE_OK(fg_dry_run_plan(&p, NANO_DIR, NULL, NULL, &exact, &err), &err);
+    CHECK(fg_demand_of_plan(&d, p, 0, &err) == FG_EINVAL);
+    CHECK(fg_demand_of_plan(&d, p, 65, &err) == FG_EINVAL);
+    fg_file_plan_destroy(&p);
 }
 
 /* ---- the formulas ---- */

@@ -8,7 +8,7 @@
  *
  * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
  * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.  The other
- * parts of a split file (split.c) are locked likewise, because their folders may be shared.
+ * parts of a split file (writer_parts.c) are locked likewise, because their folders may be shared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -85,7 +85,8 @@ static fg_status check_drive(const fg_writer *w, uint32_t part, const uint64_t *
     uint64_t need = 0, free_bytes;
     for (uint32_t k = 0; k < w->parts.n; k++) {
         uint64_t more = 0;
-        if (drive_of(w, k) == drive) more = fg_writer_part_bytes(w, k) - have[k];
+        if (drive_of(w, k) == drive)
+            more = fg_file_plan_share(&w->plan, k, 0, w->plan.slot.file_bytes) - have[k];
         if (k == 0 && drive_of(w, 0) == drive) {
             if (w->reserve_bytes == UINT64_MAX) return FG_OK;
             if (!fg_add_u64(more, w->reserve_bytes, &more)) more = UINT64_MAX;
@@ -133,18 +134,18 @@ static fg_status part_sizes(const fg_writer *w, uint64_t *size, fg_err *err)
 /* True when the journal describes something that is there. */
 static bool has_work(const fg_writer *w, const uint64_t *size)
 {
-    return fg_journal_n_record(w->journal) > 0 && size[0] > w->slot.data_offset;
+    return fg_journal_n_record(w->journal) > 0 && size[0] > w->plan.slot.data_offset;
 }
 
 /* Opens PATH.part, reads the journal, opens the other parts; size[n_part]. */
 static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
 {
-    if (w->state != FG_WRITER_PLANNED)
-        return fg_writer_misuse(w, "begin without a plan", "plan, then begin", err);
+    if (w->state != FG_WRITER_NEW)
+        return fg_writer_misuse(w, "begin of a writer that has begun", "a new one", err);
     /* What a refused attempt left is kept for the next. */
     if (w->buf == NULL) w->buf = fg_mem_alloc(FG_WRITER_BUFFER);
     if (w->hasher == NULL) w->hasher = fg_hasher_create();
-    if (w->changed == NULL) w->changed = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    if (w->changed == NULL) w->changed = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
     if (w->buf == NULL || w->hasher == NULL || w->changed == NULL) {
         return fg_fail_nomem(err, w->path);
     }
@@ -159,9 +160,9 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
  * not might not fit the memory. */
 static fg_status enter_begun(fg_writer *w, fg_err *err)
 {
-    w->chunk = fg_mem_zalloc_array((size_t)w->slot.n_chunk, sizeof *w->chunk);
-    w->known = fg_mem_zalloc((size_t)w->slot.n_chunk);
-    w->done = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    w->chunk = fg_mem_zalloc_array((size_t)w->plan.slot.n_chunk, sizeof *w->chunk);
+    w->known = fg_mem_zalloc((size_t)w->plan.slot.n_chunk);
+    w->done = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
     if (w->chunk == NULL || w->known == NULL || w->done == NULL) {
         return fg_fail_nomem(err, w->path);
     }
@@ -183,7 +184,7 @@ static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
     }
     FG_TRY(fg_writer_cut_parts(w, 0, err));
     /* has_work is to find it so, even if all that is written first goes to other parts */
-    if (w->parts.n > 1 && ftruncate(w->fd, (off_t)w->slot.data_offset + 1) != 0) {
+    if (w->parts.n > 1 && ftruncate(w->fd, (off_t)w->plan.slot.data_offset + 1) != 0) {
         return fg_writer_fail_io(w, "to extend it", err);
     }
     FG_TRY(check_space(w, have, err));
@@ -228,12 +229,12 @@ fg_status fg_writer_begin(fg_writer *w, fg_err *err)
 static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *out, fg_err *err)
 {
     fg_buf b = {0};
-    fg_directory_encode(&w->dir, &b);
-    for (size_t i = 0; i < w->n_blob; i++) {
-        fg_buf_u64(&b, fg_hash64(w->blob[i].data, (size_t)w->blob[i].bytes));
+    fg_directory_encode(&w->plan.dir, &b);
+    for (uint32_t i = 0; i < w->plan.dir.n_meta; i++) {
+        fg_buf_u64(&b, fg_hash64(w->blob[i], (size_t)w->plan.dir.meta[i].bytes));
     }
-    fg_buf_u32(&b, w->slot.write_version);
-    fg_buf_u64(&b, w->slot.data_offset);
+    fg_buf_u32(&b, w->plan.slot.write_version);
+    fg_buf_u64(&b, w->plan.slot.data_offset);
     fg_buf_u64(&b, caller);
     fg_writer_identify_parts(w, &b);
     *out = b.failed ? 0 : fg_hash64(b.data, b.len);
@@ -245,8 +246,8 @@ static fg_status plan_identity(const fg_writer *w, uint64_t caller, uint64_t *ou
 /* True when a span may begin, and the one before it end, at tensor idx. */
 static bool is_boundary(const fg_writer *w, uint64_t idx)
 {
-    if (idx >= w->dir.n_tensor) return idx == w->dir.n_tensor;
-    const uint32_t role = w->dir.tensor[idx].role;
+    if (idx >= w->plan.dir.n_tensor) return idx == w->plan.dir.n_tensor;
+    const uint32_t role = w->plan.dir.tensor[idx].role;
     return role != FG_ROLE_EXPERT_UP && role != FG_ROLE_EXPERT_DOWN;
 }
 
@@ -259,16 +260,16 @@ static bool is_span(const fg_writer *w, fg_span s, const uint8_t *seen)
 
 static uint64_t n_piece(const fg_writer *w, fg_span s)
 {
-    const uint64_t from = fg_writer_place(w, s.first) - w->slot.data_offset;
-    const uint64_t to = fg_writer_place(w, s.end) - w->slot.data_offset;
+    const uint64_t from = fg_file_plan_place(&w->plan, s.first) - w->plan.slot.data_offset;
+    const uint64_t to = fg_file_plan_place(&w->plan, s.end) - w->plan.slot.data_offset;
     return (to - 1) / FG_FILE_CHUNK - from / FG_FILE_CHUNK + 1;
 }
 
 /* True when parts of these sizes can hold the span. */
 static bool fits_sizes(const fg_writer *w, fg_span s, const uint64_t *size)
 {
-    const uint64_t to = fg_writer_place(w, s.end);
-    for (uint64_t at = fg_writer_place(w, s.first), end; at < to; at = end) {
+    const uint64_t to = fg_file_plan_place(&w->plan, s.end);
+    for (uint64_t at = fg_file_plan_place(&w->plan, s.first), end; at < to; at = end) {
         const uint32_t k = fg_parts_at(&w->parts, at, &end);
         if (end > to) end = to;
         if (end > size[k]) return false;
@@ -297,8 +298,8 @@ static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg
     *same = false;
     for (uint64_t i = 0; i < c->n_span; i++) {
         const fg_span s = fg_checkpoint_span(c, i);
-        const uint64_t to = fg_writer_place(w, s.end);
-        for (uint64_t at = fg_writer_place(w, s.first), cut; at < to; at = cut) {
+        const uint64_t to = fg_file_plan_place(&w->plan, s.end);
+        for (uint64_t at = fg_file_plan_place(&w->plan, s.first), cut; at < to; at = cut) {
             cut = fg_writer_cut(w, at, to);
             FG_TRY(fg_parts_read(&w->parts, w->buf, (size_t)(cut - at), at, err));
             if (fg_hash64(w->buf, (size_t)(cut - at)) != fg_checkpoint_hash(c, n++)) return FG_OK;
@@ -320,7 +321,7 @@ static size_t n_to_data(const fg_writer *w, size_t n)
 static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
 {
     size_t k = 0;
-    uint8_t *seen = fg_mem_zalloc((size_t)w->dir.n_tensor);
+    uint8_t *seen = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
     if (seen == NULL) return fg_fail_nomem(err, w->path);
     while (k < fg_journal_n_record(w->journal) &&
            fits_plan(w, fg_journal_record(w->journal, k), size, seen)) {
@@ -342,8 +343,8 @@ static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
 {
     FG_TRY(fg_writer_cut_parts(w, pos, err));
     memset(w->buf, 0, FG_WRITER_BUFFER);
-    for (uint64_t at = 0; at < w->slot.data_offset; at += FG_WRITER_BUFFER) {
-        const uint64_t left = w->slot.data_offset - at;
+    for (uint64_t at = 0; at < w->plan.slot.data_offset; at += FG_WRITER_BUFFER) {
+        const uint64_t left = w->plan.slot.data_offset - at;
         const uint64_t n = left < FG_WRITER_BUFFER ? left : FG_WRITER_BUFFER;
         FG_TRY(fg_io_pwrite(w->fd, w->buf, (size_t)n, at, w->part, err));
     }
@@ -353,7 +354,7 @@ static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
 static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
 {
     uint64_t n = 0;
-    if (!fg_checkpoint_results(c, w->dir.tensor, w->dir.n_tensor)) {
+    if (!fg_checkpoint_results(c, w->plan.dir.tensor, w->plan.dir.n_tensor)) {
         return fg_fail(err, FG_EFORMAT, "%s: a result that fits no tensor, expected one; delete it",
                        w->log);
     }
@@ -368,12 +369,13 @@ static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
 /* From the first n records.  end: of the last span in the file; have: bytes of all of them, by part. */
 static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
 {
-    uint64_t have[FG_MAX_PART] = {0}, end = w->slot.data_offset;
+    uint64_t have[FG_MAX_PART] = {0}, end = w->plan.slot.data_offset;
     for (size_t i = 0; i < n; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
         for (uint64_t k = 0; k < c->n_span; k++) {
             const fg_span s = fg_checkpoint_span(c, k);
-            const uint64_t from = fg_writer_place(w, s.first), to = fg_writer_place(w, s.end);
+            const uint64_t from = fg_file_plan_place(&w->plan, s.first),
+                           to = fg_file_plan_place(&w->plan, s.end);
             for (uint32_t p = 0; p < w->parts.n; p++) {
                 have[p] += fg_parts_share(&w->parts, p, from, to);
             }
@@ -385,8 +387,8 @@ static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *e
     FG_TRY(check_space(w, have, err));
     FG_TRY(enter_begun(w, err));
     for (size_t i = 0; i < n; i++) FG_TRY(take_record(w, fg_journal_record(w->journal, i), err));
-    const uint8_t *left = memchr(w->done, 0, (size_t)w->dir.n_tensor);
-    *next = left == NULL ? w->dir.n_tensor : (uint64_t)(left - w->done);
+    const uint8_t *left = memchr(w->done, 0, (size_t)w->plan.dir.n_tensor);
+    *next = left == NULL ? w->plan.dir.n_tensor : (uint64_t)(left - w->done);
     fg_writer_start_span(w, *next);
     w->state = FG_WRITER_BEGUN;
     return FG_OK;
@@ -436,10 +438,10 @@ bool fg_writer_checkpoint_due(const fg_writer *w)
 static fg_status append_record(fg_writer *w, const void *payload, uint64_t n, fg_err *err)
 {
     fg_buf result = {0};
-    for (uint64_t i = 0; i < w->dir.n_tensor; i++) {
+    for (uint64_t i = 0; i < w->plan.dir.n_tensor; i++) {
         uint8_t bytes[FG_RESULT_BYTES];
         if (w->changed[i] == 0) continue;
-        fg_result_encode(i, &w->dir.tensor[i], bytes);
+        fg_result_encode(i, &w->plan.dir.tensor[i], bytes);
         fg_buf_put(&result, bytes, sizeof bytes);
     }
     const fg_checkpoint c = {
@@ -471,7 +473,7 @@ fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg
         w->state = FG_WRITER_BROKEN;
         return st;
     }
-    memset(w->changed, 0, (size_t)w->dir.n_tensor);
+    memset(w->changed, 0, (size_t)w->plan.dir.n_tensor);
     w->new_span.len = w->new_hash.len = 0;
     w->n_new_span = 0;
     w->kept = true;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Writes a .fulgur file: plan first, then data in file order, then the header, so that an
+ * Writes a .fulgur file as planned (file_plan.h): data in file order, then the header, so that an
  * unfinished file never validates.  The file grows as PATH.part and is renamed to PATH when
  * complete and synced.
  *
- * Use:  fg_writer_create -> fg_writer_add_meta* -> fg_writer_plan -> fg_writer_begin
+ * Use:  fg_file_plan_make -> fg_writer_create -> fg_writer_begin
  *       -> fg_writer_write* (the data region, exactly) -> fg_writer_set_error*
  *       -> fg_writer_finish; fg_writer_destroy at any time removes an unfinished PATH.part.
  *
@@ -25,46 +25,38 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/format/file_plan.h"
 #include "src/format/format.h"
 #include "src/format/reader.h"
 
 typedef struct fg_writer fg_writer;
 
-/* Type of each tensor, decided by the caller (recipe). */
-typedef struct fg_tensor_choice {
-    fg_qtype type;
-    fg_lut lut;  /* for a type that has a table */
-    bool rotate; /* stored as W R (FORMAT.md 6.2); gate and up of an expert alike */
-} fg_tensor_choice;
-typedef fg_tensor_choice fg_choose_fn(void *ctx, fg_role role, uint32_t layer, uint32_t expert);
+/* plan: of the file at `path`; copied, as are the entries meta[n_meta], which must be those that the plan was
+ * made with (their order is free; what is known only at the end is replaced by fg_writer_set_meta).
+ * split_dir: part k = 1 .. n_part - 1 of a split plan goes to the folder split_dir[k - 1], as NAME.k, and where
+ * that is not PATH's own folder, a link PATH.k beside PATH names it; other than PATH, files that are there
+ * already are refused.  Not used when the plan is not split.
+ * *out is destroyed by fg_writer_destroy.  Errors: FG_EINVAL, FG_EIO (no such folder), FG_ENOMEM. */
+fg_status fg_writer_create(fg_writer **out, const char *path, const fg_file_plan *plan,
+                           const fg_meta *meta, size_t n_meta, const char *const *split_dir,
+                           fg_err *err);
 
-fg_status fg_writer_create(fg_writer **out, const char *path, const fg_shape *shape, fg_err *err);
+/* The writer's copy of the plan, in whose tensors stands what was measured so far; borrowed. */
+const fg_file_plan *fg_writer_plan(const fg_writer *w);
 
-/* Splits the file (FORMAT.md 3.1): part k = 1 .. n_dir goes to the folder dir[k - 1], as NAME.k, and where
- * that is not PATH's own folder, a link PATH.k beside PATH names it.  Other than PATH, files that are there
- * already are refused.  Before fg_writer_plan.  Errors: FG_EINVAL, FG_EIO (no such folder), FG_ENOMEM. */
-fg_status fg_writer_split(fg_writer *w, const char *const *dir, uint32_t n_dir, fg_err *err);
+/* Which drives the parts of a split file go to: known before there is a writer. */
+typedef struct fg_part_drives {
+    uint32_t n;                  /* parts, the main file among them; 1: not split */
+    uint64_t drive[FG_MAX_PART]; /* of part k's folder: equal numbers, one file system */
+} fg_part_drives;
 
-/* Copies the blob.  Keys are unique, 1-255 bytes.  Before fg_writer_plan. */
-fg_status fg_writer_add_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
-                             fg_err *err);
-
-/* Lays out all tensors of the shape (FORMAT.md 5): fixes every offset. */
-fg_status fg_writer_plan(fg_writer *w, fg_choose_fn *choose, void *ctx, fg_err *err);
-
-/* After the plan.  Tensors in file order. */
-uint64_t fg_writer_n_tensor(const fg_writer *w);
-const fg_tensor *fg_writer_tensor(const fg_writer *w, uint64_t idx);
-uint64_t fg_writer_data_offset(const fg_writer *w);
-uint64_t fg_writer_data_bytes(const fg_writer *w);
-uint64_t fg_writer_file_bytes(const fg_writer *w);
-
-/* After the plan: how many bytes of [from, to) go to PATH's file system; all, when it is not split. */
-uint64_t fg_writer_share(const fg_writer *w, uint64_t from, uint64_t to);
-/* How many go into one part (0: PATH). */
-uint64_t fg_writer_part_bytes(const fg_writer *w, uint32_t part);
-/* How many go to the file system of part k > 0, 0 when that is PATH's. */
-uint64_t fg_writer_drive_bytes(const fg_writer *w, uint32_t part);
+/* Of a file at `path` whose parts 1 .. n_dir go to the folders dir[n_dir].  FG_EINVAL, FG_EIO (no folder),
+ * FG_ENOMEM. */
+fg_status fg_part_drives_find(fg_part_drives *d, const char *path, const char *const *dir,
+                              uint32_t n_dir, fg_err *err);
+/* Bytes of [from, to) that go to the drive of part k (0: PATH), all parts on it together. */
+uint64_t fg_part_drives_share(const fg_part_drives *d, const fg_file_plan *plan, uint32_t part,
+                              uint64_t from, uint64_t to);
 
 /* Before begin: bytes that the caller will need on the same file system for temporary files.  UINT64_MAX:
  * the caller looks after free space there itself. */
@@ -103,10 +95,6 @@ fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err);
 /* True when tensor idx is written, as of the last checkpoint or seek away from it. */
 bool fg_writer_is_done(const fg_writer *w, uint64_t idx);
 
-/* Where what belongs to tensor idx begins, absolute, and so where what belongs to the one before ends;
- * idx = n_tensor: the end of the data.  The same for the three of an expert. */
-uint64_t fg_writer_place(const fg_writer *w, uint64_t idx);
-
 /* Appends n bytes at the current position; chunk hashes are taken on the way. */
 fg_status fg_writer_write(fg_writer *w, const void *bytes, uint64_t n, fg_err *err);
 
@@ -130,7 +118,7 @@ fg_status fg_writer_set_lut(fg_writer *w, uint64_t idx, const fg_lut *lut, fg_er
  * FG_ENOMEM. */
 fg_status fg_writer_view(fg_writer *w, const fg_model_file **out, fg_err *err);
 
-/* Replaces the contents of a metadata blob that was added with the same size (provenance, which is
+/* Replaces the contents of a metadata entry by others of the same size (provenance, which is
  * known only when all input was read).  Before finish. */
 fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, uint64_t n,
                              fg_err *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The writer's insides, shared by writer.c (plan, data, end) and resume.c (begin, checkpoints).
+ * The writer's insides, shared by writer.c (data, end), resume.c (begin, checkpoints) and writer_parts.c (a
+ * split file's other parts).
  *
  * A span is a run of tensors written in one go, with the padding behind each of them: the spans of a
  * finished file tile its data region.  Where the file's chunks begin, a span is cut into pieces, each
@@ -28,12 +29,6 @@ enum {
     FG_WRITER_BUFFER = 4 << 20, /* bytes */
 };
 
-typedef struct fg_blob {
-    char *key;
-    uint8_t *data;
-    uint64_t bytes;
-} fg_blob;
-
 /* A piece that is no whole chunk. */
 typedef struct fg_edge {
     uint64_t offset, bytes, hash;
@@ -42,16 +37,13 @@ typedef struct fg_edge {
 /* Where a part of a split file goes; its name until then is in fg_parts. */
 typedef struct fg_part_file {
     char *path;
-    char *link, *target; /* beside the main file, and what it says; NULL: none needed */
-    bool at_home;        /* on the main file's file system */
-    dev_t drive;
+    char *link, *target;      /* beside the main file, and what it says; NULL: none needed */
     bool is_named, is_linked; /* the part has its name, the link was made by this writer */
     bool is_ours; /* nobody else's bytes are in it: to be removed if this writer fails */
 } fg_part_file;
 
 typedef enum fg_writer_state {
-    FG_WRITER_OPEN,
-    FG_WRITER_PLANNED,
+    FG_WRITER_NEW,
     FG_WRITER_BEGUN,
     FG_WRITER_BROKEN,
     FG_WRITER_DONE
@@ -60,11 +52,8 @@ typedef enum fg_writer_state {
 struct fg_writer {
     char *path, *part, *log; /* log: of the journal */
     fg_writer_state state;
-    fg_shape shape;
-    fg_blob *blob; /* [n_blob], sorted by key once planned */
-    size_t n_blob, cap_blob;
-    fg_directory dir;
-    fg_slot slot;
+    fg_file_plan plan; /* own; results go into its tensors, hashes into directory and slot */
+    uint8_t **blob;    /* [plan.dir.n_meta] contents of the metadata */
     uint64_t pos;      /* of the next byte of the data region, absolute */
     uint64_t flushed;  /* everything of the data region before this offset is with the kernel */
     uint8_t *buf;      /* FG_WRITER_BUFFER: bytes [flushed, pos) */
@@ -93,7 +82,7 @@ struct fg_writer {
 
 static inline uint64_t fg_writer_data_end(const fg_writer *w)
 {
-    return w->slot.data_offset + w->slot.data_bytes;
+    return w->plan.slot.data_offset + w->plan.slot.data_bytes;
 }
 
 /* FG_EINVAL: the caller did things in the wrong order. */
@@ -116,7 +105,10 @@ fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
 
-/* --- split.c: all do nothing for a file that is not split, but cut, which is for the main file too --- */
+/* --- writer_parts.c: all do nothing for a file that is not split, but cut, which is for the main file too --- */
+
+/* Names of the parts (fg_writer_create). */
+fg_status fg_writer_name_split(fg_writer *w, const char *const *dir, fg_err *err);
 
 /* Opens the parts; go_on: those of an earlier life, under either name, else new ones.  One that is not
  * there stays closed when going on. */

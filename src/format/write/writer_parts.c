@@ -40,20 +40,34 @@ static bool is_same_folder(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* --- names, drives --- */
+
+/* The folder that `path` is in; caller frees. */
+static char *home_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? fg_mem_strndup(".", 1)
+                         : fg_mem_strndup(path, (size_t)(slash + 1 - path));
+}
+
+/* What part of the file at `path` goes to dir.  *full: its absolute name, for free() of the C library. */
+static fg_status find_folder(const char *path, const char *dir, char **full, fg_err *err)
+{
+    *full = realpath(dir, NULL);
+    if (*full != NULL && fg_io_is_dir(*full)) return FG_OK;
+    free(*full);
+    *full = NULL;
+    return fg_fail(err, FG_EIO, "%s: no folder %s, expected it to exist; mount or create it", path,
+                   dir);
+}
+
 /* Names of part k, which goes to dir.  home: the main file's folder. */
 static fg_status name_part(fg_writer *w, uint32_t k, const char *dir, const char *home,
                            const char *leaf, fg_err *err)
 {
-    struct stat here, there;
-    char *full = realpath(dir, NULL);
-    if (full == NULL || !fg_io_is_dir(full) || stat(full, &there) != 0 || stat(home, &here) != 0) {
-        free(full);
-        return fg_fail(err, FG_EIO, "%s: no folder %s, expected it to exist; mount or create it",
-                       w->path, dir);
-    }
+    char *full;
+    FG_TRY(find_folder(w->path, dir, &full, err));
     fg_part_file *s = &w->split[k];
-    s->drive = there.st_dev;
-    s->at_home = here.st_dev == there.st_dev;
     w->parts.path[k] = part_name(dir, leaf, k, ".part");
     s->path = part_name(dir, leaf, k, "");
     bool ok = w->parts.path[k] != NULL && s->path != NULL;
@@ -66,41 +80,59 @@ static fg_status name_part(fg_writer *w, uint32_t k, const char *dir, const char
     return ok ? FG_OK : fg_fail_nomem(err, w->path);
 }
 
-fg_status fg_writer_split(fg_writer *w, const char *const *dir, uint32_t n_dir, fg_err *err)
+fg_status fg_writer_name_split(fg_writer *w, const char *const *dir, fg_err *err)
 {
-    if (w->state != FG_WRITER_OPEN || w->parts.path[1] != NULL) {
-        return fg_writer_misuse(w, "a split after the plan, or twice", "one before it", err);
-    }
-    if (n_dir == 0 || n_dir >= FG_MAX_PART) {
-        return fg_fail(err, FG_EINVAL, "%s: split into %u folders, expected 1 to %u", w->path,
-                       n_dir, (unsigned)FG_MAX_PART - 1);
-    }
     const char *slash = strrchr(w->path, '/'), *leaf = slash == NULL ? w->path : slash + 1;
-    char *home =
-        slash == NULL ? fg_mem_strndup(".", 1) : fg_mem_strndup(w->path, (size_t)(leaf - w->path));
+    const uint32_t n = fg_file_plan_n_part(&w->plan);
+    char *home = home_of(w->path);
     fg_status st = home == NULL ? fg_fail_nomem(err, w->path) : FG_OK;
-    for (uint32_t i = 0; i < n_dir && st == FG_OK; i++) {
-        st = name_part(w, i + 1, dir[i], home, leaf, err);
+    for (uint32_t k = 1; k < n && st == FG_OK; k++) {
+        st = name_part(w, k, dir[k - 1], home, leaf, err);
     }
     fg_mem_free(home);
-    if (st == FG_OK) w->parts.n = n_dir + 1;
+    if (st == FG_OK) w->parts.n = n;
     return st;
 }
 
-uint64_t fg_writer_share(const fg_writer *w, uint64_t from, uint64_t to)
+/* The number of the file system that a folder is on. */
+static fg_status find_drive(const char *path, const char *dir, uint64_t *drive, fg_err *err)
 {
-    uint64_t sum = 0;
-    for (uint32_t k = 0; k < w->parts.n; k++) {
-        if (k == 0 || w->split[k].at_home) sum += fg_parts_share(&w->parts, k, from, to);
-    }
-    return sum;
+    struct stat sb;
+    char *full;
+    FG_TRY(find_folder(path, dir, &full, err));
+    const bool ok = stat(full, &sb) == 0;
+    free(full);
+    if (!ok) return fg_fail(err, FG_EIO, "%s: %s, expected a folder", dir, strerror(errno));
+    *drive = (uint64_t)sb.st_dev;
+    return FG_OK;
 }
 
-uint64_t fg_writer_drive_bytes(const fg_writer *w, uint32_t part)
+fg_status fg_part_drives_find(fg_part_drives *d, const char *path, const char *const *dir,
+                              uint32_t n_dir, fg_err *err)
+{
+    *d = (fg_part_drives){.n = 1};
+    if (n_dir >= FG_MAX_PART) {
+        return fg_fail(err, FG_EINVAL, "%s: split into %u folders, expected 1 to %u", path, n_dir,
+                       (unsigned)FG_MAX_PART - 1);
+    }
+    if (n_dir == 0) return FG_OK;
+    char *home = home_of(path);
+    if (home == NULL) return fg_fail_nomem(err, path);
+    fg_status st = find_drive(path, home, &d->drive[0], err);
+    for (uint32_t i = 0; i < n_dir && st == FG_OK; i++) {
+        st = find_drive(path, dir[i], &d->drive[i + 1], err);
+    }
+    fg_mem_free(home);
+    d->n = n_dir + 1;
+    return st;
+}
+
+uint64_t fg_part_drives_share(const fg_part_drives *d, const fg_file_plan *plan, uint32_t part,
+                              uint64_t from, uint64_t to)
 {
     uint64_t sum = 0;
-    for (uint32_t k = 1; k < w->parts.n && !w->split[part].at_home; k++) {
-        if (w->split[k].drive == w->split[part].drive) sum += fg_writer_part_bytes(w, k);
+    for (uint32_t k = 0; k < d->n; k++) {
+        if (d->drive[k] == d->drive[part]) sum += fg_file_plan_share(plan, k, from, to);
     }
     return sum;
 }
@@ -249,7 +281,7 @@ fg_status fg_writer_seal_parts(fg_writer *w, fg_err *err)
     uint8_t header[FG_PART_HEADER_BYTES];
     for (uint32_t k = 1; k < w->parts.n; k++) {
         const uint64_t end = fg_writer_data_end(w);
-        fg_part_encode(&w->slot, k, header);
+        fg_part_encode(&w->plan.slot, k, header);
         if (ftruncate(w->parts.fd[k], (off_t)end) != 0) {
             return fg_fail(err, FG_EIO, "%s: %s, expected to set its length to %llu",
                            w->parts.path[k], strerror(errno), (ull)end);
