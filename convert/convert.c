@@ -479,7 +479,7 @@ static fg_status check_calibration(const run *r, fg_err *err)
     if (o->calib_path == NULL) return FG_OK;
     return fg_fail(
         err, FG_EINVAL,
-        "calibration: no quantized matrix in the recipe, expected one; leave the text away");
+        "calibration: no quantized matrix in the recipe, expected one; omit the text");
 }
 
 /* Deleting needs a folder that can be written to: better known now. */

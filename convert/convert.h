@@ -15,7 +15,7 @@
  * chooses for the CPU as well (a conversion is not resumed with others).
  *
  * Like cp, a conversion replaces an existing OUT, but only by the final rename: until then, and
- * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced behind the
+ * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced after the
  * rename, that is an error, and OUT is the whole new file.)
  *
  * Split, the parts other than OUT must not be there yet: they are never replaced.
@@ -27,7 +27,7 @@
  * equal configuration, tokenizer, recipe, calibration text, and shards of equal names, sizes and
  * headers; data of shards is not compared.  Another conversion to OUT is refused while they are there.
  *
- * Small disks: with delete_consumed a shard is deleted when everything made from it is behind a checkpoint
+ * Small disks: with delete_consumed a shard is deleted when everything made from it is after a checkpoint
  * (on the disk; the journal has its header), so that a kill at any moment loses no data; with
  * wait_for_shards a shard may arrive while the conversion runs (configuration, index and tokenizer must
  * be there).  In the release's layout a plain conversion then holds two shards at a time, 4.5 GB, a
@@ -65,7 +65,7 @@ typedef struct fg_convert_opts {
     const char *src_dir;     /* checkpoint folder */
     const char *out_path;    /* OUT; its folder must exist */
     const char *type;        /* of fg_qtype_names; NULL: FG_RECIPE_TYPE */
-    const char *recipe_path; /* lines behind the type's recipe, or a name (recipe.h); NULL: none */
+    const char *recipe_path; /* lines after the type's recipe, or a name (recipe.h); NULL: none */
     const char *sensitivity_path; /* chooses the types (budget.h) for target_bpw or target_bytes,
                                    * instead of type and recipe; NULL: no */
     double target_bpw;            /* bits per weight at most; 0: no limit */

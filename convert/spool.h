@@ -61,7 +61,7 @@ typedef struct fg_spool_scales {
     size_t n;
 } fg_spool_scales;
 
-/* Writes the scales, in the order of their places, and behind them what waited, from the position `first` on;
+/* Writes the scales, in the order of their places, and after them what waited, from the position `first` on;
  * nothing when nothing waited. */
 fg_status fg_spool_end(fg_spool *s, const fg_spool_scales *scales, size_t n, uint64_t first,
                        fg_err *err);

@@ -67,7 +67,7 @@ static const float uniform_rms = 0.57735027f; /* of [-1, 1): 1 / sqrt(3) */
 
 /* Standard deviation of the weights.  1 / sqrt(n_col) keeps an rms of 1.  QKV of a lightning layer:
  * silu of something with deviation s has a mean of s / 2 in units of its rms, and only the direction
- * of its output survives the norm behind it. */
+ * of its output survives the norm after it. */
 static double weight_std(const fg_tensor *t)
 {
     const double unit = 1.0 / sqrt((double)t->n_col);

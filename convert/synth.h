@@ -28,7 +28,7 @@ typedef struct fg_synth_opts {
     uint32_t n_layer;  /* 0: 4 for "m1", else as many as the configuration says */
     const char *type;  /* of fg_qtype_names; NULL: FG_RECIPE_TYPE: the recipes of
                               * fg_convert */
-    const char *recipe_path;   /* lines behind the built-in recipe; NULL: none */
+    const char *recipe_path;   /* lines after the built-in recipe; NULL: none */
     const char *tokenizer_dir; /* folder with tokenizer.json to store; NULL: none, and then run and
                                 * chat refuse the file */
     const char *const *split_dir; /* [n_split] folders of parts 1 and on (FORMAT.md 3.1) */

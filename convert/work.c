@@ -2,7 +2,7 @@
  *
  * What to do next, and what becomes of the shards.
  *
- * A shard is deleted when all work that reads it is behind a checkpoint, that is, on the disk and in
+ * A shard is deleted when all work that reads it is after a checkpoint, that is, on the disk and in
  * the journal.  Its header is in the journal by then: provenance needs it, and the next life plans
  * with it.  Only what was read is deleted: a regular file with one name; a symbolic link (as in a
  * download cache) or a file with other links is left alone, since removing it would free nothing.

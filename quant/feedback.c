@@ -2,7 +2,7 @@
  *
  * The 16 rows of a panel are the lanes of every loop: weights lie transposed, [position][16], in
  * units of their row scale.  When the order reaches a group, its scale is chosen among some
- * candidates by rounding the group with each, feedback inside the group included; the columns behind
+ * candidates by rounding the group with each, feedback inside the group included; the columns after
  * it learn of the error group by group inside a block of 128 and by one matrix product beyond.
  */
 #include "quant/feedback.h"

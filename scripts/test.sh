@@ -4,7 +4,7 @@
 #   test.sh              everything
 #   test.sh long         the same with whole sweeps and long campaigns: before a release
 #   test.sh check        lint, a build, the quick tests; nothing is installed
-#   test.sh one NAME...  the test programs (PATTERN behind a colon: nano:golden) and scripts of that name
+#   test.sh one NAME...  the test programs (PATTERN after a colon: nano:golden) and scripts of that name
 # Test programs run two at a time (as many as there are CPUs), those that measure run alone.
 set -u
 cd "$(dirname "$0")/.."
@@ -105,7 +105,8 @@ asan_jobs() {
 
 # Threads.
 tsan_jobs() {
-    printf 'tsan %s\n' tests/sys/test_team "tests/model/test_invariance tiny" tests/convert/test_convert \
+    printf 'tsan %s\n' tests/sys/test_team tests/sys/test_place "tests/model/test_invariance tiny" \
+        "tests/engine/test_session sequences" "tests/engine/test_session stopped" tests/convert/test_convert \
         tests/quant/test_feedback "tests/convert/test_calib workers" tests/expert/test_store \
         tests/expert/test_stream tests/expert/test_drives
 }

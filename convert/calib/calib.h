@@ -71,7 +71,7 @@ typedef struct fg_calib_opts {
     void *ctx;
 } fg_calib_opts;
 
-/* ids[n] is copied; the rest behind the last whole window is dropped (a text shorter than one is one
+/* ids[n] is copied; the rest after the last whole window is dropped (a text shorter than one is one
  * window).  file: view of the file being written, its directory planned; borrowed, as is team.
  * Errors: FG_EINVAL (an id, no tokens), FG_EIO, FG_ENOTSUP (OpenBLAS), FG_ENOMEM. */
 fg_status fg_calib_create(fg_calib **out, const fg_model_file *file, fg_team *team,

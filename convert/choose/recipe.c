@@ -96,7 +96,7 @@ static fg_status add_rule(fg_recipe *r, const char *pattern, const char *type, c
     fg_tensor_choice choice;
     if (!parse_type(type, &choice)) {
         return fg_fail(err, FG_EFORMAT,
-                       "%s: line %u: type \"%.32s\", expected one of %s; +h behind a quantized "
+                       "%s: line %u: type \"%.32s\", expected one of %s; +h after a quantized "
                        "one: rotated",
                        name, line, type, fg_qkind_names);
     }

@@ -5,8 +5,8 @@
  * Text, one rule a line: `PATTERN TYPE`, where PATTERN is a shell glob over the original tensor
  * names ("*.experts.*.w2.weight") and the last matching line wins; `#` starts a comment.  Types:
  * the names of fg_qkind_names, as q4 (fixed 6-bit-grid codebook), q4lin (linear 4-bit) and q5; "+h"
- * behind a quantized type rotates it (quant/hadamard.h), not for the embedding.  The built-in
- * recipe of a type is text of the same form, and a recipe file adds its lines behind it, so what
+ * after a quantized type rotates it (quant/hadamard.h), not for the embedding.  The built-in
+ * recipe of a type is text of the same form, and a recipe file adds its lines after it, so what
  * was applied can always be printed and stored.  Norms and routers are f32 whatever a line says.
  *
  * Three complete recipes have names, which always mean them (a file of that name is ./fast); bytes
@@ -48,7 +48,7 @@ typedef struct fg_recipe {
 #define FG_RECIPE_TYPE "q4" /* when none is named */
 extern const char fg_recipe_type_help[];
 
-/* Built-in rules of `type` (a name of fg_qtype_names; NULL: FG_RECIPE_TYPE) and behind them
+/* Built-in rules of `type` (a name of fg_qtype_names; NULL: FG_RECIPE_TYPE) and after them
  * those of the file at `path` (may be NULL); or, when `path` is the name of a recipe, that one alone,
  * and `type` must be NULL.  On failure *r is empty.  Errors: FG_EINVAL (type), FG_EFORMAT (a line,
  * with its number), FG_EIO, FG_ELIMIT, FG_ENOMEM. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A fused expert tensor becomes one piece for each matrix of each expert, so that everything behind
+ * A fused expert tensor becomes one piece for each matrix of each expert, so that everything after
  * the plan knows plain row-major matrices only.
  */
 #include "convert/source/catalog.h"

@@ -206,7 +206,7 @@ static fg_status read_header(fg_st_shard *s, const fg_file *f, bool *growing, fg
     return fg_file_read(f, s->header, (size_t)s->header_bytes, 0, err);
 }
 
-/* Everything behind s->header. */
+/* Everything after s->header. */
 static fg_status take_header(fg_st_shard *s, bool *growing, fg_err *err)
 {
     fg_json *root = NULL;

@@ -54,7 +54,7 @@ static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
 }
 
 /* Ids of the next turn.  The first one brings the opening and the system text; later ones start
- * with the newline that the template puts behind a finished reply. */
+ * with the newline that the template puts after a finished reply. */
 static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *ids, fg_err *err)
 {
     const bool first = fg_session_pos(k->s) == 0;

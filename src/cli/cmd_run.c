@@ -8,6 +8,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/observe.h"
 #include "src/engine/session.h"
 
 static int run(int argc, char **argv);
@@ -64,7 +65,8 @@ static int run(int argc, char **argv)
     fg_session_opts so = fg_session_opts_default();
     so.stops = true;
     gen_opts go = gen_opts_default();
-    bool json = false;
+    bool json = false, profile = false;
+    const char *taps = NULL;
     const char *prompt = NULL, *file = NULL, *model;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "the text to continue"},
@@ -74,7 +76,10 @@ static int run(int argc, char **argv)
         {"special", 0, OPT_FLAG, &go.special, 0, 0, NULL,
          "markup tokens in TEXT count as such and are printed"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "text and figures as JSON at the end"},
-        {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on behind the end token"},
+        {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on after the end token"},
+        {"taps", 0, OPT_STR, &taps, 0, 0, "FILE",
+         "write hash and norm of each layer's hidden state, and its experts"},
+        {"profile", 0, OPT_FLAG, &profile, 0, 0, NULL, "say where the time went, by phase"},
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
@@ -116,9 +121,19 @@ static int run(int argc, char **argv)
     }
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = fg_engine_sampler(e, &go.sampler, &sampler, &err);
+    observe watch = {0};
+    if (st == FG_OK) st = observe_start(&watch, s, taps, profile, &err);
     fg_buf out = {0};
     if (st == FG_OK) {
         st = generate(s, sampler, &ids, &go, json ? collect : emit, &out, &stats, &err);
+    }
+    if (s != NULL) {
+        fg_err tap_err = {0};
+        const fg_status closed = observe_end(&watch, profile && st == FG_OK, &tap_err);
+        if (st == FG_OK && closed != FG_OK) {
+            st = closed;
+            err = tap_err;
+        }
     }
     if (st == FG_OK && json) {
         print_json(&out, &stats);

@@ -74,7 +74,7 @@ static void print_json(const fg_score *r, bool against, double seconds)
            seconds > 0.0 ? (double)r->n_token / seconds : 0.0);
 }
 
-/* What stands behind +- is half a 95 % interval, but for the nll: its standard error. */
+/* What stands after +- is half a 95 % interval, but for the nll: its standard error. */
 static void print_text(const fg_score *r, bool against, double seconds)
 {
     const double z = FG_SCORE_Z95;

@@ -53,7 +53,7 @@ const char *cli_bytes(double bytes);
 /* Name of a policy that a run can have; NULL for one of replays only. */
 const char *cli_policy_name(fg_policy policy);
 
-/* Options of the commands that run a model within a bound of memory; paste behind ENGINE_OPTS. */
+/* Options of the commands that run a model within a bound of memory; paste after ENGINE_OPTS. */
 #define STREAM_OPTS(o)                                                                             \
     {"ram",    0,                                                                                  \
      OPT_SIZE, &(o).ram_bytes,                                                                     \
@@ -94,8 +94,8 @@ typedef struct gen_opts {
     uint64_t n_predict; /* tokens at most */
     fg_sampler_opts sampler;
     bool special;    /* print markup tokens */
-    bool ignore_eos; /* go on behind the end-of-sentence token */
-    bool goes_on;    /* the last token is evaluated too: the conversation continues behind it */
+    bool ignore_eos; /* go on after the end-of-sentence token */
+    bool goes_on;    /* the last token is evaluated too: the conversation continues after it */
 } gen_opts;
 gen_opts gen_opts_default(void);
 #define GEN_OPTS(o)                                                                                  \

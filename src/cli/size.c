@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B behind it, in
+ * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B after it, in
  * powers of 1000, as disks and this program's own output do.
  */
 #include "src/cli/size.h"

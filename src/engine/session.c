@@ -32,7 +32,8 @@ struct fg_session {
     fg_err lost; /* code not FG_OK: an eval failed half-way, the state is of no use */
     fg_taps taps;
     fg_observer observer;
-    fg_route_log log; /* of the last pass, while somebody observes */
+    fg_route_log log; /* of the last pass, while somebody observes or a predictor does */
+    uint64_t pass;    /* the store's number of that pass; 0: it was shared with other sessions */
     fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
     void *progress_ctx;
@@ -189,6 +190,12 @@ void fg_session_flush(fg_session *s)
     s->log.n = 0;
 }
 
+/* Whether rows that go are to be forgotten by somebody. */
+static bool logs(const fg_session *s)
+{
+    return s->observer.routed != NULL || s->e->store != NULL;
+}
+
 static void on_hidden(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
                       size_t stride)
 {
@@ -200,7 +207,7 @@ static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, 
                        const float *weights)
 {
     fg_session *s = ctx;
-    if (s->observer.routed != NULL) fg_route_log_put(&s->log, layer, sel, weights);
+    if (logs(s)) fg_route_log_put(&s->log, layer, sel, weights);
     if (s->taps.experts != NULL) s->taps.experts(s->taps.ctx, layer, pos, n_tok, sel, weights);
 }
 
@@ -214,7 +221,7 @@ static fg_taps taps_of(fg_session *s)
 {
     return (fg_taps){
         .hidden = s->taps.hidden == NULL ? NULL : on_hidden,
-        .experts = s->taps.experts == NULL && s->observer.routed == NULL ? NULL : on_experts,
+        .experts = s->taps.experts == NULL && !logs(s) ? NULL : on_experts,
         .guesses = s->taps.guesses == NULL ? NULL : on_guesses,
         .ctx = s,
     };
@@ -405,7 +412,7 @@ static bool prepare(fg_session *s, uint32_t n, bool stops)
     fg_session_flush(s);
     s->had_logits = s->has_logits;
     s->has_logits = false;
-    if (s->observer.routed != NULL &&
+    if (logs(s) &&
         fg_route_log_begin(&s->log, s->e->model->shape, s->state->pos, n, NULL) != FG_OK) {
         s->log.n = 0; /* without memory the observer misses this pass */
     }
@@ -416,6 +423,8 @@ static bool prepare(fg_session *s, uint32_t n, bool stops)
 
 static void undo(fg_session *s, uint32_t n)
 {
+    fg_store *store = s->e->store;
+    if (store != NULL) fg_store_rewind(store, fg_store_pass(store), NULL, 0, 0);
     s->log.n = 0;
     s->has_logits = s->had_logits;
     if (fg_forward_folds(s->state, n)) {
@@ -455,6 +464,7 @@ static fg_status one_pass(work *k, fg_err *err)
             memcpy(s->ids + s->state->pos - n, k->item[at].ids + k->part[at].done,
                    n * sizeof *s->ids);
             k->part[at].done += n;
+            s->pass = e->store == NULL || k->n_seq > 1 ? 0 : fg_store_pass(e->store);
         }
     }
     if (st == FG_ECANCEL) {
@@ -527,6 +537,10 @@ static void forget(fg_session *s, uint64_t pos)
     while (n < s->n_mark && s->mark[n].pos <= pos) n++;
     drop_marks(s, n);
     s->has_logits = false;
+    const fg_route_log *g = &s->log;
+    if (s->pass != 0 && pos >= g->pos && pos < g->pos + g->n) {
+        fg_store_rewind(s->e->store, s->pass, g->sel, g->n_row, (uint32_t)(pos - g->pos));
+    }
     if (fg_route_log_cut(&s->log, pos) && s->observer.rewound != NULL) {
         s->observer.rewound(s->observer.ctx, pos);
     }

@@ -60,7 +60,7 @@ struct fg_future {
     uint64_t n;
     uint32_t *first; /* [n_layer * n_expert] pass of the first request */
     /* of the running replay */
-    uint32_t *next; /* [n_layer * n_expert] pass of the next request behind the running layer */
+    uint32_t *next; /* [n_layer * n_expert] pass of the next request after the running layer */
     uint64_t i;     /* requests so far */
 };
 

@@ -360,7 +360,7 @@ static bool pass_at(const fg_trace *t, uint64_t at, fg_trace_pass *p)
     return true;
 }
 
-/* The ids of a layer are those of experts, the guess's in whole rows, none behind an empty one. */
+/* The ids of a layer are those of experts, the guess's in whole rows, none after an empty one. */
 static bool layer_is_good(const fg_trace *t, const fg_trace_pass *p, uint32_t layer)
 {
     const fg_trace_head *h = &t->head;

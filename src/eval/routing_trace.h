@@ -5,7 +5,7 @@
  * how many experts fit, the heat map that the policies were given, and the routers' guesses.
  *
  * The file, version 1.  Little-endian; a reader refuses what it is told to compare, and anything
- * behind the last pass.
+ * after the last pass.
  *
  *   offset size  name           meaning                                          reader must
  *   0      8     magic          89 46 47 54 52 0d 0a 1a                          compare
@@ -24,7 +24,7 @@
  *   76     4     has_heat       0 or 1                                           refuse others
  *   80     8     n_pass         passes; at least 1                               compare
  *   88     8     n_tok          tokens of all passes                             compare
- *   96     8     body_bytes     bytes behind the header                          compare
+ *   96     8     body_bytes     bytes after the header                          compare
  *   104    8     body_hash      XXH3-64 of them                                  compare
  *   112    8                    reserved                                         refuse non-zero
  *   120    8     head_hash      XXH3-64 of bytes 0 to 119                        compare
@@ -37,7 +37,7 @@
  *     when n_tok is 1:
  *     u16 guess[4][min(4, n_expert)]   row d - 1: what the router of layer + d ranks first on this
  *                                 layer's state, less than n_expert; rows that nobody computed, all
- *                                 behind those that somebody did, and behind the last layer: ffff
+ *                                 after those that somebody did, and after the last layer: ffff
  */
 #ifndef FG_SRC_EVAL_ROUTING_TRACE_H
 #define FG_SRC_EVAL_ROUTING_TRACE_H
@@ -106,7 +106,7 @@ typedef struct fg_trace_pass {
     bool predict_on;
 } fg_trace_pass;
 
-/* The next pass; false behind the last. */
+/* The next pass; false after the last. */
 bool fg_trace_next(const fg_trace *t, fg_trace_pass *p);
 /* Writes sel[n_tok][n_used] of a layer. */
 void fg_trace_sel(const fg_trace *t, const fg_trace_pass *p, uint32_t layer, uint32_t *sel);

@@ -16,7 +16,7 @@ typedef struct fg_score fg_score;
 
 typedef struct fg_score_opts {
     uint32_t window;     /* tokens of a window, each evaluated from an empty state; 512.  Every
-                          * token predicts the next one, the last of a window the first behind it */
+                          * token predicts the next one, the last of a window the first after it */
     fg_kv_choice kv;     /* of the scored model; the reference has AUTO */
     uint64_t max_window; /* windows at most; 0: all, the last one may be shorter */
     /* After each part of a window, with tokens and the estimate so far (kld_p99 and its interval are

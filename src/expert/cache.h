@@ -72,7 +72,7 @@ typedef struct fg_cache_opts {
     fg_policy policy;
     const uint64_t *heat; /* [n_layer * n_expert] requests in some other run; NULL: none.  Read at
                            * creation only: PIN's set, and LFU's first counts */
-    /* OPTIMAL: a number that grows with the time of the expert's next request, behind those of the
+    /* OPTIMAL: a number that grows with the time of the expert's next request, after those of the
      * running layer; UINT64_MAX: never. */
     uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert);
     void *next_use_ctx;

@@ -25,7 +25,7 @@ typedef unsigned long long ull; /* for %llu */
 
 enum {
     MAX_RETRY = 3,        /* of a load whose reads fail */
-    MAX_INTERRUPT = 1000, /* of a load whose reads are interrupted, or too short to go on behind */
+    MAX_INTERRUPT = 1000, /* of a load whose reads are interrupted, or too short to go on after */
     SPIN_ROUNDS = 2000,   /* pause instructions before a waiting thread sleeps, some 10 us */
 };
 

@@ -10,7 +10,7 @@
  *
  * Backends: io_uring, or a few threads with pread where io_uring is refused (seccomp, old kernels).
  *
- * Errors: an interrupted or short read goes on behind what arrived, a failed one is tried again; when
+ * Errors: an interrupted or short read goes on after what arrived, a failed one is tried again; when
  * that does not help, or the file is not the one that was opened any more, the load fails, and what
  * failed first can be asked for.
  */

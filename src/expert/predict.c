@@ -17,7 +17,8 @@ _Static_assert((int)FG_CACHE_WAVE <= (int)FG_PREDICT_HINTS,
 struct fg_predictor {
     fg_predict_opts o;
     const fg_predict_row *row;
-    void *state; /* of row->ops */
+    void *state;  /* of row->ops */
+    void *before; /* the same, as of the beginning of the last pass; NULL: it never observes */
     bool on;
     bool *used; /* [n_expert] of the layer at hand */
 };
@@ -47,12 +48,12 @@ const char *fg_predict_name(fg_predict predict)
 
 /* ---- none ---- */
 
-const fg_predict_ops fg_predict_none = {NULL, NULL, NULL, NULL};
+const fg_predict_ops fg_predict_none = {NULL, NULL, NULL, NULL, NULL};
 
 /* ---- frequency and previous: a score of each expert ---- */
 
 typedef struct scores {
-    uint32_t n_expert, n_used;
+    uint32_t n_layer, n_expert, n_used;
     uint64_t *of;       /* [n_layer][n_expert] what an expert is ranked by; 0: not at all */
     uint64_t *n_seen;   /* [n_layer] tokens */
     uint64_t n_request; /* uses so far */
@@ -72,6 +73,7 @@ static fg_status scores_create(void **state, const fg_predict_opts *o, fg_err *e
     *state = NULL;
     scores *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "prediction");
+    s->n_layer = o->n_layer;
     s->n_expert = o->n_expert;
     s->n_used = o->n_used;
     s->of = fg_mem_zalloc_array((size_t)o->n_layer * o->n_expert, sizeof *s->of);
@@ -82,6 +84,15 @@ static fg_status scores_create(void **state, const fg_predict_opts *o, fg_err *e
     }
     *state = s;
     return FG_OK;
+}
+
+static void scores_copy(void *to, const void *from)
+{
+    scores *a = to;
+    const scores *b = from;
+    memcpy(a->of, b->of, (size_t)b->n_layer * b->n_expert * sizeof *b->of);
+    memcpy(a->n_seen, b->n_seen, b->n_layer * sizeof *b->n_seen);
+    a->n_request = b->n_request;
 }
 
 static uint32_t scores_rank(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
@@ -125,9 +136,9 @@ static void previous_observe(void *state, uint32_t layer, const uint32_t *sel, u
 }
 
 const fg_predict_ops fg_predict_frequency = {scores_create, frequency_observe, scores_rank,
-                                             scores_destroy};
+                                             scores_destroy, scores_copy};
 const fg_predict_ops fg_predict_previous = {scores_create, previous_observe, scores_rank,
-                                            scores_destroy};
+                                            scores_destroy, scores_copy};
 
 /* ---- router: the guesses as they are ---- */
 
@@ -160,7 +171,7 @@ static void router_destroy(void *state)
     fg_mem_free(state);
 }
 
-const fg_predict_ops fg_predict_router = {router_create, NULL, router_rank, router_destroy};
+const fg_predict_ops fg_predict_router = {router_create, NULL, router_rank, router_destroy, NULL};
 
 /* ---- any of them ---- */
 
@@ -185,6 +196,7 @@ fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_e
     p->used = fg_mem_zalloc_array(o->n_expert, sizeof *p->used);
     fg_status st = p->used == NULL ? fg_fail_nomem(err, "prediction") : FG_OK;
     if (st == FG_OK && row->ops->create != NULL) st = row->ops->create(&p->state, &p->o, err);
+    if (st == FG_OK && row->observes) st = row->ops->create(&p->before, &p->o, err);
     if (st != FG_OK) {
         fg_predictor_destroy(&p);
         return st;
@@ -196,7 +208,10 @@ fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_e
 void fg_predictor_destroy(fg_predictor **p)
 {
     if (*p == NULL) return;
-    if ((*p)->row->ops->destroy != NULL) (*p)->row->ops->destroy((*p)->state);
+    if ((*p)->row->ops->destroy != NULL) {
+        (*p)->row->ops->destroy((*p)->state);
+        (*p)->row->ops->destroy((*p)->before);
+    }
     fg_mem_free((*p)->used);
     fg_mem_free(*p);
     *p = NULL;
@@ -222,7 +237,18 @@ uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t
 
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok)
 {
-    if (p->row->observes) p->row->ops->observe(p->state, layer, sel, n_tok);
+    if (!p->row->observes) return;
+    if (layer == 0) p->row->ops->copy(p->before, p->state); /* a pass begins */
+    p->row->ops->observe(p->state, layer, sel, n_tok);
+}
+
+void fg_predictor_rewind(fg_predictor *p, const uint32_t *sel, uint64_t n_row, uint32_t n_kept)
+{
+    if (!p->row->observes) return;
+    p->row->ops->copy(p->state, p->before);
+    for (uint32_t l = 0; n_kept > 0 && l < p->o.n_layer; l++) {
+        p->row->ops->observe(p->state, l, sel + l * n_row * p->o.n_used, n_kept);
+    }
 }
 
 /* ---- hints ---- */

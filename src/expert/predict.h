@@ -52,6 +52,8 @@ typedef struct fg_predict_ops {
     uint32_t (*rank)(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
                      uint32_t most);
     void (*destroy)(void *state); /* accepts NULL */
+    /* *to, made by create with the same options, becomes what *from is; NULL for who never observes. */
+    void (*copy)(void *to, const void *from);
 } fg_predict_ops;
 
 /* The predictors: enumerator (src/fulgur.h says what each does), name, stored number, observes
@@ -92,13 +94,17 @@ uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t
 /* The routing of one layer: sel[n_tok][n_used], tokens in order. */
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok);
 
+/* As if the pass that was observed last, sel[n_layer][n_row][n_used], had had n_kept (<= n_row) rows:
+ * the rest was undone.  sel may be NULL when n_kept is 0. */
+void fg_predictor_rewind(fg_predictor *p, const uint32_t *sel, uint64_t n_row, uint32_t n_kept);
+
 /* Off: hints of the kind are no longer given, only observed; see store.h for who decides. */
 void fg_predictor_set_on(fg_predictor *p, bool on);
 bool fg_predictor_is_on(const fg_predictor *p);
 
 /* Observes a layer, and offers the cache what the next ones will want.  loads has room for
  * FG_PREDICT_HINTS; returns how many are to be read, the most urgent first.
- *   One token: the n_used (at most FG_PREDICT_WIDTH) likeliest of each of the `ahead` layers; behind
+ *   One token: the n_used (at most FG_PREDICT_WIDTH) likeliest of each of the `ahead` layers; after
  *   the last layer come the first ones of the next token, which a router cannot know.  guess: NULL,
  *   or of this layer, for who asks the routers.
  *   More tokens, when they used every expert of this layer: they will use every one of the next, of

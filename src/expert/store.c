@@ -43,6 +43,7 @@ struct fg_store {
     fg_range **used; /* [n_expert] ranges of the running layer's requested experts */
     uint64_t most_bytes;
     fg_predictor *predictor;
+    uint64_t n_pass; /* that hinted */
     fg_predict predict;
     uint32_t ahead;
     uint32_t *hint; /* [slots.n] 1 + layer of a hint for one token that has had no use; else 0 */
@@ -338,6 +339,7 @@ void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_gu
 {
     fg_cache_load loads[FG_PREDICT_HINTS];
     s->one_token = n_tok == 1;
+    s->n_pass += s->layer == 0;
     drop_wrong_hints(s);
     const uint32_t n =
         fg_predictor_hints(s->predictor, s->cache, s->layer, sel, n_tok, guess, loads);
@@ -345,6 +347,17 @@ void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_gu
         start(s, loads[i].layer, loads[i].expert, loads[i].slot, false);
         if (s->one_token) s->hint[loads[i].slot] = 1 + loads[i].layer;
     }
+}
+
+uint64_t fg_store_pass(const fg_store *s)
+{
+    return s->n_pass;
+}
+
+void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n_row,
+                     uint32_t n_kept)
+{
+    if (pass == s->n_pass) fg_predictor_rewind(s->predictor, sel, n_row, n_kept);
 }
 
 /* At the end of a pass: does the predictor pay? */

@@ -92,6 +92,14 @@ uint32_t fg_store_guess_layers(const fg_store *s);
  * for FG_STORE_PAUSE passes, and twice as long each further time. */
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
 
+/* Number of the last pass that hinted; what fg_store_rewind goes by. */
+uint64_t fg_store_pass(const fg_store *s);
+
+/* Pass number `pass` had n_kept of its n_row rows only, the others were undone: its predictor forgets
+ * them.  sel[n_layer][n_row][n_used] is what the pass was; without effect when another one followed. */
+void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n_row,
+                     uint32_t n_kept);
+
 enum { FG_STORE_TRIAL = 32, FG_STORE_PAUSE = 256 };
 
 typedef struct fg_store_stats {

@@ -51,7 +51,7 @@ void fg_directory_fini(fg_directory *d)
 
 static uint64_t attn_bytes(const fg_shape *s)
 {
-    return fg_round_up(s->n_layer, 16); /* keeps the records behind it aligned */
+    return fg_round_up(s->n_layer, 16); /* keeps the records after it aligned */
 }
 
 uint64_t fg_directory_bytes(const fg_shape *s, uint32_t n_meta)
@@ -229,7 +229,7 @@ static fg_status get_meta(decoder *k, fg_meta_entry *m, const fg_meta_entry *pre
     }
     if (prev != NULL && strcmp(prev->key, m->key) >= 0) {
         return fg_fail(k->err, FG_EFORMAT,
-                       "%s: metadata key %s behind %s, expected ascending unique keys", k->path,
+                       "%s: metadata key %s after %s, expected ascending unique keys", k->path,
                        m->key, prev->key);
     }
     const uint64_t limit = k->slot->file_bytes;
@@ -435,7 +435,7 @@ static fg_status get_body(decoder *k, fg_directory *d, position *said)
         FG_TRY(get_meta(k, &d->meta[i], i == 0 ? NULL : &d->meta[i - 1]));
     }
     FG_TRY(check_regions(k, d));
-    /* Placement needs the types, which come behind the extents: tensors first. */
+    /* Placement needs the types, which come after the extents: tensors first. */
     decoder extents = *k;
     (void)fg_cursor_bytes(&k->c, s->n_layer * (1 + (size_t)s->n_expert) * FG_EXTENT_RECORD_BYTES);
     for (uint64_t i = 0; i < d->n_tensor; i++) {

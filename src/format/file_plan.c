@@ -29,7 +29,7 @@ static uint64_t own_panel_bytes(const fg_tensor *t)
     return fg_panel_bytes((fg_qtype)t->type, t->n_col);
 }
 
-/* Reserves the padded row scales of t at pos; returns the position behind them. */
+/* Reserves the padded row scales of t at pos; returns the position after them. */
 static uint64_t place_scales(fg_tensor *t, uint64_t pos)
 {
     const fg_qtype_info *info = fg_qtype_get(t->type);
@@ -202,7 +202,7 @@ static fg_status take_meta(fg_directory *d, const fg_file_spec *spec, const char
 
 /* --- the whole --- */
 
-/* Blobs stand behind the header slots. */
+/* Blobs stand after the header slots. */
 static uint64_t place_meta(fg_directory *d)
 {
     uint64_t pos = FG_N_SLOT * FG_SLOT_BYTES;

@@ -146,7 +146,7 @@ uint32_t fg_parts_at(const fg_parts *p, uint64_t offset, uint64_t *end)
     if (p->n <= 1) return 0;
     const fg_directory *d = p->dir;
     const uint64_t n_all = (uint64_t)d->shape.n_layer * d->shape.n_expert;
-    uint64_t lo = 0, hi = n_all; /* the first expert that ends behind offset */
+    uint64_t lo = 0, hi = n_all; /* the first expert that ends after offset */
     while (lo < hi) {
         const uint64_t mid = lo + (hi - lo) / 2;
         if (d->expert[mid].offset + d->expert[mid].bytes <= offset) {

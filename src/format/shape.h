@@ -43,10 +43,9 @@ typedef struct fg_shape {
     uint32_t n_vocab;   /* rows of embedding and lm_head */
     uint64_t n_ctx_max; /* max_position_embeddings */
     double rope_theta;
-    double norm_eps;       /* rms_norm_eps */
-    double inner_norm_eps; /* norm of the concatenated lightning heads */
-    double alpha_softmax,
-        beta_softmax; /* residual factors behind each attention kind and the MoE */
+    double norm_eps;                    /* rms_norm_eps */
+    double inner_norm_eps;              /* norm of the concatenated lightning heads */
+    double alpha_softmax, beta_softmax; /* residual factors after each attention kind and the MoE */
     double alpha_lightning, beta_lightning;
     double alpha_mlp, beta_mlp;
     uint32_t postnorm;          /* 1: the normed input is the residual; 0: the un-normed one */

@@ -5,7 +5,7 @@
  * position on.
  *
  * A mark is canonical, that is a function of the tokens before it: S as of the last chunk boundary,
- * folded in the copy where the state has not done so yet, and behind it the keys and values of the
+ * folded in the copy where the state has not done so yet, and after it the keys and values of the
  * tokens since (the tail; none at a boundary).  Two states at the same position that came there in
  * different ways give the same bytes.
  */

@@ -26,7 +26,7 @@ typedef struct fg_scratch {
     fg_acts n;        /* [T][d_model] normed input of the current sub-layer */
     fg_acts u;        /* [T][n_head * d_head] attention output before out_proj */
     fg_acts a;        /* [T][d_model] sub-layer output (f only) */
-    fg_acts qkv;      /* [T][3 * n_head * d_head] (f only); softmax: q, then k, v behind it */
+    fg_acts qkv;      /* [T][3 * n_head * d_head] (f only); softmax: q, then k, v after it */
     fg_acts gate;     /* [T][n_head * d_head] output gate (f only) */
     fg_acts router;   /* [T][n_expert] (f only) */
     fg_acts xs;       /* [T * n_used][d_model] inputs sorted by expert */
@@ -43,7 +43,7 @@ typedef struct fg_scratch {
     uint32_t n_active;
     uint32_t n_wave; /* experts worked on at a time; see moe.c */
     float *chains;   /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
-    fg_acts ahead;   /* [2][d_model] input of another layer's router; state behind it (f only) */
+    fg_acts ahead;   /* [2][d_model] input of another layer's router; state after it (f only) */
     float *attn;     /* [n_thread][attn_stride] per-worker block results */
     size_t attn_stride;
     float *spans;       /* [n_kv_head][spans of n_ctx][span_stride] results of one token */

@@ -185,7 +185,7 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     const fg_shape *shape = b->m->shape;
     fg_scratch *s = b->s;
     fg_product in[] = {{&y->q, &s->n, s->qkv}, {&y->k, &s->n, s->qkv}, {&y->v, &s->n, s->qkv}};
-    in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns behind q */
+    in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns after q */
     in[2].y.f = in[1].y.f + (size_t)shape->n_kv_head * shape->d_head;
 
     fg_multiply(w, b->m->weights, in, 3, b->n_tok);

@@ -57,7 +57,7 @@ typedef struct fg_profile {
  * hidden: after each layer l, x[T][d_model] rows `stride` elements apart; l = -1: embedding;
  *         l = n_layer: final norm (only rows whose logits were wanted).
  * experts: selected experts of layer l, [T][n_used], with weights.
- * guesses: behind it, when T = 1: what the routers of the layers ahead make of this layer's state. */
+ * guesses: after it, when T = 1: what the routers of the layers ahead make of this layer's state. */
 typedef struct fg_taps {
     void (*hidden)(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
                    size_t stride);

@@ -63,7 +63,7 @@ void fg_state_destroy(fg_state **st); /* accepts NULL */
 /* Back to an empty sequence; memory goes back to the system. */
 void fg_state_reset(fg_state *st);
 
-/* As if pos tokens had been evaluated, of whatever the state holds: for measuring behind a context
+/* As if pos tokens had been evaluated, of whatever the state holds: for measuring after a context
  * that nobody wants to compute. */
 void fg_state_reset_to(fg_state *st, uint64_t pos);
 

@@ -81,7 +81,7 @@ fg_status fg_weights_end(fg_weights *w, fg_err *err);
 /* For how many layers fg_weights_hint wants the routers' guesses, in a pass of one token. */
 uint32_t fg_weights_guess_layers(const fg_weights *w);
 
-/* The running layer's routing sel[n_tok][n_used], and the guesses behind it (may be NULL). */
+/* The running layer's routing sel[n_tok][n_used], and the guesses after it (may be NULL). */
 void fg_weights_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
 
 #endif

@@ -35,7 +35,7 @@
  *
  * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident t, sum of D).
  *
- * Prefill, a batch of n tokens behind p positions:
+ * Prefill, a batch of n tokens after p positions:
  *
  *     W = sum_type MACs / R(type)     dense matrices at n tokens, experts at their share of the batch
  *     t = (W + attention MACs / R_attn + B(lm_head) / R_gemv) * (1 + other_prefill)

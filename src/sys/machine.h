@@ -31,7 +31,7 @@ void fg_machine_describe(fg_machine *m);
 /* Name of the processor, as in fg_machine; name[n]. */
 void fg_machine_cpu_name(char *name, size_t n);
 
-/* Kernel level number i of this build, from the lowest; NULL behind the last one.  *has: this machine
+/* Kernel level number i of this build, from the lowest; NULL after the last one.  *has: this machine
  * can use it. */
 const char *fg_machine_level(uint32_t i, bool *has);
 

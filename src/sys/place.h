@@ -66,7 +66,7 @@ typedef struct fg_share {
  * ties to the first nodes.  With equal weights that is FORMAT.md's split. */
 void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out);
 /* The same for the matrices of a phase one after another, so that what is left goes round the nodes:
- * ties go to the nodes from *turn on, which begins with 0 and is moved behind those served. */
+ * ties go to the nodes from *turn on, which begins with 0 and is moved after those served. */
 void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
                             fg_share *out);
 

@@ -336,7 +336,7 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t 
 /* ---- limits of the control group ---- */
 
 /* Calls fn with the path of `name` in this process's cgroup and in each one above it.  key: how the
- * hierarchy's line in /proc/self/cgroup goes on behind its number (":" is version 2); root: where it is
+ * hierarchy's line in /proc/self/cgroup goes on after its number (":" is version 2); root: where it is
  * mounted.  In a container the last one called is the container's own. */
 static void walk_cgroup(const char *key, const char *root, const char *name,
                         void (*fn)(const char *path, void *arg), void *arg)

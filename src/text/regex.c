@@ -241,7 +241,7 @@ static fg_status put_group(rx *r)
     if (head[n - 1] == ')') {
         /* a(?i)b|c: Ruby's option takes in the alternatives after it, PCRE2's does too but without
          * making them a group; only at the very start is that the same */
-        if (r->p != r->start + n) return refuse(r, FG_ENOTSUP, "an option behind the start");
+        if (r->p != r->start + n) return refuse(r, FG_ENOTSUP, "an option after the start");
         r->caseless[r->depth] = caseless; /* to the end of the enclosing group */
         return FG_OK;
     }
@@ -267,7 +267,7 @@ static fg_status put_repeat(rx *r)
     if (q == r->end || n[0] == 0) return refuse(r, FG_ENOTSUP, "a brace that is no repeat count");
     copy(r, (size_t)(q - r->p) + 1);
     /* Ruby reads {n}+ as a repeated repeat, PCRE2 as possessive; {n}? differs for exact counts. */
-    if (at(r, "+") || at(r, "?")) return refuse(r, FG_ENOTSUP, "a mark behind a repeat count");
+    if (at(r, "+") || at(r, "?")) return refuse(r, FG_ENOTSUP, "a mark after a repeat count");
     return FG_OK;
 }
 

@@ -402,7 +402,7 @@ static fg_status add_byte_level(const loader *l, const fg_json *node)
 
 static fg_status load_pretokenizer(const loader *l, const fg_json *node)
 {
-    static const char wanted[] = "Split and one ByteLevel behind them";
+    static const char wanted[] = "Split and one ByteLevel after them";
     if (absent(node)) return unsupported(l, "pre_tokenizer", "null", wanted);
     const char *type;
     FG_TRY(get_type(l, node, "pre_tokenizer", &type));

@@ -159,10 +159,40 @@ PROGRAM = r"""#include <fulgur.h>
 #include <stdio.h>
 #include <string.h>
 
-int main(void)
+static bool say(void *ctx, fg_think_part part, const char *text, size_t n)
 {
-    printf("%s %s\n", fg_version(), fg_status_text(FG_EFORMAT));
-    return strcmp(fg_version(), FG_VERSION) != 0;
+    (void)ctx, (void)part;
+    return fwrite(text, 1, n, stdout) == n;
+}
+
+int main(int argc, char **argv)
+{
+    fg_err err = {FG_OK, ""};
+    fg_engine_opts eo = fg_engine_opts_default();
+    fg_session_opts so = fg_session_opts_default();
+    fg_sampler_opts sampling = fg_sampler_opts_default();
+    fg_reply_opts ro = fg_reply_opts_default();
+    fg_engine *e = NULL;
+    fg_session *s = NULL;
+    fg_reply reply;
+    uint32_t *ids = NULL;
+    size_t n = 0;
+    if (argc != 2 || strcmp(fg_version(), FG_VERSION) != 0) return 2;
+    sampling.temp = 0;
+    ro.n_max = 16;
+    ro.emit = say;
+    if (fg_engine_open(&e, argv[1], &eo, &err) == FG_OK && fg_session_create(&s, e, &so, &err) == FG_OK &&
+        fg_engine_encode(e, "Once upon a time", 16, false, &ids, &n, &err) == FG_OK &&
+        fg_session_eval(s, ids, n, NULL, NULL, &err) == FG_OK &&
+        fg_engine_sampler(e, &sampling, &ro.sampler, &err) == FG_OK) {
+        (void)fg_reply_run(s, &ro, &reply, &err);
+    }
+    if (err.code != FG_OK) fprintf(stderr, "%s\n", err.msg);
+    fg_free(ids);
+    fg_sampler_destroy(&ro.sampler);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return err.code != FG_OK;
 }
 """
 source = write("stranger.c", PROGRAM)
@@ -182,16 +212,19 @@ def build(name, *flags):
     return sh(CC, "-std=c11", "-Wall", "-Werror", *pkg_config("--cflags"), source, "-o", path(name), *flags)
 
 
-said = f"{version} malformed file\n"
+MODEL = path("nano.fulgur")
+check("model", run("convert", "tests/models/m1-nano", MODEL)[0] == 0)
+said = run("run", MODEL, "-p", "Once upon a time", "-n", "16", "--temp", "0")[1].decode().rstrip("\n")
+check("said", len(said) > 16, said)
 check("version", pkg_config("--modversion") == [version]
       and all(f"#define FG_VERSION_{part} {n}\n" in open(ROOT + "/include/fulgur.h").read()
               for part, n in zip(("MAJOR", "MINOR", "PATCH"), version.split("."))), pkg_config("--modversion"))
 out = build("shared", *pkg_config("--libs"))
-ran = sh(path("shared"), env={"LD_LIBRARY_PATH": ROOT + "/lib"})
+ran = sh(path("shared"), MODEL, env={"LD_LIBRARY_PATH": ROOT + "/lib"})
 check("shared", out[0] == 0 and ran == (0, said) and "libfulgur.so.0" in needs(path("shared")), (out, ran))
-check("shared_control", sh(path("shared"))[0] != 0)  # without the library it does not start
+check("shared_control", sh(path("shared"), MODEL)[0] != 0)  # without the library it does not start
 out = build("static", ROOT + "/lib/libfulgur.a", *(f for f in pkg_config("--static", "--libs") if f != "-lfulgur"))
-ran = sh(path("static"))
+ran = sh(path("static"), MODEL)
 check("static", out[0] == 0 and ran == (0, said) and not any("fulgur" in n for n in needs(path("static"))), (out, ran))
 
 # ---- the shared library: what it exports and needs ----

@@ -42,6 +42,36 @@ static bool ranks(const fg_predictor *p, uint32_t layer, uint32_t n, const uint3
 
 static const uint32_t tokens[] = {3, 9, 3, 1, 3, 9, 5, 1}; /* 4 tokens; counts: 3 of 3; 2 of 1, 9 */
 
+/* A pass of three tokens of which one is kept, against a predictor that saw that one only. */
+FG_TEST(undone_rows_are_forgotten)
+{
+    static const fg_predict kinds[] = {FG_PREDICT_FREQUENCY, FG_PREDICT_PREVIOUS};
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        fg_predictor *a = open_predictor(kinds[k], 1), *b = open_predictor(kinds[k], 1);
+        uint32_t sel[N_LAYER][3][N_USED], want[N_EXPERT], got[N_EXPERT];
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            for (uint32_t t = 0; t < 3; t++) {
+                sel[l][t][0] = (l + 5 * t) % N_EXPERT;
+                sel[l][t][1] = (l + 5 * t + 1) % N_EXPERT;
+            }
+            fg_predictor_observe(a, l, tokens, 1);
+            fg_predictor_observe(b, l, tokens, 1);
+        }
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            fg_predictor_observe(a, l, sel[l][0], 3);
+            fg_predictor_observe(b, l, sel[l][0], 1);
+        }
+        const uint32_t n = fg_predictor_rank(b, 2, NULL, want, N_EXPERT);
+        CHECK(!ranks(a, 2, n, want)); /* negative control */
+        fg_predictor_rewind(a, &sel[0][0][0], 3, 1);
+        CHECK(ranks(a, 2, n, want));
+        fg_predictor_rewind(a, NULL, 0, 0); /* all of it */
+        CHECK(fg_predictor_rank(a, 2, NULL, got, N_EXPERT) == 2 && got[0] == tokens[0]);
+        fg_predictor_destroy(&a);
+        fg_predictor_destroy(&b);
+    }
+}
+
 FG_TEST(ranking)
 {
     fg_predictor *f = open_predictor(FG_PREDICT_FREQUENCY, 1),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The new blob and a complete new directory go behind the end of the file in one write; sync; then
+ * The new blob and a complete new directory go after the end of the file in one write; sync; then
  * the header slot that is not in force is written, which makes them valid; sync.  Nothing that the
  * slot in force refers to is ever written, so no crash can take the old generation away, and the
  * first sync keeps the new slot from reaching the disk before what it refers to.

@@ -20,7 +20,7 @@
 enum {
     HEADER_BYTES = 32,
     FIXED_BYTES = 32,  /* of a body */
-    AROUND_BYTES = 16, /* length before the body, hash behind it */
+    AROUND_BYTES = 16, /* length before the body, hash after it */
     VERSION = 2,
 };
 #define MAX_BYTES ((uint64_t)1 << 32) /* larger is none of ours */

@@ -15,7 +15,7 @@
  *            peak, lut[16]); payload[n_payload]
  *
  * A span is what was written in one go since the record before: tensors first to end - 1, with the
- * padding behind them.  Its bytes are cut where the file's chunks begin, and the hashes are those of the
+ * padding after them.  Its bytes are cut where the file's chunks begin, and the hashes are those of the
  * pieces, of all spans in turn (writer_impl.h).
  *
  * Little-endian.  The file is of no use to anything but the program that wrote it, and is gone when
@@ -61,7 +61,7 @@ const fg_checkpoint *fg_journal_record(const fg_journal *j, size_t i);
 /* Begins a new journal over whatever was there: header only, with folder entry on the disk. */
 fg_status fg_journal_start(fg_journal *j, uint64_t identity, fg_err *err);
 
-/* Cuts everything behind the first n records (n > 0), so that the next append follows them. */
+/* Cuts everything after the first n records (n > 0), so that the next append follows them. */
 fg_status fg_journal_keep(fg_journal *j, size_t n, fg_err *err);
 
 /* Appends *c (its pointers encoded as above, end ignored) and syncs.  The records read by load are

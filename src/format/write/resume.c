@@ -337,7 +337,7 @@ static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, 
     return FG_OK;
 }
 
-/* What stands before and behind the data is written at the end; an interrupted end may have left
+/* What stands before and after the data is written at the end; an interrupted end may have left
  * anything there, even a header. */
 static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
 {

@@ -290,7 +290,7 @@ fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_e
     return FG_OK;
 }
 
-/* The first tensor that begins at or behind pos; those before it must end there. */
+/* The first tensor that begins at or after pos; those before it must end there. */
 static fg_status find_end(const fg_writer *w, uint64_t *out, fg_err *err)
 {
     uint64_t low = w->span.first, high = w->plan.dir.n_tensor;

@@ -88,7 +88,7 @@ bool fg_writer_is_kept(const fg_writer *w);
 /* Position of the next byte that fg_writer_write expects, absolute. */
 uint64_t fg_writer_pos(const fg_writer *w);
 
-/* Pads behind the tensors written so far, and goes on at tensor idx, which must not be written yet (the
+/* Pads after the tensors written so far, and goes on at tensor idx, which must not be written yet (the
  * gate, for an expert).  Going on where the position is costs nothing.  FG_EINVAL also inside a tensor. */
 fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err);
 

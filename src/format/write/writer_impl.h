@@ -3,7 +3,7 @@
  * The writer's insides, shared by writer.c (data, end), resume.c (begin, checkpoints) and writer_parts.c (a
  * split file's other parts).
  *
- * A span is a run of tensors written in one go, with the padding behind each of them: the spans of a
+ * A span is a run of tensors written in one go, with the padding after each of them: the spans of a
  * finished file tile its data region.  Where the file's chunks begin, a span is cut into pieces, each
  * with its XXH3-64.  A piece that is a whole chunk has the chunk's hash; the others, at the ends of
  * spans, are kept as edges until the end, when their chunks are read back, the pieces compared, and the
@@ -100,7 +100,7 @@ fg_status fg_writer_flush(fg_writer *w, fg_err *err);
 uint64_t fg_writer_cut(const fg_writer *w, uint64_t pos, uint64_t to);
 /* Takes a whole span as written: its pieces' hashes, u64 little-endian in turn. */
 fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_err *err);
-/* Ends the span that is being written, if it has begun; pads behind its last tensor. */
+/* Ends the span that is being written, if it has begun; pads after its last tensor. */
 fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
