@@ -204,7 +204,8 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
 
 /* ---- the machine ---- */
 
-/* Reads the model's mapping, if it is what the model uses, at most half of memory of it, as decode does: all workers, 4 KiB pages. */
+/* Reads the model's mapping, if it is what the model uses, at most half of memory of it, as decode
+ * does: all workers, 4 KiB pages. */
 static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err)
 {
     const fg_model_file *f = fg_engine_file(b->e);

@@ -5,8 +5,8 @@
  * takes part in every fourth round.
  *
  * "Cache": weights of a few panels and the activations together fit a second-level cache of 512 KiB
- * up to 16 tokens; with 64 the activations of long rows alone are larger, as in a prefill.  "Memory":
- * panels are taken from a buffer that the last-level cache cannot hold, each once.
+ * up to 16 tokens; with 64 the activations of long rows alone are larger, as in a prefill.
+ * "Memory": panels are taken from a buffer that the last-level cache cannot hold, each once.
  */
 #include <math.h>
 #include <stdio.h>

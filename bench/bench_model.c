@@ -315,8 +315,8 @@ static uint64_t rss_bytes(void)
     return rss * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* All files of a split model.  The share that is resident then tells whether it worked; what cannot be opened
- * here is reported by who opens it next. */
+/* All files of a split model.  The share that is resident then tells whether it worked; what cannot
+ * be opened here is reported by who opens it next. */
 static void drop_from_memory(const char *path)
 {
     enum { MAX_FILE = 64 };

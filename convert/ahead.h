@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One function at a time on a thread of its own, while the caller does something else: the converter reads the
- * next band there while the team encodes this one.
+ * One function at a time on a thread of its own, while the caller does something else: the
+ * converter reads the next band there while the team encodes this one.
  */
 #ifndef FG_CONVERT_AHEAD_H
 #define FG_CONVERT_AHEAD_H

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * One pass over the work (convert_impl.h) in the order of work.c.  Whatever can be refused without reading
- * tensor data (output, recipe, configuration, headers, names, shapes, tokenizer, free space) is refused first,
- * in `prepare` and fg_writer_resume; after that only I/O errors and weights that are not finite can stop it.
+ * One pass over the work (convert_impl.h) in the order of work.c.  Whatever can be refused without
+ * reading tensor data (output, recipe, configuration, headers, names, shapes, tokenizer, free
+ * space) is refused first, in `prepare` and fg_writer_resume; after that only I/O errors and
+ * weights that are not finite can stop it.
  *
- * Bytes of a weight: shards.c reads them where catalog.c says, encode.c makes panels of them (quant/panel.c),
- * spool.c keeps panels back until the row scales that stand before them are known, the writer has the rest.
+ * Bytes of a weight: shards.c reads them where catalog.c says, encode.c makes panels of them
+ * (quant/panel.c), spool.c keeps panels back until the row scales that stand before them are known,
+ * the writer has the rest.
  */
 #include "convert/convert_impl.h"
 
@@ -273,8 +275,8 @@ static fg_status write_matrices(run *r, uint64_t idx, size_t n, fg_err *err)
 
 /* --- checkpoints: what one life of a conversion leaves for the next --- */
 
-/* What is not in the plan or the metadata: which shard has which tensor, and the text to calibrate with;
- * headers of shards are compared one by one as they come (work.c).  Not: threads, places. */
+/* What is not in the plan or the metadata: which shard has which tensor, and the text to calibrate
+ * with; headers of shards are compared one by one as they come (work.c).  Not: threads, places. */
 static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
 {
     const fg_hf_index *x = &r->in.catalog.ckpt.index;
@@ -303,8 +305,8 @@ static fg_status checkpoint(run *r, fg_err *err)
     return fg_work_delete(r, err);
 }
 
-/* Behind a piece of work: when it is time, when shards become free, and calibrated at the end of each layer, which
- * may have taken long. */
+/* Behind a piece of work: when it is time, when shards become free, and calibrated at the end of
+ * each layer, which may have taken long. */
 static fg_status save(run *r, const fg_work *u, fg_err *err)
 {
     const uint64_t next = u->first + u->n;
@@ -439,7 +441,8 @@ static fg_status check_budget(const fg_convert_opts *o, fg_err *err)
     return FG_OK;
 }
 
-/* Most bytes of panels that wait in memory.  Calibration runs gate and up of an expert from there. */
+/* Most bytes of panels that wait in memory.  Calibration runs gate and up of an expert from
+ * there. */
 static uint64_t spool_limit(const run *r, const fg_work *u)
 {
     return r->opts->calib_path != NULL && u->n > 1 ? FG_CALIB_SPOOL_BYTES : FG_SPOOL_BYTES;
@@ -477,9 +480,8 @@ static fg_status check_calibration(const run *r, fg_err *err)
         if (t->role != FG_ROLE_EMBED && fg_qtype_get(t->type)->quantized) return FG_OK;
     }
     if (o->calib_path == NULL) return FG_OK;
-    return fg_fail(
-        err, FG_EINVAL,
-        "calibration: no quantized matrix in the recipe, expected one; omit the text");
+    return fg_fail(err, FG_EINVAL,
+                   "calibration: no quantized matrix in the recipe, expected one; omit the text");
 }
 
 /* Deleting needs a folder that can be written to: better known now. */

@@ -2,40 +2,44 @@
  *
  * Converts a Hugging Face checkpoint folder into one .fulgur file.
  *
- * The room convert puts together what its three rooms know: source (what is read), choose (which types), calib
- * (what a text says).  Its own files: metadata.h (what is stored beside the weights), work.c (in which order),
- * encode.h (weights to panels), spool.h (panels to the writer), dry_run.h (what would be done).
+ * The room convert puts together what its three rooms know: source (what is read), choose (which
+ * types), calib (what a text says).  Its own files: metadata.h (what is stored beside the weights),
+ * work.c (in which order), encode.h (weights to panels), spool.h (panels to the writer), dry_run.h
+ * (what would be done).
  *
  * Streaming: for each tensor a band of rows is read, encoded on all threads and written.  A plain
- * conversion takes tensors as the shards have them, each source byte read once and nearly in order; a calibrated
- * one takes them in the order of the file.  Memory is bounded by the longest row, the number of threads
- * and fixed buffers, never by the size of the checkpoint; only the shard headers and the index are
- * held as a whole.  The bytes of the file depend on the source files and the recipe alone: not on
- * thread count, time, paths or machine; calibrated, on the text and on OpenBLAS and the kernels that it
- * chooses for the CPU as well (a conversion is not resumed with others).
+ * conversion takes tensors as the shards have them, each source byte read once and nearly in order;
+ * a calibrated one takes them in the order of the file.  Memory is bounded by the longest row, the
+ * number of threads and fixed buffers, never by the size of the checkpoint; only the shard headers
+ * and the index are held as a whole.  The bytes of the file depend on the source files and the
+ * recipe alone: not on thread count, time, paths or machine; calibrated, on the text and on
+ * OpenBLAS and the kernels that it chooses for the CPU as well (a conversion is not resumed with
+ * others).
  *
  * Like cp, a conversion replaces an existing OUT, but only by the final rename: until then, and
- * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced after the
- * rename, that is an error, and OUT is the whole new file.)
+ * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced after
+ * the rename, that is an error, and OUT is the whole new file.)
  *
  * Split, the parts other than OUT must not be there yet: they are never replaced.
  *
  * Resuming: the work grows as OUT.part with a journal OUT.part.journal beside it.  When the process
- * ends early, killed or by an error, and there is a checkpoint (every 4 GiB or 30 s; calibrated, after
- * each layer too), both stay, and the same conversion goes on there; the file is the same, byte for
- * byte, as in one go.  Without a checkpoint nothing is left behind after an error.  The same means:
- * equal configuration, tokenizer, recipe, calibration text, and shards of equal names, sizes and
- * headers; data of shards is not compared.  Another conversion to OUT is refused while they are there.
+ * ends early, killed or by an error, and there is a checkpoint (every 4 GiB or 30 s; calibrated,
+ * after each layer too), both stay, and the same conversion goes on there; the file is the same,
+ * byte for byte, as in one go.  Without a checkpoint nothing is left behind after an error.  The
+ * same means: equal configuration, tokenizer, recipe, calibration text, and shards of equal names,
+ * sizes and headers; data of shards is not compared.  Another conversion to OUT is refused while
+ * they are there.
  *
- * Small disks: with delete_consumed a shard is deleted when everything made from it is after a checkpoint
- * (on the disk; the journal has its header), so that a kill at any moment loses no data; with
- * wait_for_shards a shard may arrive while the conversion runs (configuration, index and tokenizer must
- * be there).  In the release's layout a plain conversion then holds two shards at a time, 4.5 GB, a
- * calibrated one all shards of a group of layers, 234 GB, because the shards are expert-major
- * inside a group and calibration goes layer by layer.
+ * Small disks: with delete_consumed a shard is deleted when everything made from it is after a
+ * checkpoint (on the disk; the journal has its header), so that a kill at any moment loses no data;
+ * with wait_for_shards a shard may arrive while the conversion runs (configuration, index and
+ * tokenizer must be there).  In the release's layout a plain conversion then holds two shards at a
+ * time, 4.5 GB, a calibrated one all shards of a group of layers, 234 GB, because the shards are
+ * expert-major inside a group and calibration goes layer by layer.
  *
- * Metadata written: the files of fg_copied_files (metadata.h), verbatim, those that are there; "recipe" (the
- * effective recipe, see recipe.h); "provenance"; "calibration" (what was calibrated with).
+ * Metadata written: the files of fg_copied_files (metadata.h), verbatim, those that are there;
+ * "recipe" (the effective recipe, see recipe.h); "provenance"; "calibration" (what was calibrated
+ * with).
  *
  * Provenance: JSON {"converter": "fulgur", "version": 1, "type": TYPE, "files": [{"name": NAME,
  * "bytes": N, "xxh3": HEX}, ...]}, one entry for each shard in order of name, HEX being 16 lower
@@ -83,11 +87,12 @@ typedef struct fg_convert_opts {
     void *ctx;
     bool delete_consumed; /* shards, when nothing needs them any more.  Not symbolic links, and not
                            * files with several links: removing those would free nothing */
-    bool
-        wait_for_shards; /* those that are missing or shorter than they say; one under its final name
-                           * counts when it has not changed for 5 s and no downloader's file
-                           * (.aria2, .incomplete, .part, .crdownload) is beside it */
-    /* Called when waiting for a shard begins (its name), and when it ends (NULL).  NULL: no calls. */
+    /* Those that are missing or shorter than they say; one under its final name counts when it has
+     * not changed for 5 s and no downloader's file (.aria2, .incomplete, .part, .crdownload) is
+     * beside it. */
+    bool wait_for_shards;
+    /* Called when waiting for a shard begins (its name), and when it ends (NULL).  NULL: no
+     * calls. */
     void (*waiting)(void *ctx, const char *shard);
     uint64_t checkpoint_bytes; /* for tests: a checkpoint each so many; 0: 4 GiB or 30 s */
     uint64_t settle_ns;        /* for tests, instead of those 5 s */

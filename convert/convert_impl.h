@@ -3,10 +3,11 @@
  * The insides of a conversion, shared by convert.c (what is written), metadata.c, work.c (in which
  * order, from which shards, and what of them is still needed) and dry_run.c.
  *
- * A piece of work is what is encoded together: one tensor, or gate, up and down of an expert.  The release's
- * shards are expert-major inside a group of some 20 layers, the file is layer-major.  A plain
- * conversion takes them as the shards have them, so that a shard is needed once and for a short time; a
- * calibrated one must take them in file order, so that a group's shards (up to 240 GB) are needed together.
+ * A piece of work is what is encoded together: one tensor, or gate, up and down of an expert.  The
+ * release's shards are expert-major inside a group of some 20 layers, the file is layer-major.  A
+ * plain conversion takes them as the shards have them, so that a shard is needed once and for a
+ * short time; a calibrated one must take them in file order, so that a group's shards (up to 240
+ * GB) are needed together.
  */
 #ifndef FG_CONVERT_CONVERT_IMPL_H
 #define FG_CONVERT_CONVERT_IMPL_H
@@ -111,7 +112,8 @@ typedef struct fg_run {
 } fg_run;
 
 void fg_run_init(fg_run *r, const fg_convert_opts *opts);
-/* What a conversion does before it opens OUT.part: catalog, recipe, metadata, plan, order of the work. */
+/* What a conversion does before it opens OUT.part: catalog, recipe, metadata, plan, order of the
+ * work. */
 fg_status fg_run_prepare(fg_run *r, fg_err *err);
 void fg_run_fini(fg_run *r);
 
@@ -124,7 +126,8 @@ fg_status fg_run_tick(void *run, uint64_t n, fg_err *err);
 
 /* --- metadata.c --- */
 
-/* Reads and checks the copied files, and adds provenance: all metadata that does not hang on the recipe. */
+/* Reads and checks the copied files, and adds provenance: all metadata that does not hang on the
+ * recipe. */
 fg_status fg_run_copy_files(fg_run *r, fg_err *err);
 /* Adds the rest; blanks for what is known at the end. */
 fg_status fg_run_add_metadata(fg_run *r, fg_err *err);
@@ -136,7 +139,8 @@ fg_status fg_run_set_provenance(fg_run *r, fg_err *err);
 /* With the plan: what is to be done, in which order, who needs which shard. */
 fg_status fg_work_create(fg_run *r, fg_err *err);
 
-/* What to do next, an index, or the length of the list at the end; waits for its shards, or fails when they are not there. */
+/* What to do next, an index, or the length of the list at the end; waits for its shards, or fails
+ * when they are not there. */
 fg_status fg_work_next(fg_run *r, size_t *out, fg_err *err);
 /* Looks at all shards that may have come, and takes those that are complete. */
 fg_status fg_work_look(fg_run *r, fg_err *err);
@@ -148,19 +152,19 @@ fg_status fg_work_delete(fg_run *r, fg_err *err);
 /* True when a checkpoint would set shards free. */
 bool fg_work_can_delete(const fg_run *r);
 
-/* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_work_take reads it back
- * and notes their hashes; FG_EINVAL when a shard is another than then. */
+/* What a checkpoint says: headers that are new, hashes of tensors that are new.  fg_work_take reads
+ * it back and notes their hashes; FG_EINVAL when a shard is another than then. */
 fg_status fg_work_put(const fg_run *r, fg_buf *b, fg_err *err);
 void fg_work_put_done(fg_run *r);
 fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err);
 /* When the writer has begun: what is done, and whether the shards of the others are there. */
 fg_status fg_work_check(fg_run *r, fg_err *err);
 
-/* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to do, what
- * deleting shards gives back counted. */
+/* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to
+ * do, what deleting shards gives back counted. */
 fg_status fg_work_need(const fg_run *r, const char *beside, uint64_t *need, fg_err *err);
-/* Most bytes of shards that must be there at once, when they come in order of name no sooner than they are
- * needed, and go when they are consumed. */
+/* Most bytes of shards that must be there at once, when they come in order of name no sooner than
+ * they are needed, and go when they are consumed. */
 fg_status fg_work_overlap(const fg_run *r, uint64_t *bytes, fg_err *err);
 
 #endif

@@ -34,8 +34,8 @@ typedef struct fg_dry_run {
     uint64_t temp_bytes; /* of temporary files beside OUT */
     uint64_t need_bytes; /* free space that OUT's folder must have, all counted */
     uint64_t free_bytes; /* that it has */
-    /* Of a split OUT, what part k > 0 takes, and what its folder has; need_bytes counts what is on OUT's
-     * file system.  n_part 1: not split. */
+    /* Of a split OUT, what part k > 0 takes, and what its folder has; need_bytes counts what is on
+     * OUT's file system.  n_part 1: not split. */
     uint32_t n_part;
     uint64_t part_bytes[FG_MAX_PART], part_free[FG_MAX_PART];
     bool parts_fit; /* those that are on other file systems than OUT */
@@ -47,15 +47,16 @@ typedef struct fg_dry_run {
     fg_dry_run_sum sum[FG_DRY_RUN_MAX_SUM]; /* by role, then type */
 } fg_dry_run;
 
-/* All checks of fg_convert before its first byte but that of free space, nothing is written.  Shards may be
- * missing: their tensors are then supposed to be bf16 (routers f32). */
+/* All checks of fg_convert before its first byte but that of free space, nothing is written.
+ * Shards may be missing: their tensors are then supposed to be bf16 (routers f32). */
 fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_dry_run *out, fg_err *err);
 
-/* Only the plan of the file, with every size and place, where no shard needs to be there and none is opened.
- * source: a checkpoint folder, or a config.json alone, which is then the only metadata besides recipe and
- * provenance.  type and recipe as in fg_convert_opts.  *exact: the file's size; false for a configuration
- * alone, or a folder that has neither index nor shard.  *out is destroyed by fg_file_plan_destroy.  Errors:
- * FG_EIO, FG_EFORMAT, FG_EINVAL, FG_ENOTSUP, FG_ESHAPE, FG_ELIMIT, FG_ENOMEM. */
+/* Only the plan of the file, with every size and place, where no shard needs to be there and none
+ * is opened. source: a checkpoint folder, or a config.json alone, which is then the only metadata
+ * besides recipe and provenance.  type and recipe as in fg_convert_opts.  *exact: the file's size;
+ * false for a configuration alone, or a folder that has neither index nor shard.  *out is destroyed
+ * by fg_file_plan_destroy.  Errors: FG_EIO, FG_EFORMAT, FG_EINVAL, FG_ENOTSUP, FG_ESHAPE,
+ * FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_dry_run_plan(fg_file_plan **out, const char *source, const char *type,
                           const char *recipe, bool *exact, fg_err *err);
 

@@ -226,8 +226,8 @@ static bool encode_range(const band *b, uint32_t worker, uint64_t begin, uint64_
     return true;
 }
 
-/* Items are given out in order, so that all before a refused one were taken: the first is found.  In small
- * parts, because the reader takes a core now and then. */
+/* Items are given out in order, so that all before a refused one were taken: the first is found.
+ * In small parts, because the reader takes a core now and then. */
 static void encode_items(fg_worker *worker, void *arg)
 {
     const band *b = arg;

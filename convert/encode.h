@@ -6,9 +6,9 @@
  *
  * A panel is encoded by one worker and is a function of its 16 rows only, and the error sums are
  * added in panel order by the caller's thread, so neither the number of threads nor the band size
- * shows in the result.  While a band is encoded, a thread of the encoder reads the next: the source must not
- * be used by others during fg_encode.  Memory: three bands (some 16 MB each, or four panels a thread where
- * rows are long, 256 MB at most) and one panel of f32 a thread.
+ * shows in the result.  While a band is encoded, a thread of the encoder reads the next: the source
+ * must not be used by others during fg_encode.  Memory: three bands (some 16 MB each, or four
+ * panels a thread where rows are long, 256 MB at most) and one panel of f32 a thread.
  */
 #ifndef FG_CONVERT_ENCODE_H
 #define FG_CONVERT_ENCODE_H
@@ -59,11 +59,12 @@ void fg_encoder_destroy(fg_encoder **e);
 fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_encode_io *io,
                     fg_err *err);
 
-/* Reads a vector and hands it on as f32: of *job, tensor and piece are used and hash is filled.  Errors as of
- * fg_encode. */
+/* Reads a vector and hands it on as f32: of *job, tensor and piece are used and hash is filled.
+ * Errors as of fg_encode. */
 fg_status fg_encode_vector(fg_encoder *e, fg_encode_job *job, const fg_encode_io *io, fg_err *err);
 
-/* n elements of `dtype` (not FG_ST_OTHER), little-endian, to f32; exact.  src needs no alignment. */
+/* n elements of `dtype` (not FG_ST_OTHER), little-endian, to f32; exact.  src needs no
+ * alignment. */
 void fg_encode_to_f32(fg_st_dtype dtype, const uint8_t *src, size_t n, float *dst);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Lengths are planned before the data is read, so that what is known only at the end is printed with fixed
- * widths.
+ * Lengths are planned before the data is read, so that what is known only at the end is printed
+ * with fixed widths.
  */
 #include "convert/metadata.h"
 
@@ -133,8 +133,8 @@ fg_status fg_metadata_add_folder(fg_metadata *m, const char *dir, bool checked, 
 
 /* --- provenance --- */
 
-/* shard, hash: NULL for a text of the same length without hashes and sizes, which may not be known yet when
- * the length is planned. */
+/* shard, hash: NULL for a text of the same length without hashes and sizes, which may not be known
+ * yet when the length is planned. */
 static fg_status print_provenance(fg_buf *b, const char *type, char *const *name, size_t n_shard,
                                   const fg_st_shard *shard, const uint64_t *hash, fg_err *err)
 {

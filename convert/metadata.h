@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The metadata of a converted file: copies of the checkpoint's small files, recipe, provenance, and what it
- * was calibrated with (convert.h has their texts).
+ * The metadata of a converted file: copies of the checkpoint's small files, recipe, provenance, and
+ * what it was calibrated with (convert.h has their texts).
  *
- * fg_copied_files is the only list of what is copied.  Conversion, dry run, budget, `plan`, synth and the check
- * that OUT overwrites no input all walk it, so that a new row is a new key everywhere.
+ * fg_copied_files is the only list of what is copied.  Conversion, dry run, budget, `plan`, synth
+ * and the check that OUT overwrites no input all walk it, so that a new row is a new key
+ * everywhere.
  */
 #ifndef FG_CONVERT_METADATA_H
 #define FG_CONVERT_METADATA_H
@@ -44,9 +45,9 @@ typedef struct fg_metadata {
 /* Copies key and bytes.  FG_ENOMEM. */
 fg_status fg_metadata_add(fg_metadata *m, const char *key, const void *bytes, uint64_t n,
                           fg_err *err);
-/* Adds the copied file at `path`.  checked: its contents are looked at as its kind says, and a broken one is
- * refused; n_vocab: ids that a tokenizer may have, 0: any number.  Errors: FG_EIO, FG_EFORMAT, FG_ESHAPE,
- * FG_ENOMEM. */
+/* Adds the copied file at `path`.  checked: its contents are looked at as its kind says, and a
+ * broken one is refused; n_vocab: ids that a tokenizer may have, 0: any number.  Errors: FG_EIO,
+ * FG_EFORMAT, FG_ESHAPE, FG_ENOMEM. */
 fg_status fg_metadata_add_file(fg_metadata *m, const fg_copied_file *f, const char *path,
                                bool checked, uint32_t n_vocab, fg_err *err);
 /* Adds every file of the table that `dir` has. */
@@ -56,8 +57,8 @@ fg_status fg_metadata_add_folder(fg_metadata *m, const char *dir, bool checked, 
 uint64_t fg_metadata_bytes(const fg_metadata *m);
 void fg_metadata_fini(fg_metadata *m);
 
-/* Adds the provenance of n_shard files with these names, hashes and sizes blank.  Its length is that of the
- * final one. */
+/* Adds the provenance of n_shard files with these names, hashes and sizes blank.  Its length is
+ * that of the final one. */
 fg_status fg_metadata_add_provenance(fg_metadata *m, const char *type, char *const *shard_name,
                                      size_t n_shard, fg_err *err);
 

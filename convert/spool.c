@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory first, then the file; replay is memory, then file.  The file is reused from its start by the
- * next group, so it never grows beyond the largest one.
+ * Memory first, then the file; replay is memory, then file.  The file is reused from its start by
+ * the next group, so it never grows beyond the largest one.
  */
 #include "convert/spool.h"
 

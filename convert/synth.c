@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The data region is cut into pieces (panels, row scales or a vector, each at its place in the file)
- * that are collected into a band.  While the workers fill a band, worker 0 first writes the band
- * before it and then helps.
+ * The data region is cut into pieces (panels, row scales or a vector, each at its place in the
+ * file) that are collected into a band.  While the workers fill a band, worker 0 first writes the
+ * band before it and then helps.
  */
 #include "convert/synth.h"
 
@@ -66,8 +66,8 @@ static float unit_at(uint64_t key, uint64_t i)
 static const float uniform_rms = 0.57735027f; /* of [-1, 1): 1 / sqrt(3) */
 
 /* Standard deviation of the weights.  1 / sqrt(n_col) keeps an rms of 1.  QKV of a lightning layer:
- * silu of something with deviation s has a mean of s / 2 in units of its rms, and only the direction
- * of its output survives the norm after it. */
+ * silu of something with deviation s has a mean of s / 2 in units of its rms, and only the
+ * direction of its output survives the norm after it. */
 static double weight_std(const fg_tensor *t)
 {
     const double unit = 1.0 / sqrt((double)t->n_col);
@@ -107,8 +107,8 @@ static double code_rms(const fg_tensor *t)
     return sqrt(sum / (double)info->n_code);
 }
 
-/* Group scales are +-(96..127): near the top of the range as an encoder leaves them, and with signs,
- * which cancel the mean of a table that is not symmetric. */
+/* Group scales are +-(96..127): near the top of the range as an encoder leaves them, and with
+ * signs, which cancel the mean of a table that is not symmetric. */
 static const double group_rms = 111.88; /* sqrt of the mean square of 96..127 */
 
 static uint64_t scale_word(uint64_t random)
@@ -175,7 +175,8 @@ static void put_f32(uint8_t *dst, float x)
     for (size_t b = 0; b < 4; b++) dst[b] = (uint8_t)(u >> (8 * b));
 }
 
-/* Row scales of rows 0 .. 16 * n_panel - 1, within 10 % of the one that gives the wanted deviation. */
+/* Row scales of rows 0 .. 16 * n_panel - 1, within 10 % of the one that gives the wanted
+ * deviation. */
 static void fill_scales(const fg_tensor *t, uint64_t key, uint8_t *dst)
 {
     const float base = (float)(weight_std(t) / (code_rms(t) * group_rms));
@@ -281,8 +282,8 @@ static fg_status extend(run *r, uint64_t end, fg_err *err)
     }
 }
 
-/* A piece whose first byte is at `offset` and whose file range ends at `end`; not zeroed.  Pieces of
- * gate and up interleave: the range of the second one begins inside that of the first. */
+/* A piece whose first byte is at `offset` and whose file range ends at `end`; not zeroed.  Pieces
+ * of gate and up interleave: the range of the second one begins inside that of the first. */
 static fg_status add(run *r, piece p, uint64_t offset, uint64_t end, fg_err *err)
 {
     band *b = &r->band[r->now];
@@ -466,8 +467,8 @@ static void print_config(fg_buf *b, const fg_shape *s)
     fg_buf_put_str(b, " \"tie_word_embeddings\": false\n}\n");
 }
 
-/* What belongs to the text side of a checkpoint; the tokenizer itself must be there.  One that does not parse
- * is refused before anything is written. */
+/* What belongs to the text side of a checkpoint; the tokenizer itself must be there.  One that does
+ * not parse is refused before anything is written. */
 static fg_status add_tokenizer(run *r, fg_err *err)
 {
     for (size_t i = 0; i < FG_N_COPIED; i++) {

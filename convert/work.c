@@ -26,8 +26,8 @@ enum {
     POLL_MS = 500,
     NAP_MS = 100, /* an interrupt is noticed after so long */
 };
-/* A shard under its final name is taken for complete when it is as long as it says and has not changed
- * for so long. */
+/* A shard under its final name is taken for complete when it is as long as it says and has not
+ * changed for so long. */
 #define SETTLE_NS ((uint64_t)5 * 1000000000)
 
 /* --- the list --- */
@@ -125,7 +125,8 @@ static fg_status refuse_shard(const fg_run *r, uint32_t s, fg_err *err)
                    r->in.catalog.ckpt.shard[s].path, r->opts->out_path);
 }
 
-/* Takes *shard, which is emptied, for shard s: plans with it, or compares it with what was planned. */
+/* Takes *shard, which is emptied, for shard s: plans with it, or compares it with what was
+ * planned. */
 static fg_status accept(fg_run *r, uint32_t s, fg_st_shard *shard, fg_err *err)
 {
     if (!fg_hf_is_known(&r->in.catalog.ckpt, s))
@@ -135,9 +136,10 @@ static fg_status accept(fg_run *r, uint32_t s, fg_st_shard *shard, fg_err *err)
     return same ? FG_OK : refuse_shard(r, s, err);
 }
 
-/* True when a downloader's file beside it says so: aria2's control file, or the file that a browser, or
- * another program, will rename.  A file that was given its whole length and its header first, under
- * its final name and without such a sign, cannot be told from a complete one while it rests. */
+/* True when a downloader's file beside it says so: aria2's control file, or the file that a
+ * browser, or another program, will rename.  A file that was given its whole length and its header
+ * first, under its final name and without such a sign, cannot be told from a complete one while it
+ * rests. */
 static bool is_downloading(const char *path)
 {
     static const char *const sign[] = {".aria2", ".incomplete", ".part", ".crdownload"};

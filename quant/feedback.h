@@ -27,8 +27,8 @@ typedef struct fg_feedback {
 /* Floats of scratch memory that encoding a panel of n_col columns takes. */
 size_t fg_feedback_scratch(size_t n_col);
 
-/* As fg_panel_encode for a quantized type, and fills out_err2, out_ref2 of *error.  Bits depend on the
- * kernels that the linear algebra library chooses for the CPU, not on threads. */
+/* As fg_panel_encode for a quantized type, and fills out_err2, out_ref2 of *error.  Bits depend on
+ * the kernels that the linear algebra library chooses for the CPU, not on threads. */
 void fg_panel_encode_feedback(fg_qtype type, const fg_lut *lut, const float *w,
                               const fg_feedback *f, size_t n_col, uint8_t *panel, float *row_scale,
                               float *scratch, fg_panel_error *error);

@@ -4,10 +4,10 @@
  * matrix once.
  *
  * The signs are those of the bits of splitmix64 outputs; of the first 2^24 pairs of outputs this is
- * the one whose largest Walsh coefficient is smallest (20; a constant vector has 128, and 11.3 would
- * be flat), then the one with the smallest in its halves, quarters and eighths (16, 12, 10): runs of
- * equal values, what plain H would gather in one place, are spread too.  It has 64 signs of each
- * kind.
+ * the one whose largest Walsh coefficient is smallest (20; a constant vector has 128, and 11.3
+ * would be flat), then the one with the smallest in its halves, quarters and eighths (16, 12, 10):
+ * runs of equal values, what plain H would gather in one place, are spread too.  It has 64 signs of
+ * each kind.
  */
 #include "quant/hadamard.h"
 

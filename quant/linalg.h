@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The dense algebra of calibration, and the only place that includes OpenBLAS.  Calls run on the
- * calling thread alone, so that a caller who splits work into fixed tiles gets the same bits from any
- * number of threads.
+ * calling thread alone, so that a caller who splits work into fixed tiles gets the same bits from
+ * any number of threads.
  *
  * All matrices are row-major f32 with a leading dimension in elements; sizes below 2^31.
  */
@@ -14,11 +14,12 @@
 
 #include "src/base/status.h"
 
-/* Before the first call.  FG_ENOTSUP: OpenBLAS was built for one thread; it has no locks then and gives
- * wrong results when called from several. */
+/* Before the first call.  FG_ENOTSUP: OpenBLAS was built for one thread; it has no locks then and
+ * gives wrong results when called from several. */
 fg_status fg_linalg_init(fg_err *err);
 
-/* Version and kernels, as far as they show in the bits of a result: "OpenBLAS 0.3.21 ... Haswell". */
+/* Version and kernels, as far as they show in the bits of a result: "OpenBLAS 0.3.21 ...
+ * Haswell". */
 const char *fg_linalg_name(void);
 
 /* C[m][n] = alpha op(A) op(B) + beta C, where op(A) is [m][k] and op(B) is [k][n]; a_t, b_t: the

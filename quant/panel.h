@@ -32,8 +32,8 @@ void fg_panel_encode_weighted(fg_qtype type, const fg_lut *lut, const float *w, 
                               size_t n_col, uint8_t *panel, float *row_scale,
                               fg_panel_error *error);
 
-/* Above this row scale a decoded value s * v * row_scale (|s| <= 127, |v| <= 128) could overflow; only
- * rows beyond 2e37 meet it, and lose their largest values. */
+/* Above this row scale a decoded value s * v * row_scale (|s| <= 127, |v| <= 128) could overflow;
+ * only rows beyond 2e37 meet it, and lose their largest values. */
 #define FG_ROW_SCALE_MAX (3.4028234663852886e38 / (127.0 * 128.0 * 1.0001))
 
 /* Element i of a panel of floats, in the order [column][16 rows]. */

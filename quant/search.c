@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * For a given set of codes q the best scale is s = sum(xq) / sum(qq), and the error it leaves is
- * sum(xx) - gain, gain = sum(xq)^2 / sum(qq); with importances every sum is weighted.  So: try scales that put the extreme weight a little
- * inside or outside the end of the grid, keep the largest gain, then round once more with the
- * fitted scale.  The extreme weight goes to the longer, negative end: on a linear grid the other
- * end never won more than 1 group in 1000, on a table (with two different ends) it wins 4 in 10,
- * so there both are tried.
+ * sum(xx) - gain, gain = sum(xq)^2 / sum(qq); with importances every sum is weighted.  So: try
+ * scales that put the extreme weight a little inside or outside the end of the grid, keep the
+ * largest gain, then round once more with the fitted scale.  The extreme weight goes to the longer,
+ * negative end: on a linear grid the other end never won more than 1 group in 1000, on a table
+ * (with two different ends) it wins 4 in 10, so there both are tried.
  *
  * Against an exhaustive search of 1200 scales this loses 0.02 dB (q4) to 0.9 dB (q8, at 46 dB).
  * Sums run in eight lanes, so that a compiler may use vectors without changing a bit.

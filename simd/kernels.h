@@ -51,7 +51,8 @@ typedef void fg_panel_fn(const uint8_t *panel, const float *row_scale, const fg_
  * max over |x| compared as integers, so that NaN and infinity are found on every level alike. */
 typedef void fg_quantize_act_fn(const float *x, size_t n, fg_act128 *out);
 
-/* The same of the rotated blocks R^T x (quant/hadamard.h), for rotated matrices; x is left alone. */
+/* The same of the rotated blocks R^T x (quant/hadamard.h), for rotated matrices; x is left
+ * alone. */
 typedef fg_quantize_act_fn fg_quantize_act_rot_fn;
 
 /* y[i] = (x[i] * s) * w[i], s = 1 / sqrt(mean of squares + eps); 16-lane sum.  y may be x. */

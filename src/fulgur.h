@@ -26,8 +26,8 @@
  * The library prints nothing, never exits, handles no signals, and reads no environment.
  *
  * Structs of options begin with their size, which the _default functions set: a program that was
- * compiled with an older header goes on working with a newer library.  What is marked experimental may
- * change between minor versions.
+ * compiled with an older header goes on working with a newer library.  What is marked experimental
+ * may change between minor versions.
  */
 #ifndef FG_SRC_FULGUR_H
 #define FG_SRC_FULGUR_H
@@ -163,8 +163,8 @@ typedef struct fg_engine_opts {
     fg_cpu_level cpu;  /* highest kernel level to use */
     bool pin; /* workers are bound to cores, and so is the calling thread until the engine closes */
     /* Memory in bytes for weights, sessions and the program (96 MiB); 0: the file is mapped and the
-     * system decides.  With a bound, dense parts are read into memory and experts on demand.  Changes
-     * time only, never a bit. */
+     * system decides.  With a bound, dense parts are read into memory and experts on demand.
+     * Changes time only, never a bit. */
     uint64_t ram_bytes;
     fg_policy policy;   /* which experts stay */
     fg_io io;           /* how they are read */
@@ -174,8 +174,8 @@ typedef struct fg_engine_opts {
         pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own */
 } fg_engine_opts;
 
-/* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of the
- * caller's struct. */
+/* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
+ * the caller's struct. */
 FG_API void fg_engine_opts_init(fg_engine_opts *o, size_t size);
 static inline fg_engine_opts fg_engine_opts_default(void)
 {
@@ -186,14 +186,15 @@ static inline fg_engine_opts fg_engine_opts_default(void)
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
  * the team.  With ram_bytes the dense parts are read.  *out must be closed after all its sessions.
- * Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM (the file), FG_EINVAL (an option), FG_ENOTSUP
- * (CPU level absent, policy without its heat map), FG_ELIMIT (ram_bytes too small), FG_ENOMEM. */
+ * Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM (the file), FG_EINVAL (an option),
+ * FG_ENOTSUP (CPU level absent, policy without its heat map), FG_ELIMIT (ram_bytes too small),
+ * FG_ENOMEM. */
 FG_API fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                                 fg_err *err);
 FG_API void fg_engine_close(fg_engine **e); /* accepts NULL */
 
-/* The thread that opened a pinned engine is bound to the core of worker 0 until it closes it.  A host
- * that minds detaches it, or attaches another one, which then makes all calls. */
+/* The thread that opened a pinned engine is bound to the core of worker 0 until it closes it.  A
+ * host that minds detaches it, or attaches another one, which then makes all calls. */
 FG_API void fg_engine_detach(fg_engine *e);
 FG_API void fg_engine_attach(fg_engine *e);
 
@@ -210,8 +211,8 @@ FG_API void fg_engine_get_info(const fg_engine *e, fg_engine_info *out);
 
 /* ---- text ---- */
 
-/* Token ids of n bytes of UTF-8 (what is not UTF-8 counts as U+FFFD); markup: special tokens spelt in
- * the text count as such.  *ids [*n_ids] is freed with fg_free.  FG_ENOTSUP when the file has no
+/* Token ids of n bytes of UTF-8 (what is not UTF-8 counts as U+FFFD); markup: special tokens spelt
+ * in the text count as such.  *ids [*n_ids] is freed with fg_free.  FG_ENOTSUP when the file has no
  * tokenizer; FG_ENOMEM. */
 FG_API fg_status fg_engine_encode(fg_engine *e, const char *text, size_t n, bool markup,
                                   uint32_t **ids, size_t *n_ids, fg_err *err);
@@ -283,14 +284,14 @@ typedef void fg_session_logits_fn(void *ctx, uint64_t pos, const float *logits);
 
 /* Evaluates n tokens (n >= 1, ids < n_vocab) after what the session holds.  on_logits, when not
  * NULL, sees every token's logits in order.  Errors: FG_EINVAL (an id), FG_ELIMIT (no room; nothing
- * was evaluated), FG_ECANCEL (progress; the batches before it are in, and the session is as after the
- * last of them), FG_EIO (an expert could not be read: the session answers the same until it is reset
- * or rewound to a mark). */
+ * was evaluated), FG_ECANCEL (progress; the batches before it are in, and the session is as after
+ * the last of them), FG_EIO (an expert could not be read: the session answers the same until it is
+ * reset or rewound to a mark). */
 FG_API fg_status fg_session_eval(fg_session *s, const uint32_t *ids, size_t n,
                                  fg_session_logits_fn *on_logits, void *ctx, fg_err *err);
 
-/* Experimental.  The same for several sessions of one engine, whose tokens share passes: weights are
- * read once for all of them.  Progress is that of the first one that has tokens left. */
+/* Experimental.  The same for several sessions of one engine, whose tokens share passes: weights
+ * are read once for all of them.  Progress is that of the first one that has tokens left. */
 typedef struct fg_eval_item {
     fg_session *session; /* each at most once */
     const uint32_t *ids; /* [n], n >= 1 */
@@ -300,16 +301,17 @@ typedef struct fg_eval_item {
 } fg_eval_item;
 FG_API fg_status fg_session_eval_many(const fg_eval_item *items, size_t n_item, fg_err *err);
 
-/* Logits [n_vocab] of the last evaluated token; valid until the session changes.  NULL when there are
- * none: nothing was evaluated since the start, a reset or a rewind. */
+/* Logits [n_vocab] of the last evaluated token; valid until the session changes.  NULL when there
+ * are none: nothing was evaluated since the start, a reset or a rewind. */
 FG_API const float *fg_session_logits(const fg_session *s);
 
-/* Goes back to pos (at most the present one), or as near before it as is possible: *at.  Tokens from
- * *at on are forgotten, and so are marks after it.  Within the chunk nothing is copied.  FG_EINVAL. */
+/* Goes back to pos (at most the present one), or as near before it as is possible: *at.  Tokens
+ * from *at on are forgotten, and so are marks after it.  Within the chunk nothing is copied.
+ * FG_EINVAL. */
 FG_API fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *err);
 
-/* Remembers the state at the present position, to rewind to; the oldest mark goes when there are more
- * than n_mark.  FG_ELIMIT (ram_bytes), FG_ENOMEM: no mark was made. */
+/* Remembers the state at the present position, to rewind to; the oldest mark goes when there are
+ * more than n_mark.  FG_ELIMIT (ram_bytes), FG_ENOMEM: no mark was made. */
 FG_API fg_status fg_session_mark(fg_session *s, fg_err *err);
 
 /* Makes the session hold exactly ids[n] (n >= 1), with the logits of the last one: goes back to the
@@ -318,19 +320,20 @@ FG_API fg_status fg_session_mark(fg_session *s, fg_err *err);
 FG_API fg_status fg_session_sync(fg_session *s, const uint32_t *ids, size_t n, size_t *kept,
                                  fg_err *err);
 
-/* A second session with the same tokens, state and room, without marks and observers.  Errors: those
- * of fg_session_create. */
+/* A second session with the same tokens, state and room, without marks and observers.  Errors:
+ * those of fg_session_create. */
 FG_API fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err);
 
-/* Called between batches of fg_session_eval, and with opts.stops between layers, with tokens done and
- * total; false stops.  NULL: off. */
+/* Called between batches of fg_session_eval, and with opts.stops between layers, with tokens done
+ * and total; false stops.  NULL: off. */
 FG_API void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
                                     void *ctx);
 
 /* Experimental.  An observer of the rows that the session keeps: it is not told of a pass that was
  * stopped, nor of rows that are rewound before the next evaluation.  routed: selected experts of a
- * layer, sel[n_tok][n_used] with weights, layer by layer for each pass.  rewound: rows from pos on, of
- * which it was told, are gone.  NULL members are not called; the struct is copied, NULL switches off. */
+ * layer, sel[n_tok][n_used] with weights, layer by layer for each pass.  rewound: rows from pos on,
+ * of which it was told, are gone.  NULL members are not called; the struct is copied, NULL switches
+ * off. */
 typedef struct fg_observer {
     void (*routed)(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
                    const float *weights);
@@ -363,8 +366,9 @@ static inline fg_sampler_opts fg_sampler_opts_default(void)
     return o;
 }
 
-/* A sampler for this engine's vocabulary, which never chooses an id without a token.  The same logits,
- * settings and seed give the same choice on every machine.  FG_EINVAL (a setting), FG_ENOMEM. */
+/* A sampler for this engine's vocabulary, which never chooses an id without a token.  The same
+ * logits, settings and seed give the same choice on every machine.  FG_EINVAL (a setting),
+ * FG_ENOMEM. */
 FG_API fg_status fg_engine_sampler(fg_engine *e, const fg_sampler_opts *o, fg_sampler **out,
                                    fg_err *err);
 FG_API void fg_sampler_destroy(fg_sampler **s); /* accepts NULL */
@@ -400,8 +404,8 @@ typedef struct fg_reply_opts {
     bool ignore_eos; /* go on after the model's end tokens (stop ids still end it) */
     bool goes_on;    /* the last token, the end token included, is evaluated too: the conversation
                       * continues after it */
-    /* Whole UTF-8 characters as they come, with the part of the reply that they belong to; false ends
-     * the reply. */
+    /* Whole UTF-8 characters as they come, with the part of the reply that they belong to; false
+     * ends the reply. */
     bool (*emit)(void *ctx, fg_think_part part, const char *text, size_t n);
     bool (*poll)(void *ctx); /* before each token; false ends the reply.  May be NULL */
     void *ctx;

@@ -46,7 +46,8 @@ typedef struct ckpt {
 /* 2 layers (lightning, softmax), 3 experts, rows and columns that are no multiples of 16 and 128;
  * bf16, original names and configuration, one file.  Free with ckpt_fini. */
 void ckpt_init(ckpt *c);
-/* The same with matrices that are large enough for several threads: 2 experts of 1040, width 272. */
+/* The same with matrices that are large enough for several threads: 2 experts of 1040, width
+ * 272. */
 void ckpt_init_large(ckpt *c);
 void ckpt_fini(ckpt *c);
 

@@ -6,8 +6,8 @@
  *     FG_TEST(adds_two_numbers) { CHECK(1 + 1 == 2); }
  *
  * Output is one line a test ("ok", "FAIL", "skip") and a closing count; zero tests run is a
- * failure.  `test_x PATTERN` runs the tests whose name contains PATTERN; with FULGUR_TEST_TIMES=1 it
- * prints the processor time of each.
+ * failure.  `test_x PATTERN` runs the tests whose name contains PATTERN; with FULGUR_TEST_TIMES=1
+ * it prints the processor time of each.
  */
 #ifndef FG_TESTS_FG_TEST_H
 #define FG_TESTS_FG_TEST_H
@@ -30,11 +30,11 @@ void fg_test_fail(const char *file, int line, const char *fmt, ...)
 void fg_test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 bool fg_test_failed(void);
 
-/* True in `scripts/test.sh long` (FULGUR_TEST_LONG=1): sweeps are whole and campaigns as long as they
- * are before a release. */
+/* True in `scripts/test.sh long` (FULGUR_TEST_LONG=1): sweeps are whole and campaigns as long as
+ * they are before a release. */
 bool fg_test_long(void);
-/* Step of a sweep over states that resemble their neighbours: 1 in a long run, else `usual`, under a
- * sanitizer, which looks for other faults, `sanitized`.  Odd numbers keep what goes by parity. */
+/* Step of a sweep over states that resemble their neighbours: 1 in a long run, else `usual`, under
+ * a sanitizer, which looks for other faults, `sanitized`.  Odd numbers keep what goes by parity. */
 int fg_test_every(int usual, int sanitized);
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -20,7 +20,8 @@ typedef struct golden {
     int32_t *greedy;  /* [n_greedy]; NULL when absent */
 } golden;
 
-/* `prefix`: "" or "chat." for files that hold several.  False with a test failure when unreadable. */
+/* `prefix`: "" or "chat." for files that hold several.  False with a test failure when
+ * unreadable. */
 bool golden_load(golden *g, const char *path, const char *prefix);
 void golden_free(golden *g);
 

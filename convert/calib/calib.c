@@ -28,8 +28,8 @@
 
 #define MAX_TEXT_BYTES ((uint64_t)1 << 28)
 
-/* Rows [n][stride] of f32 in a mapped file without a name: the kernel writes them out when memory is
- * short, and reads them back. */
+/* Rows [n][stride] of f32 in a mapped file without a name: the kernel writes them out when memory
+ * is short, and reads them back. */
 typedef struct spill {
     float *f;
     size_t stride;
@@ -221,8 +221,9 @@ static void run_stage(fg_worker *w, void *arg)
     j->stage(w, j);
 }
 
-/* Below this many multiplications of a stage (some 5 ms) the caller works alone: a barrier on a busy
- * machine costs a time slice, which made nano ten times slower with two threads than with one. */
+/* Below this many multiplications of a stage (some 5 ms) the caller works alone: a barrier on a
+ * busy machine costs a time slice, which made nano ten times slower with two threads than with
+ * one. */
 #define ALONE_WORK ((double)(1 << 27))
 
 static void run_job(fg_calib *c, job *j)

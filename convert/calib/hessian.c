@@ -15,9 +15,9 @@
 
 enum { TILE = 256 };
 
-/* Added to the diagonal, as a share of its mean: makes up for fewer tokens than columns, and for a text
- * that is not the user's.  nano, other texts than the calibration's: 0.01 to 0.3 give the same KL
- * divergence within 3 %; shrinking the other elements instead does not help. */
+/* Added to the diagonal, as a share of its mean: makes up for fewer tokens than columns, and for a
+ * text that is not the user's.  nano, other texts than the calibration's: 0.01 to 0.3 give the same
+ * KL divergence within 3 %; shrinking the other elements instead does not help. */
 static const double damping = 0.05;
 
 fg_status fg_hessian_init(fg_hessian *h, uint64_t k_max, bool full, fg_err *err)
@@ -136,8 +136,8 @@ void fg_hessian_add(fg_worker *w, fg_hessian *h, const float *x, size_t stride, 
 
 /* ---- rounding order: groups by importance, columns of a group by importance ----
  *
- * nano, mean KL divergence of two held-back texts: in the order of the file 0.0255, columns of a group
- * sorted 0.0249, groups sorted as well 0.0244. */
+ * nano, mean KL divergence of two held-back texts: in the order of the file 0.0255, columns of a
+ * group sorted 0.0249, groups sorted as well 0.0244. */
 
 typedef struct ranked {
     double value;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Second moments of a matrix's inputs, H = sum x x^T over the calibration tokens, and the triangular
- * factor of their inverse that error feedback needs (quant/feedback.h).
+ * Second moments of a matrix's inputs, H = sum x x^T over the calibration tokens, and the
+ * triangular factor of their inverse that error feedback needs (quant/feedback.h).
  *
- * Work is cut into fixed tiles of 256 columns and fixed blocks of tokens, each done by one worker in
- * one order, so the result does not depend on the number of threads.  Memory: two k x k matrices of
- * f32 (K = 9216: 2 x 340 MB).
+ * Work is cut into fixed tiles of 256 columns and fixed blocks of tokens, each done by one worker
+ * in one order, so the result does not depend on the number of threads.  Memory: two k x k matrices
+ * of f32 (K = 9216: 2 x 340 MB).
  */
 #ifndef FG_CONVERT_CALIB_HESSIAN_H
 #define FG_CONVERT_CALIB_HESSIAN_H
@@ -40,9 +40,9 @@ void fg_hessian_start(fg_hessian *h, uint64_t k, uint64_t n_row);
  * barriers; calls follow each other in a fixed order of rows. */
 void fg_hessian_add(fg_worker *w, fg_hessian *h, const float *x, size_t stride, uint64_t n);
 
-/* Fills order, weight and U (weight alone when only the diagonal is known); *f borrows them until the
- * next start.  *zero: all inputs were zero, and *f is not set.  FG_EDATA: inputs that are not finite, or
- * moments beyond f32. */
+/* Fills order, weight and U (weight alone when only the diagonal is known); *f borrows them until
+ * the next start.  *zero: all inputs were zero, and *f is not set.  FG_EDATA: inputs that are not
+ * finite, or moments beyond f32. */
 fg_status fg_hessian_factor(fg_hessian *h, fg_team *team, fg_feedback *f, bool *zero, fg_err *err);
 
 #endif

@@ -30,14 +30,15 @@ static const fg_qtype_info *type_at(uint32_t i)
 /* Divergence that a unit causes at a type, relative to q4, measured on the nano model: kld and
  * kld_head of quant/types.inc.
  *
- * The linearity theorem of HIGGS (arXiv 2411.17525) takes the ratio of the squared errors of the weights:
- * 0.297, 0.072, 0.0048 (22.6, 27.9, 34.0, 45.9 dB; equal within 5 % for all units).  It holds for the
- * head (0.297, 0.086, 0.022: what is more is the int8 rounding of the activations, which costs the same
- * at every type).  It does not where routers follow: a change of the stream sends some tokens to other
- * experts, as many as the change is large, not as its square.  There the ratios are those of the
- * divergences of whole files of one type.  Sum of units against measured divergence of 12 random
- * mixtures (Pearson, Spearman, range of the quotient): these ratios 0.996, 0.993, 0.78 to 0.97; squared
- * errors 0.995, 0.979, 0.53 to 0.95.  Choices differ little: within 3 % of the divergence. */
+ * The linearity theorem of HIGGS (arXiv 2411.17525) takes the ratio of the squared errors of the
+ * weights: 0.297, 0.072, 0.0048 (22.6, 27.9, 34.0, 45.9 dB; equal within 5 % for all units).  It
+ * holds for the head (0.297, 0.086, 0.022: what is more is the int8 rounding of the activations,
+ * which costs the same at every type).  It does not where routers follow: a change of the stream
+ * sends some tokens to other experts, as many as the change is large, not as its square.  There the
+ * ratios are those of the divergences of whole files of one type.  Sum of units against measured
+ * divergence of 12 random mixtures (Pearson, Spearman, range of the quotient): these ratios 0.996,
+ * 0.993, 0.78 to 0.97; squared errors 0.995, 0.979, 0.53 to 0.95.  Choices differ little: within 3
+ * % of the divergence. */
 static double ratio(fg_quant_unit_class class, const fg_qtype_info *type)
 {
     return (class == FG_QUANT_UNIT_LM_HEAD ? type->kld_head : type->kld) / 1000.0;
@@ -45,8 +46,8 @@ static double ratio(fg_quant_unit_class class, const fg_qtype_info *type)
 
 /* ---- solver ---- */
 
-/* The next point of the unit on the convex hull above `at` and what it saves by the byte; false when
- * no type above saves anything. */
+/* The next point of the unit on the convex hull above `at` and what it saves by the byte; false
+ * when no type above saves anything. */
 static bool next_step(const fg_budget_point *p, uint8_t at, uint8_t *to, double *gain)
 {
     *gain = 0.0;

@@ -4,12 +4,12 @@
  * divergence is measured) each unit (src/model/quant_unit.h) gets so
  * that the file stays within a size and the predicted KL divergence is least.
  *
- * The prediction adds up over units.  A unit's share is its divergence as `fulgur sensitivity` measured
- * it with the unit at one type, times the ratio of the wanted type to that type (budget.c has the ratios
- * and how they were measured).  The choice is greedy: from all q4, the step to a better type that saves
- * most divergence for its bytes is taken while it fits.  On the convex hulls of the units' (bytes,
- * divergence) points this is exact but for the last step: no choice within the budget is better by
- * more than what the first step that did not fit would have saved.
+ * The prediction adds up over units.  A unit's share is its divergence as `fulgur sensitivity`
+ * measured it with the unit at one type, times the ratio of the wanted type to that type (budget.c
+ * has the ratios and how they were measured).  The choice is greedy: from all q4, the step to a
+ * better type that saves most divergence for its bytes is taken while it fits.  On the convex hulls
+ * of the units' (bytes, divergence) points this is exact but for the last step: no choice within
+ * the budget is better by more than what the first step that did not fit would have saved.
  */
 #ifndef FG_CONVERT_CHOOSE_BUDGET_H
 #define FG_CONVERT_CHOOSE_BUDGET_H
@@ -39,9 +39,9 @@ typedef struct fg_budget_opts {
     uint32_t n_meta;     /* entries that it will have, the recipe among them, at most */
 } fg_budget_opts;
 
-/* Appends the choice as recipe text (convert/choose/recipe.h) that covers every matrix.  Errors: FG_EFORMAT
- * (the sensitivity file), FG_ESHAPE (it is of another shape), FG_ELIMIT (the budget is below all q4; the
- * message says what is needed), FG_EIO, FG_ENOMEM. */
+/* Appends the choice as recipe text (convert/choose/recipe.h) that covers every matrix.  Errors:
+ * FG_EFORMAT (the sensitivity file), FG_ESHAPE (it is of another shape), FG_ELIMIT (the budget is
+ * below all q4; the message says what is needed), FG_EIO, FG_ENOMEM. */
 fg_status fg_budget_choose(fg_buf *recipe, const fg_shape *s, const fg_budget_opts *opts,
                            fg_err *err);
 

@@ -17,8 +17,8 @@
  *
  * Gate and up of an expert are interleaved panel by panel, so they must have one type.
  *
- * The room convert/choose says which type each matrix gets, by a recipe or by a budget (budget.h).  It sees names,
- * shapes and plans of files (src/format/file_plan.h), never a weight.
+ * The room convert/choose says which type each matrix gets, by a recipe or by a budget (budget.h).
+ * It sees names, shapes and plans of files (src/format/file_plan.h), never a weight.
  */
 #ifndef FG_CONVERT_CHOOSE_RECIPE_H
 #define FG_CONVERT_CHOOSE_RECIPE_H
@@ -48,10 +48,10 @@ typedef struct fg_recipe {
 #define FG_RECIPE_TYPE "q4" /* when none is named */
 extern const char fg_recipe_type_help[];
 
-/* Built-in rules of `type` (a name of fg_qtype_names; NULL: FG_RECIPE_TYPE) and after them
- * those of the file at `path` (may be NULL); or, when `path` is the name of a recipe, that one alone,
- * and `type` must be NULL.  On failure *r is empty.  Errors: FG_EINVAL (type), FG_EFORMAT (a line,
- * with its number), FG_EIO, FG_ELIMIT, FG_ENOMEM. */
+/* Built-in rules of `type` (a name of fg_qtype_names; NULL: FG_RECIPE_TYPE) and after them those of
+ * the file at `path` (may be NULL); or, when `path` is the name of a recipe, that one alone, and
+ * `type` must be NULL.  On failure *r is empty.  Errors: FG_EINVAL (type), FG_EFORMAT (a line, with
+ * its number), FG_EIO, FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_recipe_load(fg_recipe *r, const char *type, const char *path, fg_err *err);
 /* Rules of text made by the program, treated as built in; `name` is for messages. */
 fg_status fg_recipe_load_text(fg_recipe *r, const char *text, size_t n, const char *name,

@@ -4,9 +4,9 @@
  * place of its bytes.  Built before any tensor data is touched, so that a folder which cannot be
  * converted is refused within a second.
  *
- * The room convert/source says what is read and where it lies, from safetensors.h (one file) over hf_index.h (a
- * folder) and names.h (what a name means) to this list, and shards.h reads it.  It knows shapes and roles, but no
- * weight types and nothing of the file to be written.
+ * The room convert/source says what is read and where it lies, from safetensors.h (one file) over
+ * hf_index.h (a folder) and names.h (what a name means) to this list, and shards.h reads it.  It
+ * knows shapes and roles, but no weight types and nothing of the file to be written.
  */
 #ifndef FG_CONVERT_SOURCE_CATALOG_H
 #define FG_CONVERT_SOURCE_CATALOG_H
@@ -18,8 +18,8 @@
 #include "convert/source/names.h"
 
 /* One weight: a matrix [n_row][n_col] or a vector, row-major and contiguous.  An expert of a fused
- * tensor is a slice of it.  Until the shard's header is known, offset is 0, and bytes those of bf16 (of
- * f32 for a router). */
+ * tensor is a slice of it.  Until the shard's header is known, offset is 0, and bytes those of bf16
+ * (of f32 for a router). */
 typedef struct fg_piece {
     uint64_t offset; /* absolute in the shard */
     uint64_t bytes;
@@ -37,9 +37,9 @@ typedef struct fg_catalog {
     uint64_t n_skipped;    /* buffers that are not needed */
 } fg_catalog;
 
-/* Reads config.json, index and shard headers of `dir`; every weight must be in the index.  On failure *p is
- * empty.  Errors: FG_EIO, FG_EFORMAT, FG_ESHAPE (a tensor of another shape), FG_ENOTSUP, FG_ELIMIT,
- * FG_ENOMEM. */
+/* Reads config.json, index and shard headers of `dir`; every weight must be in the index.  On
+ * failure *p is empty.  Errors: FG_EIO, FG_EFORMAT, FG_ESHAPE (a tensor of another shape),
+ * FG_ENOTSUP, FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_catalog_open(fg_catalog *p, const char *dir, fg_hf_presence presence, fg_err *err);
 
 /* Takes *shard as shard s (fg_hf_take) and fills the pieces in it. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Keys are read by name with typed getters that fail on absence and on a wrong type alike; ranges and
- * relations between fields are left to fg_shape_check, which every loader of a shape shares.
+ * Keys are read by name with typed getters that fail on absence and on a wrong type alike; ranges
+ * and relations between fields are left to fg_shape_check, which every loader of a shape shares.
  */
 #include "convert/source/hf_config.h"
 

@@ -53,16 +53,16 @@ typedef enum fg_hf_presence {
     FG_HF_LATER, /* none is opened */
 } fg_hf_presence;
 
-/* Opens shards once and checks their headers against the index.  On failure *c is empty.  Errors: FG_EIO,
- * FG_EFORMAT, FG_ELIMIT, FG_ENOMEM. */
+/* Opens shards once and checks their headers against the index.  On failure *c is empty.  Errors:
+ * FG_EIO, FG_EFORMAT, FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presence, fg_err *err);
 void fg_hf_fini(fg_hf_checkpoint *c);
 
 /* True when the header of shard s is known. */
 bool fg_hf_is_known(const fg_hf_checkpoint *c, size_t s);
 
-/* Takes what *shard holds as shard s, whose header is not known yet, when it is what the index says; *shard is
- * empty afterwards in any case. */
+/* Takes what *shard holds as shard s, whose header is not known yet, when it is what the index
+ * says; *shard is empty afterwards in any case. */
 fg_status fg_hf_take(fg_hf_checkpoint *c, size_t s, fg_st_shard *shard, fg_err *err);
 
 #endif

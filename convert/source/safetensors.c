@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The JSON is parsed as a whole (the release's headers are 3 KB); every number in it is checked before
- * it is used as a size or an offset.
+ * The JSON is parsed as a whole (the release's headers are 3 KB); every number in it is checked
+ * before it is used as a size or an offset.
  */
 #include "convert/source/safetensors.h"
 

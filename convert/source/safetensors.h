@@ -49,11 +49,13 @@ typedef struct fg_st_shard {
  * Errors: FG_EIO, FG_EFORMAT, FG_ELIMIT, FG_ENOMEM; the message names path and tensor. */
 fg_status fg_st_open(fg_st_shard *s, const char *path, fg_err *err);
 
-/* The same for a file that may still be growing: after an error, *growing says whether more bytes could
- * mend it (it is shorter than it says, or begins with zeros, as space that was only set aside does). */
+/* The same for a file that may still be growing: after an error, *growing says whether more bytes
+ * could mend it (it is shorter than it says, or begins with zeros, as space that was only set aside
+ * does). */
 fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg_err *err);
 
-/* The shard that a file of file_bytes with this header is; header[n] is copied, no file is opened. */
+/* The shard that a file of file_bytes with this header is; header[n] is copied, no file is
+ * opened. */
 fg_status fg_st_from_header(fg_st_shard *s, const char *path, uint64_t file_bytes,
                             const uint8_t *header, uint64_t n, fg_err *err);
 

@@ -203,9 +203,9 @@ fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err
     return FG_OK;
 }
 
-/* A name of its own, not path + ".part": that is what an unfinished conversion is called, and it may
- * be a model of the user's.  To refuse it when it exists would have every crash stop the next run,
- * and have users delete by hand what may be hours of work.  O_TMPFILE has no name at all, but
+/* A name of its own, not path + ".part": that is what an unfinished conversion is called, and it
+ * may be a model of the user's.  To refuse it when it exists would have every crash stop the next
+ * run, and have users delete by hand what may be hours of work.  O_TMPFILE has no name at all, but
  * linkat cannot replace a file.  mkstemp's mode would need the umask, which threads share. */
 static int open_beside(fg_new_file *n)
 {

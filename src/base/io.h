@@ -49,12 +49,13 @@ char *fg_io_join(const char *dir, const char *name);
 bool fg_io_is_dir(const char *path);
 bool fg_io_exists(const char *path);
 
-/* Opens a new file without a name, so that nothing can be left behind, in the folder of `beside`. */
+/* Opens a new file without a name, so that nothing can be left behind, in the folder of
+ * `beside`. */
 fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
 
 /* Maps `bytes` (> 0) of a new file without a name beside `beside`, zeros, shared with the file: the
- * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a full
- * disk faults; it still may where blocks are copied on write.  Freed with munmap. */
+ * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a
+ * full disk faults; it still may where blocks are copied on write.  Freed with munmap. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
 
 /* A file that is written under another name and takes the place of `path` once it is complete. */
@@ -68,8 +69,8 @@ typedef struct fg_new_file {
  * FG_ENOMEM. */
 fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err);
 
-/* Puts the file on the disk and under its name, and closes n->f; the caller's writes have succeeded.
- * FG_EIO. */
+/* Puts the file on the disk and under its name, and closes n->f; the caller's writes have
+ * succeeded. FG_EIO. */
 fg_status fg_new_file_commit(fg_new_file *n, fg_err *err);
 
 /* Removes what was not committed.  Accepts a zeroed object, and one that is closed. */

@@ -91,8 +91,8 @@ static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *
     return st;
 }
 
-/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C), half a message would stay in
- * the state and spoil every later turn, so the session goes back to where it was. */
+/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C), half a message would stay
+ * in the state and spoil every later turn, so the session goes back to where it was. */
 static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
 {
     const uint64_t start = fg_session_pos(k->s);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Runs the measurements of src/plan/doctor.h and prints them.  SIGINT is left to kill: the temporary
- * file has no name and goes with the process.
+ * Runs the measurements of src/plan/doctor.h and prints them.  SIGINT is left to kill: the
+ * temporary file has no name and goes with the process.
  */
 #include <inttypes.h>
 #include <stdio.h>

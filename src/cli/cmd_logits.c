@@ -93,8 +93,8 @@ static void print_json(fg_engine *e, const mark *from, const mark *to, size_t n,
     printf("}\n");
 }
 
-/* *from, *to: begin and end of what figures are of.  The first `warm` tokens are a call of their own,
- * since a batch that went on after them would be counted whole, or not at all. */
+/* *from, *to: begin and end of what figures are of.  The first `warm` tokens are a call of their
+ * own, since a batch that went on after them would be counted whole, or not at all. */
 static fg_status eval(fg_engine *e, fg_session *s, const fg_ids *ids, uint32_t warm, sink *k,
                       mark *from, mark *to, fg_err *err)
 {

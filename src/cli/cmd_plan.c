@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sizes from a file's directory or from a configuration and a recipe, rates from a quick measurement or
- * from the options, and the arithmetic of src/plan/forecast.h on both.
+ * Sizes from a file's directory or from a configuration and a recipe, rates from a quick
+ * measurement or from the options, and the arithmetic of src/plan/forecast.h on both.
  */
 #include <inttypes.h>
 #include <math.h>

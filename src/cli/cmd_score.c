@@ -99,8 +99,8 @@ typedef struct request {
     bool json, special, card;
 } request;
 
-/* Tokens that fg_score_run gives to a session at once: equal parts of a window, of at most 512 tokens
- * and 256 MiB of logits. */
+/* Tokens that fg_score_run gives to a session at once: equal parts of a window, of at most 512
+ * tokens and 256 MiB of logits. */
 static uint32_t part_tokens(uint32_t window, uint32_t n_vocab)
 {
     uint32_t most = (uint32_t)(((uint64_t)256 << 20) / sizeof(float) / n_vocab);

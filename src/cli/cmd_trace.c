@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Routing traces: `trace` records one while a text is evaluated, `trace replay` says what any policy
- * and predictor would have made of it within any memory.
+ * Routing traces: `trace` records one while a text is evaluated, `trace replay` says what any
+ * policy and predictor would have made of it within any memory.
  */
 #include <inttypes.h>
 #include <stdio.h>

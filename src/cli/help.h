@@ -20,7 +20,8 @@
     X(names) /* names of all commands, one a line */
 
 /* Prints a command's help; form is a name of HELP_FORMS, NULL for brief.  Returns an exit status:
- * EXIT_FAILED, with a message, for a table with a flaw (args_flaw), EXIT_USAGE for an unknown form. */
+ * EXIT_FAILED, with a message, for a table with a flaw (args_flaw), EXIT_USAGE for an unknown
+ * form. */
 int help_command(const command *c, const opt *opts, int n_opt, const char *form);
 
 /* The same of the program itself; all holds n commands, without those of two words. */

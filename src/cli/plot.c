@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The drawing is one text buffer, written when it is complete.  The error axis is logarithmic: types
- * lie a factor of four apart for each two bits, and a q8 layer must stay visible below a q4 one.
- * Experts, up to 1024 a layer, are drawn as the line of their median inside the band of their range.
- * Colours keep a contrast on white and on black; besides, every series has its own mark, so that
- * nothing depends on colour alone.
+ * The drawing is one text buffer, written when it is complete.  The error axis is logarithmic:
+ * types lie a factor of four apart for each two bits, and a q8 layer must stay visible below a q4
+ * one. Experts, up to 1024 a layer, are drawn as the line of their median inside the band of their
+ * range. Colours keep a contrast on white and on black; besides, every series has its own mark, so
+ * that nothing depends on colour alone.
  */
 #include "src/cli/plot.h"
 
@@ -77,7 +77,8 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Where the file was calibrated, outputs say more than weights: feedback trades one for the other. */
+/* Where the file was calibrated, outputs say more than weights: feedback trades one for the
+ * other. */
 static float error_of(const fg_tensor *t)
 {
     return t->err_out > 0.0f ? t->err_out : t->err_rms;

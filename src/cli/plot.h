@@ -7,9 +7,9 @@
 
 #include "src/engine/engine.h"
 
-/* Writes an SVG 1.1 file (no scripts; follows the viewer's light or dark scheme) through a temporary
- * file and a rename.  FG_EINVAL when the path names the model itself or something that is no plain
- * file, or when the model holds no error to draw. */
+/* Writes an SVG 1.1 file (no scripts; follows the viewer's light or dark scheme) through a
+ * temporary file and a rename.  FG_EINVAL when the path names the model itself or something that is
+ * no plain file, or when the model holds no error to draw. */
 fg_status plot_errors(const fg_model_file *f, const char *path, fg_err *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B after it, in
- * powers of 1000, as disks and this program's own output do.
+ * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B after
+ * it, in powers of 1000, as disks and this program's own output do.
  */
 #include "src/cli/size.h"
 

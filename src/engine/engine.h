@@ -45,9 +45,9 @@ uint32_t fg_engine_cpu_flags(const fg_engine *e);
 /* The expert store; NULL when the engine has no bound of memory. */
 fg_store *fg_engine_store(fg_engine *e);
 
-/* Tells the engine that memory besides weights grows by `more` and shrinks by `less` bytes: its store
- * gives up, or gets, as much.  FG_ELIMIT: the bound does not allow it; nothing changes.  Between
- * evaluations only. */
+/* Tells the engine that memory besides weights grows by `more` and shrinks by `less` bytes: its
+ * store gives up, or gets, as much.  FG_ELIMIT: the bound does not allow it; nothing changes.
+ * Between evaluations only. */
 fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The ledger: how much memory a run takes, from shape, forms and options, before anything is
- * allocated.  Engine and sessions take what it says, `plan` prints it, a replay of a trace divides by
- * it; there is no second sum.
+ * allocated.  Engine and sessions take what it says, `plan` prints it, a replay of a trace divides
+ * by it; there is no second sum.
  */
 #ifndef FG_SRC_ENGINE_MEMORY_H
 #define FG_SRC_ENGINE_MEMORY_H
@@ -14,8 +14,8 @@
 #include "src/model/model.h"
 #include "src/model/state.h"
 
-/* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of it
- * while that is being built; the rest is for threads, and for what the allocator keeps. */
+/* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of
+ * it while that is being built; the rest is for threads, and for what the allocator keeps. */
 #define FG_MEMORY_PROGRAM ((uint64_t)96 << 20)
 
 typedef struct fg_memory_opts {
@@ -39,8 +39,8 @@ typedef struct fg_memory {
 fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_model_forms *forms,
                                const fg_memory_opts *o, fg_err *err);
 
-/* What a bound of `ram` bytes leaves for weights, of which `least` are needed, when all sessions take
- * `sessions`.  FG_ELIMIT says how much is needed. */
+/* What a bound of `ram` bytes leaves for weights, of which `least` are needed, when all sessions
+ * take `sessions`.  FG_ELIMIT says how much is needed. */
 fg_status fg_memory_for_weights(uint64_t *out, uint64_t ram, uint64_t sessions, uint64_t least,
                                 fg_err *err);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reading order: fg_session_eval_many, which makes passes of what is left; one_pass; then rewinding.
+ * Reading order: fg_session_eval_many, which makes passes of what is left; one_pass; then
+ * rewinding.
  */
 #include "src/engine/session.h"
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * Quality cards: what a quantized file lost against its reference on a named text, measured with
- * fg_score_run and kept inside the file (metadata key "quality", JSON), so that the evidence travels
- * with the weights.  A card names the weights it was measured on (hash over all tensor data): a card
- * that came to other weights can be told.  Figures do not depend on machine, CPU level or threads.
+ * fg_score_run and kept inside the file (metadata key "quality", JSON), so that the evidence
+ * travels with the weights.  A card names the weights it was measured on (hash over all tensor
+ * data): a card that came to other weights can be told.  Figures do not depend on machine, CPU
+ * level or threads.
  *
  * Nobody but the user sets a card (fulgur score --against REF --card).
  */
@@ -50,9 +51,9 @@ const char *fg_card_cache_name(const fg_engine *e, fg_kv_choice choice);
  * FG_EFORMAT when the entry is no list of cards, FG_ECHECKSUM when it is damaged. */
 fg_status fg_card_list(const fg_model_file *f, fg_card **cards, size_t *n, fg_err *err);
 
-/* Adds a card to the file at `path`, in place of the one with the same text hash and window, if there
- * is one; see fg_append_open for errors and cost.  FG_EINVAL when the file now holds other weights
- * than the card names. */
+/* Adds a card to the file at `path`, in place of the one with the same text hash and window, if
+ * there is one; see fg_append_open for errors and cost.  FG_EINVAL when the file now holds other
+ * weights than the card names. */
 fg_status fg_card_store(const char *path, const fg_card *card, fg_err *err);
 
 /* Appends one card as a JSON object; extra: further members (", \"a\": 1") or "". */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The writer keeps one pass in memory and lets stdio do the rest; the header, which holds the counts
- * and the hash, is written last, so that an unfinished file never opens.  The reader checks every
- * byte once when it opens, and trusts the mapping afterwards.
+ * The writer keeps one pass in memory and lets stdio do the rest; the header, which holds the
+ * counts and the hash, is written last, so that an unfinished file never opens.  The reader checks
+ * every byte once when it opens, and trusts the mapping afterwards.
  */
 #include "src/eval/routing_trace.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Routing traces: which experts every layer asked for, pass by pass, in a file of their own.  What a
- * replay (replay.h) needs to repeat the live run without the model is inside: the sizes that decide
- * how many experts fit, the heat map that the policies were given, and the routers' guesses.
+ * Routing traces: which experts every layer asked for, pass by pass, in a file of their own.  What
+ * a replay (replay.h) needs to repeat the live run without the model is inside: the sizes that
+ * decide how many experts fit, the heat map that the policies were given, and the routers' guesses.
  *
  * The file, version 1.  Little-endian; a reader refuses what it is told to compare, and anything
  * after the last pass.
@@ -66,8 +66,9 @@ typedef struct fg_trace_head {
 
 typedef struct fg_trace_writer fg_trace_writer;
 
-/* Writes under a name of its own beside path until it is finished (fg_new_file).  heat: [n_layer * n_expert], copied; NULL: none.  Memory does not grow
- * with the trace.  Errors: FG_EIO, FG_EINVAL (path is no place for a file), FG_ENOMEM. */
+/* Writes under a name of its own beside path until it is finished (fg_new_file).  heat: [n_layer *
+ * n_expert], copied; NULL: none.  Memory does not grow with the trace.  Errors: FG_EIO, FG_EINVAL
+ * (path is no place for a file), FG_ENOMEM. */
 fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trace_head *head,
                           const uint64_t *heat, fg_err *err);
 

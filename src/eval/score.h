@@ -19,7 +19,8 @@ typedef struct fg_score_opts {
                           * token predicts the next one, the last of a window the first after it */
     fg_kv_choice kv;     /* of the scored model; the reference has AUTO */
     uint64_t max_window; /* windows at most; 0: all, the last one may be shorter */
-    /* After each part of a window, with tokens and the estimate so far (kld_p99 and its interval are
+    /* After each part of a window, with tokens and the estimate so far (kld_p99 and its interval
+     * are
      * 0 until the end); false cancels.  May be NULL. */
     bool (*progress)(void *ctx, uint64_t done, uint64_t total, const fg_score *so_far);
     void *ctx;

@@ -243,8 +243,9 @@ static double sum_lanes(const float *a, const float *b, const float *c, uint32_t
     return sum;
 }
 
-/* e[i] = exp(x[i] - best); the sum of e, which is 1 at least, in *sum; returns ln of the sum of exp(x).
- * Sums are in double: a unit's divergence may be a thousandth of what f32 sums would add. */
+/* e[i] = exp(x[i] - best); the sum of e, which is 1 at least, in *sum; returns ln of the sum of
+ * exp(x). Sums are in double: a unit's divergence may be a thousandth of what f32 sums would
+ * add. */
 static double softmax(const run *r, const float *x, float *e, double *sum)
 {
     const uint32_t n = r->base->shape->n_vocab;

@@ -6,15 +6,16 @@
  *
  * One pass through the layers.  For layer l the activations of the whole text sample are carried
  * once as BASE has them, and once for each unit of earlier layers as they became when that unit was
- * replaced; all these streams pass through the layer with BASE's weights, and four new streams branch
- * off from the base stream with one unit of the layer replaced.  At the end the logits of all
- * streams are compared with those of the base stream.  So the weights of a layer are in use for one
- * stretch of time only and a file larger than memory is read once; activations live in a mapped file
- * without a name, (2 + 4 n_layer) * tokens * d_model * 4 bytes.
+ * replaced; all these streams pass through the layer with BASE's weights, and four new streams
+ * branch off from the base stream with one unit of the layer replaced.  At the end the logits of
+ * all streams are compared with those of the base stream.  So the weights of a layer are in use for
+ * one stretch of time only and a file larger than memory is read once; activations live in a mapped
+ * file without a name, (2 + 4 n_layer) * tokens * d_model * 4 bytes.
  *
- * BASE should be f32 or bf16.  A quantized one is accepted, but there any change, however small, makes
- * all later activations round anew, which costs every unit the same few thousandths and hides its own
- * share (nano, q8 BASE: the units add up to twice what all of LOW costs; f32: to 0.97 times).
+ * BASE should be f32 or bf16.  A quantized one is accepted, but there any change, however small,
+ * makes all later activations round anew, which costs every unit the same few thousandths and hides
+ * its own share (nano, q8 BASE: the units add up to twice what all of LOW costs; f32: to 0.97
+ * times).
  *
  * Cost: 2 n_layer + 4 forward passes of the sample, and lm_head for each stream.
  */
@@ -55,11 +56,11 @@ typedef struct fg_sensitivity {
     fg_sensitivity_unit *unit; /* [n_unit], by fg_quant_unit_at */
 } fg_sensitivity;
 
-/* ids[n]: the text.  The engines give files, CPU level and number of threads; their sessions are not
- * touched.  The same files, ids and options give the same figures, bit for bit, for any thread count
- * and CPU level.  Errors: FG_EINVAL (no tokens, an id, files of different shape or of different
- * checkpoints, a unit of LOW that is not quantized or of mixed types), FG_EDATA (logits not finite),
- * FG_EIO (temporary file), FG_ENOMEM, FG_ECANCEL. */
+/* ids[n]: the text.  The engines give files, CPU level and number of threads; their sessions are
+ * not touched.  The same files, ids and options give the same figures, bit for bit, for any thread
+ * count and CPU level.  Errors: FG_EINVAL (no tokens, an id, files of different shape or of
+ * different checkpoints, a unit of LOW that is not quantized or of mixed types), FG_EDATA (logits
+ * not finite), FG_EIO (temporary file), FG_ENOMEM, FG_ECANCEL. */
 fg_status fg_sensitivity_run(fg_sensitivity *out, fg_engine *base, fg_engine *low,
                              const uint32_t *ids, size_t n, const fg_sensitivity_opts *opts,
                              fg_err *err);

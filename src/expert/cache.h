@@ -3,7 +3,8 @@
  * Which experts are in memory: the directory of the expert store, and its eviction policies.
  *
  * Pure: no I/O, no clock, no threads.  Every answer is a function of the calls made so far, so that
- * a replay of a routing trace through this module meets the hits and misses of the live run exactly.
+ * a replay of a routing trace through this module meets the hits and misses of the live run
+ * exactly.
  *
  * A layer is worked through in waves of experts that fit into the slots together:
  *
@@ -90,9 +91,9 @@ static inline uint64_t fg_cache_min_slots(uint32_t n_layer, uint32_t n_expert, u
 typedef struct fg_cache_stats {
     uint64_t n_hit; /* requests met by what an earlier request had brought */
     /* Requests that found a prefetch, its first use; found, not read: a store gives up the reads of
-     * hints that were wrong, and one that is requested later is read whole then.  n_miss + n_prefetch
-     * counts each as one read, which is more than is read, unless many are given up half-way and
-     * requested after all. */
+     * hints that were wrong, and one that is requested later is read whole then.  n_miss +
+     * n_prefetch counts each as one read, which is more than is read, unless many are given up
+     * half-way and requested after all. */
     uint64_t n_prefetch_hit;
     uint64_t n_miss;     /* requests that had to be read */
     uint64_t n_prefetch; /* prefetches carried out */
@@ -121,7 +122,8 @@ void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n);
  * done and nothing is pinned.  *loads (borrowed until the next call) are in the order of need. */
 uint32_t fg_cache_next(fg_cache *c, const fg_cache_load **loads, uint32_t *n_load);
 
-/* Experts of ids[0..] of the running layer that are pinned: this wave and what was requested ahead. */
+/* Experts of ids[0..] of the running layer that are pinned: this wave and what was requested
+ * ahead. */
 uint32_t fg_cache_n_requested(const fg_cache *c);
 
 /* Ends the layer at any point. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which part holds what is the file's to say (fg_model_file_part_at).  A load stays with the reader of its
- * part for good, since a reader takes no load that another has in flight.
+ * Which part holds what is the file's to say (fg_model_file_part_at).  A load stays with the reader
+ * of its part for good, since a reader takes no load that another has in flight.
  */
 #include "src/expert/drives.h"
 

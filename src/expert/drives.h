@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reading of long ranges of a model file from all its drives: one reader (fetch.h) for each part of a
- * split file (FORMAT.md 3.1), and one load for each part that has bytes of a range, so that one expert comes
- * from all drives at once.  A file that is not split has one part, and everything is as with its reader.
+ * Reading of long ranges of a model file from all its drives: one reader (fetch.h) for each part of
+ * a split file (FORMAT.md 3.1), and one load for each part that has bytes of a range, so that one
+ * expert comes from all drives at once.  A file that is not split has one part, and everything is
+ * as with its reader.
  */
 #ifndef FG_SRC_EXPERT_DRIVES_H
 #define FG_SRC_EXPERT_DRIVES_H
@@ -12,8 +13,8 @@
 
 typedef struct fg_drives fg_drives;
 
-/* A range on its way.  Zero-initialised by the owner, who keeps it and dst until the drives are destroyed or
- * fg_drives_drain returned, and frees it with fg_range_fini then. */
+/* A range on its way.  Zero-initialised by the owner, who keeps it and dst until the drives are
+ * destroyed or fg_drives_drain returned, and frees it with fg_range_fini then. */
 typedef struct fg_range {
     uint8_t *dst;
     /* the rest belongs to the drives */
@@ -31,8 +32,8 @@ fg_status fg_drives_create(fg_drives **out, const fg_model_file *file, const fg_
 /* Waits for what is in flight.  Accepts NULL. */
 void fg_drives_destroy(fg_drives **d);
 
-/* As the functions of a reader, for all parts of the range.  Starting a range again that is still in flight
- * waits for it when the file is split: stripes of another expert lie elsewhere in dst. */
+/* As the functions of a reader, for all parts of the range.  Starting a range again that is still
+ * in flight waits for it when the file is split: stripes of another expert lie elsewhere in dst. */
 fg_status fg_drives_start(fg_drives *d, fg_range *r, uint8_t *dst, uint64_t offset, uint64_t bytes,
                           bool urgent, fg_err *err);
 void fg_drives_cancel(fg_drives *d, fg_range *r);

@@ -117,8 +117,8 @@ static fg_load *first_ready(const queue *q)
     return l;
 }
 
-/* Half of the depth is kept free of reads that nobody waits for yet, and none starts before one that
- * somebody waits for. */
+/* Half of the depth is kept free of reads that nobody waits for yet, and none starts before one
+ * that somebody waits for. */
 static fg_load *pick(const fg_fetch *r)
 {
     if (r->stop || r->free == NULL) return NULL;
@@ -253,8 +253,8 @@ static void finish(fg_fetch *r, fg_io_piece *p)
     r->free = p;
 }
 
-/* Without direct reads the page cache has a second copy of each load.  Not under the lock: to drop the
- * pages of an expert takes milliseconds. */
+/* Without direct reads the page cache has a second copy of each load.  Not under the lock: to drop
+ * the pages of an expert takes milliseconds. */
 static void drop_cached(fg_fetch *r)
 {
     for (uint32_t i = 0; i < r->n_drop; i++) {

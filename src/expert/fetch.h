@@ -10,9 +10,9 @@
  *
  * Backends: io_uring, or a few threads with pread where io_uring is refused (seccomp, old kernels).
  *
- * Errors: an interrupted or short read goes on after what arrived, a failed one is tried again; when
- * that does not help, or the file is not the one that was opened any more, the load fails, and what
- * failed first can be asked for.
+ * Errors: an interrupted or short read goes on after what arrived, a failed one is tried again;
+ * when that does not help, or the file is not the one that was opened any more, the load fails, and
+ * what failed first can be asked for.
  */
 #ifndef FG_SRC_EXPERT_FETCH_H
 #define FG_SRC_EXPERT_FETCH_H
@@ -124,8 +124,8 @@ fg_status fg_fetch_start(fg_fetch *r, fg_load *load, uint8_t *dst, uint64_t offs
  * nothing. */
 void fg_fetch_cancel(fg_fetch *r, fg_load *load);
 
-/* Bytes of this load that were in flight, not urgent, when an urgent load was started: what that had to
- * share the drive with. */
+/* Bytes of this load that were in flight, not urgent, when an urgent load was started: what that
+ * had to share the drive with. */
 uint64_t fg_fetch_delay(fg_fetch *r, const fg_load *load);
 
 /* A load that was not urgent becomes so; false: it has failed and must be started again. */
@@ -135,7 +135,8 @@ bool fg_fetch_hurry(fg_fetch *r, fg_load *load);
  * load.  False: the load failed.  Any thread. */
 bool fg_fetch_wait(fg_fetch *r, fg_load *load, uint64_t bytes);
 
-/* Gives up the load if it is queued, and waits until none of it is in flight: dst is the owner's. */
+/* Gives up the load if it is queued, and waits until none of it is in flight: dst is the
+ * owner's. */
 void fg_fetch_drain(fg_fetch *r, fg_load *load);
 
 /* What failed first since the last call; FG_OK and *err untouched when nothing did. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The entry is {"version": 1, "data_root": "0x...", "text": NAME, "tokens": N, "fulgur": VERSION,
- * "use": [[...], ...]}, a row for each layer; the hash is text, as a JSON number is exact to 53 bits.
+ * "use": [[...], ...]}, a row for each layer; the hash is text, as a JSON number is exact to 53
+ * bits.
  */
 #include "src/expert/heat.h"
 

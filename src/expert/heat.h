@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The routing heat map of a model file: how often each expert was used on some text, kept inside the
- * file (metadata key "heat", JSON; FORMAT.md 4.2), so that a store knows which experts to hold on
- * to before it has seen a token.  It changes time only, never a bit.
+ * The routing heat map of a model file: how often each expert was used on some text, kept inside
+ * the file (metadata key "heat", JSON; FORMAT.md 4.2), so that a store knows which experts to hold
+ * on to before it has seen a token.  It changes time only, never a bit.
  *
  * A new map takes the place of the old one: for several texts, trace them joined.
  */

@@ -52,7 +52,8 @@ typedef struct fg_predict_ops {
     uint32_t (*rank)(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
                      uint32_t most);
     void (*destroy)(void *state); /* accepts NULL */
-    /* *to, made by create with the same options, becomes what *from is; NULL for who never observes. */
+    /* *to, made by create with the same options, becomes what *from is; NULL for who never
+     * observes. */
     void (*copy)(void *to, const void *from);
 } fg_predict_ops;
 
@@ -86,16 +87,17 @@ typedef struct fg_predictor fg_predictor;
 fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *opts, fg_err *err);
 void fg_predictor_destroy(fg_predictor **p); /* accepts NULL */
 
-/* Ranks the experts of `layer`, the likeliest first; writes at most `most` ids and returns how many,
- * 0: nothing is known.  guess: what the layer's router ranked first, a row of fg_guess, or NULL. */
+/* Ranks the experts of `layer`, the likeliest first; writes at most `most` ids and returns how
+ * many, 0: nothing is known.  guess: what the layer's router ranked first, a row of fg_guess, or
+ * NULL. */
 uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t *guess,
                            uint32_t *ids, uint32_t most);
 
 /* The routing of one layer: sel[n_tok][n_used], tokens in order. */
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok);
 
-/* As if the pass that was observed last, sel[n_layer][n_row][n_used], had had n_kept (<= n_row) rows:
- * the rest was undone.  sel may be NULL when n_kept is 0. */
+/* As if the pass that was observed last, sel[n_layer][n_row][n_used], had had n_kept (<= n_row)
+ * rows: the rest was undone.  sel may be NULL when n_kept is 0. */
 void fg_predictor_rewind(fg_predictor *p, const uint32_t *sel, uint64_t n_row, uint32_t n_kept);
 
 /* Off: hints of the kind are no longer given, only observed; see store.h for who decides. */

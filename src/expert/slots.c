@@ -24,8 +24,8 @@ fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char
     s->map_bytes = bytes;
     const uintptr_t at = (uintptr_t)fg_round_up((uintptr_t)s->map, FG_HUGE_PAGE_BYTES);
     s->p = (uint8_t *)s->map + (at - (uintptr_t)s->map);
-    /* refused: only slower, the reads as well: a virtual drive gave 1.4 to 3.6 GB/s into small pages, 3.7 into
-     * huge ones */
+    /* refused: only slower, the reads as well: a virtual drive gave 1.4 to 3.6 GB/s into small
+     * pages, 3.7 into huge ones */
     (void)madvise(s->p, (size_t)(n * slot_bytes), MADV_HUGEPAGE);
     /* a fork while a direct read is under way would leave one of the two without its bytes */
     (void)madvise(s->map, (size_t)bytes, MADV_DONTFORK);
@@ -39,10 +39,10 @@ void fg_slots_fini(fg_slots *s)
     *s = (fg_slots){0};
 }
 
-/* The huge pages at its ends are shared with its neighbours.  Dropping the slot's part of them is not
- * enough: a later fault in a neighbour brings a whole huge page, and khugepaged completes what is
- * there, so that up to 2 MiB at each end (of an expert smaller than that: all of it) would come back
- * unasked and stand outside the bound.  Where huge pages are forbidden, none can cross. */
+/* The huge pages at its ends are shared with its neighbours.  Dropping the slot's part of them is
+ * not enough: a later fault in a neighbour brings a whole huge page, and khugepaged completes what
+ * is there, so that up to 2 MiB at each end (of an expert smaller than that: all of it) would come
+ * back unasked and stand outside the bound.  Where huge pages are forbidden, none can cross. */
 void fg_slots_discard(fg_slots *s, uint64_t i)
 {
     (void)madvise(fg_slots_at(s, i), (size_t)s->slot_bytes, MADV_NOHUGEPAGE);

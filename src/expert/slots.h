@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory for weights that are read instead of mapped: anonymous, aligned to huge pages and backed by
- * them where the system allows it, resident only as far as it was filled.
+ * Memory for weights that are read instead of mapped: anonymous, aligned to huge pages and backed
+ * by them where the system allows it, resident only as far as it was filled.
  */
 #ifndef FG_SRC_EXPERT_SLOTS_H
 #define FG_SRC_EXPERT_SLOTS_H
@@ -32,8 +32,9 @@ static inline uint8_t *fg_slots_at(const fg_slots *s, uint64_t i)
     return s->p + i * s->slot_bytes;
 }
 
-/* Gives the slot's memory back to the system, for good: no huge page of a neighbour, made now or later,
- * reaches into it.  Its contents are zero from then on; fg_slots_use comes before the next use. */
+/* Gives the slot's memory back to the system, for good: no huge page of a neighbour, made now or
+ * later, reaches into it.  Its contents are zero from then on; fg_slots_use comes before the next
+ * use. */
 void fg_slots_discard(fg_slots *s, uint64_t i);
 
 /* The slot may have huge pages again; costs nothing unless it was discarded. */

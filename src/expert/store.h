@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The weights of a model within a bound of memory.  Dense parts (embedding, attention, norms,
- * routers, lm_head) are read once and stay; experts are read on demand, whole, into as many slots as
- * the bound leaves, and evicted as the policy says (cache.h).  Nothing is touched in the file's
+ * routers, lm_head) are read once and stay; experts are read on demand, whole, into as many slots
+ * as the bound leaves, and evicted as the policy says (cache.h).  Nothing is touched in the file's
  * mapping, and the page cache keeps none of it.
  *
  * What the store does changes time only: bytes are the file's whatever the bound, policy or order.
@@ -88,15 +88,16 @@ uint32_t fg_store_guess_layers(const fg_store *s);
  *
  * A predictor has to pay.  Over FG_STORE_TRIAL passes of one token its gain is what had arrived of
  * hinted experts when they were requested; its cost, what urgent reads shared the drive with for
- * hints that were wrong, and whole experts that had gone for hints and were missed.  When the cost is the greater it is off
- * for FG_STORE_PAUSE passes, and twice as long each further time. */
+ * hints that were wrong, and whole experts that had gone for hints and were missed.  When the cost
+ * is the greater it is off for FG_STORE_PAUSE passes, and twice as long each further time. */
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
 
 /* Number of the last pass that hinted; what fg_store_rewind goes by. */
 uint64_t fg_store_pass(const fg_store *s);
 
-/* Pass number `pass` had n_kept of its n_row rows only, the others were undone: its predictor forgets
- * them.  sel[n_layer][n_row][n_used] is what the pass was; without effect when another one followed. */
+/* Pass number `pass` had n_kept of its n_row rows only, the others were undone: its predictor
+ * forgets them.  sel[n_layer][n_row][n_used] is what the pass was; without effect when another one
+ * followed. */
 void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n_row,
                      uint32_t n_kept);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The parts in the order of FORMAT.md 3: slots, metadata in key order, data region, chunk table, directory.
- * Placement of the data region (FORMAT.md 5.2) is here and nowhere else: fg_directory_place, which the
- * directory's decoder calls too.
+ * The parts in the order of FORMAT.md 3: slots, metadata in key order, data region, chunk table,
+ * directory. Placement of the data region (FORMAT.md 5.2) is here and nowhere else:
+ * fg_directory_place, which the directory's decoder calls too.
  */
 #include "src/format/file_plan.h"
 

@@ -72,8 +72,8 @@ typedef struct fg_tensor {
     bool rotated;  /* stored as W R (FORMAT.md 6.2), so the input must be rotated too */
 } fg_tensor;
 
-/* True for a matrix that may be stored rotated: quantized, multiplied by int8 activations (not looked
- * up, no router), and whole blocks of 128 wide. */
+/* True for a matrix that may be stored rotated: quantized, multiplied by int8 activations (not
+ * looked up, no router), and whole blocks of 128 wide. */
 bool fg_tensor_may_rotate(const fg_tensor *t);
 
 /* Splitting a matrix by panels between NUMA nodes (FORMAT.md 7).  A page belongs to one node, so a

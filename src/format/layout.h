@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * What only the files of this folder and of write/ see: header slots, the directory as a structure, and
- * the one function that places tensors.  A file plan places and the writer writes; the reader decodes, places
- * again and compares, so that no offset of a file is believed (FORMAT.md 5: positions follow from shape,
- * types and the start of the data region).
+ * What only the files of this folder and of write/ see: header slots, the directory as a structure,
+ * and the one function that places tensors.  A file plan places and the writer writes; the reader
+ * decodes, places again and compares, so that no offset of a file is believed (FORMAT.md 5:
+ * positions follow from shape, types and the start of the data region).
  */
 #ifndef FG_SRC_FORMAT_LAYOUT_H
 #define FG_SRC_FORMAT_LAYOUT_H

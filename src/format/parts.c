@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Only experts are cut, into stripes of equal length, because only they are read while a model runs; an
- * expert then comes from all drives at once.  Which part a stripe is in depends on the numbers of stripe,
- * expert and layer alone, so no table is stored; the rotation gives every drive its share even where an
- * expert's last stripe is shorter or missing.
+ * Only experts are cut, into stripes of equal length, because only they are read while a model
+ * runs; an expert then comes from all drives at once.  Which part a stripe is in depends on the
+ * numbers of stripe, expert and layer alone, so no table is stored; the rotation gives every drive
+ * its share even where an expert's last stripe is shorter or missing.
  */
 #include "src/format/parts.h"
 
@@ -211,8 +211,8 @@ fg_status fg_parts_write(const fg_parts *p, const void *src, size_t n, uint64_t 
     return FG_OK;
 }
 
-/* Each stripe is a mapping of its own: 2560 experts in 16 parts make 40960, of the 65530 that Linux allows
- * a process by default. */
+/* Each stripe is a mapping of its own: 2560 experts in 16 parts make 40960, of the 65530 that Linux
+ * allows a process by default. */
 fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err)
 {
     const uint64_t n_all = p->n == 1 ? 0 : (uint64_t)p->dir->shape.n_layer * p->dir->shape.n_expert;

@@ -34,17 +34,19 @@ uint64_t fg_model_file_size(const fg_model_file *f);
 /* Its layout, with what was measured of each tensor; borrowed. */
 const fg_file_plan *fg_model_file_plan(const fg_model_file *f);
 const fg_shape *fg_model_file_shape(const fg_model_file *f);
-/* Hash over the chunk table, hence over all tensor data: what a quality card names the weights by. */
+/* Hash over the chunk table, hence over all tensor data: what a quality card names the weights
+ * by. */
 uint64_t fg_model_file_data_root(const fg_model_file *f);
 
-/* Split files (FORMAT.md 3.1).  The parts, 1 when it is not split; where part k was opened, borrowed. */
+/* Split files (FORMAT.md 3.1).  The parts, 1 when it is not split; where part k was opened,
+ * borrowed. */
 uint32_t fg_model_file_n_part(const fg_model_file *f);
 const char *fg_model_file_part_path(const fg_model_file *f, uint32_t part);
-/* The part that holds the byte at `offset`; *end: where the run of bytes ends that it holds from there
- * on, UINT64_MAX when it has the rest. */
+/* The part that holds the byte at `offset`; *end: where the run of bytes ends that it holds from
+ * there on, UINT64_MAX when it has the rest. */
 uint32_t fg_model_file_part_at(const fg_model_file *f, uint64_t offset, uint64_t *end);
-/* Whether the first FG_FILE_HEAD bytes of a file are those of part k of this model.  Errors: FG_EIO (another
- * model), and those of opening. */
+/* Whether the first FG_FILE_HEAD bytes of a file are those of part k of this model.  Errors: FG_EIO
+ * (another model), and those of opening. */
 fg_status fg_model_file_check_head(const fg_model_file *f, uint32_t part, const uint8_t *head,
                                    fg_err *err);
 
@@ -73,9 +75,9 @@ fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char
 uint64_t fg_model_file_n_meta(const fg_model_file *f);
 void fg_model_file_meta_at(const fg_model_file *f, uint64_t idx, const char **key, uint64_t *n);
 
-/* Reads all tensor data and checks every chunk hash and metadata hash.  progress may be NULL; it is called
- * with bytes done and total, and returns false to cancel (FG_ECANCEL).  The first damaged chunk is
- * reported with its number and a tensor that it holds: FG_ECHECKSUM. */
+/* Reads all tensor data and checks every chunk hash and metadata hash.  progress may be NULL; it is
+ * called with bytes done and total, and returns false to cancel (FG_ECANCEL).  The first damaged
+ * chunk is reported with its number and a tensor that it holds: FG_ECHECKSUM. */
 fg_status fg_model_file_verify(const fg_model_file *f,
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err);

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a device (a card) is to the network.  The unit is a sub-layer, never a kernel: the device keeps
- * the dense weights and the state of a sequence, and does a layer's norms, attention, residuals,
- * router, the experts that are resident on it, and the combination; the host does the other experts.
- * Results are those of the host, in every bit (simd/KERNELS.md, numerics contract).
+ * What a device (a card) is to the network.  The unit is a sub-layer, never a kernel: the device
+ * keeps the dense weights and the state of a sequence, and does a layer's norms, attention,
+ * residuals, router, the experts that are resident on it, and the combination; the host does the
+ * other experts. Results are those of the host, in every bit (simd/KERNELS.md, numerics contract).
  *
  * One pass, as the host runs it:
  *
  *     begin(d, batch, first, last)
  *     for each layer of first .. last:
- *         routed(d, layer, ids, &n)             waits; ids: experts that are left to the host, whose
- *                                               inputs are in the batch's scratch then
- *         stream(d, layer, expert, where)       instead of computing it: gives the device an expert
- *                                               for this pass
+ *         routed(d, layer, ids, &n)          waits; ids: experts that are left to the host, whose
+ *                                            inputs are in the batch's scratch then
+ *         stream(d, layer, expert, where)    instead of computing it: gives the device an expert
+ *                                            for this pass
  *         ... the host's experts, their outputs in scratch ...
  *         experts_done(d, layer, status)        a failure is the abort word
  *     logits(d) or nothing, end(d)

@@ -9,7 +9,7 @@
  * token's index in the chunk:
  *
  *     o_i = lambda^(i+1) S^T q_i + sum_{j<=i} lambda^(i-j) (q_i . k_j) v_j
- *     S  <- lambda^64 S + sum_j lambda^(63-j) k_j v_j^T                     before the token after 63
+ *     S  <- lambda^64 S + sum_j lambda^(63-j) k_j v_j^T               when the token after 63 comes
  *
  * then u = RMSNorm(o over all heads) * sigmoid(W_gate n), a = W_out u.
  */
@@ -19,9 +19,9 @@
 
 /* One head over the rows of one sequence, chunk by chunk.
  *
- * The fold is lazy: S stands as of st->folded until the first token of the next chunk comes, so that
- * going back to any position from `folded` on is a matter of the position alone.  It is decided by
- * `folded`, not by the position: after going back to a boundary S is folded already. */
+ * The fold is lazy: S stands as of st->folded until the first token of the next chunk comes, so
+ * that going back to any position from `folded` on is a matter of the position alone.  It is
+ * decided by `folded`, not by the position: after going back to a boundary S is folded already. */
 static void head(const fg_batch *b, const fg_seq *q, uint32_t l, uint64_t h)
 {
     const fg_kernels *k = &b->m->k;

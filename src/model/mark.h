@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Marks: what a sequence's lightning layers were at one position, to go back to.  The key-value cache
- * needs none, because its rows are indexed by position and a pass writes only rows from its own
- * position on.
+ * Marks: what a sequence's lightning layers were at one position, to go back to.  The key-value
+ * cache needs none, because its rows are indexed by position and a pass writes only rows from its
+ * own position on.
  *
  * A mark is canonical, that is a function of the tokens before it: S as of the last chunk boundary,
  * folded in the copy where the state has not done so yet, and after it the keys and values of the
@@ -35,12 +35,13 @@ uint64_t fg_mark_bytes(const fg_shape *s, uint64_t pos);
 /* Takes the memory of a mark at any position beforehand.  FG_ENOMEM. */
 fg_status fg_mark_reserve(fg_mark *mark, const fg_shape *s, fg_err *err);
 
-/* Takes a mark of the state.  *mark is zeroed or an earlier mark, whose memory is used again if it is
- * large enough.  FG_ENOMEM leaves it empty. */
+/* Takes a mark of the state.  *mark is zeroed or an earlier mark, whose memory is used again if it
+ * is large enough.  FG_ENOMEM leaves it empty. */
 fg_status fg_mark_take(fg_mark *mark, fg_team *team, const fg_model *m, const fg_state *st,
                        fg_err *err);
 
-/* Puts the state back to the mark's position.  Of the cache, rows before it must be as they were. */
+/* Puts the state back to the mark's position.  Of the cache, rows before it must be as they
+ * were. */
 void fg_mark_restore(const fg_mark *mark, fg_team *team, const fg_model *m, fg_state *st);
 
 void fg_mark_fini(fg_mark *mark); /* accepts a zeroed one */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The experts [MODEL.md (22), (23)]:  y_e = W2 (silu(W1 m) * (W3 m)).  Rows lie sorted by expert (router.c); a
- * single decoded token is the same path with one row for each expert.
+ * The experts [MODEL.md (22), (23)]:  y_e = W2 (silu(W1 m) * (W3 m)).  Rows lie sorted by expert
+ * (router.c); a single decoded token is the same path with one row for each expert.
  */
 #include "src/model/stages.h"
 
 /* In waves: all of the layer's experts at once where they are in memory, a few at a time where they
- * are read on demand.  A wave is ids[0 .. n-1]; each expert has its own rows, so the order of experts
- * changes nothing. */
+ * are read on demand.  A wave is ids[0 .. n-1]; each expert has its own rows, so the order of
+ * experts changes nothing. */
 typedef struct wave {
     const uint32_t *ids;
     uint32_t n;
@@ -72,7 +72,8 @@ static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v
 
 typedef void panels_fn(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *p);
 
-/* Panels of the wave's experts, each worker those that its node owns.  like: one of the matrices. */
+/* Panels of the wave's experts, each worker those that its node owns.  like: one of the
+ * matrices. */
 static void share_out(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v,
                       const fg_matrix *like, panels_fn *fn)
 {
@@ -115,8 +116,8 @@ void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark_phase(w, b, FG_PHASE_EXPERTS);
 }
 
-/* Worker 0 speaks to the weights; s->n_wave is read by the others after a barrier: that of fg_route,
- * which began the first wave, or the one below. */
+/* Worker 0 speaks to the weights; s->n_wave is read by the others after a barrier: that of
+ * fg_route, which began the first wave, or the one below. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
 {
     fg_scratch *s = b->s;

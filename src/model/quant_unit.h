@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Units of quantization: matrices whose type is chosen together, because they share their inputs and
- * their place in the network.  A layer has four (all its experts count as one, so that a choice never
- * depends on which experts a text happened to use); embedding and head are one each.  Measured by
- * src/eval/sensitivity.h, chosen by convert/choose/budget.h; the names are those of the sensitivity file.
+ * Units of quantization: matrices whose type is chosen together, because they share their inputs
+ * and their place in the network.  A layer has four (all its experts count as one, so that a choice
+ * never depends on which experts a text happened to use); embedding and head are one each.
+ * Measured by src/eval/sensitivity.h, chosen by convert/choose/budget.h; the names are those of the
+ * sensitivity file.
  */
 #ifndef FG_SRC_MODEL_QUANT_UNIT_H
 #define FG_SRC_MODEL_QUANT_UNIT_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The router [MODEL.md (20), (21); looking ahead (24)]: p = softmax(W_r m) over all experts; the n_used best, divided by their sum,
- * are the weights of the experts' outputs.  Rows are gathered by expert here, so that an expert's
- * weights are read once for all its rows.
+ * The router [MODEL.md (20), (21); looking ahead (24)]: p = softmax(W_r m) over all experts; the
+ * n_used best, divided by their sum, are the weights of the experts' outputs.  Rows are gathered by
+ * expert here, so that an expert's weights are read once for all its rows.
  */
 #include <math.h>
 #include <string.h>

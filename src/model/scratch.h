@@ -9,8 +9,8 @@
 #include "src/model/model.h"
 #include "src/model/state.h"
 
-/* Activation rows: f32, and the same quantised for int8 products, as they are (q) and rotated (rot),
- * where the model has matrices that want them; else NULL.  Both are valid only after
+/* Activation rows: f32, and the same quantised for int8 products, as they are (q) and rotated
+ * (rot), where the model has matrices that want them; else NULL.  Both are valid only after
  * fg_acts_quantize of that row. */
 typedef struct fg_acts {
     float *f;

@@ -7,7 +7,8 @@
  * Conventions: T rows of the batch; every activation row is padded with zeros to a multiple of 128
  * and 64-byte aligned; work is split by output ranges, never by summation order.  A stage may be
  * entered when each worker's own rows (fg_worker_range over T) of what it reads are there, and
- * leaves its own rows of what it wrote; a stage that needs the rows of others begins with a barrier.
+ * leaves its own rows of what it wrote; a stage that needs the rows of others begins with a
+ * barrier.
  */
 #ifndef FG_SRC_MODEL_STAGES_H
 #define FG_SRC_MODEL_STAGES_H
@@ -57,7 +58,8 @@ typedef struct fg_profile {
  * hidden: after each layer l, x[T][d_model] rows `stride` elements apart; l = -1: embedding;
  *         l = n_layer: final norm (only rows whose logits were wanted).
  * experts: selected experts of layer l, [T][n_used], with weights.
- * guesses: after it, when T = 1: what the routers of the layers ahead make of this layer's state. */
+ * guesses: after it, when T = 1: what the routers of the layers ahead make of this layer's
+ * state. */
 typedef struct fg_taps {
     void (*hidden)(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
                    size_t stride);
@@ -107,8 +109,8 @@ static inline const fg_seq *fg_batch_seq(const fg_batch *b, uint64_t t, uint64_t
     return q;
 }
 
-/* Stages from .. last of one layer, by all workers.  Returns early when b->status is not FG_OK, as all
- * workers see it alike. */
+/* Stages from .. last of one layer, by all workers.  Returns early when b->status is not FG_OK, as
+ * all workers see it alike. */
 void fg_stages(fg_worker *w, fg_batch *b, uint32_t layer, fg_stage from, fg_stage last);
 
 /* x = rows of the embedding, and the rotary angles of the rows' positions. */
@@ -129,8 +131,8 @@ typedef struct fg_product {
 void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_acts *x,
                         uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
                         uint64_t end);
-/* All panels of n dense products over rows 0 .. n_tok-1, shared out among the workers.  weights NULL:
- * they are where the matrices say. */
+/* All panels of n dense products over rows 0 .. n_tok-1, shared out among the workers.  weights
+ * NULL: they are where the matrices say. */
 void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, size_t n,
                  uint64_t n_tok);
 /* Fills q and rot of a row, as far as they are there. */
@@ -141,7 +143,8 @@ void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_route(fg_worker *w, fg_batch *b, uint32_t l);
-/* HIDDEN and DOWN together, wave by wave: weights from anywhere, which are read while they are used. */
+/* HIDDEN and DOWN together, wave by wave: weights from anywhere, which are read while they are
+ * used. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);
 /* Each alone, for experts s->active whose weights are all in the mapping. */
 void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l);

@@ -7,7 +7,8 @@
  * A lightning layer keeps S as of a chunk boundary (absolute position a multiple of FG_LIGHT_CHUNK)
  * and adds the tokens since then from `kt` and `v`.  Prefill and decode thereby compute the same
  * expression for a token, whatever was evaluated in one call: the logits are a function of the text
- * only (simd/KERNELS.md, numerics contract), and a decode step reads the state instead of rewriting it.
+ * only (simd/KERNELS.md, numerics contract), and a decode step reads the state instead of rewriting
+ * it.
  *
  * `folded` is that boundary.  S is folded when the first token of the next chunk is evaluated, not
  * before: folded <= pos <= folded + FG_LIGHT_CHUNK, and going back to any position from `folded` on
@@ -70,8 +71,8 @@ void fg_state_reset_to(fg_state *st, uint64_t pos);
 /* n tokens were evaluated: moves pos and, with it, folded. */
 void fg_state_advance(fg_state *st, uint64_t n);
 
-/* Goes back to pos (at most the present one) if that is free; false, and nothing has changed, when S
- * is beyond it. */
+/* Goes back to pos (at most the present one) if that is free; false, and nothing has changed, when
+ * S is beyond it. */
 bool fg_state_rewind(fg_state *st, uint64_t pos);
 
 /* Copies the first `pos` rows of the key-value cache into another state of the same shape, room and

@@ -6,8 +6,8 @@
  *   map      everything is in the mapping of the file; a layer is one wave, waiting is free
  *   stream   dense parts in memory, experts on demand from a store (src/expert/store.h)
  *
- * A matrix is one run of panels a node.  One layer, as src/model/moe.c has it; worker 0 calls begin,
- * wave, hint and end, all workers the others, after a barrier:
+ * A matrix is one run of panels a node.  One layer, as src/model/moe.c has it; worker 0 calls
+ * begin, wave, hint and end, all workers the others, after a barrier:
  *
  *     fg_weights_begin(w, layer, ids, n);
  *     while ((m = fg_weights_wave(w)) > 0) {     the next m of ids
@@ -61,8 +61,8 @@ const uint8_t *fg_weights_dense(const fg_weights *w, uint64_t offset);
 fg_panel_run fg_weights_run(const fg_weights *w, const fg_matrix *m, uint32_t expert,
                             uint32_t node);
 
-/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer ends,
- * and may be reordered. */
+/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer
+ * ends, and may be reordered. */
 void fg_weights_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);
 
 /* How many of ids come next, 0 at the end.  Their memory stays until the next call. */
@@ -71,8 +71,9 @@ uint32_t fg_weights_wave(fg_weights *w);
 /* Panels that are worth waiting for at a time, of n. */
 uint64_t fg_weights_step(const fg_weights *w, uint64_t n);
 
-/* Waits until panels 0 .. last-1 of an expert's matrix, and what the file has before them, are there.
- * False: they could not be read; the caller goes on without, and fg_weights_end has the reason. */
+/* Waits until panels 0 .. last-1 of an expert's matrix, and what the file has before them, are
+ * there. False: they could not be read; the caller goes on without, and fg_weights_end has the
+ * reason. */
 bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last);
 
 /* Ends the layer, finished or not.  Errors: those of fg_store_end_layer. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The temporary file serves twice: mapped, while the page cache still holds what was written, and then
- * read past that cache.
+ * The temporary file serves twice: mapped, while the page cache still holds what was written, and
+ * then read past that cache.
  */
 #include "src/plan/doctor.h"
 

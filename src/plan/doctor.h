@@ -43,16 +43,16 @@ typedef struct fg_doctor {
     char disk_error[160]; /* why no disk was measured; empty: it was */
 } fg_doctor;
 
-/* n_thread 0: as commands take by default.  path: a folder, where a temporary file of up to 1 GiB is
- * written, or a file to read.  step (may be NULL) is called before each measurement; false cancels.  That
- * the disk cannot be measured is reported in *d, not an error.  Errors: FG_ENOMEM, FG_ELIMIT, FG_EIO,
- * FG_ECANCEL. */
+/* n_thread 0: as commands take by default.  path: a folder, where a temporary file of up to 1 GiB
+ * is written, or a file to read.  step (may be NULL) is called before each measurement; false
+ * cancels.  That the disk cannot be measured is reported in *d, not an error.  Errors: FG_ENOMEM,
+ * FG_ELIMIT, FG_EIO, FG_ECANCEL. */
 fg_status fg_doctor_run(fg_doctor *d, uint32_t n_thread, const char *path,
                         bool (*step)(void *ctx, const char *what, uint32_t done, uint32_t total),
                         void *ctx, fg_err *err);
 
-/* What is wrong and what to do, one line each, most important first; static or in text[][].  Returns the
- * number of lines.  A function of *d. */
+/* What is wrong and what to do, one line each, most important first; static or in text[][].
+ * Returns the number of lines.  A function of *d. */
 typedef char fg_advice[200];
 size_t fg_doctor_advise(const fg_doctor *d, fg_advice text[FG_DOCTOR_ADVICE]);
 

@@ -35,8 +35,8 @@ static uint64_t panels_bytes(const fg_tensor *t)
     return fg_n_panel(t->n_row) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
 }
 
-/* Bytes that the placement gives a tensor (FORMAT.md 5.2).  Panels of gate and up are one run, counted
- * with gate. */
+/* Bytes that the placement gives a tensor (FORMAT.md 5.2).  Panels of gate and up are one run,
+ * counted with gate. */
 static uint64_t placed_bytes(const fg_tensor *t)
 {
     if (fg_role_is_vector((fg_role)t->role)) return page_up(t->n_col * sizeof(float));

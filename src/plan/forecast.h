@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a model needs of a machine, and how fast it will be there: arithmetic on shape, weight types and
- * measured or assumed rates of the machine (rates.h).  No weight is read.
+ * What a model needs of a machine, and how fast it will be there: arithmetic on shape, weight types
+ * and measured or assumed rates of the machine (rates.h).  No weight is read.
  *
- * Memory, bytes: fixed = embedding + dense parts of all layers + lm_head + state + scratch + program. With
- * fixed and all experts within the budget everything is resident; else experts live in slots as large as
- * the largest, in what the budget leaves, n_used + 1 at least (src/expert/store.h).
+ * Memory, bytes: fixed = embedding + dense parts of all layers + lm_head + state + scratch +
+ * program. With fixed and all experts within the budget everything is resident; else experts live
+ * in slots as large as the largest, in what the budget leaves, n_used + 1 at least
+ * (src/expert/store.h).
  *
  * Decode, seconds of one token at position p.  B: bytes, R: rate, of the weights by type:
  *
@@ -19,31 +20,34 @@
  *     h = lru(f, q) + reuse * (1 - lru(f, q)),    q = n_used / n_expert
  *     lru(f, q) = 1 - (1 - q)^j,    j the largest integer for which that is not above f
  *
- * lru is the hit rate of the least-recently-used policy for independent uniform routing: j tokens in a
- * row use a share of lru(f, q) of all experts, so what was used within them is still there; with slots
- * for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)  `reuse` adds
- * what a router repeats beyond that.  m of a layer's
- * n_used experts are missing with probability binomial(n_used, 1 - h), and reading them takes
- * D(m) = m * expert bytes / R_disk.  Of the missing experts `recall`, but none of the first layer, were
- * read ahead (src/expert/predict.h) and are hidden behind all layers; of the others, u, nothing is known
- * until their router has run, so its layer's expert time E (its part of W) is all that their read can be
- * hidden behind, and is by `overlap`.  Nothing is read during lm_head, which takes H:
+ * lru is the hit rate of the least-recently-used policy for independent uniform routing: j tokens
+ * in a row use a share of lru(f, q) of all experts, so what was used within them is still there;
+ * with slots for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)
+ * `reuse` adds what a router repeats beyond that.  m of a layer's n_used experts are missing with
+ * probability binomial(n_used, 1 - h), and reading them takes D(m) = m * expert bytes / R_disk.  Of
+ * the missing experts `recall`, but none of the first layer, were read ahead (src/expert/predict.h)
+ * and are hidden behind all layers; of the others, u, nothing is known until their router has run,
+ * so its layer's expert time E (its part of W) is all that their read can be hidden behind, and is
+ * by `overlap`.  Nothing is read during lm_head, which takes H:
  *
  *     u = 1 - recall * (layers - 1) / layers
  *     streamed t = H + max(layers * sum_m P(m) D(m),
- *                          resident t - H + u * layers * sum_m P(m) (D(m) - overlap * min(D(m), E)))
+ *                          resident t - H + u * layers * 
+ *                             sum_m P(m) (D(m) - overlap * min(D(m), E))
  *
- * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident t, sum of D).
+ * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident
+ * t, sum of D).
  *
  * Prefill, a batch of n tokens after p positions:
  *
- *     W = sum_type MACs / R(type)     dense matrices at n tokens, experts at their share of the batch
+ *     W = sum_type MACs / R(type)     dense matrices at n tokens, experts at their share of it
  *     t = (W + attention MACs / R_attn + B(lm_head) / R_gemv) * (1 + other_prefill)
- *     streamed: each expert met is read once unless it is there from the batch before, which lru says with
+ *     streamed: each expert met is read once unless it is there from the batch before, which lru
+ *     says with
  *     the share of experts that a batch meets for q; D in all: t + D - overlap * min(t, D)
  *
- * Nodes: matrices are split over n_node by whole panel groups (FORMAT.md 7); a step lasts as long as its
- * largest part, which makes `imbalance` = n_node * (bytes of the largest parts) / bytes.
+ * Nodes: matrices are split over n_node by whole panel groups (FORMAT.md 7); a step lasts as long
+ * as its largest part, which makes `imbalance` = n_node * (bytes of the largest parts) / bytes.
  */
 #ifndef FG_SRC_PLAN_FORECAST_H
 #define FG_SRC_PLAN_FORECAST_H
@@ -85,15 +89,16 @@ fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, uint32_t n_node
 
 /* ---- forecast ---- */
 
-/* Parameters of the formulas above that no quick measurement gives.  The defaults were chosen to meet the
- * Zen 5 figures of bench/baselines, everything resident; overlap and reuse are not fitted to anything. */
+/* Parameters of the formulas above that no quick measurement gives.  The defaults were chosen to
+ * meet the Zen 5 figures of bench/baselines, everything resident; overlap and reuse are not fitted
+ * to anything. */
 typedef struct fg_forecast_fit {
     double other_decode;  /* norms, router, lightning and waiting, share of the rest; 0.04 */
     double other_prefill; /* the same, with gathering and silu; 0.06 */
     double overlap;       /* of reads with the same layer's experts, 0 to 1; 1 */
     double reuse;         /* see above, 0 to 1; 0 */
-    double
-        recall; /* see above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77 */
+    /* See above, 0 to 1; 0.7: nano had 0.67 to 0.69, ten layers of random weights 0.77. */
+    double recall;
 } fg_forecast_fit;
 
 typedef struct fg_forecast_opts {

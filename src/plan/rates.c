@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * One buffer of random bytes, larger than the caches, serves as the matrices of all types: any bytes are
- * valid codes and scales.  A batch walks through it, so that no pass meets weights of the one before.
+ * One buffer of random bytes, larger than the caches, serves as the matrices of all types: any
+ * bytes are valid codes and scales.  A batch walks through it, so that no pass meets weights of the
+ * one before.
  */
 #include "src/plan/rates.h"
 
@@ -96,8 +97,8 @@ static fg_matrix matrix_of(const passes *p, uint64_t i)
     };
 }
 
-/* All passes within one run of the team: waking it takes as long as a short one.  The first pass does
- * not count. */
+/* All passes within one run of the team: waking it takes as long as a short one.  The first pass
+ * does not count. */
 static void multiply(fg_worker *w, void *arg)
 {
     passes *p = arg;

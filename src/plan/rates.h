@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rates of this machine that a forecast is made from, measured in a few seconds with the model's own
- * products (fg_multiply) on random weights: the weights of one token streamed from memory, and batches
- * of many.  A plain read loop and a kernel from the cache (bench.h) would say what is possible; this
- * says what is reached, which differs by up to a half either way between machines.
+ * Rates of this machine that a forecast is made from, measured in a few seconds with the model's
+ * own products (fg_multiply) on random weights: the weights of one token streamed from memory, and
+ * batches of many.  A plain read loop and a kernel from the cache (bench.h) would say what is
+ * possible; this says what is reached, which differs by up to a half either way between machines.
  */
 #ifndef FG_SRC_PLAN_RATES_H
 #define FG_SRC_PLAN_RATES_H
@@ -42,14 +42,14 @@ typedef struct fg_rates_opts {
 /* Fields not measured are left alone.  Errors: FG_EINVAL, FG_ENOTSUP (cpu), FG_ENOMEM, FG_EIO. */
 fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err);
 
-/* disk_gbs: of a model file, its experts at random by the reader of the expert store; of a folder, a temporary
- * file in pieces of that reader's size.  Some two seconds.  Errors: those of src/sys/disk.h, of opening a
- * model, and of src/expert/drives.h. */
+/* disk_gbs: of a model file, its experts at random by the reader of the expert store; of a folder,
+ * a temporary file in pieces of that reader's size.  Some two seconds.  Errors: those of
+ * src/sys/disk.h, of opening a model, and of src/expert/drives.h. */
 fg_status fg_rates_measure_disk(fg_rates *r, const char *path, fg_err *err);
 
-/* For a machine known by two figures: decode reaches 95 % of read_gbs with every type; a batch 85 % and
- * an expert's part of it 65 % of peak_gmacs, the multiply-adds of all cores from cache.  A figure of 0
- * leaves its fields alone. */
+/* For a machine known by two figures: decode reaches 95 % of read_gbs with every type; a batch 85 %
+ * and an expert's part of it 65 % of peak_gmacs, the multiply-adds of all cores from cache.  A
+ * figure of 0 leaves its fields alone. */
 void fg_rates_assume(fg_rates *r, double read_gbs, double peak_gmacs);
 
 #endif

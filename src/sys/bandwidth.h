@@ -39,8 +39,8 @@ typedef struct fg_bandwidth_buffer {
     uint64_t map_bytes;
 } fg_bandwidth_buffer;
 
-/* bytes is rounded up to 2 MiB for each worker.  Errors: FG_ENOMEM, FG_EINVAL.  Zero-initialise; fini
- * accepts that. */
+/* bytes is rounded up to 2 MiB for each worker.  Errors: FG_ENOMEM, FG_EINVAL.  Zero-initialise;
+ * fini accepts that. */
 fg_status fg_bandwidth_buffer_init(fg_bandwidth_buffer *b, fg_team *team, uint64_t bytes,
                                    fg_err *err);
 void fg_bandwidth_buffer_fini(fg_bandwidth_buffer *b);

@@ -183,8 +183,8 @@ fg_status fg_disk_read(const fg_disk *d, uint64_t block, uint32_t n_flight, uint
     }
     uint8_t *map = fg_mem_map((size_t)map_bytes);
     if (map == NULL) return fg_fail_nomem(err, d->path);
-    /* huge pages, as the slots that experts are read into: a direct read into small ones is cut into
-     * requests of a few pages by some drives (a virtual one was at times half as fast) */
+    /* huge pages, as the slots that experts are read into: a direct read into small ones is cut
+     * into requests of a few pages by some drives (a virtual one was at times half as fast) */
     const uintptr_t at = (uintptr_t)map;
     r.buf = map + (fg_round_up(at, FG_HUGE_PAGE_BYTES) - at);
     (void)madvise(r.buf, (size_t)buf_bytes, MADV_HUGEPAGE);

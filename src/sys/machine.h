@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What this machine says about itself: nothing here is measured.  Texts that the system does not tell
- * are empty.
+ * What this machine says about itself: nothing here is measured.  Texts that the system does not
+ * tell are empty.
  */
 #ifndef FG_SRC_SYS_MACHINE_H
 #define FG_SRC_SYS_MACHINE_H
@@ -31,8 +31,8 @@ void fg_machine_describe(fg_machine *m);
 /* Name of the processor, as in fg_machine; name[n]. */
 void fg_machine_cpu_name(char *name, size_t n);
 
-/* Kernel level number i of this build, from the lowest; NULL after the last one.  *has: this machine
- * can use it. */
+/* Kernel level number i of this build, from the lowest; NULL after the last one.  *has: this
+ * machine can use it. */
 const char *fg_machine_level(uint32_t i, bool *has);
 
 #endif

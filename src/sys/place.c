@@ -39,8 +39,8 @@ static uint32_t real_of(const fg_topo *t, uint32_t core)
     return t == NULL ? 0 : fg_topo_node_of(t, core);
 }
 
-/* With more nodes than real ones, those numbered r, r + n_real, ... lie in real node r and are dealt
- * its cores; with fewer, real nodes are put together. */
+/* With more nodes than real ones, those numbered r, r + n_real, ... lie in real node r and are
+ * dealt its cores; with fewer, real nodes are put together. */
 static size_t deal_cores(fg_place *p, slot *out)
 {
     const uint32_t n_core = n_core_of(p->topo), n_real = n_real_of(p->topo), n = p->n_node;

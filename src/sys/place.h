@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Placement: which node owns which part of a matrix, and which worker sits where.  fg_place_make and
- * the shares are pure functions of a topology, counts and groups (never of a model's shape), so that
- * machines nobody has can be tested; binding and auditing memory are the two acts.
+ * Placement: which node owns which part of a matrix, and which worker sits where.  fg_place_make
+ * and the shares are pure functions of a topology, counts and groups (never of a model's shape), so
+ * that machines nobody has can be tested; binding and auditing memory are the two acts.
  *
- * A share gives each node a run of items, a whole number of groups: with the group of FORMAT.md 7 no
- * two nodes touch one page.  Shares follow the nodes' weights, not the number of workers, so that
- * what a node owns is the same for every size of team.  They never change a result: work is split by
- * output ranges.
+ * A share gives each node a run of items, a whole number of groups: with the group of FORMAT.md 7
+ * no two nodes touch one page.  Shares follow the nodes' weights, not the number of workers, so
+ * that what a node owns is the same for every size of team.  They never change a result: work is
+ * split by output ranges.
  */
 #ifndef FG_SRC_SYS_PLACE_H
 #define FG_SRC_SYS_PLACE_H
@@ -26,8 +26,8 @@ typedef struct fg_place_opts {
     /* 0: the topology's nodes.  Else, for proofs on a machine of one node: so many (at most
      * FG_MAX_NODE), to which the cores are dealt; where they are fewer, nodes share them. */
     uint32_t pretend_nodes;
-    /* [nodes] what one can do next to the others, such as its bandwidth; 0: owns nothing.  NULL: its
-     * cores, or 1 each when the nodes are pretended. */
+    /* [nodes] what one can do next to the others, such as its bandwidth; 0: owns nothing.  NULL:
+     * its cores, or 1 each when the nodes are pretended. */
     const uint32_t *weight;
 } fg_place_opts;
 
@@ -36,8 +36,8 @@ typedef struct fg_place_node {
     uint32_t weight, n_core, n_worker;
 } fg_place_node;
 
-/* Where a worker sits.  Workers are dealt round the nodes, one core of each in turn, so that the first
- * m of them take equally from every node, for every m. */
+/* Where a worker sits.  Workers are dealt round the nodes, one core of each in turn, so that the
+ * first m of them take equally from every node, for every m. */
 typedef struct fg_seat {
     uint32_t node, idx_in_node;
     uint32_t core; /* of the topology */
@@ -62,11 +62,12 @@ typedef struct fg_share {
 } fg_share;
 
 /* What each node owns of n items; borders fall on multiples of group (> 0; FORMAT.md 7).  Each node
- * gets what its weight comes to, rounded down; the groups that are left go to the largest remainders,
- * ties to the first nodes.  With equal weights that is FORMAT.md's split. */
+ * gets what its weight comes to, rounded down; the groups that are left go to the largest
+ * remainders, ties to the first nodes.  With equal weights that is FORMAT.md's split. */
 void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out);
-/* The same for the matrices of a phase one after another, so that what is left goes round the nodes:
- * ties go to the nodes from *turn on, which begins with 0 and is moved after those served. */
+/* The same for the matrices of a phase one after another, so that what is left goes round the
+ * nodes: ties go to the nodes from *turn on, which begins with 0 and is moved after those
+ * served. */
 void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
                             fg_share *out);
 

@@ -5,8 +5,8 @@
  * futex.  When there are more workers than CPUs, spinning only keeps the others from running, so
  * they sleep at once.
  *
- * What is taken of a node's items is one counter: those taken from the front, by its own workers, in
- * the lower half, and those taken from the back, by others, in the upper.
+ * What is taken of a node's items is one counter: those taken from the front, by its own workers,
+ * in the lower half, and those taken from the back, by others, in the upper.
  */
 #include "src/sys/team.h"
 
@@ -257,8 +257,8 @@ typedef struct post {
     uint64_t at; /* core, or nodes */
 } post;
 
-/* The backend may give several teams the same threads, and replace a team's, so that each thread knows
- * for itself. */
+/* The backend may give several teams the same threads, and replace a team's, so that each thread
+ * knows for itself. */
 static _Thread_local post here;
 
 static void bind_to(const fg_team *t, post p)

@@ -52,18 +52,18 @@ uint32_t fg_team_size(const fg_team *t);
 const fg_place *fg_team_place(const fg_team *t); /* where its workers sit */
 const char *fg_team_backend(void);               /* "openmp" or "pthread" */
 
-/* Binds the calling thread as worker 0 until it detaches the team, which gives it back the binding it
- * had before the first of the teams it is attached to.  One thread at a time: a second attach does
- * nothing, and neither does a detach by another thread than the one that attached.  Both accept a
- * team that is not pinned (nothing to do) and NULL. */
+/* Binds the calling thread as worker 0 until it detaches the team, which gives it back the binding
+ * it had before the first of the teams it is attached to.  One thread at a time: a second attach
+ * does nothing, and neither does a detach by another thread than the one that attached.  Both
+ * accept a team that is not pinned (nothing to do) and NULL. */
 void fg_team_attach(fg_team *t);
 void fg_team_detach(fg_team *t);
 
 /* Runs fn(worker, arg) once on every worker and returns when all have returned.  One run at a
  * time, always from the same thread. */
 void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
-/* The same on the first n workers (1 to the team's size), which are equally many of each node as far
- * as it has them; the others sleep, and no barrier waits for them.  The team keeps its size. */
+/* The same on the first n workers (1 to the team's size), which are equally many of each node as
+ * far as it has them; the others sleep, and no barrier waits for them.  The team keeps its size. */
 void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg);
 
 /* Barrier over all workers of the run; also a memory fence. */
@@ -76,11 +76,12 @@ void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *
  * barriers.  Parts shrink from a share of what is left down to one item, so that a worker slowed by
  * a neighbour takes less. ---- */
 
-/* Items of no node, such as heads or files: takes the next part [*begin, *end) of items 0..n-1 that no
- * worker has taken yet; false when none is left. */
+/* Items of no node, such as heads or files: takes the next part [*begin, *end) of items 0..n-1 that
+ * no worker has taken yet; false when none is left. */
 bool fg_worker_take_items(fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end);
 
-/* Items with owners: rows, each a matrix or an expert, of which every node owns a share (place.h). */
+/* Items with owners: rows, each a matrix or an expert, of which every node owns a share
+ * (place.h). */
 typedef struct fg_work_row {
     uint64_t id; /* the caller's own */
     const fg_share *share;
@@ -98,10 +99,10 @@ typedef struct fg_work_piece {
     uint32_t node;       /* that owns them */
 } fg_work_piece;
 
-/* Takes the next piece: of the worker's node as long as there is any, row by row; then of nodes that
- * have no worker in this run; then, unless strict, of the node with most left, but at most the last
- * eighth of what a node owns goes to others.  False when nothing is left for this worker.  A node
- * may own at most 2^32 - 1 items of a list. */
+/* Takes the next piece: of the worker's node as long as there is any, row by row; then of nodes
+ * that have no worker in this run; then, unless strict, of the node with most left, but at most the
+ * last eighth of what a node owns goes to others.  False when nothing is left for this worker.  A
+ * node may own at most 2^32 - 1 items of a list. */
 bool fg_worker_take(fg_worker *w, const fg_work_list *l, fg_work_piece *out);
 
 #endif

@@ -39,8 +39,8 @@ static bool mask_same(const cpu_mask *a, const cpu_mask *b)
     return a->bytes == b->bytes && memcmp(a->word, b->word, a->bytes) == 0;
 }
 
-/* With OMP_PROC_BIND and its like, libgomp binds the first thread to one core when it is loaded.  So
- * the mask is read before any library is started, and again after all were: if a library has
+/* With OMP_PROC_BIND and its like, libgomp binds the first thread to one core when it is loaded.
+ * So the mask is read before any library is started, and again after all were: if a library has
  * changed it, the earlier one tells what the process may use; if the program has changed it since,
  * that was meant. */
 static cpu_mask at_start, at_main;
@@ -136,8 +136,8 @@ static hwloc_obj_t core_at(const fg_topo *t, uint32_t i)
     return hwloc_get_obj_by_type(t->topology, t->core_type, i);
 }
 
-/* Nodes in hwloc's order, without those that have memory only.  A core belongs to the first node that
- * serves it; cores that no node serves count with the first. */
+/* Nodes in hwloc's order, without those that have memory only.  A core belongs to the first node
+ * that serves it; cores that no node serves count with the first. */
 static bool find_nodes(fg_topo *t)
 {
     hwloc_obj_t node = NULL;
@@ -336,8 +336,8 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t 
 /* ---- limits of the control group ---- */
 
 /* Calls fn with the path of `name` in this process's cgroup and in each one above it.  key: how the
- * hierarchy's line in /proc/self/cgroup goes on after its number (":" is version 2); root: where it is
- * mounted.  In a container the last one called is the container's own. */
+ * hierarchy's line in /proc/self/cgroup goes on after its number (":" is version 2); root: where it
+ * is mounted.  In a container the last one called is the container's own. */
 static void walk_cgroup(const char *key, const char *root, const char *name,
                         void (*fn)(const char *path, void *arg), void *arg)
 {

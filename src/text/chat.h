@@ -61,7 +61,8 @@ typedef struct fg_chat {
     bool generate;        /* end with the head of the assistant's next message */
 } fg_chat;
 
-/* Appends the rendered text to *out.  Errors: FG_EINVAL (message without a part, ...), FG_ENOMEM. */
+/* Appends the rendered text to *out.  Errors: FG_EINVAL (message without a part, ...),
+ * FG_ENOMEM. */
 fg_status fg_chat_render(const fg_chat *c, fg_buf *out, fg_err *err);
 
 /* Appends the ids to *ids (unchanged on failure).  s as in fg_tokenizer_encode.  FG_EINVAL also

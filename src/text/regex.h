@@ -3,9 +3,9 @@
  * Rewrites the regular expression of a tokenizer.json, which is written for Oniguruma (Ruby syntax,
  * Unicode 16 in the reference), into one that PCRE2 with UTF and UCP matches in the same way.
  *
- * A white list: literals, classes, groups (plain, ?:, ?=, ?!, ?<=, ?<!, ?>, ?i:, ?-i:; (?i) at the start),
- * | . * + ? {n} {n,} {n,m}, lazy and possessive forms that mean the same in both, \s \S \d \D,
- * \p{..} \P{..} of a general category, \x{..}, \uHHHH and escaped punctuation.  What the two
+ * A white list: literals, classes, groups (plain, ?:, ?=, ?!, ?<=, ?<!, ?>, ?i:, ?-i:; (?i) at the
+ * start), | . * + ? {n} {n,} {n,m}, lazy and possessive forms that mean the same in both, \s \S \d
+ * \D, \p{..} \P{..} of a general category, \x{..}, \uHHHH and escaped punctuation.  What the two
  * engines read differently, or what is not known to be the same, is refused: a pattern that
  * silently splits otherwise would give a model wrong text.  Differences that are ironed out:
  *

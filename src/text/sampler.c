@@ -146,8 +146,8 @@ void fg_sampler_set_rng(fg_sampler *s, fg_rng rng)
 static inline double weight_of(const double *table, double x)
 {
     if (!(x >= -700.0)) return 0.0;
-    /* x = (64 m + j) ln 2 / 64 + r: adding 1.5 * 2^52 rounds to an integer, which then stands in the
-     * low bits of the double. */
+    /* x = (64 m + j) ln 2 / 64 + r: adding 1.5 * 2^52 rounds to an integer, which then stands in
+     * the low bits of the double. */
     const double magic = 0x1.8p52;
     const double t = x * 0x1.71547652b82fep+6 + magic, n = t - magic;
     const double r = (x - n * 0x1.62e42fefp-7) - n * 0x1.473de6af278edp-40;

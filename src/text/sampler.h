@@ -6,8 +6,8 @@
  * order, candidates are ordered by logit (descending), then by id (ascending).
  *
  * Order of the steps, as in Hugging Face's generate: temperature, top-k, top-p, min-p, draw.
- *   temperature T  weight of a token = e^((logit - largest logit) / T); T = 0: largest logit, ties to
- *                  the lower id, no random number is used
+ *   temperature T  weight of a token = e^((logit - largest logit) / T); T = 0: largest logit, ties
+ *                  to the lower id, no random number is used
  *   top-k          the k first candidates stay
  *   top-p          the shortest prefix of the candidates whose weight reaches p of the sum stays
  *   min-p          candidates with at least min_p times the weight of the first stay

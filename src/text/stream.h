@@ -16,8 +16,8 @@
 #include "src/text/tokenizer.h"
 
 typedef enum fg_detok_special {
-    FG_DETOK_SKIP, /* special tokens give nothing */
-    FG_DETOK_THINK, /* only <think> and </think> are printed: special in some models, text in others */
+    FG_DETOK_SKIP,  /* special tokens give nothing */
+    FG_DETOK_THINK, /* only <think> and </think> are printed: special in some models */
     FG_DETOK_PRINT, /* special tokens give their text */
 } fg_detok_special;
 

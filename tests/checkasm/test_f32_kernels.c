@@ -700,7 +700,8 @@ FG_TEST(attention_f16_reads_all_halves)
     }
 }
 
-/* ---- negative controls ------------------------------------------------------------------------ */
+/* ---- negative controls
+ * ------------------------------------------------------------------------ */
 
 static void rmsnorm_other_order(const float *x, const float *w, size_t n, float eps, float *y)
 {

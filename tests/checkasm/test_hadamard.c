@@ -61,7 +61,8 @@ FG_TEST(rotation_is_the_formula)
 
 FG_TEST(diagonal_is_the_documents_and_mixes)
 {
-    /* largest Walsh coefficient over aligned parts of the block: what a run of equal values gives */
+    /* largest Walsh coefficient over aligned parts of the block: what a run of equal values
+     * gives */
     static const struct {
         size_t part;
         int most;
@@ -249,7 +250,8 @@ FG_TEST(golden_bits)
     }
 }
 
-/* ---- negative controls ------------------------------------------------------------------------ */
+/* ---- negative controls
+ * ------------------------------------------------------------------------ */
 
 /* Orthogonal as well, and the same but for rounding. */
 static void stages_in_other_order(const float *x, size_t n, fg_act128 *out)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Option tables: every kind, what it refuses and how, and tables with a mistake, which --help names.
+ * Option tables: every kind, what it refuses and how, and tables with a mistake, which --help
+ * names.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -28,8 +28,8 @@ static inline uint64_t weights_of(const fg_shape *s, uint32_t unit)
     return n;
 }
 
-/* A sensitivity file for the shape: kld of unit u is (u + 1) / 100 a weight, but for `dear`, which costs
- * a thousand times as much.  The first `from` becomes `to`; NULL: none does. */
+/* A sensitivity file for the shape: kld of unit u is (u + 1) / 100 a weight, but for `dear`, which
+ * costs a thousand times as much.  The first `from` becomes `to`; NULL: none does. */
 static inline const char *sensitivity_file(const fg_shape *s, uint32_t dear, const char *from,
                                            const char *to)
 {

@@ -92,8 +92,8 @@ static void draw(instance *x, fg_rng *r, bool convex)
     x->budget = least + fg_rng_u64(r) % (most - least + 1);
 }
 
-/* What is promised: no better than the optimum by more than the first refused step would have saved.
- * step: that saving. */
+/* What is promised: no better than the optimum by more than the first refused step would have
+ * saved. step: that saving. */
 static bool promise_holds(instance *x, const uint8_t *choice, double step)
 {
     const double best = brute_force(x), got = kld_of(x, choice);
@@ -285,7 +285,8 @@ FG_TEST(files_are_within_their_budget)
     CHECK_U64(type_of(x.out, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER), FG_TYPE_Q8);
     CHECK_U64(type_of(x.out, FG_ROLE_EXPERT_UP, 0, 2), FG_TYPE_Q8);
     for (uint64_t more = 0; more < 40000; more += 7000) {
-        /* metadata is counted with a margin of some hundred bytes, which may cost a step of 2 MiB */
+        /* metadata is counted with a margin of some hundred bytes, which may cost a step of 2
+         * MiB */
         const uint64_t bytes = x.least.file_bytes + ((uint64_t)2 << 20) + more;
         REQUIRE_OK(convert(x.dir, x.out, s, 0.0, bytes, &r, &err), &err);
         CHECK(r.file_bytes <= bytes);
@@ -293,7 +294,8 @@ FG_TEST(files_are_within_their_budget)
     tear_down(&x);
 }
 
-/* The dear unit gets the bytes, whichever it is; the file's recipe says so and gives the same file. */
+/* The dear unit gets the bytes, whichever it is; the file's recipe says so and gives the same
+ * file. */
 FG_TEST(bytes_go_where_they_help)
 {
     fixture x;

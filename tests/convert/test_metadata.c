@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every row of fg_copied_files in everything that walks the table.  The rows are taken from the table, so a row
- * that is added is tested as well, and a consumer with a list of its own fails for it.
+ * Every row of fg_copied_files in everything that walks the table.  The rows are taken from the
+ * table, so a row that is added is tested as well, and a consumer with a list of its own fails for
+ * it.
  *
- * Sizes of files move in steps of 2 MiB (the data region's alignment), so each copied file is padded until all of
- * them together are just above a step and without any one of them below it.
+ * Sizes of files move in steps of 2 MiB (the data region's alignment), so each copied file is
+ * padded until all of them together are just above a step and without any one of them below it.
  */
 #include <stdio.h>
 #include <string.h>
@@ -160,8 +161,8 @@ FG_TEST(no_copied_file_is_written_over)
     CHECK_OK(fg_convert_dry_run(&o, &d, &err), &err);
 }
 
-/* A budget that is nearly used up without a file must choose smaller types with it: one that did not count
- * the file would choose as before, and be above by a step of 2 MiB. */
+/* A budget that is nearly used up without a file must choose smaller types with it: one that did
+ * not count the file would choose as before, and be above by a step of 2 MiB. */
 FG_TEST(budgets_count_every_copied_file)
 {
     const char *dir = full_folder("paid");

@@ -40,7 +40,8 @@ static uint64_t file_hash(const char *path)
     return h;
 }
 
-/* A configuration with row lengths that need padding: 48 = 32 + 16, 80 = 64 + 16, 176 = 128 + 48. */
+/* A configuration with row lengths that need padding: 48 = 32 + 16, 80 = 64 + 16, 176 = 128 +
+ * 48. */
 static const char *odd_config(void)
 {
     const char *path = fg_test_tmp("odd.json");

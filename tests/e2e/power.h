@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Conversions as processes of their own, for test_resume and test_shards: starting one, and what a loss of
- * power may do to what it leaves behind.
+ * Conversions as processes of their own, for test_resume and test_shards: starting one, and what a
+ * loss of power may do to what it leaves behind.
  */
 #ifndef FG_TESTS_E2E_POWER_H
 #define FG_TESTS_E2E_POWER_H
@@ -108,8 +108,8 @@ static void garble(int fd, uint64_t from, uint64_t to, fg_rng *r)
     }
 }
 
-/* Where the parts of the file are that are written as a whole, from a finished one: of tensor i the bytes
- * [place[i], place[i + 1]), an expert's all at its first. */
+/* Where the parts of the file are that are written as a whole, from a finished one: of tensor i the
+ * bytes [place[i], place[i + 1]), an expert's all at its first. */
 static uint64_t place[1024], n_place;
 static uint8_t owner[1 << 16]; /* part that a page is in */
 
@@ -176,8 +176,8 @@ static void lose_parts(const uint8_t *safe, uint64_t n_page, fg_rng *r)
     }
 }
 
-/* The power goes: of PATH.part only what the records say is on the disk; the last record may be torn, when
- * `tear` says so.  Returns whether there is a record to go on from. */
+/* The power goes: of PATH.part only what the records say is on the disk; the last record may be
+ * torn, when `tear` says so.  Returns whether there is a record to go on from. */
 static bool lose_power(bool tear, fg_rng *r)
 {
     fg_journal *j;

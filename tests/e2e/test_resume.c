@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Conversions killed at random moments: SIGKILL, then what a loss of power may have done to everything
- * that was not on the disk for certain, then the same conversion again, until it is through.  The file
- * must be that of one uninterrupted run.  Each conversion is a process of its own.
+ * Conversions killed at random moments: SIGKILL, then what a loss of power may have done to
+ * everything that was not on the disk for certain, then the same conversion again, until it is
+ * through.  The file must be that of one uninterrupted run.  Each conversion is a process of its
+ * own.
  */
 #include "tests/e2e/power.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Shards that go when they are consumed and come while the conversion runs: the file is that of one
- * conversion with everything there, wherever the process dies, and no shard is deleted before what was
- * made from it is safe.
+ * conversion with everything there, wherever the process dies, and no shard is deleted before what
+ * was made from it is safe.
  */
 #include <time.h>
 
@@ -217,8 +217,8 @@ FG_TEST(killed_while_deleting)
 
 /* --- waiting --- */
 
-/* Copies shards from `from` to the folder in random order and in pieces, now and then as space set aside
- * that is filled later, the header last. */
+/* Copies shards from `from` to the folder in random order and in pieces, now and then as space set
+ * aside that is filled later, the header last. */
 static void download(const char *from, uint64_t seed)
 {
     fg_rng r;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * OpenBLAS for a static ARM64 build: Debian's archive wants a Fortran runtime that the cross compiler
- * does not have.  It says that it is the build without threads, which calibration refuses, so nothing
- * else is ever called.
+ * OpenBLAS for a static ARM64 build: Debian's archive wants a Fortran runtime that the cross
+ * compiler does not have.  It says that it is the build without threads, which calibration refuses,
+ * so nothing else is ever called.
  */
 #include <cblas.h>
 #include <stdlib.h>

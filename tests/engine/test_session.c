@@ -203,7 +203,8 @@ static void raw_close(raw *w)
     fg_model_destroy(&w->m);
 }
 
-/* Rewound to 128 with S folded there; `wrong`: as if the fold were decided by the position alone. */
+/* Rewound to 128 with S folded there; `wrong`: as if the fold were decided by the position
+ * alone. */
 static bool after_boundary(const rig *r, raw *w, bool wrong)
 {
     fg_state_reset(w->st);

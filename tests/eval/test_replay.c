@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Replays have the live store's counts exactly, the optimal policy is that of a search over everything,
- * recalls are those of sequences that were made for it, and heat maps travel in the file.
+ * Replays have the live store's counts exactly, the optimal policy is that of a search over
+ * everything, recalls are those of sequences that were made for it, and heat maps travel in the
+ * file.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sensitivities of the nano model: equal to what a file with one quantized unit scores against the
- * reference, the same bits for any number of threads and CPU level, refused where they would mean nothing.
+ * reference, the same bits for any number of threads and CPU level, refused where they would mean
+ * nothing.
  */
 #include "src/eval/sensitivity.h"
 
@@ -39,8 +40,8 @@ static bool open_with(fg_engine **e, const char *lines, uint32_t n_thread, const
     return ok; /* the file stays mapped when the next one replaces it */
 }
 
-/* Noise: every token is a surprise, so every unit makes a difference.  Behind the ids stands the one
- * that only a score needs. */
+/* Noise: every token is a surprise, so every unit makes a difference.  Behind the ids stands the
+ * one that only a score needs. */
 static bool draw_ids(fg_ids *ids)
 {
     fg_rng r;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The trace file: what is written is read; what is damaged, foreign or forbidden is refused with one
- * line; what cannot be written, or memory for, leaves nothing behind, and nothing else is touched.
- * What a recorder, and a heat map, do not take.
+ * The trace file: what is written is read; what is damaged, foreign or forbidden is refused with
+ * one line; what cannot be written, or memory for, leaves nothing behind, and nothing else is
+ * touched. What a recorder, and a heat map, do not take.
  */
 #include <dirent.h>
 #include <stdlib.h>

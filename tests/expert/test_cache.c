@@ -89,8 +89,8 @@ static bool list_touch(list *l, uint32_t key, uint32_t cap)
     return hit;
 }
 
-/* The experts of a token are asked for together: first those that are there, and these must not make
- * room for the others, which holds as soon as there are slots for all. */
+/* The experts of a token are asked for together: first those that are there, and these must not
+ * make room for the others, which holds as soon as there are slots for all. */
 static uint64_t list_layer(list *l, uint32_t layer_idx, const uint32_t *ids, uint32_t n,
                            uint32_t cap)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Experts of a split file are read from all its drives at once: the bytes of the one file, whatever goes
- * wrong on one of them, and in less time.
+ * Experts of a split file are read from all its drives at once: the bytes of the one file, whatever
+ * goes wrong on one of them, and in less time.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -72,8 +72,8 @@ static fg_extent random_expert(const fg_model_file *f, fg_rng *r)
                                        (uint32_t)(fg_rng_u64(r) % s->n_expert));
 }
 
-/* Ranges of f started, hurried, given up for others while in flight, and waited for bit by bit: what is said
- * to be there is there, as it is in `one`, the model that is not split. */
+/* Ranges of f started, hurried, given up for others while in flight, and waited for bit by bit:
+ * what is said to be there is there, as it is in `one`, the model that is not split. */
 static bool read_many(const fg_model_file *f, const fg_model_file *one, fg_drives *d)
 {
     enum { N = 5, ROUNDS = 200 };
@@ -204,8 +204,8 @@ static uint32_t late_reap(void *ctx, fg_io_piece **done, uint32_t max)
 
 static const fg_io_ops late_ops = {"late", late_open, free, late_submit, late_reap};
 
-/* Memory that is given to another expert while a slow drive still writes to it: the stripes of the other
- * one lie elsewhere, and must not be written over by what comes late. */
+/* Memory that is given to another expert while a slow drive still writes to it: the stripes of the
+ * other one lie elsewhere, and must not be written over by what comes late. */
 FG_TEST(what_comes_late_does_no_harm)
 {
     fg_model_file *f = open_model(2);

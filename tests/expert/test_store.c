@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reader and store: the bytes are the file's, whatever goes wrong on the way; errors end in one line,
- * and never in a hang or a wrong byte.
+ * Reader and store: the bytes are the file's, whatever goes wrong on the way; errors end in one
+ * line, and never in a hang or a wrong byte.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -58,8 +58,8 @@ static bool is_right(const uint8_t *p, uint64_t offset, uint64_t n)
     return true;
 }
 
-/* Many loads at once, of odd sizes, half of them hints; true when all bytes are right.  What is said
- * to be there must be there, at every moment. */
+/* Many loads at once, of odd sizes, half of them hints; true when all bytes are right.  What is
+ * said to be there must be there, at every moment. */
 static bool read_many(fg_fetch *r, bool check)
 {
     enum { N = 24, MAX = 40 * FG_IO_ALIGN };

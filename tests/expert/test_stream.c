@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A model whose experts are read on demand gives the bits of the mapped one: for every budget,
- * policy, backend, thread count and batch, and whatever goes wrong on the way; and the counts of the
- * live run are those of a replay of its routing.
+ * policy, backend, thread count and batch, and whatever goes wrong on the way; and the counts of
+ * the live run are those of a replay of its routing.
  */
 #include <fcntl.h>
 #include <stdio.h>

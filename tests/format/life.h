@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One life of a writer on the disk of disk.h, which it may not survive: for test_journal and test_split.
+ * One life of a writer on the disk of disk.h, which it may not survive: for test_journal and
+ * test_split.
  */
 #ifndef FG_TESTS_FORMAT_LIFE_H
 #define FG_TESTS_FORMAT_LIFE_H
@@ -169,8 +170,8 @@ static fg_status live(life *l, fg_err *err)
     return st;
 }
 
-/* Files of a test, none of them there: PATH, its part and its journal; split, two more parts, and a link to
- * the one that is in another folder. */
+/* Files of a test, none of them there: PATH, its part and its journal; split, two more parts, and a
+ * link to the one that is in another folder. */
 static void use(const char *name)
 {
     static char path[N_FILE][4096], dir[2][4096];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A writer that dies and goes on: the finished file has the bytes of one uninterrupted life, wherever
- * the power went or the system refused.
+ * A writer that dies and goes on: the finished file has the bytes of one uninterrupted life,
+ * wherever the power went or the system refused.
  *
  * The disk that does this is in disk.h, the writer in life.h.
  */
@@ -20,7 +20,8 @@
 #include "tests/fg_test.h"
 #include "tests/format/life.h"
 
-/* The tensor behind the last span of a record; written in file order, the next one to be written. */
+/* The tensor behind the last span of a record; written in file order, the next one to be
+ * written. */
 static uint64_t end_of(const fg_checkpoint *c)
 {
     return fg_checkpoint_span(c, c->n_span - 1).end;

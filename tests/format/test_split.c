@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Files split over several drives (FORMAT.md 3.1): the same model as the one file, whatever a writer lives
- * through; parts that are missing, damaged or another's are refused in one line; nothing of others is
- * written over.
+ * Files split over several drives (FORMAT.md 3.1): the same model as the one file, whatever a
+ * writer lives through; parts that are missing, damaged or another's are refused in one line;
+ * nothing of others is written over.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -120,7 +120,8 @@ FG_TEST(the_same_model)
         const fg_tensor *t = fg_model_file_tensor(a, i), *u = fg_model_file_tensor(b, i);
         CHECK(t->offset == u->offset && t->scale_offset == u->scale_offset);
     }
-    /* by hand from the document: which file has a byte of each expert's each page, and nobody else */
+    /* by hand from the document: which file has a byte of each expert's each page, and nobody
+     * else */
     uint64_t held[3] = {0}, end;
     for (uint32_t layer = 0; layer < 3; layer++) {
         for (uint32_t e = 0; e < 3; e++) {

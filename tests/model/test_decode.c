@@ -26,8 +26,8 @@ static long minor_faults(void)
     return u.ru_minflt;
 }
 
-/* 64 tokens after a prompt of 65, whose last one folds: S is in memory then; the same ids each time, so that the second run finds all its
- * weights mapped.  Reports what the decode part did. */
+/* 64 tokens after a prompt of 65, whose last one folds, so that S is in memory; the same ids each
+ * time, so that the second run finds all its weights mapped.  Reports what the decode part did. */
 static void decode(fg_engine *e, bool leak, uint64_t *n_alloc, long *n_fault)
 {
     fg_session *s = model_session(e, 256, 64);
@@ -155,7 +155,8 @@ static double run_long(uint32_t layer, uint32_t head, double wrong)
     double worst = 0.0;
     for (uint64_t t = 0; t < LONG; t++) {
         const double e = step(&k, &q, t, &rng);
-        /* chunk boundaries and the far end, where the chunked form could part from the recurrence */
+        /* chunk boundaries and the far end, where the chunked form could part from the
+         * recurrence */
         if (t <= 257 || t == 10000 || t + 128 >= LONG) worst = fg_test_worst(worst, e);
     }
     return worst;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The same file and tokens give the same logits, bit for bit: for any thread count, CPU level,
- * number of NUMA nodes, batch size and split of the prompt.  One golden hash of the nano q4 file's logits is asserted for
- * every level, so that a silent change of the numerics is seen, and so that other machines can be
- * compared with this one.
+ * number of NUMA nodes, batch size and split of the prompt.  One golden hash of the nano q4 file's
+ * logits is asserted for every level, so that a silent change of the numerics is seen, and so that
+ * other machines can be compared with this one.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -185,8 +185,8 @@ FG_TEST(golden_hash)
     CHECK_U64(golden_first_other(latest, kept, GOLDEN_TOK), GOLDEN_TOK);
 }
 
-/* A file with one other weight: the scale of the embedding of a token first met at `t`.  A norm follows,
- * which takes out a positive factor. */
+/* A file with one other weight: the scale of the embedding of a token first met at `t`.  A norm
+ * follows, which takes out a positive factor. */
 static size_t first_other_of(const char *path, size_t t, float factor)
 {
     uint32_t ids[GOLDEN_TOK];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plans: sizes equal those of real conversions to the byte, memory equals what sessions allocate, the
- * formulas equal sums done another way and a simulation, and wrong inputs are seen to be wrong.
+ * Plans: sizes equal those of real conversions to the byte, memory equals what sessions allocate,
+ * the formulas equal sums done another way and a simulation, and wrong inputs are seen to be wrong.
  */
 #include <dirent.h>
 #include <math.h>
@@ -408,7 +408,8 @@ FG_TEST(reading_ahead_is_hidden_behind_the_layers)
     }
 }
 
-/* The share of uses that find their expert, in an LRU cache over all layers with uniform routing. */
+/* The share of uses that find their expert, in an LRU cache over all layers with uniform
+ * routing. */
 static double simulate_lru(uint64_t slots, uint64_t seed)
 {
     enum { LAYERS = 80, EXPERTS = 32, N = LAYERS * EXPERTS, TOKENS = 200 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Importance and error feedback on synthetic inputs: correlated channels, some of them planted
- * outliers.  The yardstick is the output error e H e^T over tokens that the encoder has seen, computed
- * here in double; the negative control is an importance that belongs to other columns.
+ * outliers.  The yardstick is the output error e H e^T over tokens that the encoder has seen,
+ * computed here in double; the negative control is an importance that belongs to other columns.
  */
 #include "quant/feedback.h"
 

@@ -180,8 +180,9 @@ enum { K = 6144 };
 static float weights[16 * K];
 
 /* Floors in dB, columns normal and Student t4.  An exhaustive search over 1200 scales a group gives
- * 21.85 22.67 27.97 34.18 46.67 and 19.20 20.95 25.18 31.41 43.88.  Allowed below it: 0.15 to 0.4 dB
- * of sample (0.4 for the wild t4), and for q6 and q8 what the shorter search loses (0.2, 0.9). */
+ * 21.85 22.67 27.97 34.18 46.67 and 19.20 20.95 25.18 31.41 43.88.  Allowed below it: 0.15 to 0.4
+ * dB of sample (0.4 for the wild t4), and for q6 and q8 what the shorter search loses (0.2,
+ * 0.9). */
 static const double floors[N_KINDS][2] = {
     {21.70, 18.80}, {22.50, 20.50}, {27.75, 24.70}, {33.80, 30.70}, {45.50, 42.60}};
 

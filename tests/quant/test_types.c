@@ -126,9 +126,9 @@ static double coarseness(const fg_grid *g, const fg_code_map *map, uint32_t n_co
 
 /* Bound of the error of a group of a quantized type, |x - stored|.  One of the scales tried puts
  * the extreme weight at the lowest value or a step of the search inside, where no weight is off by
- * more than the coarseness times the scale; the real scale taken is no worse.  In the file it becomes an
- * int8 s, no worse than the nearest one, which is within 1 of s and moves all stored values by at
- * most half a step of it, relative to |x|. */
+ * more than the coarseness times the scale; the real scale taken is no worse.  In the file it
+ * becomes an int8 s, no worse than the nearest one, which is within 1 of s and moves all stored
+ * values by at most half a step of it, relative to |x|. */
 static double group_bound(const fg_qtype_info *info, const fg_grid *g, double coarse,
                           const float *x, int s)
 {
@@ -273,7 +273,7 @@ FG_TEST(second_reader_knows_the_same_types)
         bent[q6 - text + (ptrdiff_t)i] ^= 1;
         CHECK(differences(bent) != 0);
     }
-    (void)snprintf(bent, sizeof bent, "%s7 q7 2112 8 128 q - 64\n", text);
+    CHECK((size_t)snprintf(bent, sizeof bent, "%s7 q7 2112 8 128 q - 64\n", text) < sizeof bent);
     CHECK(differences(bent) == 1);
     (void)snprintf(bent, sizeof bent, "%s", strchr(text, '\n') + 1);
     CHECK(differences(bent) == 2);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Placement on machines of 1 to 16 nodes, uneven and restricted ones: every worker has a core of its
- * node, the first m workers take equally from all nodes, shares cover everything once with borders on
- * groups.  Then memory: bound, and found where it lies.
+ * Placement on machines of 1 to 16 nodes, uneven and restricted ones: every worker has a core of
+ * its node, the first m workers take equally from all nodes, shares cover everything once with
+ * borders on groups.  Then memory: bound, and found where it lies.
  */
 #include <stdio.h>
 #include <stdlib.h>

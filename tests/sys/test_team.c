@@ -223,8 +223,8 @@ FG_TEST(every_worker_has_its_core)
     free(m);
 }
 
-/* The variables that bind OpenMP's threads, and with them the first thread before main, take no core
- * away.  The test runs itself again under each. */
+/* The variables that bind OpenMP's threads, and with them the first thread before main, take no
+ * core away.  The test runs itself again under each. */
 FG_TEST(variables_that_bind_threads)
 {
     static const char *const set[] = {"OMP_PROC_BIND=true", "OMP_PLACES=cores",
@@ -510,7 +510,8 @@ FG_TEST(owned_items_are_taken_once)
     }
 }
 
-/* Worker 1 waits until worker 0 has done what it may: its own items, and the last eighth of node 1's. */
+/* Worker 1 waits until worker 0 has done what it may: its own items, and the last eighth of node
+ * 1's. */
 static uint64_t taken_from_a_late_node(bool strict)
 {
     owned_work o;

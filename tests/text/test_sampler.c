@@ -120,8 +120,8 @@ static uint32_t plain_pick(const float *logits, uint32_t n, const fg_sampler_opt
     return id;
 }
 
-/* Equal choices in 1500 draws: a borderline, where the two exponentials round apart, has a chance of
- * about 1e-12 each. */
+/* Equal choices in 1500 draws: a borderline, where the two exponentials round apart, has a chance
+ * of about 1e-12 each. */
 FG_TEST(selection_equals_full_sorting)
 {
     enum { N = 3000 };

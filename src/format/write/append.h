@@ -28,10 +28,10 @@ fg_status fg_append_open(fg_append **out, const char *path, fg_err *err);
  * made of: the lock keeps it from changing in between. */
 const fg_model_file *fg_append_file(const fg_append *a);
 
-/* Writes the entry (n bytes, may be 0) as the next generation; at most once for each open.  A key is
- * 1-255 bytes of printable ASCII.  Errors: FG_EINVAL (key, second call), FG_ELIMIT (1024 entries,
- * sizes), FG_EIO (disk full or failing).  Before the new header is written a failure leaves the file
- * as long as it was. */
+/* Writes the entry (n bytes, may be 0) as the next generation; at most once for each open.  A key
+ * is 1-255 bytes of printable ASCII.  Errors: FG_EINVAL (key, second call), FG_ELIMIT (1024
+ * entries, sizes), FG_EIO (disk full or failing).  Before the new header is written a failure
+ * leaves the file as long as it was. */
 fg_status fg_append_meta(fg_append *a, const char *key, const void *bytes, uint64_t n, fg_err *err);
 
 /* Gives up the lock.  Accepts NULL; *a becomes NULL. */

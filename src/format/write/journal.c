@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The whole journal is read into memory: 8 bytes for each MiB of data and some for each tensor, 3 MB
- * for the 456 B release.
+ * The whole journal is read into memory: 8 bytes for each MiB of data and some for each tensor, 3
+ * MB for the 456 B release.
  */
 #include "src/format/write/journal.h"
 

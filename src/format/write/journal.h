@@ -3,10 +3,10 @@
  * The journal beside a file that is being written: from which point a killed writer can go on.
  * Private to this folder; writer.h is the interface.
  *
- * A header, then records, appended only.  Each record carries an XXH3-64 over the hash before it and
- * its own bytes, so that neither a torn record nor one of an earlier life of the file is taken for
- * part of the chain; reading stops at the first that does not fit.  A record says what had reached
- * the disk when it was written: the caller syncs the data first, then appends.
+ * A header, then records, appended only.  Each record carries an XXH3-64 over the hash before it
+ * and its own bytes, so that neither a torn record nor one of an earlier life of the file is taken
+ * for part of the chain; reading stops at the first that does not fit.  A record says what had
+ * reached the disk when it was written: the caller syncs the data first, then appends.
  *
  *   header   magic[8], u32 version, u32 zero, u64 identity, u64 hash of the bytes before
  *   record   u64 n, body[n], u64 hash of (hash before, n, body)
@@ -15,8 +15,8 @@
  *            peak, lut[16]); payload[n_payload]
  *
  * A span is what was written in one go since the record before: tensors first to end - 1, with the
- * padding after them.  Its bytes are cut where the file's chunks begin, and the hashes are those of the
- * pieces, of all spans in turn (writer_impl.h).
+ * padding after them.  Its bytes are cut where the file's chunks begin, and the hashes are those of
+ * the pieces, of all spans in turn (writer_impl.h).
  *
  * Little-endian.  The file is of no use to anything but the program that wrote it, and is gone when
  * the model is complete; it is no part of FORMAT.md.

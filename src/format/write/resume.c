@@ -2,13 +2,14 @@
  *
  * The writer's lives: how one begins, what it leaves for the next, and how the next goes on.
  *
- * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn, or
- * whose pieces are not in the file as it says, is not believed, and one before it is used.  What
+ * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn,
+ * or whose pieces are not in the file as it says, is not believed, and one before it is used.  What
  * is between the spans of the records may hold anything: it is written again, padding included.
  *
  * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
- * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.  The other
- * parts of a split file (writer_parts.c) are locked likewise, because their folders may be shared.
+ * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.
+ * The other parts of a split file (writer_parts.c) are locked likewise, because their folders may
+ * be shared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -156,8 +157,8 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
     return part_sizes(w, size, err);
 }
 
-/* With the hash table, only when it is known that the file fits the disk: the table of one that does
- * not might not fit the memory. */
+/* With the hash table, only when it is known that the file fits the disk: the table of one that
+ * does not might not fit the memory. */
 static fg_status enter_begun(fg_writer *w, fg_err *err)
 {
     w->chunk = fg_mem_zalloc_array((size_t)w->plan.slot.n_chunk, sizeof *w->chunk);
@@ -204,7 +205,8 @@ static fg_status refuse_other(const fg_writer *w, fg_err *err)
                    w->part, w->parts.n > 1 ? ", other folders" : "");
 }
 
-/* A part that is not there may be on a drive that is not mounted: no reason to delete the others. */
+/* A part that is not there may be on a drive that is not mounted: no reason to delete the
+ * others. */
 static fg_status refuse_unlike(const fg_writer *w, fg_err *err)
 {
     const uint32_t k = fg_writer_missing_part(w);
@@ -277,7 +279,8 @@ static bool fits_sizes(const fg_writer *w, fg_span s, const uint64_t *size)
     return true;
 }
 
-/* True when the record fits the plan and parts of these sizes; its tensors are then added to seen. */
+/* True when the record fits the plan and parts of these sizes; its tensors are then added to
+ * seen. */
 static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, const uint64_t *size,
                       uint8_t *seen)
 {
@@ -316,8 +319,8 @@ static size_t n_to_data(const fg_writer *w, size_t n)
     return n;
 }
 
-/* How many records to go on from: the last that agrees with the plan and with the file.  What the last with
- * data added is read back, because a disk may say that it has written and lose it. */
+/* How many records to go on from: the last that agrees with the plan and with the file.  What the
+ * last with data added is read back, because a disk may say that it has written and lose it. */
 static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
 {
     size_t k = 0;
@@ -366,7 +369,8 @@ static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
     return FG_OK;
 }
 
-/* From the first n records.  end: of the last span in the file; have: bytes of all of them, by part. */
+/* From the first n records.  end: of the last span in the file; have: bytes of all of them, by
+ * part. */
 static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
 {
     uint64_t have[FG_MAX_PART] = {0}, end = w->plan.slot.data_offset;

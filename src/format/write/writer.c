@@ -2,11 +2,11 @@
  *
  * Stream, seal.
  *
- * The header slot is the last thing written, after everything else is on the disk, so that PATH.part
- * never opens as a model before it is complete; the rename comes after that.  Data passes through
- * one buffer, chunk hashes are taken on the way: memory is bounded by the buffer, the directory
- * and 8 bytes for each MiB of data, whatever the size of the model.
- * How a writer begins, and how it goes on after its process died, is in resume.c.
+ * The header slot is the last thing written, after everything else is on the disk, so that
+ * PATH.part never opens as a model before it is complete; the rename comes after that.  Data passes
+ * through one buffer, chunk hashes are taken on the way: memory is bounded by the buffer, the
+ * directory and 8 bytes for each MiB of data, whatever the size of the model. How a writer begins,
+ * and how it goes on after its process died, is in resume.c.
  */
 #include "src/format/write/writer.h"
 
@@ -475,7 +475,8 @@ fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err)
     return FG_OK;
 }
 
-/* The parts have their headers before the main file has one, and their names before it has its own. */
+/* The parts have their headers before the main file has one, and their names before it has its
+ * own. */
 static fg_status finish_parts(fg_writer *w, fg_err *err)
 {
     if (w->parts.n == 1) return FG_OK;

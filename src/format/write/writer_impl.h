@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The writer's insides, shared by writer.c (data, end), resume.c (begin, checkpoints) and writer_parts.c (a
- * split file's other parts).
+ * The writer's insides, shared by writer.c (data, end), resume.c (begin, checkpoints) and
+ * writer_parts.c (a split file's other parts).
  *
  * A span is a run of tensors written in one go, with the padding after each of them: the spans of a
- * finished file tile its data region.  Where the file's chunks begin, a span is cut into pieces, each
- * with its XXH3-64.  A piece that is a whole chunk has the chunk's hash; the others, at the ends of
- * spans, are kept as edges until the end, when their chunks are read back, the pieces compared, and the
- * chunks hashed.  A checkpoint ends a span.
+ * finished file tile its data region.  Where the file's chunks begin, a span is cut into pieces,
+ * each with its XXH3-64.  A piece that is a whole chunk has the chunk's hash; the others, at the
+ * ends of spans, are kept as edges until the end, when their chunks are read back, the pieces
+ * compared, and the chunks hashed.  A checkpoint ends a span.
  */
 #ifndef FG_SRC_FORMAT_WRITE_WRITER_IMPL_H
 #define FG_SRC_FORMAT_WRITE_WRITER_IMPL_H
@@ -89,8 +89,8 @@ static inline uint64_t fg_writer_data_end(const fg_writer *w)
 fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err);
 /* FG_EIO with errno's text for PATH.part. */
 fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err);
-/* Opens `path`, creating it, for reading and writing, and locks it (flock).  *is_empty: there was nothing in
- * it, or it is new. */
+/* Opens `path`, creating it, for reading and writing, and locks it (flock).  *is_empty: there was
+ * nothing in it, or it is new. */
 fg_status fg_writer_lock(const char *path, int *fd, bool *is_empty, fg_err *err);
 /* fdatasync, or fsync, of all parts. */
 fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err);
@@ -105,13 +105,14 @@ fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
 
-/* --- writer_parts.c: all do nothing for a file that is not split, but cut, which is for the main file too --- */
+/* --- writer_parts.c: all do nothing for a file that is not split, but cut, which is for the main
+ * file too --- */
 
 /* Names of the parts (fg_writer_create). */
 fg_status fg_writer_name_split(fg_writer *w, const char *const *dir, fg_err *err);
 
-/* Opens the parts; go_on: those of an earlier life, under either name, else new ones.  One that is not
- * there stays closed when going on. */
+/* Opens the parts; go_on: those of an earlier life, under either name, else new ones.  One that is
+ * not there stays closed when going on. */
 fg_status fg_writer_open_parts(fg_writer *w, bool go_on, fg_err *err);
 /* Appends what tells these files from others. */
 void fg_writer_identify_parts(const fg_writer *w, fg_buf *b);

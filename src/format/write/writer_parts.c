@@ -2,14 +2,15 @@
  *
  * The writer's other files, when the model is split (FORMAT.md 3.1).
  *
- * Part k grows as DIR/NAME.k.part beside the other drives' files, and gets its name before the main file
- * gets its own: a main file under its name has all its parts.  A kill in between leaves parts that no main
- * file refers to; the next life of the same conversion takes their names back first.  Parts are never
- * written over, other than the main file: several files cannot be replaced at one moment.  And only what is
- * this conversion's is removed: a part with bytes in it may be another's, locked though it is.
+ * Part k grows as DIR/NAME.k.part beside the other drives' files, and gets its name before the main
+ * file gets its own: a main file under its name has all its parts.  A kill in between leaves parts
+ * that no main file refers to; the next life of the same conversion takes their names back first.
+ * Parts are never written over, other than the main file: several files cannot be replaced at one
+ * moment.  And only what is this conversion's is removed: a part with bytes in it may be another's,
+ * locked though it is.
  *
- * What a journal says is true of the very files that were written then, so their inode numbers are part of
- * its identity: with other folders, or with a part deleted, the conversion is another one.
+ * What a journal says is true of the very files that were written then, so their inode numbers are
+ * part of its identity: with other folders, or with a part deleted, the conversion is another one.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +51,8 @@ static char *home_of(const char *path)
                          : fg_mem_strndup(path, (size_t)(slash + 1 - path));
 }
 
-/* What part of the file at `path` goes to dir.  *full: its absolute name, for free() of the C library. */
+/* What part of the file at `path` goes to dir.  *full: its absolute name, for free() of the C
+ * library. */
 static fg_status find_folder(const char *path, const char *dir, char **full, fg_err *err)
 {
     *full = realpath(dir, NULL);
