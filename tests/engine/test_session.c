@@ -28,24 +28,30 @@ static void prompt(uint32_t *ids, size_t n, uint32_t n_vocab, uint64_t seed)
     for (size_t i = 0; i < n; i++) ids[i] = (uint32_t)(fg_rng_u64(&r) % n_vocab);
 }
 
-/* An engine, a text, and the logits of a plain run over it. */
+/* An engine, a text, and the logits of a plain run over its first n tokens. */
 typedef struct rig {
     fg_engine *e;
+    size_t n;
     uint32_t ids[N];
     uint32_t n_vocab;
-    float *want; /* [N][n_vocab] */
+    float *want; /* [n][n_vocab] */
 } rig;
 
-static bool rig_open(rig *r, const char *src, uint32_t n_thread, uint64_t seed)
+static bool rig_open_n(rig *r, const char *src, uint32_t n_thread, uint64_t seed, size_t n)
 {
-    *r = (rig){.e = model_open(src, "q4", n_thread, NULL)};
+    *r = (rig){.e = model_open(src, "q4", n_thread, NULL), .n = n};
     if (r->e == NULL) return false;
     r->n_vocab = fg_engine_shape(r->e)->n_vocab;
     prompt(r->ids, N, r->n_vocab, seed);
     fg_session *s = model_session(r->e, N, 100);
-    r->want = s == NULL ? NULL : model_logits(s, r->e, r->ids, N, 0);
+    r->want = s == NULL ? NULL : model_logits(s, r->e, r->ids, n, 0);
     fg_session_destroy(&s);
     return r->want != NULL;
+}
+
+static bool rig_open(rig *r, const char *src, uint32_t n_thread, uint64_t seed)
+{
+    return rig_open_n(r, src, n_thread, seed, N);
 }
 
 static void rig_close(rig *r)
@@ -60,7 +66,8 @@ static bool is_plain(const rig *r, const fg_session *s)
     const uint64_t pos = fg_session_pos(s);
     const float *got = fg_session_logits(s);
     const size_t bytes = r->n_vocab * sizeof(float);
-    return got != NULL && pos > 0 && memcmp(got, r->want + (pos - 1) * r->n_vocab, bytes) == 0;
+    return got != NULL && pos > 0 && pos <= r->n &&
+           memcmp(got, r->want + (pos - 1) * r->n_vocab, bytes) == 0;
 }
 
 /* Evaluates the text up to position `to`, some tokens at a time. */
@@ -374,7 +381,7 @@ static void company(const char *src, uint32_t n_thread, size_t n_seq, size_t n_t
     fg_err err = {0};
     fg_rng_init(&rng, n_seq);
     for (size_t i = 0; i < n_seq; i++) {
-        REQUIRE(rig_open(&r[i], src, n_thread, 100 + i));
+        REQUIRE(rig_open_n(&r[i], src, n_thread, 100 + i, n_tok));
         s[i] = model_session(r[0].e, N, 40 + (uint32_t)i);
         REQUIRE(s[i] != NULL);
     }
@@ -401,8 +408,8 @@ static void company(const char *src, uint32_t n_thread, size_t n_seq, size_t n_t
 
 FG_TEST(two_to_eight_sequences_in_one_batch)
 {
-    for (size_t n = 2; n <= MAX_SEQ; n++) company(TINY_DIR, 1 + (uint32_t)n % 3, n, 260);
-    company(NANO_DIR, 2, 3, 150);
+    for (size_t n = 2; n <= MAX_SEQ; n++) company(TINY_DIR, 1 + (uint32_t)n % 3, n, 150);
+    company(NANO_DIR, 2, 3, 80);
 }
 
 FG_TEST(company_is_checked_before_anything_runs)
@@ -448,10 +455,10 @@ FG_TEST(a_stopped_pass_leaves_no_trace)
     o.n_ctx = N;
     o.n_batch = 200;
     o.stops = true;
-    static const uint64_t at[] = {0, 10, 63, 64, 65, 128, 200};
+    static const uint64_t at[] = {0, 10, 63, 64, 65, 200};
     int n_stopped = 0;
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
-        for (int left = 0; left < 12; left++) {
+        for (int left = 0; left < 12; left += 1 + left / 4) {
             fg_session *s;
             REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
             REQUIRE(at[i] == 0 || go_to(&r, s, at[i], 50));
@@ -465,12 +472,12 @@ FG_TEST(a_stopped_pass_leaves_no_trace)
                 n_stopped += b.asked > 1; /* inside the pass */
             }
             fg_session_set_progress(s, NULL, NULL);
-            REQUIRE(go_to(&r, s, at[i] + 210, 90));
+            REQUIRE(go_to(&r, s, at[i] + 201, 201));
             CHECK(is_plain(&r, s));
             fg_session_destroy(&s);
         }
     }
-    CHECK(n_stopped > 30);
+    CHECK(n_stopped > 20);
     o.stops = false; /* negative control: only between passes */
     fg_session *s;
     REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
