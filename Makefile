@@ -1,12 +1,12 @@
 # Fulgur.  `make help` lists the targets.
-# Knobs: CC, CFLAGS, BUILD, WERROR=1, SAN=address,undefined, OPENMP=0, V=1, PREFIX, DESTDIR.
+# Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, V=1, PREFIX, DESTDIR.
 CC      ?= cc
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
 comma   := ,
 OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
-BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)
+BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)$(if $(DEBUG),-debug)
 PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 LIBDIR  ?= $(PREFIX)/lib
@@ -37,10 +37,11 @@ SANF    := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer \
            $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
 # The numerics contract: no contraction the source did not write, never -ffast-math.
+DEBUGF  := $(if $(DEBUG),-DFG_DEBUG=1)
 FPF     := -ffp-contract=off -fno-math-errno
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
-ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -pthread $(OMPF) $(SANF)
 LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
 

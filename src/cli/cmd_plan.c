@@ -244,6 +244,7 @@ static void print_parts(const result *r)
               "memory, as used");
     (void)snprintf(name, sizeof name, "scratch, batches of %u", r->o->fo.n_batch);
     print_row(name, f->scratch_bytes, 0.0, "memory, as used");
+    print_row("to undo a stopped batch", f->undo_bytes, 0.0, "memory, as used");
 }
 
 static void print_speed_row(const result *r, const char *what, const fg_speed *s)
@@ -368,10 +369,11 @@ static fg_status print_json(const result *r, fg_err *err)
                   ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
                   ", \"experts_bytes\": %" PRIu64 ", \"expert_bytes\": %" PRIu64
                   ", \"lm_head_bytes\": %" PRIu64 ", \"lightning_bytes\": %" PRIu64
-                  ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64,
+                  ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64
+                  ", \"undo_bytes\": %" PRIu64,
                   d->n_node, d->node_bytes, d->imbalance, d->embed_bytes, d->dense_bytes,
                   d->experts_bytes, d->expert_bytes, d->head_bytes, f->lightning_bytes, f->kv_bytes,
-                  f->scratch_bytes);
+                  f->scratch_bytes, f->undo_bytes);
     fg_buf_printf(&b,
                   ", \"all_ram_bytes\": %" PRIu64 ", \"min_ram_bytes\": %" PRIu64
                   ", \"fits\": %s, \"resident\": %s, \"slots\": %" PRIu64 ", \"experts\": %" PRIu64

@@ -59,94 +59,116 @@ static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
     return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0;
 }
 
-static int run(int argc, char **argv)
+/* What was asked for. */
+typedef struct request {
+    fg_engine_opts eo;
+    fg_session_opts so;
+    gen_opts go;
+    bool json, profile;
+    const char *prompt, *file, *taps, *model;
+} request;
+
+/* What it takes. */
+typedef struct work {
+    fg_engine *e;
+    fg_session *s;
+    fg_sampler *sampler;
+    char *text; /* of a file */
+    size_t n_text;
+    fg_ids ids;
+    observe watch;
+} work;
+
+static fg_status encode(const request *q, work *w, fg_err *err)
 {
-    fg_engine_opts eo = fg_engine_opts_default();
-    fg_session_opts so = fg_session_opts_default();
-    so.stops = true;
-    gen_opts go = gen_opts_default();
-    bool json = false, profile = false;
-    const char *taps = NULL;
-    const char *prompt = NULL, *file = NULL, *model;
-    const opt opts[] = {
-        {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "the text to continue"},
-        {"file", 'f', OPT_STR, &file, 0, 0, "FILE", "read the text from FILE; - for stdin"},
-        GEN_OPTS(go),
-        {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: as needed)"},
-        {"special", 0, OPT_FLAG, &go.special, 0, 0, NULL,
-         "markup tokens in TEXT count as such and are printed"},
-        {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "text and figures as JSON at the end"},
-        {"ignore-eos", 0, OPT_FLAG, &go.ignore_eos, 0, 0, NULL, "go on after the end token"},
-        {"taps", 0, OPT_STR, &taps, 0, 0, "FILE",
-         "write hash and norm of each layer's hidden state, and its experts"},
-        {"profile", 0, OPT_FLAG, &profile, 0, 0, NULL, "say where the time went, by phase"},
-        CACHE_OPT(so.kv),
-        ENGINE_OPTS(eo),
-        STREAM_OPTS(eo),
-    };
-    int status;
-    const int n =
-        args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_run, "no operand, expected MODEL");
-    if ((prompt == NULL) == (file == NULL)) {
-        return args_usage(&cmd_run, "%s, expected one of -p and -f",
-                          prompt == NULL ? "no text" : "both -p and -f");
-    }
-    fg_err err = {0};
-    fg_engine *e = NULL;
-    fg_session *s = NULL;
     const fg_tokenizer *t;
-    fg_ids ids = {0};
-    char *text = NULL;
-    size_t len = 0;
+    FG_TRY(fg_engine_tokenizer(w->e, &t, err));
+    const char *text = q->file == NULL ? q->prompt : w->text;
+    const size_t n = q->file == NULL ? strlen(q->prompt) : w->n_text;
+    FG_TRY(fg_tokenizer_encode(t, NULL, text, n, q->go.special, &w->ids, err));
+    if (w->ids.len > 0) return FG_OK;
+    return fg_fail(err, FG_EINVAL, "prompt: empty, expected at least one token");
+}
+
+static fg_status prepare(request *q, work *w, fg_err *err)
+{
+    if (q->file != NULL) FG_TRY(read_text(q->file, &w->text, &w->n_text, err));
+    FG_TRY(fg_engine_open(&w->e, q->model, &q->eo, err));
+    FG_TRY(encode(q, w, err));
+    if (q->so.n_ctx == 0) { /* what this run can use */
+        const uint64_t most = fg_engine_shape(w->e)->n_ctx_max, len = w->ids.len;
+        q->so.n_ctx = q->go.n_predict < most ? len + q->go.n_predict : most;
+        if (q->so.n_ctx > most && len < most) q->so.n_ctx = most;
+    }
+    FG_TRY(fg_session_create(&w->s, w->e, &q->so, err));
+    FG_TRY(fg_engine_sampler(w->e, &q->go.sampler, &w->sampler, err));
+    return observe_start(&w->watch, w->s, q->taps, q->profile, err);
+}
+
+static fg_status complete(request *q, work *w, fg_err *err)
+{
     gen_stats stats;
-    fg_sampler *sampler = NULL;
-    cli_catch_interrupt();
-    fg_status st = file == NULL ? FG_OK : read_text(file, &text, &len, &err);
-    if (st == FG_OK) st = fg_engine_open(&e, model, &eo, &err);
-    if (st == FG_OK) st = fg_engine_tokenizer(e, &t, &err);
-    if (st == FG_OK) {
-        st = file == NULL
-                 ? fg_tokenizer_encode(t, NULL, prompt, strlen(prompt), go.special, &ids, &err)
-                 : fg_tokenizer_encode(t, NULL, text, len, go.special, &ids, &err);
-    }
-    if (st == FG_OK && ids.len == 0) {
-        st = fg_fail(&err, FG_EINVAL, "prompt: empty, expected at least one token");
-    }
-    if (st == FG_OK && so.n_ctx == 0) { /* what this run can use */
-        const uint64_t most = fg_engine_shape(e)->n_ctx_max;
-        so.n_ctx = go.n_predict < most ? ids.len + go.n_predict : most;
-        if (so.n_ctx > most && ids.len < most) so.n_ctx = most;
-    }
-    if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
-    if (st == FG_OK) st = fg_engine_sampler(e, &go.sampler, &sampler, &err);
-    observe watch = {0};
-    if (st == FG_OK) st = observe_start(&watch, s, taps, profile, &err);
     fg_buf out = {0};
+    fg_err late = {0};
+    fg_status st = prepare(q, w, err);
     if (st == FG_OK) {
-        st = generate(s, sampler, &ids, &go, json ? collect : emit, &out, &stats, &err);
+        st = generate(w->s, w->sampler, &w->ids, &q->go, q->json ? collect : emit, &out, &stats,
+                      err);
     }
-    if (s != NULL) {
-        fg_err tap_err = {0};
-        const fg_status closed = observe_end(&watch, profile && st == FG_OK, &tap_err);
-        if (st == FG_OK && closed != FG_OK) {
-            st = closed;
-            err = tap_err;
-        }
+    const fg_status closed = observe_end(&w->watch, q->profile && st == FG_OK, &late);
+    if (st == FG_OK && closed != FG_OK) {
+        st = closed;
+        *err = late;
     }
-    if (st == FG_OK && json) {
+    if (st == FG_OK && q->json) {
         print_json(&out, &stats);
     } else if (st == FG_OK) {
         (void)putchar('\n');
         (void)fflush(stdout);
-        print_speed(e, &stats);
+        print_speed(w->e, &stats);
     }
     fg_buf_fini(&out);
-    fg_sampler_destroy(&sampler);
-    fg_session_destroy(&s);
-    fg_engine_close(&e);
-    fg_ids_fini(&ids);
-    fg_mem_free(text);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    request q = {
+        .eo = fg_engine_opts_default(), .so = fg_session_opts_default(), .go = gen_opts_default()};
+    q.so.stops = true;
+    const opt opts[] = {
+        {"prompt", 'p', OPT_STR, &q.prompt, 0, 0, "TEXT", "the text to continue"},
+        {"file", 'f', OPT_STR, &q.file, 0, 0, "FILE", "read the text from FILE; - for stdin"},
+        GEN_OPTS(q.go),
+        {"ctx-size", 'c', OPT_U64, &q.so.n_ctx, 1, 1e10, "N", "positions (default: as needed)"},
+        {"special", 0, OPT_FLAG, &q.go.special, 0, 0, NULL,
+         "markup tokens in TEXT count as such and are printed"},
+        {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "text and figures as JSON at the end"},
+        {"ignore-eos", 0, OPT_FLAG, &q.go.ignore_eos, 0, 0, NULL, "go on after the end token"},
+        {"taps", 0, OPT_STR, &q.taps, 0, 0, "FILE",
+         "write hash and norm of each layer's hidden state, and its experts"},
+        {"profile", 0, OPT_FLAG, &q.profile, 0, 0, NULL, "say where the time went, by phase"},
+        CACHE_OPT(q.so.kv),
+        ENGINE_OPTS(q.eo),
+        STREAM_OPTS(q.eo),
+    };
+    int status;
+    const int n =
+        args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1, &status);
+    if (n < 0) return status;
+    if (n < 1) return args_usage(&cmd_run, "no operand, expected MODEL");
+    if ((q.prompt == NULL) == (q.file == NULL)) {
+        return args_usage(&cmd_run, "%s, expected one of -p and -f",
+                          q.prompt == NULL ? "no text" : "both -p and -f");
+    }
+    fg_err err = {0};
+    work w = {0};
+    cli_catch_interrupt();
+    const fg_status st = complete(&q, &w, &err);
+    fg_sampler_destroy(&w.sampler);
+    fg_session_destroy(&w.s);
+    fg_engine_close(&w.e);
+    fg_ids_fini(&w.ids);
+    fg_mem_free(w.text);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

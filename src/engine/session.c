@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/opts.h"
 #include "src/engine/engine_impl.h"
@@ -452,6 +453,7 @@ static fg_status one_pass(work *k, fg_err *err)
         .go_on = stops ? go_on : NULL,
         .go_on_ctx = k,
     };
+    FG_LOG(2, "pass: %u rows of %u sequences%s", k->n_row, k->n_seq, stops ? ", may stop" : "");
     const fg_status st = fg_forward(e->team, &b, &failed);
     for (uint32_t i = 0; i < k->n_seq; i++) {
         const size_t at = k->part[i].owner;

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/expert/drives.h"
 #include "src/expert/slots.h"
@@ -381,6 +382,8 @@ static void judge(fg_store *s)
         t->n_off = t->pause;
         if (t->pause < MAX_PAUSE) t->pause *= 2;
     }
+    FG_LOG(1, "predictor %s: gain %lld bytes in %d passes, now %s", fg_predict_name(s->predict),
+           (long long)t->gain_bytes, FG_STORE_TRIAL, t->n_off == 0 ? "on" : "off");
     t->sum_bytes += t->gain_bytes;
     t->gain_bytes = 0;
     t->n_pass = 0;

@@ -171,12 +171,13 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
 {
     const fg_kv_type kv = fg_kv_resolve(o->kv, d->quantized);
     const fg_memory_opts mo = {
-        .n_ctx = o->n_ctx, .n_batch = o->n_batch, .n_thread = n_thread, .kv = kv};
+        .n_ctx = o->n_ctx, .n_batch = o->n_batch, .n_thread = n_thread, .kv = kv, .stops = true};
     fg_memory m;
     FG_TRY(fg_memory_of_session(&m, &d->shape, &d->forms, &mo, err));
     f->lightning_bytes = m.lightning;
     f->kv_bytes = m.kv;
     f->scratch_bytes = m.scratch;
+    f->undo_bytes = m.undo;
     f->fixed_bytes =
         d->embed_bytes + d->dense_bytes + d->head_bytes + m.session + FG_MEMORY_PROGRAM;
     f->n_expert = (uint64_t)d->shape.n_layer * d->shape.n_expert;

@@ -121,6 +121,7 @@ typedef struct fg_speed {
 
 typedef struct fg_forecast {
     uint64_t lightning_bytes, kv_bytes, scratch_bytes;
+    uint64_t undo_bytes; /* the mark that run and chat undo a stopped pass from */
     uint64_t fixed_bytes;
     uint64_t min_ram_bytes;         /* for streaming */
     uint64_t all_ram_bytes;         /* for everything resident */

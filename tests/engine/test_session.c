@@ -11,6 +11,7 @@
 #include "src/base/mem.h"
 #include "src/base/rng.h"
 #include "src/engine/engine.h"
+#include "src/engine/memory.h"
 #include "src/engine/session.h"
 #include "src/model/forward.h"
 #include "src/model/mark.h"
@@ -562,5 +563,37 @@ FG_TEST(observers_hear_of_kept_rows_only)
     CHECK_U64(spec.pos, at);
     fg_session_destroy(&a);
     fg_session_destroy(&b);
+    rig_close(&r);
+}
+
+/* ---- the ledger ---- */
+
+FG_TEST(a_session_takes_what_the_ledger_says)
+{
+    rig r;
+    raw w;
+    fg_err err = {0};
+    REQUIRE(rig_open_n(&r, TINY_DIR, 2, 22, 8) && raw_open(&w, r.e));
+    for (int stops = 0; stops < 2; stops++) {
+        fg_session_opts o = fg_session_opts_default();
+        fg_session *s;
+        fg_memory m;
+        o.n_ctx = 300;
+        o.n_batch = 40;
+        o.stops = stops == 1;
+        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops};
+        CHECK_OK(fg_memory_of_session(&m, w.m->shape, &w.m->forms, &mo, &err), &err);
+        REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+        CHECK_U64(fg_session_bytes(s), m.session);
+        CHECK((m.undo > 0) == o.stops);
+        REQUIRE(go_to(&r, s, 100, 40));
+        CHECK_OK(fg_session_mark(s, &err), &err);
+        CHECK_U64(fg_session_bytes(s), m.session + fg_mark_bytes(w.m->shape, 100));
+        CHECK(fg_mark_bytes(w.m->shape, 100) <= m.mark);
+        fg_session_reset(s); /* marks go, and their memory */
+        CHECK_U64(fg_session_bytes(s), m.session);
+        fg_session_destroy(&s);
+    }
+    raw_close(&w);
     rig_close(&r);
 }

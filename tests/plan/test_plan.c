@@ -23,6 +23,7 @@
 #include "src/model/forward.h"
 #include "src/sys/disk.h"
 #include "tests/ckpt.h"
+#include "src/model/mark.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 #include "src/engine/session.h"
@@ -200,7 +201,8 @@ FG_TEST(memory_is_what_a_session_allocates)
         CHECK_U64(x.scratch_bytes, s->bytes);
         fg_scratch_destroy(&s);
         CHECK_U64(x.fixed_bytes, d.embed_bytes + d.dense_bytes + d.head_bytes + state +
-                                     x.scratch_bytes + FG_MEMORY_PROGRAM);
+                                     x.scratch_bytes + x.undo_bytes + FG_MEMORY_PROGRAM);
+        CHECK_U64(x.undo_bytes, fg_mark_bytes(m->shape, FG_LIGHT_CHUNK - 1));
         o.n_ctx = m->shape->n_ctx_max + 1;
         CHECK(fg_forecast_make(&x, &d, &r, 3, &o, &err) == FG_ELIMIT);
         fg_model_destroy(&m);
