@@ -244,8 +244,8 @@ all | long)
     build gcc CC=gcc all tests
     build clang CC=clang all $(built <"$out/clang.txt")
     check build.clang_tests make -s CC=clang WERROR=1 BUILD=$out/clang syntax
-    build asan CC=gcc SAN=address,undefined CFLAGS="-O1 -g" all $(built <"$out/asan.txt")
-    build tsan CC=clang SAN=thread OPENMP=0 CFLAGS="-O1 -g" $(built <"$out/tsan.txt")
+    build asan CC=gcc SAN=address,undefined CFLAGS="-O1 -g1" all $(built <"$out/asan.txt")
+    build tsan CC=clang SAN=thread OPENMP=0 CFLAGS="-O1 -g1" $(built <"$out/tsan.txt")
     check lint.symbols sh scripts/check_symbols.sh $out/gcc/libfulgur.a $out/gcc/libtools.a
     section "tests"
     run "$out/all.txt"

@@ -356,17 +356,16 @@ FG_TEST(uncalibrated_misses_it)
     fg_engine_close(&e);
     fg_engine_close(&ref);
 }
-FG_TEST(calibrated_balanced)
+/* A calibrated conversion takes a minute: the usual run has the default recipe. */
+FG_TEST(calibrated_recipes)
 {
-    check_calibrated("balanced", 0.010, 0.028);
-}
-FG_TEST(calibrated_fast)
-{
-    check_calibrated("fast", 0.035, 0.055);
-}
-FG_TEST(calibrated_faithful)
-{
-    check_calibrated("faithful", 0.004, 0.007);
+    static const struct {
+        const char *name;
+        double ppl, kld;
+    } recipe[] = {{"balanced", 0.010, 0.028}, {"fast", 0.035, 0.055}, {"faithful", 0.004, 0.007}};
+    for (int i = 0; i < (fg_test_long() ? 3 : 1); i++) {
+        check_calibrated(recipe[i].name, recipe[i].ppl, recipe[i].kld);
+    }
 }
 FG_TEST(calibrated_tasks)
 {
