@@ -12,7 +12,8 @@ for f in "$@"; do
         [ -z "$out" ] || { echo "$f: symbols without fg_: $out"; bad=1; }
         ;;
     *)
-        declared=$(${CC:-cc} -E -P "$header" | grep -o 'fg_[a-z0-9_]*(' | tr -d '(' | sort -u)
+        declared=$(${CC:-cc} -E -P -DFG_API=exported "$header" | tr '\n' ' ' | tr ';' '\n' |
+            sed -n 's/.*exported [^(]*\(fg_[a-z0-9_]*\)(.*/\1/p' | sort -u)
         exported=$(nm -D --defined-only "$f" | awk '{print $3}' | sort -u)
         [ -n "$declared" ] || { echo "$header: no function, expected some"; bad=1; }
         [ "$declared" = "$exported" ] || {

@@ -45,7 +45,12 @@ extern "C" {
 #define FG_VERSION_PATCH 0
 #define FG_VERSION       "0.1.0"
 
-/* What the library exports. */
+/* What the library exports, and what the header does itself. */
+#if defined(__GNUC__)
+#define FG_INLINE static inline __attribute__((unused))
+#else
+#define FG_INLINE static inline
+#endif
 #ifndef FG_API
 #if defined(__GNUC__)
 #define FG_API __attribute__((visibility("default")))
@@ -177,7 +182,7 @@ typedef struct fg_engine_opts {
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
  * the caller's struct. */
 FG_API void fg_engine_opts_init(fg_engine_opts *o, size_t size);
-static inline fg_engine_opts fg_engine_opts_default(void)
+FG_INLINE fg_engine_opts fg_engine_opts_default(void)
 {
     fg_engine_opts o;
     fg_engine_opts_init(&o, sizeof o);
@@ -259,7 +264,7 @@ enum { FG_SESSION_BATCH = 512, FG_SESSION_MARKS = 4 };
 
 /* size: of the caller's struct. */
 FG_API void fg_session_opts_init(fg_session_opts *o, size_t size);
-static inline fg_session_opts fg_session_opts_default(void)
+FG_INLINE fg_session_opts fg_session_opts_default(void)
 {
     fg_session_opts o;
     fg_session_opts_init(&o, sizeof o);
@@ -359,7 +364,7 @@ typedef struct fg_sampler_opts {
 
 /* size: of the caller's struct. */
 FG_API void fg_sampler_opts_init(fg_sampler_opts *o, size_t size);
-static inline fg_sampler_opts fg_sampler_opts_default(void)
+FG_INLINE fg_sampler_opts fg_sampler_opts_default(void)
 {
     fg_sampler_opts o;
     fg_sampler_opts_init(&o, sizeof o);
@@ -413,7 +418,7 @@ typedef struct fg_reply_opts {
 
 /* size: of the caller's struct. */
 FG_API void fg_reply_opts_init(fg_reply_opts *o, size_t size);
-static inline fg_reply_opts fg_reply_opts_default(void)
+FG_INLINE fg_reply_opts fg_reply_opts_default(void)
 {
     fg_reply_opts o;
     fg_reply_opts_init(&o, sizeof o);
