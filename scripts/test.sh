@@ -88,19 +88,23 @@ clang_jobs() {
 # What memory and undefined behaviour can differ in: every program, but of those that test figures,
 # sweep bits or kill processes only what reaches code that no other test reaches.
 asan_jobs() {
-    [ "$what" = long ] && printf 'asan tests/e2e/%s.py\n' evidence plan scale
+    [ "$what" = long ] && printf 'asan tests/e2e/%s.py\n' cli evidence plan scale stream
     for p in $(programs); do
         case $what-$p in
         *test_nano) echo "asan $p golden" ;;
         long-*) echo "asan $p" ;;
         */test_resume) echo "asan $p an_error" ;;
+        */test_shards) printf "asan $p %s\n" arrive are_deleted ;;
+        */test_calib) printf "asan $p %s\n" stages polling bad_texts ;;
+        */test_session) printf "asan $p %s\n" stopped forks kept ;;
+        */test_stream) printf "asan $p %s\n" tiny lost_expert ;;
         */test_invariance) echo "asan $p tiny" ;;
         */test_rotated) echo "asan $p mixed" ;;
         */test_sensitivity) echo "asan $p refusals" ;;
         *) echo "asan $p" ;;
         esac
     done
-    printf 'asan tests/e2e/%s.py\n' cli damage stream split trace
+    printf 'asan tests/e2e/%s.py\n' damage split trace
 }
 
 # Threads.
@@ -108,7 +112,7 @@ tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team tests/sys/test_place "tests/model/test_invariance tiny" \
         "tests/engine/test_session sequences" "tests/engine/test_session stopped" tests/convert/test_convert \
         tests/quant/test_feedback "tests/convert/test_calib workers" tests/expert/test_store \
-        tests/expert/test_stream tests/expert/test_drives
+        "tests/expert/test_stream tiny" tests/expert/test_drives
 }
 
 gcc_jobs() {
