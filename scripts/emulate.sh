@@ -82,7 +82,7 @@ arm_link() { # NAME MAIN_OBJECT PANEL_OBJECT...
 
 arm_build() {
     arm_make PKG_CFLAGS="-DXXH_INLINE_ALL -idirafter /usr/include" $(arm_objs $arm_srcs) &&
-        $cross-gcc -static -o "$arm/level" "$arm/tests/emulate/level.o" "$arm/src/sys/cpu.o" ||
+        $cross-gcc -static -o "$arm/level" "$arm/tests/emulate/level.o" "$arm/src/sys/cpu.o" "$arm/src/base/status.o" ||
         return 1
     for t in tests/checkasm/test_*.c; do
         t=$(basename "$t" .c)
