@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * Lines for whoever debugs the library, on stderr: FG_LOG(level, format, ...) in builds with DEBUG=1,
- * where FULGUR_LOG says up to which level (default 1); nothing, not even its arguments, in others.
+ * Lines for whoever debugs the library, on stderr: FG_LOG(level, format, ...) in builds with
+ * DEBUG=1, where FULGUR_LOG says up to which level (default 1); nothing in others, not even its
+ * arguments.
  *   1  decisions that are made once in a while   2  each pass   3  each layer
  */
 #ifndef FG_SRC_BASE_LOG_H
 #define FG_SRC_BASE_LOG_H
 
-#ifdef FG_DEBUG
 #include <stdio.h>
 #include <stdlib.h>
+
+#ifdef FG_DEBUG
 #define FG_LOG(level, ...)                                                                         \
     do {                                                                                           \
         const char *fg_log_ = getenv("FULGUR_LOG");                                                \
