@@ -425,8 +425,6 @@ static bool prepare(fg_session *s, uint32_t n, bool stops)
 
 static void undo(fg_session *s, uint32_t n)
 {
-    fg_store *store = s->e->store;
-    if (store != NULL) fg_store_rewind(store, fg_store_pass(store), NULL, 0, 0);
     s->log.n = 0;
     s->has_logits = s->had_logits;
     if (fg_forward_folds(s->state, n)) {
@@ -454,7 +452,12 @@ static fg_status one_pass(work *k, fg_err *err)
         .go_on_ctx = k,
     };
     FG_LOG(2, "pass: %u rows of %u sequences%s", k->n_row, k->n_seq, stops ? ", may stop" : "");
+    const uint64_t pass = e->store == NULL ? 0 : fg_store_pass(e->store);
     const fg_status st = fg_forward(e->team, &b, &failed);
+    /* a pass that was stopped before it hinted has nothing to forget */
+    if (st == FG_ECANCEL && e->store != NULL && fg_store_pass(e->store) != pass) {
+        fg_store_rewind(e->store, pass + 1, NULL, 0, 0);
+    }
     for (uint32_t i = 0; i < k->n_seq; i++) {
         const size_t at = k->part[i].owner;
         fg_session *s = k->item[at].session;
