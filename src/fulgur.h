@@ -257,8 +257,8 @@ typedef struct fg_session_opts {
                        * Never changes the result */
     fg_kv_choice kv;
     uint32_t n_mark; /* marks kept at most; 0: FG_SESSION_MARKS */
-    bool stops;      /* progress may stop a pass between layers, not only between passes; costs the
-                      * memory of one mark */
+    bool stops;      /* progress may stop a pass anywhere, not only between passes; costs the memory
+                      * of one mark */
 } fg_session_opts;
 enum { FG_SESSION_BATCH = 512, FG_SESSION_MARKS = 4 };
 
@@ -329,8 +329,8 @@ FG_API fg_status fg_session_sync(fg_session *s, const uint32_t *ids, size_t n, s
  * those of fg_session_create. */
 FG_API fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err);
 
-/* Called between batches of fg_session_eval, and with opts.stops between layers, with tokens done
- * and total; false stops.  NULL: off. */
+/* Called between batches of fg_session_eval, and with opts.stops some times a second within one,
+ * with tokens done and total; false stops.  NULL: off. */
 FG_API void fg_session_set_progress(fg_session *s, bool (*fn)(void *ctx, size_t done, size_t total),
                                     void *ctx);
 

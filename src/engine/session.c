@@ -39,6 +39,7 @@ struct fg_session {
     fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
     void *progress_ctx;
+    uint64_t ask_ns; /* between two of its questions within a sub-layer, at least */
 };
 
 void fg_session_opts_init(fg_session_opts *o, size_t size)
@@ -50,6 +51,15 @@ void fg_session_opts_init(fg_session_opts *o, size_t size)
 fg_engine *fg_session_engine(const fg_session *s)
 {
     return s->e;
+}
+
+enum {
+    ASK_NS = 50000000
+}; /* a keystroke's answer is felt as immediate within a tenth of a second */
+
+void fg_session_ask_always(fg_session *s)
+{
+    s->ask_ns = 0;
 }
 
 static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
@@ -91,6 +101,7 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
     s->e = e;
     s->kv = opts->kv;
     s->stops = opts->stops;
+    s->ask_ns = ASK_NS;
     s->grows = opts->n_batch == 0;
     s->n_batch = s->grows ? FG_SESSION_BATCH : opts->n_batch;
     s->max_mark = opts->n_mark == 0 ? FG_SESSION_MARKS : opts->n_mark;
@@ -450,6 +461,7 @@ static fg_status one_pass(work *k, fg_err *err)
         .profile = k->lead->profile,
         .go_on = stops ? go_on : NULL,
         .go_on_ctx = k,
+        .ask_ns = k->lead->ask_ns,
     };
     FG_LOG(2, "pass: %u rows of %u sequences%s", k->n_row, k->n_seq, stops ? ", may stop" : "");
     const uint64_t pass = e->store == NULL ? 0 : fg_store_pass(e->store);

@@ -17,4 +17,7 @@ void fg_session_set_taps(fg_session *s, const fg_taps *taps);
 /* Where the time goes, added up by phase; see src/model/stages.h.  Borrowed; NULL switches off. */
 void fg_session_set_profile(fg_session *s, fg_profile *profile);
 
+/* For tests: a pass asks `progress` before every bit of work, not some times a second. */
+void fg_session_ask_always(fg_session *s);
+
 #endif

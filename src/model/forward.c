@@ -45,6 +45,7 @@ bool fg_forward_folds(const fg_state *st, uint64_t n)
 fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
 {
     b->status = FG_OK;
+    b->stopped = false;
     b->err = err;
     fg_team_run(team, pass, b);
     if (b->status == FG_ECANCEL) return b->status;

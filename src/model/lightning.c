@@ -61,12 +61,12 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     uint64_t begin, end;
 
     const fg_product in[] = {{&y->qkv, &s->n, s->qkv}, {&y->out_gate, &s->n, s->gate}};
-    fg_multiply(w, b->m->weights, in, 2, b->n_tok);
+    fg_multiply(w, b->m->weights, b, in, 2, b->n_tok);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
     while (fg_worker_take_items(w, (uint64_t)b->n_seq * shape->n_head, &begin, &end)) {
-        for (uint64_t i = begin; i < end; i++) {
+        for (uint64_t i = begin; i < end && !fg_stopped(w, b); i++) {
             head(b, &b->seq[i / shape->n_head], l, i % shape->n_head);
         }
     }

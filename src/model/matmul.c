@@ -56,8 +56,8 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
 
 enum { MAX_PRODUCTS = 4 }; /* of one step: q, k and v */
 
-void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, size_t n,
-                 uint64_t n_tok)
+void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_product *p,
+                 size_t n, uint64_t n_tok)
 {
     fg_share share[MAX_PRODUCTS];
     fg_work_row row[MAX_PRODUCTS];
@@ -75,6 +75,10 @@ void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, s
         const fg_panel_run run = weights == NULL
                                      ? fg_matrix_run(q->m)
                                      : fg_weights_run(weights, q->m, FG_NO_LAYER, at.node);
-        fg_multiply_panels(q->m, &run, q->x, 0, n_tok, &q->y, at.begin, at.end);
+        const uint64_t step = fg_stop_step(b, n_tok, at.end - at.begin);
+        for (uint64_t i = at.begin; i < at.end && !fg_stopped(w, b); i += step) {
+            const uint64_t last = at.end - i < step ? at.end : i + step;
+            fg_multiply_panels(q->m, &run, q->x, 0, n_tok, &q->y, i, last);
+        }
     }
 }

@@ -15,7 +15,8 @@ typedef struct wave {
 
 /* h = silu(W1 x) * (W3 x) for panels begin .. end-1 of expert e, some at a time: enough columns
  * for silu to run at speed, few enough to be in the cache still. */
-static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *piece)
+static void gate_up_panels(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t e,
+                           const fg_work_piece *piece)
 {
     const uint64_t begin = piece->begin, end = piece->end;
     fg_scratch *s = b->s;
@@ -26,7 +27,7 @@ static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_w
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     /* gate and up panels alternate in the file: a single token reads them as one stream */
     const uint64_t step = n < 4 ? 1 : 4;
-    for (uint64_t p = begin; p < end; p += step) {
+    for (uint64_t p = begin; p < end && !fg_stopped(w, b); p += step) {
         const uint64_t last = end - p < step ? end : p + step;
         const size_t col = (size_t)p * FG_PANEL_ROWS, width = (size_t)(last - p) * FG_PANEL_ROWS;
         if (!fg_weights_wait(weights, &x->up, e, last)) return; /* the pass ends with this layer */
@@ -40,7 +41,8 @@ static void gate_up_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_w
 }
 
 /* Panels begin .. end-1 of expert e's y. */
-static void down_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *piece)
+static void down_panels(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t e,
+                        const fg_work_piece *piece)
 {
     const uint64_t begin = piece->begin, end = piece->end;
     fg_scratch *s = b->s;
@@ -48,8 +50,8 @@ static void down_panels(const fg_batch *b, uint32_t l, uint32_t e, const fg_work
     const fg_matrix *down = &b->m->layers[l].experts[e].down;
     const fg_panel_run run = fg_weights_run(weights, down, e, piece->node);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
-    const uint64_t step = fg_weights_step(weights, end - begin);
-    for (uint64_t p = begin; p < end; p += step) {
+    const uint64_t step = fg_stop_step(b, n, fg_weights_step(weights, end - begin));
+    for (uint64_t p = begin; p < end && !fg_stopped(w, b); p += step) {
         const uint64_t last = end - p < step ? end : p + step;
         if (!fg_weights_wait(weights, down, e, last)) return;
         fg_multiply_panels(down, &run, &s->h, r0, n, &s->y, p, last);
@@ -70,12 +72,13 @@ static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v
     }
 }
 
-typedef void panels_fn(const fg_batch *b, uint32_t l, uint32_t e, const fg_work_piece *p);
+typedef void panels_fn(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t e,
+                       const fg_work_piece *p);
 
 /* Panels of the wave's experts, each worker those that its node owns.  like: one of the
  * matrices. */
-static void share_out(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v,
-                      const fg_matrix *like, panels_fn *fn)
+static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v, const fg_matrix *like,
+                      panels_fn *fn)
 {
     fg_work_row row[FG_MAX_EXPERT];
     fg_share share;
@@ -84,11 +87,11 @@ static void share_out(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v
     fg_place_share(fg_team_place(w->team), like->n_panel, fg_panel_group(like->panel_stride),
                    &share);
     for (uint32_t i = 0; i < v->n; i++) row[i] = (fg_work_row){v->ids[i], &share};
-    while (fg_worker_take(w, &list, &at)) fn(b, l, v->ids[at.row], &at);
+    while (fg_worker_take(w, &list, &at)) fn(w, b, l, v->ids[at.row], &at);
     fg_worker_sync(w);
 }
 
-static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
+static void wave_hidden(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 {
     share_out(w, b, l, v, &b->m->layers[l].experts[0].gate, gate_up_panels);
     if (b->m->quantized) {
@@ -97,7 +100,7 @@ static void wave_hidden(fg_worker *w, const fg_batch *b, uint32_t l, const wave 
     }
 }
 
-static void wave_down(fg_worker *w, const fg_batch *b, uint32_t l, const wave *v)
+static void wave_down(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 {
     share_out(w, b, l, v, &b->m->layers[l].experts[0].down, down_panels);
 }
@@ -132,7 +135,7 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
         wave_down(w, b, l, &v);
         if (done == s->n_active) break;
         if (w->idx == 0) {
-            fg_poll(w, b, l);
+            fg_poll(w, b);
             s->n_wave = b->status == FG_OK ? fg_weights_wave(weights) : 0;
         }
         fg_worker_sync(w);
@@ -140,7 +143,7 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
     if (w->idx == 0) {
         const fg_status st = fg_weights_end(weights, b->err);
         if (st != FG_OK) b->status = st;
-        fg_poll(w, b, l);
+        fg_poll(w, b);
     }
     fg_mark_phase(w, b, FG_PHASE_EXPERTS);
 }

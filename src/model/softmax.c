@@ -188,7 +188,7 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns after q */
     in[2].y.f = in[1].y.f + (size_t)shape->n_kv_head * shape->d_head;
 
-    fg_multiply(w, b->m->weights, in, 3, b->n_tok);
+    fg_multiply(w, b->m->weights, b, in, 3, b->n_tok);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
@@ -203,7 +203,7 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
         attend_split(w, b, l, scratch);
     } else {
         while (fg_worker_take_items(w, items, &begin, &end)) {
-            for (uint64_t i = begin; i < end; i++) {
+            for (uint64_t i = begin; i < end && !fg_stopped(w, b); i++) {
                 attend(b, l, i / shape->n_kv_head, i % shape->n_kv_head, scratch);
             }
         }

@@ -84,8 +84,8 @@ static void attention_out(fg_worker *w, fg_batch *b, uint32_t l)
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_NORM);
     const fg_product out = {&y->out, &b->s->u, b->s->a};
-    fg_multiply(w, b->m->weights, &out, 1, b->n_tok);
-    fg_poll(w, b, l);
+    fg_multiply(w, b->m->weights, b, &out, 1, b->n_tok);
+    fg_poll(w, b);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
     residual_rows(w, b, y->alpha_attn, y->beta_attn);
@@ -110,6 +110,7 @@ static void combine(const fg_worker *w, const fg_batch *b)
 void fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage last)
 {
     const fg_model *m = b->m;
+    if (w->idx == 0) b->layer = l;
     for (fg_stage s = from; s <= last; s++) {
         switch (s) {
         case FG_STAGE_ATTN_NORM: norm_rows(w, b, m->layers[l].attn_norm); break;
@@ -174,7 +175,7 @@ void fg_head(fg_worker *w, fg_batch *b)
         for (uint64_t i = begin; i < end; i++) fg_norm_row(b, b->m->final_norm, rows[i], i);
         fg_worker_sync(w);
         const fg_product head = {&b->m->lm_head, &s->n, s->logits};
-        fg_multiply(w, b->m->weights, &head, 1, n);
+        fg_multiply(w, b->m->weights, NULL, &head, 1, n); /* rows may be given out */
         fg_worker_sync(w);
         if (w->idx == 0) give_logits(b, rows, n);
         fg_worker_sync(w);
@@ -182,13 +183,39 @@ void fg_head(fg_worker *w, fg_batch *b)
     }
 }
 
-void fg_poll(const fg_worker *w, fg_batch *b, uint32_t layer)
+static void ask(fg_batch *b, uint64_t now)
+{
+    b->asked_ns = now;
+    if (!b->go_on(b->go_on_ctx, b->layer)) b->stopped = true;
+}
+
+void fg_poll(const fg_worker *w, fg_batch *b)
 {
     if (w->idx != 0 || b->go_on == NULL || b->status != FG_OK) return;
-    if (!b->go_on(b->go_on_ctx, layer)) {
+    if (!b->stopped) ask(b, fg_clock_ns());
+    if (b->stopped) {
         b->status = fg_fail(b->err, FG_ECANCEL, "evaluation: stopped in layer %u, expected all %u",
-                            layer, b->m->shape->n_layer);
+                            b->layer, b->m->shape->n_layer);
     }
+}
+
+bool fg_stopped(const fg_worker *w, fg_batch *b)
+{
+    if (b == NULL || b->go_on == NULL) return false;
+    if (w->idx == 0 && !b->stopped) {
+        const uint64_t now = fg_clock_ns();
+        if (now - b->asked_ns >= b->ask_ns) ask(b, now);
+    }
+    return b->stopped;
+}
+
+/* Whole groups of fg_multiply_panels at M1's widths, which are 2 or 3 panels. */
+enum { STOP_PANELS = 12, FEW_ROWS = 16 };
+
+uint64_t fg_stop_step(const fg_batch *b, uint64_t rows, uint64_t n_panel)
+{
+    const bool asks = b != NULL && b->go_on != NULL && rows > FEW_ROWS;
+    return asks && n_panel > STOP_PANELS ? STOP_PANELS : n_panel;
 }
 
 void fg_mark_phase(const fg_worker *w, fg_batch *b, fg_phase phase)

@@ -91,10 +91,14 @@ typedef struct fg_batch {
     const uint32_t *ids; /* [n_tok], all < n_vocab */
     uint32_t n_tok;      /* T, 1 .. n_batch */
     fg_profile *profile; /* may be NULL; times are added */
-    /* Asked by worker 0 between sub-layers with the layers done; false stops the pass.  NULL: it
-     * cannot be stopped. */
+    /* Asked by worker 0 after each sub-layer, and some times a second within one, with the layers
+     * done; false stops the pass.  NULL: it cannot be stopped. */
     bool (*go_on)(void *ctx, uint32_t layer);
     void *go_on_ctx;
+    uint64_t ask_ns;      /* between two questions within a sub-layer, at least */
+    uint32_t layer;       /* worker 0's: the one that is being computed */
+    uint64_t asked_ns;    /* worker 0's: clock at the last question */
+    _Atomic bool stopped; /* go_on said false: what is left of the sub-layer is omitted */
     /* set by worker 0, read by all after the next barrier; FG_ECANCEL when go_on said so */
     fg_status status;
     fg_err *err;
@@ -132,9 +136,9 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
                         uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
                         uint64_t end);
 /* All panels of n dense products over rows 0 .. n_tok-1, shared out among the workers.  weights
- * NULL: they are where the matrices say. */
-void fg_multiply(fg_worker *w, const fg_weights *weights, const fg_product *p, size_t n,
-                 uint64_t n_tok);
+ * NULL: they are where the matrices say.  b: the batch that may stop it; NULL: nobody may. */
+void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_product *p,
+                 size_t n, uint64_t n_tok);
 /* Fills q and rot of a row, as far as they are there. */
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row);
 /* Row `to` of n = RMSNorm of row `from` of x, quantised too when the model is. */
@@ -154,8 +158,13 @@ void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l);
  * the weights' hints; worker 0, while the others work on the last experts. */
 void fg_look_ahead(const fg_batch *b, uint32_t l);
 
-/* Worker 0: asks go_on; the others see b->status after the next barrier. */
-void fg_poll(const fg_worker *w, fg_batch *b, uint32_t layer);
+/* Worker 0, before a barrier: asks go_on, and sets b->status, which all see after the barrier. */
+void fg_poll(const fg_worker *w, fg_batch *b);
+/* Within a sub-layer, by any worker before its next bit of work: is the rest to be omitted?  What
+ * was to be computed is then worth nothing, the barriers still come, and fg_poll ends the pass. */
+bool fg_stopped(const fg_worker *w, fg_batch *b);
+/* Panels between two such questions: a few hundredths of a second for `rows` rows. */
+uint64_t fg_stop_step(const fg_batch *b, uint64_t rows, uint64_t n_panel);
 
 /* Adds the time since the last mark to a phase (worker 0, when a profile is wanted). */
 void fg_mark_phase(const fg_worker *w, fg_batch *b, fg_phase phase);

@@ -109,7 +109,7 @@ static void multiply(fg_worker *w, void *arg)
         fg_worker_sync(w);
         if (p->stop) return;
         const uint64_t t0 = fg_clock_ns();
-        fg_multiply(w, NULL, &product, 1, p->n_tok);
+        fg_multiply(w, NULL, NULL, &product, 1, p->n_tok);
         fg_worker_sync(w);
         if (w->idx != 0) continue;
         const uint64_t t1 = fg_clock_ns();

@@ -447,45 +447,83 @@ static bool ask(void *ctx, size_t done, size_t total)
     return b->asked++ < b->left;
 }
 
+/* Stops a pass of 200 tokens from position `at` after `left` questions, then goes on; true when it
+ * was stopped inside the pass. */
+static bool stop_at(const rig *r, uint64_t at, int left, bool always)
+{
+    fg_session_opts o = fg_session_opts_default();
+    fg_session *s;
+    fg_err err = {0};
+    o.n_ctx = N;
+    o.n_batch = 200;
+    o.stops = true;
+    CHECK_OK(fg_session_create(&s, r->e, &o, &err), &err);
+    if (s == NULL) return false;
+    CHECK(at == 0 || go_to(r, s, at, 50));
+    if (always) fg_session_ask_always(s);
+    brake b = {.left = left};
+    fg_session_set_progress(s, ask, &b);
+    const fg_status st = fg_session_eval(s, r->ids + at, 200, NULL, NULL, &err);
+    if (st != FG_OK) {
+        CHECK(st == FG_ECANCEL);
+        CHECK_U64(fg_session_pos(s), at);
+        CHECK(at == 0 ? fg_session_logits(s) == NULL : is_plain(r, s));
+    }
+    fg_session_set_progress(s, NULL, NULL);
+    CHECK(go_to(r, s, at + 201, 201));
+    CHECK(is_plain(r, s));
+    fg_session_destroy(&s);
+    return st != FG_OK && b.asked > 1;
+}
+
 FG_TEST(a_stopped_pass_leaves_no_trace)
 {
     rig r;
     fg_err err = {0};
     REQUIRE(rig_open(&r, TINY_DIR, 2, 20));
-    fg_session_opts o = fg_session_opts_default();
-    o.n_ctx = N;
-    o.n_batch = 200;
-    o.stops = true;
     static const uint64_t at[] = {0, 10, 63, 64, 65, 200};
-    int n_stopped = 0;
+    int n_between = 0, n_within = 0;
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
         for (int left = 0; left < 12; left += 1 + left / 4) {
-            fg_session *s;
-            REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
-            REQUIRE(at[i] == 0 || go_to(&r, s, at[i], 50));
-            brake b = {.left = left};
-            fg_session_set_progress(s, ask, &b);
-            const fg_status st = fg_session_eval(s, r.ids + at[i], 200, NULL, NULL, &err);
-            if (st != FG_OK) {
-                CHECK(st == FG_ECANCEL);
-                CHECK_U64(fg_session_pos(s), at[i]);
-                CHECK(at[i] == 0 ? fg_session_logits(s) == NULL : is_plain(&r, s));
-                n_stopped += b.asked > 1; /* inside the pass */
-            }
-            fg_session_set_progress(s, NULL, NULL);
-            REQUIRE(go_to(&r, s, at[i] + 201, 201));
-            CHECK(is_plain(&r, s));
-            fg_session_destroy(&s);
+            n_between += stop_at(&r, at[i], left, false);
+        }
+        for (int left = 1; left < 600; left += 1 + left / 2) {
+            n_within += stop_at(&r, at[i], left, true);
         }
     }
-    CHECK(n_stopped > 20);
-    o.stops = false; /* negative control: only between passes */
+    printf("stopped %d times between sub-layers, %d times anywhere\n", n_between, n_within);
+    CHECK(n_between > 20 && n_within > 40);
+    fg_session_opts o = fg_session_opts_default(); /* negative control: only between passes */
+    o.n_ctx = N;
+    o.n_batch = 200;
     fg_session *s;
     REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
     brake b = {.left = 1};
     fg_session_set_progress(s, ask, &b);
     CHECK(fg_session_eval(s, r.ids, 200, NULL, NULL, &err) == FG_OK && b.asked == 2);
     fg_session_destroy(&s);
+    rig_close(&r);
+}
+
+/* The same where experts are read while they are used, and read ahead by what was observed. */
+FG_TEST(a_stopped_pass_on_a_store)
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_err err = {0};
+    rig r;
+    int n_stopped = 0;
+    REQUIRE(rig_open_n(&r, NANO_DIR, 2, 20, 280));
+    fg_engine_close(&r.e);
+    o.n_thread = 2;
+    o.ram_bytes = FG_MEMORY_PROGRAM + ((uint64_t)40 << 20); /* not all experts */
+    for (o.predict = FG_PREDICT_NONE; o.predict < FG_PREDICT_COUNT; o.predict++) {
+        REQUIRE_OK(fg_engine_open(&r.e, path, &o, &err), &err);
+        for (int left = 1; left < 2000; left *= 3) n_stopped += stop_at(&r, 65, left, true);
+        fg_engine_close(&r.e);
+    }
+    printf("stopped %d times\n", n_stopped);
+    CHECK(n_stopped > 10);
     rig_close(&r);
 }
 
