@@ -1,12 +1,13 @@
 # Fulgur.  `make help` lists the targets.
-# Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, V=1, PREFIX, DESTDIR.
+# Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, BLAS=link (OpenBLAS is a
+# library like any other, for a static program; else loaded by who calibrates), V=1, PREFIX, DESTDIR.
 CC      ?= cc
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
 comma   := ,
 OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
-BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)$(if $(DEBUG),-debug)
+BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)$(if $(filter link,$(BLAS)),-blas)$(if $(DEBUG),-debug)
 PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 LIBDIR  ?= $(PREFIX)/lib
@@ -22,6 +23,7 @@ CPUS    := $(shell nproc)
 
 LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing
 PKGS    := $(LIB_PKGS) libedit openblas
+LINKED  := $(LIB_PKGS) libedit $(if $(filter link,$(BLAS)),openblas)
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
 MISSING := $(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p))))
 ifneq ($(MISSING),)
@@ -36,18 +38,19 @@ CFLAGS  ?= -O2 -g
 SANF    := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer \
            $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
+BLASF   := -DFG_BLAS_LINKED=$(if $(filter link,$(BLAS)),1,0)
 # The numerics contract: no contraction the source did not write, never -ffast-math.
 DEBUGF  := $(if $(DEBUG),-DFG_DEBUG=1)
 FPF     := -ffp-contract=off -fno-math-errno
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
-ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
-LDLIBS  = $(PKG_LIBS) -lm -pthread $(OMPF) $(SANF)
+PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
+ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(BLASF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
 LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 # The library: the rooms of a running model.  What makes, judges and predicts models is the program's
-# (libtools.a); quant/linalg.c is the one that takes OpenBLAS.
+# (libtools.a); quant/linalg.c is the one that loads OpenBLAS.
 LIB_DIRS := base sys format text expert model device engine
 TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
              quant/linalg.c quant/feedback.c

@@ -477,7 +477,8 @@ static fg_status check_calibration(const run *r, fg_err *err)
     }
     for (uint64_t i = 0; o->calib_path != NULL && i < fg_file_plan_n_tensor(r->out.plan); i++) {
         const fg_tensor *t = fg_file_plan_tensor(r->out.plan, i);
-        if (t->role != FG_ROLE_EMBED && fg_qtype_get(t->type)->quantized) return FG_OK;
+        if (t->role == FG_ROLE_EMBED || !fg_qtype_get(t->type)->quantized) continue;
+        return fg_linalg_init(1, err); /* better known now; the identity names it */
     }
     if (o->calib_path == NULL) return FG_OK;
     return fg_fail(err, FG_EINVAL,

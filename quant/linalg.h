@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The dense algebra of calibration, and the only place that includes OpenBLAS.  Calls run on the
+ * The dense algebra of calibration, and the only place that knows OpenBLAS.  Calls run on the
  * calling thread alone, so that a caller who splits work into fixed tiles gets the same bits from
  * any number of threads.
  *
@@ -11,12 +11,15 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "src/base/status.h"
 
-/* Before the first call.  FG_ENOTSUP: OpenBLAS was built for one thread; it has no locks then and
- * gives wrong results when called from several. */
-fg_status fg_linalg_init(fg_err *err);
+/* Loads OpenBLAS, with no thread of its own, and sees to it that n_caller threads may call it at
+ * once.  Before any other call, on one thread at a time; again for more callers.  Errors:
+ * FG_ENOTSUP: it is not installed, or built for one thread (it has no locks then and gives wrong
+ * results when called from several); FG_ENOMEM: too little address space for its buffers. */
+fg_status fg_linalg_init(uint32_t n_caller, fg_err *err);
 
 /* Version and kernels, as far as they show in the bits of a result: "OpenBLAS 0.3.21 ...
  * Haswell". */

@@ -155,7 +155,7 @@ arm_tests() {
 
 program_build() {
     lib=$root/usr/lib/$cross
-    arm_make PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
+    arm_make BLAS=link PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
         -isystem $root/usr/include/$cross/openblas-pthread" \
         LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
                 -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \

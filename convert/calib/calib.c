@@ -20,6 +20,7 @@
 
 #include "convert/calib/hessian.h"
 #include "quant/hadamard.h"
+#include "quant/linalg.h"
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
@@ -167,6 +168,7 @@ static fg_status allocate(fg_calib *c, bool full, const char *beside, fg_err *er
     FG_TRY(fg_team_create(&c->alone, 1, false, err));
     FG_TRY(fg_state_create(&c->st, p, c->window, kv, err));
     FG_TRY(fg_scratch_create(&c->s, c->m, c->window, c->window, fg_team_size(c->team), err));
+    FG_TRY(fg_linalg_init(fg_team_size(c->team), err));
     FG_TRY(fg_hessian_init(&c->h, fg_round_up(k, FG_SB_COLS), full, err));
     FG_TRY(spill_open(&c->x, n, p->d_model, beside, err));
     FG_TRY(spill_open(&c->mid, n, p->d_model, beside, err));

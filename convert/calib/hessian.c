@@ -23,7 +23,6 @@ static const double damping = 0.05;
 fg_status fg_hessian_init(fg_hessian *h, uint64_t k_max, bool full, fg_err *err)
 {
     *h = (fg_hessian){.k_max = k_max};
-    FG_TRY(fg_linalg_init(err));
     if (full) {
         h->h = fg_mem_map((size_t)(k_max * k_max * sizeof(float)));
         h->l = fg_mem_map((size_t)(k_max * k_max * sizeof(float)));

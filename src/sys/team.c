@@ -14,6 +14,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #if FG_OPENMP
@@ -350,14 +351,66 @@ void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
 
 #if FG_OPENMP
 
+/* libgomp ends the process when it cannot start a thread.  So it is asked only for those that could
+ * be had a moment ago. */
+
+typedef struct trial {
+    pthread_mutex_t hold; /* until all that can be are there */
+} trial;
+
+static void *wait_for_end(void *arg)
+{
+    trial *t = arg;
+    (void)pthread_mutex_lock(&t->hold);
+    (void)pthread_mutex_unlock(&t->hold);
+    return NULL;
+}
+
+/* Threads of this process, those among them that have been joined but are not quite gone. */
+static uint64_t count_threads(void)
+{
+    struct stat s;
+    return stat("/proc/self/task", &s) == 0 && s.st_nlink > 2 ? s.st_nlink - 2 : 0;
+}
+
+/* How many of n threads can be started now, besides those that are there. */
+static uint32_t try_threads(uint32_t n)
+{
+    trial t = {.hold = PTHREAD_MUTEX_INITIALIZER};
+    const uint64_t others = count_threads();
+    pthread_t *thread = fg_mem_zalloc_array(n, sizeof *thread);
+    uint32_t k = 0;
+    if (thread == NULL) return 0;
+    (void)pthread_mutex_lock(&t.hold);
+    while (k < n && pthread_create(&thread[k], NULL, wait_for_end, &t) == 0) k++;
+    (void)pthread_mutex_unlock(&t.hold);
+    for (uint32_t i = 0; i < k; i++) (void)pthread_join(thread[i], NULL);
+    /* a limit on threads still counts one that has just been joined */
+    for (int i = 0; i < 1000 && count_threads() > others; i++) (void)usleep(100);
+    fg_mem_free(thread);
+    return k;
+}
+
+/* Threads that libgomp keeps for the calling one, which is among them: it ends those that a smaller
+ * region leaves out. */
+static _Thread_local uint32_t n_kept = 1;
+
+/* Of n threads, those that the next region may have. */
+static uint32_t n_possible(uint32_t n)
+{
+    if (n > n_kept) n = n_kept + try_threads(n - n_kept);
+    if (n > 1) n_kept = n; /* a region of one leaves the others alone */
+    return n;
+}
+
 /* Starts the threads, and learns how many there will be: OMP_THREAD_LIMIT may allow fewer than
  * asked, and the barrier must know. */
 static fg_status start(fg_team *t, fg_err *err)
 {
     (void)err;
-    int n = 1;
+    int n = (int)n_possible(t->n);
     omp_set_dynamic(0);
-#pragma omp parallel num_threads((int)t->n)
+#pragma omp parallel num_threads(n)
     {
 #pragma omp master
         n = omp_get_num_threads();
@@ -371,11 +424,13 @@ static void stop(fg_team *t)
     (void)t;
 }
 
-/* Always all threads: libgomp would end those that a smaller region leaves out. */
+/* Always all threads: libgomp would end those that a smaller region leaves out.  Another thread
+ * than the last one that ran the team may get fewer. */
 void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
 {
-    set_run(t, n, fn, arg);
-#pragma omp parallel num_threads((int)t->n)
+    const uint32_t all = n_possible(t->n);
+    set_run(t, n < all ? n : all, fn, arg);
+#pragma omp parallel num_threads((int)all)
     work(t, (uint32_t)omp_get_thread_num());
 }
 
@@ -422,8 +477,8 @@ static fg_status start(fg_team *t, fg_err *err)
         *a = (thread_arg){t, i};
         if (pthread_create(&t->threads[i - 1], NULL, thread_main, a) != 0) {
             fg_mem_free(a);
-            return fg_fail(err, FG_EIO, "thread team: could not start thread %u, expected %u", i,
-                           t->n);
+            t->n = i; /* no more to be had */
+            break;
         }
         t->n_started++;
     }

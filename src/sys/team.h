@@ -42,8 +42,8 @@ typedef struct fg_team_opts {
 } fg_team_opts;
 
 /* Workers 1 .. n-1 are bound on their first run, the caller by fg_team_attach.  Without pin all are
- * free, and there is one node unless others are pretended.  Errors: FG_ENOMEM, FG_ELIMIT, FG_EIO
- * (thread creation). */
+ * free, and there is one node unless others are pretended.  Where fewer threads are to be had, the
+ * team is smaller.  Errors: FG_ENOMEM, FG_ELIMIT. */
 fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err);
 fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err);
 void fg_team_destroy(fg_team **t); /* accepts NULL */

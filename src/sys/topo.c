@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/sys/cgroup.h"
 
 /* ---- the process's CPUs ---- */
 
@@ -333,80 +334,21 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t 
                    strerror(e));
 }
 
-/* ---- limits of the control group ---- */
-
-/* Calls fn with the path of `name` in this process's cgroup and in each one above it.  key: how the
- * hierarchy's line in /proc/self/cgroup goes on after its number (":" is version 2); root: where it
- * is mounted.  In a container the last one called is the container's own. */
-static void walk_cgroup(const char *key, const char *root, const char *name,
-                        void (*fn)(const char *path, void *arg), void *arg)
-{
-    char line[512], at[512] = "", path[640];
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char *p = strchr(line, ':');
-        line[strcspn(line, "\n")] = '\0';
-        if (p == NULL || strncmp(p + 1, key, strlen(key)) != 0) continue;
-        (void)snprintf(at, sizeof at, "%s", p + 1 + strlen(key));
-    }
-    if (f != NULL) (void)fclose(f);
-    for (;;) {
-        if (strcmp(at, "/") == 0) at[0] = '\0';
-        (void)snprintf(path, sizeof path, "%s%s/%s", root, at, name);
-        fn(path, arg);
-        char *slash = strrchr(at, '/');
-        if (slash == NULL) return;
-        *slash = '\0';
-    }
-}
-
-/* "quota period" in microseconds; "max" means unlimited. */
-static void least_quota(const char *path, void *arg)
-{
-    uint32_t *least = arg;
-    FILE *f = fopen(path, "re");
-    if (f == NULL) return;
-    unsigned long long quota, period;
-    const int n = fscanf(f, "%llu %llu", &quota, &period);
-    (void)fclose(f);
-    if (n != 2 || period == 0) return;
-    const unsigned long long cpus = (quota + period - 1) / period;
-    if (cpus < *least) *least = (uint32_t)cpus;
-}
-
-static uint32_t cgroup_quota(void)
-{
-    uint32_t least = UINT32_MAX;
-    walk_cgroup(":", "/sys/fs/cgroup", "cpu.max", least_quota, &least);
-    return least;
-}
+/* ---- limits ---- */
 
 uint32_t fg_cpu_budget(void)
 {
     uint32_t n = mask_count(allowed_cpus());
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
     if (n == 0 && online > 0) n = (uint32_t)online; /* the system does not say which are ours */
-    const uint32_t quota = cgroup_quota();
+    const uint32_t quota = fg_cgroup_cpus("");
     if (quota < n) n = quota;
     return n < 1 ? 1 : n;
 }
 
-static void least_u64(const char *path, void *arg)
-{
-    uint64_t *least = arg;
-    unsigned long long v;
-    FILE *f = fopen(path, "re");
-    if (f == NULL) return;
-    if (fscanf(f, "%llu", &v) == 1 && v < *least) *least = v; /* else "max" */
-    (void)fclose(f);
-}
-
 uint64_t fg_memory_limit(void)
 {
-    uint64_t least = UINT64_MAX;
-    walk_cgroup(":", "/sys/fs/cgroup", "memory.max", least_u64, &least);
-    walk_cgroup("memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", least_u64, &least);
-    return least > INT64_MAX / 2 ? UINT64_MAX : least; /* version 1 says 2^63 for none */
+    return fg_cgroup_memory("");
 }
 
 uint64_t fg_memory_available(void)

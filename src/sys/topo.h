@@ -61,7 +61,7 @@ void fg_binding_restore(fg_binding *b); /* of the calling thread; frees b; accep
  * that starts them. */
 void fg_binding_clear(void);
 
-/* CPUs this process may use by affinity mask and by the cgroup quota (cpu.max, rounded up),
+/* CPUs this process may use by affinity mask and by the cgroup quota (cgroup.h),
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
 

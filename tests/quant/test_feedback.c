@@ -5,6 +5,7 @@
  * computed here in double; the negative control is an importance that belongs to other columns.
  */
 #include "quant/feedback.h"
+#include "quant/linalg.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -63,6 +64,7 @@ static fg_status factor(fg_hessian *h, const float *x, uint32_t n_thread, fg_fee
     fg_team *team;
     bool zero = false;
     fg_status st = fg_team_create(&team, n_thread, false, &err);
+    if (st == FG_OK) st = fg_linalg_init(n_thread, &err);
     if (st == FG_OK) st = fg_hessian_init(h, K, true, &err);
     if (st == FG_OK) {
         add_job j = {h, x};
