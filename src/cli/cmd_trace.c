@@ -73,7 +73,7 @@ static fg_status read_ids(const request *q, fg_engine *e, fg_ids *ids, fg_err *e
     size_t n;
     FG_TRY(fg_engine_tokenizer(e, &t, err));
     FG_TRY(read_text(q->text, &text, &n, err));
-    fg_status st = fg_tokenizer_encode(t, NULL, text, n, q->special, ids, err);
+    fg_status st = encode_text(t, text, n, q->special, ids, err);
     fg_mem_free(text);
     if (st == FG_OK && q->n_tok > 0 && ids->len > q->n_tok) ids->len = (size_t)q->n_tok;
     if (st == FG_OK && ids->len == 0) {
