@@ -50,8 +50,7 @@ static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
     const bool reasons = part != FG_THINK_ANSWER;
     if (k->tty && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
     k->in_reasoning = reasons;
-    fwrite(text, 1, n, stdout);
-    return fflush(stdout) == 0;
+    return cli_write(text, n) && fflush(stdout) == 0;
 }
 
 /* Ids of the next turn.  The first one brings the opening and the system text; later ones start

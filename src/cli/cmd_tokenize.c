@@ -55,7 +55,7 @@ static fg_status decode(const fg_tokenizer *t, const char *text, size_t n, const
         fwrite(b.data, 1, b.len, stdout);
         fg_buf_fini(&b);
     } else if (st == FG_OK && out.len > 0) {
-        fwrite(out.data, 1, out.len, stdout);
+        (void)cli_write((const char *)out.data, out.len);
     }
     fg_ids_fini(&ids);
     fg_buf_fini(&out);

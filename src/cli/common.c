@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/utf8.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
 
@@ -28,6 +29,36 @@ int cli_finish_stdout(void)
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;
     fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n", strerror(errno));
     return EXIT_FAILED;
+}
+
+/* Asked once: a terminal stays one. */
+static bool on_terminal(void)
+{
+    static int is = -1;
+    if (is < 0) is = isatty(1) == 1;
+    return is == 1;
+}
+
+bool cli_write(const char *text, size_t n)
+{
+    if (!on_terminal()) return fwrite(text, 1, n, stdout) == n;
+    fg_buf b = {0};
+    fg_utf8_put_shown(&b, (const uint8_t *)text, n);
+    const bool good = !b.failed && fwrite(b.data, 1, b.len, stdout) == b.len;
+    fg_buf_fini(&b);
+    return good;
+}
+
+const char *cli_shown(const char *s)
+{
+    static fg_buf text[4];
+    static int turn;
+    if (!on_terminal()) return s;
+    turn = (turn + 1) % 4;
+    text[turn].len = 0;
+    fg_utf8_put_shown(&text[turn], (const uint8_t *)s, strlen(s));
+    const char *shown = fg_buf_str(&text[turn]);
+    return shown == NULL ? "?" : shown;
 }
 
 const char *cli_policy_name(fg_policy policy)

@@ -19,6 +19,13 @@ int cli_fail(const fg_err *err);
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
 
+/* Text that the program did not make (a model's, a file's) on standard output: as it is, and on a
+ * terminal with what the terminal would act on written out (fg_utf8_put_shown).  False: not
+ * written. */
+bool cli_write(const char *text, size_t n);
+/* The same for a name inside a line, in one of 4 rotating static buffers. */
+const char *cli_shown(const char *s);
+
 /* Progress line on stderr, redrawn at most ten times a second and only on a terminal. */
 typedef struct progress {
     const char *what; /* "convert" */
