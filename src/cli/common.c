@@ -151,8 +151,8 @@ void progress_end(progress *p)
 
 /* ---- input ---- */
 
-/* Bytes of a text: more than any corpus that is scored, less than what memory has. */
-#define TEXT_MAX ((size_t)1 << 30)
+/* Bytes of a text, 60 million tokens: more than anybody scores, less than memory has. */
+#define TEXT_MAX ((size_t)1 << 28)
 
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
 {

@@ -142,7 +142,7 @@ void print_store(fg_engine *e);
  * caller with fg_tokenizer_destroy. */
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 
-/* Whole file, pipe or device, or standard input for "-", of at most 1 GiB; NUL-terminated; freed with
+/* Whole file, pipe or device, or standard input for "-", of at most 256 MiB; NUL-terminated; freed with
  * fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
 
