@@ -9,10 +9,29 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/utf8.h"
+
+/* As many values as a document can have: each begins it, or follows a comma or a bracket. */
+static size_t count_values(const char *text, size_t n)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < n; i++) {
+        const char c = text[i];
+        count += c == ',' || c == '[' || c == '{';
+        if (c != '"') continue;
+        for (i++; i < n && text[i] != '"'; i++) i += text[i] == '\\';
+    }
+    return count;
+}
 
 fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *name, fg_err *err)
 {
     const char *end = NULL;
+    *root = NULL;
+    if (count_values(text, n) > FG_JSON_MAX_VALUES) {
+        return fg_fail(err, FG_ELIMIT, "%s: more than %d values, expected a smaller JSON document",
+                       name, (int)FG_JSON_MAX_VALUES);
+    }
     *root = cJSON_ParseWithLengthOpts(text, n, &end, false);
     if (*root == NULL) {
         const size_t at = end == NULL || end < text ? 0 : (size_t)(end - text);
@@ -116,11 +135,14 @@ bool fg_json_u64(const fg_json *node, uint64_t *out)
     return true;
 }
 
-void fg_json_put_str(fg_buf *b, const char *s, size_t n)
+/* shown: for people and other programs, see json.h; else as Python does. */
+static void put_string(fg_buf *b, const char *s, size_t n, bool shown)
 {
+    const uint8_t *p = (const uint8_t *)s;
     fg_buf_u8(b, '"');
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)s[i];
+    for (size_t len; n > 0; p += len, n -= len) {
+        uint32_t c;
+        len = fg_utf8_next(p, n, &c);
         switch (c) {
         case '"': fg_buf_put_str(b, "\\\""); break;
         case '\\': fg_buf_put_str(b, "\\\\"); break;
@@ -129,15 +151,22 @@ void fg_json_put_str(fg_buf *b, const char *s, size_t n)
         case '\t': fg_buf_put_str(b, "\\t"); break;
         case '\b': fg_buf_put_str(b, "\\b"); break;
         case '\f': fg_buf_put_str(b, "\\f"); break;
+        case FG_UTF8_BAD:
+        case FG_UTF8_CUT: fg_utf8_put(b, FG_UTF8_REPLACEMENT); break;
         default:
-            if (c < 0x20) {
-                fg_buf_printf(b, "\\u%04x", c);
+            if (c < 0x20 || (shown && fg_utf8_is_control(c))) {
+                fg_buf_printf(b, "\\u%04x", (unsigned)c);
             } else {
-                fg_buf_u8(b, c);
+                fg_buf_put(b, p, len);
             }
         }
     }
     fg_buf_u8(b, '"');
+}
+
+void fg_json_put_str(fg_buf *b, const char *s, size_t n)
+{
+    put_string(b, s, n, true);
 }
 
 static void put_number(fg_buf *b, double v)
@@ -157,7 +186,7 @@ static void put_number(fg_buf *b, double v)
 void fg_json_put_node(fg_buf *b, const fg_json *node)
 {
     if (cJSON_IsString(node)) {
-        fg_json_put_str(b, node->valuestring, strlen(node->valuestring));
+        put_string(b, node->valuestring, strlen(node->valuestring), false);
     } else if (cJSON_IsNumber(node)) {
         put_number(b, node->valuedouble);
     } else if (cJSON_IsBool(node)) {
@@ -168,7 +197,7 @@ void fg_json_put_node(fg_buf *b, const fg_json *node)
         for (const fg_json *c = node->child; c != NULL; c = c->next) {
             if (c != node->child) fg_buf_put_str(b, ", ");
             if (object) {
-                fg_json_put_str(b, c->string, strlen(c->string));
+                put_string(b, c->string, strlen(c->string), false);
                 fg_buf_put_str(b, ": ");
             }
             fg_json_put_node(b, c);

@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "src/base/utf8.h"
+
 const char *fg_version(void)
 {
     return FG_VERSION;
@@ -27,10 +29,7 @@ fg_status fg_fail(fg_err *err, fg_status code, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(err->msg, sizeof err->msg, fmt, ap);
     va_end(ap);
-    for (char *p = err->msg; *p != '\0'; p++) {
-        const unsigned char c = (unsigned char)*p;
-        if (c < 0x20 || c == 0x7f) *p = '?';
-    }
+    fg_utf8_clean(err->msg);
     err->code = code;
     return code;
 }

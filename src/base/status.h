@@ -11,9 +11,9 @@
 
 #include "src/fulgur.h"
 
-/* Stores code and message in *err (err may be NULL) and returns code.  Control characters in the
- * formatted text, which may come from a hostile file, are replaced by '?' so that the message
- * stays one line. */
+/* Stores code and message in *err (err may be NULL) and returns code.  Control characters and
+ * what is no UTF-8 in the formatted text, which may come from a hostile file or name, are replaced
+ * by '?' so that the message stays one line. */
 fg_status fg_fail(fg_err *err, fg_status code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -105,6 +105,55 @@ void fg_utf8_repair(fg_buf *b, const uint8_t *p, size_t n)
     }
 }
 
+bool fg_utf8_is_control(uint32_t cp)
+{
+    return cp < 0x20 || (cp >= 0x7f && cp <= 0x9f) || cp == 0x61c || cp == 0x200e || cp == 0x200f ||
+           (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
+void fg_utf8_clean(char *s)
+{
+    const uint8_t *p = (const uint8_t *)s;
+    size_t left = strlen(s);
+    while (left > 0) { /* what is written is never longer than what was read */
+        uint32_t cp;
+        const size_t n = fg_utf8_next(p, left, &cp);
+        if (cp >= FG_UTF8_CUT || fg_utf8_is_control(cp)) {
+            *s++ = '?';
+        } else {
+            memmove(s, p, n);
+            s += n;
+        }
+        p += n;
+        left -= n;
+    }
+    *s = '\0';
+}
+
+void fg_utf8_put_shown(fg_buf *b, const uint8_t *p, size_t n)
+{
+    size_t plain = 0; /* bytes before p that are to be copied */
+    while (n > 0) {
+        uint32_t cp;
+        const size_t len = fg_utf8_next(p, n, &cp);
+        const bool bad = cp >= FG_UTF8_CUT;
+        p += len;
+        n -= len;
+        if (!bad && (cp == '\n' || cp == '\t' || !fg_utf8_is_control(cp))) {
+            plain += len;
+            continue;
+        }
+        fg_buf_put(b, p - len - plain, plain);
+        plain = 0;
+        if (bad) {
+            fg_utf8_put(b, FG_UTF8_REPLACEMENT);
+        } else {
+            fg_buf_printf(b, cp < 0x100 ? "\\x%02x" : "\\u%04x", (unsigned)cp);
+        }
+    }
+    fg_buf_put(b, p - plain, plain);
+}
+
 void fg_utf8_file_name(const char *path, char *out, size_t n)
 {
     const char *slash = strrchr(path, '/'), *name = slash == NULL ? path : slash + 1;
@@ -114,7 +163,7 @@ void fg_utf8_file_name(const char *path, char *out, size_t n)
     while (left > 0) {
         uint32_t cp;
         const size_t m = fg_utf8_next(p, left, &cp);
-        const bool good = cp < FG_UTF8_CUT && cp >= 0x20 && (cp < 0x7f || cp > 0x9f);
+        const bool good = cp < FG_UTF8_CUT && !fg_utf8_is_control(cp);
         if (len + (good ? m : 1) >= n) break;
         memcpy(out + len, good ? (const char *)p : "?", good ? m : 1);
         len += good ? m : 1;

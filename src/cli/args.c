@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/utf8.h"
 #include "src/cli/help.h"
 #include "src/cli/size.h"
 
@@ -15,12 +16,13 @@ enum { FIRST_LONG = 256, WANTED_SIZE = 256 };
 
 int args_usage(const command *c, const char *fmt, ...)
 {
+    char text[1024];
     va_list ap;
-    fprintf(stderr, "fulgur: %s: ", c->name);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    (void)vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    fprintf(stderr, "; see fulgur %s --help\n", c->name);
+    fg_utf8_clean(text); /* what was typed may have come from a file name */
+    fprintf(stderr, "fulgur: %s: %s; see fulgur %s --help\n", c->name, text, c->name);
     return EXIT_USAGE;
 }
 

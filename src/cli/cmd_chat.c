@@ -35,6 +35,7 @@ typedef struct talk {
     fg_session *s;
     fg_sampler *sampler;
     const fg_tokenizer *t;
+    fg_tok_state *words;
     gen_opts gen;
     fg_chat_style style;
     const char *system; /* NULL: none */
@@ -49,8 +50,7 @@ static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
     const bool reasons = part != FG_THINK_ANSWER;
     if (k->tty && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
     k->in_reasoning = reasons;
-    fwrite(text, 1, n, stdout);
-    return fflush(stdout) == 0;
+    return cli_write(text, n) && fflush(stdout) == 0;
 }
 
 /* Ids of the next turn.  The first one brings the opening and the system text; later ones start
@@ -71,10 +71,10 @@ static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *
         .n_message = with_system ? 2 : 1,
         .generate = true,
     };
-    if (first) return fg_chat_encode(&c, k->t, NULL, ids, err);
+    if (first) return fg_chat_encode(&c, k->t, k->words, ids, err);
     fg_ids turn = {0};
-    fg_status st = fg_tokenizer_encode(k->t, NULL, "\n", 1, false, ids, err);
-    if (st == FG_OK) st = fg_chat_encode(&c, k->t, NULL, &turn, err);
+    fg_status st = fg_tokenizer_encode(k->t, k->words, "\n", 1, false, ids, err);
+    if (st == FG_OK) st = fg_chat_encode(&c, k->t, k->words, &turn, err);
     /* from the head of the user's message on: no second opening (or default system text) */
     size_t from = turn.len;
     for (size_t heads = 0; st == FG_OK && from > 0 && heads < 2;) {
@@ -199,6 +199,7 @@ static int run(int argc, char **argv)
     cli_catch_interrupt();
     fg_status st = fg_engine_open(&k.e, model, &eo, &err);
     if (st == FG_OK) st = fg_engine_tokenizer(k.e, &k.t, &err);
+    if (st == FG_OK) st = open_encoder(k.t, &k.words, &err);
     if (st == FG_OK && so.n_ctx == 0) {
         const uint64_t most = fg_engine_shape(k.e)->n_ctx_max;
         so.n_ctx = most < 32768 ? most : 32768;
@@ -211,6 +212,7 @@ static int run(int argc, char **argv)
     } else if (st == FG_OK) {
         status = converse(&k);
     }
+    fg_tok_state_destroy(&k.words);
     fg_sampler_destroy(&k.sampler);
     fg_session_destroy(&k.s);
     fg_engine_close(&k.e);

@@ -8,6 +8,7 @@
 #include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/json.h"
+#include "src/base/utf8.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/info.h"
@@ -80,7 +81,8 @@ static void waiting(void *arg, const char *shard)
     progress *p = arg;
     p->note[0] = '\0';
     if (shard != NULL) (void)snprintf(p->note, sizeof p->note, "waiting for %.70s", shard);
-    if (shard != NULL && !p->on) fprintf(stderr, "convert: waiting for %s\n", shard);
+    fg_utf8_clean(p->note);
+    if (shard != NULL && !p->on) fprintf(stderr, "convert: %s\n", p->note);
 }
 
 /* --- dry run --- */
@@ -142,7 +144,7 @@ static void print_forecast(const fg_convert_opts *o, const fg_dry_run *f)
            f->free_bytes >= f->need_bytes ? "it fits" : "IT DOES NOT FIT");
     for (uint32_t k = 1; k < f->n_part; k++) {
         printf("part %-11u %s in %s, %s free%s\n", k, cli_bytes((double)f->part_bytes[k]),
-               o->split_dir[k - 1], cli_bytes((double)f->part_free[k]),
+               cli_shown(o->split_dir[k - 1]), cli_bytes((double)f->part_free[k]),
                k + 1 < f->n_part || f->parts_fit ? "" : ": THE PARTS DO NOT FIT");
     }
 }
@@ -227,8 +229,8 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
     printf("%s: %s from %s, %" PRIu64
            " tensors, %.2f bits per weight, %.1f s; each tensor's error: "
            "fulgur info --tensors\n",
-           o->out_path, cli_bytes((double)r->file_bytes), cli_bytes((double)r->source_bytes),
-           r->n_tensor, r->bits_per_weight, r->seconds);
+           cli_shown(o->out_path), cli_bytes((double)r->file_bytes),
+           cli_bytes((double)r->source_bytes), r->n_tensor, r->bits_per_weight, r->seconds);
     return FG_OK;
 }
 

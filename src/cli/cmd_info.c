@@ -80,7 +80,7 @@ static void print_heat(const fg_model_file *f)
     if (fg_heat_load(f, &h, &err) != FG_OK) {
         printf("heat map    not usable: %s\n", err.msg);
     } else if (h.use != NULL) {
-        printf("heat map    %" PRIu64 " tokens of %s\n", h.n_tok, h.text);
+        printf("heat map    %" PRIu64 " tokens of %s\n", h.n_tok, cli_shown(h.text));
     }
     fg_mem_free(h.use);
 }
@@ -98,9 +98,9 @@ static void print_text(fg_engine *e, const char *path)
         weights += g[i].weights;
         bytes += g[i].bytes;
     }
-    printf("file        %s, %s\n", path, cli_bytes((double)fg_model_file_size(f)));
+    printf("file        %s, %s\n", cli_shown(path), cli_bytes((double)fg_model_file_size(f)));
     for (uint32_t k = 0; fg_model_file_n_part(f) > 1 && k < fg_model_file_n_part(f); k++) {
-        printf("%s%s%s", k == 0 ? "parts       " : ", ", fg_model_file_part_path(f, k),
+        printf("%s%s%s", k == 0 ? "parts       " : ", ", cli_shown(fg_model_file_part_path(f, k)),
                k + 1 == fg_model_file_n_part(f) ? "\n" : "");
     }
     printf("model       %u layers (%u lightning, %u softmax), hidden %u, heads %u x %u (%u kv), "
@@ -178,7 +178,7 @@ static fg_status print_meta(const fg_model_file *f, const char *key, fg_err *err
         return fg_fail(err, FG_EINVAL, "%s: no metadata '%s', expected a key that info lists",
                        fg_model_file_path(f), key);
     }
-    (void)fwrite(bytes, 1, n, stdout);
+    (void)cli_write(bytes, n);
     return FG_OK;
 }
 

@@ -56,7 +56,7 @@ static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
     (void)ctx;
     (void)part;
     /* a reader that has gone away ends the run; cli_finish_stdout says so */
-    return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0;
+    return cli_write(bytes, n) && fflush(stdout) == 0;
 }
 
 /* What was asked for. */
@@ -85,7 +85,7 @@ static fg_status encode(const request *q, work *w, fg_err *err)
     FG_TRY(fg_engine_tokenizer(w->e, &t, err));
     const char *text = q->file == NULL ? q->prompt : w->text;
     const size_t n = q->file == NULL ? strlen(q->prompt) : w->n_text;
-    FG_TRY(fg_tokenizer_encode(t, NULL, text, n, q->go.special, &w->ids, err));
+    FG_TRY(encode_text(t, text, n, q->go.special, &w->ids, err));
     if (w->ids.len > 0) return FG_OK;
     return fg_fail(err, FG_EINVAL, "prompt: empty, expected at least one token");
 }

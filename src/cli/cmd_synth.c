@@ -82,7 +82,7 @@ static int run(int argc, char **argv)
         fwrite(b.data, 1, b.len, stdout);
         fg_buf_fini(&b);
     } else {
-        printf("%s: %s, %u layers, %.2f G weights, %.1f s, %s/s\n", o.out_path,
+        printf("%s: %s, %u layers, %.2f G weights, %.1f s, %s/s\n", cli_shown(o.out_path),
                cli_bytes((double)r.file_bytes), r.shape.n_layer, (double)r.n_weight * 1e-9,
                r.seconds, cli_bytes(rate));
     }

@@ -28,7 +28,7 @@ static fg_status encode(const fg_tokenizer *t, const char *text, size_t n, bool 
                         fg_err *err)
 {
     fg_ids ids = {0};
-    fg_status st = fg_tokenizer_encode(t, NULL, text, n, special, &ids, err);
+    fg_status st = encode_text(t, text, n, special, &ids, err);
     if (st == FG_OK) {
         if (json) printf("{\"n\": %zu, \"ids\": [", ids.len);
         for (size_t i = 0; i < ids.len; i++) {
@@ -55,7 +55,7 @@ static fg_status decode(const fg_tokenizer *t, const char *text, size_t n, const
         fwrite(b.data, 1, b.len, stdout);
         fg_buf_fini(&b);
     } else if (st == FG_OK && out.len > 0) {
-        fwrite(out.data, 1, out.len, stdout);
+        (void)cli_write((const char *)out.data, out.len);
     }
     fg_ids_fini(&ids);
     fg_buf_fini(&out);

@@ -73,7 +73,7 @@ static fg_status read_ids(const request *q, fg_engine *e, fg_ids *ids, fg_err *e
     size_t n;
     FG_TRY(fg_engine_tokenizer(e, &t, err));
     FG_TRY(read_text(q->text, &text, &n, err));
-    fg_status st = fg_tokenizer_encode(t, NULL, text, n, q->special, ids, err);
+    fg_status st = encode_text(t, text, n, q->special, ids, err);
     fg_mem_free(text);
     if (st == FG_OK && q->n_tok > 0 && ids->len > q->n_tok) ids->len = (size_t)q->n_tok;
     if (st == FG_OK && ids->len == 0) {
@@ -87,8 +87,8 @@ static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
     const fg_store_stats *s = fg_engine_store_stats(e);
     if (!q->json) {
         printf("%zu tokens", n_tok);
-        if (q->out != NULL) printf("; trace in %s", q->out);
-        if (q->heat) printf("; heat map in %s", q->model);
+        if (q->out != NULL) printf("; trace in %s", cli_shown(q->out));
+        if (q->heat) printf("; heat map in %s", cli_shown(q->model));
         printf("\n");
         return;
     }
@@ -305,7 +305,7 @@ static void print_text(const table *x)
     const fg_trace_head *h = x->h;
     printf("trace      %s: %" PRIu64 " tokens in %" PRIu64 " passes; %u layers of %u experts, %u "
            "used\n",
-           x->path, h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used);
+           cli_shown(x->path), h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used);
     if (h->ram_bytes == 0) {
         printf("recorded   from a mapped model\n");
     } else {

@@ -47,7 +47,7 @@ static int run(int argc, char **argv)
         printf("{\"ok\": true, \"bytes\": %.0f, \"tensors\": %" PRIu64 ", \"seconds\": %.3f}\n",
                bytes, fg_model_file_n_tensor(f), s);
     } else {
-        printf("%s: good, %s, %" PRIu64 " tensors, %.2f GB/s\n", path, cli_bytes(bytes),
+        printf("%s: good, %s, %" PRIu64 " tensors, %.2f GB/s\n", cli_shown(path), cli_bytes(bytes),
                fg_model_file_n_tensor(f), bytes / s * 1e-9);
     }
     fg_model_file_close(&f);

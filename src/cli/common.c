@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/utf8.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
 
@@ -28,6 +29,36 @@ int cli_finish_stdout(void)
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;
     fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n", strerror(errno));
     return EXIT_FAILED;
+}
+
+/* Asked once: a terminal stays one. */
+static bool on_terminal(void)
+{
+    static int is = -1;
+    if (is < 0) is = isatty(1) == 1;
+    return is == 1;
+}
+
+bool cli_write(const char *text, size_t n)
+{
+    if (!on_terminal()) return fwrite(text, 1, n, stdout) == n;
+    fg_buf b = {0};
+    fg_utf8_put_shown(&b, (const uint8_t *)text, n);
+    const bool good = !b.failed && fwrite(b.data, 1, b.len, stdout) == b.len;
+    fg_buf_fini(&b);
+    return good;
+}
+
+const char *cli_shown(const char *s)
+{
+    static fg_buf text[4];
+    static int turn;
+    if (!on_terminal()) return s;
+    turn = (turn + 1) % 4;
+    text[turn].len = 0;
+    fg_utf8_put_shown(&text[turn], (const uint8_t *)s, strlen(s));
+    const char *shown = fg_buf_str(&text[turn]);
+    return shown == NULL ? "?" : shown;
 }
 
 const char *cli_policy_name(fg_policy policy)
@@ -120,6 +151,9 @@ void progress_end(progress *p)
 
 /* ---- input ---- */
 
+/* Bytes of a text, 60 million tokens: more than anybody scores, less than memory has. */
+#define TEXT_MAX ((size_t)1 << 28)
+
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
 {
     *owned = NULL;
@@ -147,25 +181,40 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
     return st;
 }
 
-/* A pipe or device: read to the end. */
+/* A pipe or device: read to the end, or until it is clear that there is none. */
 static fg_status read_stream(int fd, const char *name, char **text, size_t *n, fg_err *err)
 {
     void *p = NULL;
     size_t cap = 0, len = 0;
-    for (;;) {
+    fg_status st = FG_OK;
+    for (ssize_t got = 1; got > 0;) {
         if (!fg_mem_grow(&p, &cap, len + 65536, 1)) {
-            fg_mem_free(p);
-            return fg_fail_nomem(err, name);
+            st = fg_fail_nomem(err, name);
+            break;
         }
-        const ssize_t got = read(fd, (char *)p + len, 65535);
-        if (got < 0 && errno == EINTR && !cli_interrupted()) continue;
-        if (got < 0) {
-            fg_mem_free(p);
-            return fg_fail(err, FG_EIO, "%s: %s, expected a readable stream", name,
-                           strerror(errno));
+        got = read(fd, (char *)p + len, 65535);
+        if (cli_interrupted()) {
+            st = fg_fail(err, FG_ECANCEL, "%s: cancelled after %zu bytes, expected its end", name,
+                         len);
+            break;
         }
-        if (got == 0) break;
-        len += (size_t)got;
+        if (got < 0 && errno != EINTR) {
+            st = fg_fail(err, FG_EIO, "%s: %s, expected a readable stream", name, strerror(errno));
+            break;
+        }
+        if (got < 0)
+            got = 1;
+        else
+            len += (size_t)got;
+        if (len > TEXT_MAX) {
+            st =
+                fg_fail(err, FG_ELIMIT, "%s: more than %zu bytes, expected a text", name, TEXT_MAX);
+            break;
+        }
+    }
+    if (st != FG_OK) {
+        fg_mem_free(p);
+        return st;
     }
     ((char *)p)[len] = '\0';
     *text = p;
@@ -179,7 +228,7 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     *text = NULL;
     if (strcmp(path, "-") == 0) return read_stream(0, "standard input", text, n, err);
     if (stat(path, &sb) != 0 || S_ISDIR(sb.st_mode) || (S_ISREG(sb.st_mode) && sb.st_size > 0)) {
-        return fg_io_read_all(path, (uint64_t)1 << 34, text, n, err);
+        return fg_io_read_all(path, TEXT_MAX, text, n, err);
     }
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
@@ -187,6 +236,29 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     }
     const fg_status st = read_stream(fd, path, text, n, err);
     (void)close(fd);
+    return st;
+}
+
+static bool not_interrupted(void *ctx)
+{
+    (void)ctx;
+    return !cli_interrupted();
+}
+
+fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err)
+{
+    FG_TRY(fg_tok_state_create(s, t, err));
+    fg_tok_state_set_poll(*s, not_interrupted, NULL);
+    return FG_OK;
+}
+
+fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
+                      fg_err *err)
+{
+    fg_tok_state *s;
+    FG_TRY(open_encoder(t, &s, err));
+    const fg_status st = fg_tokenizer_encode(t, s, text, n, special, ids, err);
+    fg_tok_state_destroy(&s);
     return st;
 }
 
@@ -245,12 +317,6 @@ fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
     fg_session_set_progress(s, NULL, NULL);
     progress_end(&p);
     return st;
-}
-
-static bool not_interrupted(void *ctx)
-{
-    (void)ctx;
-    return !cli_interrupted();
 }
 
 fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,

@@ -19,6 +19,13 @@ int cli_fail(const fg_err *err);
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
 
+/* Text that the program did not make (a model's, a file's) on standard output: as it is, and on a
+ * terminal with what the terminal would act on written out (fg_utf8_put_shown).  False: not
+ * written. */
+bool cli_write(const char *text, size_t n);
+/* The same for a name inside a line, in one of 4 rotating static buffers. */
+const char *cli_shown(const char *s);
+
 /* Progress line on stderr, redrawn at most ten times a second and only on a terminal. */
 typedef struct progress {
     const char *what; /* "convert" */
@@ -135,8 +142,14 @@ void print_store(fg_engine *e);
  * caller with fg_tokenizer_destroy. */
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 
-/* Whole file, pipe or device, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
+/* Whole file, pipe or device, or standard input for "-", of at most 256 MiB; NUL-terminated; freed with
+ * fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
+
+/* fg_tok_state_create, and fg_tokenizer_encode with one, that SIGINT stops (FG_ECANCEL). */
+fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err);
+fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
+                      fg_err *err);
 
 /* FG_EINVAL when `out` is the file that is read as `in`. */
 fg_status refuse_same_file(const char *out, const char *in, fg_err *err);

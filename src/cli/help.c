@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/fulgur.h"
+#include "src/base/status.h"
 
 enum { WIDTH = 100, LEFT = 29, HELP_SIZE = 1024 };
 
@@ -199,7 +199,9 @@ static const form *find_form(const char *name)
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         if (strcmp(forms[i].name, name) == 0) return &forms[i];
     }
-    fprintf(stderr, "fulgur: --help: %s, expected", name);
+    fg_err err;
+    (void)fg_fail(&err, FG_EINVAL, "--help: %.100s, expected", name);
+    fprintf(stderr, "fulgur: %s", err.msg);
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         fprintf(stderr, "%s %s", i == 0 ? "" : " or", forms[i].name);
     }

@@ -268,7 +268,7 @@ static void print_cards(const fg_model_file *f, const fg_card *cards, size_t n)
     const fg_card_model m = fg_card_model_of(f);
     const uint64_t root = fg_model_file_data_root(f);
     printf("%s: %s, %.3f bits, weights 0x%016" PRIx64 ", %zu quality card%s\n",
-           fg_model_file_path(f), m.type, m.bits, root, n, n == 1 ? "" : "s");
+           cli_shown(fg_model_file_path(f)), m.type, m.bits, root, n, n == 1 ? "" : "s");
     if (n == 0) {
         printf("make one with fulgur score MODEL TEXT_FILE --against REF --card\n");
         return;

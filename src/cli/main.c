@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/base/status.h"
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
 #include "src/cli/help.h"
@@ -36,7 +37,10 @@ static const command *find(int argc, char **argv, int *n_word)
 
 static int unknown(const char *name)
 {
-    fprintf(stderr, "fulgur: %s: unknown command, expected one of those in fulgur --help\n", name);
+    fg_err err;
+    (void)fg_fail(&err, FG_EINVAL,
+                  "%.100s: unknown command, expected one of those in fulgur --help", name);
+    fprintf(stderr, "fulgur: %s\n", err.msg);
     return EXIT_USAGE;
 }
 

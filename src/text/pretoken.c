@@ -28,8 +28,19 @@ enum {
     JIT_STACK_MIN = 32 << 10,
     JIT_STACK_MAX = 16 << 20,
     MAX_PATTERN = 1 << 16,
-    SHORT_RUN = 16, /* marks in a row that are sorted by insertion */
+    SHORT_RUN = 16,    /* marks in a row that are sorted by insertion */
+    POLL_EVERY = 1024, /* searches */
 };
+
+/* Steps of matching, as PCRE2 counts them.  A search begins with few and, when these do not do, gets
+ * more out of what the whole text has; so a text takes time in proportion to its length, whatever
+ * the pattern.  A run of n characters that is stepped back over takes about n, and at most nine
+ * times as many with the trials before; none of the patterns in use takes more than twice that. */
+#define FIRST_STEPS   UINT32_C(1024)
+#define MORE_STEPS    8
+#define TEXT_STEPS(n) ((UINT64_C(1) << 24) + UINT64_C(256) * (n))
+#define HEAP_KIB                                                                                   \
+    (UINT32_C(64) << 10) /* of matching without JIT, where each step back has a frame */
 
 struct fg_pretok {
     bool nfc;
@@ -46,6 +57,10 @@ struct fg_pretok_state {
     pcre2_match_context *match;
     pcre2_jit_stack *stack;
     pcre2_match_data *data[FG_PRETOK_MAX_SPLIT]; /* one for each depth of splitting */
+    fg_pretok_poll *poll;                        /* NULL: none */
+    void *poll_ctx;
+    uint64_t n_search; /* since its creation */
+    uint64_t steps;    /* that the text at hand has left */
 };
 
 static void *heap_alloc(size_t n, void *ctx)
@@ -351,12 +366,17 @@ fg_status fg_pretok_state_create(fg_pretok_state **out, fg_err *err)
         fg_pretok_state_destroy(&s);
         return fg_fail_nomem(err, "the text splitter");
     }
-    /* The defaults are meant for patterns from strangers; a run of 5 million characters may step
-     * back over each once, which is linear but above them. */
-    (void)pcre2_set_match_limit(s->match, UINT32_MAX);
+    (void)pcre2_set_depth_limit(s->match, UINT32_MAX); /* the heap's is the one that matters */
+    (void)pcre2_set_heap_limit(s->match, HEAP_KIB);
     if (s->stack != NULL) pcre2_jit_stack_assign(s->match, NULL, s->stack);
     *out = s;
     return FG_OK;
+}
+
+void fg_pretok_state_set_poll(fg_pretok_state *s, fg_pretok_poll *poll, void *ctx)
+{
+    s->poll = poll;
+    s->poll_ctx = ctx;
 }
 
 void fg_pretok_state_destroy(fg_pretok_state **s)
@@ -380,17 +400,47 @@ typedef struct run {
     fg_err *err;
 } run;
 
-/* Next match of split k at or after `from`: *begin, *end, or *found false. */
-static fg_status search(const run *r, size_t k, const uint8_t *text, size_t n, size_t from,
-                        bool *found, size_t *begin, size_t *end)
+/* PCRE2's answer with no more steps than that. */
+static int match(const run *r, size_t k, const uint8_t *text, size_t n, size_t from, uint32_t steps)
 {
     const pcre2_code *code = r->p->code[k];
     pcre2_match_data *data = r->s->data[k];
+    (void)pcre2_set_match_limit(r->s->match, steps);
     int rc = PCRE2_ERROR_JIT_BADOPTION;
     if (r->p->jit[k]) rc = pcre2_jit_match(code, text, n, from, 0, data, r->s->match);
     if (rc == PCRE2_ERROR_JIT_BADOPTION || rc == PCRE2_ERROR_JIT_STACKLIMIT) {
         /* The text is valid UTF-8; checking its rest at each match would take quadratic time. */
         rc = pcre2_match(code, text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, r->s->match);
+    }
+    return rc;
+}
+
+static bool goes_on(fg_pretok_state *s)
+{
+    return s->poll == NULL || s->poll(s->poll_ctx);
+}
+
+/* Next match of split k at or after `from`: *begin, *end, or *found false. */
+static fg_status search(const run *r, size_t k, const uint8_t *text, size_t n, size_t from,
+                        bool *found, size_t *begin, size_t *end)
+{
+    fg_pretok_state *s = r->s;
+    bool stopped = s->n_search++ % POLL_EVERY == 0 && !goes_on(s);
+    int rc = stopped ? 0 : match(r, k, text, n, from, FIRST_STEPS);
+    uint64_t steps = FIRST_STEPS;
+    while (rc == PCRE2_ERROR_MATCHLIMIT && !stopped) {
+        steps = steps * MORE_STEPS < UINT32_MAX ? steps * MORE_STEPS : UINT32_MAX;
+        if (steps > s->steps) break;
+        s->steps -= steps;
+        stopped = !goes_on(s);
+        if (!stopped) rc = match(r, k, text, n, from, (uint32_t)steps);
+    }
+    if (stopped) return fg_fail(r->err, FG_ECANCEL, "text: cancelled, expected all its tokens");
+    if (rc == PCRE2_ERROR_MATCHLIMIT) {
+        return fg_fail(r->err, FG_ELIMIT,
+                       "text: the tokenizer's pattern takes too many steps at byte %zu, expected a "
+                       "time in proportion to the %zu bytes",
+                       from, n);
     }
     *found = rc >= 0;
     if (rc == PCRE2_ERROR_NOMATCH) return FG_OK;
@@ -401,7 +451,7 @@ static fg_status search(const run *r, size_t k, const uint8_t *text, size_t n, s
                        "text: splitting failed at byte %zu (%s), expected a match or none", from,
                        (const char *)why);
     }
-    const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(data);
+    const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(s->data[k]);
     *begin = pair[0];
     *end = pair[1];
     if (*begin < from || *end < *begin || *end > n) { /* \K is refused; keep the loop safe anyway */
@@ -417,7 +467,7 @@ static fg_status split(const run *r, size_t k, const uint8_t *text, size_t n)
     const bool gaps = r->p->kind[k] == FG_CUT_ISOLATED;
     size_t done = 0, from = 0, last = SIZE_MAX; /* last: end of the last match */
     while (from <= n) {
-        bool found;
+        bool found = false;
         size_t begin = 0, end = 0;
         FG_TRY(search(r, k, text, n, from, &found, &begin, &end));
         if (!found) break;
@@ -437,5 +487,6 @@ fg_status fg_pretok_run(const fg_pretok *p, fg_pretok_state *s, const uint8_t *t
                         fg_word_fn *emit, void *ctx, fg_err *err)
 {
     const run r = {p, s, emit, ctx, err};
+    s->steps = TEXT_STEPS((uint64_t)n);
     return split(&r, 0, text, n);
 }

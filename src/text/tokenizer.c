@@ -94,6 +94,11 @@ void fg_tok_state_destroy(fg_tok_state **s)
     *s = NULL;
 }
 
+void fg_tok_state_set_poll(fg_tok_state *s, bool (*poll)(void *ctx), void *ctx)
+{
+    fg_pretok_state_set_poll(s->split, poll, ctx);
+}
+
 /* First entry of [lo, hi) whose byte at depth is >= c; entries in the range share `depth` bytes and
  * are longer than that. */
 static size_t narrow(const fg_added_set *set, size_t lo, size_t hi, size_t depth, unsigned c)

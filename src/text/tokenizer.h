@@ -61,11 +61,14 @@ void fg_tokenizer_destroy(fg_tokenizer **t);
 fg_status fg_tok_state_create(fg_tok_state **out, const fg_tokenizer *t, fg_err *err);
 /* Accepts NULL; *s becomes NULL. */
 void fg_tok_state_destroy(fg_tok_state **s);
+/* Called now and then while a text is encoded; false stops it with FG_ECANCEL.  NULL: never. */
+void fg_tok_state_set_poll(fg_tok_state *s, bool (*poll)(void *ctx), void *ctx);
 
 /* Appends the ids of n bytes of text to *ids (unchanged on failure).  parse_special: special tokens
  * written in the text become their ids; otherwise they are plain text, while added tokens that are
  * not special are found either way (the reference's encode_special_tokens).  s: state made for t,
- * or NULL to make one for this call.  Nothing is added before or after it. */
+ * or NULL to make one for this call.  Nothing is added before or after it.
+ * Errors: FG_ELIMIT (the file's pattern would take too long), FG_ECANCEL, FG_ENOMEM. */
 fg_status fg_tokenizer_encode(const fg_tokenizer *t, fg_tok_state *s, const char *text, size_t n,
                               bool parse_special, fg_ids *ids, fg_err *err);
 

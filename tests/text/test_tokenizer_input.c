@@ -10,6 +10,7 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/base/rng.h"
+#include "src/text/pretoken.h"
 #include "src/text/regex.h"
 #include "src/text/tokenizer.h"
 #include "tests/fg_test.h"
@@ -283,6 +284,70 @@ FG_TEST(random_bytes_are_text)
     fg_buf_fini(&back);
     fg_tok_state_destroy(&s);
     fg_tokenizer_destroy(&t);
+}
+
+static fg_status count_word(void *ctx, const uint8_t *word, size_t n, fg_err *err)
+{
+    (void)word;
+    (void)n;
+    (void)err;
+    ++*(size_t *)ctx;
+    return FG_OK;
+}
+
+/* Splits n letters and a blank by a pattern. */
+static fg_status split_letters(const char *pattern, size_t n, bool (*poll)(void *ctx), void *ctx,
+                               size_t *n_word, fg_err *err)
+{
+    fg_pretok *p;
+    fg_pretok_state *s;
+    char *text = fg_mem_alloc(n + 1);
+    memset(text, 'a', n);
+    text[n] = ' ';
+    CHECK(fg_pretok_create(&p, false, err) == FG_OK && fg_pretok_state_create(&s, err) == FG_OK);
+    CHECK(fg_pretok_add(p, pattern, strlen(pattern), false, FG_CUT_ISOLATED, "p", err) == FG_OK);
+    fg_pretok_state_set_poll(s, poll, ctx);
+    *n_word = 0;
+    const fg_status st = fg_pretok_run(p, s, (const uint8_t *)text, n + 1, count_word, n_word, err);
+    fg_pretok_state_destroy(&s);
+    fg_pretok_destroy(&p);
+    fg_mem_free(text);
+    return st;
+}
+
+static bool stop_at_third(void *ctx)
+{
+    return ++*(int *)ctx < 3;
+}
+
+FG_TEST(patterns_without_end_are_stopped)
+{
+    static const char *const endless[] = {
+        "(?:\\p{L}+)+[\\p{N}\\p{P}]|\\p{L}", "(?:a|aa)+[\\p{N}\\p{P}]|\\p{L}",
+        "a*a*a*a*a*a*[\\p{N}\\p{P}]|a", "(?=(?:a+)+[\\p{N}\\p{P}])a|\\p{L}"};
+    size_t n;
+    for (size_t i = 0; i < sizeof endless / sizeof endless[0]; i++) {
+        fg_err err = {0};
+        CHECK(split_letters(endless[i], 2000, NULL, NULL, &n, &err) == FG_ELIMIT);
+        CHECK(strstr(err.msg, "too many steps") != NULL);
+        CHECK(split_letters(endless[i], 6, NULL, NULL, &n, &err) == FG_OK && n == 7);
+    }
+    /* control: steps that grow with the text are had, and so are a few more */
+    CHECK(split_letters("\\p{L}+(?!\\p{L})", 2000000, NULL, NULL, &n, NULL) == FG_OK && n == 2);
+    CHECK(split_letters("\\p{L}+[\\p{N}]|\\p{L}", 1500, NULL, NULL, &n, NULL) == FG_OK &&
+          n == 1501);
+}
+
+FG_TEST(splitting_can_be_stopped)
+{
+    size_t n;
+    int calls = 0;
+    fg_err err = {0};
+    CHECK(split_letters("\\p{L}", 10000, stop_at_third, &calls, &n, &err) == FG_ECANCEL);
+    CHECK(n == 2048 && calls == 3);
+    calls = 0; /* within one search too */
+    CHECK(split_letters("(?:a+)+[\\p{N}]|a", 2000, stop_at_third, &calls, &n, &err) == FG_ECANCEL);
+    CHECK(n == 0 && calls == 3);
 }
 
 /* Each allocation fails once.  FG_OK is right too where memory was optional (JIT code). */
