@@ -27,6 +27,7 @@
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
@@ -585,7 +586,7 @@ static void fill_report(const run *r, uint64_t start_ns, fg_convert_report *out)
     };
     uint64_t bytes;
     fg_file_plan_sums(r->out.plan, &out->n_weight, &bytes);
-    out->bits_per_weight = 8.0 * (double)bytes / (double)out->n_weight;
+    out->bits_per_weight = fg_bits_per_weight(bytes, out->n_weight);
     if (r->progress.worst_rms > 0) {
         const fg_tensor *t = fg_file_plan_tensor(r->out.plan, r->progress.worst_idx);
         fg_role_name((fg_role)t->role, t->layer, t->expert, out->worst_name);

@@ -110,9 +110,9 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     fg_bench_machine *m = &r->machine;
     FG_TRY(fg_bench_measure_machine(b, m, err));
     say(r, "machine     %s, %u threads, %s of memory, %s last-level cache\n", m->cpu, m->n_thread,
-        cli_bytes((double)m->ram_bytes), cli_bytes((double)m->llc_bytes));
+        cli_memory((double)m->ram_bytes), cli_memory((double)m->llc_bytes));
     say(r, "read        %.1f GB/s (best %.1f), buffer of %s, %.0f %% on huge pages\n",
-        m->anon.median_gbs, m->anon.best_gbs, cli_bytes((double)m->anon.bytes),
+        m->anon.median_gbs, m->anon.best_gbs, cli_memory((double)m->anon.bytes),
         100.0 * m->anon.huge);
     if (m->map.bytes != 0) {
         say(r, "read file   %.1f GB/s (best %.1f), %s of the model's mapping%s\n",

@@ -116,11 +116,10 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     (void)fflush(stdout);
     if (st == FG_OK) {
         if (stats.reply.end == FG_END_CONTEXT) {
-            fprintf(stderr, "(the context of %llu tokens is full; /reset starts over)\n",
-                    (unsigned long long)fg_session_n_ctx(k->s));
+            fprintf(stderr, "(the context of %s tokens is full; /reset starts over)\n",
+                    cli_count(fg_session_n_ctx(k->s)));
         } else if (stats.reply.end == FG_END_LENGTH) {
-            fprintf(stderr, "(stopped after -n %llu tokens)\n",
-                    (unsigned long long)k->gen.n_predict);
+            fprintf(stderr, "(stopped after -n %s tokens)\n", cli_count(k->gen.n_predict));
         }
         print_speed(k->e, &stats);
     } else {

@@ -82,9 +82,9 @@ static int run(int argc, char **argv)
         fwrite(b.data, 1, b.len, stdout);
         fg_buf_fini(&b);
     } else {
-        printf("%s: %s, %u layers, %.2f G weights, %.1f s, %s/s\n", o.out_path,
-               cli_bytes((double)r.file_bytes), r.shape.n_layer, (double)r.n_weight * 1e-9,
-               r.seconds, cli_bytes(rate));
+        printf("%s: %s, %u layers, %s weights, %.1f s, %s/s\n", o.out_path,
+               cli_bytes((double)r.file_bytes), r.shape.n_layer, cli_count(r.n_weight), r.seconds,
+               cli_bytes(rate));
     }
     return cli_finish_stdout();
 }

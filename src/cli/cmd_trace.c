@@ -86,7 +86,7 @@ static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
 {
     const fg_store_stats *s = fg_engine_store_stats(e);
     if (!q->json) {
-        printf("%zu tokens", n_tok);
+        printf("%s tokens", cli_count(n_tok));
         if (q->out != NULL) printf("; trace in %s", q->out);
         if (q->heat) printf("; heat map in %s", q->model);
         printf("\n");
@@ -303,17 +303,17 @@ static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k,
 static void print_text(const table *x)
 {
     const fg_trace_head *h = x->h;
-    printf("trace      %s: %" PRIu64 " tokens in %" PRIu64 " passes; %u layers of %u experts, %u "
+    printf("trace      %s: %s tokens in %s passes; %u layers of %u experts, %u "
            "used\n",
-           x->path, h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used);
+           x->path, cli_count(h->n_tok), cli_count(h->n_pass), h->n_layer, h->n_expert, h->n_used);
     if (h->ram_bytes == 0) {
         printf("recorded   from a mapped model\n");
     } else {
-        printf("recorded   within %s, %s, %s %u ahead\n", cli_bytes((double)h->ram_bytes),
+        printf("recorded   within %s, %s, %s %u ahead\n", cli_memory((double)h->ram_bytes),
                fg_policy_name(h->policy), fg_predict_name(h->predict), h->ahead);
     }
-    printf("memory     %s: %u of %u experts, %s each\n", cli_bytes((double)x->ram_bytes), x->n_slot,
-           h->n_layer * h->n_expert, cli_bytes((double)h->slot_bytes));
+    printf("memory     %s: %u of %u experts, %s each\n", cli_memory((double)x->ram_bytes),
+           x->n_slot, h->n_layer * h->n_expert, cli_bytes((double)h->slot_bytes));
     printf("heat map   %s\n",
            x->file_heat
                ? "of the model file"

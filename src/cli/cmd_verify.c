@@ -47,8 +47,8 @@ static int run(int argc, char **argv)
         printf("{\"ok\": true, \"bytes\": %.0f, \"tensors\": %" PRIu64 ", \"seconds\": %.3f}\n",
                bytes, fg_model_file_n_tensor(f), s);
     } else {
-        printf("%s: good, %s, %" PRIu64 " tensors, %.2f GB/s\n", path, cli_bytes(bytes),
-               fg_model_file_n_tensor(f), bytes / s * 1e-9);
+        printf("%s: good, %s, %s tensors, %s/s\n", path, cli_bytes(bytes),
+               cli_count(fg_model_file_n_tensor(f)), cli_bytes(bytes / s));
     }
     fg_model_file_close(&f);
     return cli_finish_stdout();

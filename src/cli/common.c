@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
 
@@ -35,20 +36,28 @@ const char *cli_policy_name(fg_policy policy)
     return fg_policy_is_live(policy) ? fg_policy_name(policy) : NULL;
 }
 
+static const char *keep(fg_text t)
+{
+    static fg_text kept[CLI_KEPT];
+    static int turn;
+    turn = (turn + 1) % CLI_KEPT;
+    kept[turn] = t;
+    return kept[turn].s;
+}
+
 const char *cli_bytes(double bytes)
 {
-    static char text[4][32];
-    static int turn;
-    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
-    int u = 0;
-    while (bytes >= 999.5 && u < 4) {
-        bytes /= 1000.0;
-        u++;
-    }
-    turn = (turn + 1) % 4;
-    const int digits = u == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;
-    (void)snprintf(text[turn], sizeof text[turn], "%.*f %s", digits, bytes, unit[u]);
-    return text[turn];
+    return keep(fg_text_bytes(bytes));
+}
+
+const char *cli_memory(double bytes)
+{
+    return keep(fg_text_memory(bytes));
+}
+
+const char *cli_count(uint64_t n)
+{
+    return keep(fg_text_count(n));
 }
 
 /* ---- interruption ---- */
@@ -104,8 +113,8 @@ bool progress_show(void *arg, uint64_t done, uint64_t total)
         fprintf(stderr, "  %s of %s  %s/s", cli_bytes((double)done), cli_bytes((double)total),
                 cli_bytes(rate));
     } else {
-        fprintf(stderr, "  %llu of %llu  %.*f %s/s", (unsigned long long)done,
-                (unsigned long long)total, rate < 9.95 ? 1 : 0, rate, p->unit);
+        fprintf(stderr, "  %s of %s  %.*f %s/s", cli_count(done), cli_count(total),
+                rate < 9.95 ? 1 : 0, rate, p->unit);
     }
     if (p->note[0] != '\0') fprintf(stderr, "  %s", p->note);
     fprintf(stderr, "  ETA %.0f:%02.0f\033[K", floor(eta / 60.0), fmod(eta, 60.0));
@@ -287,8 +296,8 @@ void print_store(fg_engine *e)
     const fg_cache_stats *c = &s->cache;
     const uint64_t n_hit = c->n_hit + c->n_prefetch_hit, n = n_hit + c->n_miss;
     const double busy = (double)s->io.busy_ns * 1e-9;
-    fprintf(stderr, "experts: room for %u of %u, %llu of %llu hits (%.1f %%); ", s->n_slot,
-            s->n_total, (unsigned long long)n_hit, (unsigned long long)n,
+    fprintf(stderr, "experts: room for %s of %s, %s of %s hits (%.1f %%); ", cli_count(s->n_slot),
+            cli_count(s->n_total), cli_count(n_hit), cli_count(n),
             n == 0 ? 0.0 : 100.0 * (double)n_hit / (double)n);
     fprintf(stderr, "read %s in all, %.2f GB/s by %s%s\n", cli_bytes((double)s->io.bytes),
             busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
@@ -296,10 +305,9 @@ void print_store(fg_engine *e)
     if (c->n_prefetch == 0) return;
     /* without one there still are those of a batch that has just used all experts of a layer */
     const bool none = s->predict == FG_PREDICT_NONE;
-    fprintf(stderr, "read ahead %s%s: %llu experts, %.1f %% of them used%s\n",
+    fprintf(stderr, "read ahead %s%s: %s experts, %.1f %% of them used%s\n",
             none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
-            (unsigned long long)c->n_prefetch,
-            100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
+            cli_count(c->n_prefetch), 100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
             s->predict_on ? "" : "; it cost more than it gained and is off");
 }
 
@@ -309,9 +317,9 @@ void print_speed(fg_engine *e, const gen_stats *g)
     const bool streams = fg_engine_store_stats(e) != NULL;
     const double rate = g->reply.n_eval == 0 ? 0.0 : (double)g->reply.n_eval / g->reply.seconds;
     const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
-    fprintf(stderr, "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; ",
-            (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
-            (unsigned long long)g->reply.n_gen, rate);
+    fprintf(stderr, "prompt %s tokens, %.1f tok/s; generated %s tokens, %.1f tok/s; ",
+            cli_count(g->n_prompt), (double)g->n_prompt / g->prompt_s, cli_count(g->reply.n_gen),
+            rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
     const double limit = g->reply.n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
     if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);

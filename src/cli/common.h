@@ -39,8 +39,12 @@ void cli_catch_interrupt(void);
 bool cli_interrupted(void);
 void cli_clear_interrupt(void);
 
-/* "1.23 GB", "45.6 MB": decimal units, in one of 4 rotating static buffers. */
+/* The texts of src/base/units.h for printf, in one of CLI_KEPT static buffers that take turns: of
+ * files and rates ("1.23 GB"), of memory ("1.23 GiB"), and of counts ("1,234,567"). */
+enum { CLI_KEPT = 8 };
 const char *cli_bytes(double bytes);
+const char *cli_memory(double bytes);
+const char *cli_count(uint64_t n);
 
 /* Options of every command that opens a model; paste with ENGINE_OPTS. */
 #define ENGINE_OPTS(o)                                                                             \

@@ -219,7 +219,7 @@ static void put_head(plot *p)
     fg_buf_printf(&p->b, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, HEIGHT);
     (void)snprintf(line, sizeof line, "Quantization error by layer and role: %s", name);
     put_text(&p->b, LEFT, 30, " font-size=\"16\"", line);
-    (void)snprintf(line, sizeof line, "mostly %s, %.3f bits per weight", m.type, m.bits);
+    (void)snprintf(line, sizeof line, "mostly %s, %.2f bits per weight", m.type, m.bits);
     put_text(&p->b, LEFT, 49, "", line);
 }
 

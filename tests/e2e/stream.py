@@ -31,7 +31,7 @@ for name, args in {"all": ["--ram", "1G"], "pread": ["--ram", "1G", "--io", "pre
 
 # the least bound that the program names is enough, and one byte less is not
 status, out, err = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", "--ram", "1M")
-check_error("too_small", (status, out, err), "memory: 1048576 bytes", "expected at least")
+check_error("too_small", (status, out, err), "memory: 1.00 MiB", "expected at least")
 # the session is added once it is known
 for _ in range(2):
     least = int(re.search(rb"at least (\d+)", err).group(1))
