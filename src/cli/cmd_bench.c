@@ -411,10 +411,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(o.eo),
     };
     int status;
-    const int n = args_parse(&cmd_bench, opts, sizeof opts / sizeof opts[0], argc, argv, &o.model,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_bench, "no operand, expected MODEL");
+    if (!args_parse(&cmd_bench, opts, sizeof opts / sizeof opts[0], argc, argv, &o.model, 1,
+                    &status)) {
+        return status;
+    }
     if (!parse_ctx(&o)) {
         return args_usage(&cmd_bench, "--ctx: %s, expected up to %d numbers with commas between",
                           o.ctx_list, MAX_CTX);

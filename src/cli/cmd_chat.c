@@ -185,10 +185,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_chat, "no operand, expected MODEL");
+    if (!args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+                    &status)) {
+        return status;
+    }
     if (strcmp(style, "minimax-ai") == 0) {
         k.style = FG_CHAT_MINIMAX_AI;
     } else if (strcmp(style, "official") != 0) {

@@ -265,10 +265,10 @@ static int run(int argc, char **argv)
     };
     const char *operand[2];
     int status;
-    const int n = args_parse(&cmd_convert, opts, sizeof opts / sizeof opts[0], argc, argv, operand,
-                             2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_convert, "%d operands, expected SRC_DIR and OUT.fulgur", n);
+    if (!args_parse(&cmd_convert, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (o.calib_diagonal && o.calib_path == NULL) {
         return args_usage(&cmd_convert, "--calib-diagonal without a text, expected --calib TEXT");
     }

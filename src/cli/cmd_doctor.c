@@ -206,9 +206,10 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_doctor, opts, sizeof opts / sizeof opts[0], argc, argv, &operand,
-                             0, &status);
-    if (n < 0) return status;
+    if (!args_parse(&cmd_doctor, opts, sizeof opts / sizeof opts[0], argc, argv, &operand, 0,
+                    &status)) {
+        return status;
+    }
     fg_err err = {0};
     fg_doctor d;
     progress p;

@@ -197,10 +197,9 @@ static int run(int argc, char **argv)
         ENGINE_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_info, "no operand, expected MODEL");
+    if (!args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status)) {
+        return status;
+    }
     if (tensors + quality + (plot != NULL) + (meta != NULL) > 1) {
         return args_usage(&cmd_info, "several reports, expected one of --tensors, --quality, "
                                      "--plot and --meta");

@@ -154,11 +154,13 @@ static int run(int argc, char **argv)
         STREAM_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_logits, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1 || ids_path == NULL || out == NULL) {
-        return args_usage(&cmd_logits, "incomplete, expected MODEL, --ids and --out");
+    if (!args_parse(&cmd_logits, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+                    &status)) {
+        return status;
+    }
+    if (ids_path == NULL || out == NULL) {
+        return args_usage(&cmd_logits, "no %s, expected --ids and --out",
+                          ids_path == NULL ? "--ids" : "--out");
     }
     fg_err err = {0};
     fg_engine *e = NULL;

@@ -435,10 +435,10 @@ static int run(int argc, char **argv)
         ENGINE_OPTS(o),
     };
     int status;
-    const int n = args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_plan, "no operand, expected %s", cmd_plan.synopsis);
+    if (!args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source, 1,
+                    &status)) {
+        return status;
+    }
     fg_err err = {0};
     result r = {.o = &o};
     fg_status st = collect(&r, &err);

@@ -153,10 +153,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_run, "no operand, expected MODEL");
+    if (!args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1,
+                    &status)) {
+        return status;
+    }
     if ((q.prompt == NULL) == (q.file == NULL)) {
         return args_usage(&cmd_run, "%s, expected one of -p and -f",
                           q.prompt == NULL ? "no text" : "both -p and -f");

@@ -230,10 +230,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_score, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (!args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (q.card && q.against == NULL) return args_usage(&cmd_score, "--card, expected --against");
     q.model = operand[0];
     q.text = operand[1];

@@ -116,11 +116,9 @@ static int run(int argc, char **argv)
     };
     const char *operand[3];
     int status;
-    const int n = args_parse(&cmd_sensitivity, opts, sizeof opts / sizeof opts[0], argc, argv,
-                             operand, 3, &status);
-    if (n < 0) return status;
-    if (n < 3) {
-        return args_usage(&cmd_sensitivity, "%d operands, expected BASE, LOW and TEXT_FILE", n);
+    if (!args_parse(&cmd_sensitivity, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 3,
+                    &status)) {
+        return status;
     }
     q.base = operand[0];
     q.low = operand[1];

@@ -51,10 +51,10 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_synth, opts, sizeof opts / sizeof opts[0], argc, argv,
-                             &o.out_path, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_synth, "no operand, expected OUT.fulgur");
+    if (!args_parse(&cmd_synth, opts, sizeof opts / sizeof opts[0], argc, argv, &o.out_path, 1,
+                    &status)) {
+        return status;
+    }
 
     if (!parse_split(&cmd_synth, split_text, &split)) return EXIT_USAGE;
     o.split_dir = split.dir;

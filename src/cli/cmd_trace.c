@@ -166,10 +166,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_trace, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_trace, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (!args_parse(&cmd_trace, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (q.out == NULL && !q.heat) {
         return args_usage(&cmd_trace, "nothing to write, expected -o TRACE or --heat");
     }
@@ -420,10 +420,10 @@ static int run_replay(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_replay, opts, sizeof opts / sizeof opts[0], argc, argv, &x.path,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_replay, "no operand, expected TRACE");
+    if (!args_parse(&cmd_replay, opts, sizeof opts / sizeof opts[0], argc, argv, &x.path, 1,
+                    &status)) {
+        return status;
+    }
     if (x.ram_bytes == 0) return args_usage(&cmd_replay, "no --ram, expected a size");
     fg_err err = {0};
     fg_trace *t = NULL;
