@@ -423,7 +423,7 @@ static int run(int argc, char **argv)
     report r = {.o = &o};
     const char *level = "";
     cli_catch_interrupt();
-    fg_status st = o.csv == NULL ? FG_OK : refuse_same_file(o.csv, o.model, &err);
+    fg_status st = check_output(o.csv, true, (const char *[]){o.model, o.shapes}, 2, &err);
     if (st == FG_OK) st = bench_all(&r, &level, &err);
     if (st == FG_OK && r.failed) st = fg_fail_nomem(&err, "bench");
     if (st == FG_OK && o.json) print_json(&r, level);

@@ -37,7 +37,8 @@ const command cmd_convert = {
         "chosen: what `fulgur sensitivity` measured for the attention and the experts of each "
         "layer is traded against bytes.\n"
         "Each byte is read once, in 0.3 GiB of memory. A conversion that is killed at any moment "
-        "goes on when the same command is given again. `--dry-run` prints the plan: sizes, "
+        "goes on when the same command is given again. A finished OUT is replaced with `--force` "
+        "only. `--dry-run` prints the plan: sizes, "
         "disk, memory.\n"
         "`--delete-consumed` removes a shard when all that was made of it is on the disk, and "
         "`--wait-for-shards` takes shards as they arrive, so that download and conversion "
@@ -70,8 +71,7 @@ static void resumed(void *arg, uint64_t done, uint64_t total)
 {
     progress *p = arg;
     p->from = done;
-    fprintf(stderr, "convert: resuming at %s of %s\n", cli_bytes((double)done),
-            cli_bytes((double)total));
+    cli_note("convert: resuming at %s of %s\n", cli_bytes((double)done), cli_bytes((double)total));
 }
 
 /* The wait is part of the time that the rate is of: what is left comes no faster. */
@@ -80,7 +80,7 @@ static void waiting(void *arg, const char *shard)
     progress *p = arg;
     p->note[0] = '\0';
     if (shard != NULL) (void)snprintf(p->note, sizeof p->note, "waiting for %.70s", shard);
-    if (shard != NULL && !p->on) fprintf(stderr, "convert: waiting for %s\n", shard);
+    if (shard != NULL && !p->on) cli_note("convert: waiting for %s\n", shard);
 }
 
 /* --- dry run --- */
@@ -234,7 +234,7 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
 static int run(int argc, char **argv)
 {
     fg_convert_opts o = {0};
-    bool json = false, dry = false;
+    bool json = false, dry = false, force = false;
     double target_gb = 0.0;
     const char *split_text = NULL;
     static split_dirs split;
@@ -261,6 +261,7 @@ static int run(int argc, char **argv)
          "delete each shard when all made from it is safely on the disk"},
         {"wait-for-shards", 0, OPT_FLAG, &o.wait_for_shards, 0, 0, NULL,
          "start with the shards that are there, wait for the others to arrive"},
+        FORCE_OPT(force),
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     const char *operand[2];
@@ -283,6 +284,7 @@ static int run(int argc, char **argv)
     fg_convert_report r;
     progress p;
     if (dry) return dry_run(&o, json);
+    o.keep_existing = !force;
     cli_catch_interrupt();
     progress_start(&p, "convert", "B");
     o.progress = progress_show;

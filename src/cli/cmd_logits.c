@@ -170,7 +170,8 @@ static int run(int argc, char **argv)
     size_t len;
     mark from = {0}, to = {0};
     cli_catch_interrupt();
-    fg_status st = read_text(ids_path, &text, &len, &err);
+    fg_status st = check_output(out, true, (const char *[]){model, ids_path}, 2, &err);
+    if (st == FG_OK) st = read_text(ids_path, &text, &len, &err);
     if (st == FG_OK) st = parse_ids(text, len, ids_path, &ids, &err);
     if (st == FG_OK && ids.len == 0) {
         st = fg_fail(&err, FG_EFORMAT, "%s: no token ids, expected at least one", ids_path);
@@ -179,8 +180,6 @@ static int run(int argc, char **argv)
         st = fg_fail(&err, FG_EINVAL, "--warm: %u tokens of %zu, expected fewer", warm, ids.len);
     }
     if (st == FG_OK) st = fg_engine_open(&e, model, &eo, &err);
-    if (st == FG_OK) st = refuse_same_file(out, model, &err);
-    if (st == FG_OK) st = refuse_same_file(out, ids_path, &err);
     so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = write_logits(e, s, &ids, out, warm, &from, &to, &err);

@@ -58,7 +58,7 @@ typedef struct request {
     fg_session_opts so;
     const char *model, *text, *out; /* out: NULL for none */
     uint64_t n_tok;                 /* at most; 0: all */
-    bool heat, special, json;
+    bool heat, special, json, force;
 } request;
 
 static bool show(void *ctx, size_t done, size_t total)
@@ -155,6 +155,7 @@ static int run(int argc, char **argv)
     q.so.n_batch = 1;
     const opt opts[] = {
         {"out", 'o', OPT_STR, &q.out, 0, 0, "TRACE", "write the trace to this file"},
+        FORCE_OPT(q.force),
         {"heat", 0, OPT_FLAG, &q.heat, 0, 0, NULL, "keep the counts in MODEL, for --policy pin"},
         {"tokens", 0, OPT_U64, &q.n_tok, 1, 1e12, "N", "tokens at most (default: all)"},
         {"batch", 'b', OPT_U32, &q.so.n_batch, 1, 4096, "N",
@@ -178,9 +179,8 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_engine *e = NULL;
     cli_catch_interrupt();
-    fg_status st = fg_engine_open(&e, q.model, &q.eo, &err);
-    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.model, &err);
-    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.text, &err);
+    fg_status st = check_output(q.out, q.force, (const char *[]){q.model, q.text}, 2, &err);
+    if (st == FG_OK) st = fg_engine_open(&e, q.model, &q.eo, &err);
     if (st == FG_OK) st = record(&q, e, &err);
     fg_engine_close(&e);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);

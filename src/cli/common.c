@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -60,6 +62,27 @@ const char *cli_count(uint64_t n)
     return keep(fg_text_count(n));
 }
 
+void cli_note(const char *fmt, ...)
+{
+    va_list ap;
+    if (args_quiet()) return;
+    va_start(ap, fmt);
+    (void)vfprintf(stderr, fmt, ap);
+    va_end(ap);
+}
+
+bool cli_is_screen(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) == 1 && term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
+}
+
+bool cli_has_style(int fd)
+{
+    const char *off = getenv("NO_COLOR");
+    return cli_is_screen(fd) && (off == NULL || off[0] == '\0');
+}
+
 /* ---- interruption ---- */
 
 static volatile sig_atomic_t interrupts;
@@ -94,7 +117,7 @@ void progress_start(progress *p, const char *what, const char *unit)
 {
     *p = (progress){.what = what, .unit = unit};
     p->start_ns = fg_clock_ns();
-    p->on = isatty(2) == 1;
+    p->on = !args_quiet() && cli_is_screen(2);
 }
 
 bool progress_show(void *arg, uint64_t done, uint64_t total)
@@ -199,12 +222,13 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     return st;
 }
 
-fg_status refuse_same_file(const char *out, const char *in, fg_err *err)
+fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err)
 {
-    struct stat a, b;
-    if (stat(out, &a) != 0 || stat(in, &b) != 0) return FG_OK;
-    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino) return FG_OK;
-    return fg_fail(err, FG_EINVAL, "%s: the same file as %s, expected another", out, in);
+    if (out == NULL) return FG_OK;
+    for (size_t i = 0; i < n; i++) {
+        if (in[i] != NULL) FG_TRY(fg_io_refuse_input(out, in[i], err));
+    }
+    return force ? FG_OK : fg_io_refuse_existing(out, err);
 }
 
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err)
@@ -229,8 +253,6 @@ fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, f
     }
     return FG_OK;
 }
-
-/* ---- options ---- */
 
 /* ---- generation ---- */
 
@@ -292,7 +314,7 @@ static double read_bandwidth(fg_engine *e)
 void print_store(fg_engine *e)
 {
     const fg_store_stats *s = fg_engine_store_stats(e);
-    if (s == NULL) return;
+    if (s == NULL || args_quiet()) return;
     const fg_cache_stats *c = &s->cache;
     const uint64_t n_hit = c->n_hit + c->n_prefetch_hit, n = n_hit + c->n_miss;
     const double busy = (double)s->io.busy_ns * 1e-9;
@@ -313,6 +335,7 @@ void print_store(fg_engine *e)
 
 void print_speed(fg_engine *e, const gen_stats *g)
 {
+    if (args_quiet()) return;
     /* reading on demand, the disk is the limit, and the bound has no room for the measurement */
     const bool streams = fg_engine_store_stats(e) != NULL;
     const double rate = g->reply.n_eval == 0 ? 0.0 : (double)g->reply.n_eval / g->reply.seconds;

@@ -19,7 +19,16 @@ int cli_fail(const fg_err *err);
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
 
-/* Progress line on stderr, redrawn at most ten times a second and only on a terminal. */
+/* A notice on stderr: as printf, and nothing with --quiet. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* fd is a terminal that knows escape sequences (TERM is not dumb); and may have colours and the
+ * like (NO_COLOR is not set). */
+bool cli_is_screen(int fd);
+bool cli_has_style(int fd);
+
+/* Progress line on stderr, redrawn at most ten times a second and only on a terminal; not with
+ * --quiet. */
 typedef struct progress {
     const char *what; /* "convert" */
     const char *unit; /* "B" prints sizes, else counts */
@@ -102,9 +111,9 @@ typedef struct gen_opts {
     bool goes_on;    /* the last token is evaluated too: the conversation continues after it */
 } gen_opts;
 gen_opts gen_opts_default(void);
-#define GEN_OPTS(o)                                                                                \
+#define GEN_OPTS(o, n_usual)                                                                       \
     {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                   \
-     0,           1e15, "N",     "tokens to generate at most (run: 256, chat: 40000)"},            \
+     0,           1e15, "N",     "tokens to generate at most (default: " n_usual ")"},             \
         {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature; 0: greedy (1)"},        \
         {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},      \
         {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                \
@@ -142,8 +151,13 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 /* Whole file, pipe or device, or standard input for "-"; NUL-terminated; freed with fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
 
-/* FG_EINVAL when `out` is the file that is read as `in`. */
-fg_status refuse_same_file(const char *out, const char *in, fg_err *err);
+/* Before any work: FG_EINVAL when `out` is one of the n files that are read (NULL: none), through
+ * links too, and, where it holds long work and force is not given, when it exists. */
+fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err);
+#define FORCE_OPT(force)                                                                           \
+    {                                                                                              \
+        "force", 0, OPT_FLAG, &(force), 0, 0, NULL, "replace the output file when it exists"       \
+    }
 
 /* Appends decimal ids separated by white space, commas or brackets; n bytes, `name` for errors. */
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err);

@@ -21,7 +21,7 @@ COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "i
 status, out, err = run("convert", NANO, M, "--json")
 check("convert", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(M), err)
 first = open(M, "rb").read()
-status, out, err = run("convert", NANO, M, "-t", "1")
+status, out, err = run("convert", NANO, M, "-t", "1", "--force")
 check("convert_is_reproducible", status == 0 and open(M, "rb").read() == first, err)
 
 # recipes, calibration, budgets: mistakes in one line, and what a user reads after a good one
@@ -154,7 +154,7 @@ SYNTH = ["synth", S, "--shape", f"{NANO}/config.json", "--layers", "2", "--token
 status, out, err = run(*SYNTH, "--json")
 check("synth", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(S), out + err)
 first = open(S, "rb").read()
-check("synth_is_reproducible", run(*SYNTH, "-t", "1")[0] == 0 and open(S, "rb").read() == first)
+check("synth_is_reproducible", run(*SYNTH, "-t", "1", "--force")[0] == 0 and open(S, "rb").read() == first)
 check("synth_verifies", b"good" in run("verify", S)[1])
 check("synth_kinds", b"1 lightning, 1 softmax" in run("info", S)[1])
 check("synth_runs", run("run", S, "-p", "x", "-n", "2")[0] == 0)
@@ -257,7 +257,7 @@ for n_vocab in (1 << 15, 1 << 19):
             f.seek(8 + len(text) + offset)
             f.write(data)
         f.truncate(8 + len(text) + at)
-    p = subprocess.Popen([FULGUR, "convert", folder, path("big.fulgur"), "--type", "bf16", "-t", "1"], stdout=subprocess.DEVNULL)
+    p = subprocess.Popen([FULGUR, "convert", folder, path("big.fulgur"), "--type", "bf16", "-t", "1", "--force"], stdout=subprocess.DEVNULL)
     _, status, use = os.wait4(p.pid, 0)
     p.returncode = status
     peaks.append((status, use.ru_maxrss))
