@@ -399,6 +399,8 @@ fg_status fg_synth_shape(fg_shape *out, const fg_synth_opts *opts, fg_err *err)
     if (strcmp(name, "m1") == 0) {
         m1_shape(out);
         if (n == 0) n = 4;
+    } else if (!fg_io_exists(name)) {
+        return fg_fail(err, FG_EIO, "shape %s: no such file, expected m1 or a config.json", name);
     } else {
         char *text;
         size_t len;

@@ -391,12 +391,14 @@ static int run(int argc, char **argv)
                   .n_run = 5,
                   .eo = fg_engine_opts_default()};
     const opt opts[] = {
-        {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N", "tokens of a prefill; 0: none (512)"},
+        {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N",
+         "tokens of a prefill; 0: none (default: 512)"},
         {"n-predict", 'n', OPT_U32, &o.n_gen, 0, 65536, "N",
-         "tokens of a decode run; 0: none (32)"},
+         "tokens of a decode run; 0: none (default: 32)"},
         {"ctx", 0, OPT_STR, &o.ctx_list, 0, 0, "LIST",
          "positions before them (default: 0,4096,32768,131072)"},
-        {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N", "runs, of which the median counts (5)"},
+        {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N",
+         "runs, of which the median counts (default: 5)"},
         {"kernels", 0, OPT_FLAG, &o.kernels, 0, 0, NULL, "also every kernel by itself"},
         {"shapes", 0, OPT_STR, &o.shapes, 0, 0, "FILE",
          "for --kernels: lines 'name rows columns' (default: those of M1)"},

@@ -168,7 +168,9 @@ int brief_program(const command *const *all, int n)
             printf("  %-12s %s\n", c->name, c->summary);
         }
     }
-    printf("\nfulgur COMMAND --help describes a command, fulgur help COMMAND says more.\n");
+    printf("\nfulgur COMMAND --help describes a command, fulgur help COMMAND says more.  The "
+           "variable\n"
+           "FULGUR_MODEL names the model of commands that are given none.\n");
     return EXIT_OK;
 }
 
