@@ -111,17 +111,17 @@ typedef struct gen_opts {
     bool goes_on;    /* the last token is evaluated too: the conversation continues after it */
 } gen_opts;
 gen_opts gen_opts_default(void);
-#define GEN_OPTS(o, n_usual)                                                                         \
-    {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                     \
-     0,           1e15, "N",     "tokens to generate at most (default: " n_usual ")"},               \
-        {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature; 0: greedy (default: 1)"}, \
-        {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},        \
-        {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                  \
-         0,       1e9, "K",     "best tokens kept; 0: all (default)"},                               \
-        {"min-p", 0, OPT_F64, &(o).sampler.min_p,                                                    \
-         0,       1, "P",     "least share of the best token (default: 0)"},                         \
-    {                                                                                                \
-        "seed", 's', OPT_U64, &(o).sampler.seed, 0, 9e15, "S", "random seed (default: 0)"            \
+#define GEN_OPTS(o, n_usual)                                                                        \
+    {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                    \
+     0,           1e15, "N",     "tokens to generate at most (default: " n_usual ")"},              \
+        {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature (default: 1; 0 greedy)"}, \
+        {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},       \
+        {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                 \
+         0,       1e9, "K",     "best tokens kept; 0: all (default)"},                              \
+        {"min-p", 0, OPT_F64, &(o).sampler.min_p,                                                   \
+         0,       1, "P",     "least share of the best token (default: 0)"},                        \
+    {                                                                                               \
+        "seed", 's', OPT_U64, &(o).sampler.seed, 0, 9e15, "S", "random seed (default: 0)"           \
     }
 
 typedef struct gen_stats {
