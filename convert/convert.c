@@ -27,6 +27,7 @@
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
@@ -88,45 +89,44 @@ static fg_status check_output(const char *out, fg_err *err)
     return st;
 }
 
-static fg_status refuse_same_file(const char *out, const struct stat *out_sb, const char *input,
-                                  fg_err *err)
-{
-    struct stat sb;
-    if (stat(input, &sb) != 0 || sb.st_dev != out_sb->st_dev || sb.st_ino != out_sb->st_ino) {
-        return FG_OK;
-    }
-    return fg_fail(err, FG_EINVAL, "%s: the same file as the input %s, expected another name", out,
-                   input);
-}
-
-/* The same for a file of the checkpoint folder. */
-static fg_status refuse_own_file(const run *r, const struct stat *out_sb, const char *name,
-                                 fg_err *err)
+/* A file of the checkpoint folder. */
+static fg_status refuse_own_file(const run *r, const char *name, fg_err *err)
 {
     char *path = fg_io_join(r->opts->src_dir, name);
     if (path == NULL) return fg_fail_nomem(err, name);
-    const fg_status st = refuse_same_file(r->opts->out_path, out_sb, path, err);
+    const fg_status st = fg_io_refuse_input(r->opts->out_path, path, err);
     fg_mem_free(path);
     return st;
 }
 
-static fg_status check_not_input(const run *r, fg_err *err)
+/* Who said that OUT may be replaced, and was interrupted, need not say it again. */
+static fg_status refuse_existing(const char *out, fg_err *err)
 {
-    struct stat sb;
+    const size_t n = strlen(out) + sizeof ".part.journal";
+    char *journal = fg_mem_alloc(n);
+    if (journal == NULL) return fg_fail_nomem(err, out);
+    (void)snprintf(journal, n, "%s.part.journal", out);
+    const bool goes_on = fg_io_exists(journal);
+    fg_mem_free(journal);
+    return goes_on ? FG_OK : fg_io_refuse_existing(out, err);
+}
+
+static fg_status check_not_there(const run *r, fg_err *err)
+{
     const fg_convert_opts *o = r->opts;
     const char *const named[] = {o->calib_path, o->sensitivity_path,
                                  fg_recipe_is_name(o->recipe_path) ? NULL : o->recipe_path};
-    if (stat(o->out_path, &sb) != 0) return FG_OK;
     for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
-        FG_TRY(refuse_same_file(o->out_path, &sb, r->in.catalog.ckpt.shard[s].path, err));
+        FG_TRY(fg_io_refuse_input(o->out_path, r->in.catalog.ckpt.shard[s].path, err));
     }
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
-        if (named[i] != NULL) FG_TRY(refuse_same_file(o->out_path, &sb, named[i], err));
+        if (named[i] != NULL) FG_TRY(fg_io_refuse_input(o->out_path, named[i], err));
     }
     for (size_t i = 0; i < FG_N_COPIED; i++) {
-        FG_TRY(refuse_own_file(r, &sb, fg_copied_files[i].file, err));
+        FG_TRY(refuse_own_file(r, fg_copied_files[i].file, err));
     }
-    return refuse_own_file(r, &sb, FG_HF_INDEX_NAME, err);
+    FG_TRY(refuse_own_file(r, FG_HF_INDEX_NAME, err));
+    return o->keep_existing ? refuse_existing(o->out_path, err) : FG_OK;
 }
 
 /* --- data --- */
@@ -518,7 +518,7 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     FG_TRY(fg_catalog_open(&r->in.catalog, o->src_dir,
                            o->wait_for_shards ? FG_HF_LATER : FG_HF_SOME, err));
     FG_TRY(check_deletable(r, err));
-    FG_TRY(check_not_input(r, err));
+    FG_TRY(check_not_there(r, err));
     FG_TRY(fg_run_copy_files(r, err));
     if (o->sensitivity_path != NULL) FG_TRY(choose_recipe(r, err));
     if (o->calib_path != NULL) {
@@ -586,7 +586,7 @@ static void fill_report(const run *r, uint64_t start_ns, fg_convert_report *out)
     };
     uint64_t bytes;
     fg_file_plan_sums(r->out.plan, &out->n_weight, &bytes);
-    out->bits_per_weight = 8.0 * (double)bytes / (double)out->n_weight;
+    out->bits_per_weight = fg_bits_per_weight(bytes, out->n_weight);
     if (r->progress.worst_rms > 0) {
         const fg_tensor *t = fg_file_plan_tensor(r->out.plan, r->progress.worst_idx);
         fg_role_name((fg_role)t->role, t->layer, t->expert, out->worst_name);

@@ -16,9 +16,9 @@
  * OpenBLAS and the kernels that it chooses for the CPU as well (a conversion is not resumed with
  * others).
  *
- * Like cp, a conversion replaces an existing OUT, but only by the final rename: until then, and
- * after any failure, OUT is what it was.  (One exception: when the folder cannot be synced after
- * the rename, that is an error, and OUT is the whole new file.)
+ * A conversion replaces an existing OUT (not with keep_existing), but only by the final rename:
+ * until then, and after any failure, OUT is what it was.  (One exception: when the folder cannot be
+ * synced after the rename, that is an error, and OUT is the whole new file.)
  *
  * Split, the parts other than OUT must not be there yet: they are never replaced.
  *
@@ -85,6 +85,8 @@ typedef struct fg_convert_opts {
     /* Called once when an interrupted conversion goes on, before any work.  NULL: no call. */
     void (*resumed)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *ctx;
+    /* OUT must not be there yet (FG_EINVAL), unless an unfinished conversion to it goes on. */
+    bool keep_existing;
     bool delete_consumed; /* shards, when nothing needs them any more.  Not symbolic links, and not
                            * files with several links: removing those would free nothing */
     /* Those that are missing or shorter than they say; one under its final name counts when it has

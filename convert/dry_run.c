@@ -11,6 +11,7 @@
 #include "convert/source/hf_config.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
 
@@ -94,7 +95,7 @@ static fg_status fill(fg_run *r, fg_dry_run *f, fg_err *err)
     fg_file_plan_sums(r->out.plan, &f->n_weight, &bytes);
     for (uint64_t i = 0; i < f->n_tensor; i++) add_tensor(f, fg_file_plan_tensor(r->out.plan, i));
     FG_TRY(fill_parts(r, f, err));
-    f->bits_per_weight = 8.0 * (double)bytes / (double)f->n_weight;
+    f->bits_per_weight = fg_bits_per_weight(bytes, f->n_weight);
     f->temp_bytes = r->work.temp_bytes;
     f->memory_bytes = memory_bytes(r, f->n_thread);
     FG_TRY(fg_work_overlap(r, &f->overlap_bytes, err));

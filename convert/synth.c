@@ -399,6 +399,8 @@ fg_status fg_synth_shape(fg_shape *out, const fg_synth_opts *opts, fg_err *err)
     if (strcmp(name, "m1") == 0) {
         m1_shape(out);
         if (n == 0) n = 4;
+    } else if (!fg_io_exists(name)) {
+        return fg_fail(err, FG_EIO, "shape %s: no such file, expected m1 or a config.json", name);
     } else {
         char *text;
         size_t len;
@@ -558,10 +560,27 @@ static fg_status check_output(const char *out, fg_err *err)
     return FG_OK;
 }
 
+static fg_status check_not_there(const fg_synth_opts *o, fg_err *err)
+{
+    const char *const in[] = {o->shape, o->recipe_path};
+    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) {
+        if (in[i] != NULL) FG_TRY(fg_io_refuse_input(o->out_path, in[i], err));
+    }
+    for (size_t i = 0; o->tokenizer_dir != NULL && i < FG_N_COPIED; i++) {
+        char *path = fg_io_join(o->tokenizer_dir, fg_copied_files[i].file);
+        if (path == NULL) return fg_fail_nomem(err, o->tokenizer_dir);
+        const fg_status st = fg_io_refuse_input(o->out_path, path, err);
+        fg_mem_free(path);
+        FG_TRY(st);
+    }
+    return o->keep_existing ? fg_io_refuse_existing(o->out_path, err) : FG_OK;
+}
+
 static fg_status prepare(run *r, fg_err *err)
 {
     const fg_synth_opts *o = r->opts;
     FG_TRY(check_output(o->out_path, err));
+    FG_TRY(check_not_there(o, err));
     FG_TRY(fg_recipe_load(&r->recipe, o->type, o->recipe_path, err));
     FG_TRY(fg_synth_shape(&r->shape, o, err));
     FG_TRY(fg_recipe_check(&r->recipe, &r->shape, o->recipe_path, err));

@@ -33,6 +33,7 @@ typedef struct fg_synth_opts {
                                 * chat refuse the file */
     const char *const *split_dir; /* [n_split] folders of parts 1 and on (FORMAT.md 3.1) */
     uint32_t n_split;             /* 0: one file */
+    bool keep_existing;           /* OUT must not be there yet: FG_EINVAL */
     uint64_t seed;
     uint32_t n_thread; /* 0: all cores that this process may use */
     /* Called from the calling thread after each band, with bytes of OUT; false cancels.  May be

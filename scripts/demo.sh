@@ -9,7 +9,7 @@ fulgur=build/gcc/fulgur
 model=build/m1-nano-q4.fulgur
 
 echo "== convert tests/models/m1-nano to q4"
-$fulgur convert tests/models/m1-nano $model --type q4
+$fulgur convert tests/models/m1-nano $model --type q4 --force
 
 ask() {
     printf '\n== %s\n' "$1"

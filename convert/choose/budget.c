@@ -12,6 +12,7 @@
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/model/quant_unit.h"
 #include "src/format/file_plan.h"
 
@@ -138,7 +139,7 @@ static fg_status lay_out(plan *p, fg_err *err)
     uint64_t weights, bytes;
     FG_TRY(fg_file_plan_make(&f, &spec, "budget", err));
     fg_file_plan_sums(f, &weights, &bytes);
-    p->bpw = 8.0 * (double)bytes / (double)weights;
+    p->bpw = fg_bits_per_weight(bytes, weights);
     p->file_bytes = fg_file_plan_file_bytes(f);
     fg_file_plan_destroy(&f);
     return FG_OK;

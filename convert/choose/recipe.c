@@ -188,6 +188,11 @@ static fg_status load(fg_recipe *r, const char *type, const char *path, fg_err *
     }
     FG_TRY(parse_text(r, text, strlen(text), type, 0, err));
     if (path == NULL) return FG_OK;
+    if (!fg_io_exists(path)) {
+        return fg_fail(err, FG_EIO,
+                       "recipe %s: no such file, expected one, or fast, balanced or faithful",
+                       path);
+    }
     char *file;
     size_t n;
     FG_TRY(fg_io_read_all(path, MAX_RECIPE_BYTES, &file, &n, err));

@@ -158,6 +158,34 @@ bool fg_io_exists(const char *path)
     return stat(path, &sb) == 0;
 }
 
+fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err)
+{
+    struct stat sb, part;
+    const size_t n = strlen(in) + 16;
+    if (stat(out, &sb) != 0) return FG_OK;
+    char *name = fg_mem_alloc(n);
+    if (name == NULL) return fg_fail_nomem(err, in);
+    fg_status st = FG_OK;
+    (void)snprintf(name, n, "%s", in);
+    for (unsigned k = 1; st == FG_OK && stat(name, &part) == 0; k++) {
+        if (part.st_dev == sb.st_dev && part.st_ino == sb.st_ino) {
+            st = fg_fail(err, FG_EINVAL, "%s: the same file as the input %s, expected another name",
+                         out, name);
+        }
+        (void)snprintf(name, n, "%s.%u", in, k);
+    }
+    fg_mem_free(name);
+    return st;
+}
+
+fg_status fg_io_refuse_existing(const char *out, fg_err *err)
+{
+    struct stat sb;
+    if (lstat(out, &sb) != 0 || (stat(out, &sb) == 0 && !S_ISREG(sb.st_mode))) return FG_OK;
+    return fg_fail(err, FG_EINVAL,
+                   "%s: exists already, expected a new name, or --force to replace it", out);
+}
+
 fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err)
 {
     const size_t n = strlen(beside);

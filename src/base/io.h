@@ -46,6 +46,13 @@ fg_status fg_io_read_all(const char *path, uint64_t max_bytes, char **out, size_
 /* dir + "/" + name in a new string; NULL when out of memory. */
 char *fg_io_join(const char *dir, const char *name);
 
+/* Before `out` is written.  FG_EINVAL when it is the file `in`, through links too, or one of the
+ * parts of a split model `in` (in.1, in.2, ...). */
+fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err);
+/* FG_EINVAL when something is there that a rename would replace: a file, or a link that leads
+ * nowhere.  Folders and devices are left to who opens them. */
+fg_status fg_io_refuse_existing(const char *out, fg_err *err);
+
 bool fg_io_is_dir(const char *path);
 bool fg_io_exists(const char *path);
 

@@ -20,7 +20,8 @@ typedef struct cJSON fg_json;
 
 /* Values that a document may have, which bounds the memory it takes when parsed: 144 bytes each and
  * twice the text, about 300 MB and not the forty times its size that a hostile one could ask for.
- * A vocabulary of 300,000 with as many merges in pairs has 1.2 million, the index of M1 has 10^5. */
+ * A vocabulary of 300,000 with as many merges in pairs has 1.2 million, the index of M1 has
+ * 10^5. */
 enum { FG_JSON_MAX_VALUES = 1 << 21 };
 
 /* Parses n bytes (need not be NUL-terminated; trailing white space is allowed, other trailing

@@ -31,13 +31,13 @@ size_t fg_utf8_valid(const uint8_t *p, size_t n);
 /* Appends the text with every ill-formed maximal subpart replaced by U+FFFD. */
 void fg_utf8_repair(fg_buf *b, const uint8_t *p, size_t n);
 
-/* Whether a terminal would act on the character instead of showing it: C0, DEL and C1 controls, line
- * separators, and the marks that turn the direction of text, behind which a name can look like
+/* Whether a terminal would act on the character instead of showing it: C0, DEL and C1 controls,
+ * line separators, and the marks that turn the direction of text, behind which a name can look like
  * another one. */
 bool fg_utf8_is_control(uint32_t cp);
 
-/* Makes a C string fit to be shown on one line: every control character and every ill-formed stretch
- * becomes one '?', in place. */
+/* Makes a C string fit to be shown on one line: every control character and every ill-formed
+ * stretch becomes one '?', in place. */
 void fg_utf8_clean(char *s);
 
 /* Appends text with its control characters written out, \x1b or \u202e; line feeds and tabs stay,

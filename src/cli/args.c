@@ -14,6 +14,15 @@
 
 enum { FIRST_LONG = 256, WANTED_SIZE = 256 };
 
+static const char model_variable[] = "FULGUR_MODEL";
+
+static bool quiet;
+
+bool args_quiet(void)
+{
+    return quiet;
+}
+
 int args_usage(const command *c, const char *fmt, ...)
 {
     char text[1024];
@@ -164,13 +173,15 @@ static bool has_names(const opt_choice *c)
 
 const char *args_flaw(const command *c, const opt *opts, int n_opt, char *text, size_t size)
 {
-    const bool model = args_takes_model(c);
+    opt common[HELP_N_COMMON];
+    const int n_common = help_common(c, common);
     for (int i = 0; i < n_opt; i++) {
         const opt *o = &opts[i];
         const char *flaw = NULL;
-        if (strcmp(o->name, "help") == 0 || o->letter == 'h' ||
-            (model && (strcmp(o->name, "model") == 0 || o->letter == 'm'))) {
-            flaw = "every command's own, expected another name and letter";
+        for (int j = 0; j < n_common; j++) {
+            if (strcmp(o->name, common[j].name) == 0 || o->letter == common[j].letter) {
+                flaw = "every command's own, expected another name and letter";
+            }
         }
         for (int j = 0; j < i; j++) {
             if (strcmp(opts[j].name, o->name) == 0) flaw = "given twice, expected once";
@@ -195,20 +206,24 @@ const char *args_flaw(const command *c, const opt *opts, int n_opt, char *text, 
 
 /* getopt's tables, made from ours. */
 typedef struct getopt_tables {
-    struct option longs[MAX_OPT + 3];
-    char shorts[2 * MAX_OPT + 8];
+    struct option longs[MAX_OPT + HELP_N_COMMON + 1];
+    char shorts[2 * (MAX_OPT + HELP_N_COMMON) + 2];
 } getopt_tables;
 
 static void fill(getopt_tables *t, const command *c, const opt *opts, int n_opt)
 {
     size_t at = 0, n = 0;
     t->shorts[at++] = ':'; /* a missing value is reported as such */
-    t->shorts[at++] = 'h';
-    t->longs[n++] = (struct option){"help", optional_argument, NULL, 'h'};
-    if (args_takes_model(c)) {
-        t->shorts[at++] = 'm';
-        t->shorts[at++] = ':';
-        t->longs[n++] = (struct option){"model", required_argument, NULL, 'm'};
+    opt common[HELP_N_COMMON];
+    const int n_common = help_common(c, common);
+    for (int i = 0; i < n_common; i++) {
+        const opt *o = &common[i];
+        const int has = o->kind != OPT_FLAG ? required_argument
+                        : o->letter == 'h'  ? optional_argument /* --help=man */
+                                            : no_argument;
+        t->longs[n++] = (struct option){o->name, has, NULL, o->letter};
+        t->shorts[at++] = o->letter;
+        if (has == required_argument) t->shorts[at++] = ':';
     }
     for (int i = 0; i < n_opt; i++) {
         const int has = opts[i].kind == OPT_FLAG ? no_argument : required_argument;
@@ -237,7 +252,7 @@ static int n_fitting(const getopt_tables *t, const char *arg)
     return n;
 }
 
-/* The option that getopt means by a letter or a number; NULL: help or model. */
+/* The option that getopt means by a letter or a number; NULL: one that every command has. */
 static const opt *find(const opt *opts, int n_opt, int key)
 {
     if (key >= FIRST_LONG) return &opts[key - FIRST_LONG];
@@ -247,19 +262,32 @@ static const opt *find(const opt *opts, int n_opt, int key)
     return NULL;
 }
 
-/* getopt returned '?' or ':'; arg is the argument that it has just left or is in. */
+/* The argument that getopt has just left, or is in when more letters follow the one it refused. */
+static const char *refused(char **argv)
+{
+    const char *next = argv[optind];
+    const bool inside = next != NULL && next[0] == '-' && optopt != 0 && next[1] == (char)optopt;
+    return inside ? next : argv[optind - 1];
+}
+
+/* getopt returned '?' or ':'. */
 static void report(const command *c, const getopt_tables *t, const opt *opts, int n_opt, int code,
                    const char *arg)
 {
     char wanted[WANTED_SIZE] = "MODEL";
     const opt *o = find(opts, n_opt, optopt);
+    const bool long_form = arg[0] == '-' && arg[1] == '-';
     if (code == ':') {
         if (o != NULL) kinds[o->kind].wanted(o, wanted, sizeof wanted);
         (void)args_usage(c, "--%s: no value, expected %s", o == NULL ? "model" : o->name, wanted);
     } else if (optopt != 0 && o != NULL) {
         (void)args_usage(c, "--%s: a value, expected none", o->name);
-    } else if (optopt != 0) {
+    } else if (optopt != 0 && long_form) { /* one of every command's that has a letter */
+        (void)args_usage(c, "%.*s: a value, expected none", name_length(arg), arg);
+    } else if (optopt > ' ' && optopt < 127) {
         (void)args_usage(c, "-%c: unknown option, expected a listed one", optopt);
+    } else if (optopt != 0) { /* a byte of a longer character */
+        (void)args_usage(c, "%.40s: unknown option, expected a listed one", arg);
     } else if (n_fitting(t, arg) > 1) {
         (void)args_usage(c, "%.*s: begins %d options, expected more letters", name_length(arg), arg,
                          n_fitting(t, arg));
@@ -273,12 +301,49 @@ static bool set(const command *c, const opt *o, const char *text)
     char wanted[WANTED_SIZE];
     if (kinds[o->kind].parse(o, text)) return true;
     kinds[o->kind].wanted(o, wanted, sizeof wanted);
-    (void)args_usage(c, "--%s: %s, expected %s", o->name, text, wanted);
+    (void)args_usage(c, "--%s: %s, expected %s", o->name, text[0] == '\0' ? "nothing" : text,
+                     wanted);
     return false;
 }
 
-int args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
-                     const char **operands, int max_operand, int *status)
+/* What every command has.  False when *status is to be returned. */
+static bool set_common(const command *c, const opt *opts, int n_opt, int letter, const char *value,
+                       const char **model, int *status)
+{
+    switch (letter) {
+    case 'h': *status = help_command(c, opts, n_opt, value); return false;
+    case 'V': *status = help_version(); return false;
+    case 'q': quiet = true; return true;
+    default: *model = value; return true;
+    }
+}
+
+/* The operands of argv, after the model of -m or, when there is one too few, of the variable. */
+static bool take_operands(const command *c, const char *model, int argc, char **argv,
+                          const char **operands, int n_operand)
+{
+    const char *usual = args_takes_model(c) ? getenv(model_variable) : NULL;
+    const int given = argc - optind;
+    int n = 0;
+    if (model == NULL && usual != NULL && usual[0] != '\0' && given == n_operand - 1) model = usual;
+    if (model != NULL) operands[n++] = model;
+    for (int i = optind; i < argc; i++) {
+        if (n == n_operand) {
+            (void)args_usage(c, "%s: one operand too many, expected %s", argv[i],
+                             c->synopsis[0] == '\0' ? "none" : c->synopsis);
+            return false;
+        }
+        operands[n++] = argv[i];
+    }
+    if (n == n_operand) return true;
+    (void)args_usage(c, "%d operand%s, expected %s%s%s", n, n == 1 ? "" : "s", c->synopsis,
+                     args_takes_model(c) && model == NULL ? ", or the model in " : "",
+                     args_takes_model(c) && model == NULL ? model_variable : "");
+    return false;
+}
+
+bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
+                      const char **operands, int n_operand, int *status)
 {
     getopt_tables t;
     const char *model = NULL; /* -m MODEL, as llama.cpp has it, is the first operand */
@@ -287,29 +352,13 @@ int args_parse_table(const command *c, const opt *opts, int n_opt, int argc, cha
     optind = 0; /* of glibc and musl: start anew, whatever an earlier table left */
     *status = EXIT_USAGE;
     for (int k; (k = getopt_long(argc, argv, t.shorts, t.longs, NULL)) != -1;) {
-        if (k == 'h') {
-            *status = help_command(c, opts, n_opt, optarg);
-            return -1;
-        }
         if (k == '?' || k == ':') {
-            report(c, &t, opts, n_opt, k, argv[optind - 1]);
-            return -1;
+            report(c, &t, opts, n_opt, k, refused(argv));
+            return false;
         }
-        if (k == 'm') {
-            model = optarg;
-        } else if (!set(c, find(opts, n_opt, k), optarg)) {
-            return -1;
-        }
+        const opt *o = find(opts, n_opt, k);
+        if (o == NULL && !set_common(c, opts, n_opt, k, optarg, &model, status)) return false;
+        if (o != NULL && !set(c, o, optarg)) return false;
     }
-    int n = 0;
-    if (model != NULL) operands[n++] = model;
-    for (int i = optind; i < argc; i++) {
-        if (n == max_operand) {
-            (void)args_usage(c, "%s: one operand too many, expected %s", argv[i],
-                             c->synopsis[0] == '\0' ? "none" : c->synopsis);
-            return -1;
-        }
-        operands[n++] = argv[i];
-    }
-    return n;
+    return take_operands(c, model, argc, argv, operands, n_operand);
 }

@@ -71,24 +71,28 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 enum { MAX_OPT = 32 };
 
 /* Parses argv (argv[0] is the command's name).  Options may stand before or after operands.
- * Returns the number of operands, moved to operands[0..], or -1 when the command should return
- * *status (help was printed, or a usage error was reported).  The length of the table is checked
- * where the command is compiled. */
-#define args_parse(c, opts, n_opt, argc, argv, operands, max_operand, status)                      \
-    args_parse_table(c, opts, ARGS_COUNT_CHECKED(n_opt), argc, argv, operands, max_operand, status)
+ * True with the n_operand operands in operands[0..]; false when the command should return *status
+ * (help was printed, or a usage error was reported).  A command whose first operand
+ * is a model takes it from -m or, when there is one operand too few, from the environment variable
+ * FULGUR_MODEL.  The length of the table is checked where the command is compiled. */
+#define args_parse(c, opts, n_opt, argc, argv, operands, n_operand, status)                        \
+    args_parse_table(c, opts, ARGS_COUNT_CHECKED(n_opt), argc, argv, operands, n_operand, status)
 #define ARGS_COUNT_CHECKED(n)                                                                      \
     ((int)(n) + 0 * (int)sizeof(struct {                                                           \
                     _Static_assert((n) <= MAX_OPT, "more options than MAX_OPT");                   \
                     int unused;                                                                    \
                 }))
-int args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
-                     const char **operands, int max_operand, int *status);
+bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
+                      const char **operands, int n_operand, int *status);
 
 /* Reports a usage error: "fulgur: <command>: <message>; see fulgur <command> --help". */
 int args_usage(const command *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* The option -m MODEL is there for commands whose first operand is a model. */
 bool args_takes_model(const command *c);
+
+/* --quiet was given: no progress and no notices on standard error. */
+bool args_quiet(void);
 
 /* The first mistake in a table (two options of one name or letter, one without help, a choice
  * without names) as a message in text, or NULL.  --help asks it in every form. */

@@ -110,9 +110,9 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     fg_bench_machine *m = &r->machine;
     FG_TRY(fg_bench_measure_machine(b, m, err));
     say(r, "machine     %s, %u threads, %s of memory, %s last-level cache\n", m->cpu, m->n_thread,
-        cli_bytes((double)m->ram_bytes), cli_bytes((double)m->llc_bytes));
+        cli_memory((double)m->ram_bytes), cli_memory((double)m->llc_bytes));
     say(r, "read        %.1f GB/s (best %.1f), buffer of %s, %.0f %% on huge pages\n",
-        m->anon.median_gbs, m->anon.best_gbs, cli_bytes((double)m->anon.bytes),
+        m->anon.median_gbs, m->anon.best_gbs, cli_memory((double)m->anon.bytes),
         100.0 * m->anon.huge);
     if (m->map.bytes != 0) {
         say(r, "read file   %.1f GB/s (best %.1f), %s of the model's mapping%s\n",
@@ -391,12 +391,14 @@ static int run(int argc, char **argv)
                   .n_run = 5,
                   .eo = fg_engine_opts_default()};
     const opt opts[] = {
-        {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N", "tokens of a prefill; 0: none (512)"},
+        {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N",
+         "tokens of a prefill; 0: none (default: 512)"},
         {"n-predict", 'n', OPT_U32, &o.n_gen, 0, 65536, "N",
-         "tokens of a decode run; 0: none (32)"},
+         "tokens of a decode run; 0: none (default: 32)"},
         {"ctx", 0, OPT_STR, &o.ctx_list, 0, 0, "LIST",
          "positions before them (default: 0,4096,32768,131072)"},
-        {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N", "runs, of which the median counts (5)"},
+        {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N",
+         "runs, of which the median counts (default: 5)"},
         {"kernels", 0, OPT_FLAG, &o.kernels, 0, 0, NULL, "also every kernel by itself"},
         {"shapes", 0, OPT_STR, &o.shapes, 0, 0, "FILE",
          "for --kernels: lines 'name rows columns' (default: those of M1)"},
@@ -411,10 +413,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(o.eo),
     };
     int status;
-    const int n = args_parse(&cmd_bench, opts, sizeof opts / sizeof opts[0], argc, argv, &o.model,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_bench, "no operand, expected MODEL");
+    if (!args_parse(&cmd_bench, opts, sizeof opts / sizeof opts[0], argc, argv, &o.model, 1,
+                    &status)) {
+        return status;
+    }
     if (!parse_ctx(&o)) {
         return args_usage(&cmd_bench, "--ctx: %s, expected up to %d numbers with commas between",
                           o.ctx_list, MAX_CTX);
@@ -423,7 +425,7 @@ static int run(int argc, char **argv)
     report r = {.o = &o};
     const char *level = "";
     cli_catch_interrupt();
-    fg_status st = o.csv == NULL ? FG_OK : refuse_same_file(o.csv, o.model, &err);
+    fg_status st = check_output(o.csv, true, (const char *[]){o.model, o.shapes}, 2, &err);
     if (st == FG_OK) st = bench_all(&r, &level, &err);
     if (st == FG_OK && r.failed) st = fg_fail_nomem(&err, "bench");
     if (st == FG_OK && o.json) print_json(&r, level);

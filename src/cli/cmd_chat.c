@@ -40,15 +40,21 @@ typedef struct talk {
     fg_chat_style style;
     const char *system; /* NULL: none */
     bool hide_think, tty;
+    bool dims;         /* the terminal can, and may */
     bool in_reasoning; /* dim is on */
 } talk;
+
+static const char *style_name(unsigned style)
+{
+    return style == FG_CHAT_MINIMAX_AI ? "minimax-ai" : "official";
+}
 
 static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
 {
     talk *k = ctx;
     if (part != FG_THINK_ANSWER && k->hide_think) return true;
     const bool reasons = part != FG_THINK_ANSWER;
-    if (k->tty && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
+    if (k->dims && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
     k->in_reasoning = reasons;
     return cli_write(text, n) && fflush(stdout) == 0;
 }
@@ -101,7 +107,7 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     fg_status st = encode_turn(k, text, n, &ids, err);
     (void)fg_session_mark(k->s, NULL); /* without room for it the conversation may be lost */
     if (st == FG_OK) st = generate(k->s, k->sampler, &ids, &k->gen, emit, k, &stats, err);
-    if (k->in_reasoning && k->tty) fputs("\033[0m", stdout);
+    if (k->in_reasoning && k->dims) fputs("\033[0m", stdout);
     k->in_reasoning = false;
     if (st == FG_OK &&
         stats.reply.end !=
@@ -116,18 +122,17 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     (void)fflush(stdout);
     if (st == FG_OK) {
         if (stats.reply.end == FG_END_CONTEXT) {
-            fprintf(stderr, "(the context of %llu tokens is full; /reset starts over)\n",
-                    (unsigned long long)fg_session_n_ctx(k->s));
+            cli_note("(the context of %s tokens is full; /reset starts over)\n",
+                     cli_count(fg_session_n_ctx(k->s)));
         } else if (stats.reply.end == FG_END_LENGTH) {
-            fprintf(stderr, "(stopped after -n %llu tokens)\n",
-                    (unsigned long long)k->gen.n_predict);
+            cli_note("(stopped after -n %s tokens)\n", cli_count(k->gen.n_predict));
         }
         print_speed(k->e, &stats);
     } else {
         uint64_t at = 0;
         if (fg_session_rewind(k->s, start, &at, NULL) != FG_OK || at != start) {
             fg_session_reset(k->s);
-            fprintf(stderr, "(the conversation starts over)\n");
+            cli_note("(the conversation starts over)\n");
         }
     }
     fg_ids_fini(&ids);
@@ -143,8 +148,7 @@ static int converse(talk *k)
         return EXIT_FAILED;
     }
     int status = EXIT_OK;
-    if (k->tty)
-        fprintf(stderr, "/reset starts over, /quit or Ctrl-D leaves, Ctrl-C stops a reply\n");
+    if (k->tty) cli_note("/reset starts over, /quit or Ctrl-D leaves, Ctrl-C stops a reply\n");
     const char *text;
     for (size_t n; (text = line_read(r, &n)) != NULL;) {
         fg_err err = {0};
@@ -157,7 +161,7 @@ static int converse(talk *k)
         cli_clear_interrupt();
         if (turn(k, text, n, &err) == FG_OK) continue;
         status = cli_fail(&err);
-        if (err.code == FG_ELIMIT) fprintf(stderr, "(/reset starts over)\n");
+        if (err.code == FG_ELIMIT) cli_note("(/reset starts over)\n");
         if (!k->tty) break;
         status = EXIT_OK;
     }
@@ -171,29 +175,25 @@ static int run(int argc, char **argv)
     fg_session_opts so = fg_session_opts_default();
     so.stops = true;
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
-    const char *prompt = NULL, *style = "official", *model;
+    k.dims = cli_has_style(1);
+    const char *prompt = NULL, *model;
     k.gen.goes_on = true;
     k.gen.n_predict = 40000; /* M1's shorter thinking budget (src/model/MODEL.md 8) */
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "one question, then exit"},
         {"system", 0, OPT_STR, &k.system, 0, 0, "TEXT", "system text (default: none)"},
-        {"style", 0, OPT_STR, &style, 0, 0, "NAME", "official (default) or minimax-ai markup"},
+        {"style", 0, OPT_CHOICE, CHOICE(k.style, style_name, 2), 0, 0, "NAME", "markup"},
         {"hide-think", 0, OPT_FLAG, &k.hide_think, 0, 0, NULL, "print the answer only"},
-        GEN_OPTS(k.gen),
+        GEN_OPTS(k.gen, "40000"),
         {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: 32768 at most)"},
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_chat, "no operand, expected MODEL");
-    if (strcmp(style, "minimax-ai") == 0) {
-        k.style = FG_CHAT_MINIMAX_AI;
-    } else if (strcmp(style, "official") != 0) {
-        return args_usage(&cmd_chat, "--style: %s, expected official or minimax-ai", style);
+    if (!args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+                    &status)) {
+        return status;
     }
     fg_err err = {0};
     cli_catch_interrupt();

@@ -37,8 +37,9 @@ const command cmd_convert = {
         "of which the last match wins. `--target-bpw` and `--target-gb` let the types be "
         "chosen: what `fulgur sensitivity` measured for the attention and the experts of each "
         "layer is traded against bytes.\n"
-        "Each byte is read once, in 0.3 GB of memory. A conversion that is killed at any moment "
-        "goes on when the same command is given again. `--dry-run` prints the plan: sizes, "
+        "Each byte is read once, in 0.3 GiB of memory. A conversion that is killed at any moment "
+        "goes on when the same command is given again. A finished OUT is replaced with `--force` "
+        "only. `--dry-run` prints the plan: sizes, "
         "disk, memory.\n"
         "`--delete-consumed` removes a shard when all that was made of it is on the disk, and "
         "`--wait-for-shards` takes shards as they arrive, so that download and conversion "
@@ -62,7 +63,7 @@ const command cmd_convert = {
         "so nothing is read twice, and resumes like any conversion (on the same kind of CPU: "
         "the algebra is OpenBLAS's). For the release it takes, extrapolated from one layer of "
         "its size, 25 core hours, and for each 100,000 tokens 16 more and 14 GB of temporary "
-        "disk, in 1.6 GB of memory. The text should look like the use: prose, code, chat turns "
+        "disk, in 1.5 GiB of memory. The text should look like the use: prose, code, chat turns "
         "with their markup.",
     .run = run,
 };
@@ -71,8 +72,7 @@ static void resumed(void *arg, uint64_t done, uint64_t total)
 {
     progress *p = arg;
     p->from = done;
-    fprintf(stderr, "convert: resuming at %s of %s\n", cli_bytes((double)done),
-            cli_bytes((double)total));
+    cli_note("convert: resuming at %s of %s\n", cli_bytes((double)done), cli_bytes((double)total));
 }
 
 /* The wait is part of the time that the rate is of: what is left comes no faster. */
@@ -82,7 +82,7 @@ static void waiting(void *arg, const char *shard)
     p->note[0] = '\0';
     if (shard != NULL) (void)snprintf(p->note, sizeof p->note, "waiting for %.70s", shard);
     fg_utf8_clean(p->note);
-    if (shard != NULL && !p->on) fprintf(stderr, "convert: %s\n", p->note);
+    if (shard != NULL && !p->on) cli_note("convert: %s\n", p->note);
 }
 
 /* --- dry run --- */
@@ -120,23 +120,24 @@ static fg_status print_forecast_json(const fg_convert_opts *o, const fg_dry_run 
 
 static void print_forecast(const fg_convert_opts *o, const fg_dry_run *f)
 {
-    printf("%-16s %-5s %8s %15s %12s\n", "part", "type", "tensors", "weights", "size");
+    printf("%-16s %-5s %8s %16s %12s\n", "part", "type", "tensors", "weights", "size");
     for (size_t i = 0; i < f->n_sum; i++) {
         const fg_dry_run_sum *s = &f->sum[i];
-        printf("%-16s %-5s %8" PRIu64 " %15" PRIu64 " %12s\n", info_role_name((uint32_t)s->role),
-               fg_qtype_get(s->type)->name, s->n_tensor, s->n_weight, cli_bytes((double)s->bytes));
+        printf("%-16s %-5s %8s %16s %12s\n", info_role_name((uint32_t)s->role),
+               fg_qtype_get(s->type)->name, cli_count(s->n_tensor), cli_count(s->n_weight),
+               cli_bytes((double)s->bytes));
     }
-    printf("\n%-16s %s, %" PRIu64 " tensors, %.2f bits per weight\n", "file",
-           cli_bytes((double)f->file_bytes), f->n_tensor, f->bits_per_weight);
-    printf("%-16s %s in %" PRIu64 " shards, each byte once", "to read",
-           cli_bytes((double)f->source_bytes), f->n_shard);
+    printf("\n%-16s %s, %s tensors, %.2f bits per weight\n", "file",
+           cli_bytes((double)f->file_bytes), cli_count(f->n_tensor), f->bits_per_weight);
+    printf("%-16s %s in %s shards, each byte once", "to read", cli_bytes((double)f->source_bytes),
+           cli_count(f->n_shard));
     if (f->n_here < f->n_shard) {
         printf("; %" PRIu64 " shards are not here, taken for bf16", f->n_shard - f->n_here);
     }
     printf("\n%-16s %s of shards at once%s\n", "overlap", cli_bytes((double)f->overlap_bytes),
            o->calib_path == NULL ? ", with --delete-consumed and --wait-for-shards"
                                  : ", calibrated: with --delete-consumed and --wait-for-shards");
-    printf("%-16s %s with %u threads%s\n", "memory", cli_bytes((double)f->memory_bytes),
+    printf("%-16s %s with %u threads%s\n", "memory", cli_memory((double)f->memory_bytes),
            f->n_thread, o->calib_path == NULL ? "" : ", without what calibration takes");
     printf("%-16s %s\n", "temporary files", cli_bytes((double)f->temp_bytes));
     printf("%-16s %s needed, %s free: %s\n", "disk", cli_bytes((double)f->need_bytes),
@@ -202,16 +203,15 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
     fg_model_file_close(&f);
     if (o->calib_path != NULL) {
         const fg_calib_report *c = &r->calib;
-        printf("calibrated with %" PRIu64 " tokens, of which the router sent an expert %" PRIu64
-               " at least",
-               c->n_token, c->min_routed);
+        printf("calibrated with %s tokens, of which the router sent an expert %s at least",
+               cli_count(c->n_token), cli_count(c->min_routed));
         if (c->n_dead > 0) {
-            printf("; %" PRIu64 " inputs were zero throughout", c->n_dead);
+            printf("; %s inputs were zero throughout", cli_count(c->n_dead));
         }
         if (c->n_topped > 0 && c->min_routed < c->min_used) {
-            printf("; %" PRIu64 " of %" PRIu64 " experts got fewer than %d and were also given the "
-                   "tokens next in line",
-                   c->n_topped, c->n_expert, FG_CALIB_MIN_TOKENS);
+            printf("; %s of %s experts got fewer than %d and were also given the tokens next in "
+                   "line",
+                   cli_count(c->n_topped), cli_count(c->n_expert), FG_CALIB_MIN_TOKENS);
         }
         printf("\n");
     }
@@ -226,18 +226,18 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
     if (o->n_split > 0) {
         printf("split: parts 1 to %u beside the main file; all of them are needed\n", o->n_split);
     }
-    printf("%s: %s from %s, %" PRIu64
-           " tensors, %.2f bits per weight, %.1f s; each tensor's error: "
+    printf("%s: %s from %s, %s tensors, %.2f bits per weight, %.1f s; each tensor's error: "
            "fulgur info --tensors\n",
            cli_shown(o->out_path), cli_bytes((double)r->file_bytes),
-           cli_bytes((double)r->source_bytes), r->n_tensor, r->bits_per_weight, r->seconds);
+           cli_bytes((double)r->source_bytes), cli_count(r->n_tensor), r->bits_per_weight,
+           r->seconds);
     return FG_OK;
 }
 
 static int run(int argc, char **argv)
 {
     fg_convert_opts o = {0};
-    bool json = false, dry = false;
+    bool json = false, dry = false, force = false;
     double target_gb = 0.0;
     const char *split_text = NULL;
     static split_dirs split;
@@ -264,14 +264,15 @@ static int run(int argc, char **argv)
          "delete each shard when all made from it is safely on the disk"},
         {"wait-for-shards", 0, OPT_FLAG, &o.wait_for_shards, 0, 0, NULL,
          "start with the shards that are there, wait for the others to arrive"},
+        FORCE_OPT(force),
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     const char *operand[2];
     int status;
-    const int n = args_parse(&cmd_convert, opts, sizeof opts / sizeof opts[0], argc, argv, operand,
-                             2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_convert, "%d operands, expected SRC_DIR and OUT.fulgur", n);
+    if (!args_parse(&cmd_convert, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (o.calib_diagonal && o.calib_path == NULL) {
         return args_usage(&cmd_convert, "--calib-diagonal without a text, expected --calib TEXT");
     }
@@ -286,6 +287,7 @@ static int run(int argc, char **argv)
     fg_convert_report r;
     progress p;
     if (dry) return dry_run(&o, json);
+    o.keep_existing = !force;
     cli_catch_interrupt();
     progress_start(&p, "convert", "B");
     o.progress = progress_show;

@@ -47,12 +47,12 @@ static void print_machine(const fg_machine *m)
     for (uint32_t i = 0; (name = fg_machine_level(i, &has)) != NULL; i++) {
         printf("%s %s%s", i == 0 ? "" : ",", name, has ? "" : " (not here)");
     }
-    printf("\ncaches      last level %s%s%s\n", cli_bytes((double)m->llc_bytes),
+    printf("\ncaches      last level %s%s%s\n", cli_memory((double)m->llc_bytes),
            m->governor[0] == '\0' ? "" : "; frequency governor ", m->governor);
-    printf("memory      %s, %s available", cli_bytes((double)m->ram_bytes),
-           cli_bytes((double)m->avail_bytes));
+    printf("memory      %s, %s available", cli_memory((double)m->ram_bytes),
+           cli_memory((double)m->avail_bytes));
     if (m->limit_bytes < m->ram_bytes) {
-        printf(", limited to %s by a cgroup", cli_bytes((double)m->limit_bytes));
+        printf(", limited to %s by a cgroup", cli_memory((double)m->limit_bytes));
     }
     printf("\npages       %" PRIu64 " KiB; transparent huge pages: %s\n", m->page_bytes / 1024,
            m->huge_pages[0] == '\0' ? "unknown" : m->huge_pages);
@@ -68,7 +68,7 @@ static void print_memory(const fg_doctor *d)
         if (d->row[i].map_gbs <= 0.0) printf(" %12s\n", "-");
     }
     printf("  (%s, %.0f %% of it on huge pages; the file: %s%s)\n",
-           cli_bytes((double)d->anon_bytes), 100.0 * d->huge, cli_bytes((double)d->map_bytes),
+           cli_memory((double)d->anon_bytes), 100.0 * d->huge, cli_bytes((double)d->map_bytes),
            d->map_bytes < 4 * d->machine.llc_bytes ? ", not large against the caches" : "");
 }
 
@@ -206,9 +206,10 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_doctor, opts, sizeof opts / sizeof opts[0], argc, argv, &operand,
-                             0, &status);
-    if (n < 0) return status;
+    if (!args_parse(&cmd_doctor, opts, sizeof opts / sizeof opts[0], argc, argv, &operand, 0,
+                    &status)) {
+        return status;
+    }
     fg_err err = {0};
     fg_doctor d;
     progress p;

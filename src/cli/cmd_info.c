@@ -7,6 +7,7 @@
 #include "src/base/buf.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/info.h"
@@ -80,7 +81,7 @@ static void print_heat(const fg_model_file *f)
     if (fg_heat_load(f, &h, &err) != FG_OK) {
         printf("heat map    not usable: %s\n", err.msg);
     } else if (h.use != NULL) {
-        printf("heat map    %" PRIu64 " tokens of %s\n", h.n_tok, cli_shown(h.text));
+        printf("heat map    %s tokens of %s\n", cli_count(h.n_tok), cli_shown(h.text));
     }
     fg_mem_free(h.use);
 }
@@ -104,22 +105,22 @@ static void print_text(fg_engine *e, const char *path)
                k + 1 == fg_model_file_n_part(f) ? "\n" : "");
     }
     printf("model       %u layers (%u lightning, %u softmax), hidden %u, heads %u x %u (%u kv), "
-           "experts %u top-%u of %u, vocabulary %u\n",
+           "experts %u top-%u of %u, vocabulary %s\n",
            s->n_layer, s->n_layer - n_softmax, n_softmax, s->d_model, s->n_head, s->d_head,
-           s->n_kv_head, s->n_expert, s->n_used, s->d_ff, s->n_vocab);
-    printf("parameters  %.4g, %.3f bits each\n", (double)weights,
-           8.0 * (double)bytes / (double)weights);
-    printf("context     %" PRIu64 " positions, rotary %u of %u, theta %g\n", s->n_ctx_max,
+           s->n_kv_head, s->n_expert, s->n_used, s->d_ff, cli_count(s->n_vocab));
+    printf("parameters  %s, %.2f bits per weight\n", cli_count(weights),
+           fg_bits_per_weight(bytes, weights));
+    printf("context     %s positions, rotary %u of %u, theta %g\n", cli_count(s->n_ctx_max),
            s->d_rotary, s->d_head, s->rope_theta);
     printf("per token   %s of weights\n", cli_bytes((double)fg_engine_token_bytes(e)));
     printf("kernels     %s, %u threads (%s)\n", fg_engine_cpu(e), fg_engine_n_thread(e),
            fg_engine_threads(e));
     print_heat(f);
-    printf("\n%-10s %-6s %8s %14s %12s %10s\n", "part", "type", "tensors", "weights", "size",
+    printf("\n%-10s %-6s %8s %16s %12s %10s\n", "part", "type", "tensors", "weights", "size",
            "rms error");
     for (int i = 0; i < N_GROUP; i++) {
-        printf("%-10s %-6s %8" PRIu64 " %14" PRIu64 " %12s %10.5f\n", g[i].name, g[i].type, g[i].n,
-               g[i].weights, cli_bytes((double)g[i].bytes),
+        printf("%-10s %-6s %8s %16s %12s %10.5f\n", g[i].name, g[i].type, cli_count(g[i].n),
+               cli_count(g[i].weights), cli_bytes((double)g[i].bytes),
                sqrt(g[i].err2 / (double)(g[i].weights == 0 ? 1 : g[i].weights)));
     }
     printf("\n%-24s %s\n", "metadata", "size");
@@ -196,10 +197,9 @@ static int run(int argc, char **argv)
         ENGINE_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_info, "no operand, expected MODEL");
+    if (!args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status)) {
+        return status;
+    }
     if (tensors + quality + (plot != NULL) + (meta != NULL) > 1) {
         return args_usage(&cmd_info, "several reports, expected one of --tensors, --quality, "
                                      "--plot and --meta");

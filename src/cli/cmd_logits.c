@@ -146,19 +146,22 @@ static int run(int argc, char **argv)
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
         {"out", 0, OPT_STR, &out, 0, 0, "FILE.f32", "little-endian f32 [n_token][vocab]"},
         {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N",
-         "tokens evaluated together (512; --ram: for long texts what reads least)"},
+         "tokens evaluated together (default: 512; --ram: for long texts what reads least)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
-        {"warm", 0, OPT_U32, &warm, 0, 1e9, "N", "for --json: tokens not counted in its rates (0)"},
+        {"warm", 0, OPT_U32, &warm, 0, 1e9, "N",
+         "for --json: tokens not counted in its rates (default: 0)"},
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_logits, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1 || ids_path == NULL || out == NULL) {
-        return args_usage(&cmd_logits, "incomplete, expected MODEL, --ids and --out");
+    if (!args_parse(&cmd_logits, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+                    &status)) {
+        return status;
+    }
+    if (ids_path == NULL || out == NULL) {
+        return args_usage(&cmd_logits, "no %s, expected --ids and --out",
+                          ids_path == NULL ? "--ids" : "--out");
     }
     fg_err err = {0};
     fg_engine *e = NULL;
@@ -168,7 +171,8 @@ static int run(int argc, char **argv)
     size_t len;
     mark from = {0}, to = {0};
     cli_catch_interrupt();
-    fg_status st = read_text(ids_path, &text, &len, &err);
+    fg_status st = check_output(out, true, (const char *[]){model, ids_path}, 2, &err);
+    if (st == FG_OK) st = read_text(ids_path, &text, &len, &err);
     if (st == FG_OK) st = parse_ids(text, len, ids_path, &ids, &err);
     if (st == FG_OK && ids.len == 0) {
         st = fg_fail(&err, FG_EFORMAT, "%s: no token ids, expected at least one", ids_path);
@@ -177,8 +181,6 @@ static int run(int argc, char **argv)
         st = fg_fail(&err, FG_EINVAL, "--warm: %u tokens of %zu, expected fewer", warm, ids.len);
     }
     if (st == FG_OK) st = fg_engine_open(&e, model, &eo, &err);
-    if (st == FG_OK) st = refuse_same_file(out, model, &err);
-    if (st == FG_OK) st = refuse_same_file(out, ids_path, &err);
     so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = write_logits(e, s, &ids, out, warm, &from, &to, &err);

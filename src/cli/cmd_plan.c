@@ -205,10 +205,21 @@ static void print_rates(const result *r)
     }
 }
 
-static void print_row(const char *part, uint64_t bytes, double token, const char *lives)
+static void print_row(const char *part, const char *size, double token, const char *lives)
 {
-    printf("%-30s %10s %12s   %s\n", part, cli_bytes((double)bytes),
-           token > 0.0 ? cli_bytes(token) : "-", lives);
+    printf("%-30s %10s %12s   %s\n", part, size, token > 0.0 ? cli_bytes(token) : "-", lives);
+}
+
+/* A part of the file. */
+static void print_weights(const char *part, uint64_t bytes, double token, const char *lives)
+{
+    print_row(part, cli_bytes((double)bytes), token, lives);
+}
+
+/* What a session takes. */
+static void print_state(const char *part, uint64_t bytes, double token, const char *lives)
+{
+    print_row(part, cli_memory((double)bytes), token, lives);
 }
 
 static void print_parts(const result *r)
@@ -217,40 +228,40 @@ static void print_parts(const result *r)
     const fg_forecast *f = &r->f;
     char name[64], lives[96];
     printf("\n%-30s %10s %12s   %s\n", "part", "size", "read/token", "lives");
-    print_row("embedding", d->embed_bytes, 0.0, "memory");
+    print_weights("embedding", d->embed_bytes, 0.0, "memory");
     (void)snprintf(name, sizeof name, "dense, %u layers", d->shape.n_layer);
-    print_row(name, d->dense_bytes, part_bytes(&d->dense), "memory");
-    (void)snprintf(name, sizeof name, "experts, %" PRIu64 " of %s", f->n_expert,
+    print_weights(name, d->dense_bytes, part_bytes(&d->dense), "memory");
+    (void)snprintf(name, sizeof name, "experts, %s of %s", cli_count(f->n_expert),
                    cli_bytes((double)d->expert_bytes));
     if (f->resident) {
         (void)snprintf(lives, sizeof lives, "memory");
     } else if (f->fits) {
-        (void)snprintf(lives, sizeof lives, "disk; %" PRIu64 " slots in memory, %.1f %%", f->n_slot,
-                       100.0 * f->share);
+        (void)snprintf(lives, sizeof lives, "disk; %s slots in memory, %.1f %%",
+                       cli_count(f->n_slot), 100.0 * f->share);
     } else {
         (void)snprintf(lives, sizeof lives, "disk; no room for %u slots in memory",
                        d->shape.n_used + 1);
     }
-    print_row(name, d->experts_bytes, part_bytes(&d->experts), lives);
-    print_row("lm_head", d->head_bytes, part_bytes(&d->head), "memory");
+    print_weights(name, d->experts_bytes, part_bytes(&d->experts), lives);
+    print_weights("lm_head", d->head_bytes, part_bytes(&d->head), "memory");
     double light = 0.0;
     for (uint32_t l = 0; l < d->shape.n_layer; l++) {
         light += d->shape.attn[l] == FG_ATTN_LIGHTNING;
     }
-    print_row("lightning state", f->lightning_bytes, light > 0.0 ? f->decode[0].state_bytes : 0.0,
-              "memory");
-    (void)snprintf(name, sizeof name, "key-value cache, %" PRIu64, r->o->fo.n_ctx);
-    print_row(name, f->kv_bytes, f->decode[1].state_bytes - f->decode[0].state_bytes,
-              "memory, as used");
+    print_state("lightning state", f->lightning_bytes, light > 0.0 ? f->decode[0].state_bytes : 0.0,
+                "memory");
+    (void)snprintf(name, sizeof name, "key-value cache, %s", cli_count(r->o->fo.n_ctx));
+    print_state(name, f->kv_bytes, f->decode[1].state_bytes - f->decode[0].state_bytes,
+                "memory, as used");
     (void)snprintf(name, sizeof name, "scratch, batches of %u", r->o->fo.n_batch);
-    print_row(name, f->scratch_bytes, 0.0, "memory, as used");
-    print_row("to undo a stopped batch", f->undo_bytes, 0.0, "memory, as used");
+    print_state(name, f->scratch_bytes, 0.0, "memory, as used");
+    print_state("to undo a stopped batch", f->undo_bytes, 0.0, "memory, as used");
 }
 
 static void print_speed_row(const result *r, const char *what, const fg_speed *s)
 {
     const fg_forecast *f = &r->f;
-    printf("%-8s behind %-9" PRIu64, what, s->pos);
+    printf("%-8s behind %-11s", what, cli_count(s->pos));
     if (!f->fits) {
         printf(" - (%.2f tok/s with everything in memory)\n", s->resident_tok_s);
     } else if (f->resident) {
@@ -271,8 +282,8 @@ static void print_memory(const result *r)
     const char *given = r->o->fo.ram_bytes != 0 ? "given" : "available";
     const uint64_t ram = r->o->fo.ram_bytes != 0 ? r->o->fo.ram_bytes : r->machine.avail_bytes;
     printf("\nmemory      %s for everything, %s at least for streaming; %s %s: %s\n",
-           cli_bytes((double)f->all_ram_bytes), cli_bytes((double)f->min_ram_bytes),
-           cli_bytes((double)ram), given,
+           cli_memory((double)f->all_ram_bytes), cli_memory((double)f->min_ram_bytes),
+           cli_memory((double)ram), given,
            f->resident ? "everything fits"
            : f->fits   ? "experts are streamed"
                        : "it does not fit");
@@ -295,15 +306,12 @@ static void print_text(const result *r)
     uint32_t n_softmax = 0;
     for (uint32_t l = 0; l < s->n_layer; l++) n_softmax += s->attn[l] == FG_ATTN_SOFTMAX;
     printf("model       %u layers (%u lightning, %u softmax), hidden %u, experts %u top-%u of %u, "
-           "%.4g weights%s%s\n",
+           "%s weights%s%s\n",
            s->n_layer, s->n_layer - n_softmax, n_softmax, s->d_model, s->n_expert, s->n_used,
-           s->d_ff, (double)d->n_weight, r->type[0] == '\0' ? "" : ", as ", r->type);
-    printf("file        %s (%s%" PRIu64
-           " bytes), %.2f bits a weight; %s of weights read per token\n",
-           cli_bytes((double)d->file_bytes), r->exact ? "" : "about ", d->file_bytes,
-           8.0 * (double)(d->embed_bytes + d->dense_bytes + d->experts_bytes + d->head_bytes) /
-               (double)d->n_weight,
-           cli_bytes(d->token_bytes));
+           s->d_ff, cli_count(d->n_weight), r->type[0] == '\0' ? "" : ", as ", r->type);
+    printf("file        %s (%s%s bytes), %.2f bits per weight; %s of weights read per token\n",
+           cli_bytes((double)d->file_bytes), r->exact ? "" : "about ", cli_count(d->file_bytes),
+           d->bits_per_weight, cli_bytes(d->token_bytes));
     if (d->n_node > 1) {
         printf("nodes       %u: %s on the fullest, steps %.1f %% longer than for equal parts\n",
                d->n_node, cli_bytes((double)d->node_bytes), 100.0 * (d->imbalance - 1.0));
@@ -361,9 +369,10 @@ static fg_status print_json(const result *r, fg_err *err)
     fg_json_put_str(&b, r->o->source, strlen(r->o->source));
     fg_buf_printf(&b,
                   ", \"layers\": %u, \"weights\": %" PRIu64 ", \"tensors\": %" PRIu64
-                  ", \"file_bytes\": %" PRIu64 ", \"exact\": %s, \"bytes_per_token\": %.0f",
+                  ", \"file_bytes\": %" PRIu64
+                  ", \"exact\": %s, \"bits_per_weight\": %.4f, \"bytes_per_token\": %.0f",
                   d->shape.n_layer, d->n_weight, d->n_tensor, d->file_bytes,
-                  r->exact ? "true" : "false", d->token_bytes);
+                  r->exact ? "true" : "false", d->bits_per_weight, d->token_bytes);
     fg_buf_printf(&b,
                   ", \"nodes\": %u, \"node_bytes\": %" PRIu64 ", \"imbalance\": %.6f"
                   ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
@@ -412,24 +421,26 @@ static int run(int argc, char **argv)
          "of memory, 60GB/s, all nodes together (default: measured)"},
         {"gemm", 0, OPT_F64, &o.gemm_gmacs, 1e-3, 1e9, "X",
          "GMAC/s of all cores from cache, as bench says (default: measured)"},
-        {"nodes", 0, OPT_U32, &o.n_node, 1, 64, "N", "NUMA nodes that share every matrix (1)"},
-        {"ctx", 'c', OPT_U64, &o.fo.n_ctx, 1, 1e9, "N", "positions of the context (4096)"},
-        {"batch", 'b', OPT_U32, &o.fo.n_batch, 1, 4096, "N", "tokens of a prefill batch (512)"},
+        {"nodes", 0, OPT_U32, &o.n_node, 1, 64, "N",
+         "NUMA nodes that share every matrix (default: 1)"},
+        {"ctx", 'c', OPT_U64, &o.fo.n_ctx, 1, 1e9, "N", "positions of the context (default: 4096)"},
+        {"batch", 'b', OPT_U32, &o.fo.n_batch, 1, 4096, "N",
+         "tokens of a prefill batch (default: 512)"},
         {"reuse", 0, OPT_F64, &o.fo.fit.reuse, 0, 1, "X",
-         "share of misses that a token avoids by repeating experts (0)"},
+         "share of misses that a token avoids by repeating experts (default: 0)"},
         {"overlap", 0, OPT_F64, &o.fo.fit.overlap, 0, 1, "X",
-         "share of reads hidden behind the same layer's experts (1)"},
+         "share of reads hidden behind the same layer's experts (default: 1)"},
         {"recall", 0, OPT_F64, &o.fo.fit.recall, 0, 1, "X",
-         "share of missing experts that reading ahead finds; see fulgur trace (0.7)"},
+         "share of missing experts that reading ahead finds; see fulgur trace (default: 0.7)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
         CACHE_OPT(o.fo.kv),
         ENGINE_OPTS(o),
     };
     int status;
-    const int n = args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_plan, "no operand, expected %s", cmd_plan.synopsis);
+    if (!args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source, 1,
+                    &status)) {
+        return status;
+    }
     fg_err err = {0};
     result r = {.o = &o};
     fg_status st = collect(&r, &err);

@@ -92,6 +92,7 @@ static fg_status encode(const request *q, work *w, fg_err *err)
 
 static fg_status prepare(request *q, work *w, fg_err *err)
 {
+    FG_TRY(check_output(q->taps, true, (const char *[]){q->model, q->file}, 2, err));
     if (q->file != NULL) FG_TRY(read_text(q->file, &w->text, &w->n_text, err));
     FG_TRY(fg_engine_open(&w->e, q->model, &q->eo, err));
     FG_TRY(encode(q, w, err));
@@ -139,7 +140,7 @@ static int run(int argc, char **argv)
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &q.prompt, 0, 0, "TEXT", "the text to continue"},
         {"file", 'f', OPT_STR, &q.file, 0, 0, "FILE", "read the text from FILE; - for stdin"},
-        GEN_OPTS(q.go),
+        GEN_OPTS(q.go, "256"),
         {"ctx-size", 'c', OPT_U64, &q.so.n_ctx, 1, 1e10, "N", "positions (default: as needed)"},
         {"special", 0, OPT_FLAG, &q.go.special, 0, 0, NULL,
          "markup tokens in TEXT count as such and are printed"},
@@ -153,10 +154,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_run, "no operand, expected MODEL");
+    if (!args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1,
+                    &status)) {
+        return status;
+    }
     if ((q.prompt == NULL) == (q.file == NULL)) {
         return args_usage(&cmd_run, "%s, expected one of -p and -f",
                           q.prompt == NULL ? "no text" : "both -p and -f");

@@ -78,7 +78,7 @@ static void print_json(const fg_score *r, bool against, double seconds)
 static void print_text(const fg_score *r, bool against, double seconds)
 {
     const double z = FG_SCORE_Z95;
-    printf("tokens      %" PRIu64 "\n", r->n_token);
+    printf("tokens      %s\n", cli_count(r->n_token));
     printf("nll         %.5f +- %.5f (standard error)\n", r->nll, r->nll_stderr);
     printf("perplexity  %.4f +- %.4f (95 %%, here and below)\n", r->ppl, z * r->ppl_stderr);
     if (against) {
@@ -145,9 +145,11 @@ static fg_status share_bound(const request *q, uint64_t *model, uint64_t *ref, f
     FG_TRY(least_bytes(q, q->against, FG_KV_CHOICE_AUTO, &weights[1], &least[1], err));
     if (ram < least[0] + least[1]) {
         return fg_fail(err, FG_ELIMIT,
-                       "memory: %" PRIu64 " bytes, expected at least %" PRIu64
-                       " for both with their sessions: %s %" PRIu64 ", %s %" PRIu64,
-                       ram, least[0] + least[1], q->model, least[0], q->against, least[1]);
+                       "memory: %s, expected at least %" PRIu64
+                       " bytes (%s) for both with their sessions: %s %s, %s %s",
+                       cli_memory((double)ram), least[0] + least[1],
+                       cli_memory((double)(least[0] + least[1])), q->model,
+                       cli_memory((double)least[0]), q->against, cli_memory((double)least[1]));
     }
     const double rest = (double)(ram - least[0] - least[1]);
     *ref = least[1] +
@@ -228,10 +230,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_score, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (!args_parse(&cmd_score, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (q.card && q.against == NULL) return args_usage(&cmd_score, "--card, expected --against");
     q.model = operand[0];
     q.text = operand[1];

@@ -35,25 +35,17 @@ typedef struct request {
     const char *base, *low, *text, *out; /* out: NULL for standard output */
     fg_engine_opts eo;
     fg_sensitivity_opts so;
-    bool special;
+    bool special, force;
 } request;
 
-/* An input is not to be written over: BASE may be hundreds of gigabytes. */
+/* Met by the final rename only, after hours. */
 static fg_status check_out(const request *q, fg_err *err)
 {
-    const char *const in[] = {q->base, q->low, q->text};
-    struct stat out, sb;
-    if (q->out == NULL || stat(q->out, &out) != 0) return FG_OK;
-    if (!S_ISREG(out.st_mode)) {
+    struct stat out;
+    if (q->out != NULL && stat(q->out, &out) == 0 && !S_ISREG(out.st_mode)) {
         return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", q->out);
     }
-    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++) {
-        if (stat(in[i], &sb) == 0 && sb.st_dev == out.st_dev && sb.st_ino == out.st_ino) {
-            return fg_fail(err, FG_EINVAL, "%s: the same file as the input %s, expected another",
-                           q->out, in[i]);
-        }
-    }
-    return FG_OK;
+    return check_output(q->out, q->force, (const char *[]){q->base, q->low, q->text}, 3, err);
 }
 
 /* The file appears complete or not at all. */
@@ -109,6 +101,7 @@ static int run(int argc, char **argv)
     request q = {.eo = fg_engine_opts_default(), .so = {.n_token = FG_SENSITIVITY_TOKENS}};
     const opt opts[] = {
         {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "the figures as JSON (default: stdout)"},
+        FORCE_OPT(q.force),
         {"tokens", 'n', OPT_U64, &q.so.n_token, 1, 1e9, "N",
          "tokens of the text (default: 2048); costs 2 layers + 4 forward passes of each"},
         {"special", 0, OPT_FLAG, &q.special, 0, 0, NULL, "markup in the text counts as such"},
@@ -116,11 +109,9 @@ static int run(int argc, char **argv)
     };
     const char *operand[3];
     int status;
-    const int n = args_parse(&cmd_sensitivity, opts, sizeof opts / sizeof opts[0], argc, argv,
-                             operand, 3, &status);
-    if (n < 0) return status;
-    if (n < 3) {
-        return args_usage(&cmd_sensitivity, "%d operands, expected BASE, LOW and TEXT_FILE", n);
+    if (!args_parse(&cmd_sensitivity, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 3,
+                    &status)) {
+        return status;
     }
     q.base = operand[0];
     q.low = operand[1];

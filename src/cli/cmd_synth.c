@@ -33,7 +33,7 @@ const command cmd_synth = {
 static int run(int argc, char **argv)
 {
     fg_synth_opts o = {0};
-    bool json = false;
+    bool json = false, force = false;
     const char *split_text = NULL;
     static split_dirs split;
     const opt opts[] = {
@@ -41,24 +41,26 @@ static int run(int argc, char **argv)
         {"layers", 0, OPT_U32, &o.n_layer, 1, FG_MAX_LAYER, "N",
          "layers (m1: 4); when none of several is softmax, the last one becomes so"},
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
-        {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "FILE",
-         "types by tensor name: lines 'pattern type', last match wins"},
+        {"recipe", 0, OPT_STR, &o.recipe_path, 0, 0, "NAME|FILE",
+         "fast, balanced (as q4), faithful; or lines 'pattern type', last match wins"},
         {"tokenizer", 0, OPT_STR, &o.tokenizer_dir, 0, 0, "DIR",
          "store the tokenizer of this folder (default: none; run and chat need one)"},
         SPLIT_OPT(split_text, "; delete a killed run's"),
         {"seed", 's', OPT_U64, &o.seed, 0, 9e15, "S", "random seed (default: 0)"},
         {"threads", 't', OPT_U32, &o.n_thread, 1, 1024, "N", "threads (default: physical cores)"},
+        FORCE_OPT(force),
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_synth, opts, sizeof opts / sizeof opts[0], argc, argv,
-                             &o.out_path, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_synth, "no operand, expected OUT.fulgur");
+    if (!args_parse(&cmd_synth, opts, sizeof opts / sizeof opts[0], argc, argv, &o.out_path, 1,
+                    &status)) {
+        return status;
+    }
 
     if (!parse_split(&cmd_synth, split_text, &split)) return EXIT_USAGE;
     o.split_dir = split.dir;
     o.n_split = split.n;
+    o.keep_existing = !force;
     fg_err err = {0};
     fg_synth_report r;
     progress p;
@@ -82,9 +84,9 @@ static int run(int argc, char **argv)
         fwrite(b.data, 1, b.len, stdout);
         fg_buf_fini(&b);
     } else {
-        printf("%s: %s, %u layers, %.2f G weights, %.1f s, %s/s\n", cli_shown(o.out_path),
-               cli_bytes((double)r.file_bytes), r.shape.n_layer, (double)r.n_weight * 1e-9,
-               r.seconds, cli_bytes(rate));
+        printf("%s: %s, %u layers, %s weights, %.1f s, %s/s\n", cli_shown(o.out_path),
+               cli_bytes((double)r.file_bytes), r.shape.n_layer, cli_count(r.n_weight), r.seconds,
+               cli_bytes(rate));
     }
     return cli_finish_stdout();
 }

@@ -74,10 +74,10 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_tokenize, opts, sizeof opts / sizeof opts[0], argc, argv, &model,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_tokenize, "no operand, expected MODEL or a folder");
+    if (!args_parse(&cmd_tokenize, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+                    &status)) {
+        return status;
+    }
     fg_err err = {0};
     fg_tokenizer *t = NULL;
     char *text = NULL;

@@ -58,7 +58,7 @@ typedef struct request {
     fg_session_opts so;
     const char *model, *text, *out; /* out: NULL for none */
     uint64_t n_tok;                 /* at most; 0: all */
-    bool heat, special, json;
+    bool heat, special, json, force;
 } request;
 
 static bool show(void *ctx, size_t done, size_t total)
@@ -86,7 +86,7 @@ static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
 {
     const fg_store_stats *s = fg_engine_store_stats(e);
     if (!q->json) {
-        printf("%zu tokens", n_tok);
+        printf("%s tokens", cli_count(n_tok));
         if (q->out != NULL) printf("; trace in %s", cli_shown(q->out));
         if (q->heat) printf("; heat map in %s", cli_shown(q->model));
         printf("\n");
@@ -155,6 +155,7 @@ static int run(int argc, char **argv)
     q.so.n_batch = 1;
     const opt opts[] = {
         {"out", 'o', OPT_STR, &q.out, 0, 0, "TRACE", "write the trace to this file"},
+        FORCE_OPT(q.force),
         {"heat", 0, OPT_FLAG, &q.heat, 0, 0, NULL, "keep the counts in MODEL, for --policy pin"},
         {"tokens", 0, OPT_U64, &q.n_tok, 1, 1e12, "N", "tokens at most (default: all)"},
         {"batch", 'b', OPT_U32, &q.so.n_batch, 1, 4096, "N",
@@ -166,10 +167,10 @@ static int run(int argc, char **argv)
         STREAM_OPTS(q.eo),
     };
     int status;
-    const int n =
-        args_parse(&cmd_trace, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2, &status);
-    if (n < 0) return status;
-    if (n < 2) return args_usage(&cmd_trace, "%d operands, expected MODEL and TEXT_FILE", n);
+    if (!args_parse(&cmd_trace, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
+        return status;
+    }
     if (q.out == NULL && !q.heat) {
         return args_usage(&cmd_trace, "nothing to write, expected -o TRACE or --heat");
     }
@@ -178,9 +179,8 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_engine *e = NULL;
     cli_catch_interrupt();
-    fg_status st = fg_engine_open(&e, q.model, &q.eo, &err);
-    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.model, &err);
-    if (st == FG_OK && q.out != NULL) st = refuse_same_file(q.out, q.text, &err);
+    fg_status st = check_output(q.out, q.force, (const char *[]){q.model, q.text}, 2, &err);
+    if (st == FG_OK) st = fg_engine_open(&e, q.model, &q.eo, &err);
     if (st == FG_OK) st = record(&q, e, &err);
     fg_engine_close(&e);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
@@ -303,17 +303,18 @@ static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k,
 static void print_text(const table *x)
 {
     const fg_trace_head *h = x->h;
-    printf("trace      %s: %" PRIu64 " tokens in %" PRIu64 " passes; %u layers of %u experts, %u "
+    printf("trace      %s: %s tokens in %s passes; %u layers of %u experts, %u "
            "used\n",
-           cli_shown(x->path), h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used);
+           cli_shown(x->path), cli_count(h->n_tok), cli_count(h->n_pass), h->n_layer, h->n_expert,
+           h->n_used);
     if (h->ram_bytes == 0) {
         printf("recorded   from a mapped model\n");
     } else {
-        printf("recorded   within %s, %s, %s %u ahead\n", cli_bytes((double)h->ram_bytes),
+        printf("recorded   within %s, %s, %s %u ahead\n", cli_memory((double)h->ram_bytes),
                fg_policy_name(h->policy), fg_predict_name(h->predict), h->ahead);
     }
-    printf("memory     %s: %u of %u experts, %s each\n", cli_bytes((double)x->ram_bytes), x->n_slot,
-           h->n_layer * h->n_expert, cli_bytes((double)h->slot_bytes));
+    printf("memory     %s: %u of %u experts, %s each\n", cli_memory((double)x->ram_bytes),
+           x->n_slot, h->n_layer * h->n_expert, cli_bytes((double)h->slot_bytes));
     printf("heat map   %s\n",
            x->file_heat
                ? "of the model file"
@@ -420,10 +421,10 @@ static int run_replay(int argc, char **argv)
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
-    const int n = args_parse(&cmd_replay, opts, sizeof opts / sizeof opts[0], argc, argv, &x.path,
-                             1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_replay, "no operand, expected TRACE");
+    if (!args_parse(&cmd_replay, opts, sizeof opts / sizeof opts[0], argc, argv, &x.path, 1,
+                    &status)) {
+        return status;
+    }
     if (x.ram_bytes == 0) return args_usage(&cmd_replay, "no --ram, expected a size");
     fg_err err = {0};
     fg_trace *t = NULL;

@@ -26,9 +26,9 @@ static int run(int argc, char **argv)
     const opt opts[] = {{"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"}};
     const char *path;
     int status;
-    const int n = args_parse(&cmd_verify, opts, 1, argc, argv, &path, 1, &status);
-    if (n < 0) return status;
-    if (n < 1) return args_usage(&cmd_verify, "no operand, expected MODEL");
+    if (!args_parse(&cmd_verify, opts, 1, argc, argv, &path, 1, &status)) {
+        return status;
+    }
     fg_err err = {0};
     fg_model_file *f;
     if (fg_model_file_open(&f, path, &err) != FG_OK) return cli_fail(&err);
@@ -47,8 +47,8 @@ static int run(int argc, char **argv)
         printf("{\"ok\": true, \"bytes\": %.0f, \"tensors\": %" PRIu64 ", \"seconds\": %.3f}\n",
                bytes, fg_model_file_n_tensor(f), s);
     } else {
-        printf("%s: good, %s, %" PRIu64 " tensors, %.2f GB/s\n", cli_shown(path), cli_bytes(bytes),
-               fg_model_file_n_tensor(f), bytes / s * 1e-9);
+        printf("%s: good, %s, %s tensors, %s/s\n", cli_shown(path), cli_bytes(bytes),
+               cli_count(fg_model_file_n_tensor(f)), cli_bytes(bytes / s));
     }
     fg_model_file_close(&f);
     return cli_finish_stdout();

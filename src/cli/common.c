@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/base/utf8.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
@@ -66,20 +69,49 @@ const char *cli_policy_name(fg_policy policy)
     return fg_policy_is_live(policy) ? fg_policy_name(policy) : NULL;
 }
 
+static const char *keep(fg_text t)
+{
+    static fg_text kept[CLI_KEPT];
+    static int turn;
+    turn = (turn + 1) % CLI_KEPT;
+    kept[turn] = t;
+    return kept[turn].s;
+}
+
 const char *cli_bytes(double bytes)
 {
-    static char text[4][32];
-    static int turn;
-    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
-    int u = 0;
-    while (bytes >= 999.5 && u < 4) {
-        bytes /= 1000.0;
-        u++;
-    }
-    turn = (turn + 1) % 4;
-    const int digits = u == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;
-    (void)snprintf(text[turn], sizeof text[turn], "%.*f %s", digits, bytes, unit[u]);
-    return text[turn];
+    return keep(fg_text_bytes(bytes));
+}
+
+const char *cli_memory(double bytes)
+{
+    return keep(fg_text_memory(bytes));
+}
+
+const char *cli_count(uint64_t n)
+{
+    return keep(fg_text_count(n));
+}
+
+void cli_note(const char *fmt, ...)
+{
+    va_list ap;
+    if (args_quiet()) return;
+    va_start(ap, fmt);
+    (void)vfprintf(stderr, fmt, ap);
+    va_end(ap);
+}
+
+bool cli_is_screen(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) == 1 && term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
+}
+
+bool cli_has_style(int fd)
+{
+    const char *off = getenv("NO_COLOR");
+    return cli_is_screen(fd) && (off == NULL || off[0] == '\0');
 }
 
 /* ---- interruption ---- */
@@ -116,7 +148,7 @@ void progress_start(progress *p, const char *what, const char *unit)
 {
     *p = (progress){.what = what, .unit = unit};
     p->start_ns = fg_clock_ns();
-    p->on = isatty(2) == 1;
+    p->on = !args_quiet() && cli_is_screen(2);
 }
 
 bool progress_show(void *arg, uint64_t done, uint64_t total)
@@ -135,8 +167,8 @@ bool progress_show(void *arg, uint64_t done, uint64_t total)
         fprintf(stderr, "  %s of %s  %s/s", cli_bytes((double)done), cli_bytes((double)total),
                 cli_bytes(rate));
     } else {
-        fprintf(stderr, "  %llu of %llu  %.*f %s/s", (unsigned long long)done,
-                (unsigned long long)total, rate < 9.95 ? 1 : 0, rate, p->unit);
+        fprintf(stderr, "  %s of %s  %.*f %s/s", cli_count(done), cli_count(total),
+                rate < 9.95 ? 1 : 0, rate, p->unit);
     }
     if (p->note[0] != '\0') fprintf(stderr, "  %s", p->note);
     fprintf(stderr, "  ETA %.0f:%02.0f\033[K", floor(eta / 60.0), fmod(eta, 60.0));
@@ -262,12 +294,13 @@ fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool sp
     return st;
 }
 
-fg_status refuse_same_file(const char *out, const char *in, fg_err *err)
+fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err)
 {
-    struct stat a, b;
-    if (stat(out, &a) != 0 || stat(in, &b) != 0) return FG_OK;
-    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino) return FG_OK;
-    return fg_fail(err, FG_EINVAL, "%s: the same file as %s, expected another", out, in);
+    if (out == NULL) return FG_OK;
+    for (size_t i = 0; i < n; i++) {
+        if (in[i] != NULL) FG_TRY(fg_io_refuse_input(out, in[i], err));
+    }
+    return force ? FG_OK : fg_io_refuse_existing(out, err);
 }
 
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err)
@@ -292,8 +325,6 @@ fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, f
     }
     return FG_OK;
 }
-
-/* ---- options ---- */
 
 /* ---- generation ---- */
 
@@ -349,12 +380,12 @@ static double read_bandwidth(fg_engine *e)
 void print_store(fg_engine *e)
 {
     const fg_store_stats *s = fg_engine_store_stats(e);
-    if (s == NULL) return;
+    if (s == NULL || args_quiet()) return;
     const fg_cache_stats *c = &s->cache;
     const uint64_t n_hit = c->n_hit + c->n_prefetch_hit, n = n_hit + c->n_miss;
     const double busy = (double)s->io.busy_ns * 1e-9;
-    fprintf(stderr, "experts: room for %u of %u, %llu of %llu hits (%.1f %%); ", s->n_slot,
-            s->n_total, (unsigned long long)n_hit, (unsigned long long)n,
+    fprintf(stderr, "experts: room for %s of %s, %s of %s hits (%.1f %%); ", cli_count(s->n_slot),
+            cli_count(s->n_total), cli_count(n_hit), cli_count(n),
             n == 0 ? 0.0 : 100.0 * (double)n_hit / (double)n);
     fprintf(stderr, "read %s in all, %.2f GB/s by %s%s\n", cli_bytes((double)s->io.bytes),
             busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
@@ -362,22 +393,22 @@ void print_store(fg_engine *e)
     if (c->n_prefetch == 0) return;
     /* without one there still are those of a batch that has just used all experts of a layer */
     const bool none = s->predict == FG_PREDICT_NONE;
-    fprintf(stderr, "read ahead %s%s: %llu experts, %.1f %% of them used%s\n",
+    fprintf(stderr, "read ahead %s%s: %s experts, %.1f %% of them used%s\n",
             none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
-            (unsigned long long)c->n_prefetch,
-            100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
+            cli_count(c->n_prefetch), 100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
             s->predict_on ? "" : "; it cost more than it gained and is off");
 }
 
 void print_speed(fg_engine *e, const gen_stats *g)
 {
+    if (args_quiet()) return;
     /* reading on demand, the disk is the limit, and the bound has no room for the measurement */
     const bool streams = fg_engine_store_stats(e) != NULL;
     const double rate = g->reply.n_eval == 0 ? 0.0 : (double)g->reply.n_eval / g->reply.seconds;
     const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
-    fprintf(stderr, "prompt %llu tokens, %.1f tok/s; generated %llu tokens, %.1f tok/s; ",
-            (unsigned long long)g->n_prompt, (double)g->n_prompt / g->prompt_s,
-            (unsigned long long)g->reply.n_gen, rate);
+    fprintf(stderr, "prompt %s tokens, %.1f tok/s; generated %s tokens, %.1f tok/s; ",
+            cli_count(g->n_prompt), (double)g->n_prompt / g->prompt_s, cli_count(g->reply.n_gen),
+            rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
     const double limit = g->reply.n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
     if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);

@@ -26,7 +26,16 @@ bool cli_write(const char *text, size_t n);
 /* The same for a name inside a line, in one of 4 rotating static buffers. */
 const char *cli_shown(const char *s);
 
-/* Progress line on stderr, redrawn at most ten times a second and only on a terminal. */
+/* A notice on stderr: as printf, and nothing with --quiet. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* fd is a terminal that knows escape sequences (TERM is not dumb); and may have colours and the
+ * like (NO_COLOR is not set). */
+bool cli_is_screen(int fd);
+bool cli_has_style(int fd);
+
+/* Progress line on stderr, redrawn at most ten times a second and only on a terminal; not with
+ * --quiet. */
 typedef struct progress {
     const char *what; /* "convert" */
     const char *unit; /* "B" prints sizes, else counts */
@@ -46,8 +55,12 @@ void cli_catch_interrupt(void);
 bool cli_interrupted(void);
 void cli_clear_interrupt(void);
 
-/* "1.23 GB", "45.6 MB": decimal units, in one of 4 rotating static buffers. */
+/* The texts of src/base/units.h for printf, in one of CLI_KEPT static buffers that take turns: of
+ * files and rates ("1.23 GB"), of memory ("1.23 GiB"), and of counts ("1,234,567"). */
+enum { CLI_KEPT = 8 };
 const char *cli_bytes(double bytes);
+const char *cli_memory(double bytes);
+const char *cli_count(uint64_t n);
 
 /* Options of every command that opens a model; paste with ENGINE_OPTS. */
 #define ENGINE_OPTS(o)                                                                             \
@@ -105,14 +118,15 @@ typedef struct gen_opts {
     bool goes_on;    /* the last token is evaluated too: the conversation continues after it */
 } gen_opts;
 gen_opts gen_opts_default(void);
-#define GEN_OPTS(o)                                                                                \
+#define GEN_OPTS(o, n_usual)                                                                       \
     {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                   \
-     0,           1e15, "N",     "tokens to generate at most (run: 256, chat: 40000)"},            \
-        {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature; 0: greedy (1)"},        \
+     0,           1e15, "N",     "tokens to generate at most (default: " n_usual ")"},             \
+        {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature (default: 1)"},          \
         {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},      \
         {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                \
          0,       1e9, "K",     "best tokens kept; 0: all (default)"},                             \
-        {"min-p", 0, OPT_F64, &(o).sampler.min_p, 0, 1, "P", "least share of the best token (0)"}, \
+        {"min-p", 0, OPT_F64, &(o).sampler.min_p,                                                  \
+         0,       1, "P",     "least share of the best token (default: 0)"},                       \
     {                                                                                              \
         "seed", 's', OPT_U64, &(o).sampler.seed, 0, 9e15, "S", "random seed (default: 0)"          \
     }
@@ -142,8 +156,8 @@ void print_store(fg_engine *e);
  * caller with fg_tokenizer_destroy. */
 fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err);
 
-/* Whole file, pipe or device, or standard input for "-", of at most 256 MiB; NUL-terminated; freed with
- * fg_mem_free. */
+/* Whole file, pipe or device, or standard input for "-", of at most 256 MiB; NUL-terminated; freed
+ * with fg_mem_free. */
 fg_status read_text(const char *path, char **text, size_t *n, fg_err *err);
 
 /* fg_tok_state_create, and fg_tokenizer_encode with one, that SIGINT stops (FG_ECANCEL). */
@@ -151,8 +165,13 @@ fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err);
 fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
                       fg_err *err);
 
-/* FG_EINVAL when `out` is the file that is read as `in`. */
-fg_status refuse_same_file(const char *out, const char *in, fg_err *err);
+/* Before any work: FG_EINVAL when `out` is one of the n files that are read (NULL: none), through
+ * links too, and, where it holds long work and force is not given, when it exists. */
+fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err);
+#define FORCE_OPT(force)                                                                           \
+    {                                                                                              \
+        "force", 0, OPT_FLAG, &(force), 0, 0, NULL, "replace the output file when it exists"       \
+    }
 
 /* Appends decimal ids separated by white space, commas or brackets; n bytes, `name` for errors. */
 fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, fg_err *err);

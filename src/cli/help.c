@@ -56,8 +56,14 @@ int help_common(const command *c, opt out[HELP_N_COMMON])
                          .letter = 'm',
                          .kind = OPT_STR,
                          .meta = "MODEL",
-                         .help = "the model, instead of the first operand"};
+                         .help = "the model, instead of the first operand (default: the "
+                                 "variable FULGUR_MODEL)"};
     }
+    out[n++] = (opt){.name = "quiet",
+                     .letter = 'q',
+                     .kind = OPT_FLAG,
+                     .help = "no progress and no notices on standard error"};
+    out[n++] = (opt){.name = "version", .letter = 'V', .kind = OPT_FLAG, .help = "the version"};
     out[n++] = (opt){.name = "help", .letter = 'h', .kind = OPT_FLAG, .help = "this text"};
     return n;
 }
@@ -162,7 +168,9 @@ int brief_program(const command *const *all, int n)
             printf("  %-12s %s\n", c->name, c->summary);
         }
     }
-    printf("\nfulgur COMMAND --help describes a command, fulgur help COMMAND says more.\n");
+    printf("\nfulgur COMMAND --help describes a command, fulgur help COMMAND says more.  The "
+           "variable\n"
+           "FULGUR_MODEL names the model of commands that are given none.\n");
     return EXIT_OK;
 }
 
@@ -214,6 +222,12 @@ static int written(void)
     if (fflush(stdout) == 0 && ferror(stdout) == 0) return EXIT_OK;
     fprintf(stderr, "fulgur: standard output: cannot write, expected room for the text\n");
     return EXIT_FAILED;
+}
+
+int help_version(void)
+{
+    printf("fulgur %s\n", fg_version());
+    return written();
 }
 
 int help_command(const command *c, const opt *opts, int n_opt, const char *form_name)

@@ -35,8 +35,12 @@ void help_join_choice(const opt_choice *c, const char *between, const char *befo
 /* An option's help; a choice's names are added.  In a static buffer. */
 const char *help_text(const opt *o);
 
-/* --help and, where there is one, --model as rows of a table. */
-enum { HELP_N_COMMON = 2 };
+/* Prints the version; an exit status. */
+int help_version(void);
+
+/* What every command has, as rows of a table: --model where there is one, --quiet, --version and
+ * --help.  Each has a letter, by which args.c knows it. */
+enum { HELP_N_COMMON = 4 };
 int help_common(const command *c, opt out[HELP_N_COMMON]);
 
 /* The forms, for help.c alone. */

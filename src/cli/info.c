@@ -9,6 +9,7 @@
 #include "src/base/buf.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/cli/common.h"
 #include "src/eval/quality.h"
 #include "src/eval/score.h"
@@ -40,7 +41,7 @@ const char *info_role_name(uint32_t role)
 
 double info_tensor_bits(const fg_tensor *t)
 {
-    return 8.0 * (double)fg_tensor_bytes(t) / ((double)t->n_row * (double)t->n_col);
+    return fg_bits_per_weight(fg_tensor_bytes(t), t->n_row * t->n_col);
 }
 
 /* ---- tensors ---- */
@@ -108,14 +109,14 @@ static void print_figures(double bits, double rms, double worst, double out, dou
 
 static void print_roles(const role_sum *sum)
 {
-    printf("\n%-16s %-6s %8s %14s %10s %7s %9s %9s %9s %8s\n", "role", "type", "tensors", "weights",
+    printf("\n%-16s %-6s %8s %16s %10s %7s %9s %9s %9s %8s\n", "role", "type", "tensors", "weights",
            "size", "bits", "rms error", "worst row", "outputs", "peak");
     for (uint32_t r = 0; r < FG_ROLE_COUNT; r++) {
         const role_sum *s = &sum[r];
         if (s->n == 0) continue;
-        printf("%-16s %-6s %8" PRIu64 " %14" PRIu64 " %10s", role_names[r], s->type, s->n,
-               s->weights, cli_bytes((double)s->bytes));
-        print_figures(8.0 * (double)s->bytes / (double)s->weights, role_rms(s),
+        printf("%-16s %-6s %8s %16s %10s", role_names[r], s->type, cli_count(s->n),
+               cli_count(s->weights), cli_bytes((double)s->bytes));
+        print_figures(fg_bits_per_weight(s->bytes, s->weights), role_rms(s),
                       s->measured > 0.0 ? (double)s->worst_row : (double)NAN, role_out(s),
                       if_any(s->peak));
     }
@@ -190,7 +191,7 @@ static void put_json(fg_buf *b, const fg_model_file *f, const role_sum *sum)
                       "%s\n{\"role\": \"%s\", \"type\": \"%s\", \"tensors\": %" PRIu64
                       ", \"weights\": %" PRIu64 ", \"bytes\": %" PRIu64,
                       comma, role_names[r], s->type, s->n, s->weights, s->bytes);
-        put_number(b, "bits", 8.0 * (double)s->bytes / (double)s->weights);
+        put_number(b, "bits", fg_bits_per_weight(s->bytes, s->weights));
         put_number(b, "err_rms", role_rms(s));
         put_number(b, "err_max_row", s->measured > 0.0 ? (double)s->worst_row : (double)NAN);
         put_number(b, "err_out", role_out(s));
@@ -244,12 +245,12 @@ static void print_card(const fg_card *c, bool belongs)
 {
     const fg_score *s = &c->score;
     const double z = FG_SCORE_Z95;
-    printf("\n%s (xxh3 %016" PRIx64 "), %" PRIu64 " tokens in windows of %u\n", c->text,
-           c->text_hash, s->n_token, c->window);
+    printf("\n%s (xxh3 %016" PRIx64 "), %s tokens in windows of %s\n", c->text, c->text_hash,
+           cli_count(s->n_token), cli_count(c->window));
     if (!belongs) {
         printf("  NOT OF THESE WEIGHTS: measured on 0x%016" PRIx64 "\n", c->model.data_root);
     }
-    printf("  %-22s %s, %.3f bits, 0x%016" PRIx64 "\n", "reference", c->reference.type,
+    printf("  %-22s %s, %.2f bits per weight, 0x%016" PRIx64 "\n", "reference", c->reference.type,
            c->reference.bits, c->reference.data_root);
     printf("  %-22s %.4f +- %.4f, of the reference %.4f +- %.4f\n", "perplexity", s->ppl,
            z * s->ppl_stderr, s->ref_ppl, z * s->ref_ppl_stderr);

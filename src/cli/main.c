@@ -10,7 +10,6 @@
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
 #include "src/cli/help.h"
-#include "src/fulgur.h"
 
 static const command *const commands[] = {
 #define COMMAND_ROW(name) &cmd_##name,
@@ -44,13 +43,16 @@ static int unknown(const char *name)
     return EXIT_USAGE;
 }
 
-/* fulgur help [COMMAND] */
-static int help(int argc, char **argv)
+/* fulgur help [COMMAND], and fulgur --help [COMMAND] */
+static int help(int argc, char **argv, const char *form_name)
 {
-    char form[] = "--help=full";
+    char form[32];
     int n_word;
-    if (argc == 0) return help_program(commands, N_COMMAND, NULL);
+    if (argc == 0 || argv[0][0] == '-' || strcmp(argv[0], "help") == 0) {
+        return help_program(commands, N_COMMAND, NULL);
+    }
     const command *c = find(argc, argv, &n_word);
+    (void)snprintf(form, sizeof form, "--help=%s", form_name);
     return c == NULL ? unknown(argv[0]) : c->run(2, (char *[]){argv[0], form, NULL});
 }
 
@@ -64,16 +66,13 @@ int main(int argc, char **argv)
     }
     const char *first = argv[1];
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
-        return help_program(commands, N_COMMAND, NULL);
+        return help(argc - 2, argv + 2, "brief");
     }
     if (strncmp(first, form, strlen(form)) == 0) {
         return help_program(commands, N_COMMAND, first + strlen(form));
     }
-    if (strcmp(first, "help") == 0) return help(argc - 2, argv + 2);
-    if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) {
-        printf("fulgur %s\n", fg_version());
-        return EXIT_OK;
-    }
+    if (strcmp(first, "help") == 0) return help(argc - 2, argv + 2, "full");
+    if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) return help_version();
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     const command *c = find(argc - 1, argv + 1, &n_word);
     return c == NULL ? unknown(first) : c->run(argc - n_word, argv + n_word);

@@ -126,9 +126,21 @@ static const char about[] =
     "Options may stand before or after the operands, and a long one may be cut to letters that no "
     "other begins with. `--` ends them. Where the first operand is a model, `-m` `MODEL` does as "
     "well.\n"
-    "Sizes count in powers of 1024 (`24G`, `512M`), with a B in powers of 1000 (`24GB`). Reports "
-    "go "
-    "to standard output, as JSON with `--json`; progress and errors go to standard error.";
+    "Sizes count in powers of 1024 (`24G`, `512M`), with a B in powers of 1000 (`24GB`). Memory is "
+    "printed in GiB (2^30 bytes), files and rates in GB (10^9). Bits per weight are those of all "
+    "tensors with their scales, over the number of their elements.\n"
+    "Reports go to standard output, as JSON with `--json`; progress, notices and errors go to "
+    "standard error, with `--quiet` only errors. A finished model, trace or sensitivity file is "
+    "replaced with `--force` only.";
+
+static const char environment[] =
+    ".SH ENVIRONMENT\n"
+    ".TP\n.B FULGUR_MODEL\n"
+    "the model of commands that take one, where neither an operand nor \\fB\\-m\\fR names it\n"
+    ".TP\n.B NO_COLOR\n"
+    "when it is set and not empty, reasoning is not dimmed on a terminal\n"
+    ".TP\n.B TERM\n"
+    "when it is \\fIdumb\\fR or not set, there is no progress line and nothing is dimmed";
 
 int man_program(const command *const *all, int n)
 {
@@ -147,7 +159,9 @@ int man_program(const command *const *all, int n)
     }
     puts(".SH OPTIONS\n"
          ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nthe commands; after a command: its options\n"
-         ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nthe version\n.SH EXIT STATUS");
+         ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nthe version");
+    puts(environment);
+    puts(".SH EXIT STATUS");
     puts("0 good, 1 failed, with one line on standard error that says why, 2 a mistake in the "
          "command line.");
     return EXIT_OK;

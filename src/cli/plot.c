@@ -219,7 +219,7 @@ static void put_head(plot *p)
     fg_buf_printf(&p->b, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, HEIGHT);
     (void)snprintf(line, sizeof line, "Quantization error by layer and role: %s", name);
     put_text(&p->b, LEFT, 30, " font-size=\"16\"", line);
-    (void)snprintf(line, sizeof line, "mostly %s, %.3f bits per weight", m.type, m.bits);
+    (void)snprintf(line, sizeof line, "mostly %s, %.2f bits per weight", m.type, m.bits);
     put_text(&p->b, LEFT, 49, "", line);
 }
 
@@ -370,16 +370,11 @@ static void put_legend(plot *p)
 /* What is there may be replaced only when it is a plain file other than the model. */
 static fg_status check_target(const plot *p, const char *path, fg_err *err)
 {
-    struct stat out, model;
-    const char *name = fg_model_file_path(p->f);
-    if (stat(path, &out) != 0) return FG_OK;
-    if (!S_ISREG(out.st_mode)) {
+    struct stat out;
+    if (stat(path, &out) == 0 && !S_ISREG(out.st_mode)) {
         return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", path);
     }
-    if (stat(name, &model) == 0 && out.st_dev == model.st_dev && out.st_ino == model.st_ino) {
-        return fg_fail(err, FG_EINVAL, "%s: the model itself, expected another file", path);
-    }
-    return FG_OK;
+    return fg_io_refuse_input(path, fg_model_file_path(p->f), err);
 }
 
 static fg_status write_file(const fg_buf *b, const char *path, fg_err *err)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A letter alone counts in powers of 1024, as everywhere where memory is limited; with a B after
- * it, in powers of 1000, as disks and this program's own output do.
+ * it, in powers of 1000, as files do.  In a rate a letter counts in powers of 1000 in both cases:
+ * that is what memory and drives are sold by, and what this program prints.
  */
 #include "src/cli/size.h"
 
@@ -10,8 +11,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* Number, then unit; *bare when there is none. */
-static bool parse(const char *text, double *value, bool *bare)
+/* Number, then unit; *bare when there is none.  letter: what K alone stands for. */
+static bool parse(const char *text, double letter, double *value, bool *bare)
 {
     char *end;
     if ((text[0] < '0' || text[0] > '9') && text[0] != '.') return false; /* no sign, inf, nan */
@@ -24,8 +25,10 @@ static bool parse(const char *text, double *value, bool *bare)
     double unit = 1.0;
     if (at != NULL) {
         end++;
-        const bool decimal = strcasecmp(end, "b") == 0;
-        for (const char *p = letters; p <= at; p++) unit *= decimal ? 1000.0 : 1024.0;
+        const double step = strcasecmp(end, "b") == 0    ? 1000.0
+                            : strcasecmp(end, "ib") == 0 ? 1024.0
+                                                         : letter;
+        for (const char *p = letters; p <= at; p++) unit *= step;
         if (strcasecmp(end, "ib") == 0) end++;
     }
     if (strcasecmp(end, "b") == 0) end++;
@@ -37,7 +40,7 @@ bool size_parse(const char *text, uint64_t *bytes)
 {
     double v;
     bool bare;
-    if (!parse(text, &v, &bare) || v < 1.0 || v >= 0x1p62) return false;
+    if (!parse(text, 1024.0, &v, &bare) || v < 1.0 || v >= 0x1p62) return false;
     *bytes = (uint64_t)v;
     return true;
 }
@@ -51,7 +54,7 @@ bool rate_parse(const char *text, double *gbs)
     if (n >= sizeof copy) return false;
     memcpy(copy, text, n + 1);
     if (n > 2 && strcmp(copy + n - 2, "/s") == 0) copy[n -= 2] = '\0';
-    if (!parse(copy, &v, &bare)) return false;
+    if (!parse(copy, 1000.0, &v, &bare)) return false;
     *gbs = bare ? v : v * 1e-9;
     return *gbs > 1e-6 && *gbs < 1e6;
 }

@@ -12,8 +12,8 @@
  * else, 0 included, and from 2^62 on. */
 bool size_parse(const char *text, uint64_t *bytes);
 
-/* "3GB/s", "800M/s" and the like; the "/s" may be left out, and a bare number means GB/s.  *gbs in
- * 1e9 bytes a second. */
+/* "3GB/s", "800M/s" (10^6), "3GiB/s" (2^30) and the like; the "/s" may be left out, and a bare
+ * number means GB/s.  *gbs in 1e9 bytes a second. */
 bool rate_parse(const char *text, double *gbs);
 
 #endif

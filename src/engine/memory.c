@@ -2,6 +2,7 @@
 #include "src/engine/memory.h"
 
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/model/mark.h"
 #include "src/model/scratch.h"
 
@@ -23,15 +24,15 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
 fg_status fg_memory_for_weights(uint64_t *out, uint64_t ram, uint64_t sessions, uint64_t least,
                                 fg_err *err)
 {
-    uint64_t other, want = 0;
+    uint64_t other, want = UINT64_MAX;
     const bool fits =
         fg_add_u64(FG_MEMORY_PROGRAM, sessions, &other) && fg_add_u64(other, least, &want);
     *out = fits && ram >= other ? ram - other : 0;
     if (fits && ram >= want) return FG_OK;
     return fg_fail(err, FG_ELIMIT,
-                   "memory: %llu bytes, expected at least %llu: dense parts and the fewest experts "
-                   "%llu, sessions %llu, program %llu",
-                   (unsigned long long)ram, (unsigned long long)(fits ? want : UINT64_MAX),
-                   (unsigned long long)least, (unsigned long long)sessions,
-                   (unsigned long long)FG_MEMORY_PROGRAM);
+                   "memory: %s, expected at least %llu bytes (%s): dense parts and the fewest "
+                   "experts %s, sessions %s, program %s",
+                   fg_text_memory((double)ram).s, (unsigned long long)want,
+                   fg_text_memory((double)want).s, fg_text_memory((double)least).s,
+                   fg_text_memory((double)sessions).s, fg_text_memory((double)FG_MEMORY_PROGRAM).s);
 }

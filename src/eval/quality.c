@@ -16,6 +16,7 @@
 #include "src/engine/kv.h"
 #include "src/format/write/append.h"
 #include "src/base/utf8.h"
+#include "src/base/units.h"
 #include "src/eval/score.h"
 #include "src/engine/session.h"
 
@@ -36,7 +37,7 @@ fg_card_model fg_card_model_of(const fg_model_file *f)
     for (uint32_t i = 0; i < FG_QTYPE_END; i++) {
         if (of_type[i] > of_type[best]) best = i;
     }
-    fg_card_model m = {fg_model_file_data_root(f), 8.0 * (double)bytes / (double)weights, ""};
+    fg_card_model m = {fg_model_file_data_root(f), fg_bits_per_weight(bytes, weights), ""};
     (void)snprintf(m.type, sizeof m.type, "%s", fg_qtype_get(best)->name);
     return m;
 }

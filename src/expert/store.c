@@ -9,6 +9,7 @@
 
 #include "src/base/log.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/expert/drives.h"
 #include "src/expert/slots.h"
 #include "src/format/layout.h"
@@ -121,10 +122,12 @@ static fg_status check_bytes(const fg_model_file *f, uint64_t bytes, fg_err *err
     const uint64_t least = fg_store_min_bytes(f);
     if (bytes >= least) return FG_OK;
     return fg_fail(err, FG_ELIMIT,
-                   "memory for weights: %llu bytes, expected at least %llu: dense parts %llu, %llu "
-                   "experts of %llu",
-                   (ull)bytes, (ull)least, (ull)fg_store_dense_bytes(f),
-                   (ull)min_slots(fg_model_file_shape(f)), (ull)fg_store_slot_bytes(f));
+                   "memory for weights: %s, expected at least %llu bytes (%s): dense parts %s, "
+                   "%llu experts of %s",
+                   fg_text_memory((double)bytes).s, (ull)least, fg_text_memory((double)least).s,
+                   fg_text_memory((double)fg_store_dense_bytes(f)).s,
+                   (ull)min_slots(fg_model_file_shape(f)),
+                   fg_text_memory((double)fg_store_slot_bytes(f)).s);
 }
 
 /* ---- creation ---- */

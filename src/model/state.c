@@ -7,6 +7,7 @@
 
 #include "simd/kernels.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/topo.h"
 
 /* Bump allocation over the mapping; with base == NULL it only measures. */
@@ -83,9 +84,10 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
     if (st->bytes > free_bytes) {
         code =
             fg_fail(err, FG_ELIMIT,
-                    "context: %llu positions need %.1f GB, expected at most the %.1f GB of "
-                    "memory available; try a smaller context",
-                    (unsigned long long)n_ctx, (double)st->bytes * 1e-9, (double)free_bytes * 1e-9);
+                    "context: %s positions need %s, expected at most the %s of memory available; "
+                    "try a smaller context",
+                    fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s,
+                    fg_text_memory((double)free_bytes).s);
         goto fail;
     }
     st->n_ctx = n_ctx;
@@ -95,9 +97,9 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
     st->map = fg_mem_map((size_t)st->bytes);
     if (st->layers == NULL || st->map == NULL) {
         code = fg_fail(err, FG_ENOMEM,
-                       "sequence state: no room for %llu positions, expected %llu bytes of memory; "
-                       "try a smaller context",
-                       (unsigned long long)n_ctx, (unsigned long long)st->bytes);
+                       "sequence state: no room for %s positions, expected %s of memory; try a "
+                       "smaller context",
+                       fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s);
         goto fail;
     }
     arena a = {st->map, 0, false};

@@ -13,6 +13,7 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/bandwidth.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
@@ -225,8 +226,8 @@ static void advise_memory(const fg_doctor *d, advice *a)
 {
     const fg_machine *m = &d->machine;
     if (m->limit_bytes < m->ram_bytes) {
-        say(a, "a cgroup limits memory to %.1f GB of %.1f GB: give --ram less than that",
-            (double)m->limit_bytes * 1e-9, (double)m->ram_bytes * 1e-9);
+        say(a, "a cgroup limits memory to %s of %s: give --ram less than that",
+            fg_text_memory((double)m->limit_bytes).s, fg_text_memory((double)m->ram_bytes).s);
     }
     if (strcmp(m->huge_pages, "never") == 0) {
         say(a, "transparent huge pages are off: echo madvise > "

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/engine/kv.h"
 #include "src/expert/cache.h"
 #include "src/model/forward.h"
@@ -92,15 +93,16 @@ static fg_status collect(fg_demand *d, const fg_file_plan *p, fg_err *err)
     const fg_shape *s = &d->shape;
     const double used = (double)s->n_used / (double)s->n_expert;
     double slowest = 0.0;
-    uint64_t expert = 0;
+    uint64_t expert = 0, stored;
     if (d->n_node < 1 || d->n_node > MAX_NODE) {
         return fg_fail(err, FG_EINVAL, "nodes: %u, expected 1 to %d", d->n_node, MAX_NODE);
     }
+    fg_file_plan_sums(p, &d->n_weight, &stored);
+    d->bits_per_weight = fg_bits_per_weight(stored, d->n_weight);
     for (uint64_t i = 0; i < d->n_tensor; i++) {
         const fg_tensor *t = fg_file_plan_tensor(p, i);
         const uint64_t bytes = placed_bytes(t);
         const bool vector = fg_role_is_vector((fg_role)t->role);
-        d->n_weight += t->n_row * t->n_col;
         if (!vector) note_form(d, t);
         if (!vector && t->role != FG_ROLE_EMBED) d->node_bytes += largest_part(t, d->n_node);
         if (t->role == FG_ROLE_EMBED) {

@@ -71,6 +71,7 @@ typedef struct fg_demand {
     fg_shape shape;
     uint64_t n_tensor, n_weight;
     uint64_t file_bytes;
+    double bits_per_weight; /* fg_bits_per_weight */
     /* Tensors in memory or in the file, padded to pages: */
     uint64_t embed_bytes, dense_bytes, experts_bytes, head_bytes; /* head: with the final norm */
     uint64_t expert_bytes;                                        /* extent of the largest expert */

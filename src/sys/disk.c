@@ -17,6 +17,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/base/rng.h"
+#include "src/base/units.h"
 #include "src/sys/team.h"
 
 enum { WRITE_BYTES = 4 << 20 };
@@ -92,8 +93,9 @@ fg_status fg_disk_open_temporary(fg_disk *d, const char *dir, uint64_t bytes, ui
     const uint64_t room = fg_disk_free_bytes(dir) / 4;
     if (!fg_io_is_dir(dir)) return fg_fail(err, FG_EIO, "%s: not a folder, expected one", dir);
     if (room < WRITE_BYTES) {
-        return fg_fail(err, FG_ELIMIT, "%s: %llu bytes free, expected 16 MiB for a temporary file",
-                       dir, (unsigned long long)fg_disk_free_bytes(dir));
+        return fg_fail(err, FG_ELIMIT, "%s: %s free, expected at least %s for a temporary file",
+                       dir, fg_text_bytes((double)fg_disk_free_bytes(dir)).s,
+                       fg_text_bytes(4.0 * WRITE_BYTES).s);
     }
     if (bytes > room) bytes = room / WRITE_BYTES * WRITE_BYTES;
     char *beside = fg_io_join(dir, "fulgur-disk"), name[64];

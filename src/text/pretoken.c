@@ -32,10 +32,11 @@ enum {
     POLL_EVERY = 1024, /* searches */
 };
 
-/* Steps of matching, as PCRE2 counts them.  A search begins with few and, when these do not do, gets
- * more out of what the whole text has; so a text takes time in proportion to its length, whatever
- * the pattern.  A run of n characters that is stepped back over takes about n, and at most nine
- * times as many with the trials before; none of the patterns in use takes more than twice that. */
+/* Steps of matching, as PCRE2 counts them.  A search begins with few and, when these do not do,
+ * gets more out of what the whole text has; so a text takes time in proportion to its length,
+ * whatever the pattern.  A run of n characters that is stepped back over takes about n, and at most
+ * nine times as many with the trials before; none of the patterns in use takes more than twice
+ * that. */
 #define FIRST_STEPS   UINT32_C(1024)
 #define MORE_STEPS    8
 #define TEXT_STEPS(n) ((UINT64_C(1) << 24) + UINT64_C(256) * (n))

@@ -4,8 +4,9 @@
  * tokenizer's regular expressions.  The only user of PCRE2 and utf8proc.
  *
  * fg_pretok is immutable once its patterns are added and is shared by threads; each thread has a
- * fg_pretok_state.  Time is linear in the text, also for megabytes of one character class: a pattern
- * that would take longer is stopped, and so is one that takes much memory (FG_ELIMIT); any failure inside PCRE2 is reported, never taken for "no match".
+ * fg_pretok_state.  Time is linear in the text, also for megabytes of one character class: a
+ * pattern that would take longer is stopped, and so is one that takes much memory (FG_ELIMIT); any
+ * failure inside PCRE2 is reported, never taken for "no match".
  */
 #ifndef FG_SRC_TEXT_PRETOKEN_H
 #define FG_SRC_TEXT_PRETOKEN_H

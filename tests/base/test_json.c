@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * JSON from strangers and to them: a bound on values, strings that are valid whatever the bytes, and
- * text without what a terminal acts on.
+ * JSON from strangers and to them: a bound on values, strings that are valid whatever the bytes,
+ * and text without what a terminal acts on.
  */
 #include "src/base/json.h"
 

@@ -3,6 +3,7 @@
  * Option tables: every kind, what it refuses and how, and tables with a mistake, which --help
  * names.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,7 @@ static const command cmd = {.name = "paint",
                             .example = "fulgur paint m wall",
                             .description = "Paints."};
 
-enum { MOST = 2, ARGS = 32, TEXT = 4096 };
+enum { N_OPERAND = 2, ARGS = 32, TEXT = 4096 };
 
 /* What is printed between the two calls goes to text. */
 typedef struct capture {
@@ -71,7 +72,7 @@ static void end_capture(capture *k, char text[TEXT])
 }
 
 /* Parses the words of line; what it prints is in text. */
-static int parse(values *v, const char *line, const char **operand, int *status, char text[TEXT])
+static bool parse(values *v, const char *line, const char **operand, int *status, char text[TEXT])
 {
     const opt opts[] = {
         {"flag", 'f', OPT_FLAG, &v->flag, 0, 0, NULL, "a flag"},
@@ -94,29 +95,29 @@ static int parse(values *v, const char *line, const char **operand, int *status,
     }
     argv[argc] = NULL;
     capture k = begin_capture();
-    const int n =
-        args_parse(&cmd, opts, sizeof opts / sizeof opts[0], argc, argv, operand, MOST, status);
+    const bool good = args_parse(&cmd, opts, sizeof opts / sizeof opts[0], argc, argv, operand,
+                                 N_OPERAND, status);
     end_capture(&k, text);
-    return n;
+    return good;
 }
 
 FG_TEST(every_kind)
 {
     values v = {.choice = GREEN};
-    const char *operand[MOST];
+    const char *operand[N_OPERAND];
     char text[TEXT];
     int status;
-    const int n = parse(&v,
-                        "m -f --str=a=b -u 7 --u64 1000000000000 wall --f64 0.25 --size 2k "
-                        "--rate 3GB/s --choice blue",
-                        operand, &status, text);
-    CHECK(n == 2 && strcmp(operand[0], "m") == 0 && strcmp(operand[1], "wall") == 0);
+    CHECK(parse(&v,
+                "m -f --str=a=b -u 7 --u64 1000000000000 wall --f64 0.25 --size 2k "
+                "--rate 3GB/s --choice blue",
+                operand, &status, text));
+    CHECK(strcmp(operand[0], "m") == 0 && strcmp(operand[1], "wall") == 0);
     CHECK(v.flag && !v.twice && strcmp(v.str, "a=b") == 0 && v.u32 == 7);
     CHECK(v.u64 == 1000000000000 && v.f64 == 0.25 && v.size == 2048 && v.rate == 3.0);
     CHECK(v.choice == BLUE && text[0] == '\0');
     /* letters together, a value in the same word, -m before the other operand, abbreviations */
     v = (values){.choice = GREEN};
-    CHECK(parse(&v, "wall -f2u7 -m m --cho red", operand, &status, text) == 2);
+    CHECK(parse(&v, "wall -f2u7 -m m --cho red", operand, &status, text));
     CHECK(v.flag && v.twice && v.u32 == 7 && v.choice == RED && strcmp(operand[0], "m") == 0);
 }
 
@@ -141,23 +142,33 @@ FG_TEST(what_is_refused_is_named)
         {"m --size 3q", "paint: --size: 3q, expected a size"},
         {"m --rate fast", "paint: --rate: fast, expected a rate"},
         {"m --choice hidden", "paint: --choice: hidden, expected red, green or blue"},
-        {"m --choice=", "paint: --choice: , expected red, green or blue"},
+        {"m --choice=", "paint: --choice: nothing, expected red, green or blue"},
         {"m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
         {"-m m wall floor", "paint: floor: one operand too many, expected MODEL WALL"},
+        {"m", "paint: 1 operand, expected MODEL WALL, or the model in FULGUR_MODEL"},
+        {"-m m", "paint: 1 operand, expected MODEL WALL; see"},
+        {"m wall --", NULL},
+        {"m -- --flag", NULL},
+        {"m wall --f64 -1", "paint: --f64: -1, expected a number from 0 to 1"},
+        {"m wall --f64=-1", "paint: --f64: -1, expected a number from 0 to 1"},
+        {"m wall --size=", "paint: --size: nothing, expected a size"},
+        {"m wall --quiet=yes", "paint: --quiet: a value, expected none"},
+        {"m wall -\303\251", "paint: -\303\251: unknown option"}, /* not one byte of it */
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         values v = {.choice = GREEN};
-        const char *operand[MOST];
+        const char *operand[N_OPERAND];
         char text[TEXT];
         int status = EXIT_OK;
-        const int n = parse(&v, bad[i].line, operand, &status, text);
+        const bool good = parse(&v, bad[i].line, operand, &status, text);
         const char *end = strchr(text, '\n');
-        if (n == -1 && status == EXIT_USAGE && strstr(text, bad[i].say) != NULL && end != NULL &&
-            end[1] == '\0') {
+        if (bad[i].say == NULL && good && text[0] == '\0') continue; /* a good one, as control */
+        if (bad[i].say != NULL && !good && status == EXIT_USAGE &&
+            strstr(text, bad[i].say) != NULL && end != NULL && end[1] == '\0') {
             continue;
         }
-        fg_test_fail(__FILE__, __LINE__, "%s: %d, status %d, %s, expected %s", bad[i].line, n,
-                     status, text, bad[i].say);
+        fg_test_fail(__FILE__, __LINE__, "%s: %d, status %d, %s, expected %s", bad[i].line, good,
+                     status, text, bad[i].say == NULL ? "no error" : bad[i].say);
     }
 }
 
@@ -165,18 +176,85 @@ FG_TEST(help_shows_every_option)
 {
     static const char *const words[] = {
         "  -f, --flag ",     "      --u64 N", "color: red, green (default) or blue\n",
-        "-m, --model MODEL", "-h, --help",
+        "-m, --model MODEL", "-q, --quiet",   "-V, --version",
+        "-h, --help",
     };
     values v = {.choice = GREEN};
-    const char *operand[MOST];
+    const char *operand[N_OPERAND];
     char text[TEXT];
     int status = EXIT_USAGE;
-    CHECK(parse(&v, "--help", operand, &status, text) == -1 && status == EXIT_OK);
+    CHECK(!parse(&v, "--help", operand, &status, text) && status == EXIT_OK);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (strstr(text, words[i]) == NULL) fg_test_fail(__FILE__, __LINE__, "no %s", words[i]);
     }
-    CHECK(parse(&v, "--help=frob", operand, &status, text) == -1 && status == EXIT_USAGE);
+    CHECK(!parse(&v, "--help=frob", operand, &status, text) && status == EXIT_USAGE);
     CHECK(strstr(text, "brief or full or man or bash or zsh or names") != NULL);
+}
+
+FG_TEST(the_usual_model)
+{
+    static const struct {
+        const char *line, *first, *second; /* operands; first NULL: refused */
+    } tries[] = {
+        {"wall", "usual", "wall"},        {"m wall", "m", "wall"}, {"-m m wall", "m", "wall"},
+        {"wall --flag", "usual", "wall"}, {"", NULL, NULL},        {"-m m", NULL, NULL},
+    };
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        values v = {.choice = GREEN};
+        const char *operand[N_OPERAND] = {"", ""};
+        char text[TEXT];
+        int status;
+        (void)setenv("FULGUR_MODEL", "usual", 1);
+        const bool good = parse(&v, tries[i].line, operand, &status, text);
+        CHECK(good == (tries[i].first != NULL));
+        if (good) CHECK(strcmp(operand[0], tries[i].first) == 0);
+        if (good) CHECK(strcmp(operand[1], tries[i].second) == 0);
+        (void)setenv("FULGUR_MODEL", "", 1); /* as if it were not there */
+        CHECK(!parse(&v, "wall", operand, &status, text) && status == EXIT_USAGE);
+        (void)unsetenv("FULGUR_MODEL");
+    }
+}
+
+FG_TEST(what_every_command_has)
+{
+    values v = {.choice = GREEN};
+    const char *operand[N_OPERAND];
+    char text[TEXT];
+    int status = EXIT_USAGE;
+    CHECK(!parse(&v, "-V", operand, &status, text) && status == EXIT_OK);
+    CHECK(strncmp(text, "fulgur 0.", 9) == 0);
+    CHECK(!parse(&v, "--version", operand, &status, text) && status == EXIT_OK);
+    CHECK(!args_quiet());
+    CHECK(parse(&v, "m wall -fq", operand, &status, text) && v.flag && args_quiet());
+}
+
+/* Sizes and rates: what a letter stands for. */
+FG_TEST(units)
+{
+    static const struct {
+        const char *line;
+        uint64_t size;
+        double rate;
+    } tries[] = {
+        {"m w --size 512G", (uint64_t)512 << 30, 0},
+        {"m w --size 512GB", 512000000000u, 0},
+        {"m w --size 512GiB", (uint64_t)512 << 30, 0},
+        {"m w --size 1.5t", 3298534883328u / 2, 0},
+        {"m w --size 7", 7, 0},
+        {"m w --rate 7", 0, 7.0},
+        {"m w --rate 7G/s", 0, 7.0},
+        {"m w --rate 700MB/s", 0, 0.7},
+        {"m w --rate 7GiB/s", 0, 7.516192768},
+    };
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        values v = {.choice = GREEN};
+        const char *operand[N_OPERAND];
+        char text[TEXT];
+        int status;
+        CHECK(parse(&v, tries[i].line, operand, &status, text));
+        CHECK_U64(v.size, tries[i].size);
+        CHECK(fabs(v.rate - tries[i].rate) < 1e-9);
+    }
 }
 
 /* The flaw of a table of two options, of which the second is o. */
@@ -208,6 +286,8 @@ FG_TEST(mistakes_in_a_table)
         {{"second", 'b', OPT_CHOICE, CHOICE(c, no_name, 3), 0, 0, "C", "help"}, "no choices"},
         {{"help", 0, OPT_FLAG, &x, 0, 0, NULL, "help"}, "--help: every command's own"},
         {{"second", 'h', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: every command's own"},
+        {{"quiet", 0, OPT_FLAG, &x, 0, 0, NULL, "help"}, "--quiet: every command's own"},
+        {{"second", 'V', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: every command's own"},
         {{"model", 0, OPT_STR, &x, 0, 0, "M", "help"}, "--model: every command's own"},
         {{"second", 'm', OPT_FLAG, &x, 0, 0, NULL, "help"}, "--second: every command's own"},
     };

@@ -3,6 +3,7 @@
 """The commands as a user meets them, on the nano model."""
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, ORACLE, check, check_error, finish, path, run
+from e2e import FULGUR, NANO, ORACLE, check, check_error, check_usage, finish, path, run
 
 M = path("nano.fulgur")
 COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench",
@@ -21,7 +22,7 @@ COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "i
 status, out, err = run("convert", NANO, M, "--json")
 check("convert", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(M), err)
 first = open(M, "rb").read()
-status, out, err = run("convert", NANO, M, "-t", "1")
+status, out, err = run("convert", NANO, M, "-t", "1", "--force")
 check("convert_is_reproducible", status == 0 and open(M, "rb").read() == first, err)
 
 # recipes, calibration, budgets: mistakes in one line, and what a user reads after a good one
@@ -59,6 +60,99 @@ check("usage_nothing", run()[0] == 2)
 check("usage_unknown", run("frobnicate")[0] == 2)
 check("usage_number", run("run", M, "-p", "x", "-n", "-1")[0] == 2)
 
+for c in [*COMMANDS, "trace", "trace replay", "doctor", "sensitivity"]:
+    said = [run(*c.split(), *a) for a in (["-V"], ["x", "y", "--version", "--no-such-option"])]
+    check(f"version_{c}", all(s[0] == 0 and s[1] == run("-V")[1] for s in said), said)
+    short = run(*c.split(), "-h")
+    check(f"help_forms_{c}", short[0] == 0 and short[1] == run(*c.split(), "--help")[1] == run("-h", *c.split())[1]
+          and short[1] != run("help", *c.split())[1], short)
+for name, args, names in (
+        ("recipe", ("convert", NANO, path("no.fulgur"), "--recipe", "nosuch"), ("fast", "balanced", "faithful")),
+        ("recipe_plan", ("plan", NANO, "--recipe", "nosuch"), ("fast", "balanced", "faithful")),
+        ("recipe_synth", ("synth", path("no.fulgur"), "--recipe", "nosuch"), ("fast", "balanced", "faithful")),
+        ("type", ("convert", NANO, path("no.fulgur"), "--type", "nosuch"), ("q4", "q5", "q6", "q8", "bf16", "f32")),
+        ("shape", ("synth", path("no.fulgur"), "--shape", "nosuch"), ("m1", "config.json"))):
+    check_error(f"choices_{name}", run(*args), "nosuch", *names)
+check_usage("choices_style", run("chat", M, "--style", "nosuch"), "nosuch", "official", "minimax-ai")
+
+# the model that FULGUR_MODEL names, where none is given
+USUAL = {"FULGUR_MODEL": M}
+check("usual_model", run("info", env=USUAL)[1] == run("info", M)[1] and run("tokenize", "-p", "a", env=USUAL)[0] == 0)
+check("usual_model_is_overruled", run("info", path("cal.fulgur"), env=USUAL)[1] == run("info", "-m", path("cal.fulgur"), env=USUAL)[1]
+      != run("info", M)[1])
+check_usage("usual_model_is_named", run("info"), "FULGUR_MODEL")
+check_error("usual_model_is_bad", run("info", env={"FULGUR_MODEL": path("nowhere")}), "nowhere")
+
+# one definition of bits per weight, one set of units, counts that can be read
+BITS = re.compile(rb"(\d\.\d\d) bits per weight")
+said = [run(*a)[1] for a in (("info", M), ("plan", M, "--bandwidth", "50", "--gemm", "100"), ("plan", NANO, "--bandwidth", "50", "--gemm", "100"),
+                             ("convert", NANO, path("no.fulgur"), "--dry-run"), ("convert", NANO, M, "--force"))]
+check("bits_per_weight", {b for s in said for b in BITS.findall(s)} == {b"4.92"} and all(BITS.search(s) for s in said), said)
+out = run("plan", M, "--bandwidth", "50", "--gemm", "100", "--ram", "512G")[1]
+check("units_of_memory", b"; 512 GiB given" in out and b"38.9 MB (38,932,016 bytes)" in out and b"29,825,024 weights" in out, out)
+check_error("units_in_errors", run("run", M, "-p", "x", "--ram", "50M"), "memory: 50.0 MiB, expected at least", " MiB")
+rates = [json.loads(run("plan", M, "--gemm", "100", "--json", "--bandwidth", r)[1])["rates"]["read_gbs"] for r in ("50", "50G", "50GB/s", "50GiB/s")]
+check("units_of_rates", rates == [50, 50, 50, 53.687], rates)
+
+# what exists is replaced with --force only, what is read never, whatever link leads there
+for name, args, inputs in (("convert", ("convert", NANO, M), ()), ("synth", ("synth", M, "--layers", "1"), ()),
+                           ("trace", ("trace", M, path("calib.txt"), "--tokens", "4", "-o"), (M, path("calib.txt"))),
+                           ("sensitivity", ("sensitivity", path("cal.fulgur"), M, path("calib.txt"), "-o"), (path("cal.fulgur"), M, path("calib.txt"))),
+                           ("logits", ("logits", M, "--ids", path("three"), "--out"), (M, path("three"))),
+                           ("taps", ("run", M, "-f", path("calib.txt"), "-n", "1", "--taps"), (M, path("calib.txt"))),
+                           ("plot", ("info", M, "--plot"), (M,)), ("csv", ("bench", M, "--csv"), (M,))):
+    open(path("three"), "w").write("1 2 3")
+    if name in ("convert", "synth", "trace", "sensitivity"):
+        there = () if args[-1] not in ("-o",) else (path("there"),)
+        open(path("there"), "w").write("mine")
+        check_error(f"{name}_replaces_nothing", run(*args, *there), "exists already", "--force")
+        check(f"{name}_leaves_it", open(path("there")).read() == "mine" and open(M, "rb").read() == first)
+    for i, victim in enumerate(inputs):
+        for kind, link in (("itself", None), ("symlink", os.symlink), ("hardlink", os.link)):
+            to, was = victim if link is None else path(f"{kind}.out"), open(victim, "rb").read()
+            if link is not None:
+                link(victim, to)
+            force = ("--force",) if name in ("trace", "sensitivity") else ()
+            check_error(f"{name}_spares_{i}_{kind}", run(*args, to, *force), "the same file as the input")
+            check(f"{name}_spared_{i}_{kind}", open(victim, "rb").read() == was)
+            if link is not None:
+                os.unlink(to)
+os.symlink(path("nowhere"), path("dangling"))
+check_error("dangling_link", run("convert", NANO, path("dangling")), "exists already")
+
+# --quiet; what a terminal gets
+PROMPT = ["run", M, "-p", "The old man looked at the sea and", "-n", "24"]
+loud, quiet = run(*PROMPT, "--temp", "0", "--ram", "1G"), run(*PROMPT, "--temp", "0", "--ram", "1G", "-q")
+check("quiet", quiet == (0, loud[1], b"") and b"tok/s" in loud[2] and b"hits" in loud[2], quiet)
+check("quiet_errors_stay", run("run", path("nowhere"), "-p", "x", "--quiet")[2].count(b"\n") == 1)
+
+
+def terminal(*args, **env):
+    """What fulgur writes to a terminal that is its standard output and standard error."""
+    master, slave = pty.openpty()
+    p = subprocess.Popen([FULGUR, *args], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
+                         env={**{k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}, **env})
+    os.close(slave)
+    got = b""
+    while True:
+        try:
+            more = os.read(master, 65536)
+        except OSError:  # the end
+            break
+        if not more:
+            break
+        got += more
+    os.close(master)
+    return p.wait(), got
+
+
+VERIFY, ASK = ["verify", M], ["chat", M, "--temp", "0", "-p", "Add 17 and 3.", "-n", "12"]
+dim, line = b"\033[2m", b"\033[K"
+check("terminal", dim in terminal(*ASK, TERM="xterm")[1] and line in terminal(*VERIFY, TERM="xterm")[1])  # the control of what follows
+check("no_color", dim not in terminal(*ASK, TERM="xterm", NO_COLOR="1")[1] and dim in terminal(*ASK, TERM="xterm", NO_COLOR="")[1])
+check("dumb_terminal", all(b"\033" not in terminal(*a, **t)[1] for a in (ASK, VERIFY) for t in ({"TERM": "dumb"}, {})))
+check("quiet_terminal", line not in terminal(*VERIFY, "-q", TERM="xterm")[1])
+
 # info, verify
 status, out, err = run("info", M)
 check("info", status == 0 and b"lightning" in out and b"q4" in out, out + err)
@@ -84,7 +178,6 @@ check("tokenize_special", ids != run("tokenize", M, "--special", "-p", TEXT)[1])
 check("tokenize_json", json.loads(run("tokenize", M, "--json", "-p", "a b")[1])["n"] > 0)
 
 # run: greedy is reproducible for any thread count and level, seeds decide, text streams to stdout
-PROMPT = ["run", M, "-p", "The old man looked at the sea and", "-n", "24"]
 greedy = run(*PROMPT, "--temp", "0")
 check("run_greedy", greedy[0] == 0 and len(greedy[1]) > 20, greedy)
 check("run_threads", run(*PROMPT, "--temp", "0", "-t", "1")[1] == greedy[1])
@@ -154,7 +247,7 @@ SYNTH = ["synth", S, "--shape", f"{NANO}/config.json", "--layers", "2", "--token
 status, out, err = run(*SYNTH, "--json")
 check("synth", status == 0 and json.loads(out)["file_bytes"] == os.path.getsize(S), out + err)
 first = open(S, "rb").read()
-check("synth_is_reproducible", run(*SYNTH, "-t", "1")[0] == 0 and open(S, "rb").read() == first)
+check("synth_is_reproducible", run(*SYNTH, "-t", "1", "--force")[0] == 0 and open(S, "rb").read() == first)
 check("synth_verifies", b"good" in run("verify", S)[1])
 check("synth_kinds", b"1 lightning, 1 softmax" in run("info", S)[1])
 check("synth_runs", run("run", S, "-p", "x", "-n", "2")[0] == 0)
@@ -257,7 +350,7 @@ for n_vocab in (1 << 15, 1 << 19):
             f.seek(8 + len(text) + offset)
             f.write(data)
         f.truncate(8 + len(text) + at)
-    p = subprocess.Popen([FULGUR, "convert", folder, path("big.fulgur"), "--type", "bf16", "-t", "1"], stdout=subprocess.DEVNULL)
+    p = subprocess.Popen([FULGUR, "convert", folder, path("big.fulgur"), "--type", "bf16", "-t", "1", "--force"], stdout=subprocess.DEVNULL)
     _, status, use = os.wait4(p.pid, 0)
     p.returncode = status
     peaks.append((status, use.ru_maxrss))

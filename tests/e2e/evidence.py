@@ -237,9 +237,9 @@ try:
 except ET.ParseError:
     check("plot_control", True)
 before = digest(M)
-check_error("plot_spares_the_model", run("info", M, "--plot", M), "the model itself")
+check_error("plot_spares_the_model", run("info", M, "--plot", M), "the same file as the input")
 os.symlink(M, path("link.svg"))
-check_error("plot_spares_a_link", run("info", M, "--plot", path("link.svg")), "the model itself")
+check_error("plot_spares_a_link", run("info", M, "--plot", path("link.svg")), "the same file as the input")
 check("plot_model_untouched", digest(M) == before and os.path.islink(path("link.svg")))
 check_error("plot_device", run("info", M, "--plot", "/dev/null"), "plain file")
 check_error("plot_folder", run("info", M, "--plot", path("no/such.svg")), "expected")

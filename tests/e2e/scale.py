@@ -83,11 +83,11 @@ status, out, err = run("convert", path("small"), path("empty/x.fulgur"), "--dry-
 check("dry_run_text", status == 0 and b"it fits" in out and b"expert down" in out and os.listdir(path("empty")) == [], out)
 status, out, err = run("convert", path("small"), path("empty/x.fulgur"), "--dry-run", "--recipe", path("none"))
 check_error("dry_run_refuses", (status, out, err), "none")
-status, out, err = run("convert", path("small"), path("b.fulgur"), "--jobs", "1")
+status, out, err = run("convert", path("small"), path("b.fulgur"), "--jobs", "1", "--force")
 check("jobs", status == 0 and bytes_of("b.fulgur") == a, err)
 
 shutil.copytree(path("small"), path("spent"))
-status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed")
+status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed", "--force")
 check("delete_consumed", status == 0 and b"deleted" in out and bytes_of("b.fulgur") == a
       and sorted(os.listdir(path("spent"))) == ["config.json", INDEX], out + err)
 check_error("spent_folder", run("convert", path("spent"), path("c.fulgur"), "--delete-consumed"), "No such file")
@@ -106,7 +106,7 @@ def arrive():
 
 arrival = threading.Thread(target=arrive)
 arrival.start()
-status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed", "--wait-for-shards", "--json")
+status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed", "--wait-for-shards", "--json", "--force")
 arrival.join()
 check("wait_for_shards", status == 0 and b"waiting for model-00000" in err and bytes_of("b.fulgur") == a
       and sorted(os.listdir(path("spent"))) == ["config.json", INDEX], out + err)

@@ -60,7 +60,8 @@ shutil.copy(path("whole"), drive[0] + "/m2.fulgur.1")
 # what is there is not written over, and what is missing or another's is named
 M = path("m2.fulgur")
 P = drive[0] + "/m2.fulgur.1"
-check_error("not_again", run("convert", NANO, M, "--split", drive[0]), P, "there already")
+check_error("not_again", run("convert", NANO, M, "--split", drive[0]), M, "exists already")
+check_error("parts_not_again", run("convert", NANO, M, "--split", drive[0], "--force"), P, "there already")
 check_error("no_folder", run("convert", NANO, path("x.fulgur"), "--split", drive[0] + "," + path("none")), "no folder",
             path("none"))
 check("nothing_left", not [f for d in drive + [path("")] for f in os.listdir(d) if f.startswith("x.")])

@@ -27,9 +27,12 @@ def row(table, policy, predict):
 
 status, out, err = run("trace", M, TEXT, "-o", T, "--tokens", "150")
 check("records", (status, err) == (0, b"") and out.startswith(b"150 tokens; trace in") and os.path.getsize(T) > 150 * 8 * 36, (out, err))
-check("replaces_and_leaves_nothing", run("trace", M, TEXT, "-o", T, "--tokens", "150")[0] == 0 and leftovers(T) == ["t.trace"])
+before = open(T, "rb").read()
+check_error("not_again", run("trace", M, TEXT, "-o", T, "--tokens", "9"), "t.trace: exists already", "--force")
+check("replaces_and_leaves_nothing", open(T, "rb").read() == before and leftovers(T) == ["t.trace"]
+      and run("trace", M, TEXT, "-o", T, "--tokens", "150", "--force")[0] == 0 and leftovers(T) == ["t.trace"])
 _, text, err = run("trace", "replay", T, "--ram", "1M")
-check_error("too_small", (_, text, err), "memory: 1048576 bytes", "expected at least")
+check_error("too_small", (_, text, err), "memory: 1.00 MiB", "expected at least")
 least = int(re.search(rb"at least (\d+)", err).group(1))
 check("least_is_enough", run("trace", "replay", T, "--ram", str(least))[0] == 0)
 check("least_is_least", run("trace", "replay", T, "--ram", str(least - 1))[0] == 1)
@@ -56,12 +59,12 @@ check("ahead", status == 0 and row(json.loads(wide), "lru", "router") != row(tab
 for predict in reversed(choices("--predict")):  # none is the last
     policy, batch = "lfu" if predict == "frequency" else "lru", "9" if predict == "previous" else "1"
     name = f"live.{policy}.{predict}"
-    status, out, err = run("trace", M, TEXT, "-o", U, "--tokens", "150", "--batch", batch, "--json", "--ram", ram, "--policy", policy, "--predict", predict)
+    status, out, err = run("trace", M, TEXT, "--force", "-o", U, "--tokens", "150", "--batch", batch, "--json", "--ram", ram, "--policy", policy, "--predict", predict)
     live = json.loads(out) if status == 0 else {}
     again = json.loads(run("trace", "replay", U, "--ram", ram, "--json")[1])
     mine = [r for r in again["rows"] if r["as_recorded"]]
     check(name, len(mine) == 1 and (mine[0]["policy"], mine[0]["predict"]) == (policy, predict) and all(mine[0][k] == live[k] for k in SAME), (live, mine, err))
-    check(name + ".line", b"%d of %d hits" % (live["hits"] + live["prefetch_hits"], sum(live[k] for k in SAME[:3])) in err, err)
+    check(name + ".line", f"{live['hits'] + live['prefetch_hits']:,} of {sum(live[k] for k in SAME[:3]):,} hits".encode() in err, err)
     if batch == "1":
         check(name + ".other_ram", not any(r["as_recorded"] for r in json.loads(run("trace", "replay", U, "--ram", "1G", "--json")[1])["rows"]))
 check("live_equals_mapped_trace", all(row(table, "lru", "none")[k] == live[k] for k in SAME), (row(table, "lru", "none"), live))
@@ -80,7 +83,7 @@ check("heat_is_replaced", [sum(r) for r in json.loads(run("info", M, "--meta", "
 want = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0")[1]
 status, out, err = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", "--ram", "1G", "--policy", "pin")
 check("pin_runs", status == 0 and out == want, err)
-status, out, err = run("trace", M, TEXT, "-o", U, "--tokens", "150", "--json", "--ram", ram, "--policy", "pin")
+status, out, err = run("trace", M, TEXT, "--force", "-o", U, "--tokens", "150", "--json", "--ram", ram, "--policy", "pin")
 again = json.loads(run("trace", "replay", U, "--ram", ram, "--json")[1])
 mine = [r for r in again["rows"] if r["as_recorded"]]
 check("live.pin", status == 0 and again["heat"] == "file" and len(mine) == 1 and all(mine[0][k] == json.loads(out)[k] for k in SAME), (out, mine))
@@ -108,11 +111,11 @@ check_error("out_is_folder", run("trace", M, TEXT, "-o", os.path.dirname(M)), "a
 check_error("out_is_device", run("trace", M, TEXT, "-o", "/dev/null"), "not a regular file")
 check_error("out_is_nowhere", run("trace", M, TEXT, "-o", path("no/where")), "No such file")
 os.unlink(U)
-full = run("trace", M, TEXT, "-o", U, "--tokens", "150", preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)))
+full = run("trace", M, TEXT, "--force", "-o", U, "--tokens", "150", preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)))
 check_error("disk_full", full, "File too large")
 check("nothing_left", leftovers(U) == [], leftovers(U))
 open(path("nothing.txt"), "w").close()
-check_error("no_tokens", run("trace", M, path("nothing.txt"), "-o", U), "no tokens")
+check_error("no_tokens", run("trace", M, path("nothing.txt"), "--force", "-o", U), "no tokens")
 for name, args in {"nothing_to_write": [M, TEXT], "no_text": [M], "no_ram": ["replay", T], "no_trace": ["replay", "--ram", "1G"],
                    "ahead": ["replay", T, "--ram", "1G", "--ahead", "5"]}.items():
     check("usage." + name, run("trace", *args)[0] == 2)

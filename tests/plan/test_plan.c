@@ -586,7 +586,7 @@ FG_TEST(advice_fits_what_is_wrong)
     d = good, d.huge = 0.1;
     CHECK(advises(&d, "only 10 %"));
     d = good, d.machine.limit_bytes = 16000000000u;
-    CHECK(advises(&d, "limits memory to 16.0 GB of 64.0 GB"));
+    CHECK(advises(&d, "limits memory to 14.9 GiB of 59.6 GiB"));
     d = good, d.n_thread = 16;
     CHECK(advises(&d, "use -t 8"));
     d = good, d.machine.n_budget = 2;
