@@ -3,11 +3,11 @@
  * Time goes by in windows of a few time slices each: of the usual number of workers, or a trial of
  * the other one.  What a window takes is mostly luck, hence the means, and the bias: workers that
  * are off their cores count against all of them unless these are clearly faster.  Trials that
- * change nothing become rare.
+ * change nothing become rare, and take a sixteenth of the time at most.
  */
 #include "src/sys/pace.h"
 
-enum { MIN_RUN = 8, NS_PER_MS = 1000000 };
+enum { MIN_RUN = 2, NS_PER_MS = 1000000, TRIAL_SHARE = 16 };
 #define WINDOW_NS   ((uint64_t)12 * NS_PER_MS)
 #define FIRST_PAUSE (2 * WINDOW_NS)
 #define LONG_PAUSE  ((uint64_t)1000 * NS_PER_MS)
@@ -41,8 +41,9 @@ static void end_trial(fg_pace *p, uint32_t n_off)
     if (change) {
         p->usual = p->tried;
         p->pause_ns = FIRST_PAUSE;
-    } else if (p->pause_ns < LONG_PAUSE) {
-        p->pause_ns *= 2;
+    } else {
+        if (p->pause_ns < LONG_PAUSE) p->pause_ns *= 2;
+        if (p->pause_ns < TRIAL_SHARE * p->ns) p->pause_ns = TRIAL_SHARE * p->ns;
     }
     p->rest_ns = p->pause_ns;
     p->tried = 0;
