@@ -38,13 +38,12 @@ CFLAGS  ?= -O2 -g
 SANF    := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer \
            $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
-BLASF   := -DFG_BLAS_LINKED=$(if $(filter link,$(BLAS)),1,0)
 # The numerics contract: no contraction the source did not write, never -ffast-math.
 DEBUGF  := $(if $(DEBUG),-DFG_DEBUG=1)
 FPF     := -ffp-contract=off -fno-math-errno
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
-ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(BLASF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
 LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
 
@@ -118,6 +117,9 @@ $(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
 
 ifeq ($(ARCH),x86_64)
 $(BUILD)/tests/amx_shim.o: ISA := $(AVX512)
+endif
+ifeq ($(BLAS),link)
+$(BUILD)/quant/linalg.o: ISA := -DFG_BLAS_LINKED=1
 endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

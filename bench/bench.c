@@ -29,6 +29,13 @@ double fg_bench_median(double *v, size_t n)
     return n % 2 == 1 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
+bool fg_bench_unsteady(double before_gbs, double after_gbs)
+{
+    const double less = before_gbs < after_gbs ? before_gbs : after_gbs;
+    const double more = before_gbs < after_gbs ? after_gbs : before_gbs;
+    return more > 1.1 * less;
+}
+
 void fg_bench_fill(void *p, uint64_t bytes, uint64_t seed)
 {
     fg_rng r;

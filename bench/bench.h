@@ -100,9 +100,10 @@ typedef struct fg_bench_run {
     double
         gmac_type[FG_BENCH_TYPES + 1]; /* of those by type, as in fg_bench_machine; last: others */
     /* Limits, measured between the runs, so that a busy moment hits both sides: */
-    double read_gbs;     /* decode: read bandwidth of anonymous memory */
-    fg_bench_rates gemm; /* prefill */
-    uint32_t n_phase;    /* share of worker 0's time by phase; 0: not available */
+    double read_gbs;              /* decode: read bandwidth of anonymous memory, median */
+    double before_gbs, after_gbs; /* the first and the last of them */
+    fg_bench_rates gemm;          /* prefill */
+    uint32_t n_phase;             /* share of worker 0's time by phase; 0: not available */
     struct {
         const char *name;
         double share;
@@ -116,7 +117,10 @@ fg_status fg_bench_decode(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_
 fg_status fg_bench_prefill(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_run,
                            fg_bench_run *out, fg_err *err);
 
-/* ---- also for src/plan/rates.c ---- */
+/* ---- also for src/plan and src/cli ---- */
+
+/* Two bandwidths of the same loop are more than a tenth apart: a percentage of them says little. */
+bool fg_bench_unsteady(double before_gbs, double after_gbs);
 
 /* Median of n > 0 values, which are sorted. */
 double fg_bench_median(double *v, size_t n);

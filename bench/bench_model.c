@@ -190,11 +190,11 @@ static void fill_phases(const fg_profile *p, fg_bench_run *out)
     }
 }
 
-/* What the machine gave between the runs. */
+/* What the machine gave before the runs, between and after them. */
 typedef struct limits {
     uint32_t n_run;
-    double read[MAX_RUN];
-    fg_bench_rates rates[MAX_RUN];
+    double read[MAX_RUN + 1];
+    fg_bench_rates rates[MAX_RUN + 1];
 } limits;
 
 static fg_status measure_limits(limits *l, fg_bench *b, bool decode, fg_err *err)
@@ -210,12 +210,14 @@ static fg_status measure_limits(limits *l, fg_bench *b, bool decode, fg_err *err
 static void fill_limits(limits *l, bool decode, fg_bench_run *out)
 {
     if (decode) {
-        out->read_gbs = fg_bench_median(l->read, l->n_run);
+        out->before_gbs = l->read[0];
+        out->after_gbs = l->read[l->n_run - 1];
+        out->read_gbs = fg_bench_median(l->read, l->n_run); /* sorts them */
         return;
     }
     out->gemm = l->rates[0]; /* names */
     for (int t = 0; t < FG_BENCH_TYPES; t++) {
-        double core[MAX_RUN], all[MAX_RUN];
+        double core[MAX_RUN + 1], all[MAX_RUN + 1];
         for (uint32_t i = 0; i < l->n_run; i++) {
             core[i] = l->rates[i].type[t].core_gmacs;
             all[i] = l->rates[i].type[t].all_gmacs;
@@ -253,6 +255,7 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
     }
     st = run_once(&q, ctx, &seconds[0], err); /* pages of state and scratch, branch predictors */
     memset(&q.profile, 0, sizeof q.profile);
+    if (st == FG_OK) st = measure_limits(&lim, b, decode, err);
     for (uint32_t i = 0; i < n_run && st == FG_OK; i++) {
         st = run_once(&q, ctx, &seconds[i], err);
         if (st == FG_OK) st = measure_limits(&lim, b, decode, err);

@@ -35,7 +35,7 @@ static struct {
 
 static fg_err failed; /* why loading did */
 
-#if FG_BLAS_LINKED
+#ifdef FG_BLAS_LINKED
 
 static void load(void)
 {

@@ -206,9 +206,13 @@ static void say_decode(report *r, const fg_bench_run *x)
     if (m->map_in_cache) {
         say(r, ", in cache\n");
     } else {
-        say(r, ", %.0f %% of read (%.1f)\n", percent(gbs, x->read_gbs), x->read_gbs);
+        say(r, ", %.0f %% of read (%.1f: %.1f before, %.1f after%s)\n", percent(gbs, x->read_gbs),
+            x->read_gbs, x->before_gbs, x->after_gbs,
+            fg_bench_unsteady(x->before_gbs, x->after_gbs) ? ", not steady" : "");
         note(r, percent(gbs, x->read_gbs), "%", "decode.ctx=%" PRIu64 ".of_read", x->ctx);
         note(r, x->read_gbs, "GB/s", "decode.ctx=%" PRIu64 ".read", x->ctx);
+        note(r, x->before_gbs, "GB/s", "decode.ctx=%" PRIu64 ".read.before", x->ctx);
+        note(r, x->after_gbs, "GB/s", "decode.ctx=%" PRIu64 ".read.after", x->ctx);
     }
     note(r, x->tok_s, "tok/s", "decode.ctx=%" PRIu64, x->ctx);
     note(r, x->best_tok_s, "tok/s", "decode.ctx=%" PRIu64 ".best", x->ctx);

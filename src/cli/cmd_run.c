@@ -112,6 +112,7 @@ static fg_status complete(request *q, work *w, fg_err *err)
     fg_buf out = {0};
     fg_err late = {0};
     fg_status st = prepare(q, w, err);
+    if (st == FG_OK && !q->json) measure_read(w->e, q->go.n_predict);
     if (st == FG_OK) {
         st = generate(w->s, w->sampler, &w->ids, &q->go, q->json ? collect : emit, &out, &stats,
                       err);

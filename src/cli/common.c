@@ -369,12 +369,22 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, con
     return fg_reply_run(s, &ro, &stats->reply, err);
 }
 
-/* Measured once in a process: it takes a tenth of a second. */
-static double read_bandwidth(fg_engine *e)
+static double read_before; /* GB/s; 0: not measured */
+
+void measure_read(fg_engine *e, uint64_t n_predict)
 {
-    static double gbs = -1.0;
-    if (gbs < 0.0 && fg_engine_read_bandwidth(e, &gbs, NULL) != FG_OK) gbs = 0.0;
-    return gbs;
+    enum { FEW = 32 };
+    if (n_predict < FEW || args_quiet() || fg_engine_store_stats(e) != NULL) return;
+    if (fg_engine_read_bandwidth(e, &read_before, NULL) != FG_OK) read_before = 0.0;
+}
+
+static void print_share(fg_engine *e, double gbs)
+{
+    double after;
+    if (read_before <= 0.0 || fg_engine_read_bandwidth(e, &after, NULL) != FG_OK) return;
+    fprintf(stderr, ", %.0f %% of read (%.1f GB/s before, %.1f after%s)",
+            200.0 * gbs / (read_before + after), read_before, after,
+            fg_bench_unsteady(read_before, after) ? ", not steady" : "");
 }
 
 void print_store(fg_engine *e)
@@ -402,16 +412,13 @@ void print_store(fg_engine *e)
 void print_speed(fg_engine *e, const gen_stats *g)
 {
     if (args_quiet()) return;
-    /* reading on demand, the disk is the limit, and the bound has no room for the measurement */
-    const bool streams = fg_engine_store_stats(e) != NULL;
     const double rate = g->reply.n_eval == 0 ? 0.0 : (double)g->reply.n_eval / g->reply.seconds;
     const double bytes = (double)fg_engine_token_bytes(e), gbs = rate * bytes * 1e-9;
     fprintf(stderr, "prompt %s tokens, %.1f tok/s; generated %s tokens, %.1f tok/s; ",
             cli_count(g->n_prompt), (double)g->n_prompt / g->prompt_s, cli_count(g->reply.n_gen),
             rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
-    const double limit = g->reply.n_eval == 0 || streams ? 0.0 : read_bandwidth(e);
-    if (limit > 0.0) fprintf(stderr, ", %.0f %% of %.1f GB/s read", 100.0 * gbs / limit, limit);
+    if (g->reply.n_eval > 0) print_share(e, gbs);
     fprintf(stderr, "; %u threads, %s\n", fg_engine_n_thread(e), fg_engine_cpu(e));
     print_store(e);
 }

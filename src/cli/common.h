@@ -145,8 +145,14 @@ typedef bool emit_fn(void *ctx, fg_think_part part, const char *text, size_t n);
 fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,
                    emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err);
 
-/* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and its share
- * of this machine's measured read bandwidth (over 100 % means that weights stayed in the cache). */
+/* Before a run of n_predict tokens whose speed will be printed: what reading memory reaches now.
+ * Nothing is measured for a few tokens, or with experts read on demand: then the disk is the limit,
+ * and the bound has no room for the measurement. */
+void measure_read(fg_engine *e, uint64_t n_predict);
+
+/* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and after
+ * measure_read their share of what reading memory reached then and reaches now (over 100 % means
+ * that weights stayed in the cache). */
 void print_speed(fg_engine *e, const gen_stats *g);
 
 /* With --ram, one line on stderr: experts in memory, hits, bytes and rate of reading. */

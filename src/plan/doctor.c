@@ -14,6 +14,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
+#include "bench/bench.h"
 #include "src/sys/bandwidth.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
@@ -88,6 +89,8 @@ static fg_status measure_memory(run *r, fg_err *err)
         if (st != FG_OK) break;
         st = read_with(d->row[i].n_thread, buffer.p, buffer.bytes, &d->row[i].anon_gbs, err);
     }
+    if (st == FG_OK) st = next(r, err, "reading memory again");
+    if (st == FG_OK) st = read_with(d->n_thread, buffer.p, buffer.bytes, &d->again_gbs, err);
     d->anon_bytes = buffer.bytes;
     if (st == FG_OK) d->huge = fg_bandwidth_buffer_huge(&buffer);
     fg_bandwidth_buffer_fini(&buffer);
@@ -177,7 +180,7 @@ fg_status fg_doctor_run(fg_doctor *d, uint32_t n_thread, const char *path,
     }
     choose_rows(d);
     run r = {.d = d, .step = step, .ctx = ctx};
-    r.total = 2 + 2 * d->n_row + FG_DOCTOR_BLOCKS * FG_DOCTOR_FLIGHTS;
+    r.total = 3 + 2 * d->n_row + FG_DOCTOR_BLOCKS * FG_DOCTOR_FLIGHTS;
     d->uring = fg_disk_has_uring(&d->uring_errno);
     FG_TRY(measure_memory(&r, err));
     return measure_file(&r, path, err);
@@ -240,6 +243,14 @@ static void advise_memory(const fg_doctor *d, advice *a)
     uint32_t best = 0;
     for (uint32_t i = 1; i < d->n_row; i++) {
         if (d->row[i].anon_gbs > d->row[best].anon_gbs) best = i;
+    }
+    const double last = d->n_row > 0 ? d->row[d->n_row - 1].anon_gbs : 0.0;
+    if (d->again_gbs > 0.0 && fg_bench_unsteady(last, d->again_gbs)) {
+        say(a,
+            "memory was read at %.1f GB/s, and once more at %.1f: busy or shared, so that no "
+            "figure "
+            "here is steady",
+            last, d->again_gbs);
     }
     /* below a tenth it is noise */
     if (d->n_row > 0 && d->row[best].anon_gbs > 1.1 * d->row[d->n_row - 1].anon_gbs) {

@@ -29,7 +29,8 @@ typedef struct fg_doctor {
         double anon_gbs,
             map_gbs; /* anonymous memory on huge pages; a mapped file.  0: not measured */
     } row[FG_DOCTOR_ROWS];
-    double huge;         /* share of the anonymous memory that is on huge pages */
+    double again_gbs; /* anonymous memory, all threads, once more after the rows; 0: not measured */
+    double huge;      /* share of the anonymous memory that is on huge pages */
     uint64_t anon_bytes; /* of the buffers */
     uint64_t map_bytes;
     uint64_t free_bytes; /* of the file system */

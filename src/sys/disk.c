@@ -192,7 +192,7 @@ fg_status fg_disk_read(const fg_disk *d, uint64_t block, uint32_t n_flight, uint
     (void)madvise(r.buf, (size_t)buf_bytes, MADV_HUGEPAGE);
     memset(r.buf, 1, (size_t)buf_bytes); /* page faults are no part of a read */
     fg_status st = fg_team_create(&team, n_flight, false, err);
-    if (st == FG_OK) {
+    if (st == FG_OK && fg_team_size(team) == n_flight) { /* fewer would be another figure */
         if (!d->direct) (void)posix_fadvise(d->fd, 0, 0, POSIX_FADV_DONTNEED);
         r.start_ns = fg_clock_ns();
         fg_team_run(team, read_blocks, &r);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * Barrier: arrivals are counted on one cache line, release is a generation number on another.
- * Waiters spin on the generation for about 20 us (a step of a small model), then sleep on it with
- * futex.  When there are more workers than CPUs, spinning only keeps the others from running, so
- * they sleep at once.
+ * Waiters spin on the generation for some 20 us (a step of a small model), then sleep on it with
+ * futex.  A worker that spun in vain, because somebody it waits for is off its core, spins half as
+ * long the next time, down to a few us: what it waits for may need the very core.  When there are
+ * more workers than CPUs, they sleep at once.
  *
  * What is taken of a node's items is one counter: those taken from the front, by its own workers,
  * in the lower half, and those taken from the back, by others, in the upper.
@@ -11,9 +12,11 @@
 #include "src/sys/team.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,14 +24,23 @@
 #include <omp.h>
 #endif
 
+#include "src/base/clock.h"
 #include "src/base/mem.h"
+#include "src/sys/pace.h"
 #include "src/sys/topo.h"
 
-enum { SPIN_ROUNDS = 4000 }; /* pause instructions: 10 to 50 us on current CPUs */
+enum { SPIN_ROUNDS = 4000, SPIN_LEAST = 400 }; /* pause instructions: 4000 are 10 to 50 us */
 
 typedef struct counter {
     _Alignas(FG_CACHE_LINE) atomic_ullong taken; /* since the last barrier */
 } counter;
+
+/* What a worker knows of itself. */
+typedef struct self {
+    _Alignas(FG_CACHE_LINE) uint32_t spin_rounds; /* of its next wait */
+    uint64_t off_ns; /* that its thread has waited for a core, ever, when it last looked */
+    bool off;        /* it has waited much since it looked before */
+} self;
 
 struct fg_team {
     _Alignas(FG_CACHE_LINE) atomic_uint arrived;
@@ -36,11 +48,15 @@ struct fg_team {
     atomic_uint sleepers;
     _Alignas(FG_CACHE_LINE) uint32_t n;
     uint32_t n_run; /* workers of this run */
-    uint32_t spin_rounds;
+    uint32_t spin_most, spin_least;
     uint32_t n_node;
     fg_topo *topo; /* NULL: not pinned */
     fg_place *place;
-    counter *counters;            /* [n_node]; items of no node: [0] */
+    counter *counters; /* [n_node]; items of no node: [0] */
+    self *self;        /* [n] */
+    fg_pace pace;
+    bool look;                    /* this run looks who has waited for a core, */
+    uint64_t looked_ns;           /* since then */
     uint32_t n_here[FG_MAX_NODE]; /* workers of this run on each node */
     bool owner_bound;             /* the thread that runs is attached to some team */
     bool attached;
@@ -101,10 +117,15 @@ void fg_worker_sync(fg_worker *w)
         if (atomic_load(&t->sleepers) != 0) futex_wake_all(&t->generation);
         return;
     }
-    for (uint32_t i = 0; i < t->spin_rounds; i++) {
-        if (atomic_load_explicit(&t->generation, memory_order_acquire) != gen) return;
+    self *me = &t->self[w->idx];
+    for (uint32_t i = 0; i < me->spin_rounds; i++) {
+        if (atomic_load_explicit(&t->generation, memory_order_acquire) != gen) {
+            if (me->spin_rounds < t->spin_most) me->spin_rounds *= 2;
+            return;
+        }
         cpu_relax();
     }
+    if (me->spin_rounds > t->spin_least) me->spin_rounds /= 2;
     atomic_fetch_add(&t->sleepers, 1);
     while (atomic_load(&t->generation) == gen) futex_wait(&t->generation, gen);
     atomic_fetch_sub(&t->sleepers, 1);
@@ -316,6 +337,28 @@ void fg_team_detach(fg_team *t)
 
 /* ---- running ---- */
 
+/* How long the calling thread has been ready to run without a core, ever; 0: the system does not
+ * say. */
+static uint64_t waited_ns(void)
+{
+    char text[96];
+    unsigned long long waited = 0;
+    const int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    const ssize_t n = read(fd, text, sizeof text - 1); /* "1234 567 8": ran, waited, times */
+    (void)close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    return sscanf(text, "%*u %llu", &waited) == 1 ? waited : 0;
+}
+
+static void look(fg_team *t, uint32_t idx, uint64_t since_ns)
+{
+    self *me = &t->self[idx];
+    const uint64_t was = me->off_ns;
+    me->off_ns = waited_ns();
+    me->off = me->off_ns > was && me->off_ns - was > since_ns / 8;
+}
+
 static void work(fg_team *t, uint32_t idx)
 {
     if (idx >= t->n_run) return;
@@ -328,6 +371,7 @@ static void work(fg_team *t, uint32_t idx)
                    .idx_in_node = s->idx_in_node,
                    .n_in_node = t->n_here[s->node]};
     t->fn(&w, t->arg);
+    if (t->look) look(t, idx, fg_clock_ns() - t->looked_ns);
     fg_worker_sync(&w); /* the end of the run; starts the next one with nothing taken */
 }
 
@@ -434,6 +478,19 @@ void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), 
     work(t, (uint32_t)omp_get_thread_num());
 }
 
+/* Without those that take no part: to leave a region they would need their busy cores. */
+static void run_only(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    n = n_possible(n);
+    set_run(t, n, fn, arg);
+    if (n == 1) { /* a region of one costs more */
+        work(t, 0);
+        return;
+    }
+#pragma omp parallel num_threads((int)n)
+    work(t, (uint32_t)omp_get_thread_num());
+}
+
 const char *fg_team_backend(void)
 {
     return "openmp";
@@ -507,12 +564,32 @@ void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), 
     work(t, 0);
 }
 
+static void run_only(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    fg_team_run_n(t, n, fn, arg);
+}
+
 const char *fg_team_backend(void)
 {
     return "pthread";
 }
 
 #endif
+
+void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    const uint32_t n = fg_pace_workers(&t->pace);
+    const uint64_t start = fg_clock_ns();
+    const bool looks = t->look;
+    run_only(t, n, fn, arg);
+    const uint64_t end = fg_clock_ns();
+    t->look = fg_pace_window_ends(&t->pace, end - start) && !looks; /* the next run, then */
+    if (!looks) return;
+    uint32_t n_off = 0;
+    for (uint32_t i = 0; i < n; i++) n_off += t->self[i].off;
+    t->looked_ns = end;
+    fg_pace_decide(&t->pace, n_off);
+}
 
 static fg_status seat_workers(fg_team *t, uint32_t pretend_nodes, fg_err *err)
 {
@@ -521,6 +598,17 @@ static fg_status seat_workers(fg_team *t, uint32_t pretend_nodes, fg_err *err)
     t->n_node = t->place->n_node;
     t->counters = fg_mem_zalloc_array(t->n_node, sizeof *t->counters);
     return t->counters != NULL ? FG_OK : fg_fail_nomem(err, "thread team");
+}
+
+static void set_pace(fg_team *t, uint32_t n_cpu)
+{
+    if (t->n <= n_cpu) {
+        t->spin_most = SPIN_ROUNDS;
+        t->spin_least = SPIN_LEAST;
+    }
+    for (uint32_t i = 0; i < t->n; i++) t->self[i].spin_rounds = t->spin_most;
+    fg_pace_init(&t->pace, t->n);
+    t->looked_ns = fg_clock_ns();
 }
 
 fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
@@ -542,8 +630,9 @@ fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
         fg_topo_destroy(t->topo);
         t->topo = NULL;
     }
-    t->spin_rounds = t->n <= budget ? SPIN_ROUNDS : 0;
-    fg_status st = start(t, err); /* says how many there are, if fewer */
+    t->self = fg_mem_zalloc_array(t->n, sizeof *t->self);
+    fg_status st = t->self == NULL ? fg_fail_nomem(err, "thread team") : start(t, err);
+    if (st == FG_OK) set_pace(t, budget); /* start says how many there are, if fewer */
     if (st == FG_OK) st = seat_workers(t, o->pretend_nodes, err);
     if (st != FG_OK) {
         fg_team_destroy(&t);
@@ -567,6 +656,7 @@ void fg_team_destroy(fg_team **t)
     fg_place_destroy(&(*t)->place);
     fg_topo_destroy((*t)->topo);
     fg_mem_free((*t)->counters);
+    fg_mem_free((*t)->self);
     fg_mem_free(*t);
     *t = NULL;
 }

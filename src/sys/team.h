@@ -66,6 +66,10 @@ void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
  * far as it has them; the others sleep, and no barrier waits for them.  The team keeps its size. */
 void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg);
 
+/* fg_team_run for runs that are short and alike, as the passes that decode a token are: with fewer
+ * workers as long as that is faster, because other processes keep cores busy (pace.h). */
+void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
+
 /* Barrier over all workers of the run; also a memory fence. */
 void fg_worker_sync(fg_worker *w);
 

@@ -576,6 +576,7 @@ FG_TEST(advice_fits_what_is_wrong)
     good.row[0].anon_gbs = 10.0;
     good.row[1].n_thread = 8;
     good.row[1].anon_gbs = 60.0;
+    good.again_gbs = 56.0;
     fg_advice text[FG_DOCTOR_ADVICE];
     CHECK_U64(fg_doctor_advise(&good, text), 0); /* nothing wrong, nothing said */
     fg_doctor d = good;
@@ -593,6 +594,8 @@ FG_TEST(advice_fits_what_is_wrong)
     CHECK(advises(&d, "quota leaves 2 of 8"));
     d = good, d.row[0].anon_gbs = 70.0;
     CHECK(advises(&d, "faster with 1 threads than with 8"));
+    d = good, d.again_gbs = 40.0;
+    CHECK(advises(&d, "60.0 GB/s, and once more at 40.0"));
     d = good, d.direct = false;
     CHECK(advises(&d, "no direct reads"));
     d = good, d.uring = false, d.uring_errno = 1;

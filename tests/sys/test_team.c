@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "src/sys/team.h"
@@ -64,6 +65,56 @@ FG_TEST(barrier_orders_steps)
     CHECK_U64(run_relax(2, true), want);
     CHECK_U64(run_relax(3, true), want); /* more than this machine may have: sleeps, not spins */
     CHECK_U64(run_relax(8, false), want);
+}
+
+/* ---- no thread to be had ---- */
+
+/* This program again, with one test and a variable; its status. */
+static int run_self(const char *variables, const char *test, bool silent)
+{
+    char self[512], line[800];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) return -1;
+    self[n] = '\0';
+    (void)snprintf(line, sizeof line, "%s '%s' %s%s", variables, self, test,
+                   silent ? " >/dev/null" : "");
+    return system(line);
+}
+
+static uint64_t vm_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f != NULL && fscanf(f, "%llu", &pages) != 1) pages = 0;
+    if (f != NULL) (void)fclose(f);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Room for the stacks of a few threads; in a process of its own, since the limit stays. */
+FG_TEST(fewer_threads_where_there_are_no_more)
+{
+    enum { WANTED = 200 };
+    if (FG_TEST_SANITIZED) {
+        fg_test_skip("a sanitizer takes terabytes of address space");
+        return;
+    }
+    if (getenv("FULGUR_TEST_FEW") == NULL) {
+        CHECK(run_self("FULGUR_TEST_FEW=1", "fewer_threads", false) == 0);
+        return;
+    }
+    const uint64_t want = run_relax(1, false);
+    const rlim_t most = vm_bytes() + ((rlim_t)100 << 20);
+    const struct rlimit limit = {most, most};
+    REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+    for (int i = 0; i < 2; i++) {
+        fg_team *t;
+        fg_err err = {0};
+        REQUIRE_OK(fg_team_create(&t, WANTED, false, &err), &err);
+        printf("  %u of %d threads\n", fg_team_size(t), WANTED);
+        CHECK(fg_team_size(t) >= 2 && fg_team_size(t) < WANTED);
+        fg_team_destroy(&t);
+    }
+    CHECK_U64(run_relax(WANTED, false), want);
 }
 
 FG_TEST(shares_cover_all_items_once)
@@ -242,17 +293,11 @@ FG_TEST(variables_that_bind_threads)
     fg_team *t = team(0, true, 0);
     REQUIRE(t != NULL);
     for (size_t i = 0; i < sizeof set / sizeof set[0]; i++) {
-        char self[512], line[700];
-        const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-        REQUIRE(n > 0);
-        self[n] = '\0';
-        (void)snprintf(line, sizeof line, "FULGUR_TEST_CORES=%u %s '%s' variables_that_bind",
-                       fg_team_size(t), set[i], self);
-        CHECK(system(line) == 0);
-        (void)snprintf(line, sizeof line,
-                       "FULGUR_TEST_CORES=%u %s '%s' variables_that_bind >/dev/null",
-                       fg_team_size(t) + 1, set[i], self);
-        CHECK(system(line) != 0); /* control: the answer counts */
+        char line[200];
+        (void)snprintf(line, sizeof line, "FULGUR_TEST_CORES=%u %s", fg_team_size(t), set[i]);
+        CHECK(run_self(line, "variables_that_bind", false) == 0);
+        (void)snprintf(line, sizeof line, "FULGUR_TEST_CORES=%u %s", fg_team_size(t) + 1, set[i]);
+        CHECK(run_self(line, "variables_that_bind", true) != 0); /* control: the answer counts */
     }
     fg_team_destroy(&t);
 }
