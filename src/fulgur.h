@@ -178,8 +178,8 @@ typedef struct fg_engine_opts {
     uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
     uint32_t
         pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own */
-    /* Told, in a line without its end, of what the engine does otherwise than asked for (less memory
-     * than ram_bytes), before it reads anything.  May be NULL. */
+    /* Told, in a line without its end, of what the engine does otherwise than asked for (less
+     * memory than ram_bytes), before it reads anything.  May be NULL. */
     void (*note)(void *ctx, const char *line);
     void *note_ctx;
 } fg_engine_opts;

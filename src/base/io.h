@@ -75,8 +75,8 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
 
 /* Maps `bytes` (> 0) of a new file without a name beside `beside`, zeros, shared with the file: the
  * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a
- * full disk faults; it still may where blocks are copied on write.  `beside` is borrowed, for whoever says so.  Closed
- * with fg_mapping_close. */
+ * full disk faults; it still may where blocks are copied on write.  `beside` is
+ * borrowed, for whoever says so.  Closed with fg_mapping_close. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
 
 /* A file that is written under another name and takes the place of `path` once it is complete. */
