@@ -224,8 +224,8 @@ void say_memory_limit(void)
     fg_room r;
     fg_room_read(&r, "");
     if (r.bytes == FG_ROOM_UNKNOWN || (r.limit >= r.total && r.bytes >= r.available)) return;
-    fprintf(stderr, "memory: %.1f GiB can be had within %s; measuring within that\n",
-            (double)r.bytes / 0x1p30, r.by);
+    fprintf(stderr, "memory: %s can be had within %s; measuring within that\n",
+            cli_memory((double)r.bytes), r.by);
 }
 
 /* ---- input ---- */

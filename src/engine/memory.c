@@ -31,9 +31,9 @@ uint64_t fg_memory_bound(uint64_t ram, uint64_t most, uint64_t room)
 
 void fg_memory_bound_text(char *line, size_t n, uint64_t ram, uint64_t bound, const fg_room *room)
 {
-    (void)snprintf(line, n, "memory: %.0f MiB, expected at most %.0f MiB within %s; using %.0f MiB",
-                   (double)ram / 0x1p20, (double)room->bytes / 0x1p20, room->by,
-                   (double)bound / 0x1p20);
+    (void)snprintf(line, n, "memory: %s, expected at most %s within %s; using %s",
+                   fg_text_memory((double)ram).s, fg_text_memory((double)room->bytes).s, room->by,
+                   fg_text_memory((double)bound).s);
 }
 
 fg_status fg_memory_for_weights(uint64_t *out, uint64_t ram, uint64_t sessions, uint64_t least,
