@@ -15,6 +15,7 @@
 #include "bench/bench_impl.h"
 #include "src/engine/session.h"
 #include "src/sys/machine.h"
+#include "src/sys/room.h"
 #include "src/sys/cpu.h"
 
 static int by_value(const void *a, const void *b)
@@ -58,7 +59,7 @@ fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
     /* Below 8 times the last-level cache part of the buffer stays in it: the figure is too high. */
     uint64_t bytes = (uint64_t)64 << 20;
     if (bytes < 8 * fg_llc_bytes()) bytes = 8 * fg_llc_bytes();
-    if (bytes > fg_ram_bytes() / 8 && fg_ram_bytes() != 0) bytes = fg_ram_bytes() / 8;
+    bytes = fg_room_share(bytes, 8);
     FG_TRY(fg_team_create(&team, fg_engine_n_thread(e), true, err));
     fg_status st = fg_bandwidth_buffer_init(&buffer, team, bytes, err);
     if (st == FG_OK) st = fg_bandwidth_read(team, buffer.p, buffer.bytes, 101, 50000000, &r, err);
@@ -218,7 +219,7 @@ static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err
     const fg_model_file *f = fg_engine_file(b->e);
     const fg_extent first = fg_model_file_dense_extent(f, 0);
     uint64_t bytes = fg_model_file_size(f) - first.offset;
-    if (out->ram_bytes != 0 && bytes > out->ram_bytes / 2) bytes = out->ram_bytes / 2;
+    bytes = fg_room_share(bytes, 2);
     bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
     if (fg_engine_store(b->e) != NULL) return FG_OK;
     out->map.bytes = bytes;
@@ -235,10 +236,12 @@ static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err
 
 fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *err)
 {
+    fg_room room;
+    fg_room_read(&room, "");
     *out = (fg_bench_machine){
         .n_thread = fg_team_size(b->team),
         .llc_bytes = fg_llc_bytes(),
-        .ram_bytes = fg_ram_bytes(),
+        .ram_bytes = room.total,
     };
     fg_machine_cpu_name(out->cpu, sizeof out->cpu);
     FG_TRY(measure_mapping(b, out, err)); /* first: brings the file into memory */

@@ -18,6 +18,7 @@
 #include "src/base/mem.h"
 #include "bench/bench_impl.h"
 #include "src/sys/bandwidth.h"
+#include "src/sys/room.h"
 
 enum {
     MAX_TOK = 64,
@@ -289,8 +290,7 @@ static fg_status allocate(kernel_job *j, uint32_t max_cols, fg_err *err)
     j->x_bytes = n * sizeof(float);
     j->cold_bytes = 8 * fg_llc_bytes();
     if (j->cold_bytes < (uint64_t)64 << 20) j->cold_bytes = (uint64_t)64 << 20;
-    if (j->cold_bytes > fg_ram_bytes() / 8 && fg_ram_bytes() != 0)
-        j->cold_bytes = fg_ram_bytes() / 8;
+    j->cold_bytes = fg_room_share(j->cold_bytes, 8);
     const uint64_t longest = fg_panel_bytes_most(max_cols);
     if (j->cold_bytes < longest) j->cold_bytes = longest;
     j->x = fg_mem_alloc((size_t)j->x_bytes);

@@ -169,7 +169,8 @@ typedef struct fg_engine_opts {
     bool pin; /* workers are bound to cores, and so is the calling thread until the engine closes */
     /* Memory in bytes for weights, sessions and the program (96 MiB); 0: the file is mapped and the
      * system decides.  With a bound, dense parts are read into memory and experts on demand.
-     * Changes time only, never a bit. */
+     * Changes time only, never a bit.  Where the machine or the limits of its control group leave
+     * less, the bound is that. */
     uint64_t ram_bytes;
     fg_policy policy;   /* which experts stay */
     fg_io io;           /* how they are read */
@@ -177,6 +178,10 @@ typedef struct fg_engine_opts {
     uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
     uint32_t
         pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own */
+    /* Told, in a line without its end, of what the engine does otherwise than asked for (less
+     * memory than ram_bytes), before it reads anything.  May be NULL. */
+    void (*note)(void *ctx, const char *line);
+    void *note_ctx;
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
@@ -197,6 +202,21 @@ FG_INLINE fg_engine_opts fg_engine_opts_default(void)
 FG_API fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                                 fg_err *err);
 FG_API void fg_engine_close(fg_engine **e); /* accepts NULL */
+
+/* Whether the file still has the weights that were opened; to be asked before results that took
+ * long are believed, since a mapped file may be written to under a running engine.  At once FG_OK
+ * while its size and times have not moved, and with ram_bytes, where each read is checked as it
+ * arrives; else all weights are read and compared with the hashes in the file.  progress, with
+ * bytes done and total, may be NULL; false cancels.  Errors: FG_EIO (changed: nothing that was
+ * evaluated since is of use), FG_ECANCEL, FG_ENOMEM. */
+FG_API fg_status fg_engine_check(fg_engine *e,
+                                 bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                                 void *ctx, fg_err *err);
+
+/* For a program's own handler of SIGBUS, which the system sends when a page of a mapped file is
+ * gone (cut short, a bad block): the path of the file whose mapping holds the address, siginfo's
+ * si_addr; NULL: it is not the library's.  Async-signal-safe. */
+FG_API const char *fg_mapped_file(const void *address);
 
 /* The thread that opened a pinned engine is bound to the core of worker 0 until it closes it.  A
  * host that minds detaches it, or attaches another one, which then makes all calls. */

@@ -16,13 +16,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "convert/calib/hessian.h"
 #include "quant/hadamard.h"
 #include "quant/linalg.h"
 #include "src/base/hash.h"
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/model/stages.h"
 #include "src/sys/cpu.h"
@@ -79,7 +79,7 @@ static fg_status spill_open(spill *s, uint64_t n_row, uint64_t width, const char
 
 static void spill_close(spill *s)
 {
-    if (s->f != NULL) (void)munmap(s->f, s->bytes);
+    fg_mapping_close(s->f, s->bytes);
     *s = (spill){0};
 }
 

@@ -3,13 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 
 fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
@@ -41,13 +42,12 @@ fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
     }
     f->size = (uint64_t)sb.st_size;
     if (map && f->size > 0) {
-        void *p = mmap(NULL, (size_t)f->size, PROT_READ, MAP_SHARED, f->fd, 0);
-        if (p == MAP_FAILED) {
+        f->data = fg_mapping_open(f->fd, f->size, false, f->path);
+        if (f->data == NULL) {
             st = fg_fail(err, FG_EIO, "%s: %s, expected to map %llu bytes", path, strerror(errno),
                          (unsigned long long)f->size);
             goto fail;
         }
-        f->data = p;
     }
     return FG_OK;
 fail:
@@ -57,7 +57,7 @@ fail:
 
 void fg_file_close(fg_file *f)
 {
-    if (f->data != NULL) (void)munmap((void *)(uintptr_t)f->data, (size_t)f->size);
+    fg_mapping_close(f->data, f->size);
     if (f->fd >= 0) (void)close(f->fd);
     fg_mem_free(f->path);
     *f = FG_FILE_INIT;
@@ -84,6 +84,27 @@ fg_status fg_file_read(const fg_file *f, void *dst, size_t n, uint64_t offset, f
         offset += (uint64_t)got;
     }
     return FG_OK;
+}
+
+bool fg_stamp_take(fg_stamp *s, int fd)
+{
+    struct stat sb;
+    *s = (fg_stamp){0};
+    if (fstat(fd, &sb) != 0) return false;
+    *s = (fg_stamp){.size = (uint64_t)sb.st_size,
+                    .modified_s = sb.st_mtim.tv_sec,
+                    .changed_s = sb.st_ctim.tv_sec,
+                    .modified_ns = sb.st_mtim.tv_nsec,
+                    .changed_ns = sb.st_ctim.tv_nsec};
+    return true;
+}
+
+bool fg_stamp_moved(const fg_stamp *was, int fd)
+{
+    fg_stamp now;
+    return !fg_stamp_take(&now, fd) || now.size != was->size || now.modified_s != was->modified_s ||
+           now.modified_ns != was->modified_ns || now.changed_s != was->changed_s ||
+           now.changed_ns != was->changed_ns;
 }
 
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
@@ -216,19 +237,45 @@ fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err
     int fd = -1;
     *out = NULL;
     FG_TRY(fg_io_open_unnamed(&fd, beside, err));
-    void *p = MAP_FAILED;
     int why = posix_fallocate(fd, 0, (off_t)bytes);
     if (why == 0) {
-        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        *out = fg_mapping_open(fd, bytes, true, beside);
         why = errno;
     }
     (void)close(fd);
-    if (p == MAP_FAILED) {
+    if (*out == NULL) {
         return fg_fail(err, FG_EIO, "%s: %s, expected %llu bytes for a temporary file beside it",
                        beside, strerror(why), (unsigned long long)bytes);
     }
-    *out = p;
     return FG_OK;
+}
+
+/* Names of new files that are not committed, for a handler of a signal. */
+enum { MAX_PENDING = 16 };
+static _Atomic(char *) pending[MAX_PENDING];
+
+static void remember(char *part)
+{
+    for (int i = 0; i < MAX_PENDING; i++) {
+        char *none = NULL;
+        if (atomic_compare_exchange_strong(&pending[i], &none, part)) return;
+    }
+}
+
+static void forget(char *part)
+{
+    for (int i = 0; i < MAX_PENDING && part != NULL; i++) {
+        char *mine = part;
+        if (atomic_compare_exchange_strong(&pending[i], &mine, NULL)) return;
+    }
+}
+
+void fg_new_file_drop_all(void)
+{
+    for (int i = 0; i < MAX_PENDING; i++) {
+        const char *part = atomic_exchange(&pending[i], NULL);
+        if (part != NULL) (void)unlink(part);
+    }
 }
 
 /* A name of its own, not path + ".part": that is what an unfinished conversion is called, and it
@@ -264,7 +311,10 @@ fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err)
     if (st == FG_OK && n->f == NULL) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a writable file", path, strerror(errno));
     }
-    if (st == FG_OK) return FG_OK;
+    if (st == FG_OK) {
+        remember(n->part);
+        return FG_OK;
+    }
     if (fd >= 0) {
         (void)close(fd);
         (void)unlink(n->part);
@@ -278,6 +328,7 @@ fg_status fg_new_file_commit(fg_new_file *n, fg_err *err)
     if (fflush(n->f) != 0 || fsync(fileno(n->f)) != 0 || rename(n->part, n->path) != 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected to write it", n->path, strerror(errno));
     }
+    forget(n->part);
     (void)fclose(n->f); /* all is on the disk */
     n->f = NULL;
     return fg_io_sync_parent(n->path, err);
@@ -289,6 +340,7 @@ void fg_new_file_close(fg_new_file *n)
         (void)fclose(n->f);
         (void)unlink(n->part);
     }
+    forget(n->part);
     fg_mem_free(n->path);
     fg_mem_free(n->part);
     *n = (fg_new_file){.f = NULL};

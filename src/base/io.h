@@ -16,10 +16,11 @@
 
 /* A file opened for reading.  Zero-initialise fd to -1 through FG_FILE_INIT. */
 typedef struct fg_file {
-    int fd;              /* -1 when closed */
-    uint64_t size;       /* bytes, at the time of opening */
-    const uint8_t *data; /* whole file mapped MAP_SHARED, PROT_READ; NULL unless mapped or size 0 */
-    char *path;          /* owned copy, for messages */
+    int fd;        /* -1 when closed */
+    uint64_t size; /* bytes, at the time of opening */
+    const uint8_t
+        *data;  /* whole file mapped for reading (mapping.h); NULL unless mapped or size 0 */
+    char *path; /* owned copy, for messages */
 } fg_file;
 
 #define FG_FILE_INIT ((fg_file){.fd = -1})
@@ -33,6 +34,18 @@ void fg_file_close(fg_file *f);
 
 /* Reads exactly n bytes at `offset`; fewer is FG_EIO naming f->path. */
 fg_status fg_file_read(const fg_file *f, void *dst, size_t n, uint64_t offset, fg_err *err);
+
+/* What shows that somebody may have written to a file.  The time of its last change cannot be put
+ * back, but links, names and modes move it too. */
+typedef struct fg_stamp {
+    uint64_t size;
+    int64_t modified_s, changed_s;
+    int64_t modified_ns, changed_ns;
+} fg_stamp;
+/* False with errno; *s is zero then. */
+bool fg_stamp_take(fg_stamp *s, int fd);
+/* Whether fd has another stamp by now, or none can be had. */
+bool fg_stamp_moved(const fg_stamp *was, int fd);
 
 /* Writes exactly n bytes at `offset` of fd; `path` is for the message. */
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
@@ -62,7 +75,8 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
 
 /* Maps `bytes` (> 0) of a new file without a name beside `beside`, zeros, shared with the file: the
  * kernel writes them out when memory is short.  The room is allocated now, since a mapping on a
- * full disk faults; it still may where blocks are copied on write.  Freed with munmap. */
+ * full disk faults; it still may where blocks are copied on write.  `beside` is
+ * borrowed, for whoever says so.  Closed with fg_mapping_close. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
 
 /* A file that is written under another name and takes the place of `path` once it is complete. */
@@ -82,6 +96,10 @@ fg_status fg_new_file_commit(fg_new_file *n, fg_err *err);
 
 /* Removes what was not committed.  Accepts a zeroed object, and one that is closed. */
 void fg_new_file_close(fg_new_file *n);
+
+/* For a handler of a signal that ends the process: removes those that are not committed, of 16 at
+ * most.  Async-signal-safe. */
+void fg_new_file_drop_all(void);
 
 /* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
 fg_status fg_io_sync_parent(const char *path, fg_err *err);

@@ -110,7 +110,7 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     fg_bench_machine *m = &r->machine;
     FG_TRY(fg_bench_measure_machine(b, m, err));
     say(r, "machine     %s, %u threads, %s of memory, %s last-level cache\n", m->cpu, m->n_thread,
-        cli_memory((double)m->ram_bytes), cli_memory((double)m->llc_bytes));
+        cli_known_memory(m->ram_bytes), cli_memory((double)m->llc_bytes));
     say(r, "read        %.1f GB/s (best %.1f), buffer of %s, %.0f %% on huge pages\n",
         m->anon.median_gbs, m->anon.best_gbs, cli_memory((double)m->anon.bytes),
         100.0 * m->anon.huge);
@@ -279,7 +279,7 @@ static fg_status bench_start(report *r, bool cold, fg_err *err)
 
 /* ---- output ---- */
 
-static void print_json(const report *r, const char *level)
+static fg_status print_json(const report *r, const char *level, fg_err *err)
 {
     fg_buf b = {0};
     fg_buf_put_str(&b, "{\"file\": ");
@@ -294,8 +294,7 @@ static void print_json(const report *r, const char *level)
         fg_buf_printf(&b, ": {\"value\": %.6g, \"unit\": \"%s\"}", r->m[i].value, r->m[i].unit);
     }
     fg_buf_put_str(&b, "}}\n");
-    if (!b.failed) fwrite(b.data, 1, b.len, stdout);
-    fg_buf_fini(&b);
+    return print_buf(&b, err);
 }
 
 /* A field in quotes, inner quotes doubled. */
@@ -370,13 +369,15 @@ static fg_status bench_all(report *r, const char **level, fg_err *err)
     const settings *o = r->o;
     fg_engine *e = NULL;
     fg_bench *b = NULL;
+    say_memory_limit();
     fg_status st = o->cold ? bench_start(r, true, err) : FG_OK;
-    if (st == FG_OK) st = fg_engine_open(&e, o->model, &o->eo, err);
+    if (st == FG_OK) st = open_engine(&e, o->model, &o->eo, err);
     if (st == FG_OK) st = fg_bench_create(&b, e, err);
     if (st == FG_OK) fg_bench_set_cache(b, o->kv);
     if (st == FG_OK) st = bench_machine(r, b, err);
     if (st == FG_OK && o->kernels) st = bench_kernels(r, b, err);
     if (st == FG_OK) st = bench_model(r, e, b, err);
+    if (st == FG_OK) st = check_engine(e, err);
     if (st == FG_OK) print_store(e);
     if (st == FG_OK) *level = fg_engine_cpu(e); /* static text */
     fg_bench_destroy(&b);
@@ -432,7 +433,7 @@ static int run(int argc, char **argv)
     fg_status st = check_output(o.csv, true, (const char *[]){o.model, o.shapes}, 2, &err);
     if (st == FG_OK) st = bench_all(&r, &level, &err);
     if (st == FG_OK && r.failed) st = fg_fail_nomem(&err, "bench");
-    if (st == FG_OK && o.json) print_json(&r, level);
+    if (st == FG_OK && o.json) st = print_json(&r, level, &err);
     if (st == FG_OK && o.csv != NULL) st = write_csv(&r, level, &err);
     fg_mem_free(r.m);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);

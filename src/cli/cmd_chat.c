@@ -107,6 +107,7 @@ static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
     fg_status st = encode_turn(k, text, n, &ids, err);
     (void)fg_session_mark(k->s, NULL); /* without room for it the conversation may be lost */
     if (st == FG_OK) st = generate(k->s, k->sampler, &ids, &k->gen, emit, k, &stats, err);
+    if (st == FG_OK) st = check_engine(k->e, err);
     if (k->in_reasoning && k->dims) fputs("\033[0m", stdout);
     k->in_reasoning = false;
     if (st == FG_OK &&
@@ -165,6 +166,11 @@ static int converse(talk *k)
         if (!k->tty) break;
         status = EXIT_OK;
     }
+    if (line_failed(r)) {
+        fg_err err = {0};
+        (void)fg_fail_nomem(&err, "a line of the conversation");
+        status = cli_fail(&err);
+    }
     line_close(r);
     return status;
 }
@@ -197,7 +203,7 @@ static int run(int argc, char **argv)
     }
     fg_err err = {0};
     cli_catch_interrupt();
-    fg_status st = fg_engine_open(&k.e, model, &eo, &err);
+    fg_status st = open_engine(&k.e, model, &eo, &err);
     if (st == FG_OK) st = fg_engine_tokenizer(k.e, &k.t, &err);
     if (st == FG_OK) st = open_encoder(k.t, &k.words, &err);
     if (st == FG_OK && so.n_ctx == 0) {

@@ -49,8 +49,8 @@ static void print_machine(const fg_machine *m)
     }
     printf("\ncaches      last level %s%s%s\n", cli_memory((double)m->llc_bytes),
            m->governor[0] == '\0' ? "" : "; frequency governor ", m->governor);
-    printf("memory      %s, %s available", cli_memory((double)m->ram_bytes),
-           cli_memory((double)m->avail_bytes));
+    printf("memory      %s, %s available", cli_known_memory(m->ram_bytes),
+           cli_known_memory(m->avail_bytes));
     if (m->limit_bytes < m->ram_bytes) {
         printf(", limited to %s by a cgroup", cli_memory((double)m->limit_bytes));
     }
@@ -119,6 +119,12 @@ static void put_field(fg_buf *b, const char *name, const char *text)
     fg_json_put_str(b, text, strlen(text));
 }
 
+static void put_known(fg_buf *b, const char *name, uint64_t bytes)
+{
+    if (bytes == UINT64_MAX) fg_buf_printf(b, ", \"%s\": null", name);
+    if (bytes != UINT64_MAX) fg_buf_printf(b, ", \"%s\": %" PRIu64, name, bytes);
+}
+
 static void put_machine(fg_buf *b, const fg_machine *m)
 {
     const char *name;
@@ -132,14 +138,11 @@ static void put_machine(fg_buf *b, const fg_machine *m)
     }
     fg_buf_printf(b,
                   "}, \"cpus\": %u, \"cores\": %u, \"budget\": %u, \"nodes\": %u, "
-                  "\"cache_bytes\": %" PRIu64 ", \"memory_bytes\": %" PRIu64
-                  ", \"available_bytes\": %" PRIu64 ", ",
-                  m->n_cpu, m->n_core, m->n_budget, m->n_node, m->llc_bytes, m->ram_bytes,
-                  m->avail_bytes);
-    if (m->limit_bytes == UINT64_MAX) fg_buf_put_str(b, "\"limit_bytes\": null");
-    if (m->limit_bytes != UINT64_MAX) {
-        fg_buf_printf(b, "\"limit_bytes\": %" PRIu64, m->limit_bytes);
-    }
+                  "\"cache_bytes\": %" PRIu64,
+                  m->n_cpu, m->n_core, m->n_budget, m->n_node, m->llc_bytes);
+    put_known(b, "memory_bytes", m->ram_bytes);
+    put_known(b, "available_bytes", m->avail_bytes);
+    put_known(b, "limit_bytes", m->limit_bytes);
     fg_buf_printf(b, ", \"page_bytes\": %" PRIu64, m->page_bytes);
     put_field(b, "huge_pages", m->huge_pages);
     put_field(b, "governor", m->governor);
@@ -189,10 +192,7 @@ static fg_status print_json(const fg_doctor *d, fg_err *err)
         fg_json_put_str(&b, advice[i], strlen(advice[i]));
     }
     fg_buf_put_str(&b, "]}\n");
-    if (!b.failed) (void)fwrite(b.data, 1, b.len, stdout);
-    const fg_status st = b.failed ? fg_fail_nomem(err, "doctor") : FG_OK;
-    fg_buf_fini(&b);
-    return st;
+    return print_buf(&b, err);
 }
 
 static int run(int argc, char **argv)
@@ -215,6 +215,7 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_doctor d;
     progress p;
+    say_memory_limit();
     progress_start(&p, "doctor", "step");
     fg_status st = fg_doctor_run(&d, n_thread, path, step, &p, &err);
     progress_end(&p);

@@ -132,7 +132,7 @@ static void print_text(fg_engine *e, const char *path)
     }
 }
 
-static void print_json(fg_engine *e, const char *path)
+static fg_status print_json(fg_engine *e, const char *path, fg_err *err)
 {
     const fg_model_file *f = fg_engine_file(e);
     const fg_shape *s = fg_engine_shape(e);
@@ -166,8 +166,7 @@ static void print_json(fg_engine *e, const char *path)
         fg_buf_printf(&b, ": %" PRIu64, n);
     }
     fg_buf_put_str(&b, "}}\n");
-    fwrite(b.data, 1, b.len, stdout);
-    fg_buf_fini(&b);
+    return print_buf(&b, err);
 }
 
 static fg_status print_meta(const fg_model_file *f, const char *key, fg_err *err)
@@ -207,7 +206,7 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_engine *e;
     fg_status st = FG_OK;
-    if (fg_engine_open(&e, path, &eo, &err) != FG_OK) return cli_fail(&err);
+    if (open_engine(&e, path, &eo, &err) != FG_OK) return cli_fail(&err);
     const fg_model_file *f = fg_engine_file(e);
     if (meta != NULL) {
         st = print_meta(f, meta, &err);
@@ -218,7 +217,7 @@ static int run(int argc, char **argv)
     } else if (quality) {
         st = info_print_quality(f, json, &err);
     } else if (json) {
-        print_json(e, path);
+        st = print_json(e, path, &err);
     } else {
         print_text(e, path);
     }

@@ -124,6 +124,7 @@ static fg_status write_logits(fg_engine *e, fg_session *s, const fg_ids *ids, co
         return fg_fail(err, FG_EIO, "%s: %s, expected a writable file", out, strerror(errno));
     }
     fg_status st = eval(e, s, ids, warm, &k, from, to, err);
+    if (st == FG_OK) st = check_engine(e, err);
     if (st == FG_OK) print_store(e);
     if (direct && fclose(k.f) != 0 && k.error == 0) k.error = errno;
     if (st == FG_OK && k.error != 0) {
@@ -180,7 +181,7 @@ static int run(int argc, char **argv)
     if (st == FG_OK && warm >= ids.len) {
         st = fg_fail(&err, FG_EINVAL, "--warm: %u tokens of %zu, expected fewer", warm, ids.len);
     }
-    if (st == FG_OK) st = fg_engine_open(&e, model, &eo, &err);
+    if (st == FG_OK) st = open_engine(&e, model, &eo, &err);
     so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
     if (st == FG_OK) st = write_logits(e, s, &ids, out, warm, &from, &to, &err);

@@ -129,6 +129,7 @@ static fg_status find_rates(result *r, fg_err *err)
     }
     if (o->fo.kv == FG_KV_CHOICE_AUTO && !d->quantized) ro.kv = FG_KV_CHOICE_F32;
     r->rates = (fg_rates){.n_thread = o->n_thread};
+    if (ro.decode || ro.prefill) say_memory_limit();
     if (ro.decode || ro.prefill) FG_TRY(fg_rates_measure(&r->rates, &ro, err));
     fg_rates_assume(&r->rates, o->bandwidth_gbs, o->gemm_gmacs);
     if (r->rates.n_thread == 0) r->rates.n_thread = r->machine.n_core;
@@ -283,10 +284,11 @@ static void print_memory(const result *r)
     const uint64_t ram = r->o->fo.ram_bytes != 0 ? r->o->fo.ram_bytes : r->machine.avail_bytes;
     printf("\nmemory      %s for everything, %s at least for streaming; %s %s: %s\n",
            cli_memory((double)f->all_ram_bytes), cli_memory((double)f->min_ram_bytes),
-           cli_memory((double)ram), given,
-           f->resident ? "everything fits"
-           : f->fits   ? "experts are streamed"
-                       : "it does not fit");
+           cli_known_memory(ram), given,
+           ram == UINT64_MAX ? "give --ram to see whether it fits"
+           : f->resident     ? "everything fits"
+           : f->fits         ? "experts are streamed"
+                             : "it does not fit");
     if (!f->resident && f->fits) {
         printf("misses      %.1f of %u experts a token, for independent uniform routing and LRU%s: "
                "a hit rate "
@@ -400,15 +402,13 @@ static fg_status print_json(const result *r, fg_err *err)
     put_speed(&b, "decode", f->decode);
     put_speed(&b, "prefill", f->prefill);
     fg_buf_put_str(&b, "}\n");
-    if (!b.failed) (void)fwrite(b.data, 1, b.len, stdout);
-    const fg_status st = b.failed ? fg_fail_nomem(err, "plan") : FG_OK;
-    fg_buf_fini(&b);
-    return st;
+    return print_buf(&b, err);
 }
 
 static int run(int argc, char **argv)
 {
     settings o = {.n_node = 1, .fo = fg_forecast_opts_default()};
+    o.fo.ram_bytes = 0; /* what is available */
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
         {"recipe", 0, OPT_STR, &o.recipe, 0, 0, "NAME|FILE",

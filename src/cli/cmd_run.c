@@ -36,7 +36,7 @@ static bool collect(void *ctx, fg_think_part part, const char *bytes, size_t n)
     return true;
 }
 
-static void print_json(const fg_buf *text, const gen_stats *g)
+static fg_status print_json(const fg_buf *text, const gen_stats *g, fg_err *err)
 {
     fg_buf b = {0};
     fg_buf_put_str(&b, "{\"text\": ");
@@ -47,8 +47,7 @@ static void print_json(const fg_buf *text, const gen_stats *g)
                   "\"generation_seconds\": %.6f}\n",
                   g->n_prompt, g->reply.n_gen, g->reply.end == FG_END_MODEL ? "true" : "false",
                   fg_end_name(g->reply.end), g->prompt_s, g->reply.seconds);
-    fwrite(b.data, 1, b.len, stdout);
-    fg_buf_fini(&b);
+    return print_buf(&b, err);
 }
 
 static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
@@ -94,7 +93,7 @@ static fg_status prepare(request *q, work *w, fg_err *err)
 {
     FG_TRY(check_output(q->taps, true, (const char *[]){q->model, q->file}, 2, err));
     if (q->file != NULL) FG_TRY(read_text(q->file, &w->text, &w->n_text, err));
-    FG_TRY(fg_engine_open(&w->e, q->model, &q->eo, err));
+    FG_TRY(open_engine(&w->e, q->model, &q->eo, err));
     FG_TRY(encode(q, w, err));
     if (q->so.n_ctx == 0) { /* what this run can use */
         const uint64_t most = fg_engine_shape(w->e)->n_ctx_max, len = w->ids.len;
@@ -117,17 +116,23 @@ static fg_status complete(request *q, work *w, fg_err *err)
         st = generate(w->s, w->sampler, &w->ids, &q->go, q->json ? collect : emit, &out, &stats,
                       err);
     }
+    if (st == FG_OK) st = check_engine(w->e, err);
     const fg_status closed = observe_end(&w->watch, q->profile && st == FG_OK, &late);
     if (st == FG_OK && closed != FG_OK) {
         st = closed;
         *err = late;
     }
+    if (st == FG_OK && out.failed) st = fg_fail_nomem(err, "text of the answer");
     if (st == FG_OK && q->json) {
-        print_json(&out, &stats);
+        st = print_json(&out, &stats, err);
     } else if (st == FG_OK) {
         (void)putchar('\n');
         (void)fflush(stdout);
         print_speed(w->e, &stats);
+    }
+    if (st == FG_OK && stats.reply.end == FG_END_CONTEXT) {
+        fprintf(stderr, "(the context of %" PRIu64 " tokens is full; -c makes it larger)\n",
+                fg_session_n_ctx(w->s));
     }
     fg_buf_fini(&out);
     return st;

@@ -40,8 +40,10 @@ const command cmd_score = {
 static bool show(void *ctx, uint64_t done, uint64_t total, const fg_score *s)
 {
     progress *p = ctx;
+    double ci[2];
+    fg_score_interval(s->ppl, s->ppl_stderr, ci);
     const int n =
-        snprintf(p->note, sizeof p->note, "ppl %.3f +- %.3f", s->ppl, FG_SCORE_Z95 * s->ppl_stderr);
+        snprintf(p->note, sizeof p->note, "ppl %.3f (%.3f to %.3f)", s->ppl, ci[0], ci[1]);
     if (s->ref_ppl > 0.0 && n > 0 && (size_t)n < sizeof p->note) {
         (void)snprintf(p->note + n, sizeof p->note - (size_t)n, "  kld %.4f +- %.4f", s->kld_mean,
                        FG_SCORE_Z95 * s->kld_stderr);
@@ -49,26 +51,49 @@ static bool show(void *ctx, uint64_t done, uint64_t total, const fg_score *s)
     return progress_show(p, done, total);
 }
 
-static void put_interval(const char *name, double mean, double se)
+/* JSON has no infinity, which the perplexity of a text that could not be foreseen at all is. */
+static void put(const char *name, double v)
 {
-    printf(", \"%s_ci95\": [%.6f, %.6f]", name, mean - FG_SCORE_Z95 * se, mean + FG_SCORE_Z95 * se);
+    if (isfinite(v)) printf(", \"%s\": %.6f", name, v);
+    if (!isfinite(v)) printf(", \"%s\": null", name);
+}
+
+static void put_interval(const char *name, const double ci[2])
+{
+    printf(", \"%s_ci95\": [", name);
+    for (int i = 0; i < 2; i++) {
+        if (isfinite(ci[i])) printf("%s%.9g", i == 0 ? "" : ", ", ci[i]);
+        if (!isfinite(ci[i])) printf("%snull", i == 0 ? "" : ", ");
+    }
+    printf("]");
 }
 
 static void print_json(const fg_score *r, bool against, double seconds)
 {
-    printf("{\"tokens\": %" PRIu64 ", \"nll\": %.6f, \"nll_stderr\": %.6f, \"ppl\": %.6f",
-           r->n_token, r->nll, r->nll_stderr, r->ppl);
-    put_interval("ppl", r->ppl, r->ppl_stderr);
+    double ci[2];
+    printf("{\"tokens\": %" PRIu64, r->n_token);
+    put("nll", r->nll);
+    put("nll_stderr", r->nll_stderr);
+    put("ppl", r->ppl);
+    fg_score_interval(r->ppl, r->ppl_stderr, ci);
+    put_interval("ppl", ci);
     if (against) {
-        printf(", \"ref_nll\": %.6f, \"ref_ppl\": %.6f, \"ppl_ratio\": %.6f, "
-               "\"ppl_ratio_stderr\": %.6f",
-               r->ref_nll, r->ref_ppl, r->ppl_ratio, r->ppl_ratio_stderr);
-        put_interval("ppl_ratio", r->ppl_ratio, r->ppl_ratio_stderr);
-        printf(", \"kld_mean\": %.6f, \"kld_stderr\": %.6f", r->kld_mean, r->kld_stderr);
-        put_interval("kld", r->kld_mean, r->kld_stderr);
-        printf(", \"kld_p99\": %.6f, \"kld_p99_ci95\": [%.6f, %.6f], \"kld_max\": %.6f", r->kld_p99,
-               r->kld_p99_ci95[0], r->kld_p99_ci95[1], r->kld_max);
-        printf(", \"top1\": %.6f, \"top1_stderr\": %.6f", r->top1, r->top1_stderr);
+        const double spread = FG_SCORE_Z95 * r->kld_stderr, low = r->kld_mean - spread;
+        const double kld[2] = {low < 0.0 ? 0.0 : low, r->kld_mean + spread};
+        put("ref_nll", r->ref_nll);
+        put("ref_ppl", r->ref_ppl);
+        put("ppl_ratio", r->ppl_ratio);
+        put("ppl_ratio_stderr", r->ppl_ratio_stderr);
+        fg_score_interval(r->ppl_ratio, r->ppl_ratio_stderr, ci);
+        put_interval("ppl_ratio", ci);
+        put("kld_mean", r->kld_mean);
+        put("kld_stderr", r->kld_stderr);
+        put_interval("kld", kld);
+        put("kld_p99", r->kld_p99);
+        put_interval("kld_p99", r->kld_p99_ci95);
+        put("kld_max", r->kld_max);
+        put("top1", r->top1);
+        put("top1_stderr", r->top1_stderr);
     }
     printf(", \"seconds\": %.3f, \"tokens_per_s\": %.1f}\n", seconds,
            seconds > 0.0 ? (double)r->n_token / seconds : 0.0);
@@ -78,13 +103,17 @@ static void print_json(const fg_score *r, bool against, double seconds)
 static void print_text(const fg_score *r, bool against, double seconds)
 {
     const double z = FG_SCORE_Z95;
+    double ci[2];
+    fg_score_interval(r->ppl, r->ppl_stderr, ci);
     printf("tokens      %s\n", cli_count(r->n_token));
     printf("nll         %.5f +- %.5f (standard error)\n", r->nll, r->nll_stderr);
-    printf("perplexity  %.4f +- %.4f (95 %%, here and below)\n", r->ppl, z * r->ppl_stderr);
+    printf("perplexity  %.4f (%.4f to %.4f: 95 %%, here and below)\n", r->ppl, ci[0], ci[1]);
     if (against) {
-        printf("reference   nll %.5f, perplexity %.4f +- %.4f\n", r->ref_nll, r->ref_ppl,
-               z * r->ref_ppl_stderr);
-        printf("ratio       %.5f +- %.5f\n", r->ppl_ratio, z * r->ppl_ratio_stderr);
+        fg_score_interval(r->ref_ppl, r->ref_ppl_stderr, ci);
+        printf("reference   nll %.5f, perplexity %.4f (%.4f to %.4f)\n", r->ref_nll, r->ref_ppl,
+               ci[0], ci[1]);
+        fg_score_interval(r->ppl_ratio, r->ppl_ratio_stderr, ci);
+        printf("ratio       %.5f (%.5f to %.5f)\n", r->ppl_ratio, ci[0], ci[1]);
         printf("kld         mean %.5f +- %.5f, p99 %.5f (%.5f to %.5f), max %.4f\n", r->kld_mean,
                z * r->kld_stderr, r->kld_p99, r->kld_p99_ci95[0], r->kld_p99_ci95[1], r->kld_max);
         printf("top-1       %.2f %% +- %.2f\n", 100.0 * r->top1, 100.0 * z * r->top1_stderr);
@@ -112,7 +141,7 @@ static uint32_t part_tokens(uint32_t window, uint32_t n_vocab)
 /* The least bound for one model's weights, session and program.  The session is made on the mapped
  * file, which touches neither. */
 static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv, uint64_t *weights,
-                             uint64_t *all, fg_err *err)
+                             uint64_t *all, uint64_t *most, fg_err *err)
 {
     fg_engine_opts eo = q->eo;
     fg_session_opts so = fg_session_opts_default();
@@ -121,12 +150,13 @@ static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv
     fg_engine *e = NULL;
     fg_session *s = NULL;
     eo.ram_bytes = 0;
-    FG_TRY(fg_engine_open(&e, path, &eo, err));
+    FG_TRY(open_engine(&e, path, &eo, err));
     so.n_batch = part_tokens(q->so.window, fg_engine_shape(e)->n_vocab);
     const fg_status st = fg_session_create(&s, e, &so, err);
     if (st == FG_OK) {
         *weights = fg_store_min_bytes(fg_engine_file(e));
         *all = *weights + fg_session_bytes(s) + FG_MEMORY_PROGRAM;
+        *most = *all - *weights + fg_store_most_bytes(fg_engine_file(e));
     }
     fg_session_destroy(&s);
     fg_engine_close(&e);
@@ -137,12 +167,19 @@ static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv
  * their weights are. */
 static fg_status share_bound(const request *q, uint64_t *model, uint64_t *ref, fg_err *err)
 {
-    const uint64_t ram = q->eo.ram_bytes;
-    uint64_t weights[2], least[2];
+    uint64_t ram = q->eo.ram_bytes, weights[2], least[2], most[2];
+    fg_room room;
     *model = *ref = ram;
     if (ram == 0 || q->against == NULL) return FG_OK;
-    FG_TRY(least_bytes(q, q->model, q->so.kv, &weights[0], &least[0], err));
-    FG_TRY(least_bytes(q, q->against, FG_KV_CHOICE_AUTO, &weights[1], &least[1], err));
+    FG_TRY(least_bytes(q, q->model, q->so.kv, &weights[0], &least[0], &most[0], err));
+    FG_TRY(least_bytes(q, q->against, FG_KV_CHOICE_AUTO, &weights[1], &least[1], &most[1], err));
+    fg_room_read(&room, "");
+    ram = fg_memory_bound(ram, most[0] + most[1], room.bytes);
+    if (ram != q->eo.ram_bytes) {
+        char line[256];
+        fg_memory_bound_text(line, sizeof line, q->eo.ram_bytes, ram, &room);
+        fprintf(stderr, "fulgur: %s\n", line);
+    }
     if (ram < least[0] + least[1]) {
         return fg_fail(err, FG_ELIMIT,
                        "memory: %s, expected at least %" PRIu64
@@ -203,6 +240,8 @@ static fg_status score(request *q, fg_engine *e, fg_engine *ref, fg_err *err)
         st = fg_score_run(e, ref, ids.data, ids.len, &q->so, &r, err);
         progress_end(&p);
     }
+    if (st == FG_OK) st = check_engine(e, err);
+    if (st == FG_OK && ref != NULL) st = check_engine(ref, err);
     if (st == FG_OK) {
         const double seconds = (double)(fg_clock_ns() - p.start_ns) * 1e-9;
         (q->json ? print_json : print_text)(&r, ref != NULL, seconds);
@@ -242,9 +281,9 @@ static int run(int argc, char **argv)
     cli_catch_interrupt();
     uint64_t ram_ref;
     fg_status st = share_bound(&q, &q.eo.ram_bytes, &ram_ref, &err);
-    if (st == FG_OK) st = fg_engine_open(&e, q.model, &q.eo, &err);
+    if (st == FG_OK) st = open_engine(&e, q.model, &q.eo, &err);
     q.eo.ram_bytes = ram_ref;
-    if (st == FG_OK && q.against != NULL) st = fg_engine_open(&ref, q.against, &q.eo, &err);
+    if (st == FG_OK && q.against != NULL) st = open_engine(&ref, q.against, &q.eo, &err);
     if (st == FG_OK) st = score(&q, e, ref, &err);
     if (st == FG_OK) print_store(e);
     fg_engine_close(&ref);

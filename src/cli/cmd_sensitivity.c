@@ -85,6 +85,8 @@ static fg_status measure(request *q, fg_engine *base, fg_engine *low, fg_err *er
         st = fg_sensitivity_run(&s, base, low, ids.data, ids.len, &q->so, err);
         progress_end(&p);
     }
+    if (st == FG_OK) st = check_engine(base, err);
+    if (st == FG_OK) st = check_engine(low, err);
     if (st == FG_OK) {
         fg_sensitivity_put_json(&b, &s, base, low, fg_hash64(text, len), len);
         st = write_out(q->out, &b, err);
@@ -121,8 +123,8 @@ static int run(int argc, char **argv)
     fg_engine *base = NULL, *low = NULL;
     cli_catch_interrupt();
     fg_status st = check_out(&q, &err);
-    if (st == FG_OK) st = fg_engine_open(&base, q.base, &q.eo, &err);
-    if (st == FG_OK) st = fg_engine_open(&low, q.low, &q.eo, &err);
+    if (st == FG_OK) st = open_engine(&base, q.base, &q.eo, &err);
+    if (st == FG_OK) st = open_engine(&low, q.low, &q.eo, &err);
     if (st == FG_OK) st = measure(&q, base, low, &err);
     fg_engine_close(&low);
     fg_engine_close(&base);

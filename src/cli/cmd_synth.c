@@ -81,8 +81,7 @@ static int run(int argc, char **argv)
                       ", \"weights\": %" PRIu64
                       ", \"seconds\": %.3f, \"bytes_per_second\": %.0f}\n",
                       r.shape.n_layer, r.file_bytes, r.n_tensor, r.n_weight, r.seconds, rate);
-        fwrite(b.data, 1, b.len, stdout);
-        fg_buf_fini(&b);
+        if (print_buf(&b, &err) != FG_OK) return cli_fail(&err);
     } else {
         printf("%s: %s, %u layers, %s weights, %.1f s, %s/s\n", cli_shown(o.out_path),
                cli_bytes((double)r.file_bytes), r.shape.n_layer, cli_count(r.n_weight), r.seconds,

@@ -52,8 +52,7 @@ static fg_status decode(const fg_tokenizer *t, const char *text, size_t n, const
         fg_buf_put_str(&b, "{\"text\": ");
         fg_json_put_str(&b, (const char *)out.data, out.len);
         fg_buf_put_str(&b, "}\n");
-        fwrite(b.data, 1, b.len, stdout);
-        fg_buf_fini(&b);
+        st = print_buf(&b, err);
     } else if (st == FG_OK && out.len > 0) {
         (void)cli_write((const char *)out.data, out.len);
     }

@@ -136,6 +136,7 @@ static fg_status record(request *q, fg_engine *e, fg_err *err)
         st = fg_session_eval(s, ids.data, ids.len, NULL, NULL, err);
         progress_end(&p);
     }
+    if (st == FG_OK) st = check_engine(e, err);
     if (st == FG_OK) st = fg_recorder_finish(r, err);
     if (st == FG_OK && q->heat) st = store_heat(q, e, r, ids.len, err);
     if (st == FG_OK) {
@@ -180,7 +181,7 @@ static int run(int argc, char **argv)
     fg_engine *e = NULL;
     cli_catch_interrupt();
     fg_status st = check_output(q.out, q.force, (const char *[]){q.model, q.text}, 2, &err);
-    if (st == FG_OK) st = fg_engine_open(&e, q.model, &q.eo, &err);
+    if (st == FG_OK) st = open_engine(&e, q.model, &q.eo, &err);
     if (st == FG_OK) st = record(&q, e, &err);
     fg_engine_close(&e);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);

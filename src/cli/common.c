@@ -19,12 +19,21 @@
 #include "src/base/utf8.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
+#include "src/sys/room.h"
 
 int cli_fail(const fg_err *err)
 {
     (void)fflush(stdout);
     fprintf(stderr, "fulgur: %s\n", err->msg[0] == '\0' ? fg_status_text(err->code) : err->msg);
     return EXIT_FAILED;
+}
+
+fg_status print_buf(fg_buf *b, fg_err *err)
+{
+    const fg_status st = b->failed ? fg_fail_nomem(err, "text to print") : FG_OK;
+    if (st == FG_OK && b->len > 0) (void)fwrite(b->data, 1, b->len, stdout);
+    fg_buf_fini(b);
+    return st;
 }
 
 int cli_finish_stdout(void)
@@ -114,6 +123,11 @@ bool cli_has_style(int fd)
     return cli_is_screen(fd) && (off == NULL || off[0] == '\0');
 }
 
+const char *cli_known_memory(uint64_t bytes)
+{
+    return bytes == UINT64_MAX ? "unknown" : cli_memory((double)bytes);
+}
+
 /* ---- interruption ---- */
 
 static volatile sig_atomic_t interrupts;
@@ -179,6 +193,39 @@ bool progress_show(void *arg, uint64_t done, uint64_t total)
 void progress_end(progress *p)
 {
     if (p->drawn) fprintf(stderr, "\r\033[K");
+}
+
+/* ---- models ---- */
+
+static void show_note(void *ctx, const char *line)
+{
+    (void)ctx;
+    fprintf(stderr, "fulgur: %s\n", line);
+}
+
+fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opts, fg_err *err)
+{
+    fg_engine_opts o = *opts;
+    o.note = show_note;
+    return fg_engine_open(e, path, &o, err);
+}
+
+fg_status check_engine(fg_engine *e, fg_err *err)
+{
+    progress p;
+    progress_start(&p, "the file was written to; checking", "B");
+    const fg_status st = fg_engine_check(e, progress_show, &p, err);
+    progress_end(&p);
+    return st;
+}
+
+void say_memory_limit(void)
+{
+    fg_room r;
+    fg_room_read(&r, "");
+    if (r.bytes == FG_ROOM_UNKNOWN || (r.limit >= r.total && r.bytes >= r.available)) return;
+    fprintf(stderr, "memory: %s can be had within %s; measuring within that\n",
+            cli_memory((double)r.bytes), r.by);
 }
 
 /* ---- input ---- */

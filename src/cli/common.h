@@ -10,11 +10,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/buf.h"
 #include "src/cli/args.h"
 #include "src/engine/session.h"
 
 /* Prints "fulgur: <message>" and returns EXIT_FAILED. */
 int cli_fail(const fg_err *err);
+
+/* What was collected goes to standard output, and is freed; FG_ENOMEM when there was no room to
+ * collect it. */
+fg_status print_buf(fg_buf *b, fg_err *err);
 
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
@@ -61,6 +66,9 @@ enum { CLI_KEPT = 8 };
 const char *cli_bytes(double bytes);
 const char *cli_memory(double bytes);
 const char *cli_count(uint64_t n);
+
+/* The same, "unknown" for UINT64_MAX. */
+const char *cli_known_memory(uint64_t bytes);
 
 /* Options of every command that opens a model; paste with ENGINE_OPTS. */
 #define ENGINE_OPTS(o)                                                                             \
@@ -157,6 +165,17 @@ void print_speed(fg_engine *e, const gen_stats *g);
 
 /* With --ram, one line on stderr: experts in memory, hits, bytes and rate of reading. */
 void print_store(fg_engine *e);
+
+/* fg_engine_open; what the engine has to note is a line on stderr. */
+fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opts, fg_err *err);
+
+/* Before a figure is given out or stored: fg_engine_check, with a line of progress when it has to
+ * read.  SIGINT stops it with FG_ECANCEL. */
+fg_status check_engine(fg_engine *e, fg_err *err);
+
+/* One line on stderr when less than the machine's memory may be had: what is measured keeps within
+ * it. */
+void say_memory_limit(void);
 
 /* Tokenizer from a model file or from a folder with tokenizer.json.  *owned is destroyed by the
  * caller with fg_tokenizer_destroy. */

@@ -202,15 +202,6 @@ static void put_json(fg_buf *b, const fg_model_file *f, const role_sum *sum)
     fg_buf_put_str(b, "\n]}\n");
 }
 
-/* Prints and frees *b. */
-static fg_status print_buf(fg_buf *b, fg_err *err)
-{
-    const fg_status st = b->failed ? fg_fail_nomem(err, "report") : FG_OK;
-    if (st == FG_OK) (void)fwrite(b->data, 1, b->len, stdout);
-    fg_buf_fini(b);
-    return st;
-}
-
 static void sum_roles(const fg_model_file *f, role_sum *sum)
 {
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
@@ -252,9 +243,13 @@ static void print_card(const fg_card *c, bool belongs)
     }
     printf("  %-22s %s, %.2f bits per weight, 0x%016" PRIx64 "\n", "reference", c->reference.type,
            c->reference.bits, c->reference.data_root);
-    printf("  %-22s %.4f +- %.4f, of the reference %.4f +- %.4f\n", "perplexity", s->ppl,
-           z * s->ppl_stderr, s->ref_ppl, z * s->ref_ppl_stderr);
-    printf("  %-22s %.5f +- %.5f\n", "perplexity ratio", s->ppl_ratio, z * s->ppl_ratio_stderr);
+    double ci[3][2];
+    fg_score_interval(s->ppl, s->ppl_stderr, ci[0]);
+    fg_score_interval(s->ref_ppl, s->ref_ppl_stderr, ci[1]);
+    fg_score_interval(s->ppl_ratio, s->ppl_ratio_stderr, ci[2]);
+    printf("  %-22s %.4f (%.4f to %.4f), of the reference %.4f (%.4f to %.4f)\n", "perplexity",
+           s->ppl, ci[0][0], ci[0][1], s->ref_ppl, ci[1][0], ci[1][1]);
+    printf("  %-22s %.5f (%.5f to %.5f)\n", "perplexity ratio", s->ppl_ratio, ci[2][0], ci[2][1]);
     printf("  %-22s %.5f +- %.5f\n", "KL divergence, mean", s->kld_mean, z * s->kld_stderr);
     printf("  %-22s %.5f (%.5f to %.5f), max %.4f\n", "KL divergence, p99", s->kld_p99,
            s->kld_p99_ci95[0], s->kld_p99_ci95[1], s->kld_max);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/cli/line.h"
 
+#include <errno.h>
 #include <histedit.h>
 #include <locale.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@ struct line_reader {
     char *plain; /* getline's buffer */
     size_t plain_cap;
     fg_buf text; /* the line handed out */
+    bool failed;
 };
 
 static char *show_prompt(EditLine *el)
@@ -72,6 +74,7 @@ static const char *next(line_reader *r, size_t *n)
         return count > 0 ? p : NULL;
     }
     const ssize_t got = getline(&r->plain, &r->plain_cap, stdin);
+    r->failed = got < 0 && feof(stdin) == 0 && errno == ENOMEM;
     *n = got > 0 ? (size_t)got : 0;
     return got > 0 ? r->plain : NULL;
 }
@@ -99,9 +102,15 @@ const char *line_read(line_reader *r, size_t *n)
         fg_buf_u8(&r->text, '\n');
     }
     const char *text = any ? fg_buf_str(&r->text) : NULL;
-    if (text == NULL) return NULL;
+    r->failed = r->failed || r->text.failed;
+    if (text == NULL || r->failed) return NULL;
     *n = r->text.len;
     HistEvent ev;
     if (r->history != NULL && *n > 0) (void)history(r->history, &ev, H_ENTER, text);
     return text;
+}
+
+bool line_failed(const line_reader *r)
+{
+    return r->failed;
 }

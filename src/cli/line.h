@@ -15,7 +15,9 @@ line_reader *line_open(const char *prompt); /* NULL when out of memory */
 void line_close(line_reader *r);            /* accepts NULL */
 
 /* Next line without its newline, of any length; borrowed until the next call.  NULL at the end of
- * input.  A line that ends in a backslash goes on in the next one. */
+ * input, and when there was no memory for it (line_failed).  A line that
+ * ends in a backslash goes on in the next one. */
 const char *line_read(line_reader *r, size_t *n);
+bool line_failed(const line_reader *r);
 
 #endif

@@ -10,6 +10,7 @@
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
 #include "src/cli/help.h"
+#include "src/cli/lost.h"
 
 static const command *const commands[] = {
 #define COMMAND_ROW(name) &cmd_##name,
@@ -74,6 +75,7 @@ int main(int argc, char **argv)
     if (strcmp(first, "help") == 0) return help(argc - 2, argv + 2, "full");
     if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) return help_version();
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
+    cli_catch_lost_files();
     const command *c = find(argc - 1, argv + 1, &n_word);
     return c == NULL ? unknown(first) : c->run(argc - n_word, argv + n_word);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/base/opts.h"
 #include "src/expert/heat.h"
@@ -58,12 +59,25 @@ static fg_status check_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err
     return FG_OK;
 }
 
+/* The bound that holds: what was asked for, or less where the machine has less. */
+static void choose_bound(fg_engine *e, const fg_engine_opts *o)
+{
+    char line[256];
+    fg_room room;
+    fg_room_read(&room, "");
+    e->ram_bytes =
+        fg_memory_bound(o->ram_bytes, FG_MEMORY_PROGRAM + fg_store_most_bytes(e->file), room.bytes);
+    if (e->ram_bytes == o->ram_bytes || o->note == NULL) return;
+    fg_memory_bound_text(line, sizeof line, o->ram_bytes, e->ram_bytes, &room);
+    o->note(o->note_ctx, line);
+}
+
 static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     fg_store_opts so;
-    e->ram_bytes = o->ram_bytes;
     FG_TRY(check_stream(&so, o, err)); /* also where nothing comes of it */
-    if (o->ram_bytes == 0) return FG_OK;
+    if (o->ram_bytes == 0) return fg_model_file_mapped(e->file, err);
+    choose_bound(e, o);
     FG_TRY(weight_bytes(e, 0, &so.bytes, err));
     fg_heat heat = {.use = NULL};
     const fg_policy_row *policy = fg_policy_get(so.policy);
@@ -236,6 +250,18 @@ void fg_engine_get_info(const fg_engine *e, fg_engine_info *out)
     const size_t size = out->size;
     fg_opts_init(out, size, &i, sizeof i);
     out->size = size;
+}
+
+fg_status fg_engine_check(fg_engine *e, bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                          void *ctx, fg_err *err)
+{
+    /* with a bound every read is checked when it arrives */
+    return e->store != NULL ? FG_OK : fg_model_file_check_use(e->file, progress, ctx, err);
+}
+
+const char *fg_mapped_file(const void *address)
+{
+    return fg_mapping_find(address);
 }
 
 void fg_engine_detach(fg_engine *e)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/engine/memory.h"
 
+#include <stdio.h>
+
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "src/model/mark.h"
@@ -19,6 +21,19 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
     out->undo = o->stops ? out->mark : 0;
     out->session = state + out->scratch + out->undo;
     return FG_OK;
+}
+
+uint64_t fg_memory_bound(uint64_t ram, uint64_t most, uint64_t room)
+{
+    const uint64_t left = room - room / 32;
+    return (ram < most ? ram : most) <= left ? ram : left;
+}
+
+void fg_memory_bound_text(char *line, size_t n, uint64_t ram, uint64_t bound, const fg_room *room)
+{
+    (void)snprintf(line, n, "memory: %s, expected at most %s within %s; using %s",
+                   fg_text_memory((double)ram).s, fg_text_memory((double)room->bytes).s, room->by,
+                   fg_text_memory((double)bound).s);
 }
 
 fg_status fg_memory_for_weights(uint64_t *out, uint64_t ram, uint64_t sessions, uint64_t least,

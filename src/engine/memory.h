@@ -13,6 +13,7 @@
 #include "src/base/status.h"
 #include "src/model/model.h"
 #include "src/model/state.h"
+#include "src/sys/room.h"
 
 /* Program, tables, tokenizer: 60 MiB were measured with M1's tokenizer of 200,000 tokens, most of
  * it while that is being built; the rest is for threads, and for what the allocator keeps. */
@@ -38,6 +39,13 @@ typedef struct fg_memory {
 /* FG_ELIMIT when the context is beyond the model's or does not fit 63 bits. */
 fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_model_forms *forms,
                                const fg_memory_opts *o, fg_err *err);
+
+/* The bound for a run that may take `ram` bytes and has a use for `most` of them, where `room` can
+ * be had (src/sys/room.h): `ram`, or when that is more than is there, what is there less a 32nd,
+ * for page tables and others that no ledger knows. */
+uint64_t fg_memory_bound(uint64_t ram, uint64_t most, uint64_t room);
+/* What to say of a bound that is not `ram`, line[n]. */
+void fg_memory_bound_text(char *line, size_t n, uint64_t ram, uint64_t bound, const fg_room *room);
 
 /* What a bound of `ram` bytes leaves for weights, of which `least` are needed, when all sessions
  * take `sessions`.  FG_ELIMIT says how much is needed. */

@@ -100,6 +100,7 @@ static fg_status step(fg_session *s, speaker *k, const ends_at *e, fg_reply *out
     if (!end) {
         out->n_gen++;
         say(k, id);
+        if (k->text.failed) return fg_fail_nomem(err, "reply");
         if (k->stopped) {
             out->end = FG_END_CANCEL;
             return FG_OK;

@@ -240,6 +240,13 @@ static fg_status store(fg_append *a, const fg_card *card, fg_err *err)
                        "same file; measure again",
                        path);
     }
+    for (size_t i = 0; i < N_FIGURE; i++) { /* a card that could not be read again */
+        double v;
+        memcpy(&v, (const char *)&card->score + figures[i].at, sizeof v);
+        if (isfinite(v)) continue;
+        return fg_fail(err, FG_EDATA, "%s: %s of the card is not finite, expected a number", path,
+                       figures[i].name);
+    }
     FG_TRY(fg_card_list(f, &cards, &n, err));
     if (cards == NULL) cards = fg_mem_zalloc(sizeof *cards);
     if (cards == NULL) return fg_fail_nomem(err, path);

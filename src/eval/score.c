@@ -218,6 +218,16 @@ static void summarize(const run *r, fg_score *out)
     out->top1_stderr = mean_stderr(r, &r->same);
 }
 
+void fg_score_interval(double value, double value_stderr, double out[2])
+{
+    /* exp(-600) still is a number that can be printed, and its reciprocal too */
+    double spread = value > 0.0 && value_stderr > 0.0 ? FG_SCORE_Z95 * value_stderr / value : 0.0;
+    if (!(spread < 600.0)) spread = 600.0;
+    out[0] = value * fg_exp(-spread);
+    out[1] = value * fg_exp(spread);
+    if (value > 0.0 && out[0] <= 0.0) out[0] = 0x1p-1022;
+}
+
 static int by_value(const void *a, const void *b)
 {
     const float x = *(const float *)a, y = *(const float *)b;

@@ -29,7 +29,8 @@ typedef struct fg_score_opts {
 
 /* A standard error is the larger of two: tokens taken as independent, windows taken as independent.
  * Those of a perplexity and of the ratio are exp(mean) times that of the mean (delta method).  A
- * 95 % interval is +- FG_SCORE_Z95 standard errors; below some ten windows it is a rough one. */
+ * 95 % interval is +- FG_SCORE_Z95 standard errors, of these two on the scale of their logarithms;
+ * below some ten windows it is a rough one. */
 #define FG_SCORE_Z95 1.959963985
 struct fg_score {
     uint64_t n_token;       /* tokens scored */
@@ -43,6 +44,10 @@ struct fg_score {
     double kld_max;
     double top1, top1_stderr; /* share of positions with the same best token */
 };
+
+/* The interval of a perplexity or a ratio of two from its standard error: both ends are above 0,
+ * the upper one may be infinite. */
+void fg_score_interval(double value, double value_stderr, double out[2]);
 
 /* Scores ids[n]; `against` may be NULL or an engine with the same vocabulary (FG_EINVAL).  The same
  * files and ids give the same figures, bit for bit, for any thread count and CPU level.  Memory

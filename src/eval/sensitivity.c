@@ -10,11 +10,11 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "src/base/dmath.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/eval/quality.h"
 #include "src/model/stages.h"
@@ -457,7 +457,7 @@ static fg_status prepare(run *r, fg_engine *base, fg_engine *low, const uint32_t
 
 static void run_fini(run *r)
 {
-    if (r->x != NULL) (void)munmap(r->x, r->x_bytes);
+    fg_mapping_close(r->x, r->x_bytes);
     for (int i = 0; i < 2; i++) fg_mem_unmap(r->logits[i].f, r->logit_bytes);
     fg_mem_unmap(r->e, r->e_bytes);
     fg_mem_free(r->log_z);

@@ -19,10 +19,18 @@ typedef struct fg_stripe {
     uint32_t part;
 } fg_stripe;
 
-static fg_status open_part(fg_drives *d, uint32_t part, const fg_fetch_opts *opts, fg_err *err)
+static bool are_right(const void *file, const uint8_t *bytes, uint64_t n, uint64_t offset)
+{
+    return fg_model_file_check_bytes(file, bytes, n, offset, NULL) == FG_OK;
+}
+
+static fg_status open_part(fg_drives *d, uint32_t part, const fg_fetch_opts *given, fg_err *err)
 {
     uint8_t head[FG_FILE_HEAD];
-    FG_TRY(fg_fetch_create(&d->reader[part], fg_model_file_part_path(d->file, part), opts, err));
+    fg_fetch_opts opts = *given;
+    opts.check = are_right;
+    opts.check_ctx = d->file;
+    FG_TRY(fg_fetch_create(&d->reader[part], fg_model_file_part_path(d->file, part), &opts, err));
     FG_TRY(fg_fetch_peek(d->reader[part], head, sizeof head, 0, err));
     return fg_model_file_check_head(d->file, part, head, err);
 }

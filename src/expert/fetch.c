@@ -14,10 +14,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/sys/topo.h"
 
@@ -41,7 +41,9 @@ struct fg_fetch {
     char *path;
     int fd;
     bool direct;
-    struct stat opened;
+    fg_stamp opened;
+    bool (*check)(const void *ctx, const uint8_t *bytes, uint64_t n, uint64_t offset);
+    const void *check_ctx;
     const fg_io_ops *ops;
     void *ctx;
     uint32_t depth, piece_bytes;
@@ -153,16 +155,12 @@ static void submit_next(fg_fetch *r, fg_load *load)
 
 /* ---- arrival ---- */
 
-/* A touch or chmod counts as well: the change time is the one stamp that cannot be put back, and
- * wrong weights are worse than a run that has to be repeated. */
-static bool has_changed(const fg_fetch *r)
+/* Links, names and times move the stamp as well, and wrong weights are worse than a run that has to
+ * be repeated: so the bytes are looked at. */
+static bool has_changed(const fg_fetch *r, const fg_load *load)
 {
-    struct stat now;
-    const struct stat *was = &r->opened;
-    return fstat(r->fd, &now) != 0 || now.st_size != was->st_size ||
-           now.st_mtim.tv_sec != was->st_mtim.tv_sec ||
-           now.st_mtim.tv_nsec != was->st_mtim.tv_nsec ||
-           now.st_ctim.tv_sec != was->st_ctim.tv_sec || now.st_ctim.tv_nsec != was->st_ctim.tv_nsec;
+    if (!fg_stamp_moved(&r->opened, r->fd)) return false;
+    return r->check == NULL || !r->check(r->check_ctx, load->dst, load->bytes, load->offset);
 }
 
 /* The load's pieces that are still in flight become stale. */
@@ -177,7 +175,7 @@ static void give_up(fg_fetch *r, fg_load *load)
 static void fail(fg_fetch *r, fg_load *load, const fg_io_piece *p, int error)
 {
     fg_err *err = load->urgent && r->err.code == FG_OK ? &r->err : NULL;
-    if (has_changed(r)) {
+    if (fg_stamp_moved(&r->opened, r->fd)) {
         (void)fg_fail(err, FG_EIO, "%s: changed while in use, expected the file as it was opened",
                       r->path);
     } else if (error == 0) {
@@ -201,13 +199,22 @@ static void arrive(fg_fetch *r, fg_load *load, const fg_io_piece *p)
         ready += left < r->piece_bytes ? left : r->piece_bytes;
     }
     if (ready == load->bytes) {
-        if (has_changed(r)) {
+        if (has_changed(r, load)) {
             fail(r, load, p, 0);
             return;
         }
         if (!r->direct) r->drop[r->n_drop++] = (range){load->offset, load->bytes};
     }
     atomic_store(&load->ready, ready);
+}
+
+/* io_uring ends reads with ECANCELED that nobody cancelled (a signal or a debugger, some file
+ * systems), and would again; pread does not know it.  Not under the lock. */
+static void read_cancelled(const fg_fetch *r, fg_io_piece *p)
+{
+    if (p->result != -ECANCELED) return;
+    const ssize_t got = pread(r->fd, p->dst, p->bytes, (off_t)p->offset);
+    p->result = got < 0 ? -errno : (int32_t)got;
 }
 
 /* True when the piece is in flight again for what is missing. */
@@ -282,6 +289,7 @@ static void *reader_main(void *arg)
         (void)pthread_mutex_unlock(&r->lock);
         drop_cached(r);
         const uint32_t n = idle ? 0 : r->ops->reap(r->ctx, done, r->depth);
+        for (uint32_t i = 0; i < n; i++) read_cancelled(r, done[i]);
         (void)pthread_mutex_lock(&r->lock);
         for (uint32_t i = 0; i < n; i++) finish(r, done[i]);
         (void)pthread_cond_broadcast(&r->arrival);
@@ -304,7 +312,7 @@ static fg_status open_file(fg_fetch *r, fg_err *err)
         if (r->fd >= 0) (void)close(r->fd);
         r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
     }
-    if (r->fd < 0 || fstat(r->fd, &r->opened) != 0) {
+    if (r->fd < 0 || !fg_stamp_take(&r->opened, r->fd)) {
         return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", r->path, strerror(errno));
     }
     return FG_OK;
@@ -347,6 +355,8 @@ fg_status fg_fetch_create(fg_fetch **out, const char *path, const fg_fetch_opts 
     r->fd = -1;
     r->depth = opts->depth == 0 ? FG_IO_DEPTH : opts->depth;
     r->piece_bytes = opts->piece == 0 ? FG_IO_PIECE : opts->piece;
+    r->check = opts->check;
+    r->check_ctx = opts->check_ctx;
     assert(r->depth <= FG_IO_MAX_DEPTH && r->piece_bytes % FG_IO_ALIGN == 0);
     (void)pthread_mutex_init(&r->lock, NULL);
     (void)pthread_cond_init(&r->work, NULL);

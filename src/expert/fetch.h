@@ -10,9 +10,10 @@
  *
  * Backends: io_uring, or a few threads with pread where io_uring is refused (seccomp, old kernels).
  *
- * Errors: an interrupted or short read goes on after what arrived, a failed one is tried again;
- * when that does not help, or the file is not the one that was opened any more, the load fails, and
- * what failed first can be asked for.
+ * Errors: an interrupted or short read goes on after what arrived, a cancelled one is done with
+ * pread, a failed one is tried again; when that does not help, or the file has been written to, the
+ * load fails, and what failed first can be asked for.  A file whose size or times have moved counts
+ * as written to, unless whoever knows its bytes says that they are right.
  */
 #ifndef FG_SRC_EXPERT_FETCH_H
 #define FG_SRC_EXPERT_FETCH_H
@@ -103,6 +104,10 @@ typedef struct fg_fetch_opts {
     const fg_io_ops *ops; /* NULL: io_uring, else pread */
     uint32_t depth;       /* pieces in flight, 1 .. FG_IO_MAX_DEPTH; 0: FG_IO_DEPTH */
     uint32_t piece;       /* bytes, multiple of FG_IO_ALIGN; 0: FG_IO_PIECE */
+    /* Asked about a load once size or times of the file have moved: are these its bytes?  From the
+     * reading thread, which waits.  NULL: no. */
+    bool (*check)(const void *ctx, const uint8_t *bytes, uint64_t n, uint64_t offset);
+    const void *check_ctx;
 } fg_fetch_opts;
 
 /* Opens `path` once more, for direct reading.  Errors: FG_EIO, FG_ENOMEM, FG_ENOTSUP (ops). */

@@ -109,6 +109,12 @@ uint64_t fg_store_min_bytes(const fg_model_file *f)
     return fg_store_dense_bytes(f) + min_slots(fg_model_file_shape(f)) * fg_store_slot_bytes(f);
 }
 
+uint64_t fg_store_most_bytes(const fg_model_file *f)
+{
+    const fg_shape *s = fg_model_file_shape(f);
+    return fg_store_dense_bytes(f) + (uint64_t)s->n_layer * s->n_expert * fg_store_slot_bytes(f);
+}
+
 static uint32_t slots_in(const fg_store *s, uint64_t bytes)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);

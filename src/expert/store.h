@@ -47,6 +47,8 @@ typedef struct fg_store_opts {
 uint64_t fg_store_dense_bytes(const fg_model_file *file);
 uint64_t fg_store_slot_bytes(const fg_model_file *file);
 uint64_t fg_store_min_bytes(const fg_model_file *file);
+/* With a slot for every expert: more is of no use. */
+uint64_t fg_store_most_bytes(const fg_model_file *file);
 
 /* Reads the dense parts.  `file` is borrowed; the file under its path must still be the same.
  * Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM, FG_ENOTSUP (io). */

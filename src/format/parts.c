@@ -11,12 +11,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 
 typedef unsigned long long ull; /* for %llu */
@@ -211,6 +211,13 @@ fg_status fg_parts_write(const fg_parts *p, const void *src, size_t n, uint64_t 
     return FG_OK;
 }
 
+const char *fg_parts_path_at(const void *parts, uint64_t offset)
+{
+    const fg_parts *p = parts;
+    uint64_t end;
+    return p->path[fg_parts_at(p, offset, &end)];
+}
+
 /* Each stripe is a mapping of its own: 2560 experts in 16 parts make 40960, of the 65530 that Linux
  * allows a process by default. */
 fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err)
@@ -228,9 +235,7 @@ fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err)
         for (uint64_t at = x.offset, end; at < x.offset + x.bytes; at = end) {
             const uint32_t k = fg_parts_at(p, at, &end);
             if (k == 0) continue;
-            const void *m = mmap((void *)(uintptr_t)(base + at), (size_t)(end - at), PROT_READ,
-                                 MAP_SHARED | MAP_FIXED, p->fd[k], (off_t)at);
-            if (m != MAP_FAILED) continue;
+            if (fg_mapping_put(base + at, end - at, p->fd[k], at)) continue;
             return fg_fail(err, FG_EIO,
                            "%s: %s, expected to map %llu bytes at offset %llu; %llu ranges are "
                            "mapped at most, see vm.max_map_count",

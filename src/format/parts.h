@@ -49,6 +49,9 @@ fg_status fg_parts_write(const fg_parts *p, const void *src, size_t n, uint64_t 
  * FG_ENOTSUP when the system's pages are larger than the multiples that stripes begin at. */
 fg_status fg_parts_map(const fg_parts *p, const uint8_t *base, fg_err *err);
 
+/* A fg_mapping_path_fn: the file of the part (src/base/mapping.h). */
+const char *fg_parts_path_at(const void *parts, uint64_t offset);
+
 /* --- header of a part --- */
 
 /* out: FG_PART_HEADER_BYTES. */

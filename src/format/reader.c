@@ -13,12 +13,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/format/parts.h"
 #include "src/format/view.h"
@@ -30,10 +31,14 @@ enum {
 };
 
 struct fg_model_file {
-    fg_file file;
+    fg_file file; /* data is NULL where the weights could not be mapped */
     fg_file_plan plan;
     fg_parts parts;
-    bool is_view; /* the plan's arrays belong to the writer */
+    bool is_view;                /* the plan's arrays belong to the writer */
+    fg_err no_map;               /* why not; code FG_OK: they are */
+    fg_stamp stamp[FG_MAX_PART]; /* of each part when it was opened */
+    _Atomic(char *) *meta;       /* [n_meta] copies, NULL until asked for */
+    _Atomic(char *) table;       /* chunk hashes, likewise */
 };
 
 static fg_status read_slots(fg_model_file *f, fg_err *err)
@@ -75,7 +80,25 @@ static fg_status open_parts(fg_model_file *f, fg_err *err)
     f->parts.fd[0] = f->file.fd;
     f->parts.path[0] = f->file.path;
     FG_TRY(fg_parts_open(&f->parts, &f->plan.slot, err));
-    return fg_parts_map(&f->parts, f->file.data, err);
+    for (uint32_t k = 1; k < f->parts.n; k++) (void)fg_stamp_take(&f->stamp[k], f->parts.fd[k]);
+    f->meta = fg_mem_zalloc_array(f->plan.dir.n_meta, sizeof *f->meta);
+    return f->meta == NULL ? fg_fail_nomem(err, f->file.path) : FG_OK;
+}
+
+/* Whoever reads the weights needs no mapping: a failure is for those who do. */
+static void map_weights(fg_model_file *f)
+{
+    fg_file *io = &f->file;
+    io->data = fg_mapping_open(io->fd, io->size, false, io->path);
+    if (io->data == NULL) {
+        (void)fg_fail(&f->no_map, FG_EIO, "%s: %s, expected to map %llu bytes", io->path,
+                      strerror(errno), (ull)io->size);
+        return;
+    }
+    fg_mapping_set_path(io->data, fg_parts_path_at, &f->parts);
+    if (fg_parts_map(&f->parts, io->data, &f->no_map) == FG_OK) return;
+    fg_mapping_close(io->data, io->size);
+    io->data = NULL;
 }
 
 fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
@@ -84,7 +107,8 @@ fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
     fg_model_file *f = fg_mem_zalloc(sizeof *f);
     if (f == NULL) return fg_fail_nomem(err, path);
     fg_parts_init(&f->parts);
-    fg_status st = fg_file_open(&f->file, path, true, err); /* sets or closes f->file */
+    fg_status st = fg_file_open(&f->file, path, false, err); /* sets or closes f->file */
+    if (st == FG_OK) (void)fg_stamp_take(&f->stamp[0], f->file.fd);
     if (st == FG_OK) st = read_slots(f, err);
     if (st == FG_OK) st = read_directory(f, err);
     if (st == FG_OK) st = open_parts(f, err);
@@ -92,6 +116,7 @@ fg_status fg_model_file_open(fg_model_file **out, const char *path, fg_err *err)
         fg_model_file_close(&f);
         return st;
     }
+    map_weights(f);
     *out = f;
     return FG_OK;
 }
@@ -115,16 +140,15 @@ fg_status fg_model_file_view(fg_model_file **out, const fg_parts *parts, const f
         goto fail;
     }
     f->file.fd = fcntl(parts->fd[0], F_DUPFD_CLOEXEC, 0);
-    void *p = f->file.fd < 0
-                  ? MAP_FAILED
-                  : mmap(NULL, (size_t)plan->slot.file_bytes, PROT_READ, MAP_SHARED, f->file.fd, 0);
-    if (p == MAP_FAILED) {
+    f->file.size = plan->slot.file_bytes;
+    if (f->file.fd >= 0) {
+        f->file.data = fg_mapping_open(f->file.fd, f->file.size, false, f->file.path);
+    }
+    if (f->file.data == NULL) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to map %llu bytes", path, strerror(errno),
                      (ull)plan->slot.file_bytes);
         goto fail;
     }
-    f->file.size = plan->slot.file_bytes;
-    f->file.data = p;
     st = fg_parts_map(parts, f->file.data, err);
     if (st != FG_OK) goto fail;
     *out = f;
@@ -137,6 +161,12 @@ fail:
 void fg_model_file_close(fg_model_file **f)
 {
     if (*f == NULL) return;
+    fg_mapping_close((*f)->file.data, (*f)->file.size); /* before what it borrows */
+    (*f)->file.data = NULL;
+    for (uint32_t i = 0; (*f)->meta != NULL && i < (*f)->plan.dir.n_meta; i++)
+        fg_mem_free((*f)->meta[i]);
+    fg_mem_free((*f)->meta);
+    fg_mem_free((*f)->table);
     if (!(*f)->is_view) fg_directory_fini(&(*f)->plan.dir);
     fg_parts_close(&(*f)->parts);
     fg_file_close(&(*f)->file);
@@ -232,19 +262,45 @@ const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset)
 {
     assert(offset >= f->plan.slot.data_offset &&
            offset - f->plan.slot.data_offset < f->plan.slot.data_bytes);
-    return f->file.data + offset;
+    /* without a mapping an address of nothing: distances are all that a reader of it asks for */
+    return (f->file.data != NULL ? f->file.data : (const uint8_t *)FG_HUGE_PAGE_BYTES) + offset;
+}
+
+fg_status fg_model_file_mapped(const fg_model_file *f, fg_err *err)
+{
+    if (f->no_map.code != FG_OK && err != NULL) *err = f->no_map;
+    return f->no_map.code;
 }
 
 /* --- metadata --- */
 
-static fg_status check_meta(const fg_model_file *f, const fg_meta_entry *m, fg_err *err)
+/* *out, freed with fg_mem_free, has a NUL after its bytes. */
+static fg_status read_meta(const fg_model_file *f, const fg_meta_entry *m, char **out, fg_err *err)
 {
-    const uint64_t h = fg_hash64(f->file.data + m->offset, (size_t)m->bytes);
-    if (h == m->hash) return FG_OK;
-    return fg_fail(err, FG_ECHECKSUM,
-                   "%s: metadata %s has hash 0x%016llx, expected 0x%016llx; convert or copy the "
-                   "file again",
-                   f->file.path, m->key, (ull)h, (ull)m->hash);
+    *out = NULL;
+    char *p = fg_mem_alloc((size_t)m->bytes + 1);
+    if (p == NULL) return fg_fail_nomem(err, f->file.path);
+    fg_status st = fg_file_read(&f->file, p, (size_t)m->bytes, m->offset, err);
+    const uint64_t h = st == FG_OK ? fg_hash64(p, (size_t)m->bytes) : 0;
+    if (st == FG_OK && h != m->hash) {
+        st = fg_fail(err, FG_ECHECKSUM,
+                     "%s: metadata %s has hash 0x%016llx, expected 0x%016llx; convert or copy the "
+                     "file again",
+                     f->file.path, m->key, (ull)h, (ull)m->hash);
+    }
+    p[m->bytes] = '\0';
+    if (st == FG_OK) *out = p;
+    if (st != FG_OK) fg_mem_free(p);
+    return st;
+}
+
+/* Keeps p in *slot, or what another thread has put there before. */
+static void *keep(_Atomic(char *) *slot, char *p)
+{
+    char *there = NULL;
+    if (atomic_compare_exchange_strong(slot, &there, p)) return p;
+    fg_mem_free(p);
+    return there;
 }
 
 fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char **bytes, size_t *n,
@@ -258,8 +314,12 @@ fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char
         const fg_meta_entry *m = &f->plan.dir.meta[mid];
         const int order = strcmp(key, m->key);
         if (order == 0) {
-            FG_TRY(check_meta(f, m, err));
-            *bytes = (const char *)f->file.data + m->offset;
+            char *p = atomic_load(&f->meta[mid]);
+            if (p == NULL) {
+                FG_TRY(read_meta(f, m, &p, err));
+                p = keep(&f->meta[mid], p);
+            }
+            *bytes = p;
             *n = (size_t)m->bytes;
             return FG_OK;
         }
@@ -336,19 +396,32 @@ static fg_status check_chunk(const fg_model_file *f, uint64_t chunk, const uint8
                    f->file.path, (ull)chunk, names, parts, (ull)got, (ull)want);
 }
 
-static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *table,
+/* The hashes of all chunks, checked, 8 * n_chunk bytes; freed with fg_mem_free. */
+static fg_status read_table(const fg_model_file *f, uint8_t **out, fg_err *err)
+{
+    const fg_slot *s = &f->plan.slot;
+    const size_t n = (size_t)(8 * s->n_chunk);
+    *out = NULL;
+    uint8_t *table = fg_mem_alloc(n);
+    if (table == NULL) return fg_fail_nomem(err, f->file.path);
+    fg_status st = fg_file_read(&f->file, table, n, s->table_offset, err);
+    const uint64_t root = st == FG_OK ? fg_hash64(table, n) : 0;
+    if (st == FG_OK && root != s->data_root) {
+        st = fg_fail(err, FG_ECHECKSUM,
+                     "%s: chunk table has hash 0x%016llx, expected 0x%016llx; convert or copy "
+                     "the file again",
+                     f->file.path, (ull)root, (ull)s->data_root);
+    }
+    if (st == FG_OK) *out = table;
+    if (st != FG_OK) fg_mem_free(table);
+    return st;
+}
+
+static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, const uint8_t *table,
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err)
 {
     const fg_slot *s = &f->plan.slot;
-    FG_TRY(fg_file_read(&f->file, table, (size_t)(8 * s->n_chunk), s->table_offset, err));
-    const uint64_t root = fg_hash64(table, (size_t)(8 * s->n_chunk));
-    if (root != s->data_root) {
-        return fg_fail(err, FG_ECHECKSUM,
-                       "%s: chunk table has hash 0x%016llx, expected 0x%016llx; convert or copy "
-                       "the file again",
-                       f->file.path, (ull)root, (ull)s->data_root);
-    }
     for (uint32_t k = 0; k < f->parts.n; k++) {
         (void)posix_fadvise(f->parts.fd[k], (off_t)s->data_offset, (off_t)s->data_bytes,
                             POSIX_FADV_SEQUENTIAL);
@@ -370,21 +443,93 @@ static fg_status verify_chunks(const fg_model_file *f, uint8_t *buf, uint8_t *ta
     return FG_OK;
 }
 
+static fg_status verify_data(const fg_model_file *f,
+                             bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
+                             fg_err *err)
+{
+    uint8_t *table, *buf = fg_mem_alloc((size_t)(VERIFY_CHUNKS * FG_FILE_CHUNK));
+    if (buf == NULL) return fg_fail_nomem(err, f->file.path);
+    fg_status st = read_table(f, &table, err);
+    if (st == FG_OK) st = verify_chunks(f, buf, table, progress, ctx, err);
+    fg_mem_free(buf);
+    fg_mem_free(table);
+    return st;
+}
+
 fg_status fg_model_file_verify(const fg_model_file *f,
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err)
 {
-    for (uint32_t i = 0; i < f->plan.dir.n_meta; i++)
-        FG_TRY(check_meta(f, &f->plan.dir.meta[i], err));
-    uint8_t *buf = fg_mem_alloc((size_t)(VERIFY_CHUNKS * FG_FILE_CHUNK));
-    uint8_t *table = fg_mem_alloc((size_t)(8 * f->plan.slot.n_chunk));
-    fg_status st = FG_OK;
-    if (buf == NULL || table == NULL) {
-        st = fg_fail_nomem(err, f->file.path);
-    } else {
-        st = verify_chunks(f, buf, table, progress, ctx, err);
+    for (uint32_t i = 0; i < f->plan.dir.n_meta; i++) {
+        char *p;
+        FG_TRY(read_meta(f, &f->plan.dir.meta[i], &p, err));
+        fg_mem_free(p);
     }
-    fg_mem_free(buf);
-    fg_mem_free(table);
-    return st;
+    return verify_data(f, progress, ctx, err);
+}
+
+/* --- while it is in use --- */
+
+static fg_status fail_changed(const fg_model_file *f, const char *path, const fg_err *why,
+                              fg_err *err)
+{
+    if (why->code == FG_ENOMEM || why->code == FG_ECANCEL) {
+        if (err != NULL) *err = *why;
+        return why->code;
+    }
+    return fg_fail(err, FG_EIO, "%s: changed while in use, expected the file as it was opened",
+                   path == NULL ? f->file.path : path);
+}
+
+fg_status fg_model_file_check_use(fg_model_file *f,
+                                  bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                                  void *ctx, fg_err *err)
+{
+    fg_stamp now[FG_MAX_PART];
+    const char *moved = NULL;
+    fg_err why = {0};
+    for (uint32_t k = 0; k < f->parts.n; k++) {
+        if (moved == NULL && fg_stamp_moved(&f->stamp[k], f->parts.fd[k])) moved = f->parts.path[k];
+        (void)fg_stamp_take(&now[k], f->parts.fd[k]); /* before the bytes are read */
+    }
+    if (moved == NULL) return FG_OK;
+    if (verify_data(f, progress, ctx, &why) != FG_OK) return fail_changed(f, moved, &why, err);
+    for (uint32_t k = 0; k < f->parts.n; k++) f->stamp[k] = now[k];
+    return FG_OK;
+}
+
+/* What of a chunk is not among bytes[n] at offset is read. */
+static fg_status check_bytes(const fg_model_file *f, const uint8_t *bytes, uint64_t n,
+                             uint64_t offset, uint8_t *chunk, const uint8_t *table, fg_err *err)
+{
+    const fg_slot *s = &f->plan.slot;
+    const uint64_t from = offset - s->data_offset, to = from + n;
+    for (uint64_t i = from / FG_FILE_CHUNK; i * FG_FILE_CHUNK < to && i < s->n_chunk; i++) {
+        const uint64_t begin = i * FG_FILE_CHUNK, left = s->data_bytes - begin;
+        const uint64_t end = begin + (left < FG_FILE_CHUNK ? left : FG_FILE_CHUNK);
+        const uint64_t a = from > begin ? from : begin, b = to < end ? to : end;
+        FG_TRY(fg_parts_read(&f->parts, chunk, (size_t)(a - begin), s->data_offset + begin, err));
+        memcpy(chunk + (a - begin), bytes + (a - from), (size_t)(b - a));
+        FG_TRY(fg_parts_read(&f->parts, chunk + (b - begin), (size_t)(end - b), s->data_offset + b,
+                             err));
+        FG_TRY(check_chunk(f, i, chunk, (size_t)(end - begin), table, err));
+    }
+    return FG_OK;
+}
+
+fg_status fg_model_file_check_bytes(const fg_model_file *file, const uint8_t *bytes, uint64_t n,
+                                    uint64_t offset, fg_err *err)
+{
+    fg_model_file *f = (fg_model_file *)(uintptr_t)file; /* only the copy of the table is new */
+    uint8_t *table = (uint8_t *)atomic_load(&f->table),
+            *chunk = fg_mem_alloc((size_t)FG_FILE_CHUNK);
+    fg_err why = {0};
+    assert(offset >= f->plan.slot.data_offset);
+    fg_status st = chunk == NULL ? fg_fail_nomem(&why, f->file.path) : FG_OK;
+    if (st == FG_OK && table == NULL && (st = read_table(f, &table, &why)) == FG_OK) {
+        table = keep(&f->table, (char *)table);
+    }
+    if (st == FG_OK) st = check_bytes(f, bytes, n, offset, chunk, table, &why);
+    fg_mem_free(chunk);
+    return st == FG_OK ? FG_OK : fail_changed(f, NULL, &why, err);
 }

@@ -64,12 +64,17 @@ fg_extent fg_model_file_dense_extent(const fg_model_file *f, uint32_t layer);
 fg_extent fg_model_file_expert_extent(const fg_model_file *f, uint32_t layer, uint32_t expert);
 
 /* Pointer into the read-only mapping at an absolute file offset inside the data region; borrowed
- * until close.  Touching it faults pages in. */
+ * until close.  Touching it faults pages in.  Without a mapping (fg_model_file_mapped) it must not
+ * be touched. */
 const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset);
 
-/* Metadata blobs by key ("config.json", "tokenizer.json", "recipe", ...).  *bytes is borrowed from
- * the mapping.  The blob's hash is checked at each call: FG_ECHECKSUM.  A missing key gives FG_OK
- * and *bytes = NULL. */
+/* FG_OK: the weights are mapped.  Else why not (the file system has no mappings, or there is no
+ * address space), which is no failure of opening: who reads the file needs none. */
+fg_status fg_model_file_mapped(const fg_model_file *f, fg_err *err);
+
+/* Metadata blobs by key ("config.json", "tokenizer.json", "recipe", ...).  *bytes, with a NUL after
+ * them, is borrowed until close; it is read at the first call, and its hash checked: FG_ECHECKSUM,
+ * FG_EIO, FG_ENOMEM.  A missing key gives FG_OK and *bytes = NULL. */
 fg_status fg_model_file_meta(const fg_model_file *f, const char *key, const char **bytes, size_t *n,
                              fg_err *err);
 uint64_t fg_model_file_n_meta(const fg_model_file *f);
@@ -81,5 +86,18 @@ void fg_model_file_meta_at(const fg_model_file *f, uint64_t idx, const char **ke
 fg_status fg_model_file_verify(const fg_model_file *f,
                                bool (*progress)(void *ctx, uint64_t done, uint64_t total),
                                void *ctx, fg_err *err);
+
+/* Whether the weights are still those that were opened: at once yes when sizes and times are, else
+ * (a touch, a link, another name, metadata that was appended) all are read and compared with their
+ * hashes.  FG_EIO names the file that has changed; FG_ECANCEL, as above; FG_ENOMEM.  Not while
+ * another thread uses the file. */
+fg_status fg_model_file_check_use(fg_model_file *f,
+                                  bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+                                  void *ctx, fg_err *err);
+
+/* Whether bytes[n], read at `offset` of the data region, are the file's: the chunks that they lie
+ * in are hashed, which reads the rest of the first and the last one.  FG_EIO, FG_ENOMEM. */
+fg_status fg_model_file_check_bytes(const fg_model_file *f, const uint8_t *bytes, uint64_t n,
+                                    uint64_t offset, fg_err *err);
 
 #endif

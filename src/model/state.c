@@ -8,7 +8,7 @@
 #include "simd/kernels.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
-#include "src/sys/topo.h"
+#include "src/sys/room.h"
 
 /* Bump allocation over the mapping; with base == NULL it only measures. */
 typedef struct arena {
@@ -80,14 +80,14 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
     fg_status code = fg_state_size(s, n_ctx, kv, &st->bytes, err);
     if (code != FG_OK) goto fail;
     /* The mapping is backed on touch, so a state that cannot fit would only die later. */
-    const uint64_t free_bytes = fg_memory_available();
-    if (st->bytes > free_bytes) {
-        code =
-            fg_fail(err, FG_ELIMIT,
-                    "context: %s positions need %s, expected at most the %s of memory available; "
-                    "try a smaller context",
-                    fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s,
-                    fg_text_memory((double)free_bytes).s);
+    fg_room room;
+    fg_room_read(&room, "");
+    if (st->bytes > room.bytes) {
+        code = fg_fail(err, FG_ELIMIT,
+                       "context: %s positions need %s, expected at most the %s of memory available "
+                       "within %s; try a smaller context",
+                       fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s,
+                       fg_text_memory((double)room.bytes).s, room.by);
         goto fail;
     }
     st->n_ctx = n_ctx;

@@ -9,16 +9,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "bench/bench.h"
 #include "src/sys/bandwidth.h"
 #include "src/sys/disk.h"
 #include "src/sys/team.h"
-#include "src/sys/topo.h"
 
 #define FILE_BYTES   ((uint64_t)1 << 30)
 #define WRITE_NS     ((uint64_t)4000000000)
@@ -102,10 +101,9 @@ static fg_status measure_mapping(run *r, const fg_disk *disk, fg_err *err)
     fg_doctor *d = r->d;
     uint64_t bytes = disk->bytes < FILE_BYTES ? disk->bytes : FILE_BYTES;
     bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
-    void *p =
-        bytes == 0 ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, disk->fd, 0);
+    const void *p = bytes == 0 ? NULL : fg_mapping_open(disk->fd, bytes, false, disk->path);
     fg_status st = FG_OK;
-    if (p == MAP_FAILED) {
+    if (p == NULL) {
         r->done += d->n_row;
         return FG_OK; /* a file system without mappings: the table says so */
     }
@@ -115,7 +113,7 @@ static fg_status measure_mapping(run *r, const fg_disk *disk, fg_err *err)
         if (st != FG_OK) break;
         st = read_with(d->row[i].n_thread, p, bytes, &d->row[i].map_gbs, err);
     }
-    (void)munmap(p, (size_t)bytes);
+    fg_mapping_close(p, bytes);
     return st;
 }
 

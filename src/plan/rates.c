@@ -21,6 +21,7 @@
 #include "src/sys/bandwidth.h"
 #include "src/sys/cpu.h"
 #include "src/sys/disk.h"
+#include "src/sys/room.h"
 #include "src/sys/team.h"
 
 enum {
@@ -221,7 +222,7 @@ static fg_status allocate(meter *m, fg_err *err)
     const uint64_t k = fg_round_up(o->n_col, FG_SB_COLS);
     uint64_t bytes = BUFFER_BYTES;
     if (bytes < 8 * fg_llc_bytes()) bytes = 8 * fg_llc_bytes();
-    if (bytes > fg_ram_bytes() / 4 && fg_ram_bytes() != 0) bytes = fg_ram_bytes() / 4;
+    bytes = fg_room_share(bytes, 4);
     const uint64_t least = 16 * (uint64_t)n_thread; /* panels of the shortest pass */
     if (bytes < least * fg_panel_bytes_most(k)) bytes = least * fg_panel_bytes_most(k);
     FG_TRY(fg_bandwidth_buffer_init(&m->buffer, m->team, bytes, err));

@@ -10,6 +10,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/mem.h"
+#include "src/sys/room.h"
 
 enum { MIN_PASS = 3, MAX_PASS = 1001 };
 
@@ -121,6 +122,12 @@ fg_status fg_bandwidth_buffer_init(fg_bandwidth_buffer *b, fg_team *team, uint64
     }
     b->bytes = fg_round_up(bytes, FG_HUGE_PAGE_BYTES * fg_team_size(team));
     b->map_bytes = b->bytes + FG_HUGE_PAGE_BYTES; /* the mapping may begin anywhere */
+    fg_room room;
+    fg_room_read(&room, "");
+    if (b->map_bytes > room.bytes) {
+        return fg_fail(err, FG_ELIMIT, "bandwidth: %llu bytes, expected at most %llu within %s",
+                       (unsigned long long)b->map_bytes, (unsigned long long)room.bytes, room.by);
+    }
     b->map = fg_mem_map((size_t)b->map_bytes);
     if (b->map == NULL) return fg_fail_nomem(err, "bandwidth");
     const uint64_t skip = (uint64_t)(-(uintptr_t)b->map) % FG_HUGE_PAGE_BYTES;
@@ -200,18 +207,8 @@ uint64_t fg_llc_bytes(void)
     return sum;
 }
 
-uint64_t fg_ram_bytes(void)
-{
-    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-}
-
 uint64_t fg_bandwidth_default_bytes(void)
 {
-    const uint64_t ram = fg_ram_bytes(), caches = 8 * fg_llc_bytes();
-    uint64_t bytes = (uint64_t)1 << 30;
-    if (ram != 0 && bytes > ram / 8) bytes = ram / 8;
-    if (bytes < caches) bytes = caches;
-    if (ram != 0 && bytes > ram / 2) bytes = ram / 2;
-    return bytes;
+    const uint64_t bytes = fg_room_share((uint64_t)1 << 30, 8), caches = 8 * fg_llc_bytes();
+    return bytes < caches ? fg_room_share(caches, 2) : bytes;
 }

@@ -23,11 +23,8 @@ typedef struct fg_bandwidth {
 /* Last-level cache of all CPUs together, bytes; 0 when the system does not say. */
 uint64_t fg_llc_bytes(void);
 
-/* Physical memory, bytes. */
-uint64_t fg_ram_bytes(void);
-
-/* Buffer for a full measurement: 1 GiB, at most 1/8 of memory, but 8 times the last-level cache as
- * long as that is at most half of memory. */
+/* Buffer for a full measurement: 1 GiB, at most 1/8 of the memory that can be had, but 8 times the
+ * last-level cache as long as that is at most half of it. */
 uint64_t fg_bandwidth_default_bytes(void);
 
 /* Anonymous memory on huge pages, where the system grants them, that every worker of the team has
@@ -39,8 +36,8 @@ typedef struct fg_bandwidth_buffer {
     uint64_t map_bytes;
 } fg_bandwidth_buffer;
 
-/* bytes is rounded up to 2 MiB for each worker.  Errors: FG_ENOMEM, FG_EINVAL.  Zero-initialise;
- * fini accepts that. */
+/* bytes is rounded up to 2 MiB for each worker.  Errors: FG_ENOMEM, FG_EINVAL, FG_ELIMIT
+ * (room.h).  Zero-initialise; fini accepts that. */
 fg_status fg_bandwidth_buffer_init(fg_bandwidth_buffer *b, fg_team *team, uint64_t bytes,
                                    fg_err *err);
 void fg_bandwidth_buffer_fini(fg_bandwidth_buffer *b);

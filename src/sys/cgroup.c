@@ -197,14 +197,64 @@ static void least_cpus(const char *folder, void *least)
     }
 }
 
+/* Adds up the lines of memory.stat that begin with these words. */
+static uint64_t sum_stat(const char *folder, const char *const *words, size_t n)
+{
+    char path[PATH_MAX], line[128];
+    uint64_t sum = 0;
+    const int len = snprintf(path, sizeof path, "%s/memory.stat", folder);
+    FILE *f = len > 0 && (size_t)len < sizeof path ? fopen(path, "re") : NULL;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        char *value = strchr(line, ' ');
+        if (value == NULL) continue;
+        *value = '\0';
+        for (size_t i = 0; i < n; i++) {
+            if (strcmp(line, words[i]) == 0) sum += strtoull(value + 1, NULL, 10);
+        }
+    }
+    if (f != NULL) (void)fclose(f);
+    return sum;
+}
+
+/* The least of a folder's limits.  Version 1 says 2^63 for none, and what groups above have to say
+ * that a container cannot see. */
+static uint64_t memory_of(const char *folder)
+{
+    static const char *const names[] = {"memory.max", "memory.high", "memory.limit_in_bytes"};
+    static const char *const above[] = {"hierarchical_memory_limit"};
+    unsigned long long v;
+    uint64_t least = sum_stat(folder, above, 1);
+    if (least == 0) least = UINT64_MAX;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (read_numbers(folder, names[i], &v, 1) == 1 && v < least) least = v;
+    }
+    return least > INT64_MAX / 2 ? UINT64_MAX : least;
+}
+
 static void least_memory(const char *folder, void *arg)
 {
-    static const char *const names[] = {"memory.max", "memory.limit_in_bytes"};
     uint64_t *least = arg;
-    unsigned long long v;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (read_numbers(folder, names[i], &v, 1) == 1 && v < *least) *least = v;
+    const uint64_t limit = memory_of(folder);
+    if (limit < *least) *least = limit;
+}
+
+static void least_left(const char *folder, void *arg)
+{
+    static const char *const used[] = {"memory.current", "memory.usage_in_bytes"};
+    static const char *const way[] = {"inactive_file", "active_file", "slab_reclaimable",
+                                      "total_inactive_file", "total_active_file"};
+    uint64_t *least = arg;
+    unsigned long long now = 0;
+    const uint64_t limit = memory_of(folder);
+    if (limit == UINT64_MAX) return;
+    for (size_t i = 0; i < 2; i++) {
+        if (read_numbers(folder, used[i], &now, 1) != 1) continue;
+        const uint64_t gives = sum_stat(folder, i == 0 ? way : way + 3, i == 0 ? 3 : 2);
+        const uint64_t kept = now > gives ? now - gives : 0, left = limit > kept ? limit - kept : 0;
+        if (left < *least) *least = left;
+        return;
     }
+    if (limit < *least) *least = limit; /* what is used is not told */
 }
 
 uint32_t fg_cgroup_cpus(const char *root)
@@ -220,5 +270,13 @@ uint64_t fg_cgroup_memory(const char *root)
     uint64_t least = UINT64_MAX;
     walk(root, "", "/sys/fs/cgroup", least_memory, &least);
     walk(root, "memory", "/sys/fs/cgroup/memory", least_memory, &least);
-    return least > INT64_MAX / 2 ? UINT64_MAX : least; /* version 1 says 2^63 for none */
+    return least;
+}
+
+uint64_t fg_cgroup_memory_left(const char *root)
+{
+    uint64_t least = UINT64_MAX;
+    walk(root, "", "/sys/fs/cgroup", least_left, &least);
+    walk(root, "memory", "/sys/fs/cgroup/memory", least_left, &least);
+    return least;
 }

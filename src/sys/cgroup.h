@@ -16,7 +16,12 @@
  * UINT32_MAX: no quota. */
 uint32_t fg_cgroup_cpus(const char *root);
 
-/* Bytes of memory (memory.max; memory.limit_in_bytes); UINT64_MAX: no limit. */
+/* Bytes of memory (memory.max, and memory.high, above which a group is throttled until it stands
+ * still; memory.limit_in_bytes); UINT64_MAX: no limit. */
 uint64_t fg_cgroup_memory(const char *root);
+
+/* Bytes that these limits leave: each less what its group uses now, but for the page cache and
+ * others that give way.  UINT64_MAX: no limit. */
+uint64_t fg_cgroup_memory_left(const char *root);
 
 #endif

@@ -8,6 +8,7 @@
 #include "src/base/mem.h"
 #include "src/sys/bandwidth.h"
 #include "src/sys/cpu.h"
+#include "src/sys/room.h"
 #include "src/sys/topo.h"
 
 void fg_machine_cpu_name(char *name, size_t n)
@@ -63,15 +64,17 @@ static void bracketed(const char *line, char *word, size_t n)
 void fg_machine_describe(fg_machine *m)
 {
     char line[128];
+    fg_room room;
+    fg_room_read(&room, "");
     *m = (fg_machine){
         .level = fg_cpu_level_name(fg_cpu_level_of(fg_cpu_detect())),
         .n_core = fg_cpu_budget(),
         .n_budget = fg_cpu_budget(),
         .n_node = 1,
         .llc_bytes = fg_llc_bytes(),
-        .ram_bytes = fg_ram_bytes(),
-        .avail_bytes = fg_memory_available(),
-        .limit_bytes = fg_memory_limit(),
+        .ram_bytes = room.total,
+        .avail_bytes = room.bytes,
+        .limit_bytes = room.limit,
         .page_bytes = (uint64_t)sysconf(_SC_PAGESIZE),
         .huge_page_bytes = FG_HUGE_PAGE_BYTES,
     };

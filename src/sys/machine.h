@@ -18,8 +18,8 @@ typedef struct fg_machine {
     uint32_t n_budget;    /* CPUs that it may use by affinity and cgroup quota */
     uint32_t n_node;      /* NUMA nodes of these cores */
     uint64_t llc_bytes;   /* last-level caches together; 0: unknown */
-    uint64_t ram_bytes;   /* physical memory */
-    uint64_t avail_bytes; /* without swapping, and within the limit */
+    uint64_t ram_bytes;   /* physical memory; UINT64_MAX: unknown, as below */
+    uint64_t avail_bytes; /* that this process can still have (src/sys/room.h) */
     uint64_t limit_bytes; /* of the cgroup; UINT64_MAX: none */
     uint64_t page_bytes, huge_page_bytes;
     char huge_pages[16]; /* transparent huge pages: "always", "madvise", "never" */

@@ -345,24 +345,3 @@ uint32_t fg_cpu_budget(void)
     if (quota < n) n = quota;
     return n < 1 ? 1 : n;
 }
-
-uint64_t fg_memory_limit(void)
-{
-    return fg_cgroup_memory("");
-}
-
-uint64_t fg_memory_available(void)
-{
-    uint64_t bytes = UINT64_MAX;
-    char line[128];
-    unsigned long long kb;
-    FILE *f = fopen("/proc/meminfo", "r");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1) bytes = kb * 1024;
-    }
-    if (f != NULL) (void)fclose(f);
-    /* memory.current would count the page cache, which gives way: only the ceiling is certain */
-    const uint64_t max = fg_memory_limit();
-    if (max < bytes) bytes = max;
-    return bytes;
-}

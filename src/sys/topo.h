@@ -65,12 +65,4 @@ void fg_binding_clear(void);
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
 
-/* The least memory limit of this process's cgroup (either version) and those above it, bytes;
- * UINT64_MAX when there is none. */
-uint64_t fg_memory_limit(void);
-
-/* Bytes that can be had without swapping: MemAvailable, or fg_memory_limit if that is less.
- * UINT64_MAX when unknown. */
-uint64_t fg_memory_available(void);
-
 #endif

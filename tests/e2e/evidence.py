@@ -91,8 +91,11 @@ want = {
 }
 bad = {k: (got.get(k), v) for k, v in want.items() if not near(got.get(k, math.nan), v)}
 check("score_figures", status == 0 and not bad and n == WINDOW * N_WINDOW, (bad, err))
-for name, m, s in (("ppl_ci95", ppl, ppl_se), ("ppl_ratio_ci95", ratio, ratio_se), ("kld_ci95", mean(kld), stderr(kld))):
-    check(f"score_{name}", near(got[name][0], m - Z * s) and near(got[name][1], m + Z * s), (got[name], m, s))
+for name, m, s in (("ppl_ci95", ppl, ppl_se), ("ppl_ratio_ci95", ratio, ratio_se)):  # on the scale of logarithms
+    f = math.exp(Z * s / m)
+    check(f"score_{name}", near(got[name][0], m / f) and near(got[name][1], m * f), (got[name], m, s))
+m, s = mean(kld), stderr(kld)
+check("score_kld_ci95", near(got["kld_ci95"][0], m - Z * s) and near(got["kld_ci95"][1], m + Z * s), (got["kld_ci95"], m, s))
 check("score_p99_interval", got["kld_p99_ci95"][0] <= got["kld_p99"] <= got["kld_p99_ci95"][1] <= got["kld_max"], got)
 # negative controls: unpaired errors would be several times larger; a shifted text gives other figures
 unpaired = ratio * math.hypot(stderr(nll), stderr(ref))

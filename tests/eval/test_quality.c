@@ -235,3 +235,23 @@ FG_TEST(allocation_failures)
     CHECK(n > 10 && n < 300 && list(path, &got, &err) == 2);
     fg_mem_free(got);
 }
+
+/* Both ends are above 0 and symmetric on the scale of logarithms, however wide. */
+FG_TEST(intervals_of_perplexities)
+{
+    static const double cases[][2] = {{17.2, 0.5},   {17.2, 40.0},  {1.0, 1e9},
+                                      {1e-300, 1.0}, {1087.0, 0.0}, {1e300, 1e305}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double ci[2];
+        const double v = cases[i][0], se = cases[i][1];
+        fg_score_interval(v, se, ci);
+        CHECK(ci[0] > 0.0 && ci[0] <= v && ci[1] >= v && ci[1] > 0.0);
+        const double spread = FG_SCORE_Z95 * se / v;
+        if (spread < 500.0) CHECK_NEAR(log(ci[1]) - log(v), spread, 1e-9 * (1.0 + spread));
+        if (spread < 500.0) CHECK_NEAR(log(v) - log(ci[0]), spread, 1e-9 * (1.0 + spread));
+        if (se < 0.1 * v) CHECK_NEAR(ci[0], v - FG_SCORE_Z95 * se, 0.01 * v); /* as before */
+    }
+    double ci[2];
+    fg_score_interval(HUGE_VAL, HUGE_VAL, ci); /* a text that could not be foreseen */
+    CHECK(ci[0] > 0.0 && ci[1] > 0.0);
+}

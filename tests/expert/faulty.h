@@ -20,6 +20,7 @@ typedef struct fault_plan {
     const fg_io_ops *base;
     uint32_t short_one_in;     /* pieces cut short: one in so many; 0: none */
     uint32_t interrupt_one_in; /* pieces that end with EINTR or EAGAIN, nothing read */
+    uint32_t cancel_one_in;    /* pieces that end with ECANCELED, nothing read */
     uint32_t interrupt_times;  /* so many pieces before all others end so */
     uint32_t fail_times;       /* so many pieces in [fail_from, fail_to) end with EIO */
     uint64_t fail_from, fail_to;
@@ -82,6 +83,8 @@ static void faulty_submit(void *ctx, fg_io_piece *p)
         p->result = -EIO;
     } else if (one_in(f, f->p.interrupt_one_in)) {
         p->result = one_in(f, 2) ? -EINTR : -EAGAIN;
+    } else if (one_in(f, f->p.cancel_one_in)) {
+        p->result = -ECANCELED;
     }
     if (p->result != 0) {
         f->held[f->n_held++] = p;

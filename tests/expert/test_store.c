@@ -153,6 +153,25 @@ FG_TEST(bad_reads_are_continued)
     }
 }
 
+/* Pieces that a backend never reads, however often it is asked, while pread would. */
+FG_TEST(cancelled_reads_are_done_with_pread)
+{
+    const char *path = make_file("cancel.bin");
+    const fg_io_ops *base[] = {&fg_io_pread, &fg_io_uring};
+    for (int i = 0; i < 2; i++) {
+        for (uint32_t one_in = 1; one_in <= 3; one_in += 2) {
+            plan = (fault_plan){
+                .base = base[i], .cancel_one_in = one_in, .short_one_in = 2, .shuffle = true};
+            fg_fetch *r = open_reader(path, &faulty_ops, 9);
+            if (r == NULL) return;
+            CHECK(read_many(r, true));
+            fg_err err = {0};
+            CHECK_OK(fg_fetch_take_error(r, &err), &err);
+            fg_fetch_destroy(&r);
+        }
+    }
+}
+
 FG_TEST(a_flipped_bit_is_seen) /* negative control of the comparisons above */
 {
     const char *path = make_file("flip.bin");

@@ -486,15 +486,18 @@ FG_TEST(larger_pages_are_refused)
     fg_err err;
     whole w = want_of("g.fulgur");
     page_bytes = 65536;
-    CHECK(fg_model_file_open(&f, files[OUT].path, &err) == FG_ENOTSUP &&
+    REQUIRE_OK(fg_model_file_open(&f, files[OUT].path, &err), &err); /* to be read, that is */
+    CHECK(fg_model_file_mapped(f, &err) == FG_ENOTSUP &&
           strstr(err.msg, "pages of 65536 bytes") != NULL);
+    fg_model_file_close(&f);
     page_bytes = 0;
     CHECK(verifies(files[OUT].path));
     use("g.fulgur");
     life l = plain(); /* control: one file */
     REQUIRE_OK(live(&l, &err), &err);
     page_bytes = 65536;
-    CHECK_OK(fg_model_file_open(&f, files[OUT].path, &err), &err);
+    REQUIRE_OK(fg_model_file_open(&f, files[OUT].path, &err), &err);
+    CHECK_OK(fg_model_file_mapped(f, &err), &err);
     page_bytes = 0;
     fg_model_file_close(&f);
     let_go(&w);
