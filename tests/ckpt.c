@@ -434,3 +434,24 @@ const char *ckpt_dir(const char *name)
     (void)closedir(d);
     return path;
 }
+
+const char *ckpt_release(void)
+{
+    static char dir[512];
+    char cmd[2048];
+    const char *shared = fg_test_beside("m1-release");
+    if (dir[0] != '\0') return dir;
+    if (shared != NULL) {
+        (void)snprintf(dir, sizeof dir, "%s", shared);
+        return dir;
+    }
+    (void)snprintf(dir, sizeof dir, "%s", fg_test_tmp("release"));
+    (void)snprintf(cmd, sizeof cmd,
+                   "python3 scripts/synth_checkpoint.py '%s' --index-only >/dev/null && "
+                   "cp tests/models/m1-nano/tokenizer.json '%s'",
+                   dir, dir);
+    if (system(cmd) == 0) return dir;
+    dir[0] = '\0';
+    fg_test_skip("python3 is absent");
+    return NULL;
+}

@@ -92,4 +92,9 @@ const char *ckpt_dir(const char *name);
 /* Number of entries of a folder. */
 size_t ckpt_count_files(const char *dir);
 
+/* Folder with the configuration and the index of the MiniMax-M1 release, no shard: the shared one,
+ * or one that scripts/synth_checkpoint.py makes, whose index is the same (tests/e2e/scale.py).
+ * NULL: skipped, neither that folder nor python3. */
+const char *ckpt_release(void);
+
 #endif

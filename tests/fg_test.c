@@ -56,14 +56,20 @@ int fg_test_every(int usual, int sanitized)
     return FG_TEST_SANITIZED ? sanitized : usual;
 }
 
+static char shared_path[512];
+
+const char *fg_test_beside(const char *path)
+{
+    const char *root = getenv("FULGUR_SHARED");
+    (void)snprintf(shared_path, sizeof shared_path, "%s/%s", root == NULL ? "../shared" : root,
+                   path);
+    return access(shared_path, R_OK) == 0 ? shared_path : NULL;
+}
+
 const char *fg_test_shared(const char *path)
 {
-    static char buf[512];
-    const char *root = getenv("FULGUR_SHARED");
-    (void)snprintf(buf, sizeof buf, "%s/%s", root == NULL ? "../shared" : root, path);
-    if (access(buf, R_OK) == 0) return buf;
-    fg_test_skip("%s is absent", buf);
-    return NULL;
+    if (fg_test_beside(path) == NULL) fg_test_skip("%s is absent", shared_path);
+    return fg_test_beside(path);
 }
 
 static void remove_tmpdir(void)

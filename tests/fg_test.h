@@ -51,6 +51,8 @@ int fg_test_every(int usual, int sanitized);
 /* Path below the shared folder (FULGUR_SHARED, default ../shared) in a static buffer, or NULL when
  * it is absent; skips the running test then. */
 const char *fg_test_shared(const char *path);
+/* The same without skipping: for a test that does with less. */
+const char *fg_test_beside(const char *path);
 
 /* A fresh empty folder for this process, removed at exit. */
 const char *fg_test_tmpdir(void);

@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include "convert/convert.h"
-#include "tests/fg_test.h"
+#include "src/base/buf.h"
 #include "src/engine/session.h"
+#include "src/text/sampler.h"
+#include "tests/fg_test.h"
 
 const char *model_file(const char *src, const char *type)
 {
@@ -33,13 +35,112 @@ const char *model_file_calibrated(const char *src, const char *recipe, const cha
     static char path[4][256];
     static int turn;
     char *out = path[turn = (turn + 1) % 4];
-    (void)snprintf(out, sizeof path[0], "%s/calibrated-%s.fulgur", fg_test_tmpdir(), recipe);
+    const char *leaf = strrchr(text, '/') == NULL ? text : strrchr(text, '/') + 1;
+    (void)snprintf(out, sizeof path[0], "%s/%s-%s.fulgur", fg_test_tmpdir(), leaf, recipe);
     if (access(out, R_OK) == 0) return out;
     fg_convert_opts o = {
         .src_dir = src, .out_path = out, .recipe_path = recipe, .calib_path = text};
     fg_err err = {0};
     if (fg_convert(&o, NULL, &err) == FG_OK) return out;
     fg_test_fail(__FILE__, __LINE__, "convert %s %s: %s", src, recipe, err.msg);
+    return NULL;
+}
+
+/* ---- what nano wrote ---- */
+
+enum { MAX_SEQ = 64 };
+
+typedef struct writing {
+    fg_engine *e;
+    const fg_tokenizer *tok;
+    fg_session *s[MAX_SEQ];
+    fg_sampler *sampler[MAX_SEQ];
+    fg_ids ids[MAX_SEQ];
+    uint32_t n_seq;
+} writing;
+
+/* Sessions with a beginning of a story each. */
+static fg_status begin(writing *w, uint64_t seed, uint32_t n_tok, fg_err *err)
+{
+    static const char *const start[] = {
+        "Once upon a time",
+        "The old man looked at the sea and",
+        "A fox who was hungry",
+        "When the king heard of it, he",
+    };
+    w->e = model_open(NANO_DIR, "bf16", 2, NULL);
+    if (w->e == NULL) return fg_fail(err, FG_EIO, "nano: not opened, expected a model");
+    FG_TRY(fg_engine_tokenizer(w->e, &w->tok, err));
+    for (uint32_t i = 0; i < w->n_seq; i++) {
+        const char *text = start[i % (sizeof start / sizeof start[0])];
+        fg_sampler_opts so = fg_sampler_opts_default();
+        so.temp = 1.0;
+        so.top_p = 1.0;
+        so.seed = seed * MAX_SEQ + i;
+        w->s[i] = model_session(w->e, n_tok + 16, 64);
+        if (w->s[i] == NULL) return fg_fail(err, FG_EIO, "nano: no session, expected one");
+        FG_TRY(fg_engine_sampler(w->e, &so, &w->sampler[i], err));
+        FG_TRY(fg_tokenizer_encode(w->tok, NULL, text, strlen(text), false, &w->ids[i], err));
+    }
+    return FG_OK;
+}
+
+/* One token of each sequence. */
+static fg_status go_on(writing *w, fg_err *err)
+{
+    fg_eval_item item[MAX_SEQ];
+    uint32_t from[MAX_SEQ];
+    for (uint32_t i = 0; i < w->n_seq; i++) {
+        from[i] = fg_session_logits(w->s[i]) == NULL ? 0 : (uint32_t)w->ids[i].len - 1;
+        item[i] = (fg_eval_item){
+            .session = w->s[i], .ids = w->ids[i].data + from[i], .n = w->ids[i].len - from[i]};
+    }
+    FG_TRY(fg_session_eval_many(item, w->n_seq, err));
+    for (uint32_t i = 0; i < w->n_seq; i++) {
+        uint32_t id;
+        FG_TRY(fg_sampler_pick(w->sampler[i], fg_session_logits(w->s[i]), &id, NULL, err));
+        if (!fg_ids_push(&w->ids[i], id)) return fg_fail_nomem(err, "nano");
+    }
+    return FG_OK;
+}
+
+static fg_status write_down(const writing *w, const char *path, fg_err *err)
+{
+    fg_buf out = {0};
+    fg_status st = FG_OK;
+    for (uint32_t i = 0; st == FG_OK && i < w->n_seq; i++) {
+        st = fg_tokenizer_decode(w->tok, w->ids[i].data, w->ids[i].len, false, &out, err);
+        fg_buf_put_str(&out, "\n\n");
+    }
+    FILE *f = st == FG_OK && !out.failed ? fopen(path, "w") : NULL;
+    const bool good = f != NULL && fwrite(out.data, 1, out.len, f) == out.len;
+    const bool closed = f != NULL && fclose(f) == 0;
+    fg_buf_fini(&out);
+    if (st != FG_OK || (good && closed)) return st;
+    return fg_fail(err, FG_EIO, "%s: not written, expected a text", path);
+}
+
+const char *nano_text(uint64_t seed, uint32_t n_seq, uint32_t n_tok)
+{
+    static char path[2][256];
+    static int turn;
+    char *out = path[turn = (turn + 1) % 2];
+    (void)snprintf(out, sizeof path[0], "%s/nano-%u-%ux%u.txt", fg_test_tmpdir(), (unsigned)seed,
+                   n_seq, n_tok);
+    if (access(out, R_OK) == 0) return out;
+    writing w = {.n_seq = n_seq < MAX_SEQ ? n_seq : MAX_SEQ};
+    fg_err err = {0};
+    fg_status st = begin(&w, seed, n_tok, &err);
+    while (st == FG_OK && w.ids[0].len < n_tok) st = go_on(&w, &err);
+    if (st == FG_OK) st = write_down(&w, out, &err);
+    for (uint32_t i = 0; i < w.n_seq; i++) {
+        fg_sampler_destroy(&w.sampler[i]);
+        fg_session_destroy(&w.s[i]);
+        fg_ids_fini(&w.ids[i]);
+    }
+    fg_engine_close(&w.e);
+    if (st == FG_OK) return out;
+    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return NULL;
 }
 

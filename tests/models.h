@@ -15,6 +15,11 @@ const char *model_file(const char *src, const char *type);
 /* Path of `src` converted with a built-in recipe and calibrated with `text`. */
 const char *model_file_calibrated(const char *src, const char *recipe, const char *text);
 
+/* Path of a text that nano itself wrote, sampled from its bf16 file: n_seq stories of n_tok tokens
+ * each.  Text and tokens are the same on every machine; another seed, other stories.  Makes the
+ * suite's quality figures where there are no books.  NULL with a test failure. */
+const char *nano_text(uint64_t seed, uint32_t n_seq, uint32_t n_tok);
+
 /* The level of this name; NULL: auto; one that no build has when it names none. */
 fg_cpu_level model_level(const char *cpu);
 

@@ -103,7 +103,7 @@ FG_TEST(other_names_are_unknown)
 
 FG_TEST(the_release_plans_from_names_alone)
 {
-    const char *dir = fg_test_shared("m1-release");
+    const char *dir = ckpt_release();
     if (dir == NULL) return;
     fg_shape s;
     fg_err err = {0};

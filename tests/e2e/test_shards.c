@@ -459,7 +459,7 @@ FG_TEST(overlap_of_the_release)
 {
     fg_err err;
     static fg_dry_run f;
-    const char *dir = fg_test_shared("m1-release");
+    const char *dir = ckpt_release();
     if (dir == NULL) return;
     char text[512];
     (void)snprintf(text, sizeof text, "%s", fg_test_tmp("overlap.txt"));

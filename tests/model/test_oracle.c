@@ -119,39 +119,11 @@ FG_TEST(hf_long)
     check_committed("hf-long");
 }
 
-FG_TEST(shared_orig_base)
+/* The same models and three more, with longer vectors. */
+FG_TEST(all_of_the_shared_ones)
 {
-    check_shared("orig-base");
-}
-FG_TEST(shared_orig_heads6)
-{
-    check_shared("orig-heads6");
-}
-FG_TEST(shared_orig_prenorm)
-{
-    check_shared("orig-prenorm");
-}
-FG_TEST(shared_orig_top1)
-{
-    check_shared("orig-top1");
-}
-FG_TEST(shared_orig_wide)
-{
-    check_shared("orig-wide");
-}
-FG_TEST(shared_hf_base)
-{
-    check_shared("hf-base");
-}
-FG_TEST(shared_hf_fp32_sharded)
-{
-    check_shared("hf-fp32-sharded");
-}
-FG_TEST(shared_hf_long)
-{
-    check_shared("hf-long");
-}
-FG_TEST(shared_hf_wide)
-{
-    check_shared("hf-wide");
+    static const char *const names[] = {"orig-base",       "orig-heads6", "orig-prenorm",
+                                        "orig-top1",       "orig-wide",   "hf-base",
+                                        "hf-fp32-sharded", "hf-long",     "hf-wide"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) check_shared(names[i]);
 }
