@@ -10,6 +10,7 @@
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
 #include "src/cli/help.h"
+#include "src/cli/signals.h"
 
 static const command *const commands[] = {
 #define COMMAND_ROW(name) &cmd_##name,
@@ -75,5 +76,5 @@ int main(int argc, char **argv)
     if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) return help_version();
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     const command *c = find(argc - 1, argv + 1, &n_word);
-    return c == NULL ? unknown(first) : c->run(argc - n_word, argv + n_word);
+    return c == NULL ? unknown(first) : cli_exit_status(c->run(argc - n_word, argv + n_word));
 }
