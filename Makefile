@@ -139,8 +139,9 @@ $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
+$(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(ARCHIVES)
-	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+	$(Q)$(CC) $(CFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -o $@
 
 ## header-check: every header compiles alone
 header-check:

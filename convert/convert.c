@@ -58,6 +58,7 @@ void fg_run_fini(run *r)
     fg_catalog_fini(&r->in.catalog);
     fg_mem_free(r->in.supply);
     fg_mem_free(r->progress.hash);
+    fg_mem_free(r->progress.hashed);
     fg_buf_fini(&r->progress.new_tensor);
 }
 
@@ -199,6 +200,7 @@ static fg_status write_vector(run *r, uint64_t idx, fg_err *err)
     FG_TRY(fg_spool_begin(&r->work.spool, r->out.writer, NULL, err));
     FG_TRY(fg_encode_vector(r->work.encoder, &job, &io, err));
     r->progress.hash[weight] = job.hash;
+    if (job.peak == 0.0f) FG_TRY(fg_run_tell_zero(r, idx, err));
     fg_writer_set_error(r->out.writer, idx, &(fg_tensor_error){0});
     return FG_OK;
 }
@@ -265,6 +267,7 @@ static fg_status write_matrices(run *r, uint64_t idx, size_t n, fg_err *err)
         const fg_tensor_error e = {job[m].err_rms, job[m].err_max_row, job[m].err_out, job[m].peak};
         fg_writer_set_error(r->out.writer, idx + m, &e);
         note_error(r, idx + m);
+        if (job[m].peak == 0.0f) FG_TRY(fg_run_tell_zero(r, idx + m, err));
     }
     FG_TRY(end_spool(r, job, n, err));
     if (r->work.calib == NULL) return FG_OK;
@@ -294,15 +297,37 @@ static fg_status source_identity(const run *r, uint64_t *out, fg_err *err)
     return st;
 }
 
-static fg_status checkpoint(run *r, fg_err *err)
+static fg_status write_checkpoint(run *r, fg_err *err)
 {
     fg_buf b = {0};
     fg_status st = fg_work_put(r, &b, err);
     if (st == FG_OK) st = fg_writer_checkpoint(r->out.writer, b.data, b.len, err);
     fg_buf_fini(&b);
-    FG_TRY(st);
-    fg_work_put_done(r);
+    if (st == FG_OK) fg_work_put_done(r);
+    return st;
+}
+
+static fg_status checkpoint(run *r, fg_err *err)
+{
+    FG_TRY(write_checkpoint(r, err));
     return fg_work_delete(r, err);
+}
+
+static bool is_cancelled(const run *r)
+{
+    const fg_convert_opts *o = r->opts;
+    return o->progress != NULL &&
+           !o->progress(o->ctx, r->progress.done_bytes, r->in.catalog.source_bytes);
+}
+
+/* Whoever cancels wants to go on: what is done is made durable, but for the piece of work that is
+ * under way. */
+static void keep_work(run *r)
+{
+    if (r->out.writer == NULL || !is_cancelled(r)) return;
+    fg_writer_drop(r->out.writer);
+    (void)write_checkpoint(r, NULL); /* a failure leaves the one before */
+    fg_writer_keep(r->out.writer);
 }
 
 /* Behind a piece of work: when it is time, when shards become free, and calibrated at the end of
@@ -349,23 +374,42 @@ static fg_status check_space(const run *r, fg_err *err)
                    r->opts->out_path, (unsigned long long)have, (unsigned long long)need);
 }
 
+static bool show_check(void *ctx, uint64_t done, uint64_t total)
+{
+    const fg_convert_opts *o = ((const run *)ctx)->opts;
+    return o->checking == NULL || o->checking(o->ctx, done, total);
+}
+
+/* All that a resume asks before it changes anything. */
+static fg_status check_rest(void *ctx, fg_err *err)
+{
+    run *r = ctx;
+    FG_TRY(fg_work_check(r, err));
+    return r->opts->delete_consumed ? check_space(r, err) : FG_OK;
+}
+
 static fg_status begin_or_resume(run *r, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
+    const fg_resume_calls calls = {.progress = show_check,
+                                   .damaged = fg_run_tell_damage,
+                                   .payload = fg_work_take,
+                                   .check = check_rest,
+                                   .ctx = r,
+                                   .in_order = o->calib_path != NULL};
     uint64_t identity = 0, next;
     FG_TRY(source_identity(r, &identity, err));
     if (o->checkpoint_bytes != 0) {
         fg_writer_checkpoint_every(r->out.writer, o->checkpoint_bytes, UINT64_MAX);
     }
     fg_writer_reserve(r->out.writer, o->delete_consumed ? UINT64_MAX : r->work.temp_bytes);
-    FG_TRY(fg_writer_resume(r->out.writer, identity, fg_work_take, r, &next, err));
-    FG_TRY(fg_work_check(r, err));
-    if (o->delete_consumed) FG_TRY(check_space(r, err));
+    FG_TRY(fg_writer_resume(r->out.writer, identity, &calls, &next, err));
     r->progress.resumed_bytes = r->progress.done_bytes;
-    if (r->progress.n_taken == 0) return FG_OK;
+    if (r->progress.done_bytes == 0) return FG_OK;
     for (uint64_t i = 0; i < fg_file_plan_n_tensor(r->out.plan); i++) {
         if (fg_writer_is_done(r->out.writer, i)) note_error(r, i);
     }
+    fg_run_recall_zeros(r);
     if (o->resumed != NULL) o->resumed(o->ctx, r->progress.done_bytes, r->in.catalog.source_bytes);
     return fg_work_delete(r, err);
 }
@@ -522,8 +566,8 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     FG_TRY(fg_run_copy_files(r, err));
     if (o->sensitivity_path != NULL) FG_TRY(choose_recipe(r, err));
     if (o->calib_path != NULL) {
-        FG_TRY(fg_calib_read_text(&r->in.calib_ids, &r->in.calib_hash, o->src_dir, o->calib_path,
-                                  err));
+        FG_TRY(fg_calib_read_text(&r->in.calib_ids, &r->in.calib_hash, &r->in.calib_flaws,
+                                  o->src_dir, o->calib_path, err));
     }
     FG_TRY(fg_recipe_check(&r->in.recipe, &r->in.catalog.shape, o->recipe_path, err));
     FG_TRY(fg_part_drives_find(&r->out.drives, o->out_path, o->split_dir, o->n_split, err));
@@ -532,16 +576,17 @@ fg_status fg_run_prepare(run *r, fg_err *err)
     FG_TRY(check_calibration(r, err));
     FG_TRY(fg_work_create(r, err));
     measure(r);
-    return FG_OK;
+    return fg_run_tell_before(r, err);
 }
 
 static fg_status allocate(run *r, fg_err *err)
 {
     r->progress.hash =
         fg_mem_zalloc_array((size_t)r->in.catalog.n_weight, sizeof *r->progress.hash);
+    r->progress.hashed = fg_mem_zalloc((size_t)r->in.catalog.n_weight);
     r->work.row_scale = fg_mem_zalloc_array((size_t)(FG_WORK_TENSORS * r->work.max_rows),
                                             sizeof *r->work.row_scale);
-    if (r->progress.hash == NULL || r->work.row_scale == NULL) {
+    if (r->progress.hash == NULL || r->progress.hashed == NULL || r->work.row_scale == NULL) {
         return fg_fail_nomem(err, r->opts->out_path);
     }
     FG_TRY(fg_writer_create(&r->out.writer, r->opts->out_path, r->out.plan, r->out.meta.entry,
@@ -583,6 +628,7 @@ static void fill_report(const run *r, uint64_t start_ns, fg_convert_report *out)
         .n_deleted = r->progress.n_deleted,
         .deleted_bytes = r->progress.deleted_bytes,
         .n_left_alone = r->progress.n_left_alone,
+        .n_zero = r->progress.n_zero,
     };
     uint64_t bytes;
     fg_file_plan_sums(r->out.plan, &out->n_weight, &bytes);
@@ -604,6 +650,7 @@ fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_
     fg_run_init(r, opts);
     fg_status st = fg_run_prepare(r, err);
     if (st == FG_OK) st = allocate(r, err);
+    fg_io_on_full(fg_run_full, r);
     if (st == FG_OK) st = begin_or_resume(r, err);
     if (st == FG_OK) st = begin_calibration(r, err);
     if (st == FG_OK) st = write_data(r, err);
@@ -611,6 +658,9 @@ fg_status fg_convert(const fg_convert_opts *opts, fg_convert_report *report, fg_
     if (st == FG_OK) st = fg_run_set_provenance(r, err);
     if (st == FG_OK) st = fg_writer_finish(r->out.writer, err);
     if (st == FG_OK && report != NULL) fill_report(r, start_ns, report);
+    if (st == FG_OK) fg_run_tell_after(r);
+    fg_io_on_full(NULL, NULL);
+    if (st != FG_OK) keep_work(r);
     if (st != FG_OK) add_hint(r, err);
     fg_run_fini(r);
     fg_mem_free(r);

@@ -5,7 +5,7 @@
  * The room convert puts together what its three rooms know: source (what is read), choose (which
  * types), calib (what a text says).  Its own files: metadata.h (what is stored beside the weights),
  * work.c (in which order), encode.h (weights to panels), spool.h (panels to the writer), dry_run.h
- * (what would be done).
+ * (what would be done), notices.c (what is said).
  *
  * Streaming: for each tensor a band of rows is read, encoded on all threads and written.  A plain
  * conversion takes tensors as the shards have them, each source byte read once and nearly in order;
@@ -17,18 +17,21 @@
  * others).
  *
  * A conversion replaces an existing OUT (not with keep_existing), but only by the final rename:
- * until then, and after any failure, OUT is what it was.  (One exception: when the folder cannot be
- * synced after the rename, that is an error, and OUT is the whole new file.)
+ * until then, and after any failure, OUT is what it was; from then on OUT is the whole new file,
+ * and what still goes wrong is a warning.
  *
  * Split, the parts other than OUT must not be there yet: they are never replaced.
  *
  * Resuming: the work grows as OUT.part with a journal OUT.part.journal beside it.  When the process
  * ends early, killed or by an error, and there is a checkpoint (every 4 GiB or 30 s; calibrated,
  * after each layer too), both stay, and the same conversion goes on there; the file is the same,
- * byte for byte, as in one go.  Without a checkpoint nothing is left behind after an error.  The
- * same means: equal configuration, tokenizer, recipe, calibration text, and shards of equal names,
- * sizes and headers; data of shards is not compared.  Another conversion to OUT is refused while
- * they are there.
+ * byte for byte, as in one go.  Cancelled, it makes a checkpoint of what is done, and both stay in
+ * any case.  Without a checkpoint nothing is left behind after an error.  The same means: equal
+ * configuration, tokenizer, recipe, calibration text, and shards of equal names, sizes and headers;
+ * data of shards is not compared.  Another conversion to OUT is refused while they are there.  What
+ * earlier lives wrote is read back, at the speed of the disk, and compared with the hashes in the
+ * journal: what differs is made again, or, where its shards are gone, refused before anything is
+ * changed.  A file of the user's under either name is refused and left alone.
  *
  * Small disks: with delete_consumed a shard is deleted when everything made from it is after a
  * checkpoint (on the disk; the journal has its header), so that a kill at any moment loses no data;
@@ -96,6 +99,16 @@ typedef struct fg_convert_opts {
     /* Called when waiting for a shard begins (its name), and when it ends (NULL).  NULL: no
      * calls. */
     void (*waiting)(void *ctx, const char *shard);
+    /* Something that the user should know, a sentence without a full stop: before the work (no
+     * tokenizer, links that delete_consumed leaves alone, a text that is not all UTF-8, a damaged
+     * unfinished file), or during it (matrices that are zero throughout), or behind it.  NULL: no
+     * calls. */
+    void (*warn)(void *ctx, const char *text);
+    /* Called while what earlier lives wrote is read back; false cancels.  NULL: no calls. */
+    bool (*checking)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    /* The disk of `path` is full: need_bytes more are wanted there to the end, free_bytes are
+     * there. True: try again; it waits itself.  NULL, or false: the conversion ends. */
+    bool (*full)(void *ctx, const char *path, uint64_t need_bytes, uint64_t free_bytes);
     uint64_t checkpoint_bytes; /* for tests: a checkpoint each so many; 0: 4 GiB or 30 s */
     uint64_t settle_ns;        /* for tests, instead of those 5 s */
 } fg_convert_opts;
@@ -113,6 +126,7 @@ typedef struct fg_convert_report {
     fg_calib_report calib;             /* zeros without calibration */
     uint64_t n_deleted, deleted_bytes; /* shards, by this life */
     uint64_t n_left_alone;             /* shards that delete_consumed does not delete: links */
+    uint64_t n_zero;                   /* matrices that are zero throughout */
     double seconds;
     uint64_t peak_rss_bytes; /* of the process so far */
 } fg_convert_report;

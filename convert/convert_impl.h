@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The insides of a conversion, shared by convert.c (what is written), metadata.c, work.c (in which
- * order, from which shards, and what of them is still needed) and dry_run.c.
+ * order, from which shards, and what of them is still needed), notices.c (what is said on the way)
+ * and dry_run.c.
  *
  * A piece of work is what is encoded together: one tensor, or gate, up and down of an expert.  The
  * release's shards are expert-major inside a group of some 20 layers, the file is layer-major.  A
@@ -66,6 +67,9 @@ typedef struct fg_run_inputs {
     fg_recipe recipe;
     fg_ids calib_ids;
     uint64_t calib_hash; /* of the text */
+    fg_utf8_flaws calib_flaws;
+    bool has_tokenizer;
+    uint64_t n_link; /* shards here that delete_consumed leaves alone */
 } fg_run_inputs;
 
 /* What is done, in which order, and with what. */
@@ -96,7 +100,8 @@ typedef struct fg_run_progress {
     fg_buf new_tensor;      /* u64 indices of those that are done since the last checkpoint */
     uint64_t done_bytes;    /* of the source */
     uint64_t resumed_bytes; /* of them, by earlier lives */
-    uint64_t n_taken;       /* hashes of tensors that the journal had */
+    uint8_t *hashed;        /* [catalog.n_weight] the journal had hash[i] */
+    uint64_t n_zero;        /* matrices that are zero throughout */
     uint64_t n_deleted, deleted_bytes, n_left_alone; /* shards */
     double worst_rms;
     uint64_t worst_idx;
@@ -124,6 +129,22 @@ fg_status fg_run_space(const fg_run *r, uint64_t *need, uint64_t *free_bytes, fg
 /* Calls progress; n more source bytes are done.  FG_ECANCEL. */
 fg_status fg_run_tick(void *run, uint64_t n, fg_err *err);
 
+/* --- notices.c --- */
+
+/* No tokenizer, links, text: what is to be said before the work; FG_EINVAL where it would be lost
+ * with the shards. */
+fg_status fg_run_tell_before(fg_run *r, fg_err *err);
+/* A tensor that is zero throughout: FG_EDATA where no model can be. */
+fg_status fg_run_tell_zero(fg_run *r, uint64_t idx, fg_err *err);
+/* Those that earlier lives had. */
+void fg_run_recall_zeros(fg_run *r);
+/* What is to be said at the end. */
+void fg_run_tell_after(const fg_run *r);
+/* Damage that a resume has found: fg_resume_calls. */
+void fg_run_tell_damage(void *run, uint64_t bytes, uint64_t offset);
+/* A full disk (fg_io_on_full). */
+bool fg_run_full(void *run, const char *path, uint64_t bytes);
+
 /* --- metadata.c --- */
 
 /* Reads and checks the copied files, and adds provenance: all metadata that does not hang on the
@@ -149,6 +170,9 @@ fg_status fg_work_wait_all(fg_run *r, fg_err *err);
 void fg_work_set_done(fg_run *r, size_t idx);
 /* Behind a checkpoint: deletes shards that nothing needs any more. */
 fg_status fg_work_delete(fg_run *r, fg_err *err);
+/* True for what it leaves alone: a symbolic link (lstat), or a file with other links. */
+struct stat;
+bool fg_work_is_link(const struct stat *sb);
 /* True when a checkpoint would set shards free. */
 bool fg_work_can_delete(const fg_run *r);
 

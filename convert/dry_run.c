@@ -88,6 +88,8 @@ static fg_status fill(fg_run *r, fg_dry_run *f, fg_err *err)
     FG_TRY(fg_team_create(&r->work.team, r->opts->n_thread, false, err));
     f->n_thread = fg_team_size(r->work.team);
     f->n_shard = c->n_shard;
+    f->has_tokenizer = r->in.has_tokenizer;
+    f->n_link = r->in.n_link;
     for (size_t s = 0; s < c->n_shard; s++) f->n_here += fg_hf_is_known(c, s);
     f->source_bytes = r->in.catalog.source_bytes;
     f->file_bytes = fg_file_plan_file_bytes(r->out.plan);

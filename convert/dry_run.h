@@ -43,6 +43,8 @@ typedef struct fg_dry_run {
         overlap_bytes; /* of shards that must be there at once (delete_consumed, wait_for_shards) */
     uint64_t memory_bytes; /* without what calibration takes (calib.h) */
     uint32_t n_thread;
+    bool has_tokenizer;
+    uint64_t n_link; /* shards here that delete_consumed leaves alone */
     size_t n_sum;
     fg_dry_run_sum sum[FG_DRY_RUN_MAX_SUM]; /* by role, then type */
 } fg_dry_run;

@@ -416,6 +416,9 @@ fg_status fg_encode_vector(fg_encoder *e, fg_encode_job *job, const fg_encode_io
         fg_encode_to_f32((fg_st_dtype)p->dtype, bytes, n, v);
         const size_t at = find_refused(v, n, fg_panel_first_refused((fg_qtype)t->type));
         if (at < n) st = fail_value(t, v[at], 0, at, err);
+        job->peak = 0.0f;
+        for (size_t i = 0; i < n; i++)
+            job->peak = fabsf(v[i]) > job->peak ? fabsf(v[i]) : job->peak;
     }
     if (st == FG_OK) {
         fg_f32_put_le(bytes, v, n);

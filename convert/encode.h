@@ -59,7 +59,8 @@ void fg_encoder_destroy(fg_encoder **e);
 fg_status fg_encode(fg_encoder *e, fg_encode_job *job, size_t n_job, const fg_encode_io *io,
                     fg_err *err);
 
-/* Reads a vector and hands it on as f32: of *job, tensor and piece are used and hash is filled.
+/* Reads a vector and hands it on as f32: of *job, tensor and piece are used, hash and peak (its
+ * largest magnitude) are filled.
  * Errors as of fg_encode. */
 fg_status fg_encode_vector(fg_encoder *e, fg_encode_job *job, const fg_encode_io *io, fg_err *err);
 

@@ -9,10 +9,12 @@
 #include <string.h>
 
 #include "convert/convert_impl.h"
+#include "convert/source/mistaken.h"
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/format/write/append.h"
 #include "src/text/tokenizer.h"
 
 #define MAX_META_BYTES ((uint64_t)1 << 28)
@@ -95,10 +97,12 @@ static fg_status check_file(fg_copied_kind kind, const char *text, size_t n, uin
                             const char *path, fg_err *err)
 {
     switch (kind) {
-    case FG_COPIED_TEXT: return FG_OK;
-    case FG_COPIED_JSON: return check_json(text, n, path, err);
+    case FG_COPIED_TEXT: return fg_mistaken_refuse(text, n, path, "a template", err);
+    case FG_COPIED_JSON:
+        return fg_mistaken_explain(check_json(text, n, path, err), path, "JSON", NULL, err);
     case FG_COPIED_TOKENIZER:
-        FG_TRY(check_json(text, n, path, err));
+        FG_TRY(fg_mistaken_explain(check_json(text, n, path, err), path, "a tokenizer (JSON)", NULL,
+                                   err));
         return check_tokenizer(text, n, n_vocab, path, err);
     }
     return FG_OK;
@@ -127,6 +131,45 @@ fg_status fg_metadata_add_folder(fg_metadata *m, const char *dir, bool checked, 
             fg_io_exists(path) ? fg_metadata_add_file(m, f, path, checked, n_vocab, err) : FG_OK;
         fg_mem_free(path);
         FG_TRY(st);
+    }
+    return FG_OK;
+}
+
+/* A finished model has n_vocab ids; what it has under these keys is replaced. */
+static fg_status store_file(const char *dir, const fg_copied_file *f, const char *model,
+                            bool wanted, fg_err *err)
+{
+    fg_metadata m = {0};
+    fg_append *a = NULL;
+    char *path = fg_io_join(dir, f->file);
+    if (path == NULL) return fg_fail_nomem(err, f->file);
+    fg_status st = FG_OK;
+    if (wanted || fg_io_exists(path)) {
+        st = fg_append_open(&a, model, err);
+        if (st == FG_OK) {
+            const uint32_t n_vocab = fg_model_file_shape(fg_append_file(a))->n_vocab;
+            st = fg_metadata_add_file(&m, f, path, true, n_vocab, err);
+        }
+        if (st == FG_OK) {
+            st = fg_append_meta(a, m.entry[0].key, m.entry[0].data, m.entry[0].bytes, err);
+        }
+    }
+    fg_append_close(&a);
+    fg_metadata_fini(&m);
+    fg_mem_free(path);
+    return st;
+}
+
+fg_status fg_metadata_store_tokenizer(const char *dir, const char *model, fg_err *err)
+{
+    for (int last = 0; last < 2;
+         last++) { /* the tokenizer itself comes behind what belongs to it */
+        for (size_t i = 0; i < FG_N_COPIED; i++) {
+            const fg_copied_file *f = &fg_copied_files[i];
+            const bool tokenizer = f->kind == FG_COPIED_TOKENIZER;
+            if (!f->in_synth || tokenizer != (last == 1)) continue;
+            FG_TRY(store_file(dir, f, model, tokenizer, err));
+        }
     }
     return FG_OK;
 }

@@ -53,6 +53,10 @@ fg_status fg_metadata_add_file(fg_metadata *m, const fg_copied_file *f, const ch
 /* Adds every file of the table that `dir` has. */
 fg_status fg_metadata_add_folder(fg_metadata *m, const char *dir, bool checked, uint32_t n_vocab,
                                  fg_err *err);
+/* Puts the tokenizer of `dir`, and what belongs to it (those of the table that synth copies as
+ * well), into the finished model file `model`, in place of what it has of them; weights are not
+ * touched. Errors: those of fg_metadata_add_file, fg_append_open and fg_append_meta. */
+fg_status fg_metadata_store_tokenizer(const char *dir, const char *model, fg_err *err);
 /* Sum of the sizes of the entries. */
 uint64_t fg_metadata_bytes(const fg_metadata *m);
 void fg_metadata_fini(fg_metadata *m);

@@ -321,28 +321,29 @@ fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err)
     while (c.left > 0) {
         const uint64_t idx = fg_cursor_u64(&c), hash = fg_cursor_u64(&c);
         if (c.bad || idx >= fg_file_plan_n_tensor(r->out.plan)) break;
-        r->progress.hash[fg_run_weight(r, fg_file_plan_tensor(r->out.plan, idx))] = hash;
-        r->progress.n_taken++;
+        const uint64_t weight = fg_run_weight(r, fg_file_plan_tensor(r->out.plan, idx));
+        r->progress.hash[weight] = hash;
+        r->progress.hashed[weight] = 1;
     }
     return c.bad || c.left > 0 ? fail_journal(r, err) : FG_OK;
 }
 
-/* What earlier lives have done. */
+/* What earlier lives have done: of all of it the hashes of the source must be known. */
 static fg_status mark_done(fg_run *r, fg_err *err)
 {
-    uint64_t n = 0;
     for (size_t i = 0; i < r->work.n; i++) {
         const fg_work *u = &r->work.list[i];
         if (!fg_writer_is_done(r->out.writer, u->first)) continue;
         fg_work_set_done(r, i);
-        n += u->n;
         for (uint32_t k = 0; k < u->n; k++) {
             const fg_tensor *t = fg_file_plan_tensor(r->out.plan, u->first + k);
-            r->progress.done_bytes += r->in.catalog.piece[fg_run_weight(r, t)].bytes;
+            const uint64_t weight = fg_run_weight(r, t);
+            if (r->progress.hashed[weight] == 0) return fail_journal(r, err);
+            r->progress.done_bytes += r->in.catalog.piece[weight].bytes;
         }
     }
     r->progress.new_tensor.len = 0; /* they are in the journal */
-    return n == r->progress.n_taken ? FG_OK : fail_journal(r, err);
+    return FG_OK;
 }
 
 fg_status fg_work_check(fg_run *r, fg_err *err)
@@ -375,6 +376,11 @@ bool fg_work_can_delete(const fg_run *r)
     return false;
 }
 
+bool fg_work_is_link(const struct stat *sb)
+{
+    return !S_ISREG(sb->st_mode) || sb->st_nlink != 1;
+}
+
 fg_status fg_work_delete(fg_run *r, fg_err *err)
 {
     for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
@@ -384,7 +390,7 @@ fg_status fg_work_delete(fg_run *r, fg_err *err)
         r->in.supply[s].gone = true;
         fg_shards_forget(&r->in.shards, (uint32_t)s);
         if (lstat(path, &sb) != 0) continue;
-        if (!S_ISREG(sb.st_mode) || sb.st_nlink != 1) {
+        if (fg_work_is_link(&sb)) {
             r->progress.n_left_alone++;
             continue;
         }
@@ -414,8 +420,8 @@ static uint64_t returned_bytes(const fg_run *r, size_t s, dev_t device)
 {
     struct stat sb;
     const bool will = r->in.supply[s].here && !r->in.supply[s].gone &&
-                      lstat(r->in.catalog.ckpt.shard[s].path, &sb) == 0 && S_ISREG(sb.st_mode) &&
-                      sb.st_nlink == 1 && sb.st_dev == device;
+                      lstat(r->in.catalog.ckpt.shard[s].path, &sb) == 0 && !fg_work_is_link(&sb) &&
+                      sb.st_dev == device;
     return will ? (uint64_t)sb.st_size : 0;
 }
 

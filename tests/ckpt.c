@@ -400,6 +400,32 @@ void ckpt_write(const ckpt *c, const char *dir)
     if (c->n_shard != 0) write_index(c, dir);
 }
 
+void ckpt_put_tokenizer(const char *dir)
+{
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    FILE *f = fopen(path, "w");
+    if (f == NULL) die(path);
+    (void)fprintf(f, "{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null,\n"
+                     "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
+                     "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{L}+|\\\\s+\"}, "
+                     "\"behavior\": \"Isolated\", \"invert\": false},\n"
+                     "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
+                     "\"trim_offsets\": false, \"use_regex\": false}]},\n"
+                     "\"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\", "
+                     "\"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n"
+                     "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, "
+                     "\"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, "
+                     "\"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": false, "
+                     "\"vocab\": {");
+    for (unsigned b = 0, other = 256; b < 256; b++) { /* the byte alphabet of GPT-2 */
+        const bool itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        (void)fprintf(f, "%s\"\\u%04x\": %u", b == 0 ? "" : ", ", itself ? b : other++, b);
+    }
+    (void)fprintf(f, "}, \"merges\": []}}\n");
+    if (fclose(f) != 0) die(path);
+}
+
 size_t ckpt_count_files(const char *dir)
 {
     size_t n = 0;

@@ -81,6 +81,9 @@ void ckpt_write(const ckpt *c, const char *dir);
 /* File name of a shard. */
 void ckpt_shard_name(const ckpt *c, uint32_t shard, char *buf, size_t size);
 
+/* tokenizer.json of the 256 bytes and nothing else; the vocabulary must have so many rows. */
+void ckpt_put_tokenizer(const char *dir);
+
 /* Bytes to DIR/NAME; aborts on failure. */
 void ckpt_put_file(const char *dir, const char *name, const void *bytes, size_t n);
 /* An 8-byte length (as given, true or not), the text, n_data zero bytes. */

@@ -104,8 +104,18 @@ void fg_calib_destroy(fg_calib **out)
     *out = NULL;
 }
 
-fg_status fg_calib_read_text(fg_ids *ids, uint64_t *hash, const char *dir, const char *path,
-                             fg_err *err)
+static fg_status check_utf8(const char *text, size_t n, const char *path, fg_utf8_flaws *flaws,
+                            fg_err *err)
+{
+    char what[160];
+    fg_utf8_judge((const uint8_t *)text, n, flaws);
+    if (!fg_utf8_is_other(flaws) || !fg_utf8_describe(flaws, what, sizeof what)) return FG_OK;
+    return fg_fail(err, FG_EFORMAT,
+                   "%s: %s, expected text in UTF-8 (1 %% at most of anything else)", path, what);
+}
+
+fg_status fg_calib_read_text(fg_ids *ids, uint64_t *hash, fg_utf8_flaws *flaws, const char *dir,
+                             const char *path, fg_err *err)
 {
     char *json = NULL, *text = NULL, *name = fg_io_join(dir, "tokenizer.json");
     size_t n_json, n_text;
@@ -115,6 +125,7 @@ fg_status fg_calib_read_text(fg_ids *ids, uint64_t *hash, const char *dir, const
     fg_status st = fg_io_read_all(name, MAX_TEXT_BYTES, &json, &n_json, err);
     if (st == FG_OK) st = fg_tokenizer_create(&t, json, n_json, name, err);
     if (st == FG_OK) st = fg_io_read_all(path, MAX_TEXT_BYTES, &text, &n_text, err);
+    if (st == FG_OK) st = check_utf8(text, n_text, path, flaws, err);
     if (st == FG_OK) st = fg_tokenizer_encode(t, NULL, text, n_text, true, ids, err);
     if (st == FG_OK && ids->len == 0) {
         st = fg_fail(err, FG_EINVAL, "%s: an empty text, expected one to calibrate with", path);

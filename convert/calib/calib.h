@@ -33,6 +33,7 @@
 #include <stdint.h>
 
 #include "quant/feedback.h"
+#include "src/base/utf8.h"
 #include "src/format/reader.h"
 #include "src/sys/team.h"
 #include "src/text/tokenizer.h"
@@ -55,10 +56,10 @@ typedef struct fg_calib_report {
 } fg_calib_report;
 
 /* Token ids of the text at `path` by the tokenizer.json of the folder `dir`; markup in it (chat
- * turns) counts as such.
- * *hash: XXH3-64 of the text.  Free with fg_ids_fini. */
-fg_status fg_calib_read_text(fg_ids *ids, uint64_t *hash, const char *dir, const char *path,
-                             fg_err *err);
+ * turns) counts as such.  *hash: XXH3-64 of the text; *flaws: what of it is not UTF-8.  Free with
+ * fg_ids_fini.  FG_EFORMAT also when more than 1 % is not UTF-8. */
+fg_status fg_calib_read_text(fg_ids *ids, uint64_t *hash, fg_utf8_flaws *flaws, const char *dir,
+                             const char *path, fg_err *err);
 
 /* Bytes of the temporary files that calibration with n_token tokens needs. */
 uint64_t fg_calib_disk_bytes(const fg_shape *shape, uint64_t n_token);

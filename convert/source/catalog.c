@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "convert/source/hf_config.h"
+#include "convert/source/mistaken.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 
@@ -33,6 +34,9 @@ static fg_status read_config(const char *dir, fg_shape *shape, fg_err *err)
     if (path == NULL) return fg_fail_nomem(err, dir);
     fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &text, &n, err);
     if (st == FG_OK) st = fg_hf_config_parse(shape, text, n, path, err);
+    if (st == FG_EFORMAT || st == FG_ELIMIT) {
+        st = fg_mistaken_explain(st, path, "a configuration (JSON)", NULL, err);
+    }
     fg_mem_free(text);
     fg_mem_free(path);
     return st;

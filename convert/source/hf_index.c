@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/source/mistaken.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
@@ -120,6 +121,7 @@ fg_status fg_hf_index_read(fg_hf_index *x, const char *dir, fg_err *err)
     char *path = fg_io_join(dir, FG_HF_INDEX_NAME);
     if (path == NULL) return fg_fail_nomem(err, dir);
     fg_status st = fg_json_parse_file(&root, path, MAX_INDEX_BYTES, err);
+    if (st == FG_EFORMAT) st = fg_mistaken_explain(st, path, "an index (JSON)", NULL, err);
     if (st != FG_OK) goto done;
     const fg_json *map = fg_json_get(root, "weight_map");
     if (!fg_json_is_object(map) || fg_json_first(map) == NULL) {

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/source/mistaken.h"
 #include "src/base/buf.h"
 #include "src/base/fp.h"
 #include "src/base/io.h"
@@ -233,7 +234,13 @@ fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg
     if (st == FG_OK) st = read_header(s, &f, growing, err);
     if (st == FG_OK) st = take_header(s, growing, err);
     fg_file_close(&f);
-    if (st != FG_OK) fg_st_fini(s);
+    if (st == FG_OK) return FG_OK;
+    bool known = false; /* for what it is: it will not grow into a shard */
+    if (st != FG_EIO && s->path != NULL) {
+        st = fg_mistaken_explain(st, path, "safetensors data", &known, err);
+    }
+    if (known) *growing = false;
+    fg_st_fini(s);
     return st;
 }
 

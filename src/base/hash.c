@@ -37,6 +37,11 @@ void fg_hasher_add(fg_hasher *h, const void *data, size_t n)
     (void)XXH3_64bits_update(&h->state, data, n);
 }
 
+void fg_hasher_copy(fg_hasher *to, const fg_hasher *from)
+{
+    XXH3_copyState(&to->state, &from->state);
+}
+
 uint64_t fg_hasher_digest(const fg_hasher *h)
 {
     return XXH3_64bits_digest(&h->state);

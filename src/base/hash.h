@@ -17,6 +17,7 @@ fg_hasher *fg_hasher_create(void); /* NULL when out of memory */
 void fg_hasher_destroy(fg_hasher *h);
 void fg_hasher_reset(fg_hasher *h);
 void fg_hasher_add(fg_hasher *h, const void *data, size_t n);
+void fg_hasher_copy(fg_hasher *to, const fg_hasher *from);
 uint64_t fg_hasher_digest(const fg_hasher *h);
 
 #endif

@@ -21,11 +21,14 @@ fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
     if (f->path == NULL) return fg_fail_nomem(err, path);
     /* a pipe would otherwise wait for a writer; io_uring takes the flag as a wish to fail */
     f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat sb;
     if (f->fd < 0) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
+        const int why = errno;
+        const bool dangles = why == ENOENT && lstat(path, &sb) == 0;
+        st = fg_fail(err, FG_EIO, "%s: %s%s, expected a readable file", path,
+                     dangles ? "a link to nothing: " : "", strerror(why));
         goto fail;
     }
-    struct stat sb;
     if (fstat(f->fd, &sb) != 0) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
         goto fail;
@@ -107,17 +110,33 @@ bool fg_stamp_moved(const fg_stamp *was, int fd)
            now.changed_ns != was->changed_ns;
 }
 
+static fg_io_full_fn *on_full;
+static void *on_full_ctx;
+
+void fg_io_on_full(fg_io_full_fn *full, void *ctx)
+{
+    on_full = full;
+    on_full_ctx = ctx;
+}
+
+/* True when the failure `why` was a full disk and it is worth trying again. */
+static bool has_room_again(int why, const char *path, uint64_t bytes)
+{
+    return (why == ENOSPC || why == EDQUOT) && on_full != NULL && on_full(on_full_ctx, path, bytes);
+}
+
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
                        fg_err *err)
 {
     const uint8_t *p = src;
     while (n > 0) {
         const ssize_t put = pwrite(fd, p, n, (off_t)offset);
-        if (put < 0 && errno == EINTR) continue;
+        const int why = put < 0 ? errno : 0;
+        if (why == EINTR || (put < 0 && has_room_again(why, path, n))) continue;
         if (put <= 0) {
             return fg_fail(err, FG_EIO, "%s: %s at offset %llu, expected to write %zu bytes", path,
-                           put < 0 ? strerror(errno) : "nothing written",
-                           (unsigned long long)offset, n);
+                           put < 0 ? strerror(why) : "nothing written", (unsigned long long)offset,
+                           n);
         }
         p += put;
         n -= (size_t)put;
@@ -238,6 +257,9 @@ fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err
     *out = NULL;
     FG_TRY(fg_io_open_unnamed(&fd, beside, err));
     int why = posix_fallocate(fd, 0, (off_t)bytes);
+    while (why == EINTR || (why != 0 && has_room_again(why, beside, bytes))) {
+        why = posix_fallocate(fd, 0, (off_t)bytes);
+    }
     if (why == 0) {
         *out = fg_mapping_open(fd, bytes, true, beside);
         why = errno;
@@ -331,7 +353,8 @@ fg_status fg_new_file_commit(fg_new_file *n, fg_err *err)
     forget(n->part);
     (void)fclose(n->f); /* all is on the disk */
     n->f = NULL;
-    return fg_io_sync_parent(n->path, err);
+    (void)fg_io_sync_parent(n->path, NULL); /* complete, and under its name */
+    return FG_OK;
 }
 
 void fg_new_file_close(fg_new_file *n)
@@ -346,18 +369,52 @@ void fg_new_file_close(fg_new_file *n)
     *n = (fg_new_file){.f = NULL};
 }
 
+static fg_status refuse_kind(const char *path, const struct stat *sb, fg_err *err)
+{
+    const char *what = S_ISLNK(sb->st_mode)   ? "a link"
+                       : S_ISDIR(sb->st_mode) ? "a folder"
+                                              : "not a regular file";
+    return fg_fail(err, FG_EINVAL,
+                   "%s: %s, expected a regular file or nothing there; move it away or choose "
+                   "another name",
+                   path, what);
+}
+
+fg_status fg_io_open_own(int *out, const char *path, bool create, fg_err *err)
+{
+    struct stat sb;
+    *out = -1;
+    /* looked at first, because opening a device may already do something */
+    if (lstat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) return refuse_kind(path, &sb, err);
+    const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (create ? O_CREAT : 0);
+    const int fd = open(path, flags, 0666);
+    if (fd < 0 && errno == ENOENT && !create) return FG_OK;
+    if (fd < 0) {
+        if (errno == ELOOP && lstat(path, &sb) == 0) return refuse_kind(path, &sb, err);
+        return fg_fail(err, FG_EIO, "%s: %s, expected a file that can be created", path,
+                       strerror(errno));
+    }
+    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
+        (void)close(fd);
+        return refuse_kind(path, &sb, err);
+    }
+    *out = fd;
+    return FG_OK;
+}
+
 fg_status fg_io_sync_parent(const char *path, fg_err *err)
 {
+    char dir[4096] = "."; /* no allocation, which could fail after a rename */
     const char *slash = strrchr(path, '/');
-    char *dir = slash == NULL ? fg_mem_strndup(".", 1)
-                              : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    if (dir == NULL) return fg_fail_nomem(err, path);
+    const size_t n = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
+    if (n >= sizeof dir) return fg_fail(err, FG_EIO, "%s: expected a shorter name", path);
+    if (slash != NULL) memcpy(dir, path, n);
+    dir[n] = '\0';
     fg_status st = FG_OK;
     const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) != 0) {
+    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to sync the folder", dir, strerror(errno));
     }
     if (fd >= 0) (void)close(fd);
-    fg_mem_free(dir);
     return st;
 }

@@ -51,6 +51,13 @@ bool fg_stamp_moved(const fg_stamp *was, int fd);
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
                        fg_err *err);
 
+/* What becomes of a write for which the disk, or the user's quota, has no room: `full` is called
+ * with the file's name and the bytes still to be written, and true means to try again; it waits
+ * itself.  NULL, as at the start: the write fails.  Holds for fg_io_pwrite and fg_io_map_unnamed of
+ * the whole process; to be set while no other thread writes. */
+typedef bool fg_io_full_fn(void *ctx, const char *path, uint64_t bytes);
+void fg_io_on_full(fg_io_full_fn *full, void *ctx);
+
 /* Reads a whole file of at most max_bytes into *out (NUL appended, not counted; caller frees with
  * fg_mem_free). */
 fg_status fg_io_read_all(const char *path, uint64_t max_bytes, char **out, size_t *len,
@@ -91,7 +98,7 @@ typedef struct fg_new_file {
 fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err);
 
 /* Puts the file on the disk and under its name, and closes n->f; the caller's writes have
- * succeeded. FG_EIO. */
+ * succeeded.  FG_EIO, before the rename only: a complete file under its name is no failure. */
 fg_status fg_new_file_commit(fg_new_file *n, fg_err *err);
 
 /* Removes what was not committed.  Accepts a zeroed object, and one that is closed. */
@@ -101,7 +108,12 @@ void fg_new_file_close(fg_new_file *n);
  * most.  Async-signal-safe. */
 void fg_new_file_drop_all(void);
 
-/* fsync of the directory that holds `path`, so that a rename in it survives power loss. */
+/* Opens `path` for reading and writing; when nothing has that name, creates it, or leaves *fd -1.
+ * A link is not followed, and nothing but a regular file is opened.  FG_EIO, FG_EINVAL. */
+fg_status fg_io_open_own(int *fd, const char *path, bool create, fg_err *err);
+
+/* fsync of the directory that holds `path`, so that a rename in it survives power loss.  Some file
+ * systems (FUSE, network) have no such thing: that is no failure. */
 fg_status fg_io_sync_parent(const char *path, fg_err *err);
 
 #endif

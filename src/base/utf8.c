@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/base/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 size_t fg_utf8_next(const uint8_t *p, size_t n, uint32_t *cp)
@@ -152,6 +153,56 @@ void fg_utf8_put_shown(fg_buf *b, const uint8_t *p, size_t n)
         }
     }
     fg_buf_put(b, p - plain, plain);
+}
+
+static const char *by_order_mark(const uint8_t *p, size_t n)
+{
+    if (n >= 4 && (memcmp(p, "\xff\xfe\0\0", 4) == 0 || memcmp(p, "\0\0\xfe\xff", 4) == 0)) {
+        return "UTF-32";
+    }
+    if (n >= 2 && (memcmp(p, "\xff\xfe", 2) == 0 || memcmp(p, "\xfe\xff", 2) == 0)) {
+        return "UTF-16";
+    }
+    return NULL;
+}
+
+void fg_utf8_judge(const uint8_t *p, size_t n, fg_utf8_flaws *out)
+{
+    *out = (fg_utf8_flaws){.n_byte = n, .first = n, .really = by_order_mark(p, n)};
+    const uint8_t *nul = n == 0 ? NULL : memchr(p, 0, n);
+    if (nul != NULL) out->first = (uint64_t)(nul - p);
+    for (; nul != NULL; nul = memchr(nul + 1, 0, n - (size_t)(nul + 1 - p))) out->n_nul++;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        i += fg_utf8_valid(p + i, n - i);
+        if (i == n) break;
+        const size_t bad = fg_utf8_next(p + i, n - i, &cp);
+        if (out->n_bad == 0 && i < out->first) out->first = i;
+        out->n_bad += bad;
+        i += bad;
+    }
+    /* of UTF-16 without a mark, half of what is English */
+    if (out->really == NULL && out->n_nul > n / 10) out->really = "UTF-16 or no text at all";
+}
+
+bool fg_utf8_is_other(const fg_utf8_flaws *f)
+{
+    return f->really != NULL || f->n_bad + f->n_nul > f->n_byte / 100;
+}
+
+bool fg_utf8_describe(const fg_utf8_flaws *f, char *text, size_t size)
+{
+    if (f->n_bad == 0 && f->n_nul == 0 && f->really == NULL) return false;
+    char nul[64] = "";
+    if (f->n_nul > 0) {
+        (void)snprintf(nul, sizeof nul, " and %llu zero bytes", (unsigned long long)f->n_nul);
+    }
+    (void)snprintf(text, size,
+                   "%s%s%llu of %llu bytes that are not valid UTF-8%s, from byte %llu on",
+                   f->really == NULL ? "" : f->really, f->really == NULL ? "" : ", with ",
+                   (unsigned long long)f->n_bad, (unsigned long long)f->n_byte, nul,
+                   (unsigned long long)f->first);
+    return true;
 }
 
 void fg_utf8_file_name(const char *path, char *out, size_t n)

@@ -44,6 +44,20 @@ void fg_utf8_clean(char *s);
  * and ill-formed stretches become U+FFFD. */
 void fg_utf8_put_shown(fg_buf *b, const uint8_t *p, size_t n);
 
+/* What of a text is not UTF-8. */
+typedef struct fg_utf8_flaws {
+    uint64_t n_byte;    /* of the text */
+    uint64_t n_bad;     /* bytes of ill-formed sequences */
+    uint64_t n_nul;     /* zero bytes: valid, yet in no text, but every second one of UTF-16 */
+    uint64_t first;     /* offset of the first of either */
+    const char *really; /* what it is instead; NULL: not known */
+} fg_utf8_flaws;
+void fg_utf8_judge(const uint8_t *p, size_t n, fg_utf8_flaws *out);
+/* False when there are none; else fills `text` with what they are, without the file's name. */
+bool fg_utf8_describe(const fg_utf8_flaws *f, char *text, size_t size);
+/* True when more than 1 % of the text is not UTF-8. */
+bool fg_utf8_is_other(const fg_utf8_flaws *f);
+
 /* Fills `out` (n bytes) with the last part of a path, as UTF-8 without control characters, cut to
  * what fits; "(stdin)" for "-". */
 void fg_utf8_file_name(const char *path, char *out, size_t n);

@@ -160,7 +160,8 @@ static int converse(talk *k)
             continue;
         }
         cli_clear_interrupt();
-        if (turn(k, text, n, &err) == FG_OK) continue;
+        if (turn(k, text, n, &err) == FG_OK && !cli_terminated()) continue;
+        if (cli_terminated()) break;
         status = cli_fail(&err);
         if (err.code == FG_ELIMIT) cli_note("(/reset starts over)\n");
         if (!k->tty) break;
@@ -223,5 +224,6 @@ static int run(int argc, char **argv)
     fg_session_destroy(&k.s);
     fg_engine_close(&k.e);
     if (st != FG_OK) return cli_fail(&err);
+    if (status == EXIT_OK && cli_terminated()) return EXIT_FAILED;
     return status == EXIT_OK ? cli_finish_stdout() : status;
 }

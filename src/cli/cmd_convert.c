@@ -2,11 +2,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "convert/choose/recipe.h"
 #include "convert/convert.h"
 #include "convert/dry_run.h"
+#include "convert/metadata.h"
 #include "src/base/buf.h"
+#include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/utf8.h"
 #include "src/cli/commands.h"
@@ -24,7 +28,8 @@ const command cmd_convert = {
                "fulgur convert MiniMax-M1-80k m1.fulgur --recipe fast --calib text.txt\n"
                "fulgur convert MiniMax-M1-80k m1.fulgur --dry-run\n"
                "fulgur convert MiniMax-M1-80k m1.fulgur --delete-consumed --wait-for-shards\n"
-               "fulgur convert MiniMax-M1-80k m1.fulgur --split /drive2/models,/drive3/models",
+               "fulgur convert MiniMax-M1-80k m1.fulgur --split /drive2/models,/drive3/models\n"
+               "fulgur convert MiniMax-M1-80k m1.fulgur --only-tokenizer",
     .description =
         "Reads a checkpoint folder as Hugging Face has it and writes one file: weights, "
         "configuration, tokenizer, recipe, hashes of the source and the error of each quantized "
@@ -38,9 +43,19 @@ const command cmd_convert = {
         "chosen: what `fulgur sensitivity` measured for the attention and the experts of each "
         "layer is traded against bytes.\n"
         "Each byte is read once, in 0.3 GiB of memory. A conversion that is killed at any moment "
-        "goes on when the same command is given again. A finished OUT is replaced with `--force` "
-        "only. `--dry-run` prints the plan: sizes, "
-        "disk, memory.\n"
+        "goes on when the same command is given again: what is there is read back first, at the "
+        "speed of the disk, and what differs from what was written is made again. SIGINT, SIGTERM "
+        "and SIGHUP end it in order: what is done is kept in OUT.part and OUT.part.journal, the "
+        "command that goes on is printed, and the status is 128 and the signal's number; a second "
+        "one kills. When the disk is full it waits until there is room again (`--on-full wait`) or "
+        "ends (`stop`). Where standard error is no terminal, a line every ten minutes says how far "
+        "it is. A finished OUT is replaced with `--force` only. `--dry-run` prints the plan: "
+        "sizes, disk, memory.\n"
+        "A folder without tokenizer.json is converted with a warning, but not with "
+        "`--delete-consumed`. `--only-tokenizer` puts the tokenizer of SRC_DIR, its configuration "
+        "and the chat template into a finished OUT, in place of what it has; the weights are not "
+        "touched. Matrices that are zero throughout, as where a shard was reserved and never "
+        "filled, are named; an embedding, lm_head or norm that is so ends the conversion.\n"
         "`--delete-consumed` removes a shard when all that was made of it is on the disk, and "
         "`--wait-for-shards` takes shards as they arrive, so that download and conversion "
         "overlap within 4.5 GB of shards (calibrated: 234 GB, because the release keeps an "
@@ -85,6 +100,92 @@ static void waiting(void *arg, const char *shard)
     if (shard != NULL && !p->on) cli_note("convert: %s\n", p->note);
 }
 
+static void tell(void *arg, const char *text)
+{
+    const progress *p = arg;
+    cli_warn(p->what, text);
+}
+
+/* What earlier lives wrote is read back before the work: a progress of its own. */
+static bool checking(void *arg, uint64_t done, uint64_t total)
+{
+    static progress check;
+    (void)arg;
+    if (check.start_ns == 0) progress_start(&check, "convert: reading back", "B");
+    const bool go_on = progress_show(&check, done, total);
+    if (done == total) progress_end(&check);
+    return go_on;
+}
+
+/* --- a full disk --- */
+
+typedef enum on_full { ON_FULL_WAIT, ON_FULL_STOP, ON_FULL_COUNT } on_full;
+
+static const char *on_full_name(unsigned v)
+{
+    static const char *const names[ON_FULL_COUNT] = {"wait", "stop"};
+    return names[v];
+}
+
+#define SAY_AGAIN_NS ((uint64_t)60 * 1000000000)
+
+/* A second's wait; said once, and again when it comes back after a while. */
+static bool wait_for_room(void *arg, const char *path, uint64_t need, uint64_t have)
+{
+    static uint64_t tried_ns;
+    progress *p = arg;
+    const uint64_t now = fg_clock_ns();
+    if (tried_ns == 0 || now - tried_ns > SAY_AGAIN_NS) {
+        char line[512];
+        (void)snprintf(line, sizeof line,
+                       "%.300s: the disk is full: %s free, %s needed to the end; it goes on when "
+                       "there is room",
+                       path, cli_bytes((double)have), cli_bytes((double)need));
+        cli_warn(p->what, line);
+    }
+    (void)snprintf(p->note, sizeof p->note, "the disk is full");
+    for (int i = 0; i < 10 && !cli_interrupted(); i++) {
+        const struct timespec tenth = {0, 100000000};
+        (void)nanosleep(&tenth, NULL);
+    }
+    tried_ns = fg_clock_ns();
+    return !cli_interrupted();
+}
+
+/* --- the command that goes on --- */
+
+static void put_word(const char *s)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_-+=:,./@%";
+    if (s[0] != '\0' && strspn(s, plain) == strlen(s)) {
+        fprintf(stderr, " %s", s);
+        return;
+    }
+    fprintf(stderr, " '");
+    for (; *s != '\0'; s++) {
+        if (*s == '\'') {
+            fprintf(stderr, "'\\''");
+        } else {
+            (void)fputc((unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s, stderr);
+        }
+    }
+    (void)fputc('\'', stderr);
+}
+
+static void print_command(const fg_convert_opts *o, int argc, char *const *argv)
+{
+    char part[4096];
+    const int n = snprintf(part, sizeof part, "%s.part", o->out_path);
+    if (!cli_interrupted() || n < 0 || (size_t)n >= sizeof part || !fg_io_exists(part) ||
+        argc == 0) {
+        return;
+    }
+    fprintf(stderr, "go on with: fulgur");
+    for (int i = 0; i < argc; i++) put_word(argv[i]);
+    (void)fputc('\n', stderr);
+}
+
 /* --- dry run --- */
 
 static fg_status print_forecast_json(const fg_convert_opts *o, const fg_dry_run *f, fg_err *err)
@@ -98,11 +199,12 @@ static fg_status print_forecast_json(const fg_convert_opts *o, const fg_dry_run 
         ", \"file_bytes\": %" PRIu64 ", \"tensors\": %" PRIu64 ", \"weights\": %" PRIu64
         ", \"bits_per_weight\": %.4f, \"temporary_bytes\": %" PRIu64 ", \"need_bytes\": %" PRIu64
         ", \"free_bytes\": %" PRIu64 ", \"fits\": %s, \"overlap_bytes\": %" PRIu64
-        ", \"memory_bytes\": %" PRIu64 ", \"threads\": %u, \"parts\": [",
+        ", \"memory_bytes\": %" PRIu64 ", \"threads\": %u, \"tokenizer\": %s, \"links\": %" PRIu64
+        ", \"parts\": [",
         f->n_shard, f->n_here, f->source_bytes, f->file_bytes, f->n_tensor, f->n_weight,
         f->bits_per_weight, f->temp_bytes, f->need_bytes, f->free_bytes,
         f->free_bytes >= f->need_bytes && f->parts_fit ? "true" : "false", f->overlap_bytes,
-        f->memory_bytes, f->n_thread);
+        f->memory_bytes, f->n_thread, f->has_tokenizer ? "true" : "false", f->n_link);
     for (size_t i = 0; i < f->n_sum; i++) {
         const fg_dry_run_sum *s = &f->sum[i];
         fg_buf_printf(&b,
@@ -150,10 +252,13 @@ static void print_forecast(const fg_convert_opts *o, const fg_dry_run *f)
     }
 }
 
-static int dry_run(const fg_convert_opts *o, bool json)
+static int dry_run(fg_convert_opts *o, bool json)
 {
     static fg_dry_run f;
+    static progress p = {.what = "convert"};
     fg_err err = {0};
+    o->warn = tell;
+    o->ctx = &p;
     fg_status st = fg_convert_dry_run(o, &f, &err);
     if (st == FG_OK && json) st = print_forecast_json(o, &f, &err);
     if (st != FG_OK) return cli_fail(&err);
@@ -186,6 +291,7 @@ static fg_status print_json(const fg_convert_opts *o, const fg_convert_report *r
                       ", \"shards_left_alone\": %" PRIu64,
                       r->n_deleted, r->deleted_bytes, r->n_left_alone);
     }
+    fg_buf_printf(&b, ", \"zero_matrices\": %" PRIu64, r->n_zero);
     fg_buf_printf(&b, ", \"peak_rss_bytes\": %" PRIu64 ", \"seconds\": %.3f}\n", r->peak_rss_bytes,
                   r->seconds);
     const fg_status st = b.failed ? fg_fail_nomem(err, "report") : FG_OK;
@@ -234,10 +340,60 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
     return FG_OK;
 }
 
+/* OUT is complete: whatever becomes of the report, the conversion has not failed. */
+static void report(const fg_convert_opts *o, const fg_convert_report *r, bool json)
+{
+    fg_err err = {0};
+    char line[800];
+    const fg_status st = json ? print_json(o, r, &err) : print_report(o, r, &err);
+    if (st == FG_OK && fflush(stdout) == 0 && !ferror(stdout)) return;
+    (void)snprintf(line, sizeof line, "%.200s is complete, but its report could not be printed%s%s",
+                   o->out_path, st == FG_OK ? "" : ": ", st == FG_OK ? "" : err.msg);
+    cli_warn("convert", line);
+}
+
+static int convert(fg_convert_opts *o, on_full full, bool json, int argc, char *const *argv)
+{
+    fg_err err = {0};
+    fg_convert_report r;
+    progress p;
+    cli_catch_interrupt();
+    progress_start(&p, "convert", "B");
+    o->progress = progress_show;
+    o->resumed = resumed;
+    o->waiting = waiting;
+    o->warn = tell;
+    o->checking = checking;
+    o->full = full == ON_FULL_WAIT ? wait_for_room : NULL;
+    o->ctx = &p;
+    const fg_status st = fg_convert(o, &r, &err);
+    progress_end(&p);
+    if (st != FG_OK) {
+        const int status = cli_fail(&err);
+        print_command(o, argc, argv);
+        return status;
+    }
+    report(o, &r, json);
+    return EXIT_OK;
+}
+
+static int add_tokenizer(const fg_convert_opts *o)
+{
+    fg_err err = {0};
+    cli_catch_interrupt();
+    if (fg_metadata_store_tokenizer(o->src_dir, o->out_path, &err) != FG_OK) return cli_fail(&err);
+    printf("%s: has the tokenizer of %s\n", o->out_path, o->src_dir);
+    return cli_finish_stdout();
+}
+
 static int run(int argc, char **argv)
 {
     fg_convert_opts o = {0};
-    bool json = false, dry = false, force = false;
+    bool json = false, dry = false, force = false, only_tokenizer = false;
+    on_full full = ON_FULL_WAIT;
+    char *given[64]; /* parsing moves the operands */
+    const int n_given = argc <= 64 ? argc : 0;
+    memcpy(given, argv, (size_t)n_given * sizeof *given);
     double target_gb = 0.0;
     const char *split_text = NULL;
     static split_dirs split;
@@ -265,6 +421,10 @@ static int run(int argc, char **argv)
         {"wait-for-shards", 0, OPT_FLAG, &o.wait_for_shards, 0, 0, NULL,
          "start with the shards that are there, wait for the others to arrive"},
         FORCE_OPT(force),
+        {"on-full", 0, OPT_CHOICE, CHOICE(full, on_full_name, ON_FULL_COUNT), 0, 0, "WHAT",
+         "when the disk is full: wait for room, or stop"},
+        {"only-tokenizer", 0, OPT_FLAG, &only_tokenizer, 0, 0, NULL,
+         "put the tokenizer of SRC_DIR into the finished OUT, nothing else"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
     };
     const char *operand[2];
@@ -283,21 +443,7 @@ static int run(int argc, char **argv)
     o.src_dir = operand[0];
     o.out_path = operand[1];
 
-    fg_err err = {0};
-    fg_convert_report r;
-    progress p;
-    if (dry) return dry_run(&o, json);
     o.keep_existing = !force;
-    cli_catch_interrupt();
-    progress_start(&p, "convert", "B");
-    o.progress = progress_show;
-    o.resumed = resumed;
-    o.waiting = waiting;
-    o.ctx = &p;
-    const fg_status st = fg_convert(&o, &r, &err);
-    progress_end(&p);
-    if (st != FG_OK) return cli_fail(&err);
-    const fg_status shown = json ? print_json(&o, &r, &err) : print_report(&o, &r, &err);
-    if (shown != FG_OK) return cli_fail(&err);
-    return cli_finish_stdout();
+    if (only_tokenizer) return add_tokenizer(&o);
+    return dry ? dry_run(&o, json) : convert(&o, full, json, n_given, given);
 }

@@ -177,5 +177,6 @@ static int run(int argc, char **argv)
     fg_engine_close(&w.e);
     fg_ids_fini(&w.ids);
     fg_mem_free(w.text);
+    if (st == FG_OK && cli_terminated()) return EXIT_FAILED; /* it was not to end here */
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

@@ -232,6 +232,7 @@ static fg_status score(request *q, fg_engine *e, fg_engine *ref, fg_err *err)
     fg_status st = q->card ? check_card(e, ref, err) : FG_OK;
     if (st == FG_OK) st = fg_engine_tokenizer(e, &t, err);
     if (st == FG_OK) st = read_text(q->text, &text, &len, err);
+    if (st == FG_OK) cli_tell_utf8("score", q->text, text, len);
     if (st == FG_OK) st = encode_text(t, text, len, q->special, &ids, err);
     if (st == FG_OK) {
         progress_start(&p, "score", "token");

@@ -77,6 +77,7 @@ static fg_status measure(request *q, fg_engine *base, fg_engine *low, fg_err *er
     progress p;
     fg_status st = fg_engine_tokenizer(base, &t, err);
     if (st == FG_OK) st = read_text(q->text, &text, &len, err);
+    if (st == FG_OK) cli_tell_utf8("sensitivity", q->text, text, len);
     if (st == FG_OK) st = encode_text(t, text, len, q->special, &ids, err);
     if (st == FG_OK) {
         progress_start(&p, "sensitivity", "window");

@@ -73,6 +73,7 @@ static fg_status read_ids(const request *q, fg_engine *e, fg_ids *ids, fg_err *e
     size_t n;
     FG_TRY(fg_engine_tokenizer(e, &t, err));
     FG_TRY(read_text(q->text, &text, &n, err));
+    cli_tell_utf8("trace", q->text, text, n);
     fg_status st = encode_text(t, text, n, q->special, ids, err);
     fg_mem_free(text);
     if (st == FG_OK && q->n_tok > 0 && ids->len > q->n_tok) ids->len = (size_t)q->n_tok;

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,62 +127,78 @@ const char *cli_known_memory(uint64_t bytes)
     return bytes == UINT64_MAX ? "unknown" : cli_memory((double)bytes);
 }
 
-/* ---- interruption ---- */
-
-static volatile sig_atomic_t interrupts;
-
-static void on_interrupt(int sig)
-{
-    interrupts = interrupts + 1;
-    if (interrupts > 1) (void)signal(sig, SIG_DFL);
-}
-
-void cli_catch_interrupt(void)
-{
-    struct sigaction a = {.sa_handler = on_interrupt};
-    (void)sigemptyset(&a.sa_mask);
-    (void)sigaction(SIGINT, &a, NULL);
-}
-
-bool cli_interrupted(void)
-{
-    return interrupts != 0;
-}
-
-void cli_clear_interrupt(void)
-{
-    interrupts = 0;
-    cli_catch_interrupt();
-}
-
 /* ---- progress ---- */
 
 void progress_start(progress *p, const char *what, const char *unit)
 {
     *p = (progress){.what = what, .unit = unit};
-    p->start_ns = fg_clock_ns();
+    p->start_ns = p->logged_ns = fg_clock_ns();
     p->on = !args_quiet() && cli_is_screen(2);
+}
+
+/* What is left, in seconds. */
+static double time_left(const progress *p, uint64_t now, uint64_t done, uint64_t total,
+                        double *rate)
+{
+    const double s = (double)(now - p->start_ns) * 1e-9;
+    *rate = s > 0.0 ? (double)(done - p->from) / s : 0.0;
+    return *rate > 0.0 ? (double)(total - done) / *rate : 0.0;
+}
+
+/* "45 MB of 3 GB  2 MB/s" */
+static void put_amounts(const progress *p, uint64_t done, uint64_t total, double rate, char *text,
+                        size_t size)
+{
+    if (strcmp(p->unit, "B") == 0) {
+        (void)snprintf(text, size, "%s of %s  %s/s", cli_bytes((double)done),
+                       cli_bytes((double)total), cli_bytes(rate));
+    } else {
+        (void)snprintf(text, size, "%s of %s  %.*f %s/s", cli_count(done), cli_count(total),
+                       rate < 9.95 ? 1 : 0, rate, p->unit);
+    }
+}
+
+#define LOG_NS ((uint64_t)600 * 1000000000)
+
+bool progress_log(progress *p, uint64_t now, time_t wall, uint64_t done, uint64_t total, char *text,
+                  size_t size)
+{
+    struct tm t;
+    char when[32] = "", amounts[128], left[32] = "unknown";
+    double rate;
+    if (now - p->logged_ns < LOG_NS) return false;
+    p->logged_ns = now;
+    if (localtime_r(&wall, &t) != NULL) (void)strftime(when, sizeof when, "%Y-%m-%d %H:%M", &t);
+    const double eta = time_left(p, now, done, total, &rate);
+    put_amounts(p, done, total, rate, amounts, sizeof amounts);
+    if (rate > 0.0) {
+        const double minutes = floor(eta / 60.0);
+        (void)snprintf(left, sizeof left, "%.0f:%02.0f h", floor(minutes / 60.0),
+                       fmod(minutes, 60.0));
+    }
+    (void)snprintf(text, size, "%s: %s  %.1f %%  %s  ETA %s%s%s", p->what, when,
+                   total == 0 ? 100.0 : 100.0 * (double)done / (double)total, amounts, left,
+                   p->note[0] == '\0' ? "" : "  ", p->note);
+    return true;
 }
 
 bool progress_show(void *arg, uint64_t done, uint64_t total)
 {
     progress *p = arg;
     const uint64_t now = fg_clock_ns();
+    char text[256];
+    double rate;
+    if (!p->on && !args_quiet() &&
+        progress_log(p, now, time(NULL), done, total, text, sizeof text)) {
+        fprintf(stderr, "%s\n", text);
+    }
     if (!p->on || (now - p->last_ns < 100000000u && done != total)) return !cli_interrupted();
     p->last_ns = now;
     p->drawn = true;
-    const double s = (double)(now - p->start_ns) * 1e-9;
-    const double rate = s > 0.0 ? (double)(done - p->from) / s : 0.0;
-    const double eta = rate > 0.0 ? (double)(total - done) / rate : 0.0;
+    const double eta = time_left(p, now, done, total, &rate);
     const double percent = total == 0 ? 100.0 : 100.0 * (double)done / (double)total;
-    fprintf(stderr, "\r%s: %5.1f %%", p->what, percent);
-    if (strcmp(p->unit, "B") == 0) {
-        fprintf(stderr, "  %s of %s  %s/s", cli_bytes((double)done), cli_bytes((double)total),
-                cli_bytes(rate));
-    } else {
-        fprintf(stderr, "  %s of %s  %.*f %s/s", cli_count(done), cli_count(total),
-                rate < 9.95 ? 1 : 0, rate, p->unit);
-    }
+    put_amounts(p, done, total, rate, text, sizeof text);
+    fprintf(stderr, "\r%s: %5.1f %%  %s", p->what, percent, text);
     if (p->note[0] != '\0') fprintf(stderr, "  %s", p->note);
     fprintf(stderr, "  ETA %.0f:%02.0f\033[K", floor(eta / 60.0), fmod(eta, 60.0));
     (void)fflush(stderr);
@@ -228,6 +243,26 @@ void say_memory_limit(void)
             cli_memory((double)r.bytes), r.by);
 }
 
+void cli_warn(const char *who, const char *text)
+{
+    char line[600];
+    (void)snprintf(line, sizeof line, "%s", text);
+    fg_utf8_clean(line); /* names of files may hold anything */
+    (void)fflush(stdout);
+    fprintf(stderr, "%s%s: warning: %s\n", cli_is_screen(2) ? "\r\033[K" : "", who, line);
+}
+
+void cli_tell_utf8(const char *who, const char *name, const char *text, size_t n)
+{
+    fg_utf8_flaws f;
+    char what[160], line[512];
+    fg_utf8_judge((const uint8_t *)text, n, &f);
+    if (!fg_utf8_describe(&f, what, sizeof what)) return;
+    (void)snprintf(line, sizeof line, "%.250s: %s; what is not valid was replaced by U+FFFD", name,
+                   what);
+    cli_warn(who, line);
+}
+
 /* ---- input ---- */
 
 /* Bytes of a text, 60 million tokens: more than anybody scores, less than memory has. */
@@ -253,7 +288,8 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
     fg_status st = fg_model_file_meta(f, "tokenizer.json", &json, &n, err);
     if (st == FG_OK && json == NULL) {
         st = fg_fail(err, FG_ENOTSUP,
-                     "%s: no tokenizer inside, expected tokenizer.json at conversion", path);
+                     "%s: no tokenizer inside, expected one (convert --only-tokenizer adds it)",
+                     path);
     }
     if (st == FG_OK) st = fg_tokenizer_create(owned, json, n, path, err);
     fg_model_file_close(&f);

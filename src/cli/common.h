@@ -9,9 +9,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "src/base/buf.h"
 #include "src/cli/args.h"
+#include "src/cli/signals.h"
 #include "src/engine/session.h"
 
 /* Prints "fulgur: <message>" and returns EXIT_FAILED. */
@@ -39,14 +41,15 @@ void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 bool cli_is_screen(int fd);
 bool cli_has_style(int fd);
 
-/* Progress line on stderr, redrawn at most ten times a second and only on a terminal; not with
- * --quiet. */
+/* Progress line on stderr, redrawn at most ten times a second on a terminal; elsewhere a line every
+ * ten minutes; not with --quiet. */
 typedef struct progress {
     const char *what; /* "convert" */
     const char *unit; /* "B" prints sizes, else counts */
     uint64_t start_ns, last_ns;
-    uint64_t from; /* of done: what was there at the start, no part of the rate */
-    bool on;       /* stderr is a terminal */
+    uint64_t logged_ns; /* of the last line where there is no terminal */
+    uint64_t from;      /* of done: what was there at the start, no part of the rate */
+    bool on;            /* stderr is a terminal */
     bool drawn;
     char note[96]; /* extra text, e.g. a running estimate; empty: none */
 } progress;
@@ -55,10 +58,15 @@ void progress_start(progress *p, const char *what, const char *unit);
 bool progress_show(void *progress, uint64_t done, uint64_t total);
 void progress_end(progress *p); /* clears the line */
 
-/* From the first call on, SIGINT sets a flag instead of killing the process; a second one kills. */
-void cli_catch_interrupt(void);
-bool cli_interrupted(void);
-void cli_clear_interrupt(void);
+/* Where standard error is no terminal, a line every ten minutes says how far it is.  True when one
+ * is due at now_ns (fg_clock_ns) and the time of day `wall`; text is filled then. */
+bool progress_log(progress *p, uint64_t now_ns, time_t wall, uint64_t done, uint64_t total,
+                  char *text, size_t size);
+
+/* A line "WHO: warning: TEXT" on stderr, which may cross a progress line. */
+void cli_warn(const char *who, const char *text);
+/* Says on stderr what of a text is not UTF-8, if anything is. */
+void cli_tell_utf8(const char *who, const char *name, const char *text, size_t n);
 
 /* The texts of src/base/units.h for printf, in one of CLI_KEPT static buffers that take turns: of
  * files and rates ("1.23 GB"), of memory ("1.23 GiB"), and of counts ("1,234,567"). */

@@ -86,7 +86,8 @@ const char *line_read(line_reader *r, size_t *n)
     for (;;) {
         size_t m;
         const char *p = next(r, &m);
-        if (p == NULL && cli_interrupted()) { /* Ctrl-C at the prompt drops the line only */
+        if (p == NULL && cli_interrupted() &&
+            !cli_terminated()) { /* Ctrl-C at the prompt drops the line only */
             cli_clear_interrupt();
             (void)fputc('\n', stdout);
             r->text.len = 0;

@@ -11,6 +11,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/help.h"
 #include "src/cli/lost.h"
+#include "src/cli/signals.h"
 
 static const command *const commands[] = {
 #define COMMAND_ROW(name) &cmd_##name,
@@ -77,5 +78,5 @@ int main(int argc, char **argv)
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     cli_catch_lost_files();
     const command *c = find(argc - 1, argv + 1, &n_word);
-    return c == NULL ? unknown(first) : c->run(argc - n_word, argv + n_word);
+    return c == NULL ? unknown(first) : cli_exit_status(c->run(argc - n_word, argv + n_word));
 }

@@ -204,8 +204,9 @@ fg_status fg_engine_tokenizer(fg_engine *e, const fg_tokenizer **out, fg_err *er
         const char *path = fg_model_file_path(e->file);
         FG_TRY(fg_model_file_meta(e->file, "tokenizer.json", &json, &n, err));
         if (json == NULL) {
-            return fg_fail(err, FG_ENOTSUP,
-                           "%s: no tokenizer inside, expected tokenizer.json at conversion", path);
+            return fg_fail(
+                err, FG_ENOTSUP,
+                "%s: no tokenizer inside, expected one (convert --only-tokenizer adds it)", path);
         }
         FG_TRY(fg_tokenizer_create(&e->tokenizer, json, n, path, err));
     }

@@ -19,6 +19,7 @@ typedef unsigned long long ull; /* for %llu */
 
 /* A byte above 127 catches 7-bit transfers and text editors, the final newline CR/LF conversion. */
 static const uint8_t magic[8] = {0x89, 'F', 'U', 'L', 'G', 'U', 'R', 0x0a};
+const uint8_t fg_unfinished_mark[8] = {0x89, 'F', 'G', 'P', 'A', 'R', 'T', 0x0a};
 
 enum {
     SLOT_HASH_AT = FG_SLOT_BYTES - 8,
@@ -71,9 +72,22 @@ static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
         return fg_fail(err, FG_EFORMAT, "%s: a part of a split model, expected its main file",
                        path);
     }
+    if (fg_file_kind_of(p) == FG_KIND_UNFINISHED) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: an unfinished model, expected a complete one; the command that began "
+                       "it goes on with it",
+                       path);
+    }
     return fg_fail(err, FG_EFORMAT,
                    "%s: starts with %02x %02x %02x %02x, expected 89 46 55 4c of a .fulgur file",
                    path, p[0], p[1], p[2], p[3]);
+}
+
+fg_file_kind fg_file_kind_of(const uint8_t *first)
+{
+    if (memcmp(first, magic, sizeof magic) == 0) return FG_KIND_MODEL;
+    const bool marked = memcmp(first, fg_unfinished_mark, sizeof fg_unfinished_mark) == 0;
+    return marked ? FG_KIND_UNFINISHED : FG_KIND_OTHER;
 }
 
 static bool is_zero(const uint8_t *p, size_t n)

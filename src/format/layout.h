@@ -60,6 +60,12 @@ static inline uint64_t fg_slot_chunks(uint64_t data_bytes)
     return data_bytes / FG_FILE_CHUNK + (data_bytes % FG_FILE_CHUNK != 0);
 }
 
+/* What a file is by its first 8 bytes.  Those of one that is being written are a mark, by which a
+ * writer knows its own from files of the user's; the finished header takes their place. */
+typedef enum fg_file_kind { FG_KIND_OTHER, FG_KIND_MODEL, FG_KIND_UNFINISHED } fg_file_kind;
+extern const uint8_t fg_unfinished_mark[8];
+fg_file_kind fg_file_kind_of(const uint8_t *first);
+
 /* out: FG_SLOT_BYTES, hash included. */
 void fg_slot_encode(const fg_slot *s, uint8_t *out);
 

@@ -195,7 +195,8 @@ static bool lose_power(bool tear, fg_rng *r)
     if (n_split > 0 && n_page < place[n_place] / FG_PAGE_BYTES)
         n_page = place[n_place] / FG_PAGE_BYTES;
     uint8_t *safe = fg_mem_zalloc((size_t)n_page);
-    uint64_t end = 0;
+    uint64_t end = size < 8 ? size : 8; /* the mark is there before anything else is */
+    if (n_page > 0) safe[0] = 1;
     for (size_t i = 0; i < n; i++) {
         const uint64_t e = mark_safe(fg_journal_record(j, i), safe, n_page);
         if (e > end) end = e;

@@ -62,6 +62,7 @@ static bool prepare(const char *name)
     ckpt_spread(&model, N_SHARD);
     (void)snprintf(src, sizeof src, "%s", ckpt_dir(name));
     ckpt_write(&model, src);
+    ckpt_put_tokenizer(src);
     (void)snprintf(out_name, sizeof out_name, "%s_out", name);
     use_output(ckpt_dir(out_name));
     fg_convert_opts o = options(src, NULL);
@@ -338,9 +339,10 @@ FG_TEST(a_downloaders_file_is_respected)
         ckpt_put_file(src, leaf, "x", 1);
         nap_us((unsigned)(o.settle_ns / 1000) + 20000); /* at rest before anybody looks */
         waits = 0;
-        control = i == 4; /* nothing tells: the zeros are taken */
-        CHECK_OK(fg_convert(&o, NULL, &err), &err);
-        CHECK(waits == !control && is_same(want, n_want) == !control);
+        control = i == 4; /* nothing tells: the zeros are read, and give themselves away */
+        const fg_status st = fg_convert(&o, NULL, &err);
+        CHECK(st == (control ? FG_EDATA : FG_OK) && waits == !control);
+        CHECK(control ? strstr(err.msg, "zero throughout") != NULL : is_same(want, n_want));
         (void)remove(out);
     }
     fg_mem_free(stalled);
@@ -395,8 +397,9 @@ FG_TEST(waiting_can_be_interrupted)
     calls = waits = 0;
     CHECK(fg_convert(&o, NULL, &err) == FG_ECANCEL && strchr(err.msg, '\n') == NULL);
     ckpt_shard_name(&model, 0, name, sizeof name);
-    CHECK(waits == 1 && strcmp(waited_for, name) == 0 && calls == 3);
-    CHECK(!fg_io_exists(part) && !fg_io_exists(log_path));
+    /* twice asked, cancelled, and asked whether that is so */
+    CHECK(waits == 1 && strcmp(waited_for, name) == 0 && calls >= 3);
+    CHECK(fg_io_exists(part) && fg_io_exists(log_path)); /* who cancels goes on later */
     /* a shard that will never be one is no reason to wait */
     ckpt_put_file(src, name, "\5\0\0\0\0\0\0\0[1,2]", 13);
     nap_us(100000);

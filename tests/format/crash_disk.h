@@ -3,7 +3,8 @@
  * A disk that fails or loses power, for life.h: this header defines the calls that change files.
  * It can make the n-th of them fail, or end the process there and leave what a disk may hold then:
  * of each file, what it was at its last sync, with any sectors written since, or garbage in their
- * place; names made or unmade since the last sync of the folder may be there or not.
+ * place (its first sector is old or new: disks write a sector whole); names made or unmade since
+ * the last sync of the folder may be there or not.
  */
 #ifndef FG_TESTS_FORMAT_CRASH_DISK_H
 #define FG_TESTS_FORMAT_CRASH_DISK_H
@@ -29,6 +30,8 @@ typedef struct tracked {
     bool has_content; /* durable is valid */
     uint8_t *durable; /* as of the last sync of the file; malloc */
     uint64_t size;
+    uint8_t *removed; /* what it was when its name was taken away, until the folder is synced */
+    uint64_t removed_size;
 } tracked;
 
 /* Of a split file, two more parts, and the link beside OUT that leads to the first. */
@@ -37,6 +40,8 @@ static tracked files[N_FILE];
 static int n_op, fail_at, die_at; /* 0: never */
 static int liar = -1;             /* syncs of this file do nothing */
 static uint64_t die_seed, free_bytes = UINT64_MAX;
+static int n_unlink, die_at_unlink; /* of files that are not tracked; 0: never */
+static bool drops_all;              /* of what was not synced nothing comes true */
 
 static uint64_t slurp(const char *path, uint8_t **bytes)
 {
@@ -91,6 +96,8 @@ static void note_names(const struct stat *folder)
         *strrchr(dir, '/') = '\0';
         if (stat(dir, &sb) == 0 && (folder == NULL || sb.st_ino == folder->st_ino)) {
             files[i].named = exists(files[i].path);
+            free(files[i].removed);
+            files[i].removed = NULL;
         }
     }
 }
@@ -110,7 +117,8 @@ static void lose_content(const tracked *f, fg_rng *r)
     uint8_t *now, *mix;
     const uint64_t n = slurp(f->path, &now), old = f->has_content ? f->size : 0;
     const uint64_t most = n > old ? n : old, least = n < old ? n : old;
-    const uint64_t size = least + (most == least ? 0 : fg_rng_u64(r) % (most - least + 1));
+    uint64_t size = least + (most == least ? 0 : fg_rng_u64(r) % (most - least + 1));
+    if (drops_all) size = old;
     mix = calloc(1, (size_t)most + 1);
     if (mix == NULL || now == NULL) abort();
     for (uint64_t at = 0; at < most; at += SECTOR) {
@@ -118,7 +126,7 @@ static void lose_content(const tracked *f, fg_rng *r)
         uint8_t a[SECTOR] = {0}, b[SECTOR] = {0};
         if (at < old) memcpy(a, f->durable + at, old - at < m ? old - at : m);
         if (at < n) memcpy(b, now + at, n - at < m ? n - at : m);
-        const uint64_t pick = fg_rng_u64(r) % 5;
+        const uint64_t pick = drops_all ? 0 : fg_rng_u64(r) % (at == 0 ? 4 : 5);
         const bool same = memcmp(a, b, m) == 0;
         memcpy(mix + at, pick < 2 ? a : b, m);
         for (uint64_t k = 0; !same && pick == 4 && k < m; k++) mix[at + k] = (uint8_t)fg_rng_u64(r);
@@ -143,7 +151,15 @@ static void lose_name(int i, fg_rng *r)
     const bool there = exists(files[i].path);
     if (there == files[i].named || fg_rng_u64(r) % 2 == 0) return;
     if (there) (void)unlink(files[i].path);
-    if (!there && i == LOG) dump(files[i].path, files[i].durable, files[i].size);
+    if (!there && i == LOG) dump(files[i].path, files[i].removed, files[i].removed_size);
+}
+
+/* A file made in the place of a removed one may be the removed one still. */
+static void lose_removal(int i, fg_rng *r)
+{
+    if (files[i].removed == NULL || !exists(files[i].path) || fg_rng_u64(r) % 2 == 0) return;
+    (void)remove(files[i].path);
+    dump(files[i].path, files[i].removed, files[i].removed_size);
 }
 
 static void power_off(void)
@@ -164,6 +180,7 @@ static void power_off(void)
         if (!moved) lose_name(part, &r);
     }
     lose_name(LOG, &r);
+    lose_removal(LOG, &r);
     lose_name(LINK1, &r);
     _exit(fg_test_failed() ? 1 : DIED);
 }
@@ -229,6 +246,25 @@ int rename(const char *a, const char *b)
     files[from].has_content = false;
     files[from].durable = NULL;
     return 0;
+}
+
+int unlink(const char *path)
+{
+    if (step(EIO)) return -1;
+    for (int i = 0; i < N_FILE; i++) {
+        if (files[i].path == NULL || strcmp(files[i].path, path) != 0) continue;
+        if (i == LOG && files[i].named && files[i].removed == NULL && files[i].has_content) {
+            files[i].removed = files[i].durable;
+            files[i].removed_size = files[i].size;
+            files[i].durable = NULL;
+        }
+        free(files[i].durable);
+        files[i].durable = NULL;
+        files[i].has_content = false;
+        return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    }
+    if (++n_unlink == die_at_unlink) power_off();
+    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
 }
 
 int symlink(const char *to, const char *name)

@@ -14,6 +14,7 @@
 
 #include "src/base/hash.h"
 #include "src/format/layout.h"
+#include "src/format/write/writer_impl.h"
 #include "src/format/reader.h"
 #include "tests/fg_test.h"
 #include "tests/format/crash_disk.h"
@@ -31,13 +32,17 @@ typedef struct life {
     bool view;          /* looks at the file while it is written */
     bool other_plan;    /* another type for a tensor */
     bool shuffled;      /* groups in random order */
+    bool in_order;      /* what is behind a damaged place is made again too */
+    bool drops;         /* stops inside a group, drops it, and makes a checkpoint of the rest */
     bool again;         /* behind each checkpoint another one, of nothing */
     uint32_t n_split;   /* parts besides the main file */
     uint64_t next;      /* out: where it went on */
-    uint64_t sum;       /* out: of the payloads, as the caller of a real writer keeps state */
+    uint64_t sum;       /* out: of all groups, as the caller of a real writer keeps state */
     uint64_t n_payload; /* out: payloads handed back */
     bool kept;          /* out */
+    uint64_t n_damaged; /* out: bytes that were found to be others */
     bool is_written[256];
+    bool is_claimed[256]; /* groups of which a payload spoke */
 } life;
 
 static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t expert)
@@ -48,14 +53,37 @@ static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t
     return c;
 }
 
+/* The groups that were written since the payload before. */
 static fg_status take_payload(void *ctx, const void *bytes, uint64_t n, fg_err *err)
 {
     life *l = ctx;
     fg_cursor c = fg_cursor_make(bytes, (size_t)n);
     l->n_payload++;
-    if (n != 8) return fg_fail(err, FG_EFORMAT, "payload: %llu bytes", (unsigned long long)n);
-    l->sum += fg_cursor_u64(&c);
+    while (c.left > 0) {
+        const uint64_t idx = fg_cursor_u64(&c);
+        if (c.bad || idx >= 256) return fg_fail(err, FG_EFORMAT, "payload of %d bytes", (int)n);
+        l->is_claimed[idx] = true;
+    }
     return FG_OK;
+}
+
+static void note_damage(void *ctx, uint64_t bytes, uint64_t offset)
+{
+    life *l = ctx;
+    CHECK(bytes > 0 && offset > 0);
+    l->n_damaged = bytes;
+}
+
+/* What earlier lives have done, by payloads and writer: they must agree. */
+static void recall(life *l, const fg_writer *w)
+{
+    for (uint64_t i = 0; i < fg_file_plan_n_tensor(fg_writer_plan(w)); i++) {
+        const uint32_t role = fg_file_plan_tensor(fg_writer_plan(w), i)->role;
+        if (role == FG_ROLE_EXPERT_UP || role == FG_ROLE_EXPERT_DOWN) continue;
+        if (!fg_writer_is_done(w, i)) continue;
+        CHECK(l->is_claimed[i]);
+        l->sum += fg_hash64(&i, sizeof i);
+    }
 }
 
 static fg_status look(const life *l, fg_writer *w, const uint8_t *data, uint64_t idx, fg_err *err)
@@ -117,32 +145,54 @@ static uint64_t random_group(const life *l, const fg_writer *w, fg_rng *r)
     return at - (role == FG_ROLE_EXPERT_UP ? 1 : role == FG_ROLE_EXPERT_DOWN ? 2 : 0);
 }
 
+/* Half of group i, which is then dropped, and a checkpoint of what is before it. */
+static fg_status drop_one(fg_writer *w, const uint8_t *data, uint64_t i, const fg_buf *payload,
+                          fg_err *err)
+{
+    FG_TRY(fg_writer_seek(w, i, err));
+    const uint64_t pos = fg_writer_pos(w);
+    FG_TRY(fg_writer_write(w, data, 77, err)); /* wrong ones */
+    FG_TRY(fg_writer_flush(w, err));
+    fg_writer_drop(w);
+    CHECK_U64(fg_writer_pos(w), pos);
+    return fg_writer_checkpoint(w, payload->data, payload->len, err);
+}
+
 static fg_status write_rest(life *l, fg_writer *w, const uint8_t *data, fg_err *err)
 {
-    uint64_t n_group = 0, saved = l->sum, i = l->next;
+    uint64_t n_group = 0, i = l->next;
+    fg_buf payload = {0};
     fg_rng r;
     fg_rng_init(&r, l->sum);
     memset(l->is_written, 0, sizeof l->is_written);
-    for (;;) {
+    fg_status st = FG_OK;
+    while (st == FG_OK) {
         if (l->shuffled) i = random_group(l, w, &r);
         if (i == fg_file_plan_n_tensor(fg_writer_plan(w))) break;
         const uint64_t n =
             fg_file_plan_tensor(fg_writer_plan(w), i)->role == FG_ROLE_EXPERT_GATE ? GROUP : 1;
-        if (l->stop_at != 0 && (l->shuffled ? n_group : i) >= l->stop_at)
-            return fg_fail(err, FG_ECANCEL, "stopped");
-        if (l->shuffled) FG_TRY(fg_writer_seek(w, i, err));
+        if (l->stop_at != 0 && (l->shuffled ? n_group : i) >= l->stop_at) {
+            st = l->drops ? drop_one(w, data, i, &payload, err) : FG_OK;
+            if (st == FG_OK) st = fg_fail(err, FG_ECANCEL, "stopped");
+            break;
+        }
+        /* what is written already, behind a damaged place, is passed over */
+        if (fg_writer_is_done(w, i)) {
+            i += n;
+            continue;
+        }
+        st = fg_writer_seek(w, i, err);
         memset(l->is_written + i, 1, (size_t)n);
-        FG_TRY(write_group(l, w, data, i, n, err));
+        if (st == FG_OK) st = write_group(l, w, data, i, n, err);
+        fg_buf_u64(&payload, i);
         i += n;
-        if (l->every == 0 || ++n_group % l->every != 0) continue;
-        uint8_t payload[8], nothing[8] = {0};
-        const uint64_t v = l->sum - saved;
-        for (int k = 0; k < 8; k++) payload[k] = (uint8_t)(v >> (8 * k));
-        FG_TRY(fg_writer_checkpoint(w, payload, 8, err));
-        if (l->again) FG_TRY(fg_writer_checkpoint(w, nothing, 8, err));
-        saved = l->sum;
+        if (st != FG_OK || l->every == 0 || ++n_group % l->every != 0) continue;
+        st = fg_writer_checkpoint(w, payload.data, payload.len, err);
+        if (st == FG_OK && l->again) st = fg_writer_checkpoint(w, NULL, 0, err);
+        payload.len = 0;
     }
-    return fg_writer_set_meta(w, "sum", &l->sum, sizeof l->sum, err);
+    fg_buf_fini(&payload);
+    return st == FG_OK ? fg_writer_set_meta(w, "sum", &l->sum, sizeof l->sum, err) : st;
 }
 
 static fg_status live(life *l, fg_err *err)
@@ -152,7 +202,10 @@ static fg_status live(life *l, fg_err *err)
     const uint64_t zero = 0;
     const fg_meta meta[] = {{"sum", &zero, sizeof zero},
                             {"config.json", sample_config, sizeof sample_config - 1}};
-    l->next = l->sum = l->n_payload = 0;
+    l->next = l->sum = l->n_payload = l->n_damaged = 0;
+    memset(l->is_claimed, 0, sizeof l->is_claimed);
+    const fg_resume_calls calls = {
+        .damaged = note_damage, .payload = take_payload, .ctx = l, .in_order = l->in_order};
     *err = (fg_err){0};
     const fg_file_spec spec = {
         .choose = choose, .ctx = l, .meta = meta, .n_meta = 2, .n_part = l->n_split + 1};
@@ -161,7 +214,8 @@ static fg_status live(life *l, fg_err *err)
         data = sample_data(w, l->data_seed);
         if (data == NULL) st = fg_fail_nomem(err, l->path);
     }
-    if (st == FG_OK) st = fg_writer_resume(w, l->identity, take_payload, l, &l->next, err);
+    if (st == FG_OK) st = fg_writer_resume(w, l->identity, &calls, &l->next, err);
+    if (st == FG_OK) recall(l, w);
     if (st == FG_OK) st = write_rest(l, w, data, err);
     if (st == FG_OK) st = fg_writer_finish(w, err);
     l->kept = w != NULL && fg_writer_is_kept(w);
@@ -190,9 +244,9 @@ static void use(const char *name)
     for (int i = 0; i < N_FILE; i++) {
         const char *folder = i == PART1 || i == OUT1 ? "/d" : "";
         (void)snprintf(path[i], sizeof path[0], "%s%s/%s%s", tmp, folder, name, suffix[i]);
-        free(files[i].durable);
-        files[i] = (tracked){.path = path[i]};
         (void)unlink(path[i]);
+        free(files[i].removed);
+        files[i] = (tracked){.path = path[i]};
     }
     n_op = fail_at = die_at = 0;
     liar = -1;

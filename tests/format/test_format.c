@@ -561,7 +561,11 @@ FG_TEST(part_is_locked)
     size_t n;
     CHECK(fg_io_read_all(part, 100, &text, &n, &err) == FG_OK && n == 4); /* left alone */
     fg_mem_free(text);
-    (void)close(fd);
+    CHECK(fg_writer_begin(w, &err) == FG_EIO);
+    CHECK(flock(fd, LOCK_UN) == 0 && fg_writer_begin(w, &err) == FG_EINVAL); /* not a writer's */
+    fg_writer_destroy(&w);
+    REQUIRE_OK(sample_writer(&w, path, (fg_file_spec){0}, NULL, &err), &err);
+    CHECK(pwrite(fd, fg_unfinished_mark, 8, 0) == 8 && close(fd) == 0);
     CHECK_OK(fg_writer_begin(w, &err), &err); /* a leftover is taken over */
     CHECK(fg_io_exists(part));
     fg_writer_destroy(&w);

@@ -116,8 +116,7 @@ FG_TEST(many_deaths_of_one_file)
     free(want);
 }
 
-/* The model of a disk has teeth: when fdatasync lies, work is lost.  The read-back sees it where it
- * looks, and chunk hashes, which are of what was written, where it does not. */
+/* The model of a disk has teeth: when fdatasync lies, work is lost, and made again. */
 FG_TEST(control_a_lying_disk_is_found_out)
 {
     uint8_t *want;
@@ -136,11 +135,12 @@ FG_TEST(control_a_lying_disk_is_found_out)
         fg_journal_close(&j);
         liar = -1;
         l = plain();
-        const fg_status st = live(&l, &err); /* refused when an end of a span is gone */
-        CHECK(st == FG_OK ? is_complete(want, n) == verifies(files[OUT].path)
-                          : lies == 1 && st == FG_EIO && strstr(err.msg, "other bytes") != NULL);
-        CHECK(lies == 1 ? l.next < said : l.next == said);
-        CHECK(lies == 1 || is_complete(want, n));
+        const fg_status st = live(&l, &err);
+        /* where nothing at all came true, not even the mark, it cannot be told from another's */
+        const bool strange = lies == 1 && st == FG_EINVAL && strstr(err.msg, "not a file") != NULL;
+        CHECK(strange || (st == FG_OK && is_complete(want, n)));
+        CHECK(lies == 1 ? l.next < said && (strange || l.n_damaged > 0)
+                        : l.next == said && l.n_damaged == 0);
     }
     free(want);
 }
@@ -153,26 +153,31 @@ FG_TEST(a_failure_of_every_operation)
     fg_err err;
     use("f.fulgur");
     const uint64_t n = reference(&want);
-    int op = 1, kept = 0, failures = 0;
+    int op = 1, kept = 0, failures = 0, after_rename = 0;
     for (;; op += fg_test_every(1, 3)) {
         use("f.fulgur");
         life l = plain();
         l.view = op % 2 == 0;
         fail_at = op;
         const fg_status st = live(&l, &err);
-        if (st == FG_OK) break;
-        CHECK(st == FG_EIO && strchr(err.msg, '\n') == NULL &&
-              strstr(err.msg, fg_test_tmpdir()) != NULL);
-        CHECK(l.kept == exists(files[PART].path) && l.kept == exists(files[LOG].path));
+        if (st == FG_OK && n_op < op) break;
         kept += l.kept;
         failures++;
         fail_at = n_op = 0;
-        const bool complete = exists(files[OUT].path); /* the folder's sync failed */
-        CHECK(complete == (is_complete(want, n) && !l.kept));
+        CHECK((st == FG_OK) == exists(files[OUT].path)); /* complete is never a failure */
+        if (st == FG_OK) {
+            after_rename++;
+            CHECK(verifies(files[OUT].path) && !exists(files[PART].path) && !l.kept);
+            (void)unlink(files[OUT].path); /* a journal may be left: it is void */
+        } else {
+            CHECK(st == FG_EIO && strchr(err.msg, '\n') == NULL &&
+                  strstr(err.msg, fg_test_tmpdir()) != NULL);
+            CHECK(l.kept == exists(files[PART].path) && l.kept == exists(files[LOG].path));
+        }
         l = plain();
         CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
     }
-    CHECK(op > 40 && kept > failures / 2);
+    CHECK(op > 40 && kept > failures / 2 && after_rename > 0);
     free(want);
     /* and with a journal to go on from */
     for (op = 1;; op++) {
@@ -295,7 +300,9 @@ FG_TEST(a_wrong_record_is_not_trusted)
         c.result = bytes;
         c.hash = hashes;
         c.span = span;
-        const uint8_t payload[8] = {0};
+        uint8_t payload[1024];
+        REQUIRE(c.n_payload <= sizeof payload);
+        memcpy(payload, c.payload, (size_t)c.n_payload);
         c.payload = payload;
         if (wrong == 1) span[8]++; /* more than is in the file, or than was written */
         if (wrong == 2) span[8]--;
@@ -317,6 +324,19 @@ FG_TEST(a_wrong_record_is_not_trusted)
         CHECK(st == FG_OK && (wrong == 0 || is_complete(want, n)));
     }
     free(want);
+}
+
+/* True for the second and third tensor of a group. */
+static bool is_third(uint64_t idx)
+{
+    const fg_shape shape = sample_shape();
+    const fg_file_spec spec = {.shape = &shape, .choose = sample_choose};
+    fg_err err;
+    fg_file_plan *p;
+    if (fg_file_plan_make(&p, &spec, "sample", &err) != FG_OK) return false;
+    const uint32_t role = fg_file_plan_tensor(p, idx)->role;
+    fg_file_plan_destroy(&p);
+    return role == FG_ROLE_EXPERT_UP || role == FG_ROLE_EXPERT_DOWN;
 }
 
 /* Where the part of tensor idx begins in the file. */
@@ -364,14 +384,136 @@ FG_TEST(data_that_is_gone_is_noticed)
         CHECK(live(&l, &err) == FG_OK && l.next == 0 && is_complete(want, n));
     }
     /* no journal, or one that is none */
-    for (int bad = 0; bad < 3; bad++) {
+    for (int bad = 0; bad < 2; bad++) {
         REQUIRE(interrupted("g.fulgur", &j));
         fg_journal_close(&j);
         if (bad == 0) CHECK(unlink(files[LOG].path) == 0);
-        if (bad == 1) flip(files[LOG].path, 17);
-        if (bad == 2) dump(files[LOG].path, "", 0);
+        if (bad == 1) dump(files[LOG].path, "", 0);
         l = plain();
         CHECK(live(&l, &err) == FG_OK && l.next == 0 && is_complete(want, n));
+    }
+    /* one that was ours and is damaged where it says whose: the work is not thrown away */
+    for (int bad = 0; bad < 2; bad++) {
+        REQUIRE(interrupted("g.fulgur", &j));
+        fg_journal_close(&j);
+        flip(files[LOG].path, bad == 0 ? 17 : 8);
+        l = plain();
+        CHECK(live(&l, &err) == (bad == 0 ? FG_ECHECKSUM : FG_EVERSION));
+        flip(files[LOG].path, bad == 0 ? 17 : 8);
+        CHECK(live(&l, &err) == FG_OK && l.next > 0 && is_complete(want, n));
+    }
+    free(want);
+}
+
+/* Any byte of what was written: its span is written again, and no other. */
+FG_TEST(damage_anywhere_is_noticed)
+{
+    uint8_t *want;
+    fg_err err;
+    fg_journal *j;
+    use("z.fulgur");
+    const uint64_t n = reference(&want);
+    for (size_t at = 0; at < 4; at++) {
+        REQUIRE(interrupted("z.fulgur", &j));
+        const size_t m = fg_journal_n_record(j), k = at * (m - 1) / 3;
+        const fg_span s = fg_checkpoint_span(fg_journal_record(j, k), 0);
+        const uint64_t end = end_of(fg_journal_record(j, m - 1));
+        fg_journal_close(&j);
+        flip(files[PART].path, at % 2 == 0 ? place_of(s.first) : place_of(s.end) - 1);
+        life l = plain();
+        l.stop_at = end + 1; /* the span and one group more, not in a checkpoint */
+        l.every = 0;
+        const fg_status st = live(&l, &err);
+        CHECK(st == FG_ECANCEL && l.next == s.first && l.n_payload == m);
+        CHECK_U64(l.n_damaged, place_of(s.end) - place_of(s.first));
+        for (uint64_t i = 0; i < end; i++) CHECK(!l.is_written[i] || (i >= s.first && i < s.end));
+        l = plain();
+        CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
+        /* what is written in between was made good without a word in the journal */
+        CHECK(at == 3 || (l.n_damaged == 0 && l.next == end));
+    }
+    /* work in order starts over from there */
+    REQUIRE(interrupted("z.fulgur", &j));
+    const fg_span s = fg_checkpoint_span(fg_journal_record(j, 1), 0);
+    fg_journal_close(&j);
+    flip(files[PART].path, place_of(s.first));
+    life l = plain();
+    l.in_order = true;
+    CHECK(live(&l, &err) == FG_OK && l.next == s.first && is_complete(want, n));
+    for (uint64_t i = s.first; i < 40; i++) CHECK(l.is_written[i] || is_third(i));
+    free(want);
+}
+
+/* Files of the user's, and other things, under our names. */
+FG_TEST(other_peoples_files_are_left_alone)
+{
+    static const uint64_t sizes[] = {1, 7, 8, 9, 32, 33, 4096, (uint64_t)3 << 20};
+    fg_err err;
+    uint8_t *text = malloc((size_t)3 << 20), *got;
+    REQUIRE(text != NULL);
+    memset(text, 'x', (size_t)3 << 20);
+    for (int which = PART; which <= LOG; which++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            use("u.fulgur");
+            dump(files[which].path, text, sizes[i]);
+            life l = plain();
+            CHECK(live(&l, &err) == FG_EINVAL && strstr(err.msg, files[which].path) != NULL);
+            CHECK_U64(slurp(files[which].path, &got), sizes[i]);
+            CHECK(memcmp(got, text, (size_t)sizes[i]) == 0);
+            free(got);
+            CHECK(!exists(files[OUT].path) && !exists(files[which == PART ? LOG : PART].path));
+            if (which == PART) { /* and by a writer without a journal */
+                CHECK(sample_write(files[OUT].path, 1, NULL, &err) == FG_EINVAL);
+                CHECK_U64(slurp(files[PART].path, &got), sizes[i]);
+                free(got);
+            }
+        }
+        for (int kind = 0; kind < 5; kind++) {
+            const char *victim = fg_test_tmp("victim");
+            use("u.fulgur");
+            dump(victim, "mine", 4);
+            const char *path = files[which].path;
+            if (kind == 0) CHECK(symlink(victim, path) == 0);
+            if (kind == 1) CHECK(symlink("/nowhere/at/all", path) == 0);
+            if (kind == 2) CHECK(symlink(fg_test_tmpdir(), path) == 0);
+            if (kind == 3) CHECK(mkfifo(path, 0600) == 0);
+            if (kind == 4) CHECK(mkdir(path, 0700) == 0);
+            life l = plain();
+            CHECK(live(&l, &err) == FG_EINVAL && strstr(err.msg, path) != NULL);
+            CHECK(exists(path) && slurp(victim, &got) == 4 && memcmp(got, "mine", 4) == 0);
+            free(got);
+            (void)remove(path);
+        }
+    }
+    /* controls: a finished model of the user's is one too; what we left is not */
+    use("u.fulgur");
+    REQUIRE_OK(sample_write(files[OUT].path, 1, NULL, &err), &err);
+    CHECK(rename(files[OUT].path, files[PART].path) == 0);
+    life l = plain();
+    CHECK(live(&l, &err) == FG_EINVAL && verifies(files[PART].path));
+    use("u.fulgur");
+    CHECK(die(&l, 30, 1) && live(&l, &err) == FG_OK);
+    free(text);
+}
+
+/* Stopped inside a group: what is before it can be made durable. */
+FG_TEST(a_group_can_be_dropped)
+{
+    uint8_t *want;
+    fg_err err;
+    use("k.fulgur");
+    const uint64_t n = reference(&want);
+    for (int after = 0; after < 3; after++) {
+        use("k.fulgur");
+        life l = plain();
+        l.every = after == 0 ? 4 : 0;
+        l.stop_at = 23;
+        l.drops = true;
+        CHECK(live(&l, &err) == FG_ECANCEL && l.kept);
+        l = plain();
+        l.shuffled = after == 2;
+        CHECK(live(&l, &err) == FG_OK && l.next >= 21 && l.n_damaged == 0);
+        CHECK(is_complete(want, n));
     }
     free(want);
 }
@@ -400,7 +542,7 @@ FG_TEST(an_empty_record_hides_nothing)
         l = plain();
         CHECK(live(&l, &err) == FG_OK && is_complete(want, n));
         CHECK_U64(l.next, damaged == 1 ? s.first : s.end);
-        CHECK_U64(l.n_payload, damaged == 1 ? m - 2 : m);
+        CHECK_U64(l.n_payload, m);
     }
     free(want);
 }
@@ -501,8 +643,8 @@ FG_TEST(view_and_misuse)
     CHECK(fg_writer_checkpoint(w, NULL, 0, &err) == FG_EINVAL);
     CHECK(fg_writer_seek(w, 1, &err) == FG_EINVAL && !fg_writer_is_done(w, 0));
     uint8_t *data = sample_data(w, 1);
-    REQUIRE(data != NULL && fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_OK);
-    CHECK(fg_writer_resume(w, 1, NULL, NULL, &next, &err) == FG_EINVAL);
+    REQUIRE(data != NULL && fg_writer_resume(w, 1, NULL, &next, &err) == FG_OK);
+    CHECK(fg_writer_resume(w, 1, NULL, &next, &err) == FG_EINVAL);
     REQUIRE_OK(fg_writer_view(w, &v, &err), &err);
     uint64_t q4 = 0;
     while (fg_file_plan_tensor(fg_writer_plan(w), q4)->type != FG_TYPE_Q4) q4++;

@@ -48,16 +48,43 @@ static fg_status fail_io(const fg_journal *j, const char *wanted, fg_err *err)
 
 static bool parse_header(fg_journal *j, fg_cursor *c)
 {
-    const uint8_t *start = c->p, *m = fg_cursor_bytes(c, sizeof magic);
+    const uint8_t *start = c->p;
+    (void)fg_cursor_bytes(c, sizeof magic);
     const uint32_t version = fg_cursor_u32(c), zero = fg_cursor_u32(c);
-    j->identity = fg_cursor_u64(c);
-    j->end_hash = fg_cursor_u64(c);
-    if (c->bad || memcmp(m, magic, sizeof magic) != 0 || version != VERSION || zero != 0 ||
-        j->end_hash != fg_hash64(start, HEADER_BYTES - 8)) {
+    const uint64_t identity = fg_cursor_u64(c), hash = fg_cursor_u64(c);
+    if (c->bad || version != VERSION || zero != 0 || hash != fg_hash64(start, HEADER_BYTES - 8)) {
         return false;
     }
+    j->identity = identity;
     j->end = HEADER_BYTES;
+    j->end_hash = hash;
     return true;
+}
+
+/* What died before its header was on the disk: the beginning of one, or zeros. */
+static bool is_stillborn(const uint8_t *p, size_t n)
+{
+    size_t zero = 0, same = 0;
+    while (zero < n && p[zero] == 0) zero++;
+    while (same < n && same < sizeof magic && p[same] == magic[same]) same++;
+    return n <= HEADER_BYTES && (zero == n || same == n || same == sizeof magic);
+}
+
+/* A file of n bytes (32 at least) whose header is not good. */
+static fg_status refuse_header(const fg_journal *j, fg_err *err)
+{
+    fg_cursor c = fg_cursor_make(j->bytes + sizeof magic, 4);
+    const uint32_t version = fg_cursor_u32(&c);
+    if (version != VERSION) {
+        return fg_fail(err, FG_EVERSION,
+                       "%s: journal version %u, expected %d; go on with the program that began it, "
+                       "or delete it and the file beside it",
+                       j->path, version, (int)VERSION);
+    }
+    return fg_fail(err, FG_ECHECKSUM,
+                   "%s: a damaged header, expected the journal of an unfinished conversion; delete "
+                   "it and the file beside it to start again",
+                   j->path);
 }
 
 static bool parse_body(fg_checkpoint *r, fg_cursor c)
@@ -118,18 +145,28 @@ static fg_status read_file(fg_journal *j, fg_err *err)
 {
     struct stat sb;
     if (fstat(j->fd, &sb) != 0) return fail_io(j, "a readable file", err);
-    if (!S_ISREG(sb.st_mode)) {
-        return fg_fail(err, FG_EIO, "%s: not a regular file, expected a journal or nothing there",
+    const uint64_t size = (uint64_t)sb.st_size, head = size < HEADER_BYTES ? size : HEADER_BYTES;
+    uint8_t start[HEADER_BYTES];
+    const fg_file f = {.fd = j->fd, .size = size, .path = j->path};
+    FG_TRY(fg_file_read(&f, start, (size_t)head, 0, err));
+    if (size < HEADER_BYTES && is_stillborn(start, (size_t)head)) return FG_OK;
+    if (size == HEADER_BYTES && is_stillborn(start, (size_t)head)) {
+        fg_cursor c = fg_cursor_make(start, sizeof start);
+        (void)parse_header(j, &c);
+        return FG_OK;
+    }
+    if (size < HEADER_BYTES || size > MAX_BYTES || memcmp(start, magic, sizeof magic) != 0) {
+        return fg_fail(err, FG_EINVAL,
+                       "%s: not a journal, expected one or nothing there; move it away or choose "
+                       "another name",
                        j->path);
     }
-    const uint64_t size = (uint64_t)sb.st_size;
-    if (size < HEADER_BYTES || size > MAX_BYTES) return FG_OK;
     j->bytes = fg_mem_alloc((size_t)size);
     if (j->bytes == NULL) return fg_fail_nomem(err, j->path);
-    const fg_file f = {.fd = j->fd, .size = size, .path = j->path};
     FG_TRY(fg_file_read(&f, j->bytes, (size_t)size, 0, err));
     fg_cursor c = fg_cursor_make(j->bytes, (size_t)size);
     bool more = parse_header(j, &c);
+    if (!more) return refuse_header(j, err);
     while (more) FG_TRY(parse_record(j, &c, &more, err));
     return FG_OK;
 }
@@ -157,18 +194,19 @@ fg_status fg_journal_load(fg_journal **out, const char *path, fg_err *err)
         st = fg_fail_nomem(err, path);
         goto fail;
     }
-    j->fd = open(path, O_RDWR | O_CLOEXEC);
-    if (j->fd >= 0) {
-        st = read_file(j, err);
-    } else if (errno != ENOENT) {
-        st = fail_io(j, "a readable file", err);
-    }
+    st = fg_io_open_own(&j->fd, path, false, err);
+    if (st == FG_OK && j->fd >= 0) st = read_file(j, err);
     if (st != FG_OK) goto fail;
     *out = j;
     return FG_OK;
 fail:
     fg_journal_close(&j);
     return st;
+}
+
+bool fg_journal_is_begun(const fg_journal *j)
+{
+    return j->end != 0;
 }
 
 uint64_t fg_journal_identity(const fg_journal *j)
@@ -195,10 +233,10 @@ static fg_status sync_file(const fg_journal *j, fg_err *err)
 
 fg_status fg_journal_start(fg_journal *j, uint64_t identity, fg_err *err)
 {
-    forget(j);
-    if (j->fd < 0) j->fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (!fg_journal_remove(j)) return fail_io(j, "to remove it", err);
+    /* a new file, not the old one emptied: a loss of power must not mix the two */
+    j->fd = open(j->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (j->fd < 0) return fail_io(j, "a file that can be created", err);
-    if (ftruncate(j->fd, 0) != 0) return fail_io(j, "to empty it", err);
     fg_buf b = {0};
     fg_buf_put(&b, magic, sizeof magic);
     fg_buf_u32(&b, VERSION);
@@ -250,12 +288,14 @@ fg_status fg_journal_append(fg_journal *j, const fg_checkpoint *c, fg_err *err)
     return st;
 }
 
-void fg_journal_remove(fg_journal *j)
+bool fg_journal_remove(fg_journal *j)
 {
-    if (j->fd < 0) return;
-    (void)unlink(j->path);
+    forget(j);
+    if (j->fd < 0) return true;
+    if (unlink(j->path) != 0 && errno != ENOENT) return false;
     (void)close(j->fd);
     j->fd = -1;
+    return true;
 }
 
 void fg_journal_close(fg_journal **out)

@@ -50,15 +50,21 @@ typedef struct fg_span {
 fg_span fg_checkpoint_span(const fg_checkpoint *c, uint64_t i);
 uint64_t fg_checkpoint_hash(const fg_checkpoint *c, uint64_t i);
 
-/* Reads the journal at `path`.  One that is absent or damaged has no records, or those before the
- * damage.  *out is closed by fg_journal_close.  Errors: FG_EIO, FG_ENOMEM. */
+/* Reads the journal at `path`.  One that is absent, or that died before its first record, has no
+ * records; one that is damaged has those before the damage.  What is no journal of ours is refused
+ * and left alone.  *out is closed by fg_journal_close.  Errors: FG_EINVAL (a link, another kind of
+ * file, other contents), FG_EVERSION, FG_ECHECKSUM (a damaged header before records), FG_EIO,
+ * FG_ENOMEM. */
 fg_status fg_journal_load(fg_journal **out, const char *path, fg_err *err);
 
+/* True when there is a file with a good header. */
+bool fg_journal_is_begun(const fg_journal *j);
 uint64_t fg_journal_identity(const fg_journal *j);
 size_t fg_journal_n_record(const fg_journal *j);
 const fg_checkpoint *fg_journal_record(const fg_journal *j, size_t i);
 
-/* Begins a new journal over whatever was there: header only, with folder entry on the disk. */
+/* Begins a new journal, header only, in a new file with folder entry on the disk; an old one is
+ * removed first. */
 fg_status fg_journal_start(fg_journal *j, uint64_t identity, fg_err *err);
 
 /* Cuts everything after the first n records (n > 0), so that the next append follows them. */
@@ -68,8 +74,9 @@ fg_status fg_journal_keep(fg_journal *j, size_t n, fg_err *err);
  * forgotten.  After a failure the journal must not be appended to. */
 fg_status fg_journal_append(fg_journal *j, const fg_checkpoint *c, fg_err *err);
 
-/* Removes the file, if there is one.  The journal may be started again or closed. */
-void fg_journal_remove(fg_journal *j);
+/* Removes the file, if there is one; false when it is still there.  The journal may be started
+ * again or closed. */
+bool fg_journal_remove(fg_journal *j);
 
 /* Leaves the file as it is.  Accepts NULL; *j becomes NULL. */
 void fg_journal_close(fg_journal **j);

@@ -2,9 +2,14 @@
  *
  * The writer's lives: how one begins, what it leaves for the next, and how the next goes on.
  *
- * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn,
- * or whose pieces are not in the file as it says, is not believed, and one before it is used.  What
- * is between the spans of the records may hold anything: it is written again, padding included.
+ * Data first: a checkpoint syncs PATH.part, then the record that says so.  A record that is torn is
+ * not believed, nor are those behind it.  Of the others every span is read back and compared: one
+ * that is not in the file as its record says is written again, and said again by a later record,
+ * with equal hashes, since equal work gives equal bytes.  What is between the spans may hold
+ * anything: it is written again, padding included.
+ *
+ * A file of the user's under one of our names is not ours to write: PATH.part has a mark where the
+ * header will be, on the disk before anything else is in it (layout.h).
  *
  * The lock on PATH.part is an advisory flock, which the kernel drops when the process dies: a
  * leftover of a killed writer is taken over, a live one is refused.  It guards the journal too.
@@ -32,18 +37,15 @@
 static bool is_still_named(const char *path, int fd)
 {
     struct stat mine, named;
-    return fstat(fd, &mine) == 0 && stat(path, &named) == 0 && mine.st_ino == named.st_ino &&
+    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_ino == named.st_ino &&
            mine.st_dev == named.st_dev;
 }
 
 fg_status fg_writer_lock(const char *path, int *out, bool *is_empty, fg_err *err)
 {
     struct stat sb;
-    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return fg_fail(err, FG_EIO, "%s: %s, expected a file that can be created", path,
-                       strerror(errno));
-    }
+    int fd;
+    FG_TRY(fg_io_open_own(&fd, path, true, err));
     /* Some network file systems know no flock: go on without. */
     const bool refused = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (refused || !is_still_named(path, fd)) {
@@ -53,21 +55,40 @@ fg_status fg_writer_lock(const char *path, int *out, bool *is_empty, fg_err *err
                        "choose another name",
                        path);
     }
-    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
+    if (fstat(fd, &sb) != 0) {
         (void)close(fd);
-        return fg_fail(err, FG_EIO, "%s: not a regular file, expected one or nothing there", path);
+        return fg_fail(err, FG_EIO, "%s: %s, expected to ask for its size", path, strerror(errno));
     }
     *is_empty = sb.st_size == 0;
     *out = fd;
     return FG_OK;
 }
 
+/* The beginning of a file that is not empty. */
+static fg_status read_head(fg_writer *w, fg_file_kind *head, bool *is_empty, fg_err *err)
+{
+    uint8_t first[9] = {0};
+    const ssize_t n = pread(w->fd, first, sizeof first, 0);
+    if (n < 0) return fg_writer_fail_io(w, "a readable file", err);
+    size_t zero = 0;
+    while (zero < (size_t)n && first[zero] == 0) zero++;
+    /* power was lost before the mark had reached the disk */
+    *is_empty = (size_t)n < sizeof first && zero == (size_t)n;
+    *head = fg_file_kind_of(first);
+    return FG_OK;
+}
+
 static fg_status open_part(fg_writer *w, fg_err *err)
 {
     bool is_empty;
+    fg_file_kind head = FG_KIND_UNFINISHED;
     FG_TRY(fg_writer_lock(w->part, &w->fd, &is_empty, err));
-    w->kept = !is_empty; /* until it is known that there is nothing to keep */
+    w->kept = true; /* until it is known that there is nothing to keep */
     w->parts.fd[0] = w->fd;
+    if (!is_empty) FG_TRY(read_head(w, &head, &is_empty, err));
+    w->kept = !is_empty;
+    w->stranger = !is_empty && head == FG_KIND_OTHER;
+    w->is_model = !is_empty && head == FG_KIND_MODEL;
     w->state = FG_WRITER_BROKEN; /* until begin succeeds */
     return FG_OK; /* from here on ours: destroy removes it, unless it is worth keeping */
 }
@@ -135,7 +156,26 @@ static fg_status part_sizes(const fg_writer *w, uint64_t *size, fg_err *err)
 /* True when the journal describes something that is there. */
 static bool has_work(const fg_writer *w, const uint64_t *size)
 {
-    return fg_journal_n_record(w->journal) > 0 && size[0] > w->plan.slot.data_offset;
+    for (size_t i = 0; i < fg_journal_n_record(w->journal); i++) {
+        if (fg_journal_record(w->journal, i)->n_span > 0) return size[0] > w->plan.slot.data_offset;
+    }
+    return false;
+}
+
+/* Somebody's own file, that happens to have our name. */
+static fg_status refuse_stranger(const fg_writer *w, fg_err *err)
+{
+    return fg_fail(err, FG_EINVAL,
+                   "%s: not a file that a conversion left, expected one or nothing there; move it "
+                   "away or choose another name",
+                   w->part);
+}
+
+/* A whole model is ours when a conversion to it died before the rename: then it has a journal. */
+static fg_status check_stranger(const fg_writer *w, const uint64_t *size, fg_err *err)
+{
+    const bool foreign = w->stranger || (w->is_model && !fg_journal_is_begun(w->journal));
+    return foreign && !has_work(w, size) ? refuse_stranger(w, err) : FG_OK;
 }
 
 /* Opens PATH.part, reads the journal, opens the other parts; size[n_part]. */
@@ -146,13 +186,17 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
     /* What a refused attempt left is kept for the next. */
     if (w->buf == NULL) w->buf = fg_mem_alloc(FG_WRITER_BUFFER);
     if (w->hasher == NULL) w->hasher = fg_hasher_create();
+    if (w->mark_hasher == NULL) w->mark_hasher = fg_hasher_create();
     if (w->changed == NULL) w->changed = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
-    if (w->buf == NULL || w->hasher == NULL || w->changed == NULL) {
+    if (w->done == NULL) w->done = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
+    if (w->buf == NULL || w->hasher == NULL || w->mark_hasher == NULL || w->changed == NULL ||
+        w->done == NULL) {
         return fg_fail_nomem(err, w->path);
     }
     FG_TRY(open_part(w, err));
     FG_TRY(part_sizes(w, size, err));
     FG_TRY(fg_journal_load(&w->journal, w->log, err));
+    FG_TRY(check_stranger(w, size, err));
     FG_TRY(fg_writer_open_parts(w, has_work(w, size), err));
     return part_sizes(w, size, err);
 }
@@ -163,13 +207,18 @@ static fg_status enter_begun(fg_writer *w, fg_err *err)
 {
     w->chunk = fg_mem_zalloc_array((size_t)w->plan.slot.n_chunk, sizeof *w->chunk);
     w->known = fg_mem_zalloc((size_t)w->plan.slot.n_chunk);
-    w->done = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
-    if (w->chunk == NULL || w->known == NULL || w->done == NULL) {
-        return fg_fail_nomem(err, w->path);
-    }
+    if (w->chunk == NULL || w->known == NULL) return fg_fail_nomem(err, w->path);
+    memset(w->done, 0, (size_t)w->plan.dir.n_tensor);
     w->saved_ns = fg_clock_ns();
     fg_writer_start_span(w, 0);
     return FG_OK;
+}
+
+/* Puts the mark there, before anything else can be in the file. */
+static fg_status put_mark(fg_writer *w, fg_err *err)
+{
+    FG_TRY(fg_io_pwrite(w->fd, fg_unfinished_mark, sizeof fg_unfinished_mark, 0, w->part, err));
+    return fdatasync(w->fd) == 0 ? FG_OK : fg_writer_fail_io(w, "to reach the disk", err);
 }
 
 /* Over whatever is there.  The old journal goes first: its records must never meet new data. */
@@ -179,11 +228,13 @@ static fg_status begin_anew(fg_writer *w, const uint64_t *identity, fg_err *err)
     const bool ours = identity != NULL && fg_journal_identity(w->journal) == *identity;
     FG_TRY(fg_writer_check_parts(w, ours, err));
     w->kept = false;
-    if (identity == NULL) {
-        fg_journal_remove(w->journal);
-        fg_journal_close(&w->journal);
+    if (!fg_journal_remove(w->journal)) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected to remove it", w->log, strerror(errno));
     }
+    if (identity == NULL) fg_journal_close(&w->journal);
+    FG_TRY(fg_io_sync_parent(w->path, err));
     FG_TRY(fg_writer_cut_parts(w, 0, err));
+    FG_TRY(put_mark(w, err));
     /* has_work is to find it so, even if all that is written first goes to other parts */
     if (w->parts.n > 1 && ftruncate(w->fd, (off_t)w->plan.slot.data_offset + 1) != 0) {
         return fg_writer_fail_io(w, "to extend it", err);
@@ -279,65 +330,158 @@ static bool fits_sizes(const fg_writer *w, fg_span s, const uint64_t *size)
     return true;
 }
 
-/* True when the record fits the plan and parts of these sizes; its tensors are then added to
- * seen. */
-static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, const uint64_t *size,
-                      uint8_t *seen)
+/* True when the record fits the plan; seen[n_tensor] is for use here. */
+static bool fits_plan(const fg_writer *w, const fg_checkpoint *c, uint8_t *seen)
 {
     uint64_t n_hash = 0;
+    memset(seen, 0, (size_t)w->plan.dir.n_tensor);
     for (uint64_t i = 0; i < c->n_span; i++) {
         const fg_span s = fg_checkpoint_span(c, i);
-        if (!is_span(w, s, seen) || !fits_sizes(w, s, size)) return false;
+        if (!is_span(w, s, seen)) return false;
         memset(seen + s.first, 1, (size_t)(s.end - s.first));
         n_hash += n_piece(w, s);
     }
     return n_hash == c->n_hash;
 }
 
-/* Compares what a record says of the data with the file. */
-static fg_status is_in_file(fg_writer *w, const fg_checkpoint *c, bool *same, fg_err *err)
+/* What is believed of a journal. */
+typedef struct trust {
+    size_t n_record; /* from the first on, that fit the plan */
+    uint8_t *good;   /* [n_span] of all of them in turn: its bytes are in the file */
+    uint64_t n_span, n_good;
+    uint64_t total, looked;     /* bytes of all spans; of those that were compared */
+    uint64_t bad_bytes, bad_at; /* of tensors that are to be written again; the first byte */
+} trust;
+
+static uint64_t span_bytes(const fg_writer *w, fg_span s)
 {
-    uint64_t n = 0;
-    *same = false;
-    for (uint64_t i = 0; i < c->n_span; i++) {
-        const fg_span s = fg_checkpoint_span(c, i);
-        const uint64_t to = fg_file_plan_place(&w->plan, s.end);
-        for (uint64_t at = fg_file_plan_place(&w->plan, s.first), cut; at < to; at = cut) {
-            cut = fg_writer_cut(w, at, to);
-            FG_TRY(fg_parts_read(&w->parts, w->buf, (size_t)(cut - at), at, err));
-            if (fg_hash64(w->buf, (size_t)(cut - at)) != fg_checkpoint_hash(c, n++)) return FG_OK;
-        }
-    }
-    *same = true;
-    return FG_OK;
+    return fg_file_plan_place(&w->plan, s.end) - fg_file_plan_place(&w->plan, s.first);
 }
 
-/* The number of records up to the last of the first n that added data; 0: none did. */
-static size_t n_to_data(const fg_writer *w, size_t n)
+static fg_status count_records(fg_writer *w, trust *t, fg_err *err)
 {
-    while (n > 0 && fg_journal_record(w->journal, n - 1)->n_span == 0) n--;
-    return n;
-}
-
-/* How many records to go on from: the last that agrees with the plan and with the file.  What the
- * last with data added is read back, because a disk may say that it has written and lose it. */
-static fg_status trusted_records(fg_writer *w, const uint64_t *size, size_t *n, fg_err *err)
-{
-    size_t k = 0;
     uint8_t *seen = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
     if (seen == NULL) return fg_fail_nomem(err, w->path);
-    while (k < fg_journal_n_record(w->journal) &&
-           fits_plan(w, fg_journal_record(w->journal, k), size, seen)) {
-        k++;
+    for (; t->n_record < fg_journal_n_record(w->journal); t->n_record++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, t->n_record);
+        if (!fits_plan(w, c, seen)) break;
+        t->n_span += c->n_span;
+        for (uint64_t i = 0; i < c->n_span; i++)
+            t->total += span_bytes(w, fg_checkpoint_span(c, i));
     }
     fg_mem_free(seen);
-    for (size_t last; (last = n_to_data(w, k)) > 0; k = last - 1) {
-        bool same;
-        FG_TRY(is_in_file(w, fg_journal_record(w->journal, last - 1), &same, err));
-        if (same) break;
+    t->good = fg_mem_zalloc((size_t)t->n_span + 1);
+    return t->good == NULL ? fg_fail_nomem(err, w->path) : FG_OK;
+}
+
+/* Whether a span, whose pieces have the hashes from number `at` of the record on, is in the file.
+ * What cannot be read is not there. */
+static bool is_in_file(fg_writer *w, const fg_checkpoint *c, fg_span s, uint64_t at,
+                       const uint64_t *size)
+{
+    const uint64_t to = fg_file_plan_place(&w->plan, s.end);
+    if (!fits_sizes(w, s, size)) return false;
+    for (uint64_t p = fg_file_plan_place(&w->plan, s.first), cut; p < to; p = cut) {
+        cut = fg_writer_cut(w, p, to);
+        if (fg_parts_read(&w->parts, w->buf, (size_t)(cut - p), p, NULL) != FG_OK) return false;
+        if (fg_hash64(w->buf, (size_t)(cut - p)) != fg_checkpoint_hash(c, at++)) return false;
     }
-    *n = k;
+    return true;
+}
+
+/* Marks a span that is in the file, when it says something new; counts one that is not. */
+static void judge(fg_writer *w, trust *t, uint64_t idx, fg_span s, bool same)
+{
+    const size_t n = (size_t)(s.end - s.first);
+    t->good[idx] = same && memchr(w->done + s.first, 1, n) == NULL;
+    t->n_good += t->good[idx];
+    if (t->good[idx]) memset(w->done + s.first, 1, n);
+}
+
+/* Reads back all that the journal says is written. */
+static fg_status compare(fg_writer *w, trust *t, const uint64_t *size, const fg_resume_calls *calls,
+                         fg_err *err)
+{
+    uint64_t idx = 0;
+    for (size_t i = 0; i < t->n_record; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        for (uint64_t k = 0, at = 0; k < c->n_span; k++, idx++) {
+            const fg_span s = fg_checkpoint_span(c, k);
+            judge(w, t, idx, s, is_in_file(w, c, s, at, size));
+            at += n_piece(w, s);
+            t->looked += span_bytes(w, s);
+            if (calls->progress != NULL && !calls->progress(calls->ctx, t->looked, t->total)) {
+                return fg_fail(err, FG_ECANCEL,
+                               "%s: cancelled while it was read back, expected to finish", w->part);
+            }
+        }
+    }
     return FG_OK;
+}
+
+/* Work in order has nothing behind what is to be done. */
+static void forget_behind(fg_writer *w, trust *t)
+{
+    const uint8_t *left = memchr(w->done, 0, (size_t)w->plan.dir.n_tensor);
+    const uint64_t first = left == NULL ? UINT64_MAX : (uint64_t)(left - w->done);
+    uint64_t idx = 0;
+    for (size_t i = 0; i < t->n_record; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        for (uint64_t k = 0; k < c->n_span; k++, idx++) {
+            const fg_span s = fg_checkpoint_span(c, k);
+            if (t->good[idx] == 0 || s.first < first) continue;
+            t->good[idx] = 0;
+            memset(w->done + s.first, 0, (size_t)(s.end - s.first));
+        }
+    }
+}
+
+/* Tensors that a record has and that are to be written again, each once: a record of a later life
+ * may have made good what an earlier one says. */
+static fg_status count_damage(const fg_writer *w, trust *t, fg_err *err)
+{
+    uint8_t *seen = fg_mem_zalloc((size_t)w->plan.dir.n_tensor);
+    if (seen == NULL) return fg_fail_nomem(err, w->path);
+    for (size_t r = 0; r < t->n_record; r++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, r);
+        for (uint64_t k = 0; k < c->n_span; k++) {
+            const fg_span s = fg_checkpoint_span(c, k);
+            memset(seen + s.first, 1, (size_t)(s.end - s.first));
+        }
+    }
+    for (uint64_t i = 0; i < w->plan.dir.n_tensor; i++) {
+        if (seen[i] == 0 || w->done[i] != 0) continue;
+        if (t->bad_bytes == 0) t->bad_at = fg_file_plan_place(&w->plan, i);
+        t->bad_bytes += span_bytes(w, (fg_span){i, i + 1});
+    }
+    fg_mem_free(seen);
+    return FG_OK;
+}
+
+static fg_status weigh(fg_writer *w, trust *t, const uint64_t *size, const fg_resume_calls *calls,
+                       fg_err *err)
+{
+    memset(w->done, 0, (size_t)w->plan.dir.n_tensor);
+    FG_TRY(count_records(w, t, err));
+    FG_TRY(compare(w, t, size, calls, err));
+    if (w->stranger && t->n_good == 0) return refuse_stranger(w, err);
+    if (calls->in_order) forget_behind(w, t);
+    FG_TRY(count_damage(w, t, err));
+    if (t->bad_bytes > 0 && calls->damaged != NULL) {
+        calls->damaged(calls->ctx, t->bad_bytes, t->bad_at);
+    }
+    return FG_OK;
+}
+
+/* The caller's part, before anything is changed. */
+static fg_status ask_caller(const fg_writer *w, const trust *t, const fg_resume_calls *calls,
+                            fg_err *err)
+{
+    for (size_t i = 0; i < t->n_record && calls->payload != NULL; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        FG_TRY(calls->payload(calls->ctx, c->payload, c->n_payload, err));
+    }
+    return calls->check == NULL ? FG_OK : calls->check(calls->ctx, err);
 }
 
 /* What stands before and after the data is written at the end; an interrupted end may have left
@@ -349,12 +493,16 @@ static fg_status clear_around(fg_writer *w, uint64_t pos, fg_err *err)
     for (uint64_t at = 0; at < w->plan.slot.data_offset; at += FG_WRITER_BUFFER) {
         const uint64_t left = w->plan.slot.data_offset - at;
         const uint64_t n = left < FG_WRITER_BUFFER ? left : FG_WRITER_BUFFER;
+        const bool marked = at == 0;
+        memcpy(w->buf, fg_unfinished_mark, marked ? sizeof fg_unfinished_mark : 0);
         FG_TRY(fg_io_pwrite(w->fd, w->buf, (size_t)n, at, w->part, err));
+        memset(w->buf, 0, sizeof fg_unfinished_mark);
     }
     return FG_OK;
 }
 
-static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
+/* good[n_span]: those of its spans that are in the file. */
+static fg_status take_record(fg_writer *w, const fg_checkpoint *c, const uint8_t *good, fg_err *err)
 {
     uint64_t n = 0;
     if (!fg_checkpoint_results(c, w->plan.dir.tensor, w->plan.dir.n_tensor)) {
@@ -363,34 +511,45 @@ static fg_status take_record(fg_writer *w, const fg_checkpoint *c, fg_err *err)
     }
     for (uint64_t i = 0; i < c->n_span; i++) {
         const fg_span s = fg_checkpoint_span(c, i);
-        FG_TRY(fg_writer_take_span(w, s, c->hash + 8 * n, err));
+        if (good[i] != 0) FG_TRY(fg_writer_take_span(w, s, c->hash + 8 * n, err));
         n += n_piece(w, s);
     }
     return FG_OK;
 }
 
-/* From the first n records.  end: of the last span in the file; have: bytes of all of them, by
- * part. */
-static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *err)
+/* Where the last good span ends in the file; have: bytes of all of them, by part. */
+static uint64_t measure_good(const fg_writer *w, const trust *t, uint64_t *have)
 {
-    uint64_t have[FG_MAX_PART] = {0}, end = w->plan.slot.data_offset;
-    for (size_t i = 0; i < n; i++) {
+    uint64_t end = w->plan.slot.data_offset, idx = 0;
+    for (size_t i = 0; i < t->n_record; i++) {
         const fg_checkpoint *c = fg_journal_record(w->journal, i);
-        for (uint64_t k = 0; k < c->n_span; k++) {
+        for (uint64_t k = 0; k < c->n_span; k++, idx++) {
             const fg_span s = fg_checkpoint_span(c, k);
             const uint64_t from = fg_file_plan_place(&w->plan, s.first),
                            to = fg_file_plan_place(&w->plan, s.end);
+            if (t->good[idx] == 0) continue;
             for (uint32_t p = 0; p < w->parts.n; p++) {
                 have[p] += fg_parts_share(&w->parts, p, from, to);
             }
             if (to > end) end = to;
         }
     }
-    FG_TRY(fg_journal_keep(w->journal, n, err));
+    return end;
+}
+
+static fg_status continue_from(fg_writer *w, const trust *t, uint64_t *next, fg_err *err)
+{
+    uint64_t have[FG_MAX_PART] = {0}, idx = 0;
+    const uint64_t end = measure_good(w, t, have);
+    FG_TRY(fg_journal_keep(w->journal, t->n_record, err));
     FG_TRY(clear_around(w, end, err));
     FG_TRY(check_space(w, have, err));
     FG_TRY(enter_begun(w, err));
-    for (size_t i = 0; i < n; i++) FG_TRY(take_record(w, fg_journal_record(w->journal, i), err));
+    for (size_t i = 0; i < t->n_record; i++) {
+        const fg_checkpoint *c = fg_journal_record(w->journal, i);
+        FG_TRY(take_record(w, c, t->good + idx, err));
+        idx += c->n_span;
+    }
     const uint8_t *left = memchr(w->done, 0, (size_t)w->plan.dir.n_tensor);
     *next = left == NULL ? w->plan.dir.n_tensor : (uint64_t)(left - w->done);
     fg_writer_start_span(w, *next);
@@ -398,25 +557,31 @@ static fg_status continue_from(fg_writer *w, size_t n, uint64_t *next, fg_err *e
     return FG_OK;
 }
 
-fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, const fg_resume_calls *calls,
                            uint64_t *next_tensor, fg_err *err)
 {
+    static const fg_resume_calls none;
     uint64_t size[FG_MAX_PART], own = 0;
-    size_t n = 0;
+    trust t = {0};
     *next_tensor = 0;
+    if (calls == NULL) calls = &none;
     FG_TRY(prepare_begin(w, size, err));
     FG_TRY(plan_identity(w, identity, &own, err));
-    if (has_work(w, size)) {
-        if (fg_journal_identity(w->journal) != own) return refuse_unlike(w, err);
-        FG_TRY(fg_writer_unname_parts(w, err));
-        FG_TRY(trusted_records(w, size, &n, err));
+    const bool goes_on = has_work(w, size);
+    if (goes_on && fg_journal_identity(w->journal) != own) return refuse_unlike(w, err);
+    fg_status st = goes_on ? weigh(w, &t, size, calls, err) : FG_OK;
+    if (st == FG_OK) st = ask_caller(w, &t, calls, err);
+    if (st == FG_OK && goes_on) st = fg_writer_unname_parts(w, err);
+    if (st == FG_OK) {
+        st = t.n_record > 0 ? continue_from(w, &t, next_tensor, err) : begin_anew(w, &own, err);
     }
-    if (n == 0) return begin_anew(w, &own, err);
-    for (size_t i = 0; i < n && payload != NULL; i++) {
-        const fg_checkpoint *c = fg_journal_record(w->journal, i);
-        FG_TRY(payload(ctx, c->payload, c->n_payload, err));
-    }
-    return continue_from(w, n, next_tensor, err);
+    fg_mem_free(t.good);
+    return st;
+}
+
+void fg_writer_keep(fg_writer *w)
+{
+    w->kept = w->kept || (w->journal != NULL && w->chunk != NULL);
 }
 
 bool fg_writer_is_kept(const fg_writer *w)

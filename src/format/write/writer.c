@@ -141,7 +141,7 @@ void fg_writer_destroy(fg_writer **out)
     if (w == NULL) return;
     /* An open descriptor means that the lock is ours; unlink before it is given up. */
     if (w->fd >= 0 && w->state != FG_WRITER_DONE && !w->kept) {
-        if (w->journal != NULL) fg_journal_remove(w->journal);
+        if (w->journal != NULL) (void)fg_journal_remove(w->journal);
         fg_writer_drop_parts(w);
         (void)unlink(w->part);
     }
@@ -153,6 +153,7 @@ void fg_writer_destroy(fg_writer **out)
     fg_mem_free(w->blob);
     fg_directory_fini(&w->plan.dir);
     fg_hasher_destroy(w->hasher);
+    fg_hasher_destroy(w->mark_hasher);
     fg_buf_fini(&w->piece);
     fg_buf_fini(&w->new_span);
     fg_buf_fini(&w->new_hash);
@@ -264,6 +265,23 @@ void fg_writer_start_span(fg_writer *w, uint64_t first)
     fg_hasher_reset(w->hasher);
     while (first < w->plan.dir.n_tensor && w->done[first] == 0) first++;
     w->limit = fg_file_plan_place(&w->plan, first);
+    fg_writer_mark(w);
+}
+
+void fg_writer_mark(fg_writer *w)
+{
+    w->mark = w->pos;
+    w->mark_piece = w->piece.len;
+    fg_hasher_copy(w->mark_hasher, w->hasher);
+}
+
+void fg_writer_drop(fg_writer *w)
+{
+    if (w->state != FG_WRITER_BEGUN) return;
+    w->pos = w->mark;
+    w->piece.len = w->mark_piece;
+    fg_hasher_copy(w->hasher, w->mark_hasher);
+    if (w->flushed > w->pos) w->flushed = w->pos; /* what is there will be written over */
 }
 
 fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_err *err)
@@ -335,7 +353,11 @@ fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err)
     if (w->state != FG_WRITER_BEGUN)
         return fg_writer_misuse(w, "seek of a writer not begun", "begin first", err);
     FG_TRY(find_end(w, &end, err));
-    if (idx == end) return fg_writer_pad(w, fg_file_plan_place(&w->plan, end), err);
+    if (idx == end) {
+        FG_TRY(fg_writer_pad(w, fg_file_plan_place(&w->plan, end), err));
+        fg_writer_mark(w);
+        return FG_OK;
+    }
     FG_TRY(fg_writer_end_span(w, err));
     const uint32_t role =
         idx < w->plan.dir.n_tensor ? w->plan.dir.tensor[idx].role : FG_ROLE_EXPERT_UP;
@@ -495,6 +517,27 @@ static fg_status name_parts(fg_writer *w, fg_err *err)
     return FG_OK;
 }
 
+/* PATH is complete under its name: what goes wrong now is a note. */
+static void tidy_up(fg_writer *w)
+{
+    fg_err sync = {0};
+    if (fg_io_sync_parent(w->path, &sync) != FG_OK) {
+        (void)fg_fail(&w->note, FG_OK,
+                      "%.200s is complete, but a loss of power now may undo it (%s)", w->path,
+                      sync.msg);
+    }
+    /* Without PATH.part the journal is void, whenever its removal reaches the disk. */
+    if (w->journal != NULL && !fg_journal_remove(w->journal)) {
+        (void)fg_fail(&w->note, FG_OK, "%.200s is complete; %.200s could not be removed: %s",
+                      w->path, w->log, strerror(errno));
+    }
+}
+
+const char *fg_writer_note(const fg_writer *w)
+{
+    return w->note.msg;
+}
+
 fg_status fg_writer_finish(fg_writer *w, fg_err *err)
 {
     if (w->state != FG_WRITER_BEGUN)
@@ -515,8 +558,6 @@ fg_status fg_writer_finish(fg_writer *w, fg_err *err)
                        w->path);
     }
     w->state = FG_WRITER_DONE;
-    const fg_status st = fg_io_sync_parent(w->path, err);
-    /* Without PATH.part the journal is void, whenever its removal reaches the disk. */
-    if (w->journal != NULL) fg_journal_remove(w->journal);
-    return st;
+    tidy_up(w);
+    return FG_OK;
 }

@@ -65,26 +65,45 @@ uint64_t fg_part_drives_share(const fg_part_drives *d, const fg_file_plan *plan,
 void fg_writer_reserve(fg_writer *w, uint64_t bytes);
 
 /* Creates PATH.part, without a journal.  Refuses when PATH.part exists and is locked by another
- * process (flock) or holds the checkpoint of an interrupted one, or when the file system has fewer
+ * process (flock), holds the checkpoint of an interrupted one, or is none of a writer's (it begins
+ * otherwise, or is a link or no regular file: left untouched), or when the file system has fewer
  * free bytes than the file and the reserve need. */
 fg_status fg_writer_begin(fg_writer *w, fg_err *err);
 
-/* The same with a journal, and going on from the last checkpoint of an interrupted life if there is
- * one.  identity: hash of all that determines the data and is not in the plan (the source); plan
- * and metadata are under the journal's own hash.  *next_tensor is the first tensor still to be
- * written (0 when starting anew, all of them when none is), and the position is there; others are
- * asked of fg_writer_is_done.  payload (may be NULL) is called with the payloads of all checkpoints
- * in order, bytes borrowed for the call, before anything is changed; a failure of it ends the
- * resume. Metadata set by fg_writer_set_meta is not remembered.  What the last checkpoint added is
- * read back and compared; where it differs, an earlier one is used. Errors: FG_EINVAL when
- * PATH.part belongs to another plan or identity (nothing is changed then), FG_EIO, FG_ENOMEM. */
-typedef fg_status fg_payload_fn(void *ctx, const void *bytes, uint64_t n, fg_err *err);
-fg_status fg_writer_resume(fg_writer *w, uint64_t identity, fg_payload_fn *payload, void *ctx,
+/* What a resume asks and tells, in this order, all before anything is changed; a failure of one
+ * ends it.  Any may be NULL. */
+typedef struct fg_resume_calls {
+    /* How much of what earlier lives wrote was read back, and of how much; false cancels. */
+    bool (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    /* So many bytes, the first at `offset` of the file, are not what was written there: their
+     * tensors are to be written again. */
+    void (*damaged)(void *ctx, uint64_t bytes, uint64_t offset);
+    /* The payloads of all checkpoints in turn, also of those whose tensors are to be written
+     * again. */
+    fg_status (*payload)(void *ctx, const void *bytes, uint64_t n, fg_err *err);
+    /* fg_writer_is_done is known: whether the rest can be done. */
+    fg_status (*check)(void *ctx, fg_err *err);
+    void *ctx;
+    bool in_order; /* what stands behind a tensor that is to be written again is so too */
+} fg_resume_calls;
+
+/* As fg_writer_begin, with a journal, and going on from the last checkpoint of an interrupted life
+ * if there is one.  identity: hash of all that determines the data and is not in the plan (the
+ * source); plan and metadata are under the journal's own hash.  *next_tensor is the first tensor
+ * still to be written (0 when starting anew, all of them when none is), and the position is there;
+ * others are asked of fg_writer_is_done.  All that the journal says was written is read back, at
+ * the speed of the disk, and compared with its hashes: where it differs, or cannot be read, it
+ * counts as not written.  Metadata set by fg_writer_set_meta is not remembered.  Errors: FG_EINVAL
+ * when PATH.part belongs to another plan or identity, or is none of a writer's, FG_ECHECKSUM,
+ * FG_EVERSION (the journal), FG_EIO, FG_ENOMEM; then nothing has changed. */
+fg_status fg_writer_resume(fg_writer *w, uint64_t identity, const fg_resume_calls *calls,
                            uint64_t *next_tensor, fg_err *err);
 
 /* True from the first checkpoint to the end of finish: destroy will leave PATH.part and its
  * journal, and the same writer can be resumed later. */
 bool fg_writer_is_kept(const fg_writer *w);
+/* Makes it so without a checkpoint too, for a writer that keeps a journal. */
+void fg_writer_keep(fg_writer *w);
 
 /* Position of the next byte that fg_writer_write expects, absolute. */
 uint64_t fg_writer_pos(const fg_writer *w);
@@ -93,6 +112,9 @@ uint64_t fg_writer_pos(const fg_writer *w);
  * (the gate, for an expert).  Going on where the position is costs nothing.  FG_EINVAL also inside
  * a tensor. */
 fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err);
+
+/* Forgets what was written since the last seek, or since begin: the position is there again. */
+void fg_writer_drop(fg_writer *w);
 
 /* True when tensor idx is written, as of the last checkpoint or seek away from it. */
 bool fg_writer_is_done(const fg_writer *w, uint64_t idx);
@@ -135,8 +157,11 @@ fg_status fg_writer_checkpoint(fg_writer *w, const void *payload, uint64_t n, fg
 bool fg_writer_checkpoint_due(const fg_writer *w);
 void fg_writer_checkpoint_every(fg_writer *w, uint64_t bytes, uint64_t ns);
 
-/* Writes metadata, hash table, directory and header; syncs; renames over PATH. */
+/* Writes metadata, hash table, directory and header; syncs; renames over PATH.  After the rename
+ * nothing is an error; what went wrong is a note. */
 fg_status fg_writer_finish(fg_writer *w, fg_err *err);
+/* That note, after finish; "" when there is none. */
+const char *fg_writer_note(const fg_writer *w);
 
 /* Accepts NULL; *w becomes NULL. */
 void fg_writer_destroy(fg_writer **w);

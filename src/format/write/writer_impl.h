@@ -61,18 +61,25 @@ struct fg_writer {
     fg_span span;      /* being written: from its first tensor to pos */
     fg_buf piece;      /* u64 hashes of its pieces before pos */
     fg_hasher *hasher; /* of the piece that holds pos */
-    uint8_t *done;     /* [n_tensor] in a span that has ended */
-    uint64_t *chunk;   /* [n_chunk] hashes */
-    uint8_t *known;    /* [n_chunk] chunk[i] is set */
-    fg_edge *edge;     /* [n_edge] */
+    /* where fg_writer_drop goes back to: pos, hasher and piece.len then */
+    uint64_t mark;
+    fg_hasher *mark_hasher;
+    size_t mark_piece;
+    uint8_t *done;   /* [n_tensor] in a span that has ended */
+    uint64_t *chunk; /* [n_chunk] hashes */
+    uint8_t *known;  /* [n_chunk] chunk[i] is set */
+    fg_edge *edge;   /* [n_edge] */
     size_t n_edge, cap_edge;
     int fd;         /* PATH.part, -1 before begin */
     fg_parts parts; /* of them it is the first */
     fg_part_file split[FG_MAX_PART];
+    fg_err note;               /* msg: of fg_writer_note */
     uint64_t reserve_bytes;    /* free space to ask for besides the file */
     fg_model_file *view;       /* NULL until asked for */
     fg_journal *journal;       /* NULL before begin, and for a writer that keeps none */
     bool kept;                 /* the journal holds a checkpoint: both files outlive this writer */
+    bool stranger;             /* PATH.part does not begin as one that a writer left */
+    bool is_model;             /* but as a finished file */
     uint8_t *changed;          /* [n_tensor] results set since the last checkpoint */
     fg_buf new_span, new_hash; /* since the last checkpoint, as in a record */
     uint64_t n_new_span;
@@ -89,8 +96,8 @@ static inline uint64_t fg_writer_data_end(const fg_writer *w)
 fg_status fg_writer_misuse(const fg_writer *w, const char *got, const char *wanted, fg_err *err);
 /* FG_EIO with errno's text for PATH.part. */
 fg_status fg_writer_fail_io(const fg_writer *w, const char *wanted, fg_err *err);
-/* Opens `path`, creating it, for reading and writing, and locks it (flock).  *is_empty: there was
- * nothing in it, or it is new. */
+/* Opens `path`, creating it, for reading and writing, and locks it (flock); links are not followed.
+ * *is_empty: there was nothing in it, or it is new. */
 fg_status fg_writer_lock(const char *path, int *fd, bool *is_empty, fg_err *err);
 /* fdatasync, or fsync, of all parts. */
 fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err);
@@ -104,6 +111,8 @@ fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_e
 fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
+/* fg_writer_drop will come back here. */
+void fg_writer_mark(fg_writer *w);
 
 /* --- writer_parts.c: all do nothing for a file that is not split, but cut, which is for the main
  * file too --- */

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+#include "src/cli/signals.h"
+
+#include <signal.h>
+#include <stddef.h>
+
+#include "src/cli/args.h"
+
+static volatile sig_atomic_t caught; /* the first that came; 0: none */
+
+static void on_signal(int sig)
+{
+    if (caught != 0) {
+        (void)signal(sig, SIG_DFL);
+        (void)raise(sig); /* when this handler has returned */
+        return;
+    }
+    caught = sig;
+}
+
+static void catch (int sig, bool even_ignored)
+{
+    struct sigaction a = {.sa_handler = on_signal}, old; /* without SA_RESTART: reads end */
+    (void)sigemptyset(&a.sa_mask);
+    if (sigaction(sig, NULL, &old) == 0 && old.sa_handler == SIG_IGN && !even_ignored) return;
+    (void)sigaction(sig, &a, NULL);
+}
+
+void cli_catch_interrupt(void)
+{
+    catch (SIGINT, true);
+    catch (SIGTERM, false);
+    catch (SIGHUP, false);
+}
+
+bool cli_interrupted(void)
+{
+    return caught != 0;
+}
+
+void cli_clear_interrupt(void)
+{
+    if (caught == SIGINT) caught = 0;
+    cli_catch_interrupt();
+}
+
+bool cli_terminated(void)
+{
+    return caught != 0 && caught != SIGINT;
+}
+
+int cli_exit_status(int status)
+{
+    return status == EXIT_FAILED && caught != 0 ? 128 + (int)caught : status;
+}
