@@ -233,7 +233,7 @@ reference_tokenizer() {
 case $what in
 all | long)
     [ "$what" = long ] && export FULGUR_TEST_LONG=1
-    sh scripts/deps.sh test || exit 1
+    sh scripts/deps.sh "$([ "$what" = long ] && echo long || echo test)" || exit 1
     begin
     reference_tokenizer
     section "lint"
@@ -255,6 +255,10 @@ all | long)
     run "$out/all.txt"
     section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
     sh scripts/test.sh job "emulate scripts/emulate.sh"
+    if [ "$what" = long ]; then
+        section "fuzzing, ten minutes a target"
+        sh scripts/fuzz.sh | tee -a "$log"
+    fi
     ;;
 check)
     begin

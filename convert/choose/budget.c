@@ -17,7 +17,7 @@
 #include "src/format/file_plan.h"
 
 #define MAX_JSON_BYTES ((uint64_t)1 << 24)
-#define MAX_KLD        1e6 /* nats a token: no two models differ so much, and sums of it stay numbers */
+#define MAX_KLD        1e6 /* nats a token: no models differ so much, and sums of it stay numbers */
 
 /* The types of a budget in the order of the list, and the smallest one alone. */
 static const fg_qtype_info *type_at(uint32_t i)

@@ -48,7 +48,8 @@ __attribute__((destructor)) static void end(void)
     char text[32];
     ready = false;
     const int n = snprintf(text, sizeof text, "%ld\n", atomic_load(&calls));
-    const int fd = count_file[0] == '\0' ? -1 : open(count_file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int fd =
+        count_file[0] == '\0' ? -1 : open(count_file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (fd < 0) return;
     if (write(fd, text, (size_t)n) != n) abort();
     (void)close(fd);

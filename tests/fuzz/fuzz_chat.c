@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A conversation: its text and its ids can be made or neither can, and the ids are those of the text.
- * Input: flags; then messages with 0x01 between, each a byte of role and flags and its parts, 0x02
- * between.  A message that begins with '[' is the list of tools.
+ * A conversation: its text and its ids can be made or neither can, and the ids are those of the
+ * text. Input: flags; then messages with 0x01 between, each a byte of role and flags and its parts,
+ * 0x02 between.  A message that begins with '[' is the list of tools.
  */
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sampling from any logits with any options: the choice is one that may be made, and the best one at
- * temperature 0.  Input: options (16 bytes), then logits of 4 bytes.
+ * Sampling from any logits with any options: the choice is one that may be made, and the best one
+ * at temperature 0.  Input: options (16 bytes), then logits of 4 bytes.
  */
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A model file that is patched in place, its hashes made right again, and restored: what lies behind
- * the hashes is reached, and a run costs as little as opening the file.
+ * A model file that is patched in place, its hashes made right again, and restored: what lies
+ * behind the hashes is reached, and a run costs as little as opening the file.
  */
 #ifndef FG_TESTS_FUZZ_IMAGE_H
 #define FG_TESTS_FUZZ_IMAGE_H
