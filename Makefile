@@ -141,6 +141,10 @@ $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
+# Kernels are the concern of checkasm; instrumented ones take half an hour to compile.
+ifneq ($(findstring fuzzer,$(SAN)),)
+$(BUILD)/simd/%.o: SANF :=
+endif
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(BUILD)/%.o)

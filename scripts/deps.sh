@@ -1,13 +1,11 @@
 #!/bin/sh
-# Installs the Debian packages that a build needs, with "test" those of the test suite, and with "long"
-# those of the long run too.
+# Installs the Debian packages that a build needs, and with "test" those of the test suite.
 # Does nothing, offline too, when they are there.
 set -eu
 pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
       libutf8proc-dev libedit-dev libopenblas-dev liburing-dev"
-case ${1:-} in test | long) pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
-    python3 python3-venv git groff-base zsh" ;; esac
-[ "${1:-}" = long ] && pkgs="$pkgs gdb"
+[ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
+    python3 python3-venv git groff-base zsh"
 missing=
 for p in $pkgs; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -2,7 +2,7 @@
  *
  * A library to preload: the n-th call of one kind fails.  FAULT_KIND names the kind, FAULT_N the
  * call (0: none), FAULT_ERRNO the error; the calls of the kind are counted into the file
- * FAULT_COUNT at the end.  What goes to standard error never fails: it is how the program says so.
+ * FAULT_COUNT at the end, and FAULT_COUNT.by names the file whose call failed.  What goes to standard error never fails: it is how the program says so.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,13 +55,30 @@ __attribute__((destructor)) static void end(void)
     (void)close(fd);
 }
 
-static bool fails(const char *what)
+/* Says in FAULT_COUNT.by which file the call came from, since the process may die of it. */
+static void name_caller(const void *from)
+{
+    char name[300];
+    Dl_info info;
+    (void)snprintf(name, sizeof name, "%s.by", count_file);
+    const int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0) return;
+    if (dladdr(from, &info) != 0 && write(fd, info.dli_fname, strlen(info.dli_fname)) < 0) abort();
+    (void)close(fd);
+}
+
+static bool fails_for(const char *what, const void *from)
 {
     if (!ready || strcmp(what, kind) != 0) return false;
     if (atomic_fetch_add(&calls, 1) + 1 != fail_at) return false;
+    ready = false;
+    name_caller(from);
+    ready = true;
     errno = error;
     return true;
 }
+
+#define fails(what) fails_for(what, __builtin_return_address(0))
 
 /* The function that stands behind ours. */
 #define NEXT(type, name, ...)                                                                      \

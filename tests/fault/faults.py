@@ -73,6 +73,8 @@ def clean(before=None):
 
 
 def one(command, stdin, kind="", n=0):
+    if os.path.exists(path("count.by")):
+        os.unlink(path("count.by"))
     env = {"LD_PRELOAD": SHIM, "FAULT_KIND": kind, "FAULT_N": str(n), "FAULT_COUNT": path("count")}
     try:
         status, out, err = run(*command, stdin=stdin, env=env, timeout=60)
@@ -81,17 +83,12 @@ def one(command, stdin, kind="", n=0):
     return status, out, err.decode("utf-8", "replace")
 
 
-def in_a_library(command, stdin, kind, n):
-    """Whether the death of this run is in code that is not ours: the frame that died has no name of
-    ours.  Without gdb every death counts as ours."""
-    if shutil.which("gdb") is None:
+def in_a_library():
+    """Whether the call that failed was another library's, whose death it then is."""
+    try:
+        return os.path.basename(open(path("count.by")).read()) != os.path.basename(FULGUR)
+    except FileNotFoundError:
         return False
-    p = subprocess.run(["gdb", "-q", "-batch", "-ex", f"set environment LD_PRELOAD {SHIM}",
-                        "-ex", f"set environment FAULT_KIND {kind}", "-ex", f"set environment FAULT_N {n}",
-                        "-ex", "run < /dev/null > /dev/null", "-ex", "bt 8", "--args", FULGUR, *command],
-                       input=stdin, capture_output=True, timeout=120)
-    frames = [line for line in p.stdout.decode("utf-8", "replace").splitlines() if line.startswith("#")]
-    return bool(frames) and not any(" fg_" in f or "src/" in f for f in frames[:3])
 
 
 def judge(name, good, result, before):
@@ -151,7 +148,8 @@ def sweep(name, kind, good, died):
         clean(before)
         result = one(command, stdin, kind, n)
         wrong = judge(name, good, result, hashlib.md5(before).hexdigest() if before else None)
-        if wrong.startswith("dies") and in_a_library(command, stdin, kind, n):
+        theirs = wrong.startswith("dies") and in_a_library()
+        if theirs or "libgomp: " in result[2]:
             died.append((name, kind, n))
             wrong = ""
         if not wrong and (result[0] != 0 or not LONG) and n % (2 if LONG else 1) == 0:

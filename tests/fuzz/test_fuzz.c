@@ -28,7 +28,9 @@ static struct seed {
 static size_t n_seed;
 
 bool fuzz_planted;
+#ifndef FG_FUZZER
 static size_t n_found; /* failures while a fault is planted */
+#endif
 
 /* ---- what targets call ---- */
 
