@@ -2,7 +2,8 @@
  *
  * A library to preload: the n-th call of one kind fails.  FAULT_KIND names the kind, FAULT_N the
  * call (0: none), FAULT_ERRNO the error; the calls of the kind are counted into the file
- * FAULT_COUNT at the end, and FAULT_COUNT.by names the file whose call failed.  What goes to standard error never fails: it is how the program says so.
+ * FAULT_COUNT at the end, and FAULT_COUNT.by names the file whose call failed.  What goes to
+ * standard error never fails: it is how the program says so.
  */
 #include <dlfcn.h>
 #include <errno.h>
