@@ -72,7 +72,7 @@ HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h conve
 C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
-.PHONY: all lib shared tests check test syntax analyze demo header-check symbols lint format format-check \
+.PHONY: all lib shared tests check test fuzz syntax analyze demo header-check symbols lint format format-check \
         install uninstall clean help
 .SUFFIXES:
 .SECONDARY:
@@ -93,6 +93,10 @@ check:
 ## test: the whole suite, as scripts/test.sh; T="NAME ..." builds and runs only these, NAME:PATTERN a part
 test:
 	sh scripts/test.sh $(if $(T),one $(T))
+
+## fuzz: libFuzzer with the sanitizers: T=json for one target (default: all), SECONDS=600 each
+fuzz:
+	sh scripts/fuzz.sh $(T)
 
 ## demo: converts the nano model and asks it something
 demo:
@@ -140,6 +144,18 @@ $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 
 $(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
 $(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))
+# Kernels are the concern of checkasm; instrumented ones take half an hour to compile.
+ifneq ($(findstring fuzzer,$(SAN)),)
+$(BUILD)/simd/%.o: SANF :=
+endif
+# Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
+FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(BUILD)/%.o)
+FUZZ_CLI  := $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o split_option.o)
+$(BUILD)/tests/fuzz/test_fuzz: $(BUILD)/tests/fuzz/test_fuzz.o $(FUZZ_OBJS) $(FUZZ_CLI) $(TEST_SUPPORT) $(ARCHIVES)
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/test_fuzz.o $(FUZZ_CLI) $(TEST_SUPPORT) $(ARCHIVES)
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -fsanitize=fuzzer -o $@
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -o $@
 
@@ -227,4 +243,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

@@ -256,6 +256,10 @@ all | long)
     run "$out/all.txt"
     section "other CPUs: NEON under qemu, AVX-512 through SIMDe and Bochs"
     sh scripts/test.sh job "emulate scripts/emulate.sh"
+    if [ "$what" = long ]; then
+        section "fuzzing, ten minutes a target"
+        sh scripts/fuzz.sh | tee -a "$log"
+    fi
     ;;
 check)
     begin

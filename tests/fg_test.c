@@ -115,6 +115,7 @@ static double cpu_seconds(void)
     return sum;
 }
 
+#ifndef FG_FUZZER /* libFuzzer has its own */
 int main(int argc, char **argv)
 {
     const char *program = strrchr(argv[0], '/');
@@ -142,3 +143,4 @@ int main(int argc, char **argv)
     printf("%s: %d passed, %d failed, %d skipped\n", program, n_pass, n_fail, n_skip);
     return n_fail > 0 || n_pass + n_skip == 0;
 }
+#endif

@@ -17,6 +17,7 @@
 #include "src/format/file_plan.h"
 
 #define MAX_JSON_BYTES ((uint64_t)1 << 24)
+#define MAX_KLD        1e6 /* nats a token: no models differ so much, and sums of it stay numbers */
 
 /* The types of a budget in the order of the list, and the smallest one alone. */
 static const fg_qtype_info *type_at(uint32_t i)
@@ -229,8 +230,8 @@ static fg_status read_unit(const fg_json *node, const fg_shape *s, uint32_t idx,
                        path, idx, class, (unsigned long long)n_weight,
                        fg_quant_unit_class_name(u.class), (unsigned long long)info.n_weight);
     }
-    if (!fg_json_f64(fg_json_get(node, "kld"), &kld) || !isfinite(kld) || kld < 0.0) {
-        return bad_unit(path, idx, "kld, a number not below 0", err);
+    if (!fg_json_f64(fg_json_get(node, "kld"), &kld) || !(kld >= 0.0 && kld <= MAX_KLD)) {
+        return bad_unit(path, idx, "kld, a number from 0 to 1e6", err);
     }
     if (!fg_json_str(fg_json_get(node, "type"), &type_name) || !fg_qtype_parse(type_name, &type) ||
         fg_qtype_get((uint32_t)type)->kld == 0) {

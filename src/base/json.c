@@ -175,6 +175,10 @@ static void put_number(fg_buf *b, double v)
         fg_buf_printf(b, "%.0f", v);
         return;
     }
+    if (!isfinite(v)) { /* 1e999, as Python reads and prints it */
+        fg_buf_put_str(b, v < 0 ? "-Infinity" : "Infinity");
+        return;
+    }
     char text[40];
     for (int digits = 1; digits <= 17; digits++) { /* shortest that reads back equal */
         (void)snprintf(text, sizeof text, "%.*g", digits, v);
