@@ -82,18 +82,19 @@ static void of_process(fg_room *r, const char *root)
 {
     static const struct {
         const char *limit, *used, *by;
-        int resource;
     } row[] = {
-        {"Max address space", "VmSize:", "the process's address space (ulimit -v)", RLIMIT_AS},
-        {"Max data size", "VmData:", "the process's data size (ulimit -d)", RLIMIT_DATA},
+        {"Max address space", "VmSize:", "the process's address space (ulimit -v)"},
+        {"Max data size", "VmData:", "the process's data size (ulimit -d)"},
     };
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         uint64_t limit = FG_ROOM_UNKNOWN, used = 0;
         struct rlimit own;
-        if (!number_of(root, "/proc/self/limits", row[i].limit, &limit) && root[0] == '\0' &&
-            getrlimit(row[i].resource, &own) == 0 && own.rlim_cur != RLIM_INFINITY) {
-            limit = own.rlim_cur;
-        }
+        const bool told = number_of(root, "/proc/self/limits", row[i].limit, &limit);
+        const bool asks = !told && root[0] == '\0';
+        const int rc = !asks    ? -1
+                       : i == 0 ? getrlimit(RLIMIT_AS, &own)
+                                : getrlimit(RLIMIT_DATA, &own);
+        if (rc == 0 && own.rlim_cur != RLIM_INFINITY) limit = own.rlim_cur;
         if (limit == FG_ROOM_UNKNOWN) continue;
         (void)kilobytes(root, "/proc/self/status", row[i].used, &used);
         take(r, limit > used ? limit - used : 0, row[i].by);
