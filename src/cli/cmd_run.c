@@ -116,7 +116,7 @@ static fg_status complete(request *q, work *w, fg_err *err)
         st = generate(w->s, w->sampler, &w->ids, &q->go, q->json ? collect : emit, &out, &stats,
                       err);
     }
-    if (st == FG_OK) st = check_engine(w->e, err);
+    if (st == FG_OK && q->json) st = check_engine(w->e, err);
     const fg_status closed = observe_end(&w->watch, q->profile && st == FG_OK, &late);
     if (st == FG_OK && closed != FG_OK) {
         st = closed;
@@ -129,6 +129,7 @@ static fg_status complete(request *q, work *w, fg_err *err)
         (void)putchar('\n');
         (void)fflush(stdout);
         print_speed(w->e, &stats);
+        st = check_engine(w->e, err); /* the last act: the text is out already */
     }
     if (st == FG_OK && stats.reply.end == FG_END_CONTEXT) {
         fprintf(stderr, "(the context of %" PRIu64 " tokens is full; -c makes it larger)\n",

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <histedit.h>
+#include <langinfo.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,9 @@ line_reader *line_open(const char *prompt)
     if (r == NULL) return NULL;
     r->prompt = prompt;
     if (isatty(0) != 1 || isatty(1) != 1) return r;
-    (void)setlocale(LC_CTYPE, ""); /* libedit moves over characters, not bytes */
+    /* libedit moves over characters, not bytes, and drops those that the locale does not have */
+    (void)setlocale(LC_CTYPE, "");
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0) (void)setlocale(LC_CTYPE, "C.UTF-8");
     r->el = el_init("fulgur", stdin, stdout, stderr);
     r->history = history_init();
     if (r->el == NULL || r->history == NULL) { /* an unknown terminal: plain reading will do */

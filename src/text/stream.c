@@ -98,8 +98,15 @@ void fg_think_feed(fg_think *s, const char *text, size_t n)
             s->emit(s->ctx, part_of(s), tag, s->n_held);
             s->n_held = 0;
             done = i;
+            if (s->stage == 0) { /* the answer has begun without reasoning */
+                s->stage = 2;
+                break;
+            }
         }
-        if (text[i] != tag[s->n_held]) continue;
+        if (text[i] != tag[s->n_held]) {
+            if (s->stage == 0 && memchr(" \t\r\n", text[i], 4) == NULL) s->stage = 2;
+            continue;
+        }
         if (s->n_held == 0 && i > done) s->emit(s->ctx, part_of(s), text + done, i - done);
         s->n_held++;
         done = i + 1;

@@ -40,12 +40,13 @@ void fg_detok_flush(fg_detok *d, fg_buf *out);
 typedef void fg_think_fn(void *ctx, fg_think_part part, const char *text, size_t n);
 
 /* Finds the tags as text, since in the released tokenizer they are ordinary words whose ids depend
- * on what follows.  Only the first "<think>" of a reply and the first "</think>" after it count;
- * all text goes to emit in order, in pieces of at least one byte. */
+ * on what follows.  "<think>" counts where a reply begins with it, white space aside, and the first
+ * "</think>" after it; an answer may speak of either.  All text goes to emit in order, in pieces of
+ * at least one byte. */
 typedef struct fg_think {
     fg_think_fn *emit;
     void *ctx;
-    int stage;     /* 0 before the tag, 1 reasoning, 2 after it */
+    int stage;     /* 0 white space only so far, 1 reasoning, 2 answer */
     size_t n_held; /* bytes of the tag seen at the end of the text so far */
 } fg_think;
 

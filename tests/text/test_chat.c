@@ -286,11 +286,10 @@ FG_TEST(reasoning_is_split_wherever_the_text_is_cut)
         {"<think>\nab</think>\n\nc", "tttttttrrrttttttttaaa", false},
         {"no tags", "aaaaaaa", false},
         {"<thin", "aaaaa", false},
-        {"<<think>x<</think>", "atttttttrrtttttttt", false},
-        {"<think>a<thi</thin</think>b",
-         "tttttttrrrrrrrrrrrtttttttta"
-         "",
-         false},
+        {" \n<think>x<</think>", "aatttttttrrtttttttt", false},
+        {"<<think>x</think>", "aaaaaaaaaaaaaaaaa", false},
+        {"The <think> tag, then </think>.", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false},
+        {"<think>a<thi</thin</think>b", "tttttttrrrrrrrrrrrtttttttta", false},
         {"<think>a</think><think>b</think>",
          "tttttttrtttttttt"
          "aaaaaaaaaaaaaaaa",

@@ -299,8 +299,8 @@ static fg_status count_word(void *ctx, const uint8_t *word, size_t n, fg_err *er
 static fg_status split_letters(const char *pattern, size_t n, bool (*poll)(void *ctx), void *ctx,
                                size_t *n_word, fg_err *err)
 {
-    fg_pretok *p;
-    fg_pretok_state *s;
+    fg_pretok *p = NULL;
+    fg_pretok_state *s = NULL;
     char *text = fg_mem_alloc(n + 1);
     memset(text, 'a', n);
     text[n] = ' ';
