@@ -59,17 +59,24 @@ static fg_status check_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err
     return FG_OK;
 }
 
-/* The bound that holds: what was asked for, or less where the machine has less. */
-static void choose_bound(fg_engine *e, const fg_engine_opts *o)
+/* The bound that holds: what was asked for, or less where the machine has less, which is said once
+ * it is known to do. */
+static fg_status choose_bound(fg_engine *e, const fg_engine_opts *o, uint64_t *weights, fg_err *err)
 {
     char line[256];
     fg_room room;
     fg_room_read(&room, "");
     e->ram_bytes =
         fg_memory_bound(o->ram_bytes, FG_MEMORY_PROGRAM + fg_store_most_bytes(e->file), room.bytes);
-    if (e->ram_bytes == o->ram_bytes || o->note == NULL) return;
+    const fg_status st = weight_bytes(e, 0, weights, err);
+    if (e->ram_bytes == o->ram_bytes) return st;
+    if (st != FG_OK) {
+        const fg_err why = err == NULL ? (fg_err){0} : *err;
+        return fg_fail(err, st, "%.400s; no more can be had within %s", why.msg, room.by);
+    }
     fg_memory_bound_text(line, sizeof line, o->ram_bytes, e->ram_bytes, &room);
-    o->note(o->note_ctx, line);
+    if (o->note != NULL) o->note(o->note_ctx, line);
+    return FG_OK;
 }
 
 static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
@@ -77,8 +84,7 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     fg_store_opts so;
     FG_TRY(check_stream(&so, o, err)); /* also where nothing comes of it */
     if (o->ram_bytes == 0) return fg_model_file_mapped(e->file, err);
-    choose_bound(e, o);
-    FG_TRY(weight_bytes(e, 0, &so.bytes, err));
+    FG_TRY(choose_bound(e, o, &so.bytes, err));
     fg_heat heat = {.use = NULL};
     const fg_policy_row *policy = fg_policy_get(so.policy);
     if (policy->heat != FG_POLICY_HEAT_NONE) FG_TRY(fg_heat_load(e->file, &heat, err));

@@ -28,7 +28,7 @@ static inline uint64_t weights_of(const fg_shape *s, uint32_t unit)
     return n;
 }
 
-/* A sensitivity file for the shape: kld of unit u is (u + 1) / 100 a weight, but for `dear`, which
+/* A sensitivity file for the shape: kld of unit u is (u + 1) / 1e11 a weight, but for `dear`, which
  * costs a thousand times as much.  The first `from` becomes `to`; NULL: none does. */
 static inline const char *sensitivity_file(const fg_shape *s, uint32_t dear, const char *from,
                                            const char *to)
@@ -39,7 +39,7 @@ static inline const char *sensitivity_file(const fg_shape *s, uint32_t dear, con
     for (uint32_t i = 0; i < fg_quant_unit_count(s); i++) {
         const fg_quant_unit u = fg_quant_unit_at(s, i);
         const uint64_t w = weights_of(s, i);
-        const double kld = (double)(i + 1) * 0.01 * (double)w * (i == dear ? 1000.0 : 1.0);
+        const double kld = (double)(i + 1) * 1e-11 * (double)w * (i == dear ? 1000.0 : 1.0);
         fg_buf_put_str(&b, i == 0 ? "{" : ",\n{");
         if (u.layer != FG_NO_LAYER) fg_buf_printf(&b, "\"layer\": %u, ", u.layer);
         fg_buf_printf(&b, "\"class\": \"%s\", \"kld\": %.9g, \"weights\": %llu, \"type\": \"q4\"}",

@@ -53,9 +53,10 @@ def check_usage(name, result, *words):
 
 
 def check_error(name, result, *words, want=1):
-    """Status 1 and one line "fulgur: ..." on stderr that holds all the words."""
+    """Status 1 and one line "fulgur: ..." on stderr, warnings aside, that holds all the words."""
     status, _, err = result
-    text = err.decode("utf-8", "replace")
+    lines = err.decode("utf-8", "replace").splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("convert: warning: "))
     good = (status == want and text.startswith("fulgur: ") and text.count("\n") == 1 and text.endswith("\n")
             and len(text) < 600 and all(w in text for w in words))
     return check(name, good, f"status {status}, stderr {text!r}, wanted {words}")
