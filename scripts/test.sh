@@ -85,39 +85,53 @@ clang_jobs() {
     printf 'clang tests/model/test_invariance %s\n' nano_q4 tiny golden_hash
 }
 
-# What memory and undefined behaviour can differ in: every program, but of those that test figures,
-# sweep bits or kill processes only what reaches code that no other test reaches.
+# What memory and undefined behaviour can differ in: what reads files, bytes and arguments of others.
+# Figures, bits, kills and the choice of types are gcc's; a long run has every program.
 asan_jobs() {
-    [ "$what" = long ] && printf 'asan tests/e2e/%s.py\n' cli evidence plan scale stream
-    for p in $(programs); do
-        case $what-$p in
-        *test_nano) echo "asan $p golden" ;;
-        long-*) echo "asan $p" ;;
-        */test_resume) echo "asan $p an_error" ;;
-        */test_shards) printf "asan $p %s\n" arrive are_deleted ;;
-        */test_calib) printf "asan $p %s\n" stages polling bad_texts ;;
-        */test_session) printf "asan $p %s\n" stopped forks kept ;;
-        */test_stream) printf "asan $p %s\n" tiny lost_expert ;;
-        */test_invariance) echo "asan $p tiny" ;;
-        */test_rotated) echo "asan $p mixed" ;;
-        */test_sensitivity) echo "asan $p refusals" ;;
-        *) echo "asan $p" ;;
-        esac
-    done
-    printf 'asan tests/e2e/%s.py\n' damage split trace
+    if [ "$what" = long ]; then
+        printf 'asan tests/e2e/%s.py\n' cli evidence plan scale stream split trace
+        for p in $(programs); do
+            case $p in
+            */test_nano) echo "asan $p golden" ;;
+            *) echo "asan $p" ;;
+            esac
+        done
+    else
+        for p in $(programs); do
+            case $p in
+            */test_nano) echo "asan $p golden" ;;
+            */test_resume) echo "asan $p an_error" ;;
+            */test_shards) echo "asan $p are_deleted" ;;
+            */test_calib) printf "asan $p %s\n" stages polling bad_texts ;;
+            */test_session) printf "asan $p %s\n" forks kept on_a_store ;;
+            */test_stream) printf "asan $p %s\n" tiny lost_expert ;;
+            */test_store) printf "asan $p %s\n" reads is_seen read_errors that_changes failed_expert ;;
+            */test_split) printf "asan $p %s\n" others parts drives allocation ;;
+            */test_convert) printf "asan $p %s\n" source_form allocation ;;
+            */test_invariance) echo "asan $p tiny" ;;
+            */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
+            */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
+            */test_tokenizer | */test_rotated | */test_decode | */test_oracle | */test_sensitivity) ;;
+            */test_team | */test_reply | */checkasm/test_[fp]*) ;;
+            *) echo "asan $p" ;;
+            esac
+        done
+    fi
+    echo "asan tests/e2e/damage.py"
 }
 
 # Threads.
 tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team tests/sys/test_place "tests/model/test_invariance tiny" \
-        "tests/engine/test_session sequences" "tests/engine/test_session stopped" tests/convert/test_convert \
+        "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" "tests/convert/test_convert thread" \
         tests/quant/test_feedback "tests/convert/test_calib workers" tests/expert/test_store \
         "tests/expert/test_stream tiny" tests/expert/test_drives
 }
 
 gcc_jobs() {
     for p in $(programs) $(scripts); do echo "gcc $p"; done
-    printf 'scalar %s\n' tests/model/test_oracle "tests/model/test_nano golden"
+    echo "scalar tests/model/test_nano golden"
+    [ "$what" = long ] && echo "scalar tests/model/test_oracle"
 }
 
 # A minute's worth that goes through every room.

@@ -133,7 +133,7 @@ for i, name in enumerate((NAMES[2], NAMES[4])):
                     ["logits", model, "--ids", path("ids"), "--out", new, "--json"],
                     ["trace", model, path("text"), "-o", new + b"t", "--tokens", "9", "--json"],
                     ["trace", "replay", new + b"t", "--ram", "120M", "--json"],
-                    ["convert", path("say"), new, "--dry-run", "--json"],
+                    ["convert", path("say"), new, "--dry-run", "--json", "--force"],
                     ["convert", path("say"), new + b"c", "--json"],
                     ["synth", new + b"s", "--shape", path("say/config.json"), "--json"]):
         status, out, err = run(*command)
@@ -225,7 +225,7 @@ begun = time.monotonic()
 p.send_signal(signal.SIGINT)
 err = p.stderr.read()
 p.wait()
-check_error("interrupt_is_heard", (p.returncode, b"", err), "cancelled")
+check_error("interrupt_is_heard", (p.returncode, b"", err), "cancelled", want=130)
 check("interrupt_is_heard_at_once", stopped and time.monotonic() - begun < 2, time.monotonic() - begun)
 
 finish()

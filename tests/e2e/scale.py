@@ -10,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, check, check_error, finish, path, report, run  # noqa: E402
+from e2e import FULGUR, NANO, check, check_error, finish, path, report, run  # noqa: E402
 
 SYNTH = "scripts/synth_checkpoint.py"
 INDEX = "model.safetensors.index.json"
@@ -65,6 +65,7 @@ synth("again", *SHAPE, "--seed", "1")
 check("synth_has_seeds", folder("again") != small)
 synth("like", *SHAPE, "--index", path("small/" + INDEX))
 check("synth_like_an_index", folder("like") == small)
+shutil.copy(f"{NANO}/tokenizer.json", path("small"))  # without one no shard is deleted
 
 # conversion: dry run, jobs, deletion, arrival
 status, out, err = run("convert", path("small"), path("a.fulgur"), "--json")
@@ -89,7 +90,7 @@ check("jobs", status == 0 and bytes_of("b.fulgur") == a, err)
 shutil.copytree(path("small"), path("spent"))
 status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed", "--force")
 check("delete_consumed", status == 0 and b"deleted" in out and bytes_of("b.fulgur") == a
-      and sorted(os.listdir(path("spent"))) == ["config.json", INDEX], out + err)
+      and sorted(os.listdir(path("spent"))) == ["config.json", INDEX, "tokenizer.json"], out + err)
 check_error("spent_folder", run("convert", path("spent"), path("c.fulgur"), "--delete-consumed"), "No such file")
 
 
@@ -109,6 +110,6 @@ arrival.start()
 status, out, err = run("convert", path("spent"), path("b.fulgur"), "--delete-consumed", "--wait-for-shards", "--json", "--force")
 arrival.join()
 check("wait_for_shards", status == 0 and b"waiting for model-00000" in err and bytes_of("b.fulgur") == a
-      and sorted(os.listdir(path("spent"))) == ["config.json", INDEX], out + err)
+      and sorted(os.listdir(path("spent"))) == ["config.json", INDEX, "tokenizer.json"], out + err)
 check("wait_reports", json.loads(out)["shards_deleted"] == plan["shards"], out)
 finish()

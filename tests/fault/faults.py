@@ -34,7 +34,7 @@ for t in ("f32", "q4"):
 run("trace", path("q4"), path("text"), "-o", path("trace"), "--tokens", "20")
 
 OUT, MODEL = path("w/out"), path("w/model")
-CONVERT = ["convert", path("ck"), OUT, "--type", "q4", "-t", "2"]
+CONVERT = ["convert", path("ck"), OUT, "--type", "q4", "-t", "2", "--force"]
 RUN = ["run", path("q4"), "-p", "hello\n", "-n", "4", "--temp", "0", "-t", "2"]
 # name: command, standard input, whether standard output is the same each time
 COMMANDS = {
@@ -47,7 +47,7 @@ COMMANDS = {
     "chat": (["chat", path("q4"), "-n", "3", "-t", "2", "--temp", "0"], b"hi\nyou\n", True),
     "score": (["score", path("q4"), path("text"), "-w", "32", "-t", "2"], b"", False),
     "score_card": (["score", MODEL, path("text"), "-w", "32", "--against", path("f32"), "--card"], b"", False),
-    "trace": (["trace", path("q4"), path("text"), "-o", OUT, "-t", "2", "--tokens", "20"], b"", False),
+    "trace": (["trace", path("q4"), path("text"), "-o", OUT, "-t", "2", "--tokens", "20", "--force"], b"", False),
     "trace_heat": (["trace", MODEL, path("text"), "--heat", "-t", "2", "--tokens", "20"], b"", False),
     "replay": (["trace", "replay", path("trace"), "--ram", "120M"], b"", True),
     "verify": (["verify", path("q4")], b"", False),
@@ -55,7 +55,7 @@ COMMANDS = {
     "plan": (["plan", path("q4"), "--ram", "200M"], b"", False),
     "logits": (["logits", path("q4"), "--ids", path("ids"), "--out", OUT, "-t", "2"], b"", False),
     "tokenize": (["tokenize", path("q4"), "-f", path("text")], b"", True),
-    "synth": (["synth", OUT, "--shape", path("ck/config.json")], b"", False),
+    "synth": (["synth", OUT, "--shape", path("ck/config.json"), "--force"], b"", False),
 }
 
 
@@ -119,6 +119,8 @@ def judge(name, good, result, before):
 def goes_on(name, good):
     """The same command without a fault, after one with it; empty: it works."""
     command, stdin, _ = COMMANDS[name]
+    if "--split" in command and digest(OUT) == good["file"]:
+        return ""  # complete: its parts are never replaced
     status, _, err = one(command, stdin)
     if status != 0:
         return f"then does not work any more: {err[-200:]}"
