@@ -10,7 +10,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, report, run  # noqa: E402
+import puppet  # noqa: E402
+from e2e import FULGUR, check, check_error, finish, path, report, run  # noqa: E402
 
 SYNTH = "scripts/synth_checkpoint.py"
 INDEX = "model.safetensors.index.json"
@@ -65,7 +66,8 @@ synth("again", *SHAPE, "--seed", "1")
 check("synth_has_seeds", folder("again") != small)
 synth("like", *SHAPE, "--index", path("small/" + INDEX))
 check("synth_like_an_index", folder("like") == small)
-shutil.copy(f"{NANO}/tokenizer.json", path("small"))  # without one no shard is deleted
+puppet.make(path("words"), [])
+shutil.copy(path("words/tokenizer.json"), path("small"))  # without one no shard is deleted
 
 # conversion: dry run, jobs, deletion, arrival
 status, out, err = run("convert", path("small"), path("a.fulgur"), "--json")
