@@ -112,7 +112,7 @@ asan_jobs() {
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
             */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
             */test_tokenizer | */test_rotated | */test_decode | */test_oracle | */test_sensitivity) ;;
-            */test_team | */test_reply | */checkasm/test_[fp]*) ;;
+            */test_team | */test_reply | */test_drives | */checkasm/test_[fp]*) ;;
             *) echo "asan $p" ;;
             esac
         done
@@ -123,9 +123,10 @@ asan_jobs() {
 # Threads.
 tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team tests/sys/test_place "tests/model/test_invariance tiny" \
-        "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" "tests/convert/test_convert thread" \
-        tests/quant/test_feedback "tests/convert/test_calib workers" tests/expert/test_store \
-        "tests/expert/test_stream tiny" tests/expert/test_drives
+        "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
+        "tests/convert/test_convert thread" tests/quant/test_feedback "tests/convert/test_calib workers" \
+        tests/expert/test_store "tests/expert/test_stream tiny"
+    [ "$what" = long ] && echo "tsan tests/expert/test_drives"
 }
 
 gcc_jobs() {
