@@ -103,7 +103,7 @@ asan_jobs() {
             */test_resume) echo "asan $p an_error" ;;
             */test_shards) echo "asan $p are_deleted" ;;
             */test_calib) printf "asan $p %s\n" stages polling bad_texts ;;
-            */test_session) printf "asan $p %s\n" forks kept on_a_store ;;
+            */test_session) printf "asan $p %s\n" forks kept ;;
             */test_stream) printf "asan $p %s\n" tiny lost_expert ;;
             */test_store) printf "asan $p %s\n" reads is_seen read_errors that_changes failed_expert ;;
             */test_split) printf "asan $p %s\n" others parts drives allocation ;;
@@ -124,8 +124,8 @@ asan_jobs() {
 tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team tests/sys/test_place "tests/model/test_invariance tiny" \
         "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
-        "tests/convert/test_convert thread" tests/quant/test_feedback "tests/convert/test_calib workers" \
-        tests/expert/test_store "tests/expert/test_stream tiny"
+        "tests/convert/test_convert thread_count" tests/quant/test_feedback "tests/convert/test_calib workers" \
+        "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny"
     [ "$what" = long ] && echo "tsan tests/expert/test_drives"
 }
 
