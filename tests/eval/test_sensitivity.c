@@ -147,7 +147,11 @@ FG_TEST(units_add_up_and_files_say_so)
     }
     const double whole = kld_of_file(low, base, &ids);
     printf("  sum %.4f, all at once %.4f\n", sum, whole);
-    CHECK(sum > 0.5 * whole && sum < 3.0 * whole); /* 512 tokens: 0.156 for 0.069 */
+    /* That units add up at all; what one costs is compared exactly above.  Few tokens carry most of
+     * the divergence, so a window is a small sample: of five that nano wrote the sum was 1.48 to
+     * 2.27 times the whole, 1.75 on average with a deviation of 0.35, three and a half of which are
+     * allowed. */
+    CHECK(sum > 0.5 * whole && sum < 3.0 * whole);
     CHECK(n_weight > 29000000 && n_weight < 31000000);
     /* the budget reads what was written */
     fg_sensitivity_put_json(&json, &s, base, low, 1, 2);
