@@ -5,8 +5,8 @@
  * and broken copies by the same comparison.  The reference is checked in double against bounds
  * derived from its summation order.
  *
- * The exponential inside is tested through a private instance of the body.  More than 800 lines: all
- * kernels share the wrapper, and splitting it would spell their shapes twice.
+ * The exponential inside is tested through a private instance of the body.  More than 800 lines:
+ * all kernels share the wrapper, and splitting it would spell their shapes twice.
  */
 #include "tests/checkasm/checkasm.h"
 
