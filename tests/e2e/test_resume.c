@@ -51,7 +51,7 @@ static void kill_and_compare(const char *src, const char *calib, int want_kills,
     o.checkpoint_bytes = 0;
     const uint64_t t0 = fg_clock_ns();
     CHECK(ended(start(&o)));
-    const uint64_t whole_us = (fg_clock_ns() - t0) / 1000;
+    uint64_t most_us = (fg_clock_ns() - t0) / 1000 / share;
     learn_places();
     size_t n_parts;
     char *parts = read_parts(&n_parts);
@@ -62,11 +62,12 @@ static void kill_and_compare(const char *src, const char *calib, int want_kills,
     while (kills < want_kills || files == 0) {
         o.n_thread = 1 + (uint32_t)(fg_rng_u64(&r) % 3);
         const pid_t pid = start(&o);
-        (void)usleep((useconds_t)(fg_rng_u64(&r) % (whole_us / share + 1)));
+        (void)usleep((useconds_t)(fg_rng_u64(&r) % (most_us + 1)));
         (void)kill(pid, SIGKILL);
         if (!ended(pid)) {
             kills++;
             went_on += lose_power(true, &r);
+            if (went_on <= kills / 2) most_us += most_us / 8; /* its first checkpoint comes late */
             if (kills % 30 != 0) continue;
             CHECK(ended(start(&o))); /* a slow machine gets to the end too */
         }

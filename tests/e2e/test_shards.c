@@ -181,6 +181,20 @@ FG_TEST(a_later_life_knows_what_is_gone)
     ckpt_fini(&model);
 }
 
+/* Comes back after a random part of `most_us`, or, every other time, a moment after another shard
+ * is gone: how much of a conversion is spent so differs from machine to machine. */
+static void wait_for_a_moment(int turn, uint64_t most_us, fg_rng *r)
+{
+    if (turn % 2 == 0) {
+        nap_us((unsigned)(fg_rng_u64(r) % (most_us + 1)));
+        return;
+    }
+    const int here = n_here();
+    const uint64_t end = fg_clock_ns() + 2000 * (most_us + 1);
+    while (n_here() == here && fg_clock_ns() < end) nap_us(50);
+    nap_us((unsigned)(fg_rng_u64(r) % 1000));
+}
+
 /* Killed anywhere, with what was not synced lost. */
 FG_TEST(killed_while_deleting)
 {
@@ -195,7 +209,7 @@ FG_TEST(killed_while_deleting)
     int kills = 0, files = 0, part_gone = 0;
     while (kills < 30 || files == 0) {
         const pid_t pid = start(&o);
-        nap_us((unsigned)(fg_rng_u64(&r) % (whole_us / 2 + 1)));
+        wait_for_a_moment(kills, whole_us / 2, &r);
         (void)kill(pid, SIGKILL);
         if (!ended(pid) && !is_complete()) {
             kills++;
