@@ -157,6 +157,40 @@ typedef enum fg_kv_choice {
 } fg_kv_choice;
 FG_API const char *fg_kv_choice_name(fg_kv_choice kv);
 
+/* Which NUMA node has which part of the weights; changes time only.  On a machine of one node all are
+ * the same. */
+typedef enum fg_numa {
+    FG_NUMA_SLICE = 0,  /* every matrix is cut over the nodes; each reads its own part */
+    FG_NUMA_STRICT = 1, /* the same, and an engine that cannot have it does not open */
+    /* to compare with: */
+    FG_NUMA_INTERLEAVE = 2,  /* pages dealt round the nodes, whoever reads them */
+    FG_NUMA_EXPERT = 3,      /* an expert is whole on one node; dense matrices as with slice */
+    FG_NUMA_MIRROR = 4,      /* every node has a copy of everything */
+    FG_NUMA_FIRST_TOUCH = 5, /* where the system puts them: nothing is bound but the threads */
+    FG_NUMA_COUNT
+} fg_numa;
+FG_API const char *fg_numa_name(fg_numa numa);
+
+/* Where weights are that no bound of memory applies to; changes time only. */
+typedef enum fg_residency {
+    FG_RESIDENCY_AUTO = 0,   /* map */
+    FG_RESIDENCY_MAP = 1,    /* the file in the page cache */
+    FG_RESIDENCY_COPY = 2,   /* read into memory of the process when the engine opens */
+    FG_RESIDENCY_SHARED = 3, /* the same in a file on hugetlbfs or tmpfs, for later processes too */
+    FG_RESIDENCY_COUNT
+} fg_residency;
+FG_API const char *fg_residency_name(fg_residency residency);
+
+/* Pages of copied weights. */
+typedef enum fg_pages {
+    FG_PAGES_AUTO = 0,  /* huge ones as far as the system gives them without being asked */
+    FG_PAGES_SMALL = 1, /* 4 KiB */
+    FG_PAGES_HUGE = 2,  /* transparent huge pages */
+    FG_PAGES_TLB = 3,   /* reserved ones (hugetlbfs); FG_ENOMEM when there are too few */
+    FG_PAGES_COUNT
+} fg_pages;
+FG_API const char *fg_pages_name(fg_pages pages);
+
 /* ---- engine ---- */
 
 typedef struct fg_engine fg_engine;
@@ -182,6 +216,11 @@ typedef struct fg_engine_opts {
      * memory than ram_bytes), before it reads anything.  May be NULL. */
     void (*note)(void *ctx, const char *line);
     void *note_ctx;
+    uint32_t n_node; /* NUMA nodes to use, the first ones; 0: all */
+    fg_numa numa;
+    fg_residency residency;
+    fg_pages pages;
+    const char *image; /* with FG_RESIDENCY_SHARED: the file, made when it is not there */
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of

@@ -415,6 +415,7 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "figures as JSON on stdout"},
         CACHE_OPT(o.kv),
         ENGINE_OPTS(o.eo),
+        NUMA_OPTS(o.eo),
         STREAM_OPTS(o.eo),
     };
     int status;

@@ -195,6 +195,7 @@ static int run(int argc, char **argv)
         {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: 32768 at most)"},
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
+        NUMA_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;

@@ -153,6 +153,7 @@ static int run(int argc, char **argv)
          "for --json: tokens not counted in its rates (default: 0)"},
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
+        NUMA_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;

@@ -158,6 +158,7 @@ static int run(int argc, char **argv)
         {"profile", 0, OPT_FLAG, &q.profile, 0, 0, NULL, "say where the time went, by phase"},
         CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
+        NUMA_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
     int status;

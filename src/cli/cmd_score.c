@@ -267,6 +267,7 @@ static int run(int argc, char **argv)
         {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "report as JSON on stdout"},
         CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
+        NUMA_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
     int status;

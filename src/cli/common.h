@@ -86,6 +86,20 @@ const char *cli_known_memory(uint64_t bytes);
             "LEVEL", "highest kernel level to use"                                                 \
     }
 
+/* Options of where weights lie; paste after ENGINE_OPTS. */
+#define NUMA_OPTS(o)                                                                               \
+    {"numa", 0, OPT_CHOICE, CHOICE((o).numa, fg_numa_name, FG_NUMA_COUNT),                         \
+     0,      0, "POLICY",   "which NUMA node has which weights"},                                  \
+        {"nodes", 0, OPT_U32, &(o).n_node, 1, 64, "N", "NUMA nodes to use (default: all)"},        \
+        {"residency", 0, OPT_CHOICE, CHOICE((o).residency, fg_residency_name, FG_RESIDENCY_COUNT), \
+         0,           0, "HOME",     "where weights are without --ram"},                           \
+        {"pages", 0, OPT_CHOICE, CHOICE((o).pages, fg_pages_name, FG_PAGES_COUNT),                 \
+         0,       0, "KIND",     "with --residency copy or shared, pages of the weights"},         \
+    {                                                                                              \
+        "image", 0, OPT_STR, &(o).image, 0, 0, "FILE",                                             \
+            "with --residency shared, on hugetlbfs or tmpfs; made when it is not there"            \
+    }
+
 /* Name of a policy that a run can have; NULL for one of replays only. */
 const char *cli_policy_name(fg_policy policy);
 

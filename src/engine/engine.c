@@ -140,7 +140,11 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
     if (st == FG_OK) st = open_store(e, opts, err);
     if (st == FG_OK) st = fg_model_create_on(&e->model, e->file, e->store, e->cpu_flags, err);
-    const fg_team_opts team = {opts->n_thread, opts->pin, opts->pretend_nodes};
+    const fg_team_opts team = {.n_thread = opts->n_thread,
+                               .pin = opts->pin,
+                               .pretend_nodes = opts->pretend_nodes,
+                               .n_node = opts->n_node,
+                               .numa = opts->numa};
     if (st == FG_OK) st = fg_team_create_with(&e->team, &team, err);
     if (st != FG_OK) {
         fg_engine_close(&e);

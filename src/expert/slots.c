@@ -5,6 +5,16 @@
 
 #include "src/base/mem.h"
 
+const char *fg_pages_name(fg_pages pages)
+{
+    static const char *const name[FG_PAGES_COUNT] = {
+#define PAGES_NAME(id, name) [id] = name,
+        FG_PAGES_MAP(PAGES_NAME)
+#undef PAGES_NAME
+    };
+    return (uint32_t)pages < FG_PAGES_COUNT ? name[pages] : NULL;
+}
+
 fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char *what, fg_err *err)
 {
     uint64_t bytes;

@@ -11,6 +11,13 @@
 
 #include "src/base/status.h"
 
+/* The kinds of pages: enumerator (src/fulgur.h says what each is), name. */
+#define FG_PAGES_MAP(X)                                                                            \
+    X(FG_PAGES_AUTO, "auto")                                                                       \
+    X(FG_PAGES_SMALL, "small")                                                                     \
+    X(FG_PAGES_HUGE, "huge")                                                                       \
+    X(FG_PAGES_TLB, "hugetlb")
+
 /* n equal slots, one behind the other without a gap.  A slot begins at a multiple of 4 KiB, not of
  * 2 MiB: the huge pages belong to the region, and nothing is lost to rounding. */
 typedef struct fg_slots {

@@ -81,12 +81,18 @@ static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v, cons
                       panels_fn *fn)
 {
     fg_work_row row[FG_MAX_EXPERT];
-    fg_share share;
+    fg_share share[FG_MAX_EXPERT];
     fg_work_piece at;
+    const fg_place *place = fg_team_place(w->team);
     const fg_work_list list = {row, v->n, false};
-    fg_place_share(fg_team_place(w->team), like->n_panel, fg_panel_group(like->panel_stride),
-                   &share);
-    for (uint32_t i = 0; i < v->n; i++) row[i] = (fg_work_row){v->ids[i], &share};
+    const bool alike = place->numa != FG_NUMA_EXPERT;
+    for (uint32_t i = 0; i < v->n; i++) {
+        if (i == 0 || !alike) {
+            fg_place_share_expert(place, v->ids[i], like->n_panel,
+                                  fg_panel_group(like->panel_stride), &share[i]);
+        }
+        row[i] = (fg_work_row){v->ids[i], &share[alike ? 0 : i]};
+    }
     while (fg_worker_take(w, &list, &at)) fn(w, b, l, v->ids[at.row], &at);
     fg_worker_sync(w);
 }

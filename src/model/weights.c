@@ -25,6 +25,16 @@ struct fg_weights {
     uint32_t n_left; /* map: experts of the layer's one wave, 0 after it */
 };
 
+const char *fg_residency_name(fg_residency residency)
+{
+    static const char *const name[FG_RESIDENCY_COUNT] = {
+#define RESIDENCY_NAME(id, name) [id] = name,
+        FG_RESIDENCY_MAP_OF(RESIDENCY_NAME)
+#undef RESIDENCY_NAME
+    };
+    return (uint32_t)residency < FG_RESIDENCY_COUNT ? name[residency] : NULL;
+}
+
 /* ---- map ---- */
 
 static const uint8_t *map_dense(const fg_weights *w, uint64_t offset)

@@ -30,6 +30,13 @@
 
 typedef struct fg_weights fg_weights;
 
+/* The homes that a caller can ask for: enumerator (src/fulgur.h says what each is), name. */
+#define FG_RESIDENCY_MAP_OF(X)                                                                     \
+    X(FG_RESIDENCY_AUTO, "auto")                                                                   \
+    X(FG_RESIDENCY_MAP, "map")                                                                     \
+    X(FG_RESIDENCY_COPY, "copy")                                                                   \
+    X(FG_RESIDENCY_SHARED, "shared")
+
 /* Panels first .. first+n-1 of a matrix: panel p is at panels + (p - first) * panel_stride, its 16
  * row scales at scales + (p - first) * 16 (NULL for f32 and bf16). */
 typedef struct fg_panel_run {

@@ -9,6 +9,16 @@
 
 #include "src/base/mem.h"
 
+const char *fg_numa_name(fg_numa numa)
+{
+    static const char *const name[FG_NUMA_COUNT] = {
+#define NUMA_NAME(id, name) [id] = name,
+        FG_NUMA_MAP(NUMA_NAME)
+#undef NUMA_NAME
+    };
+    return (uint32_t)numa < FG_NUMA_COUNT ? name[numa] : NULL;
+}
+
 /* ---- seats ---- */
 
 /* A core of a node; rank: its number there. */
@@ -29,9 +39,11 @@ static uint32_t n_core_of(const fg_topo *t)
     return t == NULL ? 1 : fg_topo_n_core(t);
 }
 
-static uint32_t n_real_of(const fg_topo *t)
+/* Nodes of it that are used. */
+static uint32_t n_real_of(const fg_topo *t, const fg_place_opts *o)
 {
-    return t == NULL ? 1 : fg_topo_n_node(t);
+    const uint32_t n = t == NULL ? 1 : fg_topo_n_node(t);
+    return o->n_node != 0 && o->n_node < n ? o->n_node : n;
 }
 
 static uint32_t real_of(const fg_topo *t, uint32_t core)
@@ -41,13 +53,14 @@ static uint32_t real_of(const fg_topo *t, uint32_t core)
 
 /* With more nodes than real ones, those numbered r, r + n_real, ... lie in real node r and are
  * dealt its cores; with fewer, real nodes are put together. */
-static size_t deal_cores(fg_place *p, slot *out)
+static size_t deal_cores(fg_place *p, uint32_t n_real, slot *out)
 {
-    const uint32_t n_core = n_core_of(p->topo), n_real = n_real_of(p->topo), n = p->n_node;
+    const uint32_t n_core = n_core_of(p->topo), n = p->n_node;
     uint32_t dealt[FG_MAX_NODE] = {0}; /* cores of each real node */
     size_t n_slot = 0;
     for (uint32_t c = 0; c < n_core; c++) {
         const uint32_t r = real_of(p->topo, c);
+        if (r >= n_real) continue;
         const uint32_t inside = n < n_real ? 1 : (n - r + n_real - 1) / n_real;
         const uint32_t k = n < n_real ? r % n : r + dealt[r]++ % inside * n_real;
         p->node[k].real |= (uint64_t)1 << r;
@@ -64,11 +77,11 @@ static size_t deal_cores(fg_place *p, slot *out)
     return n_slot;
 }
 
-static fg_status deal_seats(fg_place *p, fg_err *err)
+static fg_status deal_seats(fg_place *p, uint32_t n_real, fg_err *err)
 {
     slot *slots = fg_mem_zalloc_array((size_t)n_core_of(p->topo) + p->n_node, sizeof *slots);
     if (slots == NULL) return fg_fail_nomem(err, "placement");
-    const size_t n_slot = deal_cores(p, slots);
+    const size_t n_slot = deal_cores(p, n_real, slots);
     qsort(slots, n_slot, sizeof *slots, by_rank);
     for (uint32_t i = 0; i < p->n_worker; i++) {
         const slot *s = &slots[i % n_slot];
@@ -97,6 +110,28 @@ static fg_status weigh(fg_place *p, const fg_place_opts *o, fg_err *err)
     return fg_fail(err, FG_EINVAL, "nodes: all of weight 0, expected one that owns something");
 }
 
+/* By weight, each node's turns as far apart as they can be: the next is of the node that has got
+ * least for its weight. */
+static void set_deal(fg_place *p)
+{
+    fg_share share;
+    bool equal = true;
+    for (uint32_t k = 1; k < p->n_node; k++) equal &= p->node[k].weight == p->node[0].weight;
+    p->n_deal = equal ? p->n_node : FG_MAX_DEAL;
+    fg_place_share(p, p->n_deal, 1, &share);
+    for (uint32_t i = 0; i < p->n_deal; i++) {
+        uint32_t next = UINT32_MAX;
+        for (uint32_t k = 0; k < p->n_node; k++) {
+            const uint64_t n = share.begin[k + 1] - share.begin[k], got = p->n_dealt[k];
+            if (got == n) continue;
+            const uint64_t of = next == UINT32_MAX ? 0 : share.begin[next + 1] - share.begin[next];
+            if (next == UINT32_MAX || (2 * got + 1) * of < (2 * p->n_dealt[next] + 1) * n) next = k;
+        }
+        p->deal[i] = (uint8_t)next;
+        p->rank[i] = (uint8_t)p->n_dealt[next]++;
+    }
+}
+
 fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err)
 {
     *out = NULL;
@@ -107,13 +142,17 @@ fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o
     }
     fg_place *p = fg_mem_zalloc(sizeof *p);
     if (p == NULL) return fg_fail_nomem(err, "placement");
+    const uint32_t n_real = n_real_of(t, o);
     p->topo = t;
-    p->n_node = o->pretend_nodes != 0 ? o->pretend_nodes : n_real_of(t);
+    p->numa = o->numa;
+    p->n_node = o->pretend_nodes != 0 ? o->pretend_nodes : n_real;
+    if (o->numa == FG_NUMA_INTERLEAVE || o->numa == FG_NUMA_FIRST_TOUCH) p->n_node = 1;
     p->n_worker = o->n_worker;
     p->seat = fg_mem_zalloc_array(p->n_worker, sizeof *p->seat);
-    fg_status st = p->seat == NULL ? fg_fail_nomem(err, "placement") : deal_seats(p, err);
+    fg_status st = p->seat == NULL ? fg_fail_nomem(err, "placement") : deal_seats(p, n_real, err);
     if (st == FG_OK) st = weigh(p, o, err);
     if (st == FG_OK) {
+        set_deal(p);
         *out = p;
     } else {
         fg_place_destroy(&p);
@@ -175,6 +214,25 @@ void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out
     fg_place_share_in_turn(p, n, group, &turn, out);
 }
 
+void fg_place_share_expert(const fg_place *p, uint32_t expert, uint64_t n, uint64_t group,
+                           fg_share *out)
+{
+    uint64_t at;
+    if (p->numa != FG_NUMA_EXPERT) {
+        fg_place_share(p, n, group, out);
+        return;
+    }
+    const uint32_t node = fg_place_deal(p, expert, &at);
+    for (uint32_t k = 0; k <= p->n_node; k++) out->begin[k] = k <= node ? 0 : n;
+}
+
+uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n)
+{
+    uint64_t sum = n / p->n_deal * p->n_dealt[node];
+    for (uint64_t i = 0; i < n % p->n_deal; i++) sum += p->deal[i] == node;
+    return sum;
+}
+
 /* ---- memory ---- */
 
 static uint64_t page_bytes(void)
@@ -202,9 +260,9 @@ fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, si
                            (unsigned long long)r->begin, (unsigned long long)r->end, r->node,
                            (unsigned long long)page, p->n_node);
         }
-        if (r->begin == r->end) continue;
-        FG_TRY(fg_topo_bind_memory(p->topo, p->node[r->node].real, (uint8_t *)base + r->begin,
-                                   (size_t)(r->end - r->begin), err));
+        if (r->begin == r->end || p->numa == FG_NUMA_FIRST_TOUCH) continue;
+        FG_TRY(fg_topo_bind_memory(p->topo, p->node[r->node].real, p->numa == FG_NUMA_INTERLEAVE,
+                                   (uint8_t *)base + r->begin, (size_t)(r->end - r->begin), err));
     }
     return FG_OK;
 }

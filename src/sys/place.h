@@ -19,10 +19,26 @@
 #include "src/base/status.h"
 #include "src/sys/topo.h"
 
-enum { FG_MAX_NODE_WEIGHT = 1 << 20 };
+enum {
+    FG_MAX_NODE_WEIGHT = 1 << 20,
+    FG_MAX_DEAL = 64, /* items after which dealing begins anew; at least FG_MAX_NODE */
+};
+
+/* The policies: enumerator (src/fulgur.h says what each does), name. */
+#define FG_NUMA_MAP(X)                                                                             \
+    X(FG_NUMA_SLICE, "slice")                                                                      \
+    X(FG_NUMA_STRICT, "strict")                                                                    \
+    X(FG_NUMA_INTERLEAVE, "interleave")                                                            \
+    X(FG_NUMA_EXPERT, "expert")                                                                    \
+    X(FG_NUMA_MIRROR, "mirror")                                                                    \
+    X(FG_NUMA_FIRST_TOUCH, "first-touch")
 
 typedef struct fg_place_opts {
     uint32_t n_worker; /* at least 1 */
+    uint32_t n_node; /* nodes of the topology to use, the first ones; 0, or more than it has: all */
+    /* Of those policies that do not say whose a page is (interleave, first touch) the nodes are one
+     * as far as work is concerned. */
+    fg_numa numa;
     /* 0: the topology's nodes.  Else, for proofs on a machine of one node: so many (at most
      * FG_MAX_NODE), to which the cores are dealt; where they are fewer, nodes share them. */
     uint32_t pretend_nodes;
@@ -46,10 +62,15 @@ typedef struct fg_seat {
 
 typedef struct fg_place {
     const fg_topo *topo; /* borrowed; NULL: nothing is bound */
+    fg_numa numa;
     uint32_t n_node, n_worker;
     uint64_t weight; /* of all nodes */
     fg_place_node node[FG_MAX_NODE];
     fg_seat *seat; /* [n_worker] */
+    /* Items that are dealt: item i goes to deal[i % n_deal]. */
+    uint32_t n_deal;
+    uint8_t deal[FG_MAX_DEAL], rank[FG_MAX_DEAL]; /* rank: among those before it of its node */
+    uint32_t n_dealt[FG_MAX_NODE];                /* of each n_deal */
 } fg_place;
 
 /* Without a topology (NULL): one core of one node.  Errors: FG_EINVAL, FG_ELIMIT, FG_ENOMEM. */
@@ -71,13 +92,30 @@ void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out
 void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
                             fg_share *out);
 
+/* The same for a matrix of an expert, which with FG_NUMA_EXPERT is whole on one node. */
+void fg_place_share_expert(const fg_place *p, uint32_t expert, uint64_t n, uint64_t group,
+                           fg_share *out);
+
+/* Items that keep their node when more follow, such as spans of a context: they are dealt round the
+ * nodes, by weight.  The node of item i; *at: its number among that node's. */
+static inline uint32_t fg_place_deal(const fg_place *p, uint64_t i, uint64_t *at)
+{
+    const uint64_t round = i / p->n_deal;
+    const uint32_t d = (uint32_t)(i % p->n_deal), node = p->deal[d];
+    *at = round * p->n_dealt[node] + p->rank[d];
+    return node;
+}
+/* How many of the first n items a node has. */
+uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n);
+
 /* Bytes begin .. end - 1 from a base, whole pages of the system, that belong to a node. */
 typedef struct fg_owned {
     uint64_t begin, end;
     uint32_t node;
 } fg_owned;
 
-/* Binds the ranges of a private mapping to their nodes; pages come when they are touched.  Errors:
+/* Binds the ranges of a private mapping, or of one on tmpfs or hugetlbfs, to their nodes; pages come
+ * when they are touched, with FG_NUMA_INTERLEAVE from all nodes in turn.  Errors:
  * FG_EINVAL (not whole pages), FG_ENOTSUP (no topology, or not this machine's), FG_EIO. */
 fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n,
                         fg_err *err);

@@ -591,9 +591,12 @@ void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *ar
     fg_pace_decide(&t->pace, n_off);
 }
 
-static fg_status seat_workers(fg_team *t, uint32_t pretend_nodes, fg_err *err)
+static fg_status seat_workers(fg_team *t, const fg_team_opts *team, fg_err *err)
 {
-    const fg_place_opts o = {.n_worker = t->n, .pretend_nodes = pretend_nodes};
+    const fg_place_opts o = {.n_worker = t->n,
+                             .pretend_nodes = team->pretend_nodes,
+                             .n_node = team->n_node,
+                             .numa = team->numa};
     FG_TRY(fg_place_make(&t->place, t->topo, &o, err));
     t->n_node = t->place->n_node;
     t->counters = fg_mem_zalloc_array(t->n_node, sizeof *t->counters);
@@ -633,7 +636,7 @@ fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
     t->self = fg_mem_zalloc_array(t->n, sizeof *t->self);
     fg_status st = t->self == NULL ? fg_fail_nomem(err, "thread team") : start(t, err);
     if (st == FG_OK) set_pace(t, budget); /* start says how many there are, if fewer */
-    if (st == FG_OK) st = seat_workers(t, o->pretend_nodes, err);
+    if (st == FG_OK) st = seat_workers(t, o, err);
     if (st != FG_OK) {
         fg_team_destroy(&t);
         return st;

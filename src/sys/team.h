@@ -38,7 +38,9 @@ typedef struct fg_worker {
 typedef struct fg_team_opts {
     uint32_t n_thread;      /* 0: one per allowed physical core, at most the CPU budget */
     bool pin;               /* workers are bound to the cores and nodes that place.h gives them */
-    uint32_t pretend_nodes; /* for tests: as in fg_place_opts */
+    uint32_t pretend_nodes; /* for tests: as in fg_place_opts, as are the next */
+    uint32_t n_node;
+    fg_numa numa;
 } fg_team_opts;
 
 /* Workers 1 .. n-1 are bound on their first run, the caller by fg_team_attach.  Without pin all are

@@ -307,7 +307,8 @@ bool fg_topo_bind_self_to_nodes(const fg_topo *t, uint64_t nodes)
     return ok;
 }
 
-fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t bytes, fg_err *err)
+fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, void *p, size_t bytes,
+                              fg_err *err)
 {
     if (!is_here(t)) {
         return fg_fail(err, FG_ENOTSUP,
@@ -325,7 +326,8 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, void *p, size_t 
         return fg_fail_nomem(err, "topology");
     }
     ok = hwloc_bitmap_iszero(set) || /* a machine without nodes: nothing to choose */
-         hwloc_set_area_membind(t->topology, p, bytes, set, HWLOC_MEMBIND_BIND,
+         hwloc_set_area_membind(t->topology, p, bytes, set,
+                                in_turn ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND,
                                 HWLOC_MEMBIND_BYNODESET) == 0;
     const int e = errno;
     hwloc_bitmap_free(set);

@@ -223,7 +223,7 @@ static void note_mask(fg_worker *w, void *arg)
 
 static fg_team *team(uint32_t n_thread, bool pin, uint32_t pretend_nodes)
 {
-    const fg_team_opts o = {n_thread, pin, pretend_nodes};
+    const fg_team_opts o = {.n_thread = n_thread, .pin = pin, .pretend_nodes = pretend_nodes};
     fg_team *t;
     fg_err err = {0};
     if (fg_team_create_with(&t, &o, &err) == FG_OK) return t;
