@@ -202,9 +202,9 @@ FG_TEST(bad_options)
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL && p == NULL);
     o = (fg_place_opts){.n_worker = 1, .pretend_nodes = FG_MAX_NODE + 1};
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_ELIMIT);
-    o = (fg_place_opts){1, 2, none};
+    o = (fg_place_opts){.n_worker = 1, .pretend_nodes = 2, .weight = none};
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL);
-    o = (fg_place_opts){1, 2, heavy};
+    o = (fg_place_opts){.n_worker = 1, .pretend_nodes = 2, .weight = heavy};
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL);
 }
 
@@ -287,7 +287,7 @@ FG_TEST(shares_follow_weights)
     fg_err err = {0};
     fg_place *p;
     fg_share s;
-    const fg_place_opts o = {1, 5, weight};
+    const fg_place_opts o = {.n_worker = 1, .pretend_nodes = 5, .weight = weight};
     REQUIRE_OK(fg_place_make(&p, NULL, &o, &err), &err);
     check_shares(p);
     fg_place_destroy(&p);
