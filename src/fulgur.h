@@ -157,8 +157,8 @@ typedef enum fg_kv_choice {
 } fg_kv_choice;
 FG_API const char *fg_kv_choice_name(fg_kv_choice kv);
 
-/* Which NUMA node has which part of the weights; changes time only.  On a machine of one node all are
- * the same. */
+/* Which NUMA node has which part of the weights; changes time only.  On a machine of one node all
+ * are the same. */
 typedef enum fg_numa {
     FG_NUMA_SLICE = 0,  /* every matrix is cut over the nodes; each reads its own part */
     FG_NUMA_STRICT = 1, /* the same, and an engine that cannot have it does not open */

@@ -114,9 +114,9 @@ typedef struct fg_owned {
     uint32_t node;
 } fg_owned;
 
-/* Binds the ranges of a private mapping, or of one on tmpfs or hugetlbfs, to their nodes; pages come
- * when they are touched, with FG_NUMA_INTERLEAVE from all nodes in turn.  Errors:
- * FG_EINVAL (not whole pages), FG_ENOTSUP (no topology, or not this machine's), FG_EIO. */
+/* Binds the ranges of a private mapping, or of one on tmpfs or hugetlbfs, to their nodes; pages
+ * come when they are touched, with FG_NUMA_INTERLEAVE from all nodes in turn.  Errors: FG_EINVAL
+ * (not whole pages), FG_ENOTSUP (no topology, or not this machine's), FG_EIO. */
 fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n,
                         fg_err *err);
 

@@ -46,10 +46,10 @@ uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx);
 bool fg_topo_bind_self(const fg_topo *t, uint32_t i);
 bool fg_topo_bind_self_to_nodes(const fg_topo *t, uint64_t nodes);
 
-/* Memory p[bytes] (whole pages) is to come from these nodes, in_turn: page by page; pages that are there already stay
- * where they are.  A node that is full gives way to others, which an audit shows, rather than to
- * the kernel ending the process.  FG_ENOTSUP when the topology is not this machine's, FG_EIO when
- * the system refuses. */
+/* Memory p[bytes] (whole pages) is to come from these nodes, in_turn: page by page; pages that are
+ * there already stay where they are.  A node that is full gives way to others, which an audit
+ * shows, rather than to the kernel ending the process.  FG_ENOTSUP when the topology is not this
+ * machine's, FG_EIO when the system refuses. */
 fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, void *p, size_t bytes,
                               fg_err *err);
 
