@@ -78,11 +78,9 @@ fg_status fg_bench_create(fg_bench **out, fg_engine *e, fg_err *err)
     if (b == NULL) return fg_fail_nomem(err, "bench");
     b->e = e;
     b->cpu_flags = fg_engine_cpu_flags(e);
-    fg_status st = fg_team_create(&b->team, fg_engine_n_thread(e), true, err);
-    if (st == FG_OK) {
-        st =
-            fg_model_create_on(&b->model, fg_engine_file(e), fg_engine_store(e), b->cpu_flags, err);
-    }
+    b->team = fg_engine_team(e);
+    const fg_home home = fg_engine_home(e);
+    const fg_status st = fg_model_create_on(&b->model, fg_engine_file(e), &home, b->cpu_flags, err);
     if (st != FG_OK) {
         fg_bench_destroy(&b);
         return st;
@@ -101,7 +99,6 @@ void fg_bench_destroy(fg_bench **b)
     if (*b == NULL) return;
     fg_bandwidth_buffer_fini(&(*b)->buffer);
     fg_model_destroy(&(*b)->model);
-    fg_team_destroy(&(*b)->team);
     fg_mem_free(*b);
     *b = NULL;
 }

@@ -221,6 +221,10 @@ typedef struct fg_engine_opts {
     fg_residency residency;
     fg_pages pages;
     const char *image; /* with FG_RESIDENCY_SHARED: the file, made when it is not there */
+    /* While weights are read at opening, with bytes done and total; false cancels (FG_ECANCEL).
+     * May be NULL. */
+    bool (*progress)(void *ctx, uint64_t done, uint64_t total);
+    void *progress_ctx;
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of

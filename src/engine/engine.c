@@ -9,6 +9,7 @@
 #include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/base/opts.h"
+#include "src/base/units.h"
 #include "src/expert/heat.h"
 #include "src/engine/memory.h"
 #include "src/engine/engine_impl.h"
@@ -37,8 +38,8 @@ static fg_status choose_cpu(fg_cpu_level level, uint32_t *flags, fg_err *err)
 static fg_status weight_bytes(const fg_engine *e, uint64_t session_bytes, uint64_t *out,
                               fg_err *err)
 {
-    return fg_memory_for_weights(out, e->ram_bytes, session_bytes, fg_store_min_bytes(e->file),
-                                 err);
+    return fg_memory_for_weights(out, e->ram_bytes, session_bytes,
+                                 fg_store_least_of(e->file, e->slices), err);
 }
 
 static fg_status check_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err *err)
@@ -66,8 +67,8 @@ static fg_status choose_bound(fg_engine *e, const fg_engine_opts *o, uint64_t *w
     char line[256];
     fg_room room;
     fg_room_read(&room, "");
-    e->ram_bytes =
-        fg_memory_bound(o->ram_bytes, FG_MEMORY_PROGRAM + fg_store_most_bytes(e->file), room.bytes);
+    e->ram_bytes = fg_memory_bound(
+        o->ram_bytes, FG_MEMORY_PROGRAM + fg_store_most_of(e->file, e->slices), room.bytes);
     const fg_status st = weight_bytes(e, 0, weights, err);
     if (e->ram_bytes == o->ram_bytes) return st;
     if (st != FG_OK) {
@@ -83,7 +84,7 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     fg_store_opts so;
     FG_TRY(check_stream(&so, o, err)); /* also where nothing comes of it */
-    if (o->ram_bytes == 0) return fg_model_file_mapped(e->file, err);
+    if (o->ram_bytes == 0) return FG_OK;
     FG_TRY(choose_bound(e, o, &so.bytes, err));
     fg_heat heat = {.use = NULL};
     const fg_policy_row *policy = fg_policy_get(so.policy);
@@ -95,9 +96,91 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
                        fg_model_file_path(e->file), policy->name);
     }
     so.heat = heat.use;
+    so.slices = e->slices;
     const fg_status st = fg_store_create(&e->store, e->file, &so, err);
     fg_mem_free(heat.use);
     return st;
+}
+
+static fg_status check_home(const fg_engine_opts *o, fg_err *err)
+{
+    const char *home = fg_residency_name(o->residency);
+    if (fg_numa_name(o->numa) == NULL) {
+        return fg_fail(err, FG_EINVAL, "numa: %u, expected less than %d", (uint32_t)o->numa,
+                       FG_NUMA_COUNT);
+    }
+    if (home == NULL) {
+        return fg_fail(err, FG_EINVAL, "residency: %u, expected less than %d",
+                       (uint32_t)o->residency, FG_RESIDENCY_COUNT);
+    }
+    if (fg_pages_name(o->pages) == NULL) {
+        return fg_fail(err, FG_EINVAL, "pages: %u, expected less than %d", (uint32_t)o->pages,
+                       FG_PAGES_COUNT);
+    }
+    if (o->ram_bytes != 0 && o->residency != FG_RESIDENCY_AUTO) {
+        return fg_fail(err, FG_EINVAL,
+                       "residency: %s within a bound of memory, expected one without the other",
+                       home);
+    }
+    if ((o->image != NULL) != (o->residency == FG_RESIDENCY_SHARED)) {
+        return fg_fail(err, FG_EINVAL, "residency: %s %s an image file, expected %s", home,
+                       o->image == NULL ? "without" : "with",
+                       o->image == NULL ? "its path" : "shared, or no image");
+    }
+    const bool copied = o->residency == FG_RESIDENCY_COPY || o->residency == FG_RESIDENCY_SHARED;
+    if (o->pages != FG_PAGES_AUTO && o->residency != FG_RESIDENCY_COPY) {
+        return fg_fail(err, FG_EINVAL, "pages: %s of residency %s, expected of copy",
+                       fg_pages_name(o->pages), home);
+    }
+    if (o->numa == FG_NUMA_MIRROR && !copied && o->ram_bytes == 0) {
+        return fg_fail(err, FG_EINVAL, "numa: mirror of residency %s, expected of copy or shared",
+                       home);
+    }
+    return FG_OK;
+}
+
+/* All of it has to fit: swapped weights are slower than mapped ones. */
+static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    const bool shared = o->residency == FG_RESIDENCY_SHARED;
+    uint64_t bytes = 0;
+    fg_room room;
+    if (!shared && o->residency != FG_RESIDENCY_COPY) return FG_OK;
+    for (uint32_t k = 0; k < fg_slices_n_node(e->slices); k++) {
+        bytes += fg_slices_area(e->slices, k);
+    }
+    fg_room_read(&room, "");
+    if (!shared && o->pages != FG_PAGES_TLB && bytes > room.bytes) {
+        return fg_fail(err, FG_ELIMIT,
+                       "%s: a copy takes %s, expected at most %s, which can be had within %s",
+                       fg_model_file_path(e->file), fg_text_memory((double)bytes).s,
+                       fg_text_memory((double)room.bytes).s, room.by);
+    }
+    const fg_copy_opts co = {
+        .pages = o->pages, .image = o->image, .progress = o->progress, .ctx = o->progress_ctx};
+    return fg_copy_create(&e->copy, e->file, e->slices, &co, err);
+}
+
+/* Who sits where, who has what, and the weights there. */
+static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    const fg_team_opts team = {.n_thread = o->n_thread,
+                               .pin = o->pin,
+                               .pretend_nodes = o->pretend_nodes,
+                               .n_node = o->n_node,
+                               .numa = o->numa};
+    FG_TRY(fg_team_create_with(&e->team, &team, err));
+    FG_TRY(fg_slices_create(&e->slices, fg_model_file_plan(e->file), fg_team_place(e->team), err));
+    FG_TRY(open_store(e, o, err));
+    FG_TRY(open_copy(e, o, err));
+    if (e->store == NULL && e->copy == NULL) FG_TRY(fg_model_file_mapped(e->file, err));
+    const fg_home home = fg_engine_home(e);
+    return fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err);
+}
+
+fg_home fg_engine_home(const fg_engine *e)
+{
+    return (fg_home){.store = e->store, .copy = e->copy, .slices = e->slices};
 }
 
 fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err)
@@ -114,6 +197,11 @@ fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *e
 fg_store *fg_engine_store(fg_engine *e)
 {
     return e->store;
+}
+
+fg_team *fg_engine_team(fg_engine *e)
+{
+    return e->team;
 }
 
 const fg_store_stats *fg_engine_store_stats(fg_engine *e)
@@ -138,14 +226,8 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
                      "%s: a folder, expected a .fulgur file; make one with fulgur convert", path);
     }
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
-    if (st == FG_OK) st = open_store(e, opts, err);
-    if (st == FG_OK) st = fg_model_create_on(&e->model, e->file, e->store, e->cpu_flags, err);
-    const fg_team_opts team = {.n_thread = opts->n_thread,
-                               .pin = opts->pin,
-                               .pretend_nodes = opts->pretend_nodes,
-                               .n_node = opts->n_node,
-                               .numa = opts->numa};
-    if (st == FG_OK) st = fg_team_create_with(&e->team, &team, err);
+    if (st == FG_OK) st = check_home(opts, err);
+    if (st == FG_OK) st = open_home(e, opts, err);
     if (st != FG_OK) {
         fg_engine_close(&e);
         return st;
@@ -161,9 +243,11 @@ void fg_engine_close(fg_engine **e)
     fg_mem_free((*e)->sample_mask);
     fg_tokenizer_destroy(&(*e)->tokenizer);
     fg_team_detach((*e)->team);
-    fg_team_destroy(&(*e)->team);
     fg_model_destroy(&(*e)->model);
     fg_store_destroy(&(*e)->store);
+    fg_copy_destroy(&(*e)->copy);
+    fg_slices_destroy(&(*e)->slices);
+    fg_team_destroy(&(*e)->team); /* the placement is its */
     fg_model_file_close(&(*e)->file);
     fg_mem_free(*e);
     *e = NULL;

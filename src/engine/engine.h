@@ -18,6 +18,8 @@
 #include "src/text/stream.h"
 #include "src/text/tokenizer.h"
 #include "src/fulgur.h"
+#include "src/model/weights.h"
+#include "src/sys/team.h"
 
 const fg_model_file *fg_engine_file(const fg_engine *e);
 const fg_shape *fg_engine_shape(const fg_engine *e);
@@ -44,6 +46,9 @@ uint32_t fg_engine_cpu_flags(const fg_engine *e);
 
 /* The expert store; NULL when the engine has no bound of memory. */
 fg_store *fg_engine_store(fg_engine *e);
+/* Where the weights are, for who makes a model of its own of them; and who computes. */
+fg_home fg_engine_home(const fg_engine *e);
+fg_team *fg_engine_team(fg_engine *e);
 
 /* Tells the engine that memory besides weights grows by `more` and shrinks by `less` bytes: its
  * store gives up, or gets, as much.  FG_ELIMIT: the bound does not allow it; nothing changes.

@@ -11,7 +11,9 @@
 
 struct fg_engine {
     fg_model_file *file;
-    fg_store *store; /* NULL: the mapping */
+    fg_slices *slices; /* which node has what */
+    fg_store *store;   /* without store and copy: the mapping */
+    fg_copy *copy;
     fg_store_stats store_stats;
     uint64_t ram_bytes, session_bytes; /* the bound; what sessions take of it */
     fg_model *model;

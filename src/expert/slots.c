@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/expert/slots.h"
 
+#include <linux/mman.h>
 #include <sys/mman.h>
 
 #include "src/base/mem.h"
@@ -15,19 +16,28 @@ const char *fg_pages_name(fg_pages pages)
     return (uint32_t)pages < FG_PAGES_COUNT ? name[pages] : NULL;
 }
 
-fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char *what, fg_err *err)
+/* Reserved huge pages; their address is a multiple of their size. */
+static fg_status map_reserved(fg_slots *s, const char *what, fg_err *err)
 {
-    uint64_t bytes;
-    *s = (fg_slots){.slot_bytes = slot_bytes, .n = n};
-    if (!fg_mul_u64(n, slot_bytes, &bytes) || !fg_add_u64(bytes, FG_HUGE_PAGE_BYTES, &bytes) ||
-        bytes > SIZE_MAX) {
-        return fg_fail_nomem(err, what);
+    const uint64_t bytes = fg_round_up(s->n * s->slot_bytes + 1, FG_HUGE_PAGE_BYTES);
+    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
+    if (p == MAP_FAILED) {
+        return fg_fail(err, FG_ENOMEM,
+                       "%s: no %llu reserved huge pages of 2 MiB, expected them in "
+                       "/proc/sys/vm/nr_hugepages",
+                       what, (unsigned long long)(bytes / FG_HUGE_PAGE_BYTES));
     }
-    s->bare = fg_mem_zalloc_array((size_t)n, sizeof *s->bare);
-    if (s->bare == NULL) return fg_fail_nomem(err, what);
+    s->p = s->map = p;
+    s->map_bytes = bytes;
+    return FG_OK;
+}
+
+static fg_status map_anonymous(fg_slots *s, fg_pages pages, const char *what, fg_err *err)
+{
+    const uint64_t bytes = s->n * s->slot_bytes + FG_HUGE_PAGE_BYTES;
     s->map = fg_mem_map((size_t)bytes);
     if (s->map == NULL) {
-        fg_slots_fini(s);
         return fg_fail(err, FG_ENOMEM, "%s: no %llu bytes, expected memory", what,
                        (unsigned long long)bytes);
     }
@@ -36,9 +46,35 @@ fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char
     s->p = (uint8_t *)s->map + (at - (uintptr_t)s->map);
     /* refused: only slower, the reads as well: a virtual drive gave 1.4 to 3.6 GB/s into small
      * pages, 3.7 into huge ones */
-    (void)madvise(s->p, (size_t)(n * slot_bytes), MADV_HUGEPAGE);
+    (void)madvise(s->p, (size_t)(s->n * s->slot_bytes),
+                  pages == FG_PAGES_SMALL ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+    return FG_OK;
+}
+
+fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char *what,
+                        const fg_slots_opts *opts, fg_err *err)
+{
+    const fg_slots_opts o = opts == NULL ? (fg_slots_opts){.place = NULL} : *opts;
+    uint64_t bytes;
+    *s = (fg_slots){.slot_bytes = slot_bytes, .n = n};
+    if (!fg_mul_u64(n, slot_bytes, &bytes) || !fg_add_u64(bytes, FG_HUGE_PAGE_BYTES, &bytes) ||
+        bytes > SIZE_MAX) {
+        return fg_fail_nomem(err, what);
+    }
+    s->bare = fg_mem_zalloc_array((size_t)n, sizeof *s->bare);
+    if (s->bare == NULL) return fg_fail_nomem(err, what);
+    const fg_status st =
+        o.pages == FG_PAGES_TLB ? map_reserved(s, what, err) : map_anonymous(s, o.pages, what, err);
+    if (st != FG_OK) {
+        fg_slots_fini(s);
+        return st;
+    }
+    if (o.place != NULL && fg_place_binds(o.place)) {
+        const fg_owned all = {0, fg_round_up(n * slot_bytes, FG_PAGE_BYTES), o.node};
+        (void)fg_place_bind(o.place, s->p, &all, 1, NULL);
+    }
     /* a fork while a direct read is under way would leave one of the two without its bytes */
-    (void)madvise(s->map, (size_t)bytes, MADV_DONTFORK);
+    (void)madvise(s->map, (size_t)s->map_bytes, MADV_DONTFORK);
     return FG_OK;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Memory for weights that are read instead of mapped: anonymous, aligned to huge pages and backed
- * by them where the system allows it, resident only as far as it was filled.
+ * by them where the system allows it, bound to a node, resident only as far as it was filled.
  */
 #ifndef FG_SRC_EXPERT_SLOTS_H
 #define FG_SRC_EXPERT_SLOTS_H
@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/sys/place.h"
 
 /* The kinds of pages: enumerator (src/fulgur.h says what each is), name. */
 #define FG_PAGES_MAP(X)                                                                            \
@@ -29,9 +30,16 @@ typedef struct fg_slots {
     bool *bare; /* [n] discarded, and not used since */
 } fg_slots;
 
-/* FG_ENOMEM names `what`.  fg_slots_fini accepts a zeroed object. */
+typedef struct fg_slots_opts {
+    const fg_place *place; /* NULL: bound to no node */
+    uint32_t node;         /* of the placement */
+    fg_pages pages;        /* FG_PAGES_TLB: slots of no use to fg_slots_discard */
+} fg_slots_opts;
+
+/* opts: NULL for memory of any node.  Where the system refuses to bind it, an audit shows where it
+ * is.  FG_ENOMEM names `what`.  fg_slots_fini accepts a zeroed object. */
 fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char *what,
-                        fg_err *err);
+                        const fg_slots_opts *opts, fg_err *err);
 void fg_slots_fini(fg_slots *s);
 
 static inline uint8_t *fg_slots_at(const fg_slots *s, uint64_t i)

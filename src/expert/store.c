@@ -27,28 +27,31 @@ typedef struct trial {
     uint32_t n_switch;
 } trial;
 
-/* A dense part in the file and in memory. */
+/* A dense part in the file. */
 typedef struct part {
-    uint64_t offset, bytes, at; /* at: in the dense region */
+    uint64_t offset, bytes;
 } part;
 
 struct fg_store {
     const fg_model_file *file;
+    const fg_slices *slices;
+    fg_place *own_place; /* where none was given */
+    fg_slices *own_slices;
+    uint32_t n_node;
     fg_drives *drives;
     fg_cache *cache;
-    fg_slots dense; /* one slot */
-    part *parts;    /* [n_part], ascending */
-    fg_range *part_read;
-    uint32_t n_part;
-    fg_slots slots;
-    fg_range *range; /* [slots.n] */
-    fg_range **used; /* [n_expert] ranges of the running layer's requested experts */
+    fg_slots dense[FG_MAX_NODE];      /* of one slot each */
+    fg_slots slots[FG_MAX_NODE];      /* a slot is the same number of all of them */
+    uint64_t dense_bytes, slot_bytes; /* of all nodes */
+    uint32_t n_slot;
+    fg_range *range; /* [n_slot][n_node][FG_EXPERT_PIECES] */
+    uint32_t *used;  /* [n_expert] slots of the running layer's requested experts */
     uint64_t most_bytes;
     fg_predictor *predictor;
     uint64_t n_pass; /* that hinted */
     fg_predict predict;
     uint32_t ahead;
-    uint32_t *hint; /* [slots.n] 1 + layer of a hint for one token that has had no use; else 0 */
+    uint32_t *hint; /* [n_slot] 1 + layer of a hint for one token that has had no use; else 0 */
     trial trial;
     /* the running layer */
     uint32_t layer, n_id, n_seen;
@@ -66,7 +69,7 @@ static part dense_part(const fg_model_file *f, uint32_t idx)
     const uint32_t n_layer = fg_model_file_shape(f)->n_layer, none = FG_NO_LAYER;
     if (idx >= 1 && idx <= n_layer) {
         const fg_extent x = fg_model_file_dense_extent(f, idx - 1);
-        return (part){x.offset, x.bytes, 0};
+        return (part){x.offset, x.bytes};
     }
     const fg_tensor *first = fg_model_file_find(f, FG_ROLE_EMBED, none, none), *last = first;
     if (idx != 0) {
@@ -74,7 +77,7 @@ static part dense_part(const fg_model_file *f, uint32_t idx)
         last = fg_model_file_find(f, FG_ROLE_LM_HEAD, none, none);
     }
     const uint64_t from = first->scale_offset != 0 ? first->scale_offset : first->offset;
-    return (part){from, fg_round_up(fg_tensor_end(last) - from, FG_IO_ALIGN), 0};
+    return (part){from, fg_round_up(fg_tensor_end(last) - from, FG_IO_ALIGN)};
 }
 
 uint64_t fg_store_dense_bytes(const fg_model_file *f)
@@ -115,62 +118,122 @@ uint64_t fg_store_most_bytes(const fg_model_file *f)
     return fg_store_dense_bytes(f) + (uint64_t)s->n_layer * s->n_expert * fg_store_slot_bytes(f);
 }
 
+/* Bytes of all nodes. */
+static uint64_t dense_of(const fg_slices *s)
+{
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < fg_slices_n_node(s); k++) {
+        sum += fg_slices_bytes(s, FG_NO_LAYER, FG_NO_LAYER, k);
+    }
+    return sum;
+}
+
+static uint64_t slot_of(const fg_slices *s)
+{
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < fg_slices_n_node(s); k++) sum += fg_slices_slot(s, k);
+    return sum;
+}
+
+uint64_t fg_store_least_of(const fg_model_file *f, const fg_slices *s)
+{
+    return dense_of(s) + min_slots(fg_model_file_shape(f)) * slot_of(s);
+}
+
+uint64_t fg_store_most_of(const fg_model_file *f, const fg_slices *s)
+{
+    const fg_shape *shape = fg_model_file_shape(f);
+    return dense_of(s) + (uint64_t)shape->n_layer * shape->n_expert * slot_of(s);
+}
+
 static uint32_t slots_in(const fg_store *s, uint64_t bytes)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);
     const uint64_t all = (uint64_t)shape->n_layer * shape->n_expert;
-    const uint64_t n = (bytes - s->dense.slot_bytes) / s->slots.slot_bytes;
+    const uint64_t n = (bytes - s->dense_bytes) / s->slot_bytes;
     return (uint32_t)(n < all ? n : all);
 }
 
-static fg_status check_bytes(const fg_model_file *f, uint64_t bytes, fg_err *err)
+static fg_status check_bytes(const fg_store *s, uint64_t bytes, fg_err *err)
 {
-    const uint64_t least = fg_store_min_bytes(f);
+    const uint64_t n = min_slots(fg_model_file_shape(s->file));
+    const uint64_t least = s->dense_bytes + n * s->slot_bytes;
     if (bytes >= least) return FG_OK;
     return fg_fail(err, FG_ELIMIT,
                    "memory for weights: %s, expected at least %llu bytes (%s): dense parts %s, "
                    "%llu experts of %s",
                    fg_text_memory((double)bytes).s, (ull)least, fg_text_memory((double)least).s,
-                   fg_text_memory((double)fg_store_dense_bytes(f)).s,
-                   (ull)min_slots(fg_model_file_shape(f)),
-                   fg_text_memory((double)fg_store_slot_bytes(f)).s);
+                   fg_text_memory((double)s->dense_bytes).s, (ull)n,
+                   fg_text_memory((double)s->slot_bytes).s);
 }
 
 /* ---- creation ---- */
 
-static fg_status read_dense(fg_store *s, fg_err *err)
+static fg_status take_slices(fg_store *s, const fg_store_opts *o, fg_err *err)
 {
-    const fg_model_file *f = s->file;
-    s->n_part = fg_model_file_shape(f)->n_layer + 2;
-    s->parts = fg_mem_zalloc_array(s->n_part, sizeof *s->parts);
-    s->part_read = fg_mem_zalloc_array(s->n_part, sizeof *s->part_read);
-    if (s->parts == NULL || s->part_read == NULL) return fg_fail_nomem(err, "dense parts");
-    FG_TRY(fg_slots_init(&s->dense, 1, fg_store_dense_bytes(f), "dense parts", err));
-    uint64_t at = 0;
-    for (uint32_t i = 0; i < s->n_part; i++) {
-        part *p = &s->parts[i];
-        *p = dense_part(f, i);
-        p->at = at;
-        at += p->bytes;
-        FG_TRY(fg_drives_start(s->drives, &s->part_read[i], s->dense.p + p->at, p->offset, p->bytes,
-                               true, err));
+    s->slices = o->slices;
+    if (s->slices == NULL) {
+        const fg_place_opts one = {.n_worker = 1};
+        FG_TRY(fg_place_make(&s->own_place, NULL, &one, err));
+        FG_TRY(fg_slices_create(&s->own_slices, fg_model_file_plan(s->file), s->own_place, err));
+        s->slices = s->own_slices;
     }
-    for (uint32_t i = 0; i < s->n_part; i++) {
-        if (fg_drives_wait(s->drives, &s->part_read[i], s->parts[i].bytes)) continue;
+    s->n_node = fg_slices_n_node(s->slices);
+    s->dense_bytes = dense_of(s->slices);
+    s->slot_bytes = slot_of(s->slices);
+    return check_bytes(s, o->bytes, err);
+}
+
+static fg_status read_pieces(fg_store *s, const fg_slice *piece, fg_range *range, size_t n,
+                             fg_err *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        FG_TRY(fg_drives_start(s->drives, &range[i], s->dense[piece[i].node].p + piece[i].at,
+                               piece[i].offset, piece[i].bytes, true, err));
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (fg_drives_wait(s->drives, &range[i], piece[i].bytes)) continue;
         const fg_status st = fg_drives_take_error(s->drives, err);
         return st != FG_OK ? st : fg_fail(err, FG_EIO, "dense parts: not read, expected to be");
     }
     return FG_OK;
 }
 
+static fg_status read_dense(fg_store *s, uint32_t node, fg_err *err)
+{
+    const fg_slots_opts so = {.place = fg_slices_place(s->slices), .node = node};
+    const uint64_t bytes = fg_slices_bytes(s->slices, FG_NO_LAYER, FG_NO_LAYER, node);
+    const size_t n = fg_slices_pieces(s->slices, FG_NO_LAYER, FG_NO_LAYER, node, NULL);
+    FG_TRY(fg_slots_init(&s->dense[node], 1, bytes, "dense parts", &so, err));
+    fg_slice *piece = fg_mem_zalloc_array(n, sizeof *piece);
+    fg_range *range = fg_mem_zalloc_array(n, sizeof *range);
+    fg_status st = FG_OK;
+    if (piece == NULL || range == NULL) st = fg_fail_nomem(err, "dense parts");
+    if (st == FG_OK) {
+        (void)fg_slices_pieces(s->slices, FG_NO_LAYER, FG_NO_LAYER, node, piece);
+        st = read_pieces(s, piece, range, n, err);
+        for (size_t i = 0; i < n; i++) { /* after a failure some are on their way still */
+            fg_drives_drain(s->drives, &range[i]);
+            fg_range_fini(&range[i]);
+        }
+    }
+    fg_mem_free(piece);
+    fg_mem_free(range);
+    return st;
+}
+
 static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);
-    s->slots.slot_bytes = fg_store_slot_bytes(s->file);
     const uint32_t n = slots_in(s, o->bytes);
-    FG_TRY(fg_slots_init(&s->slots, n, s->slots.slot_bytes, "expert slots", err));
-    s->range = fg_mem_zalloc_array(n, sizeof *s->range);
-    s->used = fg_mem_zalloc_array(shape->n_expert, sizeof(fg_range *));
+    for (uint32_t k = 0; k < s->n_node; k++) {
+        const fg_slots_opts so = {.place = fg_slices_place(s->slices), .node = k};
+        FG_TRY(
+            fg_slots_init(&s->slots[k], n, fg_slices_slot(s->slices, k), "expert slots", &so, err));
+    }
+    s->n_slot = n;
+    s->range = fg_mem_zalloc_array((size_t)n * s->n_node * FG_EXPERT_PIECES, sizeof *s->range);
+    s->used = fg_mem_zalloc_array(shape->n_expert, sizeof *s->used);
     s->hint = fg_mem_zalloc_array(n, sizeof *s->hint);
     if (s->range == NULL || s->used == NULL || s->hint == NULL) {
         return fg_fail_nomem(err, "expert slots");
@@ -197,13 +260,13 @@ fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_st
                           fg_err *err)
 {
     *out = NULL;
-    FG_TRY(check_bytes(file, o->bytes, err));
     fg_store *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "expert store");
     s->file = file;
     s->most_bytes = o->bytes;
-    fg_status st = fg_drives_create(&s->drives, file, &o->io, err);
-    if (st == FG_OK) st = read_dense(s, err);
+    fg_status st = take_slices(s, o, err);
+    if (st == FG_OK) st = fg_drives_create(&s->drives, file, &o->io, err);
+    for (uint32_t k = 0; k < s->n_node && st == FG_OK; k++) st = read_dense(s, k, err);
     if (st == FG_OK) st = create_slots(s, o, err);
     if (st != FG_OK) {
         fg_store_destroy(&s);
@@ -220,19 +283,84 @@ void fg_store_destroy(fg_store **store)
     fg_drives_destroy(&s->drives); /* first: reads in flight write into the memory below */
     fg_cache_destroy(&s->cache);
     fg_predictor_destroy(&s->predictor);
-    for (uint32_t i = 0; s->part_read != NULL && i < s->n_part; i++) {
-        fg_range_fini(&s->part_read[i]);
-    }
-    for (uint64_t i = 0; s->range != NULL && i < s->slots.n; i++) fg_range_fini(&s->range[i]);
-    fg_mem_free(s->parts);
-    fg_mem_free(s->part_read);
+    const size_t n_range = (size_t)s->n_slot * s->n_node * FG_EXPERT_PIECES;
+    for (size_t i = 0; s->range != NULL && i < n_range; i++) fg_range_fini(&s->range[i]);
     fg_mem_free(s->range);
     fg_mem_free(s->used);
     fg_mem_free(s->hint);
-    fg_slots_fini(&s->dense);
-    fg_slots_fini(&s->slots);
+    for (uint32_t k = 0; k < s->n_node; k++) {
+        fg_slots_fini(&s->dense[k]);
+        fg_slots_fini(&s->slots[k]);
+    }
+    fg_slices_destroy(&s->own_slices);
+    fg_place_destroy(&s->own_place);
     fg_mem_free(s);
     *store = NULL;
+}
+
+/* ---- a slot: the pieces of its expert, as one ---- */
+
+static fg_range *piece_of(const fg_store *s, uint32_t slot, uint32_t node, uint32_t piece)
+{
+    return &s->range[((size_t)slot * s->n_node + node) * FG_EXPERT_PIECES + piece];
+}
+
+static fg_range *first_piece(const fg_store *s, uint32_t slot)
+{
+    return piece_of(s, slot, 0, 0);
+}
+
+static uint32_t n_piece(const fg_store *s)
+{
+    return s->n_node * FG_EXPERT_PIECES;
+}
+
+static bool hurry(fg_store *s, uint32_t slot)
+{
+    bool ok = true, some = false;
+    for (uint32_t i = 0; i < n_piece(s); i++) {
+        fg_range *r = first_piece(s, slot) + i;
+        if (r->dst == NULL) continue;
+        some = true;
+        ok = fg_drives_hurry(s->drives, r) && ok;
+    }
+    return ok && some;
+}
+
+static uint64_t arrived(const fg_store *s, uint32_t slot)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n_piece(s); i++) {
+        const fg_range *r = first_piece(s, slot) + i;
+        if (r->dst != NULL) sum += fg_drives_arrived(r);
+    }
+    return sum;
+}
+
+/* All nodes' first pieces, then their second ones: what is wanted first comes first. */
+static void start(fg_store *s, uint32_t layer, uint32_t expert, uint32_t slot, bool urgent)
+{
+    fg_slice piece[FG_MAX_NODE][FG_EXPERT_PIECES];
+    uint32_t n[FG_MAX_NODE];
+    fg_err *err = s->err.code == FG_OK ? &s->err : NULL;
+    s->hint[slot] = 0;
+    for (uint32_t k = 0; k < s->n_node; k++) {
+        n[k] = (uint32_t)fg_slices_pieces(s->slices, layer, expert, k, piece[k]);
+        fg_slots_use(&s->slots[k], slot);
+        for (uint32_t i = n[k]; i < FG_EXPERT_PIECES; i++) { /* of the slot's last expert */
+            fg_drives_drain(s->drives, piece_of(s, slot, k, i));
+            piece_of(s, slot, k, i)->dst = NULL;
+        }
+    }
+    for (uint32_t i = 0; i < FG_EXPERT_PIECES; i++) {
+        for (uint32_t k = 0; k < s->n_node; k++) {
+            if (i >= n[k]) continue;
+            (void)fg_drives_start(s->drives, piece_of(s, slot, k, i),
+                                  fg_slots_at(&s->slots[k], slot) + piece[k][i].at,
+                                  piece[k][i].offset, piece[k][i].bytes, urgent,
+                                  urgent ? err : NULL);
+        }
+    }
 }
 
 /* The slot's expert is gone: so is its memory, once no read writes into it any more. */
@@ -240,45 +368,31 @@ static void empty_slot(void *ctx, uint32_t slot)
 {
     fg_store *s = ctx;
     s->hint[slot] = 0;
-    fg_drives_drain(s->drives, &s->range[slot]);
-    fg_slots_discard(&s->slots, slot);
+    for (uint32_t i = 0; i < n_piece(s); i++) {
+        fg_drives_drain(s->drives, first_piece(s, slot) + i);
+    }
+    for (uint32_t k = 0; k < s->n_node; k++) fg_slots_discard(&s->slots[k], slot);
 }
 
 fg_status fg_store_set_bytes(fg_store *s, uint64_t bytes, fg_err *err)
 {
-    FG_TRY(check_bytes(s->file, bytes, err));
+    FG_TRY(check_bytes(s, bytes, err));
     if (bytes > s->most_bytes) bytes = s->most_bytes;
     fg_cache_set_limit(s->cache, slots_in(s, bytes), empty_slot, s);
     return FG_OK;
 }
 
-const uint8_t *fg_store_dense(const fg_store *s, uint64_t offset)
+const fg_slices *fg_store_slices(const fg_store *s)
 {
-    uint32_t lo = 0, hi = s->n_part;
-    while (hi - lo > 1) {
-        const uint32_t mid = lo + (hi - lo) / 2;
-        if (offset < s->parts[mid].offset) {
-            hi = mid;
-        } else {
-            lo = mid;
-        }
-    }
-    const part *p = &s->parts[lo];
-    assert(offset >= p->offset && offset - p->offset < p->bytes);
-    return s->dense.p + p->at + (offset - p->offset);
+    return s->slices;
+}
+
+const uint8_t *fg_store_dense(const fg_store *s, uint32_t node)
+{
+    return s->dense[node].p;
 }
 
 /* ---- a layer ---- */
-
-static void start(fg_store *s, uint32_t layer, uint32_t expert, uint32_t slot, bool urgent)
-{
-    const fg_extent x = fg_model_file_expert_extent(s->file, layer, expert);
-    s->hint[slot] = 0;
-    fg_err *err = s->err.code == FG_OK ? &s->err : NULL;
-    fg_slots_use(&s->slots, slot);
-    (void)fg_drives_start(s->drives, &s->range[slot], fg_slots_at(&s->slots, slot), x.offset,
-                          x.bytes, urgent, urgent ? err : NULL);
-}
 
 void fg_store_begin_layer(fg_store *s, uint32_t layer, uint32_t *ids, uint32_t n)
 {
@@ -298,29 +412,43 @@ uint32_t fg_store_next_wave(fg_store *s)
     const uint32_t n_requested = n == 0 ? s->n_id : fg_cache_n_requested(s->cache);
     for (; s->n_seen < n_requested; s->n_seen++) {
         const uint32_t e = s->ids[s->n_seen], slot = fg_cache_slot(s->cache, s->layer, e);
-        fg_range *range = s->used[e] = &s->range[slot];
+        s->used[e] = slot;
         const bool miss = k < n_load && loads[k].expert == e; /* loads are in the order of ids */
         k += miss;
         if (s->hint[slot] != 0 && !miss) { /* its first use */
-            s->trial.gain_bytes += (int64_t)fg_drives_arrived(range);
+            s->trial.gain_bytes += (int64_t)arrived(s, slot);
             s->hint[slot] = 0;
         }
         /* a hit may be one that its prefetch, or an earlier request, could not read */
-        if (miss || !fg_drives_hurry(s->drives, range)) start(s, s->layer, e, slot, true);
+        if (miss || !hurry(s, slot)) start(s, s->layer, e, slot, true);
     }
     return n;
 }
 
-const uint8_t *fg_store_data(const fg_store *s, uint32_t expert)
+const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node)
 {
-    return s->used[expert]->dst;
+    return fg_slots_at(&s->slots[node], s->used[expert]);
 }
 
-bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes)
+bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach)
 {
-    if (fg_drives_wait(s->drives, s->used[expert], bytes)) return true;
-    atomic_store(&s->lost, true);
-    return false;
+    bool ok = true;
+    for (uint32_t i = 0; i < reach.piece && ok; i++) {
+        fg_range *r = piece_of(s, s->used[expert], node, i);
+        ok = fg_drives_wait(s->drives, r, UINT64_MAX);
+    }
+    ok = ok &&
+         fg_drives_wait(s->drives, piece_of(s, s->used[expert], node, reach.piece), reach.bytes);
+    if (!ok) atomic_store(&s->lost, true);
+    return ok;
+}
+
+fg_status fg_store_audit(const fg_store *s, uint32_t node, fg_audit *out, fg_err *err)
+{
+    const fg_place *place = fg_slices_place(s->slices);
+    FG_TRY(fg_place_audit(place, s->dense[node].p, s->dense[node].slot_bytes, out, err));
+    return fg_place_audit(place, s->slots[node].p, s->slots[node].n * s->slots[node].slot_bytes,
+                          out, err);
 }
 
 /* ---- reading ahead ---- */
@@ -337,11 +465,15 @@ uint32_t fg_store_guess_layers(const fg_store *s)
 /* What was hinted about this layer and is not part of it need not be read any further. */
 static void drop_wrong_hints(fg_store *s)
 {
-    for (uint64_t i = 0; i < s->slots.n; i++) {
-        if (s->hint[i] != s->layer + 1) continue;
-        s->trial.gain_bytes -= (int64_t)fg_drives_delay(s->drives, &s->range[i]);
-        fg_drives_cancel(s->drives, &s->range[i]);
-        s->hint[i] = 0;
+    for (uint32_t slot = 0; slot < s->n_slot; slot++) {
+        if (s->hint[slot] != s->layer + 1) continue;
+        for (uint32_t i = 0; i < n_piece(s); i++) {
+            fg_range *r = first_piece(s, slot) + i;
+            if (r->dst == NULL) continue;
+            s->trial.gain_bytes -= (int64_t)fg_drives_delay(s->drives, r);
+            fg_drives_cancel(s->drives, r);
+        }
+        s->hint[slot] = 0;
     }
 }
 
@@ -375,7 +507,7 @@ static void judge(fg_store *s)
 {
     trial *t = &s->trial;
     const uint64_t regret = fg_cache_get_stats(s->cache).n_regret;
-    const uint64_t cost = (regret - t->regret_seen) * s->slots.slot_bytes;
+    const uint64_t cost = (regret - t->regret_seen) * s->slot_bytes;
     t->regret_seen = regret;
     if (!s->one_token || s->predict == FG_PREDICT_NONE) return;
     if (t->n_off > 0) {
@@ -419,8 +551,8 @@ fg_store_stats fg_store_get_stats(fg_store *s)
     const fg_shape *shape = fg_model_file_shape(s->file);
     return (fg_store_stats){.cache = fg_cache_get_stats(s->cache),
                             .io = fg_drives_get_stats(s->drives),
-                            .dense_bytes = s->dense.slot_bytes,
-                            .slot_bytes = s->slots.slot_bytes,
+                            .dense_bytes = s->dense_bytes,
+                            .slot_bytes = s->slot_bytes,
                             .n_slot = fg_cache_limit(s->cache),
                             .n_total = shape->n_layer * shape->n_expert,
                             .predict = s->predict,

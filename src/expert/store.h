@@ -12,8 +12,8 @@
  *     fg_store_begin_layer(s, layer, ids, n);           decides hits, in the order of ids
  *     while ((m = fg_store_next_wave(s)) > 0) {         starts the reads of this wave and the next
  *         all workers, after a barrier, for the m experts of the wave, in the order of ids:
- *             p = fg_store_data(s, expert);
- *             if (fg_store_wait(s, expert, end)) ...use p[0 .. end-1]
+ *             p = fg_store_data(s, expert, node);
+ *             if (fg_store_wait(s, expert, node, reach)) ...use p as far as that
  *     }
  *     fg_store_hint(s, sel, n_tok, guess);              once, when the last wave has begun
  *     status = fg_store_end_layer(s, &err);
@@ -30,6 +30,7 @@
 #include "src/expert/cache.h"
 #include "src/expert/predict.h"
 #include "src/expert/fetch.h"
+#include "src/expert/slices.h"
 #include "src/format/reader.h"
 
 typedef struct fg_store fg_store;
@@ -41,14 +42,21 @@ typedef struct fg_store_opts {
     fg_predict predict;
     uint32_t ahead; /* layers, see predict.h; 0: the default */
     fg_fetch_opts io;
+    /* Which node has what, borrowed as is its placement: each has its part of every slot in its own
+     * memory.  NULL: one node, whose memory is not bound. */
+    const fg_slices *slices;
 } fg_store_opts;
 
-/* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound. */
+/* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound, all
+ * with one node. */
 uint64_t fg_store_dense_bytes(const fg_model_file *file);
 uint64_t fg_store_slot_bytes(const fg_model_file *file);
 uint64_t fg_store_min_bytes(const fg_model_file *file);
 /* With a slot for every expert: more is of no use. */
 uint64_t fg_store_most_bytes(const fg_model_file *file);
+/* The least and the most with these slices. */
+uint64_t fg_store_least_of(const fg_model_file *file, const fg_slices *slices);
+uint64_t fg_store_most_of(const fg_model_file *file, const fg_slices *slices);
 
 /* Reads the dense parts.  `file` is borrowed; the file under its path must still be the same.
  * Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM, FG_ENOTSUP (io). */
@@ -61,8 +69,11 @@ void fg_store_destroy(fg_store **s);
  * FG_ELIMIT: below the least bound; nothing changes. */
 fg_status fg_store_set_bytes(fg_store *s, uint64_t bytes, fg_err *err);
 
-/* The bytes at an absolute file offset inside a dense part; borrowed until fg_store_destroy. */
-const uint8_t *fg_store_dense(const fg_store *s, uint64_t offset);
+/* Which node has what of it. */
+const fg_slices *fg_store_slices(const fg_store *s);
+
+/* A node's part of everything dense (slices.h); borrowed until fg_store_destroy. */
+const uint8_t *fg_store_dense(const fg_store *s, uint32_t node);
 
 /* ids (1 .. n_expert different experts) is borrowed until the layer ends, and reordered: those in
  * memory first. */
@@ -71,12 +82,15 @@ void fg_store_begin_layer(fg_store *s, uint32_t layer, uint32_t *ids, uint32_t n
 /* How many of ids come next, 0 at the end.  Their memory stays until the next call. */
 uint32_t fg_store_next_wave(fg_store *s);
 
-/* First byte of the extent of an expert of this wave; only bytes that were waited for are valid. */
-const uint8_t *fg_store_data(const fg_store *s, uint32_t expert);
+/* A node's part of an expert of this wave; only bytes that were waited for are valid. */
+const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node);
 
-/* Waits until `bytes` of the extent are there.  False: they could not be read; the caller goes on
+/* Waits until so much of a node's part is there.  False: it could not be read; the caller goes on
  * without, and fg_store_end_layer has the reason.  Any thread, any number of them. */
-bool fg_store_wait(fg_store *s, uint32_t expert, uint64_t bytes);
+bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach);
+
+/* Asks the kernel where the memory is (place.h), a node's at a time; *out is added to. */
+fg_status fg_store_audit(const fg_store *s, uint32_t node, fg_audit *out, fg_err *err);
 
 /* Ends the layer, finished or not.  FG_EIO and others when a wait of it failed; the store is usable
  * afterwards, and asks the disk again. */

@@ -66,15 +66,18 @@ void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_
     uint32_t turn = 0; /* panel groups left over go round the nodes */
     assert(n <= MAX_PRODUCTS);
     for (size_t i = 0; i < n; i++) {
+        row[i] = (fg_work_row){i, weights == NULL ? NULL : fg_weights_share(weights, p[i].m)};
+        if (row[i].share != NULL) continue;
         fg_place_share_in_turn(fg_team_place(w->team), p[i].m->n_panel,
                                fg_panel_group(p[i].m->panel_stride), &turn, &share[i]);
-        row[i] = (fg_work_row){i, &share[i]};
+        row[i].share = &share[i];
     }
     while (fg_worker_take(w, &list, &at)) {
         const fg_product *q = &p[at.row];
         const fg_panel_run run = weights == NULL
                                      ? fg_matrix_run(q->m)
-                                     : fg_weights_run(weights, q->m, FG_NO_LAYER, at.node);
+                                     : fg_weights_run(weights, q->m, FG_NO_LAYER,
+                                                      fg_weights_from(weights, at.node, w->node));
         const uint64_t step = fg_stop_step(b, n_tok, at.end - at.begin);
         for (uint64_t i = at.begin; i < at.end && !fg_stopped(w, b); i += step) {
             const uint64_t last = at.end - i < step ? at.end : i + step;

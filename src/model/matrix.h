@@ -13,9 +13,10 @@
 
 /* W[n_row][n_col] in 16-row panels. */
 typedef struct fg_matrix {
-    const uint8_t *panels;
-    const float *scales; /* [16 * n_panel], NULL for f32 and bf16 */
-    const fg_lut *lut;   /* NULL: the type has none */
+    const uint8_t *panels; /* in the mapping of the file; where they are: src/model/weights.h */
+    const float *scales;   /* [16 * n_panel], NULL for f32 and bf16; likewise */
+    uint64_t tensor;       /* its number in the file */
+    const fg_lut *lut;     /* NULL: the type has none */
     fg_panel_fn *panel_fn;
     uint64_t panel_stride; /* bytes from panel p to p + 1 */
     uint64_t n_row, n_col, n_panel, n_sb;

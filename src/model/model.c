@@ -9,11 +9,15 @@
 #include "src/base/dmath.h"
 #include "src/base/mem.h"
 
-/* The bytes at a file offset: an expert's are where the mapping would have them (weights.h). */
-static const uint8_t *data_at(const fg_model *m, const fg_model_file *f, uint64_t offset,
-                              bool dense)
+static uint64_t number_of(const fg_model_file *f, const fg_tensor *t)
 {
-    return dense ? fg_weights_dense(m->weights, offset) : fg_model_file_data(f, offset);
+    return (uint64_t)(t - fg_model_file_tensor(f, 0));
+}
+
+/* What is looked up or read by everybody, and so is whole on one node. */
+static bool is_whole(fg_role role)
+{
+    return role == FG_ROLE_EMBED || role == FG_ROLE_ROUTER;
 }
 
 static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_t layer,
@@ -21,12 +25,12 @@ static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_
 {
     const fg_tensor *t = fg_model_file_find(f, role, layer, expert);
     const fg_qtype type = (fg_qtype)t->type;
-    const bool dense = expert == FG_NO_LAYER;
     fg_matrix w = {
-        .panels = data_at(m, f, t->offset, dense),
+        .panels = fg_model_file_data(f, t->offset),
         .scales = t->scale_offset == 0
                       ? NULL
-                      : (const float *)(const void *)data_at(m, f, t->scale_offset, dense),
+                      : (const float *)(const void *)fg_model_file_data(f, t->scale_offset),
+        .tensor = number_of(f, t),
         .lut = fg_qtype_has_table(t->type) ? &t->lut : NULL,
         .panel_fn = fg_kernels_panel(&m->k, type, &t->lut),
         .panel_stride = t->panel_stride,
@@ -38,6 +42,7 @@ static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_
         .quantized = fg_qtype_get(t->type)->quantized,
         .rotated = t->rotated,
     };
+    if (is_whole(role)) w.panels = fg_weights_whole(m->weights, w.tensor, &w.scales);
     w.bytes = w.n_panel * fg_panel_bytes(type, t->n_col) +
               (w.scales == NULL ? 0 : w.n_panel * FG_PANEL_ROWS * sizeof(float));
     return w;
@@ -70,7 +75,7 @@ static const float *bind_vector(const fg_model *m, const fg_model_file *f, fg_ro
                                 uint32_t layer)
 {
     const fg_tensor *t = fg_model_file_find(f, role, layer, FG_NO_LAYER);
-    return (const float *)(const void *)data_at(m, f, t->offset, true);
+    return (const float *)(const void *)fg_weights_whole(m->weights, number_of(f, t), NULL);
 }
 
 /* Base slope 2^(-8(h+1)/H).  For H not a power of two the original takes the slopes of the lower
@@ -152,10 +157,11 @@ static fg_status bind_layer(fg_model *m, const fg_model_file *f, uint32_t l, fg_
 fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
                           fg_err *err)
 {
-    return fg_model_create_on(out, file, NULL, cpu_flags, err);
+    const fg_home home = {.store = NULL};
+    return fg_model_create_on(out, file, &home, cpu_flags, err);
 }
 
-fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store *store,
+fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, const fg_home *home,
                              uint32_t cpu_flags, fg_err *err)
 {
     *out = NULL;
@@ -163,7 +169,7 @@ fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store
     if (m == NULL) return fg_fail_nomem(err, "model");
     m->file = file;
     const fg_shape *s = m->shape = fg_model_file_shape(file);
-    fg_status st = fg_weights_create(&m->weights, file, store, err);
+    fg_status st = fg_weights_create(&m->weights, file, home, err);
     if (st != FG_OK) goto fail;
     fg_kernels_init(&m->k, cpu_flags);
     m->alpha_mlp = (float)s->alpha_mlp;
@@ -219,5 +225,12 @@ void fg_model_embed(const fg_model *m, uint32_t id, float *x)
 
 bool fg_model_head_row_is_zero(const fg_model *m, uint32_t id)
 {
-    return m->lm_head.scales != NULL && m->lm_head.scales[id] == 0.0f;
+    const fg_matrix *h = &m->lm_head;
+    const fg_share *share = fg_weights_share(m->weights, h);
+    const uint64_t p = id / FG_PANEL_ROWS;
+    uint32_t node = 0;
+    if (h->scales == NULL) return false;
+    while (share != NULL && share->begin[node + 1] <= p) node++;
+    const fg_panel_run run = fg_weights_run(m->weights, h, FG_NO_LAYER, node);
+    return run.scales[(p - run.first) * FG_PANEL_ROWS + id % FG_PANEL_ROWS] == 0.0f;
 }

@@ -67,8 +67,8 @@ typedef struct fg_model {
 /* cpu_flags: src/sys/cpu.h.  `file` is borrowed and must outlive the model. */
 fg_status fg_model_create(fg_model **out, const fg_model_file *file, uint32_t cpu_flags,
                           fg_err *err);
-/* The same with weights from a store, which is borrowed; NULL: from the mapping. */
-fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, fg_store *store,
+/* The same with weights that are elsewhere than in the mapping; borrowed. */
+fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, const fg_home *home,
                              uint32_t cpu_flags, fg_err *err);
 void fg_model_destroy(fg_model **m); /* accepts NULL */
 

@@ -22,15 +22,17 @@ static void gate_up_panels(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t
     fg_scratch *s = b->s;
     const fg_weights *weights = b->m->weights;
     const fg_expert *x = &b->m->layers[l].experts[e];
-    const fg_panel_run gate = fg_weights_run(weights, &x->gate, e, piece->node);
-    const fg_panel_run up = fg_weights_run(weights, &x->up, e, piece->node);
+    const uint32_t node = fg_weights_from(weights, piece->node, w->node);
+    const fg_panel_run gate = fg_weights_run(weights, &x->gate, e, node);
+    const fg_panel_run up = fg_weights_run(weights, &x->up, e, node);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     /* gate and up panels alternate in the file: a single token reads them as one stream */
     const uint64_t step = n < 4 ? 1 : 4;
     for (uint64_t p = begin; p < end && !fg_stopped(w, b); p += step) {
         const uint64_t last = end - p < step ? end : p + step;
         const size_t col = (size_t)p * FG_PANEL_ROWS, width = (size_t)(last - p) * FG_PANEL_ROWS;
-        if (!fg_weights_wait(weights, &x->up, e, last)) return; /* the pass ends with this layer */
+        if (!fg_weights_wait(weights, &x->up, e, node, last))
+            return; /* the pass ends with this layer */
         fg_multiply_panels(&x->gate, &gate, &s->xs, r0, n, &s->g, p, last);
         fg_multiply_panels(&x->up, &up, &s->xs, r0, n, &s->up, p, last);
         for (uint64_t r = r0; r < r0 + n; r++) {
@@ -48,12 +50,13 @@ static void down_panels(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t e,
     fg_scratch *s = b->s;
     const fg_weights *weights = b->m->weights;
     const fg_matrix *down = &b->m->layers[l].experts[e].down;
-    const fg_panel_run run = fg_weights_run(weights, down, e, piece->node);
+    const uint32_t node = fg_weights_from(weights, piece->node, w->node);
+    const fg_panel_run run = fg_weights_run(weights, down, e, node);
     const uint64_t r0 = s->first[e], n = s->first[e + 1] - r0;
     const uint64_t step = fg_stop_step(b, n, fg_weights_step(weights, end - begin));
     for (uint64_t p = begin; p < end && !fg_stopped(w, b); p += step) {
         const uint64_t last = end - p < step ? end : p + step;
-        if (!fg_weights_wait(weights, down, e, last)) return;
+        if (!fg_weights_wait(weights, down, e, node, last)) return;
         fg_multiply_panels(down, &run, &s->h, r0, n, &s->y, p, last);
     }
 }
@@ -75,23 +78,34 @@ static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v
 typedef void panels_fn(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t e,
                        const fg_work_piece *p);
 
-/* Panels of the wave's experts, each worker those that its node owns.  like: one of the
- * matrices. */
-static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v, const fg_matrix *like,
-                      panels_fn *fn)
+static const fg_matrix *gate_of(const fg_expert *x)
+{
+    return &x->gate;
+}
+
+static const fg_matrix *down_of(const fg_expert *x)
+{
+    return &x->down;
+}
+
+/* Panels of the wave's experts, each worker those that its node owns.  of: the matrix that is
+ * cut. */
+static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v,
+                      const fg_matrix *of(const fg_expert *), panels_fn *fn)
 {
     fg_work_row row[FG_MAX_EXPERT];
-    fg_share share[FG_MAX_EXPERT];
+    fg_share even;
     fg_work_piece at;
-    const fg_place *place = fg_team_place(w->team);
     const fg_work_list list = {row, v->n, false};
-    const bool alike = place->numa != FG_NUMA_EXPERT;
     for (uint32_t i = 0; i < v->n; i++) {
-        if (i == 0 || !alike) {
-            fg_place_share_expert(place, v->ids[i], like->n_panel,
-                                  fg_panel_group(like->panel_stride), &share[i]);
+        const fg_matrix *m = of(&b->m->layers[l].experts[v->ids[i]]);
+        row[i] = (fg_work_row){v->ids[i], fg_weights_share(b->m->weights, m)};
+        if (row[i].share != NULL) continue;
+        if (i == 0) {
+            fg_place_share(fg_team_place(w->team), m->n_panel, fg_panel_group(m->panel_stride),
+                           &even);
         }
-        row[i] = (fg_work_row){v->ids[i], &share[alike ? 0 : i]};
+        row[i].share = &even;
     }
     while (fg_worker_take(w, &list, &at)) fn(w, b, l, v->ids[at.row], &at);
     fg_worker_sync(w);
@@ -99,7 +113,7 @@ static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v, cons
 
 static void wave_hidden(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 {
-    share_out(w, b, l, v, &b->m->layers[l].experts[0].gate, gate_up_panels);
+    share_out(w, b, l, v, gate_of, gate_up_panels);
     if (b->m->quantized) {
         quantize_hidden(w, b, v);
         fg_worker_sync(w);
@@ -108,7 +122,7 @@ static void wave_hidden(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 
 static void wave_down(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 {
-    share_out(w, b, l, v, &b->m->layers[l].experts[0].down, down_panels);
+    share_out(w, b, l, v, down_of, down_panels);
 }
 
 void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l)

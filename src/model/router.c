@@ -12,7 +12,7 @@
 /* Router logits of token t by one worker. */
 static void router_logits(const fg_batch *b, const fg_matrix *r, uint64_t t)
 {
-    const fg_panel_run run = fg_weights_run(b->m->weights, r, FG_NO_LAYER, 0);
+    const fg_panel_run run = fg_matrix_run(r);
     fg_multiply_panels(r, &run, &b->s->n, t, 1, &b->s->router, 0, r->n_panel);
 }
 

@@ -6,12 +6,14 @@
 
 typedef struct home {
     const char *name;
-    const uint8_t *(*dense)(const fg_weights *w, uint64_t offset);
+    /* First byte of a node's part of everything dense, or of an expert of the wave. */
+    const uint8_t *(*part)(const fg_weights *w, uint32_t expert, uint32_t node);
     fg_panel_run (*run)(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node);
     void (*begin)(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);
     uint32_t (*wave)(fg_weights *w);
     uint64_t (*step)(uint64_t n);
-    bool (*wait)(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last);
+    bool (*wait)(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                 uint64_t last);
     fg_status (*end)(fg_weights *w, fg_err *err);
     uint32_t (*guess_layers)(const fg_weights *w);
     void (*hint)(fg_weights *w, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
@@ -20,9 +22,11 @@ typedef struct home {
 struct fg_weights {
     const home *home;
     const fg_model_file *file;
+    const fg_slices *slices; /* NULL: map only */
+    const fg_copy *copy;
     fg_store *store; /* stream */
     uint32_t layer;  /* begun */
-    uint32_t n_left; /* map: experts of the layer's one wave, 0 after it */
+    uint32_t n_left; /* map, copy: experts of the layer's one wave, 0 after it */
 };
 
 const char *fg_residency_name(fg_residency residency)
@@ -36,11 +40,6 @@ const char *fg_residency_name(fg_residency residency)
 }
 
 /* ---- map ---- */
-
-static const uint8_t *map_dense(const fg_weights *w, uint64_t offset)
-{
-    return fg_model_file_data(w->file, offset);
-}
 
 static fg_panel_run map_run(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node)
 {
@@ -69,11 +68,13 @@ static uint64_t map_step(uint64_t n)
     return n;
 }
 
-static bool map_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last)
+static bool map_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                     uint64_t last)
 {
     (void)w;
     (void)m;
     (void)expert;
+    (void)node;
     (void)last;
     return true;
 }
@@ -99,37 +100,41 @@ static void map_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, const f
     (void)guess;
 }
 
-static const home map_home = {"map",    map_dense, map_run, map_begin,        map_wave,
-                              map_step, map_wait,  map_end, map_guess_layers, map_hint};
+static const home map_home = {"map",    NULL,     map_run, map_begin,        map_wave,
+                              map_step, map_wait, map_end, map_guess_layers, map_hint};
 
-/* ---- stream ----
- *
- * An expert's matrices point into the mapping, where nothing is touched: what they say is the
- * distance from the first byte of the expert's extent, which is where the store has put it. */
+/* ---- in memory of the nodes ---- */
 
-static const uint8_t *extent_of(const fg_weights *w, uint32_t expert)
+static fg_panel_run node_run(const fg_weights *w, const fg_matrix *m, uint32_t expert,
+                             uint32_t node)
 {
-    return fg_model_file_data(w->file,
-                              fg_model_file_expert_extent(w->file, w->layer, expert).offset);
+    const fg_share *share = fg_slices_share(w->slices, m->tensor);
+    const uint8_t *part = w->home->part(w, expert, node);
+    const uint64_t first = share->begin[node], n = share->begin[node + 1] - first;
+    const uint8_t *scales = part + fg_slices_scales(w->slices, m->tensor, node);
+    const bool whole = fg_slices_whole(w->slices);
+    return (fg_panel_run){part + fg_slices_panels(w->slices, m->tensor, node),
+                          m->scales == NULL ? NULL : (const float *)(const void *)scales,
+                          whole ? 0 : first, whole ? m->n_panel : n};
 }
 
-static const uint8_t *stream_dense(const fg_weights *w, uint64_t offset)
+/* ---- copy ---- */
+
+static const uint8_t *copy_part(const fg_weights *w, uint32_t expert, uint32_t node)
 {
-    return fg_store_dense(w->store, offset);
+    const uint32_t layer = expert == FG_NO_LAYER ? FG_NO_LAYER : w->layer;
+    return fg_copy_area(w->copy, node) + fg_slices_begin(w->slices, layer, expert, node);
 }
 
-static fg_panel_run stream_run(const fg_weights *w, const fg_matrix *m, uint32_t expert,
-                               uint32_t node)
+static const home copy_home = {"copy",   copy_part, node_run, map_begin,        map_wave,
+                               map_step, map_wait,  map_end,  map_guess_layers, map_hint};
+
+/* ---- stream ---- */
+
+static const uint8_t *stream_part(const fg_weights *w, uint32_t expert, uint32_t node)
 {
-    fg_panel_run r = map_run(w, m, expert, node);
-    if (expert == FG_NO_LAYER) return r; /* bound to the store's memory already */
-    const uint8_t *from = extent_of(w, expert), *to = fg_store_data(w->store, expert);
-    r.panels = to + (r.panels - from);
-    if (r.scales != NULL) {
-        const uint8_t *scales = (const uint8_t *)(const void *)r.scales;
-        r.scales = (const float *)(const void *)(to + (scales - from));
-    }
-    return r;
+    return expert == FG_NO_LAYER ? fg_store_dense(w->store, node)
+                                 : fg_store_data(w->store, expert, node);
 }
 
 static void stream_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n)
@@ -149,11 +154,10 @@ static uint64_t stream_step(uint64_t n)
     return n < STEP ? n : STEP;
 }
 
-static bool stream_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last)
+static bool stream_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                        uint64_t last)
 {
-    const uint8_t *end =
-        m->panels + (last - 1) * m->panel_stride + fg_panel_bytes(m->type, m->n_col);
-    return fg_store_wait(w->store, expert, (uint64_t)(end - extent_of(w, expert)));
+    return fg_store_wait(w->store, expert, node, fg_slices_reach(w->slices, m->tensor, node, last));
 }
 
 static fg_status stream_end(fg_weights *w, fg_err *err)
@@ -172,18 +176,24 @@ static void stream_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, cons
 }
 
 static const home stream_home = {
-    "stream",    stream_dense, stream_run, stream_begin,        stream_wave,
-    stream_step, stream_wait,  stream_end, stream_guess_layers, stream_hint};
+    "stream",    stream_part, node_run,   stream_begin,        stream_wave,
+    stream_step, stream_wait, stream_end, stream_guess_layers, stream_hint};
 
 /* ---- the one that was chosen ---- */
 
-fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, fg_store *store,
+fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, const fg_home *at,
                             fg_err *err)
 {
     fg_weights *w = *out = fg_mem_zalloc(sizeof *w);
     if (w == NULL) return fg_fail_nomem(err, "weights");
-    *w = (fg_weights){
-        .home = store == NULL ? &map_home : &stream_home, .file = file, .store = store};
+    *w = (fg_weights){.home = at->store != NULL  ? &stream_home
+                              : at->copy != NULL ? &copy_home
+                                                 : &map_home,
+                      .file = file,
+                      .store = at->store,
+                      .copy = at->copy,
+                      .slices = at->slices};
+    if (at->store != NULL) w->slices = fg_store_slices(at->store);
     return FG_OK;
 }
 
@@ -198,9 +208,33 @@ const char *fg_weights_name(const fg_weights *w)
     return w->home->name;
 }
 
-const uint8_t *fg_weights_dense(const fg_weights *w, uint64_t offset)
+const uint8_t *fg_weights_whole(const fg_weights *w, uint64_t tensor, const float **scales)
 {
-    return w->home->dense(w, offset);
+    const fg_tensor *t = fg_model_file_tensor(w->file, tensor);
+    const uint8_t *s, *p;
+    if (w->home == &map_home) {
+        p = fg_model_file_data(w->file, t->offset);
+        s = t->scale_offset == 0 ? NULL : fg_model_file_data(w->file, t->scale_offset);
+    } else {
+        const fg_share *share = fg_slices_share(w->slices, tensor);
+        uint32_t node = 0;
+        while (share->begin[node + 1] == 0) node++; /* who has it */
+        const uint8_t *part = w->home->part(w, FG_NO_LAYER, node);
+        p = part + fg_slices_panels(w->slices, tensor, node);
+        s = t->scale_offset == 0 ? NULL : part + fg_slices_scales(w->slices, tensor, node);
+    }
+    if (scales != NULL) *scales = (const float *)(const void *)s;
+    return p;
+}
+
+const fg_share *fg_weights_share(const fg_weights *w, const fg_matrix *m)
+{
+    return w->slices == NULL ? NULL : fg_slices_share(w->slices, m->tensor);
+}
+
+uint32_t fg_weights_from(const fg_weights *w, uint32_t owner, uint32_t worker)
+{
+    return w->slices != NULL && fg_slices_whole(w->slices) ? worker : owner;
 }
 
 fg_panel_run fg_weights_run(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node)
@@ -223,9 +257,10 @@ uint64_t fg_weights_step(const fg_weights *w, uint64_t n)
     return w->home->step(n);
 }
 
-bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last)
+bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                     uint64_t last)
 {
-    return w->home->wait(w, m, expert, last);
+    return w->home->wait(w, m, expert, node, last);
 }
 
 fg_status fg_weights_end(fg_weights *w, fg_err *err)

@@ -4,15 +4,17 @@
  * else, so that residency changes time only, never a bit.  A home is a table of functions:
  *
  *   map      everything is in the mapping of the file; a layer is one wave, waiting is free
+ *   copy     the same in memory of the nodes (src/expert/copy.h)
  *   stream   dense parts in memory, experts on demand from a store (src/expert/store.h)
  *
- * A matrix is one run of panels a node.  One layer, as src/model/moe.c has it; worker 0 calls
+ * A matrix is one run of panels a node, as src/expert/slices.h cuts it; what is no product is whole
+ * on one of them.  One layer, as src/model/moe.c has it; worker 0 calls
  * begin, wave, hint and end, all workers the others, after a barrier:
  *
  *     fg_weights_begin(w, layer, ids, n);
  *     while ((m = fg_weights_wave(w)) > 0) {     the next m of ids
  *         run = fg_weights_run(w, matrix, expert, node);
- *         if (fg_weights_wait(w, matrix, expert, last)) ...use the panels before `last`
+ *         if (fg_weights_wait(w, matrix, expert, node, last)) ...use the panels before `last`
  *     }
  *     fg_weights_hint(w, sel, n_tok, guess);     once, when the last wave has begun
  *     status = fg_weights_end(w, &err);
@@ -24,6 +26,7 @@
 #include <stdint.h>
 
 #include "src/base/status.h"
+#include "src/expert/copy.h"
 #include "src/expert/store.h"
 #include "src/format/reader.h"
 #include "src/model/matrix.h"
@@ -51,17 +54,33 @@ static inline fg_panel_run fg_matrix_run(const fg_matrix *m)
     return (fg_panel_run){m->panels, m->scales, 0, m->n_panel};
 }
 
-/* `file` and `store` are borrowed and must outlive the weights; store NULL: the mapping.
- * FG_ENOMEM. */
-fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, fg_store *store,
+/* Where weights are, all borrowed: in a store, or a copy, or with both NULL the mapping. */
+typedef struct fg_home {
+    fg_store *store;
+    const fg_copy *copy;
+    /* Which node has what.  NULL, for a mapping only: split evenly over the nodes of whoever
+     * asks. */
+    const fg_slices *slices;
+} fg_home;
+
+/* `file` is borrowed too.  FG_ENOMEM. */
+fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, const fg_home *at,
                             fg_err *err);
 void fg_weights_destroy(fg_weights **w); /* accepts NULL */
 
-/* "map" or "stream". */
+/* "map", "copy" or "stream". */
 const char *fg_weights_name(const fg_weights *w);
 
-/* The bytes at a file offset inside a dense part; borrowed until the weights are destroyed. */
-const uint8_t *fg_weights_dense(const fg_weights *w, uint64_t offset);
+/* Vector, router or embedding number `tensor` of the file, whole, and its row scales; borrowed
+ * until the weights are destroyed. */
+const uint8_t *fg_weights_whole(const fg_weights *w, uint64_t tensor, const float **scales);
+
+/* Which panels of a matrix each node has; NULL: no node has any of its own. */
+const fg_share *fg_weights_share(const fg_weights *w, const fg_matrix *m);
+
+/* Whose panels a worker reads that works for `owner`: the owner's, or its own where each has
+ * all. */
+uint32_t fg_weights_from(const fg_weights *w, uint32_t owner, uint32_t worker);
 
 /* What `node` has of matrix m.  expert: FG_NO_LAYER for a dense matrix, else an expert of this
  * layer's wave, of whose panels only those that were waited for are valid. */
@@ -78,10 +97,11 @@ uint32_t fg_weights_wave(fg_weights *w);
 /* Panels that are worth waiting for at a time, of n. */
 uint64_t fg_weights_step(const fg_weights *w, uint64_t n);
 
-/* Waits until panels 0 .. last-1 of an expert's matrix, and what the file has before them, are
- * there. False: they could not be read; the caller goes on without, and fg_weights_end has the
- * reason. */
-bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint64_t last);
+/* Waits until the panels before `last` that a node has of an expert's matrix are there, and what of
+ * it stands before them. False: they could not be read; the caller goes on without, and
+ * fg_weights_end has the reason. */
+bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                     uint64_t last);
 
 /* Ends the layer, finished or not.  Errors: those of fg_store_end_layer. */
 fg_status fg_weights_end(fg_weights *w, fg_err *err);

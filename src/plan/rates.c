@@ -306,7 +306,7 @@ static fg_status read_experts(const fg_model_file *f, uint64_t slot_bytes, doubl
     fg_range range[2] = {0};
     fg_rng rng;
     fg_rng_init(&rng, 1);
-    FG_TRY(fg_slots_init(&slots, 2, slot_bytes, "disk measurement", err));
+    FG_TRY(fg_slots_init(&slots, 2, slot_bytes, "disk measurement", NULL, err));
     for (uint64_t i = 0; i < 2; i++) memset(fg_slots_at(&slots, i), 1, (size_t)slot_bytes);
     fg_status st = fg_drives_create(&drives, f, &as_store, err);
     const uint64_t start = fg_clock_ns(); /* page faults were before it */

@@ -241,6 +241,11 @@ static uint64_t page_bytes(void)
     return n > 0 ? (uint64_t)n : FG_PAGE_BYTES;
 }
 
+bool fg_place_binds(const fg_place *p)
+{
+    return p->topo != NULL && fg_topo_n_node(p->topo) > 1;
+}
+
 fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n, fg_err *err)
 {
     const uint64_t page = page_bytes();
@@ -275,7 +280,7 @@ fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg
     const uint64_t page = page_bytes(), n = bytes / page + (bytes % page != 0);
     const void *at[AUDIT_PAGES];
     int node[AUDIT_PAGES];
-    *out = (fg_audit){.n_page = n};
+    out->n_page += n;
     if ((uintptr_t)base % page != 0) {
         return fg_fail(err, FG_EINVAL, "memory: begins inside a page, expected whole pages");
     }

@@ -108,6 +108,9 @@ static inline uint32_t fg_place_deal(const fg_place *p, uint64_t i, uint64_t *at
 /* How many of the first n items a node has. */
 uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n);
 
+/* Whether there is a choice: memory of this machine can come from several nodes. */
+bool fg_place_binds(const fg_place *p);
+
 /* Bytes begin .. end - 1 from a base, whole pages of the system, that belong to a node. */
 typedef struct fg_owned {
     uint64_t begin, end;
@@ -128,7 +131,8 @@ typedef struct fg_audit {
     uint64_t absent;    /* not in memory, or never written */
 } fg_audit;
 
-/* Asks the kernel for the node of each page of base[bytes] (base at the beginning of one).  Errors:
+/* Asks the kernel for the node of each page of base[bytes] (base at the beginning of one), and adds
+ * to *out.  Errors:
  * FG_EINVAL, FG_ENOTSUP, FG_EIO. */
 fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
                          fg_err *err);

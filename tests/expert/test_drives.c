@@ -82,7 +82,7 @@ static bool read_many(const fg_model_file *f, const fg_model_file *one, fg_drive
     fg_slots s;
     fg_rng r;
     fg_err err = {0};
-    bool ok = fg_slots_init(&s, N, fg_store_slot_bytes(f), "slots", &err) == FG_OK;
+    bool ok = fg_slots_init(&s, N, fg_store_slot_bytes(f), "slots", NULL, &err) == FG_OK;
     fg_rng_init(&r, 7);
     for (int i = 0; ok && i < ROUNDS; i++) {
         const uint64_t k = fg_rng_u64(&r) % N;
@@ -333,8 +333,8 @@ static bool read_layer(const fg_model_file *f, fg_store *s, uint32_t layer, cons
     while ((m = fg_store_next_wave(s)) > 0) {
         for (uint32_t i = 0; i < m; i++, at++) {
             const fg_extent x = fg_model_file_expert_extent(f, layer, ids[at]);
-            ok = fg_store_wait(s, ids[at], x.bytes) &&
-                 memcmp(fg_store_data(s, ids[at]), fg_model_file_data(f, x.offset),
+            ok = fg_store_wait(s, ids[at], 0, (fg_reach){0, x.bytes}) &&
+                 memcmp(fg_store_data(s, ids[at], 0), fg_model_file_data(f, x.offset),
                         (size_t)x.bytes) == 0 &&
                  ok;
         }
@@ -358,7 +358,11 @@ FG_TEST(store_of_a_split_file)
             fg_rng_init(&r, 3);
             REQUIRE(s != NULL);
             const fg_extent dense = fg_model_file_dense_extent(f, 2);
-            CHECK(memcmp(fg_store_dense(s, dense.offset), fg_model_file_data(f, dense.offset),
+            const fg_tensor *norm = fg_model_file_find(f, FG_ROLE_ATTN_NORM, 2, FG_NO_LAYER);
+            const uint64_t at = fg_slices_panels(fg_store_slices(s),
+                                                 (uint64_t)(norm - fg_model_file_tensor(f, 0)), 0);
+            CHECK(norm->offset == dense.offset);
+            CHECK(memcmp(fg_store_dense(s, 0) + at, fg_model_file_data(f, dense.offset),
                          (size_t)dense.bytes) == 0);
             for (uint32_t i = 0; i < 10 * shape->n_layer; i++) {
                 const uint32_t a = (uint32_t)(fg_rng_u64(&r) % 6);

@@ -50,7 +50,7 @@ static uint64_t creep(uint64_t n, uint64_t slot_bytes, bool use)
 {
     fg_slots s;
     fg_err err;
-    if (fg_slots_init(&s, n, slot_bytes, "slots", &err) != FG_OK) return UINT64_MAX;
+    if (fg_slots_init(&s, n, slot_bytes, "slots", NULL, &err) != FG_OK) return UINT64_MAX;
     for (uint64_t i = 0; i < n; i++) fill(&s, i);
     CHECK_U64(resident(&s), n * slot_bytes);
     for (uint64_t i = 0; i < n; i += 2) fg_slots_discard(&s, i);
@@ -87,7 +87,7 @@ FG_TEST(slots_that_cannot_be)
 {
     fg_slots s;
     fg_err err = {0};
-    CHECK(fg_slots_init(&s, UINT64_MAX / 4096, 8192, "much", &err) == FG_ENOMEM);
+    CHECK(fg_slots_init(&s, UINT64_MAX / 4096, 8192, "much", NULL, &err) == FG_ENOMEM);
     CHECK(strstr(err.msg, "much") != NULL);
     fg_slots_fini(&s);
     fg_slots_fini(&s);

@@ -71,7 +71,7 @@ static bool read_many(fg_fetch *r, bool check)
     bool ok = true;
     memset(load, 0, sizeof load);
     fg_rng_init(&rng, 11);
-    if (fg_slots_init(&s, N, MAX, "slots", &err) != FG_OK) return false;
+    if (fg_slots_init(&s, N, MAX, "slots", NULL, &err) != FG_OK) return false;
     for (int i = 0; i < N; i++) {
         bytes[i] = (1 + fg_rng_u64(&rng) % 40) * FG_IO_ALIGN;
         offset[i] = fg_rng_u64(&rng) % ((FILE_BYTES - bytes[i]) / FG_IO_ALIGN + 1) * FG_IO_ALIGN;
@@ -188,7 +188,7 @@ static fg_status read_all(fg_fetch *r, fg_err *err)
     fg_slots s;
     fg_load load;
     memset(&load, 0, sizeof load);
-    fg_status st = fg_slots_init(&s, 1, FILE_BYTES, "slots", err);
+    fg_status st = fg_slots_init(&s, 1, FILE_BYTES, "slots", NULL, err);
     if (st == FG_OK) st = fg_fetch_start(r, &load, s.p, 0, FILE_BYTES, true, err);
     if (st == FG_OK && !fg_fetch_wait(r, &load, FILE_BYTES)) {
         st = fg_fetch_take_error(r, err);
@@ -292,7 +292,7 @@ FG_TEST(loads_that_are_replaced)
     fg_rng rng;
     memset(load, 0, sizeof load);
     fg_rng_init(&rng, 2);
-    REQUIRE_OK(fg_slots_init(&s, N, BYTES, "slots", &err), &err);
+    REQUIRE_OK(fg_slots_init(&s, N, BYTES, "slots", NULL, &err), &err);
     for (int t = 0; t < 200; t++) {
         const uint64_t i = fg_rng_u64(&rng) % N,
                        offset =
@@ -340,8 +340,8 @@ static fg_model_file *open_nano(const char *name)
 static bool expert_is_right(fg_store *s, const fg_model_file *f, uint32_t l, uint32_t e)
 {
     const fg_extent x = fg_model_file_expert_extent(f, l, e);
-    return fg_store_wait(s, e, x.bytes) &&
-           memcmp(fg_store_data(s, e), fg_model_file_data(f, x.offset), x.bytes) == 0;
+    return fg_store_wait(s, e, 0, (fg_reach){0, x.bytes}) &&
+           memcmp(fg_store_data(s, e, 0), fg_model_file_data(f, x.offset), x.bytes) == 0;
 }
 
 /* Experts that the last wave of a layer hints about the next one. */
@@ -396,7 +396,9 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
         const uint64_t n = fg_tensor_bytes(dense[i]), at = dense[i]->offset;
         const uint64_t bytes =
             dense[i]->scale_offset == 0 ? n : n - 64 * fg_n_panel(dense[i]->n_row);
-        CHECK(memcmp(fg_store_dense(s, at), fg_model_file_data(f, at), bytes) == 0);
+        const uint64_t idx = (uint64_t)(dense[i] - fg_model_file_tensor(f, 0));
+        CHECK(memcmp(fg_store_dense(s, 0) + fg_slices_panels(fg_store_slices(s), idx, 0),
+                     fg_model_file_data(f, at), bytes) == 0);
     }
     fg_rng r;
     fg_rng_init(&r, 9);

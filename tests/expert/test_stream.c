@@ -70,8 +70,8 @@ static bool rig_open(rig *r, const char *path, const rig_opts *o, uint64_t n_ctx
         st = fg_store_create(&r->store, r->file, &so, &err);
     }
     if (st == FG_OK) {
-        st = fg_model_create_on(&r->model, r->file, r->store, fg_kernels_used(fg_cpu_detect()),
-                                &err);
+        const fg_home home = {.store = r->store};
+        st = fg_model_create_on(&r->model, r->file, &home, fg_kernels_used(fg_cpu_detect()), &err);
     }
     if (st == FG_OK) st = fg_team_create(&r->team, o->n_thread, false, &err);
     if (st == FG_OK) {

@@ -282,6 +282,51 @@ FG_TEST(nodes_own_parts)
     CHECK(fg_engine_open(&e, path, &o, &err) == FG_ELIMIT);
 }
 
+/* What weights are where, in which home, and 40 tokens of it. */
+static uint64_t hash_home(uint32_t nodes, fg_numa numa, fg_residency residency, uint64_t ram)
+{
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e;
+    fg_err err = {0};
+    const char *path = model_file(NANO_DIR, "bf16");
+    o.n_thread = 2;
+    o.pretend_nodes = nodes;
+    o.numa = numa;
+    o.residency = residency;
+    o.ram_bytes = ram;
+    if (path == NULL) return 0;
+    if (fg_engine_open(&e, path, &o, &err) == FG_OK) {
+        return hash_of(e, 512, nodes % 2 == 0 ? 0 : 1, 40, FG_KV_CHOICE_AUTO);
+    }
+    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return 0;
+}
+
+/* Memory for some of the experts only. */
+enum { TIGHT_RAM = 150 << 20 };
+
+FG_TEST(every_home_and_policy)
+{
+    static const uint32_t usual[] = {2, 5, 16}, all[] = {1, 2, 3, 4, 6, 7, 8, 12, 16};
+    const bool whole = fg_test_long();
+    const size_t n = whole ? sizeof all / sizeof all[0] : sizeof usual / sizeof usual[0];
+    const uint64_t want = hash(NANO_DIR, "bf16", 1, NULL, 512, 0, 40);
+    CHECK(want != 0);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t nodes = whole ? all[i] : usual[i];
+        for (uint32_t numa = 0; numa < FG_NUMA_COUNT; numa++) {
+            if (!whole && (numa == FG_NUMA_STRICT || numa == FG_NUMA_FIRST_TOUCH)) continue;
+            CHECK_U64(hash_home(nodes, numa, FG_RESIDENCY_COPY, 0), want);
+            if (!whole && nodes != 5) continue;
+            if (numa != FG_NUMA_MIRROR) {
+                CHECK_U64(hash_home(nodes, numa, FG_RESIDENCY_MAP, 0), want);
+            }
+            const uint64_t ram = TIGHT_RAM * (numa == FG_NUMA_MIRROR ? (uint64_t)nodes : 1);
+            CHECK_U64(hash_home(nodes, numa, FG_RESIDENCY_AUTO, ram), want);
+        }
+    }
+}
+
 FG_TEST(golden_hash_on_any_number_of_nodes)
 {
     for (uint32_t nodes = 1; nodes <= 16; nodes++) {

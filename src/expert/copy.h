@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * All weights in memory of the process, each node's part (slices.h) in its own area: anonymous, or
+ * an image on hugetlbfs or tmpfs, which outlives the process and is found there by the next one.
+ *
+ * An image is one file: a head that says of which model and which slices it is, then the areas.  It
+ * is complete only when its head says so, which is written last; who fills it holds a lock, who
+ * uses it a shared one.
+ */
+#ifndef FG_SRC_EXPERT_COPY_H
+#define FG_SRC_EXPERT_COPY_H
+
+#include "src/expert/fetch.h"
+#include "src/expert/slices.h"
+#include "src/expert/slots.h"
+#include "src/format/reader.h"
+
+typedef struct fg_copy fg_copy;
+
+typedef struct fg_copy_opts {
+    fg_pages pages;
+    const char *image; /* NULL: anonymous memory */
+    fg_fetch_opts io;
+    /* With bytes done and total; returns false to cancel (FG_ECANCEL).  May be NULL. */
+    bool (*progress)(void *ctx, uint64_t done, uint64_t total);
+    void *ctx;
+} fg_copy_opts;
+
+/* Reads the weights, unless an image has them.  `file` and `slices` are borrowed.  Errors:
+ * FG_ENOMEM, FG_EIO, FG_ENOTSUP (io), FG_EINVAL (what stands at the image's path is none, or of
+ * another model or other slices; it is left alone), FG_ECANCEL. */
+fg_status fg_copy_create(fg_copy **out, const fg_model_file *file, const fg_slices *slices,
+                         const fg_copy_opts *o, fg_err *err);
+void fg_copy_destroy(fg_copy **c); /* accepts NULL; an image stays */
+
+/* A node's area; borrowed. */
+const uint8_t *fg_copy_area(const fg_copy *c, uint32_t node);
+
+/* Bytes of memory that were read into; 0 when an image had everything. */
+uint64_t fg_copy_read_bytes(const fg_copy *c);
+
+#endif
