@@ -196,7 +196,7 @@ static bool raw_open(raw *w, fg_engine *e)
     *w = (raw){0};
     bool ok = fg_model_create(&w->m, fg_engine_file(e), fg_cpu_detect(), &err) == FG_OK;
     ok = ok && fg_team_create(&w->team, 2, false, &err) == FG_OK;
-    ok = ok && fg_state_create(&w->st, w->m->shape, N, FG_KV_INT8, &err) == FG_OK;
+    ok = ok && fg_state_create(&w->st, w->m->shape, N, FG_KV_INT8, NULL, &err) == FG_OK;
     ok = ok && fg_scratch_create(&w->s, w->m, N, 100, 2, &err) == FG_OK;
     w->logits = malloc(fg_engine_shape(e)->n_vocab * sizeof(float));
     return ok && w->logits != NULL;
@@ -620,7 +620,7 @@ FG_TEST(a_session_takes_what_the_ledger_says)
         o.n_ctx = 300;
         o.n_batch = 40;
         o.stops = stops == 1;
-        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops};
+        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops, NULL};
         CHECK_OK(fg_memory_of_session(&m, w.m->shape, &w.m->forms, &mo, &err), &err);
         REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
         CHECK_U64(fg_session_bytes(s), m.session);
