@@ -59,8 +59,8 @@ static fg_layer_part take_part(arena *a, const fg_state *st, bool lightning, uin
 /* A whole number of pages on every system (FORMAT.md 7 has pages of 4 KiB): borders of nodes. */
 #define NODE_BYTES ((uint64_t)64 << 10)
 
-/* Node after node, layer after layer.  end[k]: where node k's bytes end; may be NULL. */
-static void lay_out(arena *a, fg_state *st, const fg_shape *s, uint64_t *end)
+/* Node after node, layer after layer. */
+static void lay_out(arena *a, fg_state *st, const fg_shape *s)
 {
     const uint32_t n = st->place.n_node;
     for (uint32_t k = 0; k < n; k++) {
@@ -69,7 +69,7 @@ static void lay_out(arena *a, fg_state *st, const fg_shape *s, uint64_t *end)
             if (st->part != NULL) st->part[(size_t)l * n + k] = y;
         }
         if (n > 1) a->used = fg_round_up(a->used, NODE_BYTES);
-        if (end != NULL) end[k] = a->used;
+        st->end[k] = a->used;
     }
 }
 
@@ -106,7 +106,7 @@ fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, const 
     }
     describe(&st, s, n_ctx, kv, place);
     arena a = {0};
-    lay_out(&a, &st, s, NULL);
+    lay_out(&a, &st, s);
     *bytes = a.used;
     if (!a.overflow) return FG_OK;
     return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected a state below 2^62 bytes",
@@ -127,15 +127,15 @@ static fg_status check_room(const fg_state *st, fg_err *err)
 }
 
 /* One run of bytes a node. */
-static fg_status bind(const fg_state *st, const uint64_t *end, fg_err *err)
+static fg_status bind(const fg_state *st, fg_err *err)
 {
     const fg_place *p = &st->place;
     fg_owned range[FG_MAX_NODE];
     if (p->topo == NULL || (p->n_node == 1 && fg_topo_n_node(p->topo) == 1)) return FG_OK;
     const long page = sysconf(_SC_PAGESIZE);
     for (uint32_t k = 0; k < p->n_node; k++) { /* the mapping ends with a whole page */
-        const uint64_t from = k == 0 ? 0 : end[k - 1];
-        range[k] = (fg_owned){from, page > 0 ? fg_round_up(end[k], (uint64_t)page) : end[k], k};
+        const uint64_t end = page > 0 ? fg_round_up(st->end[k], (uint64_t)page) : st->end[k];
+        range[k] = (fg_owned){k == 0 ? 0 : st->end[k - 1], end, k};
     }
     const fg_status code = fg_place_bind(p, st->map, range, p->n_node, err);
     return p->numa == FG_NUMA_STRICT ? code : FG_OK;
@@ -143,7 +143,6 @@ static fg_status bind(const fg_state *st, const uint64_t *end, fg_err *err)
 
 static fg_status fill(fg_state *st, const fg_shape *s, fg_err *err)
 {
-    uint64_t end[FG_MAX_NODE];
     FG_TRY(fg_state_size(s, st->n_ctx, st->kv_type, &st->place, &st->bytes, err));
     FG_TRY(check_room(st, err));
     st->part = fg_mem_zalloc_array((size_t)s->n_layer * st->place.n_node, sizeof *st->part);
@@ -155,8 +154,8 @@ static fg_status fill(fg_state *st, const fg_shape *s, fg_err *err)
                        fg_text_count(st->n_ctx).s, fg_text_memory((double)st->bytes).s);
     }
     arena a = {st->map, 0, false};
-    lay_out(&a, st, s, end);
-    return bind(st, end, err);
+    lay_out(&a, st, s);
+    return bind(st, err);
 }
 
 fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
@@ -215,6 +214,13 @@ fg_state_cache fg_state_rows(const fg_state *st, uint32_t l, uint64_t head, uint
     };
 }
 
+fg_status fg_state_audit(const fg_state *st, uint32_t node, fg_audit *out, fg_err *err)
+{
+    const uint64_t from = node == 0 ? 0 : st->end[node - 1];
+    return fg_place_audit(&st->place, (const uint8_t *)st->map + from, st->end[node] - from, out,
+                          err);
+}
+
 bool fg_take_heads(fg_worker *w, uint32_t n_head, uint64_t times, fg_heads *out)
 {
     const fg_place *p = fg_team_place(w->team);
@@ -267,7 +273,8 @@ void fg_state_copy_cache(fg_state *to, const fg_state *from, const fg_shape *s, 
         for (uint64_t h = 0; s->attn[l] == FG_ATTN_SOFTMAX && h < s->n_kv_head; h++) {
             for (uint64_t p = 0; p < n; p += step) {
                 const uint64_t m = n - p < step ? n - p : step;
-                const fg_state_cache a = fg_state_rows(from, l, h, p), b = fg_state_rows(to, l, h, p);
+                const fg_state_cache a = fg_state_rows(from, l, h, p),
+                                     b = fg_state_rows(to, l, h, p);
                 memcpy(b.k, a.k, (size_t)(m * row));
                 memcpy(b.v, a.v, (size_t)(m * row));
                 if (a.k_scale == NULL) continue;

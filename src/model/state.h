@@ -4,11 +4,11 @@
  * values of the unfinished chunk, for each softmax layer the key-value cache.  One zero-on-touch
  * mapping, sized up front.
  *
- * What belongs to a NUMA node (place.h) lies together in the mapping, one run of bytes a node, bound
- * to it.  Lightning layers are dealt by heads, the cache by head and span of FG_ATTN_SPAN positions:
- * number span * n_kv_head + head goes to the node that fg_place_deal names, so that a span keeps its
- * node as the context grows, and contexts of any length are spread evenly.  Where a row lies only
- * this file knows: others ask fg_state_head and fg_state_rows.
+ * What belongs to a NUMA node (place.h) lies together in the mapping, one run of bytes a node,
+ * bound to it.  Lightning layers are split by heads, the cache by head and span of FG_ATTN_SPAN
+ * positions: number span * n_kv_head + head goes to the node that fg_place_deal names, so that a
+ * span keeps its node as the context grows, and contexts of any length are spread evenly.  Where a
+ * row lies only this file knows: others ask fg_state_head and fg_state_rows.
  *
  * A lightning layer keeps S as of a chunk boundary (absolute position a multiple of FG_LIGHT_CHUNK)
  * and adds the tokens since then from `kt` and `v`.  Prefill and decode thereby compute the same
@@ -63,7 +63,7 @@ typedef struct fg_state {
     uint64_t n_pos;  /* n_ctx rounded up to 16 */
     fg_kv_type kv_type;
     uint32_t d_head, n_kv_head;
-    uint64_t span;                 /* positions of a head that lie together: FG_ATTN_SPAN, or with one
+    uint64_t span; /* positions of a head that lie together: FG_ATTN_SPAN, or with one
                                     * node all n_pos */
     uint64_t n_whole[FG_MAX_NODE]; /* (span, head)s of a node before the last span, which may be
                                     * shorter */
@@ -72,14 +72,15 @@ typedef struct fg_state {
     fg_layer_part *part;           /* [n_layer][place.n_node] */
     void *map;
     uint64_t bytes;
+    uint64_t end[FG_MAX_NODE]; /* of the mapping: where node k's bytes end, and k + 1's begin */
 } fg_state;
 
-/* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits.  place NULL, as
- * below: one node. */
+/* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits.  place NULL,
+ * as below: one node. */
 fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, const fg_place *place,
                         uint64_t *bytes, fg_err *err);
 /* place: whose nodes it is for; only its topology is borrowed.  Where the system refuses to bind
- * memory, it comes from whom touches it first, but with FG_NUMA_STRICT that is an error (FG_EIO). */
+ * memory, who touches it first decides; with FG_NUMA_STRICT that is an error (FG_EIO). */
 fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
                           const fg_place *place, fg_err *err);
 void fg_state_destroy(fg_state **st); /* accepts NULL */
@@ -105,6 +106,10 @@ typedef struct fg_heads {
     uint64_t begin, end, first, n_head; /* first, n_head: what the node has */
 } fg_heads;
 bool fg_take_heads(fg_worker *w, uint32_t n_head, uint64_t times, fg_heads *out);
+
+/* Where the pages of what a node has are; those that nothing was written to yet are absent.
+ * Errors: those of fg_place_audit. */
+fg_status fg_state_audit(const fg_state *st, uint32_t node, fg_audit *out, fg_err *err);
 
 /* Back to an empty sequence; memory goes back to the system. */
 void fg_state_reset(fg_state *st);
