@@ -49,18 +49,17 @@ typedef struct fill_job {
 static void fill_state(fg_worker *w, void *arg)
 {
     const fill_job *j = arg;
-    const fg_shape *s = j->shape;
-    const uint64_t d = s->d_head, light = s->n_head * d, size = fg_kv_bytes(j->st->kv_type);
-    const uint64_t cache = s->n_kv_head * j->st->n_pos;
-    for (uint32_t l = 0; l < s->n_layer; l++) {
-        const fg_layer_state *y = &j->st->layers[l];
-        fill_array(w, y->s, light * d * sizeof(float), 8 * l);
-        fill_array(w, y->kt, light * FG_LIGHT_CHUNK * sizeof(float), 8 * l + 1);
-        fill_array(w, y->v, light * FG_LIGHT_CHUNK * sizeof(float), 8 * l + 2);
-        fill_array(w, y->k_cache, cache * d * size, 8 * l + 3);
-        fill_array(w, y->v_cache, cache * d * size, 8 * l + 4);
-        fill_scales(w, y->k_scale, cache);
-        fill_scales(w, y->v_scale, cache);
+    const uint64_t d = j->shape->d_head, size = fg_kv_bytes(j->st->kv_type);
+    const size_t n_part = (size_t)j->shape->n_layer * j->st->place.n_node;
+    for (size_t i = 0; i < n_part; i++) {
+        const fg_layer_part *y = &j->st->part[i];
+        fill_array(w, y->s, y->n_head * d * d * sizeof(float), 8 * i);
+        fill_array(w, y->kt, y->n_head * d * FG_LIGHT_CHUNK * sizeof(float), 8 * i + 1);
+        fill_array(w, y->v, y->n_head * d * FG_LIGHT_CHUNK * sizeof(float), 8 * i + 2);
+        fill_array(w, y->k_cache, y->n_row * d * size, 8 * i + 3);
+        fill_array(w, y->v_cache, y->n_row * d * size, 8 * i + 4);
+        fill_scales(w, y->k_scale, y->n_row);
+        fill_scales(w, y->v_scale, y->n_row);
     }
 }
 
@@ -70,7 +69,7 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
 {
     const fg_shape *s = b->model->shape;
     const fg_kv_type kv = fg_kv_resolve(b->kv, b->model->quantized);
-    FG_TRY(fg_state_create(st, s, ctx + n_tok, kv, err));
+    FG_TRY(fg_state_create(st, s, ctx + n_tok, kv, fg_team_place(b->team), err));
     FG_TRY(fg_scratch_create(scratch, b->model, ctx + n_tok, n_batch, fg_team_size(b->team), err));
     FG_TRY(fg_engine_charge(b->e, (*st)->bytes + (*scratch)->bytes, 0, err));
     fill_job j = {s, *st, ctx};

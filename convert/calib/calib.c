@@ -177,7 +177,7 @@ static fg_status allocate(fg_calib *c, bool full, const char *beside, fg_err *er
     k = p->d_ff > k ? p->d_ff : k;
     const fg_kv_type kv = c->m->quantized ? FG_KV_INT8 : FG_KV_F32;
     FG_TRY(fg_team_create(&c->alone, 1, false, err));
-    FG_TRY(fg_state_create(&c->st, p, c->window, kv, err));
+    FG_TRY(fg_state_create(&c->st, p, c->window, kv, NULL, err));
     FG_TRY(fg_scratch_create(&c->s, c->m, c->window, c->window, fg_team_size(c->team), err));
     FG_TRY(fg_linalg_init(fg_team_size(c->team), err));
     FG_TRY(fg_hessian_init(&c->h, fg_round_up(k, FG_SB_COLS), full, err));

@@ -13,8 +13,8 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
 {
     uint64_t state;
     *out = (fg_memory){0};
-    FG_TRY(fg_state_size(shape, 0, o->kv, &out->lightning, err));
-    FG_TRY(fg_state_size(shape, o->n_ctx, o->kv, &state, err));
+    FG_TRY(fg_state_size(shape, 0, o->kv, o->place, &out->lightning, err));
+    FG_TRY(fg_state_size(shape, o->n_ctx, o->kv, o->place, &state, err));
     out->kv = state - out->lightning;
     out->scratch = fg_scratch_bytes(shape, forms, o->n_ctx, o->n_batch, o->n_thread);
     out->mark = fg_mark_bytes(shape, FG_LIGHT_CHUNK - 1);

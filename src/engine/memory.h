@@ -23,7 +23,8 @@ typedef struct fg_memory_opts {
     uint64_t n_ctx;             /* positions */
     uint32_t n_batch, n_thread; /* rows of a pass; workers */
     fg_kv_type kv;
-    bool stops; /* a pass can be undone: one mark */
+    bool stops;            /* a pass can be undone: one mark */
+    const fg_place *place; /* as in fg_state_size; NULL: one node */
 } fg_memory_opts;
 
 /* Bytes of one session. */

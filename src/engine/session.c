@@ -67,10 +67,14 @@ static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
     const fg_model *m = s->e->model;
     const fg_shape *shape = m->shape;
     const uint32_t n_thread = fg_team_size(s->e->team);
-    const fg_memory_opts o = {n_ctx, s->n_batch, n_thread, fg_kv_resolve(s->kv, m->quantized),
-                              s->stops};
+    const fg_memory_opts o = {.n_ctx = n_ctx,
+                              .n_batch = s->n_batch,
+                              .n_thread = n_thread,
+                              .kv = fg_kv_resolve(s->kv, m->quantized),
+                              .stops = s->stops,
+                              .place = fg_team_place(s->e->team)};
     fg_memory memory;
-    FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, err));
+    FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, o.place, err));
     FG_TRY(fg_scratch_create(&s->scratch, m, n_ctx, s->n_batch, n_thread, err));
     if (s->stops) FG_TRY(fg_mark_reserve(&s->undo, shape, err));
     FG_TRY(fg_memory_of_session(&memory, shape, &m->forms, &o, err));

@@ -445,7 +445,7 @@ static fg_status prepare(run *r, fg_engine *base, fg_engine *low, const uint32_t
     FG_TRY(take_windows(r, ids, n, err));
     /* not bound to cores: the engines' teams are, and the backend may give them the same threads */
     FG_TRY(fg_team_create(&r->team, fg_engine_n_thread(base), false, err));
-    FG_TRY(fg_state_create(&r->st, r->base->shape, r->window, kv, err));
+    FG_TRY(fg_state_create(&r->st, r->base->shape, r->window, kv, NULL, err));
     FG_TRY(fg_scratch_create(&r->s, r->base, r->window, r->window, fg_team_size(r->team), err));
     FG_TRY(map_streams(r, err));
     FG_TRY(allocate_head(r, err));

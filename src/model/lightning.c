@@ -25,12 +25,11 @@
 static void head(const fg_batch *b, const fg_seq *q, uint32_t l, uint64_t h)
 {
     const fg_kernels *k = &b->m->k;
-    const fg_layer_state *st = &q->st->layers[l];
+    const fg_state_light st = fg_state_head(q->st, l, h);
     fg_scratch *s = b->s;
     const size_t d = b->m->shape->d_head, c = FG_LIGHT_CHUNK;
     const float *decay = b->m->layers[l].decay + h * (c + 1);
-    float *state = st->s + h * d * d;
-    float *kt = st->kt + h * d * c, *v = st->v + h * c * d;
+    float *state = st.s, *kt = st.kt, *v = st.v;
     uint64_t folded = q->st->folded;
     for (uint64_t t = 0; t < q->n;) {
         const uint64_t pos = q->st->pos + t, row = q->first + t;
@@ -65,9 +64,10 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
 
-    while (fg_worker_take_items(w, (uint64_t)b->n_seq * shape->n_head, &begin, &end)) {
-        for (uint64_t i = begin; i < end && !fg_stopped(w, b); i++) {
-            head(b, &b->seq[i / shape->n_head], l, i % shape->n_head);
+    fg_heads at;
+    while (fg_take_heads(w, shape->n_head, b->n_seq, &at)) {
+        for (uint64_t i = at.begin; i < at.end && !fg_stopped(w, b); i++) {
+            head(b, &b->seq[i / at.n_head], l, at.first + i % at.n_head);
         }
     }
     fg_worker_sync(w);

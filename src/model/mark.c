@@ -18,6 +18,14 @@ static uint64_t n_lightning(const fg_shape *s)
     return n;
 }
 
+/* The lightning layer with this number among them. */
+static uint32_t layer_of(const fg_shape *s, uint64_t index)
+{
+    uint32_t l = 0;
+    while (s->attn[l] != FG_ATTN_LIGHTNING || index-- > 0) l++;
+    return l;
+}
+
 uint64_t fg_mark_bytes(const fg_shape *s, uint64_t pos)
 {
     return n_lightning(s) * layer_floats(s, pos) * sizeof(float);
@@ -40,28 +48,27 @@ static void copy_head(const job *j, uint32_t l, uint64_t index, uint64_t h)
 {
     const fg_shape *p = j->m->shape;
     const size_t d = p->d_head, c = FG_LIGHT_CHUNK, tail = (size_t)fg_mark_tail(j->mark->pos);
-    const fg_layer_state *y = &j->st->layers[l];
-    float *s = y->s + h * d * d, *kt = y->kt + h * d * c, *v = y->v + h * c * d;
+    const fg_state_light y = fg_state_head(j->st, l, h);
     float *base = (float *)j->mark->map + index * layer_floats(p, j->mark->pos);
     float *to = base + h * d * d, *rows = base + p->n_head * d * d + h * 2 * d * tail;
-    copy(j->restore, to, s, d * d);
+    copy(j->restore, to, y.s, d * d);
     if (!j->restore && j->mark->pos == j->st->folded + c) {
-        j->m->k.light_fold(d, kt, v, j->m->layers[l].decay + h * (c + 1), to);
+        j->m->k.light_fold(d, y.kt, y.v, j->m->layers[l].decay + h * (c + 1), to);
     }
-    for (size_t e = 0; e < d; e++) copy(j->restore, rows + e * tail, kt + e * c, tail);
-    copy(j->restore, rows + d * tail, v, tail * d);
+    for (size_t e = 0; e < d; e++) copy(j->restore, rows + e * tail, y.kt + e * c, tail);
+    copy(j->restore, rows + d * tail, y.v, tail * d);
 }
 
 static void copy_heads(fg_worker *w, void *arg)
 {
     const job *j = arg;
     const fg_shape *p = j->m->shape;
-    uint64_t begin, end, index = 0;
-    fg_worker_range(w, p->n_head, &begin, &end);
-    for (uint32_t l = 0; l < p->n_layer; l++) {
-        if (p->attn[l] != FG_ATTN_LIGHTNING) continue;
-        for (uint64_t h = begin; h < end; h++) copy_head(j, l, index, h);
-        index++;
+    fg_heads at;
+    while (fg_take_heads(w, p->n_head, n_lightning(p), &at)) {
+        for (uint64_t i = at.begin; i < at.end; i++) {
+            const uint64_t index = i / at.n_head;
+            copy_head(j, layer_of(p, index), index, at.first + i % at.n_head);
+        }
     }
 }
 

@@ -55,8 +55,7 @@ typedef struct fg_scratch {
 enum {
     FG_LOGIT_ROWS = 16, /* tokens whose logits are computed together; bounds the buffer */
     FG_BATCH_MAX = 4096,
-    FG_FEW_TOKENS = 8,              /* below it a token's router is split over the workers */
-    FG_ATTN_SPAN = 4 * FG_KV_BLOCK, /* positions folded by one worker; part of the numerics */
+    FG_FEW_TOKENS = 8, /* below it a token's router is split over the workers */
 };
 
 /* n_ctx: positions of the session's state. */

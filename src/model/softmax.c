@@ -40,8 +40,7 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
     const size_t d = s->d_head, half = s->d_rotary / 2, group = s->n_head / s->n_kv_head;
     uint64_t pos;
     const fg_state *seq = fg_batch_seq(b, t, &pos)->st;
-    const fg_layer_state *st = &seq->layers[l];
-    const uint64_t n_pos = seq->n_pos;
+    const fg_state_cache to = fg_state_rows(seq, l, g, pos);
     float *row = b->s->qkv.f + t * b->s->qkv.f_stride;
     float *q = row + g * group * d;
     float *key = row + (s->n_head + g) * d, *val = row + (s->n_head + s->n_kv_head + g) * d;
@@ -51,22 +50,20 @@ static void store(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g)
     for (size_t i = 0; i < group * d; i++) q[i] *= scale;
     k->rope(key, cos_t, sin_t, half);
 
-    const uint64_t k_at = (g * n_pos + pos / 16 * 16) * d + pos % 16;
-    const uint64_t v_at = (g * n_pos + pos) * d;
     switch (seq->kv_type) {
     case FG_KV_INT8:
-        st->k_scale[g * n_pos + pos] = quantize_row(key, d, (int8_t *)st->k_cache + k_at, 16);
-        st->v_scale[g * n_pos + pos] = quantize_row(val, d, (int8_t *)st->v_cache + v_at, 1);
+        *to.k_scale = quantize_row(key, d, to.k, 16);
+        *to.v_scale = quantize_row(val, d, to.v, 1);
         break;
     case FG_KV_F16:
         for (size_t i = 0; i < d; i++) {
-            ((uint16_t *)st->k_cache)[k_at + i * 16] = fg_f32_to_f16(key[i]);
-            ((uint16_t *)st->v_cache)[v_at + i] = fg_f32_to_f16(val[i]);
+            ((uint16_t *)to.k)[i * 16] = fg_f32_to_f16(key[i]);
+            ((uint16_t *)to.v)[i] = fg_f32_to_f16(val[i]);
         }
         break;
     case FG_KV_F32:
-        for (size_t i = 0; i < d; i++) ((float *)st->k_cache)[k_at + i * 16] = key[i];
-        memcpy((float *)st->v_cache + v_at, val, d * sizeof(float));
+        for (size_t i = 0; i < d; i++) ((float *)to.k)[i * 16] = key[i];
+        memcpy(to.v, val, d * sizeof(float));
         break;
     }
 }
@@ -82,12 +79,17 @@ static partial partial_at(const fg_batch *b, float *p)
     return (partial){p, p + b->s->span_stride - group * b->m->shape->d_head};
 }
 
+/* One head of the group. */
+static void merge_head(const fg_batch *b, partial into, partial next, size_t h)
+{
+    const size_t d = b->m->shape->d_head;
+    b->m->k.attn_merge(into.ml + 2 * h, into.o + h * d, next.ml + 2 * h, next.o + h * d, d);
+}
+
 static void merge(const fg_batch *b, partial into, partial next)
 {
-    const size_t d = b->m->shape->d_head, group = b->m->shape->n_head / b->m->shape->n_kv_head;
-    for (size_t h = 0; h < group; h++) {
-        b->m->k.attn_merge(into.ml + 2 * h, into.o + h * d, next.ml + 2 * h, next.o + h * d, d);
-    }
+    const size_t group = b->m->shape->n_head / b->m->shape->n_kv_head;
+    for (size_t h = 0; h < group; h++) merge_head(b, into, next, h);
 }
 
 /* Positions begin .. end-1 (one span) for the query heads of KV group g of token t, block by block
@@ -98,41 +100,36 @@ static void fold_span(const fg_batch *b, const fg_state *seq, uint32_t l, uint64
     const fg_shape *s = b->m->shape;
     const fg_kernels *k = &b->m->k;
     const size_t d = s->d_head, group = s->n_head / s->n_kv_head;
-    const fg_layer_state *st = &seq->layers[l];
-    const uint64_t n_pos = seq->n_pos;
     const float *q = b->s->qkv.f + t * b->s->qkv.f_stride + g * group * d;
     for (uint64_t p = begin; p < end; p += FG_KV_BLOCK) {
         const size_t m = end - p < FG_KV_BLOCK ? (size_t)(end - p) : FG_KV_BLOCK;
-        const uint64_t at = (g * n_pos + p) * d, scale_at = g * n_pos + p;
+        const fg_state_cache c = fg_state_rows(seq, l, g, p);
         const partial to = p == begin ? out : block;
         switch (seq->kv_type) {
         case FG_KV_INT8:
-            k->attn_i8(q, group, d, m, (const int8_t *)st->k_cache + at, st->k_scale + scale_at,
-                       (const int8_t *)st->v_cache + at, st->v_scale + scale_at, to.ml, to.o);
+            k->attn_i8(q, group, d, m, c.k, c.k_scale, c.v, c.v_scale, to.ml, to.o);
             break;
-        case FG_KV_F16:
-            k->attn_f16(q, group, d, m, (const uint16_t *)st->k_cache + at,
-                        (const uint16_t *)st->v_cache + at, to.ml, to.o);
-            break;
-        case FG_KV_F32:
-            k->attn_f32(q, group, d, m, (const float *)st->k_cache + at,
-                        (const float *)st->v_cache + at, to.ml, to.o);
-            break;
+        case FG_KV_F16: k->attn_f16(q, group, d, m, c.k, c.v, to.ml, to.o); break;
+        case FG_KV_F32: k->attn_f32(q, group, d, m, c.k, c.v, to.ml, to.o); break;
         }
         if (p != begin) merge(b, out, block);
     }
 }
 
-/* u = values / sum of the weights. */
-static void finish(const fg_batch *b, uint64_t t, uint64_t g, partial p)
+/* u = values / sum of the weights, for one head of the group. */
+static void finish_head(const fg_batch *b, uint64_t t, uint64_t g, partial p, size_t h)
 {
     const fg_shape *s = b->m->shape;
     const size_t d = s->d_head, group = s->n_head / s->n_kv_head;
-    float *u = b->s->u.f + t * b->s->u.f_stride + g * group * d;
-    for (size_t h = 0; h < group; h++) {
-        const float sum = p.ml[2 * h + 1];
-        for (size_t i = 0; i < d; i++) u[h * d + i] = p.o[h * d + i] / sum;
-    }
+    float *u = b->s->u.f + t * b->s->u.f_stride + (g * group + h) * d;
+    const float sum = p.ml[2 * h + 1];
+    for (size_t i = 0; i < d; i++) u[i] = p.o[h * d + i] / sum;
+}
+
+static void finish(const fg_batch *b, uint64_t t, uint64_t g, partial p)
+{
+    const size_t group = b->m->shape->n_head / b->m->shape->n_kv_head;
+    for (size_t h = 0; h < group; h++) finish_head(b, t, g, p, h);
 }
 
 /* All spans of one (token, KV group), merged in order, by one worker. */
@@ -152,30 +149,40 @@ static void attend(const fg_batch *b, uint32_t l, uint64_t t, uint64_t g, float 
     finish(b, t, g, all);
 }
 
-/* A single token with a long context: the spans are shared out, then merged in the same order. */
+/* A single token with a long context: the spans are shared out, each to the node that has it, then
+ * the heads, whose spans are merged in the same order. */
 static void attend_split(fg_worker *w, const fg_batch *b, uint32_t l, float *scratch)
 {
     const fg_shape *s = b->m->shape;
-    const size_t stride = b->s->span_stride;
+    const fg_place *place = fg_team_place(w->team);
+    const size_t stride = b->s->span_stride, group = s->n_head / s->n_kv_head;
     const fg_state *seq = b->seq[0].st;
     const uint64_t n = seq->pos + 1, n_span = (n + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     const partial block = partial_at(b, scratch);
-    uint64_t begin, end;
-    while (fg_worker_take_items(w, s->n_kv_head * n_span, &begin, &end)) {
-        for (uint64_t i = begin; i < end; i++) {
-            const uint64_t p = i % n_span * FG_ATTN_SPAN;
-            fold_span(b, seq, l, 0, i / n_span, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
-                      partial_at(b, b->s->spans + i * stride), block);
+    fg_share share; /* of (span, head)s, those of a node one after another */
+    fg_place_share_dealt(place, n_span * s->n_kv_head, &share);
+    const fg_work_row row = {0, &share};
+    const fg_work_list list = {&row, 1, false};
+    fg_work_piece at;
+    while (fg_worker_take(w, &list, &at)) {
+        for (uint64_t i = at.begin; i < at.end; i++) {
+            const uint64_t item = fg_place_dealt(place, at.node, i - share.begin[at.node]);
+            const uint64_t g = item % s->n_kv_head, p = item / s->n_kv_head * FG_ATTN_SPAN;
+            float *to = b->s->spans + (g * n_span + item / s->n_kv_head) * stride;
+            fold_span(b, seq, l, 0, g, p, n - p < FG_ATTN_SPAN ? n : p + FG_ATTN_SPAN,
+                      partial_at(b, to), block);
         }
     }
     fg_worker_sync(w);
-    fg_worker_range(w, s->n_kv_head, &begin, &end);
-    for (uint64_t g = begin; g < end; g++) {
+    uint64_t begin, end;
+    fg_worker_range(w, s->n_head, &begin, &end);
+    for (uint64_t i = begin; i < end; i++) {
+        const uint64_t g = i / group, h = i % group;
         float *first = b->s->spans + g * n_span * stride;
-        for (uint64_t i = 1; i < n_span; i++) {
-            merge(b, partial_at(b, first), partial_at(b, first + i * stride));
+        for (uint64_t k = 1; k < n_span; k++) {
+            merge_head(b, partial_at(b, first), partial_at(b, first + k * stride), h);
         }
-        finish(b, 0, g, partial_at(b, first));
+        finish_head(b, 0, g, partial_at(b, first), h);
     }
 }
 

@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#include "simd/kernels.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "src/sys/room.h"
@@ -30,94 +30,211 @@ static void *take(arena *a, uint64_t n, uint64_t m, uint64_t size)
     return p;
 }
 
-static void lay_out(arena *a, const fg_shape *s, uint64_t n_pos, fg_kv_type kv,
-                    fg_layer_state *layers)
+/* What node k has of a layer. */
+static fg_layer_part take_part(arena *a, const fg_state *st, bool lightning, uint32_t k)
 {
-    const uint64_t d = s->d_head, light = (uint64_t)s->n_head * d;
-    const uint64_t size = fg_kv_bytes(kv);
-    for (uint32_t l = 0; l < s->n_layer; l++) {
-        fg_layer_state y = {0};
-        if (s->attn[l] == FG_ATTN_LIGHTNING) {
-            y.s = take(a, light, d, sizeof(float));
-            y.kt = take(a, light, FG_LIGHT_CHUNK, sizeof(float));
-            y.v = take(a, light, FG_LIGHT_CHUNK, sizeof(float));
-        } else {
-            y.k_cache = take(a, s->n_kv_head * d, n_pos, size);
-            y.v_cache = take(a, s->n_kv_head * d, n_pos, size);
-            if (kv == FG_KV_INT8) {
-                y.k_scale = take(a, s->n_kv_head, n_pos, sizeof(float));
-                y.v_scale = take(a, s->n_kv_head, n_pos, sizeof(float));
-            }
+    const uint64_t d = st->d_head, size = fg_kv_bytes(st->kv_type);
+    fg_layer_part y = {0};
+    if (lightning) {
+        y.n_head = st->heads.begin[k + 1] - st->heads.begin[k];
+        y.s = take(a, y.n_head * d, d, sizeof(float));
+        y.kt = take(a, y.n_head * d, FG_LIGHT_CHUNK, sizeof(float));
+        y.v = take(a, y.n_head * d, FG_LIGHT_CHUNK, sizeof(float));
+        return y;
+    }
+    const uint64_t n_span = (st->n_pos + st->span - 1) / st->span;
+    const uint64_t last = n_span == 0 ? 0 : st->n_pos - (n_span - 1) * st->span;
+    const uint64_t n_last =
+        fg_place_n_dealt(&st->place, k, n_span * st->n_kv_head) - st->n_whole[k];
+    y.n_row = st->n_whole[k] * st->span + n_last * last;
+    y.k_cache = take(a, y.n_row, d, size);
+    y.v_cache = take(a, y.n_row, d, size);
+    if (st->kv_type == FG_KV_INT8) {
+        y.k_scale = take(a, y.n_row, 1, sizeof(float));
+        y.v_scale = take(a, y.n_row, 1, sizeof(float));
+    }
+    return y;
+}
+
+/* A whole number of pages on every system (FORMAT.md 7 has pages of 4 KiB): borders of nodes. */
+#define NODE_BYTES ((uint64_t)64 << 10)
+
+/* Node after node, layer after layer. */
+static void lay_out(arena *a, fg_state *st, const fg_shape *s)
+{
+    const uint32_t n = st->place.n_node;
+    for (uint32_t k = 0; k < n; k++) {
+        for (uint32_t l = 0; l < s->n_layer; l++) {
+            const fg_layer_part y = take_part(a, st, s->attn[l] == FG_ATTN_LIGHTNING, k);
+            if (st->part != NULL) st->part[(size_t)l * n + k] = y;
         }
-        if (layers != NULL) layers[l] = y;
+        if (n > 1) a->used = fg_round_up(a->used, NODE_BYTES);
+        st->end[k] = a->used;
     }
 }
 
-fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, uint64_t *bytes,
-                        fg_err *err)
+/* Everything but memory. */
+static void describe(fg_state *st, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
+                     const fg_place *place)
 {
-    arena a = {0};
+    static const fg_place one = {
+        .n_node = 1, .weight = 1, .node = {{.weight = 1}}, .n_deal = 1, .n_dealt = {1}};
+    *st = (fg_state){
+        .n_ctx = n_ctx,
+        .n_pos = fg_round_up(n_ctx, 16),
+        .kv_type = kv,
+        .d_head = s->d_head,
+        .n_kv_head = s->n_kv_head,
+        .place = place == NULL ? one : *place,
+    };
+    st->place.seat = NULL;
+    st->span = st->place.n_node == 1 && st->n_pos != 0 ? st->n_pos : FG_ATTN_SPAN;
+    fg_place_share(&st->place, s->n_head, 1, &st->heads);
+    const uint64_t n_span = (st->n_pos + st->span - 1) / st->span;
+    for (uint32_t k = 0; k < st->place.n_node && n_span > 0; k++) {
+        st->n_whole[k] = fg_place_n_dealt(&st->place, k, (n_span - 1) * s->n_kv_head);
+    }
+}
+
+fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, const fg_place *place,
+                        uint64_t *bytes, fg_err *err)
+{
+    fg_state st;
     if (n_ctx > s->n_ctx_max) {
         return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected at most %llu",
                        (unsigned long long)n_ctx, (unsigned long long)s->n_ctx_max);
     }
-    lay_out(&a, s, fg_round_up(n_ctx, 16), kv, NULL);
-    if (a.overflow) {
-        return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected a state below 2^62 bytes",
-                       (unsigned long long)n_ctx);
-    }
+    describe(&st, s, n_ctx, kv, place);
+    arena a = {0};
+    lay_out(&a, &st, s);
     *bytes = a.used;
-    return FG_OK;
+    if (!a.overflow) return FG_OK;
+    return fg_fail(err, FG_ELIMIT, "context: %llu positions, expected a state below 2^62 bytes",
+                   (unsigned long long)n_ctx);
+}
+
+/* The mapping is backed on touch, so a state that cannot fit would only die later. */
+static fg_status check_room(const fg_state *st, fg_err *err)
+{
+    fg_room room;
+    fg_room_read(&room, "");
+    if (st->bytes <= room.bytes) return FG_OK;
+    return fg_fail(err, FG_ELIMIT,
+                   "context: %s positions need %s, expected at most the %s of memory available "
+                   "within %s; try a smaller context",
+                   fg_text_count(st->n_ctx).s, fg_text_memory((double)st->bytes).s,
+                   fg_text_memory((double)room.bytes).s, room.by);
+}
+
+/* One run of bytes a node. */
+static fg_status bind(const fg_state *st, fg_err *err)
+{
+    const fg_place *p = &st->place;
+    fg_owned range[FG_MAX_NODE];
+    if (p->topo == NULL || (p->n_node == 1 && fg_topo_n_node(p->topo) == 1)) return FG_OK;
+    const long page = sysconf(_SC_PAGESIZE);
+    for (uint32_t k = 0; k < p->n_node; k++) { /* the mapping ends with a whole page */
+        const uint64_t end = page > 0 ? fg_round_up(st->end[k], (uint64_t)page) : st->end[k];
+        range[k] = (fg_owned){k == 0 ? 0 : st->end[k - 1], end, k};
+    }
+    const fg_status code = fg_place_bind(p, st->map, range, p->n_node, err);
+    return p->numa == FG_NUMA_STRICT ? code : FG_OK;
+}
+
+static fg_status fill(fg_state *st, const fg_shape *s, fg_err *err)
+{
+    FG_TRY(fg_state_size(s, st->n_ctx, st->kv_type, &st->place, &st->bytes, err));
+    FG_TRY(check_room(st, err));
+    st->part = fg_mem_zalloc_array((size_t)s->n_layer * st->place.n_node, sizeof *st->part);
+    st->map = fg_mem_map((size_t)st->bytes);
+    if (st->part == NULL || st->map == NULL) {
+        return fg_fail(err, FG_ENOMEM,
+                       "sequence state: no room for %s positions, expected %s of memory; try a "
+                       "smaller context",
+                       fg_text_count(st->n_ctx).s, fg_text_memory((double)st->bytes).s);
+    }
+    arena a = {st->map, 0, false};
+    lay_out(&a, st, s);
+    return bind(st, err);
 }
 
 fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
-                          fg_err *err)
+                          const fg_place *place, fg_err *err)
 {
     *out = NULL;
     if (n_ctx < 1) return fg_fail(err, FG_EINVAL, "context: 0 positions, expected at least 1");
     fg_state *st = fg_mem_zalloc(sizeof *st);
     if (st == NULL) return fg_fail_nomem(err, "sequence state");
-    fg_status code = fg_state_size(s, n_ctx, kv, &st->bytes, err);
-    if (code != FG_OK) goto fail;
-    /* The mapping is backed on touch, so a state that cannot fit would only die later. */
-    fg_room room;
-    fg_room_read(&room, "");
-    if (st->bytes > room.bytes) {
-        code = fg_fail(err, FG_ELIMIT,
-                       "context: %s positions need %s, expected at most the %s of memory available "
-                       "within %s; try a smaller context",
-                       fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s,
-                       fg_text_memory((double)room.bytes).s, room.by);
-        goto fail;
+    describe(st, s, n_ctx, kv, place);
+    const fg_status code = fill(st, s, err);
+    if (code != FG_OK) {
+        fg_state_destroy(&st);
+        return code;
     }
-    st->n_ctx = n_ctx;
-    st->n_pos = fg_round_up(n_ctx, 16);
-    st->kv_type = kv;
-    st->layers = fg_mem_zalloc_array(s->n_layer, sizeof *st->layers);
-    st->map = fg_mem_map((size_t)st->bytes);
-    if (st->layers == NULL || st->map == NULL) {
-        code = fg_fail(err, FG_ENOMEM,
-                       "sequence state: no room for %s positions, expected %s of memory; try a "
-                       "smaller context",
-                       fg_text_count(n_ctx).s, fg_text_memory((double)st->bytes).s);
-        goto fail;
-    }
-    arena a = {st->map, 0, false};
-    lay_out(&a, s, st->n_pos, kv, st->layers);
     *out = st;
     return FG_OK;
-fail:
-    fg_state_destroy(&st);
-    return code;
 }
 
 void fg_state_destroy(fg_state **st)
 {
     if (*st == NULL) return;
     fg_mem_unmap((*st)->map, (size_t)(*st)->bytes);
-    fg_mem_free((*st)->layers);
+    fg_mem_free((*st)->part);
     fg_mem_free(*st);
     *st = NULL;
+}
+
+fg_state_light fg_state_head(const fg_state *st, uint32_t l, uint64_t head)
+{
+    uint32_t k = 0;
+    while (head >= st->heads.begin[k + 1]) k++;
+    const fg_layer_part *y = &st->part[(size_t)l * st->place.n_node + k];
+    const uint64_t d = st->d_head, at = head - st->heads.begin[k];
+    return (fg_state_light){y->s + at * d * d, y->kt + at * d * FG_LIGHT_CHUNK,
+                            y->v + at * FG_LIGHT_CHUNK * d};
+}
+
+fg_state_cache fg_state_rows(const fg_state *st, uint32_t l, uint64_t head, uint64_t pos)
+{
+    const uint64_t span = pos / st->span, d = st->d_head, size = fg_kv_bytes(st->kv_type);
+    uint64_t at;
+    const uint32_t k = fg_place_deal(&st->place, span * st->n_kv_head + head, &at);
+    const fg_layer_part *y = &st->part[(size_t)l * st->place.n_node + k];
+    uint64_t row = at * st->span;
+    if (at > st->n_whole[k]) { /* behind a last span, all of which are equally short */
+        const uint64_t last = st->n_pos - span * st->span;
+        row = st->n_whole[k] * st->span + (at - st->n_whole[k]) * last;
+    }
+    row += pos % st->span;
+    return (fg_state_cache){
+        .k = (uint8_t *)y->k_cache + (row / 16 * 16 * d + row % 16) * size,
+        .v = (uint8_t *)y->v_cache + row * d * size,
+        .k_scale = y->k_scale == NULL ? NULL : y->k_scale + row,
+        .v_scale = y->v_scale == NULL ? NULL : y->v_scale + row,
+    };
+}
+
+fg_status fg_state_audit(const fg_state *st, uint32_t node, fg_audit *out, fg_err *err)
+{
+    const uint64_t from = node == 0 ? 0 : st->end[node - 1];
+    return fg_place_audit(&st->place, (const uint8_t *)st->map + from, st->end[node] - from, out,
+                          err);
+}
+
+bool fg_take_heads(fg_worker *w, uint32_t n_head, uint64_t times, fg_heads *out)
+{
+    const fg_place *p = fg_team_place(w->team);
+    fg_share heads, items;
+    fg_place_share(p, n_head, 1, &heads);
+    for (uint32_t k = 0; k <= p->n_node; k++) items.begin[k] = heads.begin[k] * times;
+    const fg_work_row row = {0, &items};
+    const fg_work_list list = {&row, 1, false};
+    fg_work_piece at;
+    if (!fg_worker_take(w, &list, &at)) return false;
+    const uint64_t from = items.begin[at.node];
+    *out = (fg_heads){at.begin - from, at.end - from, heads.begin[at.node],
+                      heads.begin[at.node + 1] - heads.begin[at.node]};
+    return true;
 }
 
 void fg_state_reset(fg_state *st)
@@ -147,26 +264,23 @@ bool fg_state_rewind(fg_state *st, uint64_t pos)
     return true;
 }
 
-static void copy_rows(void *to, const void *from, uint64_t n_head, uint64_t head_bytes,
-                      uint64_t bytes)
-{
-    for (uint64_t h = 0; h < n_head; h++) {
-        memcpy((uint8_t *)to + h * head_bytes, (const uint8_t *)from + h * head_bytes,
-               (size_t)bytes);
-    }
-}
-
 void fg_state_copy_cache(fg_state *to, const fg_state *from, const fg_shape *s, uint64_t pos)
 {
     const uint64_t row = (uint64_t)s->d_head * fg_kv_bytes(from->kv_type);
-    const uint64_t n = fg_round_up(pos, 16), n_pos = from->n_pos; /* keys lie in blocks of 16 */
+    const uint64_t n = fg_round_up(pos, 16); /* keys lie in blocks of 16 */
+    const uint64_t step = to->span < from->span ? to->span : from->span;
     for (uint32_t l = 0; l < s->n_layer; l++) {
-        const fg_layer_state *a = &from->layers[l], *b = &to->layers[l];
-        if (a->k_cache == NULL) continue;
-        copy_rows(b->k_cache, a->k_cache, s->n_kv_head, n_pos * row, n * row);
-        copy_rows(b->v_cache, a->v_cache, s->n_kv_head, n_pos * row, n * row);
-        if (a->k_scale == NULL) continue;
-        copy_rows(b->k_scale, a->k_scale, s->n_kv_head, n_pos * sizeof(float), n * sizeof(float));
-        copy_rows(b->v_scale, a->v_scale, s->n_kv_head, n_pos * sizeof(float), n * sizeof(float));
+        for (uint64_t h = 0; s->attn[l] == FG_ATTN_SOFTMAX && h < s->n_kv_head; h++) {
+            for (uint64_t p = 0; p < n; p += step) {
+                const uint64_t m = n - p < step ? n - p : step;
+                const fg_state_cache a = fg_state_rows(from, l, h, p),
+                                     b = fg_state_rows(to, l, h, p);
+                memcpy(b.k, a.k, (size_t)(m * row));
+                memcpy(b.v, a.v, (size_t)(m * row));
+                if (a.k_scale == NULL) continue;
+                memcpy(b.k_scale, a.k_scale, (size_t)m * sizeof(float));
+                memcpy(b.v_scale, a.v_scale, (size_t)m * sizeof(float));
+            }
+        }
     }
 }

@@ -2,7 +2,13 @@
  *
  * What one sequence remembers: for each lightning layer the recurrent state and the keys and
  * values of the unfinished chunk, for each softmax layer the key-value cache.  One zero-on-touch
- * mapping, sized up front; first touch is by the worker that owns a head.
+ * mapping, sized up front.
+ *
+ * What belongs to a NUMA node (place.h) lies together in the mapping, one run of bytes a node,
+ * bound to it.  Lightning layers are split by heads, the cache by head and span of FG_ATTN_SPAN
+ * positions: number span * n_kv_head + head goes to the node that fg_place_deal names, so that a
+ * span keeps its node as the context grows, and contexts of any length are spread evenly.  Where a
+ * row lies only this file knows: others ask fg_state_head and fg_state_rows.
  *
  * A lightning layer keeps S as of a chunk boundary (absolute position a multiple of FG_LIGHT_CHUNK)
  * and adds the tokens since then from `kt` and `v`.  Prefill and decode thereby compute the same
@@ -20,8 +26,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "simd/kernels.h"
 #include "src/base/status.h"
 #include "src/format/shape.h"
+#include "src/sys/team.h"
+
+enum { FG_ATTN_SPAN = 4 * FG_KV_BLOCK }; /* positions folded by one worker; part of the numerics */
 
 typedef enum fg_kv_type { FG_KV_F32 = 0, FG_KV_INT8 = 1, FG_KV_F16 = 2 } fg_kv_type;
 
@@ -31,17 +41,20 @@ static inline uint32_t fg_kv_bytes(fg_kv_type kv)
     return kv == FG_KV_INT8 ? 1 : kv == FG_KV_F16 ? 2 : 4;
 }
 
-typedef struct fg_layer_state {
-    /* lightning */
+/* What a node has of a layer. */
+typedef struct fg_layer_part {
+    /* lightning: its heads */
+    uint64_t n_head;
     float *s;  /* [n_head][d_head][d_head], S[h][d_k][d_v] at the chunk start */
     float *kt; /* [n_head][d_head][FG_LIGHT_CHUNK], keys of the chunk, transposed */
     float *v;  /* [n_head][FG_LIGHT_CHUNK][d_head] */
-    /* softmax; n_pos = n_ctx rounded up to 16 */
-    void *k_cache;  /* f32, f16 or int8 [n_kv_head][n_pos/16][d_head][16], after rotation */
-    void *v_cache;  /* f32, f16 or int8 [n_kv_head][n_pos][d_head] */
-    float *k_scale; /* int8: [n_kv_head][n_pos] */
+    /* softmax: its (span, head)s, span after span; together n_row positions, a multiple of 16 */
+    uint64_t n_row;
+    void *k_cache;  /* f32, f16 or int8 [n_row/16][d_head][16], after rotation */
+    void *v_cache;  /* f32, f16 or int8 [n_row][d_head] */
+    float *k_scale; /* int8: [n_row] */
     float *v_scale;
-} fg_layer_state;
+} fg_layer_part;
 
 typedef struct fg_state {
     uint64_t pos;    /* tokens evaluated so far */
@@ -49,17 +62,54 @@ typedef struct fg_state {
     uint64_t n_ctx;  /* positions there is room for */
     uint64_t n_pos;  /* n_ctx rounded up to 16 */
     fg_kv_type kv_type;
-    fg_layer_state *layers; /* [n_layer] */
+    uint32_t d_head, n_kv_head;
+    uint64_t span; /* positions of a head that lie together: FG_ATTN_SPAN, or with one
+                                    * node all n_pos */
+    uint64_t n_whole[FG_MAX_NODE]; /* (span, head)s of a node before the last span, which may be
+                                    * shorter */
+    fg_share heads;                /* of a lightning layer, by node */
+    fg_place place;                /* a copy, without its seats */
+    fg_layer_part *part;           /* [n_layer][place.n_node] */
     void *map;
     uint64_t bytes;
+    uint64_t end[FG_MAX_NODE]; /* of the mapping: where node k's bytes end, and k + 1's begin */
 } fg_state;
 
-/* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits. */
-fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, uint64_t *bytes,
-                        fg_err *err);
+/* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits.  place NULL,
+ * as below: one node. */
+fg_status fg_state_size(const fg_shape *s, uint64_t n_ctx, fg_kv_type kv, const fg_place *place,
+                        uint64_t *bytes, fg_err *err);
+/* place: whose nodes it is for; only its topology is borrowed.  Where the system refuses to bind
+ * memory, who touches it first decides; with FG_NUMA_STRICT that is an error (FG_EIO). */
 fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_kv_type kv,
-                          fg_err *err);
+                          const fg_place *place, fg_err *err);
 void fg_state_destroy(fg_state **st); /* accepts NULL */
+
+/* One head of lightning layer l, as in fg_layer_part. */
+typedef struct fg_state_light {
+    float *s, *kt, *v;
+} fg_state_light;
+fg_state_light fg_state_head(const fg_state *st, uint32_t l, uint64_t head);
+
+/* The cache of one key-value head of softmax layer l from position pos on; they lie together to the
+ * end of pos's span of FG_ATTN_SPAN at least.  Of a key at a position that is no multiple of 16,
+ * element e is 16 * e behind k. */
+typedef struct fg_state_cache {
+    void *k, *v;
+    float *k_scale, *v_scale; /* int8, else NULL */
+} fg_state_cache;
+fg_state_cache fg_state_rows(const fg_state *st, uint32_t l, uint64_t head, uint64_t pos);
+
+/* Work on all n_head heads, `times` over (layers, sequences), taken by the nodes that have them: in
+ * turn number i / n_head, begin <= i < end, head first + i % n_head.  False when none is left. */
+typedef struct fg_heads {
+    uint64_t begin, end, first, n_head; /* first, n_head: what the node has */
+} fg_heads;
+bool fg_take_heads(fg_worker *w, uint32_t n_head, uint64_t times, fg_heads *out);
+
+/* Where the pages of what a node has are; those that nothing was written to yet are absent.
+ * Errors: those of fg_place_audit. */
+fg_status fg_state_audit(const fg_state *st, uint32_t node, fg_audit *out, fg_err *err);
 
 /* Back to an empty sequence; memory goes back to the system. */
 void fg_state_reset(fg_state *st);
@@ -75,8 +125,8 @@ void fg_state_advance(fg_state *st, uint64_t n);
  * S is beyond it. */
 bool fg_state_rewind(fg_state *st, uint64_t pos);
 
-/* Copies the first `pos` rows of the key-value cache into another state of the same shape, room and
- * type. */
+/* Copies the first `pos` rows of the key-value cache into another state of the same shape and type,
+ * of any number of nodes. */
 void fg_state_copy_cache(fg_state *to, const fg_state *from, const fg_shape *s, uint64_t pos);
 
 #endif

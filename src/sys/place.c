@@ -233,6 +233,22 @@ uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n)
     return sum;
 }
 
+uint64_t fg_place_dealt(const fg_place *p, uint32_t node, uint64_t at)
+{
+    const uint64_t round = at / p->n_dealt[node], rank = at % p->n_dealt[node];
+    uint32_t i = 0;
+    while (p->deal[i] != node || p->rank[i] != rank) i++;
+    return round * p->n_deal + i;
+}
+
+void fg_place_share_dealt(const fg_place *p, uint64_t n, fg_share *out)
+{
+    out->begin[0] = 0;
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        out->begin[k + 1] = out->begin[k] + fg_place_n_dealt(p, k, n);
+    }
+}
+
 /* ---- memory ---- */
 
 static uint64_t page_bytes(void)

@@ -107,6 +107,11 @@ static inline uint32_t fg_place_deal(const fg_place *p, uint64_t i, uint64_t *at
 }
 /* How many of the first n items a node has. */
 uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n);
+/* The item that is number `at` of a node's: fg_place_deal the other way. */
+uint64_t fg_place_dealt(const fg_place *p, uint32_t node, uint64_t at);
+/* The first n items in another order, as a share: those of node 0, then those of node 1, and so on;
+ * item i of node k is fg_place_dealt(p, k, i - begin[k]). */
+void fg_place_share_dealt(const fg_place *p, uint64_t n, fg_share *out);
 
 /* Whether there is a choice: memory of this machine can come from several nodes. */
 bool fg_place_binds(const fg_place *p);

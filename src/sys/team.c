@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Barrier: arrivals are counted on one cache line, release is a generation number on another.
+ * Barrier: the workers of a node meet in groups of at most 8, the last one of each group meets the
+ * last ones of the others, and the very last one releases all groups, so that a cache line is
+ * fought for by a few neighbours: arrivals are counted on one line a group and one for the groups,
+ * release is a generation number on another line a group.  8: cores that share a cache are often
+ * that many, and seats of a node are dealt in the order of its cores.
+ *
  * Waiters spin on the generation for some 20 us (a step of a small model), then sleep on it with
  * futex.  A worker that spun in vain, because somebody it waits for is off its core, spins half as
  * long the next time, down to a few us: what it waits for may need the very core.  When there are
@@ -30,22 +35,36 @@
 #include "src/sys/topo.h"
 
 enum { SPIN_ROUNDS = 4000, SPIN_LEAST = 400 }; /* pause instructions: 4000 are 10 to 50 us */
+enum { GROUP = 8 };
 
 typedef struct counter {
     _Alignas(FG_CACHE_LINE) atomic_ullong taken; /* since the last barrier */
 } counter;
 
+/* Where n wait for each other: workers of a group, or groups. */
+typedef struct meeting {
+    _Alignas(FG_CACHE_LINE) atomic_uint arrived;
+    uint32_t n; /* in this run */
+    /* of the one that everybody comes through, and that changes hands last: */
+    atomic_uint sleepers;
+    uint32_t generation; /* the latest */
+} meeting;
+
+typedef struct group {
+    meeting in;
+    _Alignas(FG_CACHE_LINE) atomic_uint generation; /* futex word */
+} group;
+
 /* What a worker knows of itself. */
 typedef struct self {
     _Alignas(FG_CACHE_LINE) uint32_t spin_rounds; /* of its next wait */
+    uint32_t group;
     uint64_t off_ns; /* that its thread has waited for a core, ever, when it last looked */
     bool off;        /* it has waited much since it looked before */
 } self;
 
 struct fg_team {
-    _Alignas(FG_CACHE_LINE) atomic_uint arrived;
-    _Alignas(FG_CACHE_LINE) atomic_uint generation; /* futex word */
-    atomic_uint sleepers;
+    meeting root; /* of the groups, if there are several */
     _Alignas(FG_CACHE_LINE) uint32_t n;
     uint32_t n_run; /* workers of this run */
     uint32_t spin_most, spin_least;
@@ -54,6 +73,11 @@ struct fg_team {
     fg_place *place;
     counter *counters; /* [n_node]; items of no node: [0] */
     self *self;        /* [n] */
+    group *group;      /* [n_group] */
+    uint32_t n_group;
+    uint32_t *met; /* [n_met] groups that have a worker in this run */
+    uint32_t n_met;
+    meeting *last; /* the root, or the only group's */
     fg_pace pace;
     bool look;                    /* this run looks who has waited for a core, */
     uint64_t looked_ns;           /* since then */
@@ -100,6 +124,28 @@ static void reset_counters(fg_team *t)
     }
 }
 
+/* True for the last one, who finds what all the others wrote. */
+static bool is_last(meeting *m)
+{
+    if (m->n == 1) return true;
+    if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) + 1 != m->n) return false;
+    atomic_store_explicit(&m->arrived, 0, memory_order_relaxed); /* nobody comes before release */
+    return true;
+}
+
+static void release(fg_team *t)
+{
+    const unsigned gen = ++t->last->generation;
+    reset_counters(t);
+    for (uint32_t i = 0; i < t->n_met; i++) {
+        atomic_store_explicit(&t->group[t->met[i]].generation, gen, memory_order_release);
+    }
+    /* Of two changes of `sleepers` one comes first: either this one sees the sleeper, or the
+     * sleeper, who comes after it, sees the generation. */
+    if (atomic_fetch_add(&t->last->sleepers, 0) == 0) return;
+    for (uint32_t i = 0; i < t->n_met; i++) futex_wake_all(&t->group[t->met[i]].generation);
+}
+
 void fg_worker_sync(fg_worker *w)
 {
     fg_team *t = w->team;
@@ -108,27 +154,24 @@ void fg_worker_sync(fg_worker *w)
         reset_counters(t);
         return;
     }
-    const unsigned gen = atomic_load_explicit(&t->generation, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == w->n) {
-        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        reset_counters(t);
-        /* seq_cst: either this thread sees the sleeper, or the sleeper's futex sees the change */
-        atomic_store(&t->generation, gen + 1);
-        if (atomic_load(&t->sleepers) != 0) futex_wake_all(&t->generation);
+    self *me = &t->self[w->idx];
+    group *g = &t->group[me->group];
+    const unsigned gen = atomic_load_explicit(&g->generation, memory_order_relaxed);
+    if (is_last(&g->in) && (t->last == &g->in || is_last(t->last))) {
+        release(t);
         return;
     }
-    self *me = &t->self[w->idx];
     for (uint32_t i = 0; i < me->spin_rounds; i++) {
-        if (atomic_load_explicit(&t->generation, memory_order_acquire) != gen) {
+        if (atomic_load_explicit(&g->generation, memory_order_acquire) != gen) {
             if (me->spin_rounds < t->spin_most) me->spin_rounds *= 2;
             return;
         }
         cpu_relax();
     }
     if (me->spin_rounds > t->spin_least) me->spin_rounds /= 2;
-    atomic_fetch_add(&t->sleepers, 1);
-    while (atomic_load(&t->generation) == gen) futex_wait(&t->generation, gen);
-    atomic_fetch_sub(&t->sleepers, 1);
+    atomic_fetch_add(&t->last->sleepers, 1);
+    while (atomic_load(&g->generation) == gen) futex_wait(&g->generation, gen);
+    atomic_fetch_sub(&t->last->sleepers, 1);
 }
 
 /* ---- sharing out ---- */
@@ -375,6 +418,27 @@ static void work(fg_team *t, uint32_t idx)
     fg_worker_sync(&w); /* the end of the run; starts the next one with nothing taken */
 }
 
+/* The first n workers: how many of each node, and who meets whom. */
+static void seat_run(fg_team *t, uint32_t n)
+{
+    const unsigned gen = t->last->generation;
+    t->n_run = n;
+    t->n_met = 0;
+    for (uint32_t k = 0; k < t->n_node; k++) t->n_here[k] = 0;
+    for (uint32_t g = 0; g < t->n_group; g++) {
+        t->group[g].in.n = 0;
+        atomic_store_explicit(&t->group[g].generation, gen, memory_order_relaxed);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t g = t->self[i].group;
+        t->n_here[t->place->seat[i].node]++;
+        if (t->group[g].in.n++ == 0) t->met[t->n_met++] = g;
+    }
+    t->root.n = t->n_met;
+    t->last = t->n_met == 1 ? &t->group[t->met[0]].in : &t->root;
+    t->last->generation = gen;
+}
+
 /* What a run is; before any worker wakes. */
 static void set_run(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg)
 {
@@ -382,10 +446,7 @@ static void set_run(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg),
     t->fn = fn;
     t->arg = arg;
     t->owner_bound = n_attached != 0;
-    if (n == t->n_run) return;
-    t->n_run = n;
-    for (uint32_t k = 0; k < t->n_node; k++) t->n_here[k] = 0;
-    for (uint32_t i = 0; i < n; i++) t->n_here[t->place->seat[i].node]++;
+    if (n != t->n_run) seat_run(t, n);
 }
 
 void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
@@ -600,7 +661,20 @@ static fg_status seat_workers(fg_team *t, const fg_team_opts *team, fg_err *err)
     FG_TRY(fg_place_make(&t->place, t->topo, &o, err));
     t->n_node = t->place->n_node;
     t->counters = fg_mem_zalloc_array(t->n_node, sizeof *t->counters);
-    return t->counters != NULL ? FG_OK : fg_fail_nomem(err, "thread team");
+    uint32_t first[FG_MAX_NODE]; /* group of each node */
+    for (uint32_t k = 0; k < t->n_node; k++) {
+        first[k] = t->n_group;
+        t->n_group += (t->place->node[k].n_worker + GROUP - 1) / GROUP;
+    }
+    t->group = fg_mem_zalloc_array(t->n_group, sizeof *t->group);
+    t->met = fg_mem_zalloc_array(t->n_group, sizeof *t->met);
+    for (uint32_t i = 0; i < t->n; i++) {
+        const fg_seat *s = &t->place->seat[i];
+        t->self[i].group = first[s->node] + s->idx_in_node / GROUP;
+    }
+    t->last = &t->root;
+    const bool ok = t->counters != NULL && t->group != NULL && t->met != NULL;
+    return ok ? FG_OK : fg_fail_nomem(err, "thread team");
 }
 
 static void set_pace(fg_team *t, uint32_t n_cpu)
@@ -659,6 +733,8 @@ void fg_team_destroy(fg_team **t)
     fg_place_destroy(&(*t)->place);
     fg_topo_destroy((*t)->topo);
     fg_mem_free((*t)->counters);
+    fg_mem_free((*t)->group);
+    fg_mem_free((*t)->met);
     fg_mem_free((*t)->self);
     fg_mem_free(*t);
     *t = NULL;

@@ -10,7 +10,7 @@
 #include "src/base/hash.h"
 #include "src/base/mem.h"
 #include "src/base/rng.h"
-#include "src/engine/engine.h"
+#include "src/engine/engine_impl.h"
 #include "src/engine/memory.h"
 #include "src/engine/session.h"
 #include "src/model/forward.h"
@@ -196,7 +196,7 @@ static bool raw_open(raw *w, fg_engine *e)
     *w = (raw){0};
     bool ok = fg_model_create(&w->m, fg_engine_file(e), fg_cpu_detect(), &err) == FG_OK;
     ok = ok && fg_team_create(&w->team, 2, false, &err) == FG_OK;
-    ok = ok && fg_state_create(&w->st, w->m->shape, N, FG_KV_INT8, &err) == FG_OK;
+    ok = ok && fg_state_create(&w->st, w->m->shape, N, FG_KV_INT8, NULL, &err) == FG_OK;
     ok = ok && fg_scratch_create(&w->s, w->m, N, 100, 2, &err) == FG_OK;
     w->logits = malloc(fg_engine_shape(e)->n_vocab * sizeof(float));
     return ok && w->logits != NULL;
@@ -369,6 +369,105 @@ FG_TEST(sync_keeps_the_common_prefix)
     CHECK(fg_session_sync(s, r.ids, 0, &kept, &err) == FG_EINVAL);
     fg_session_destroy(&s);
     rig_close(&r);
+}
+
+/* ---- nodes ---- */
+
+static fg_engine *open_nodes(uint32_t n_thread, uint32_t nodes)
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e = NULL;
+    fg_err err = {0};
+    o.n_thread = n_thread;
+    o.pretend_nodes = nodes;
+    if (path != NULL) CHECK_OK(fg_engine_open(&e, path, &o, &err), &err);
+    return e;
+}
+
+/* The same act on a session of one node and on one of several. */
+typedef struct pair {
+    fg_session *one, *many;
+    uint32_t n_vocab;
+    fg_rng rng;
+} pair;
+
+static bool pair_same(const pair *p)
+{
+    const float *a = fg_session_logits(p->one), *b = fg_session_logits(p->many);
+    return fg_session_pos(p->one) == fg_session_pos(p->many) && (a == NULL) == (b == NULL) &&
+           (a == NULL || memcmp(a, b, p->n_vocab * sizeof(float)) == 0);
+}
+
+static void pair_eval(pair *p, size_t n)
+{
+    enum { MOST = 600 };
+    uint32_t ids[MOST];
+    fg_err err = {0};
+    prompt(ids, n, p->n_vocab, fg_rng_u64(&p->rng));
+    CHECK_OK(fg_session_eval(p->one, ids, n, NULL, NULL, &err), &err);
+    CHECK_OK(fg_session_eval(p->many, ids, n, NULL, NULL, &err), &err);
+}
+
+static void pair_fork(pair *p)
+{
+    fg_session *one, *many;
+    fg_err err = {0};
+    CHECK_OK(fg_session_fork(&one, p->one, &err), &err);
+    CHECK_OK(fg_session_fork(&many, p->many, &err), &err);
+    fg_session_destroy(&p->one);
+    fg_session_destroy(&p->many);
+    p->one = one;
+    p->many = many;
+}
+
+static void play_pair(pair *p, uint32_t nodes, int n_act)
+{
+    for (int i = 0; i < n_act; i++) {
+        const uint64_t r = fg_rng_u64(&p->rng), pos = fg_session_pos(p->one);
+        if (pos < 1500 && r % 3 != 0) {
+            pair_eval(p, 100 + (size_t)(r >> 8) % 500);
+        } else if (r % 5 == 0) {
+            pair_fork(p);
+        } else if (r % 5 == 1 && pos > 0) {
+            const uint64_t to = (r >> 8) % pos;
+            CHECK_U64(back_to(p->one, to), back_to(p->many, to));
+        } else if (r % 5 == 2) {
+            const uint64_t bytes = fg_session_bytes(p->one), more = fg_session_bytes(p->many);
+            CHECK(fg_session_mark(p->one, NULL) == FG_OK &&
+                  fg_session_mark(p->many, NULL) == FG_OK);
+            CHECK_U64(fg_session_bytes(p->many) - more, fg_session_bytes(p->one) - bytes);
+        }
+        if (fg_session_pos(p->one) < 2800) pair_eval(p, 1 + (size_t)(r >> 40) % 2 * 40);
+        if (pair_same(p)) continue;
+        fg_test_fail(__FILE__, __LINE__, "%u nodes, act %d: other logits", nodes, i);
+        return;
+    }
+}
+
+/* Contexts of up to three spans. */
+FG_TEST(marks_forks_and_rewinds_across_nodes)
+{
+    static const uint32_t nodes[] = {3, 16, 2, 8};
+    const uint32_t n = fg_test_long() ? 4 : 2;
+    fg_engine *e = open_nodes(2, 0);
+    REQUIRE(e != NULL);
+    for (uint32_t i = 0; i < n; i++) {
+        fg_engine *m = open_nodes(1 + i, nodes[i]);
+        pair p = {model_session(e, 3000, 256),
+                  model_session(m, 3000, 256),
+                  fg_engine_shape(e)->n_vocab,
+                  {{0}}};
+        fg_rng_init(&p.rng, i);
+        play_pair(&p, nodes[i], 72 / fg_test_every(3, 9));
+        fg_session_reset(p.one);
+        pair_eval(&p, 1);
+        CHECK(!pair_same(&p)); /* negative control */
+        fg_session_destroy(&p.one);
+        fg_session_destroy(&p.many);
+        fg_engine_close(&m);
+    }
+    fg_engine_close(&e);
 }
 
 /* ---- company ---- */
@@ -607,6 +706,23 @@ FG_TEST(observers_hear_of_kept_rows_only)
 
 /* ---- the ledger ---- */
 
+FG_TEST(nodes_take_what_the_ledger_says)
+{
+    fg_err err = {0};
+    for (uint32_t nodes = 1; nodes <= 16; nodes += 14) {
+        fg_engine *e = open_nodes(2, nodes);
+        REQUIRE(e != NULL);
+        fg_session *s = model_session(e, 3000, 40);
+        fg_memory m;
+        const fg_memory_opts mo = {3000, 40, 2, FG_KV_INT8, false, fg_team_place(e->team)};
+        CHECK_OK(fg_memory_of_session(&m, fg_engine_shape(e), &e->model->forms, &mo, &err), &err);
+        CHECK_U64(fg_session_bytes(s), m.session);
+        CHECK_U64(m.lightning + m.kv + m.scratch, m.session);
+        fg_session_destroy(&s);
+        fg_engine_close(&e);
+    }
+}
+
 FG_TEST(a_session_takes_what_the_ledger_says)
 {
     rig r;
@@ -620,7 +736,7 @@ FG_TEST(a_session_takes_what_the_ledger_says)
         o.n_ctx = 300;
         o.n_batch = 40;
         o.stops = stops == 1;
-        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops};
+        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops, NULL};
         CHECK_OK(fg_memory_of_session(&m, w.m->shape, &w.m->forms, &mo, &err), &err);
         REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
         CHECK_U64(fg_session_bytes(s), m.session);

@@ -76,7 +76,7 @@ static bool rig_open(rig *r, const char *path, const rig_opts *o, uint64_t n_ctx
     if (st == FG_OK) st = fg_team_create(&r->team, o->n_thread, false, &err);
     if (st == FG_OK) {
         const fg_kv_type kv = r->model->quantized ? FG_KV_INT8 : FG_KV_F32;
-        st = fg_state_create(&r->state, r->model->shape, n_ctx, kv, &err);
+        st = fg_state_create(&r->state, r->model->shape, n_ctx, kv, NULL, &err);
     }
     if (st == FG_OK) {
         st = fg_scratch_create(&r->scratch, r->model, n_ctx, o->n_batch, o->n_thread, &err);

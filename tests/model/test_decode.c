@@ -77,12 +77,12 @@ FG_TEST(context_that_cannot_fit_is_refused)
     fg_err err = {0};
     fg_state *st = NULL;
     /* 1M positions: 10 layers x 2 x 8 rows of 128 + 4 bytes, and 8 MiB for each lightning layer */
-    REQUIRE_OK(fg_state_size(&m1, 1 << 20, FG_KV_INT8, &bytes, &err), &err);
+    REQUIRE_OK(fg_state_size(&m1, 1 << 20, FG_KV_INT8, NULL, &bytes, &err), &err);
     CHECK_NEAR((double)bytes * 1e-9, 22.146 + 0.587, 0.001);
-    CHECK(fg_state_create(&st, &m1, 10240000, FG_KV_F32, &err) == FG_ELIMIT); /* 839 GB */
+    CHECK(fg_state_create(&st, &m1, 10240000, FG_KV_F32, NULL, &err) == FG_ELIMIT); /* 839 GB */
     CHECK(st == NULL && strstr(err.msg, "memory available") != NULL);
-    CHECK(fg_state_size(&m1, 10240001, FG_KV_INT8, &bytes, &err) == FG_ELIMIT);
-    CHECK_OK(fg_state_create(&st, &m1, 4096, FG_KV_INT8, &err), &err); /* negative control */
+    CHECK(fg_state_size(&m1, 10240001, FG_KV_INT8, NULL, &bytes, &err) == FG_ELIMIT);
+    CHECK_OK(fg_state_create(&st, &m1, 4096, FG_KV_INT8, NULL, &err), &err); /* negative control */
     fg_state_destroy(&st);
 }
 

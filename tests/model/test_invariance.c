@@ -345,6 +345,50 @@ FG_TEST(nodes_and_threads)
     }
 }
 
+/* Three spans of 1024 positions; the last tokens one by one, so that spans are shared out. */
+static uint64_t hash_spans(uint32_t n_thread, uint32_t nodes, fg_kv_choice kv, uint32_t change)
+{
+    enum { BEFORE = 2100, AFTER = 6 };
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_engine *e;
+    fg_err err = {0};
+    const char *path = model_file(NANO_DIR, "q4");
+    o.n_thread = n_thread;
+    o.pretend_nodes = nodes;
+    if (path == NULL || fg_engine_open(&e, path, &o, &err) != FG_OK) return 0;
+    fg_session *s = model_session_kv(e, BEFORE + AFTER, 512, kv);
+    uint32_t ids[BEFORE + AFTER];
+    uint64_t h = 0;
+    prompt(ids, BEFORE + AFTER, fg_engine_shape(e)->n_vocab);
+    ids[0] += change;
+    fg_status st = s == NULL ? FG_ENOMEM : fg_session_eval(s, ids, BEFORE, NULL, NULL, &err);
+    for (size_t i = BEFORE; i < BEFORE + AFTER && st == FG_OK; i++) {
+        st = fg_session_eval(s, ids + i, 1, NULL, NULL, &err);
+        const float *y = fg_session_logits(s);
+        if (st == FG_OK) h = h * 31 + fg_hash64(y, fg_engine_shape(e)->n_vocab * sizeof(float));
+    }
+    CHECK_OK(st, &err);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return st == FG_OK ? h : 0;
+}
+
+FG_TEST(spans_on_any_number_of_nodes)
+{
+    const int step = fg_test_every(4, 7);
+    uint64_t want[FG_KV_CHOICE_COUNT];
+    for (int kv = 1; kv < FG_KV_CHOICE_COUNT; kv++) {
+        want[kv] = hash_spans(1, 0, (fg_kv_choice)kv, 0);
+        CHECK(want[kv] != 0);
+    }
+    CHECK(hash_spans(2, 2, FG_KV_CHOICE_F16, 1) != want[FG_KV_CHOICE_F16]); /* negative control */
+    for (int nodes = 16; nodes >= 1; nodes -= step) {
+        const int kv = 1 + nodes / step % (FG_KV_CHOICE_COUNT - 1);
+        CHECK_U64(hash_spans(1 + (uint32_t)nodes % 3, (uint32_t)nodes, (fg_kv_choice)kv, 0),
+                  want[kv]);
+    }
+}
+
 FG_TEST(hash_sees_a_difference) /* negative control */
 {
     CHECK(hash(NANO_DIR, "q4", 2, NULL, 512, 0, 130) != hash(NANO_DIR, "q6", 2, NULL, 512, 0, 130));

@@ -195,7 +195,7 @@ FG_TEST(memory_is_what_a_session_allocates)
         REQUIRE_OK(fg_forecast_make(&x, &d, &r, 3, &o, &err), &err);
         uint64_t state;
         const fg_kv_type kv = fg_kv_resolve(FG_KV_CHOICE_AUTO, m->quantized);
-        CHECK_OK(fg_state_size(m->shape, 3000, kv, &state, &err), &err);
+        CHECK_OK(fg_state_size(m->shape, 3000, kv, NULL, &state, &err), &err);
         CHECK_U64(x.lightning_bytes + x.kv_bytes, state);
         REQUIRE_OK(fg_scratch_create(&s, m, 3000, 96, 3, &err), &err);
         CHECK_U64(x.scratch_bytes, s->bytes);

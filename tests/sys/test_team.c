@@ -67,6 +67,36 @@ FG_TEST(barrier_orders_steps)
     CHECK_U64(run_relax(8, false), want);
 }
 
+/* Groups of neighbours, nodes, and runs of ever other workers meet as one. */
+static uint64_t run_relax_on(uint32_t n_thread, uint32_t nodes)
+{
+    const fg_team_opts o = {.n_thread = n_thread, .pretend_nodes = nodes};
+    fg_team *t;
+    fg_err err = {0};
+    job j = {.n = 97, .steps = 40};
+    uint64_t sum = 0;
+    if (fg_team_create_with(&t, &o, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return 0;
+    }
+    const uint32_t all = fg_team_size(t);
+    j.cell = calloc(2 * j.n, sizeof *j.cell);
+    for (uint32_t i = 0; i < 9; i++) fg_team_run_n(t, 1 + (i * 5 + all - 1) % all, relax, &j);
+    for (uint64_t i = 0; i < 2 * j.n; i++) sum = sum * 31 + j.cell[i];
+    free(j.cell);
+    fg_team_destroy(&t);
+    return sum;
+}
+
+FG_TEST(barrier_of_groups_and_nodes)
+{
+    const uint64_t want = run_relax_on(1, 0);
+    for (uint32_t nodes = 0; nodes <= 4; nodes++) {
+        for (uint32_t n = 2; n <= 20; n += 6) CHECK_U64(run_relax_on(n, nodes), want);
+    }
+    CHECK_U64(run_relax_on(17, 16), want); /* groups of one */
+}
+
 /* ---- no thread to be had ---- */
 
 /* This program again, with one test and a variable; its status. */
