@@ -148,6 +148,7 @@ fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o
     p->topo = t;
     p->numa = o->numa;
     p->n_node = o->pretend_nodes != 0 ? o->pretend_nodes : n_real;
+    p->n_home = p->n_node;
     if (o->numa == FG_NUMA_INTERLEAVE || o->numa == FG_NUMA_FIRST_TOUCH) p->n_node = 1;
     p->n_worker = o->n_worker;
     p->seat = fg_mem_zalloc_array(p->n_worker, sizeof *p->seat);

@@ -64,6 +64,7 @@ typedef struct fg_place {
     const fg_topo *topo; /* borrowed; NULL: nothing is bound */
     fg_numa numa;
     uint32_t n_node, n_worker;
+    uint32_t n_home; /* nodes that memory comes from: n_node, but where that is 1 by policy */
     uint64_t weight; /* of all nodes */
     fg_place_node node[FG_MAX_NODE];
     fg_seat *seat; /* [n_worker] */
