@@ -9,13 +9,13 @@
 #include <string.h>
 
 #include "convert/choose/recipe.h"
-#include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/planned.h"
 #include "src/cli/size.h"
 #include "src/plan/nodes.h"
 #include "src/sys/machine.h"
@@ -38,7 +38,7 @@ const command cmd_plan = {
         "What is not given is measured on this machine: memory, its bandwidth, arithmetic, and "
         "the disk when experts are to be read. `--recall` can be measured on a text of yours "
         "with `fulgur trace replay`.\n"
-        "`--topology` is another machine, as `lstopo FILE.xml` stores it or in hwloc\'s words; "
+        "`--topology` is another machine, as `lstopo FILE.xml` stores it or in hwloc's words; "
         "memory and threads are then its own. What each policy of placement gives there, with the "
         "arithmetic, is `fulgur numa --predict`, which has the same model.",
     .run = run,
@@ -70,39 +70,17 @@ typedef struct result {
 
 /* ---- collecting ---- */
 
-static bool is_model_file(const char *path)
-{
-    static const char magic[] = {(char)0x89, 'F', 'U', 'L', 'G', 'U', 'R'};
-    char head[sizeof magic] = {0};
-    if (fg_io_is_dir(path)) return false;
-    FILE *f = fopen(path, "re");
-    if (f == NULL) return false;
-    const bool all = fread(head, 1, sizeof head, f) == sizeof head;
-    (void)fclose(f);
-    return all && memcmp(head, magic, sizeof magic) == 0;
-}
-
 static fg_status find_demand(result *r, fg_err *err)
 {
     const settings *o = r->o;
-    if (is_model_file(o->source)) {
-        fg_model_file *file;
-        if (o->type != NULL || o->recipe != NULL) {
-            return fg_fail(err, FG_EINVAL,
-                           "%s: a model file with types of its own, expected no --type or --recipe",
-                           o->source);
-        }
-        FG_TRY(fg_model_file_open(&file, o->source, err));
-        const fg_status st = fg_demand_of_file(&r->demand, file, r->nodes.place, err);
-        fg_model_file_close(&file);
-        r->exact = true;
-        return st;
-    }
-    fg_file_plan *plan;
-    FG_TRY(fg_dry_run_plan(&plan, o->source, o->type, o->recipe, &r->exact, err));
-    const fg_status st = fg_demand_of_plan(&r->demand, plan, r->nodes.place, err);
-    (void)snprintf(r->type, sizeof r->type, "%s", fg_recipe_label(o->type, o->recipe));
-    fg_file_plan_destroy(&plan);
+    planned p;
+    FG_TRY(planned_open(&p, o->source, o->type, o->recipe, err));
+    const fg_status st = p.file != NULL
+                             ? fg_demand_of_file(&r->demand, p.file, r->nodes.place, err)
+                             : fg_demand_of_plan(&r->demand, p.plan, r->nodes.place, err);
+    r->exact = p.exact;
+    (void)snprintf(r->type, sizeof r->type, "%s", p.type);
+    planned_close(&p);
     return st;
 }
 
@@ -153,7 +131,7 @@ static void find_disk(result *r)
     char *folder = NULL;
     const char *path = o->source, *slash = strrchr(path, '/');
     fg_err why = {0};
-    if (!fg_io_is_dir(path) && !is_model_file(path)) { /* a configuration: its folder */
+    if (!fg_io_is_dir(path) && !planned_is_model(path)) { /* a configuration: its folder */
         folder = slash == NULL ? fg_mem_strndup(".", 1)
                                : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
         path = folder;

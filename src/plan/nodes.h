@@ -12,6 +12,7 @@
 
 #include "src/base/buf.h"
 #include "src/plan/forecast.h"
+#include "src/sys/node_rates.h"
 
 /* The rate of another node's memory next to one's own where nobody tells: of two sockets about half
  * (distances 10 and 21). */
