@@ -315,7 +315,7 @@ static fg_status write_csv(const report *r, const char *level, fg_err *err)
         csv_put_field(&b, r->m[i].name);
         fg_buf_printf(&b, "%.6g,%s\n", r->m[i].value, r->m[i].unit);
     }
-    const fg_status st = same == NULL ? fg_fail_nomem(err, o->csv) : csv_write(&b, o->csv, err);
+    const fg_status st = same == NULL ? fg_fail_nomem(err, o->csv) : write_buf(&b, o->csv, err);
     fg_buf_fini(&head);
     fg_buf_fini(&b);
     return st;

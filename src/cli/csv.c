@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/cli/csv.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
 #include <time.h>
-
-#include "src/base/io.h"
 
 void csv_put_field(fg_buf *b, const char *s)
 {
@@ -48,18 +43,4 @@ bool csv_take_field(const char **at, char *field, size_t size)
     field[n] = '\0';
     *at = *p == ',' ? p + 1 : p;
     return true;
-}
-
-fg_status csv_write(const fg_buf *b, const char *path, fg_err *err)
-{
-    fg_new_file file = {.f = NULL};
-    if (b->failed) return fg_fail_nomem(err, path);
-    fg_status st = fg_new_file_open(&file, path, err);
-    if (st == FG_OK && fwrite(b->data, 1, b->len, file.f) != b->len) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected a file that can be written", path,
-                     strerror(errno));
-    }
-    if (st == FG_OK) st = fg_new_file_commit(&file, err);
-    fg_new_file_close(&file);
-    return st;
 }

@@ -9,7 +9,6 @@
 #include <stddef.h>
 
 #include "src/base/buf.h"
-#include "src/base/status.h"
 
 /* A field in quotes and a comma. */
 void csv_put_field(fg_buf *b, const char *s);
@@ -23,8 +22,5 @@ csv_date csv_now(void);
 /* Takes the next field of a line that ends at NUL or a newline; *at is then behind its comma, or at
  * that end.  False: no field left, no closing quote, or longer than size. */
 bool csv_take_field(const char **at, char *field, size_t size);
-
-/* Writes b as the file at path through a temporary one. */
-fg_status csv_write(const fg_buf *b, const char *path, fg_err *err);
 
 #endif

@@ -274,6 +274,7 @@ static fg_status expect_policies(const question *q, fg_buf *b, fg_err *err)
                        cli_count(o->ctx.v[c]));
             }
             for (size_t i = 0; i < o->policy.n; i++) {
+                if (n_node == 1 && i > 0) break; /* all are the same there */
                 FG_TRY(expect_one(q, n_node, (fg_numa)o->policy.v[i], o->ctx.v[c], 0.0, &e, err));
                 e.times = e.speed.tok_s / one.speed.tok_s;
                 if (!o->json) print_one(&e);

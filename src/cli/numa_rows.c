@@ -12,6 +12,7 @@
 #include "bench/bench.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/cli/common.h"
 #include "src/cli/csv.h"
 #include "src/cli/numa.h"
 #include "src/sys/machine.h"
@@ -97,7 +98,7 @@ fg_status numa_rows_save(const numa_rows *rows, const char *path, const numa_whe
                       x->read_gbs > 0.0 ? 100e-9 * x->tok_s * x->bytes / x->read_gbs : 0.0,
                       x->remote);
     }
-    const fg_status st = csv_write(&b, path, err);
+    const fg_status st = write_buf(&b, path, err);
     fg_buf_fini(&b);
     return st;
 }

@@ -13,6 +13,7 @@
 #include "src/cli/common.h"
 #include "src/cli/csv.h"
 #include "src/cli/numa.h"
+#include "src/cli/svg.h"
 
 typedef struct sweep {
     const numa_opts *o;
@@ -264,7 +265,7 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
     if (o.csv == NULL) o.csv = "numa.csv";
     say_memory_limit();
     fg_status st = check_output(o.csv, true, in, 1, err);
-    if (st == FG_OK) st = check_output(o.svg, true, in, 1, err);
+    if (st == FG_OK && o.svg != NULL) st = svg_check_target(o.svg, o.source, err);
     if (st == FG_OK) st = fill_axes(&o, err);
     if (st == FG_OK) st = prepare(&s, err);
     progress_start(&s.p, "numa", "cell");
