@@ -10,14 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "src/base/buf.h"
-#include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/csv.h"
 #include "bench/bench.h"
 #include "src/engine/session.h"
 
@@ -297,48 +296,26 @@ static fg_status print_json(const report *r, const char *level, fg_err *err)
     return print_buf(&b, err);
 }
 
-/* A field in quotes, inner quotes doubled. */
-static void put_field(fg_buf *b, const char *s)
-{
-    fg_buf_put_str(b, "\"");
-    for (; *s != '\0'; s++) {
-        if (*s == '"') fg_buf_put_str(b, "\"");
-        fg_buf_u8(b, (uint8_t)*s);
-    }
-    fg_buf_put_str(b, "\",");
-}
-
 static fg_status write_csv(const report *r, const char *level, fg_err *err)
 {
     const settings *o = r->o;
-    char date[32] = "", setup[256];
-    const time_t now = time(NULL);
-    struct tm tm;
-    if (gmtime_r(&now, &tm) != NULL) (void)strftime(date, sizeof date, "%Y-%m-%dT%H:%MZ", &tm);
+    char setup[256];
     (void)snprintf(setup, sizeof setup, "%s%slevel=%s", o->flags, o->flags[0] == '\0' ? "" : " ",
                    level);
     fg_buf b = {0}, head = {0};
-    put_field(&head, r->machine.cpu);
+    csv_put_field(&head, r->machine.cpu);
     fg_buf_printf(&head, "%u,", r->machine.n_thread);
-    put_field(&head, o->commit);
-    put_field(&head, setup);
-    fg_buf_printf(&head, "%s,", date);
+    csv_put_field(&head, o->commit);
+    csv_put_field(&head, setup);
+    fg_buf_printf(&head, "%s,", csv_now().s);
     const char *same = fg_buf_str(&head);
     fg_buf_put_str(&b, "machine,threads,commit,flags,date,metric,value,unit\n");
     for (size_t i = 0; same != NULL && i < r->n; i++) {
         fg_buf_put_str(&b, same);
-        put_field(&b, r->m[i].name);
+        csv_put_field(&b, r->m[i].name);
         fg_buf_printf(&b, "%.6g,%s\n", r->m[i].value, r->m[i].unit);
     }
-    fg_status st = same == NULL || b.failed ? fg_fail_nomem(err, o->csv) : FG_OK;
-    fg_new_file file = {.f = NULL};
-    if (st == FG_OK) st = fg_new_file_open(&file, o->csv, err);
-    if (st == FG_OK && fwrite(b.data, 1, b.len, file.f) != b.len) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected a file that can be written", o->csv,
-                     strerror(errno));
-    }
-    if (st == FG_OK) st = fg_new_file_commit(&file, err);
-    fg_new_file_close(&file);
+    const fg_status st = same == NULL ? fg_fail_nomem(err, o->csv) : write_buf(&b, o->csv, err);
     fg_buf_fini(&head);
     fg_buf_fini(&b);
     return st;

@@ -9,15 +9,15 @@
 #include <string.h>
 
 #include "convert/choose/recipe.h"
-#include "convert/dry_run.h"
 #include "src/base/buf.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/planned.h"
 #include "src/cli/size.h"
-#include "src/plan/forecast.h"
+#include "src/plan/nodes.h"
 #include "src/sys/machine.h"
 #include "src/engine/session.h"
 
@@ -29,14 +29,18 @@ const command cmd_plan = {
     .synopsis = "MODEL|DIR|config.json",
     .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s\n"
                "fulgur plan m1.fulgur --ram 64G\n"
-               "fulgur plan config.json --type q4 --bandwidth 400GB/s --nodes 2",
+               "fulgur plan config.json --type q4 --bandwidth 400GB/s --nodes 2\n"
+               "fulgur plan config.json --topology server.xml --bandwidth 400GB/s --gemm 9000",
     .description =
         "Says, without running it, whether a model fits, where each of its parts would live, "
         "and how fast it will be. It takes a model file, a checkpoint folder, or a config.json "
         "alone; for the last two, `--type` and `--recipe` say what would be made of them.\n"
         "What is not given is measured on this machine: memory, its bandwidth, arithmetic, and "
         "the disk when experts are to be read. `--recall` can be measured on a text of yours "
-        "with `fulgur trace replay`.",
+        "with `fulgur trace replay`.\n"
+        "`--topology` is another machine, as `lstopo FILE.xml` stores it or in hwloc's words; "
+        "memory and threads are then its own. What each policy of placement gives there, with the "
+        "arithmetic, is `fulgur numa --predict`, which has the same model.",
     .run = run,
 };
 
@@ -45,6 +49,8 @@ typedef struct settings {
     fg_cpu_level cpu;
     double disk_gbs, bandwidth_gbs, gemm_gmacs; /* 0: measure */
     uint32_t n_thread, n_node;
+    const char *topology;
+    fg_numa numa;
     bool json;
     fg_forecast_opts fo;
 } settings;
@@ -52,6 +58,7 @@ typedef struct settings {
 typedef struct result {
     const settings *o;
     fg_machine machine;
+    fg_nodes nodes;
     fg_demand demand;
     fg_rates rates;
     fg_forecast f;
@@ -63,39 +70,17 @@ typedef struct result {
 
 /* ---- collecting ---- */
 
-static bool is_model_file(const char *path)
-{
-    static const char magic[] = {(char)0x89, 'F', 'U', 'L', 'G', 'U', 'R'};
-    char head[sizeof magic] = {0};
-    if (fg_io_is_dir(path)) return false;
-    FILE *f = fopen(path, "re");
-    if (f == NULL) return false;
-    const bool all = fread(head, 1, sizeof head, f) == sizeof head;
-    (void)fclose(f);
-    return all && memcmp(head, magic, sizeof magic) == 0;
-}
-
 static fg_status find_demand(result *r, fg_err *err)
 {
     const settings *o = r->o;
-    if (is_model_file(o->source)) {
-        fg_model_file *file;
-        if (o->type != NULL || o->recipe != NULL) {
-            return fg_fail(err, FG_EINVAL,
-                           "%s: a model file with types of its own, expected no --type or --recipe",
-                           o->source);
-        }
-        FG_TRY(fg_model_file_open(&file, o->source, err));
-        const fg_status st = fg_demand_of_file(&r->demand, file, o->n_node, err);
-        fg_model_file_close(&file);
-        r->exact = true;
-        return st;
-    }
-    fg_file_plan *plan;
-    FG_TRY(fg_dry_run_plan(&plan, o->source, o->type, o->recipe, &r->exact, err));
-    const fg_status st = fg_demand_of_plan(&r->demand, plan, o->n_node, err);
-    (void)snprintf(r->type, sizeof r->type, "%s", fg_recipe_label(o->type, o->recipe));
-    fg_file_plan_destroy(&plan);
+    planned p;
+    FG_TRY(planned_open(&p, o->source, o->type, o->recipe, err));
+    const fg_status st = p.file != NULL
+                             ? fg_demand_of_file(&r->demand, p.file, r->nodes.place, err)
+                             : fg_demand_of_plan(&r->demand, p.plan, r->nodes.place, err);
+    r->exact = p.exact;
+    (void)snprintf(r->type, sizeof r->type, "%s", p.type);
+    planned_close(&p);
     return st;
 }
 
@@ -132,7 +117,9 @@ static fg_status find_rates(result *r, fg_err *err)
     if (ro.decode || ro.prefill) say_memory_limit();
     if (ro.decode || ro.prefill) FG_TRY(fg_rates_measure(&r->rates, &ro, err));
     fg_rates_assume(&r->rates, o->bandwidth_gbs, o->gemm_gmacs);
+    if (r->rates.n_thread == 0) r->rates.n_thread = r->nodes.n_core;
     if (r->rates.n_thread == 0) r->rates.n_thread = r->machine.n_core;
+    r->rates.remote = r->nodes.remote > 0.0 ? r->nodes.remote : FG_NODES_REMOTE;
     r->rates.disk_gbs = o->disk_gbs;
     return FG_OK;
 }
@@ -144,7 +131,7 @@ static void find_disk(result *r)
     char *folder = NULL;
     const char *path = o->source, *slash = strrchr(path, '/');
     fg_err why = {0};
-    if (!fg_io_is_dir(path) && !is_model_file(path)) { /* a configuration: its folder */
+    if (!fg_io_is_dir(path) && !planned_is_model(path)) { /* a configuration: its folder */
         folder = slash == NULL ? fg_mem_strndup(".", 1)
                                : fg_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path));
         path = folder;
@@ -161,7 +148,11 @@ static fg_status collect(result *r, fg_err *err)
 {
     fg_forecast_opts fo = r->o->fo;
     fg_machine_describe(&r->machine);
+    const fg_nodes_opts no = {
+        .topology = r->o->topology, .n_node = r->o->n_node, .numa = r->o->numa};
+    FG_TRY(fg_nodes_open(&r->nodes, &no, err));
     FG_TRY(find_demand(r, err));
+    if (r->nodes.bytes != 0) r->machine.avail_bytes = r->nodes.bytes;
     if (fo.ram_bytes == 0) fo.ram_bytes = r->machine.avail_bytes;
     if (fo.n_ctx > r->demand.shape.n_ctx_max && fo.n_ctx == 4096) {
         fo.n_ctx = r->demand.shape.n_ctx_max;
@@ -301,6 +292,24 @@ static void print_memory(const result *r)
     }
 }
 
+static void print_nodes(const result *r)
+{
+    const fg_demand *d = &r->demand;
+    fg_buf b = {0};
+    if (d->n_node > 1) {
+        printf("nodes       %u, %s: %s on the fullest, steps %.1f %% longer than for equal parts",
+               d->n_node, fg_numa_name(r->o->numa), cli_bytes((double)d->node_bytes),
+               100.0 * (d->imbalance - 1.0));
+        const double away = fg_forecast_away(d, &r->rates);
+        if (away > 1.0) printf(", reads %.0f %% longer", 100.0 * (away - 1.0));
+        printf("\n");
+    }
+    if (r->o->topology == NULL) return;
+    fg_nodes_put(&r->nodes, &b);
+    printf("topology    %s\n", fg_buf_str(&b) == NULL ? "" : fg_buf_str(&b));
+    fg_buf_fini(&b);
+}
+
 static void print_text(const result *r)
 {
     const fg_demand *d = &r->demand;
@@ -314,11 +323,9 @@ static void print_text(const result *r)
     printf("file        %s (%s%s bytes), %.2f bits per weight; %s of weights read per token\n",
            cli_bytes((double)d->file_bytes), r->exact ? "" : "about ", cli_count(d->file_bytes),
            d->bits_per_weight, cli_bytes(d->token_bytes));
-    if (d->n_node > 1) {
-        printf("nodes       %u: %s on the fullest, steps %.1f %% longer than for equal parts\n",
-               d->n_node, cli_bytes((double)d->node_bytes), 100.0 * (d->imbalance - 1.0));
-    }
-    printf("machine     %s, %u thread%s, %s\n", r->machine.cpu, r->rates.n_thread,
+    print_nodes(r);
+    printf("machine     %s, %u thread%s, %s\n",
+           r->o->topology != NULL ? r->o->topology : r->machine.cpu, r->rates.n_thread,
            r->rates.n_thread == 1 ? "" : "s",
            r->o->cpu == FG_CPU_LEVEL_AUTO ? r->machine.level : fg_cpu_level_name(r->o->cpu));
     print_rates(r);
@@ -375,16 +382,16 @@ static fg_status print_json(const result *r, fg_err *err)
                   ", \"exact\": %s, \"bits_per_weight\": %.4f, \"bytes_per_token\": %.0f",
                   d->shape.n_layer, d->n_weight, d->n_tensor, d->file_bytes,
                   r->exact ? "true" : "false", d->bits_per_weight, d->token_bytes);
-    fg_buf_printf(&b,
-                  ", \"nodes\": %u, \"node_bytes\": %" PRIu64 ", \"imbalance\": %.6f"
-                  ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
-                  ", \"experts_bytes\": %" PRIu64 ", \"expert_bytes\": %" PRIu64
-                  ", \"lm_head_bytes\": %" PRIu64 ", \"lightning_bytes\": %" PRIu64
-                  ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64
-                  ", \"undo_bytes\": %" PRIu64,
-                  d->n_node, d->node_bytes, d->imbalance, d->embed_bytes, d->dense_bytes,
-                  d->experts_bytes, d->expert_bytes, d->head_bytes, f->lightning_bytes, f->kv_bytes,
-                  f->scratch_bytes, f->undo_bytes);
+    fg_buf_printf(
+        &b,
+        ", \"nodes\": %u, \"policy\": \"%s\", \"node_bytes\": %" PRIu64 ", \"imbalance\": %.6f"
+        ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
+        ", \"experts_bytes\": %" PRIu64 ", \"expert_bytes\": %" PRIu64
+        ", \"lm_head_bytes\": %" PRIu64 ", \"lightning_bytes\": %" PRIu64
+        ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64 ", \"undo_bytes\": %" PRIu64,
+        d->n_node, fg_numa_name(r->o->numa), d->node_bytes, d->imbalance, d->embed_bytes,
+        d->dense_bytes, d->experts_bytes, d->expert_bytes, d->head_bytes, f->lightning_bytes,
+        f->kv_bytes, f->scratch_bytes, f->undo_bytes);
     fg_buf_printf(&b,
                   ", \"all_ram_bytes\": %" PRIu64 ", \"min_ram_bytes\": %" PRIu64
                   ", \"fits\": %s, \"resident\": %s, \"slots\": %" PRIu64 ", \"experts\": %" PRIu64
@@ -407,7 +414,7 @@ static fg_status print_json(const result *r, fg_err *err)
 
 static int run(int argc, char **argv)
 {
-    settings o = {.n_node = 1, .fo = fg_forecast_opts_default()};
+    settings o = {.fo = fg_forecast_opts_default()};
     o.fo.ram_bytes = 0; /* what is available */
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
@@ -421,8 +428,12 @@ static int run(int argc, char **argv)
          "of memory, 60GB/s, all nodes together (default: measured)"},
         {"gemm", 0, OPT_F64, &o.gemm_gmacs, 1e-3, 1e9, "X",
          "GMAC/s of all cores from cache, as bench says (default: measured)"},
+        {"topology", 0, OPT_STR, &o.topology, 0, 0, "FILE|TEXT",
+         "another machine: hwloc XML, or 'node:2 core:8 pu:1'; with --bandwidth and --gemm"},
         {"nodes", 0, OPT_U32, &o.n_node, 1, 64, "N",
-         "NUMA nodes that share every matrix (default: 1)"},
+         "NUMA nodes that share every matrix (default: 1, or all of --topology)"},
+        {"numa", 0, OPT_CHOICE, CHOICE(o.numa, fg_numa_name, FG_NUMA_COUNT), 0, 0, "POLICY",
+         "which node has which weights"},
         {"ctx", 'c', OPT_U64, &o.fo.n_ctx, 1, 1e9, "N", "positions of the context (default: 4096)"},
         {"batch", 'b', OPT_U32, &o.fo.n_batch, 1, 4096, "N",
          "tokens of a prefill batch (default: 512)"},
@@ -441,10 +452,15 @@ static int run(int argc, char **argv)
                     &status)) {
         return status;
     }
+    if (o.topology != NULL && (o.bandwidth_gbs <= 0.0 || o.gemm_gmacs <= 0.0)) {
+        return args_usage(&cmd_plan, "--topology: a machine that cannot be measured here, expected "
+                                     "--bandwidth and --gemm as well");
+    }
     fg_err err = {0};
     result r = {.o = &o};
     fg_status st = collect(&r, &err);
     if (st == FG_OK && o.json) st = print_json(&r, &err);
     if (st == FG_OK && !o.json) print_text(&r);
+    fg_nodes_close(&r.nodes);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

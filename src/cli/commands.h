@@ -22,6 +22,7 @@
     X(sensitivity)                                                                                 \
     X(plan)                                                                                        \
     X(doctor)                                                                                      \
+    X(numa)                                                                                        \
     X(trace)
 
 #define COMMAND_DECLARE(name) extern const command cmd_##name;

@@ -35,6 +35,20 @@ fg_status print_buf(fg_buf *b, fg_err *err)
     return st;
 }
 
+fg_status write_buf(const fg_buf *b, const char *path, fg_err *err)
+{
+    fg_new_file file = {.f = NULL};
+    if (b->failed) return fg_fail_nomem(err, path);
+    fg_status st = fg_new_file_open(&file, path, err);
+    if (st == FG_OK && fwrite(b->data, 1, b->len, file.f) != b->len) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected a file that can be written", path,
+                     strerror(errno));
+    }
+    if (st == FG_OK) st = fg_new_file_commit(&file, err);
+    fg_new_file_close(&file);
+    return st;
+}
+
 int cli_finish_stdout(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;

@@ -23,6 +23,9 @@ int cli_fail(const fg_err *err);
  * collect it. */
 fg_status print_buf(fg_buf *b, fg_err *err);
 
+/* The same as the file at path, through a temporary one; b is left alone. */
+fg_status write_buf(const fg_buf *b, const char *path, fg_err *err);
+
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
 

@@ -3,23 +3,20 @@
  * The drawing is one text buffer, written when it is complete.  The error axis is logarithmic:
  * types lie a factor of four apart for each two bits, and a q8 layer must stay visible below a q4
  * one. Experts, up to 1024 a layer, are drawn as the line of their median inside the band of their
- * range. Colours keep a contrast on white and on black; besides, every series has its own mark, so
- * that nothing depends on colour alone.
+ * range.
  */
 #include "src/cli/plot.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "src/base/buf.h"
-#include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/cli/common.h"
 #include "src/cli/info.h"
+#include "src/cli/svg.h"
 #include "src/eval/quality.h"
 #include "src/base/utf8.h"
 
@@ -30,7 +27,6 @@ enum {
     RIGHT = 762, /* the legend stands beyond */
     TOP = 64,
     BOTTOM = 492,
-    N_MARK = 5,
 };
 
 typedef struct series {
@@ -159,68 +155,17 @@ static double y_of(const plot *p, double error)
     return BOTTOM - (BOTTOM - TOP) * t;
 }
 
-static void put_escaped(fg_buf *b, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '<': fg_buf_put_str(b, "&lt;"); break;
-        case '>': fg_buf_put_str(b, "&gt;"); break;
-        case '&': fg_buf_put_str(b, "&amp;"); break;
-        default: fg_buf_put(b, text, 1);
-        }
-    }
-}
-
-static void put_text(fg_buf *b, double x, double y, const char *attributes, const char *text)
-{
-    fg_buf_printf(b, "<text class=\"fg\" x=\"%.1f\" y=\"%.1f\"%s>", x, y, attributes);
-    put_escaped(b, text);
-    fg_buf_put_str(b, "</text>\n");
-}
-
-static void put_mark(fg_buf *b, double x, double y, const series *s)
-{
-    switch (s->mark) {
-    case 0: fg_buf_printf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\"", x, y); break;
-    case 1:
-        fg_buf_printf(b, "<rect x=\"%.1f\" y=\"%.1f\" width=\"5.4\" height=\"5.4\"", x - 2.7,
-                      y - 2.7);
-        break;
-    case 2: fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.6 6.4h-7.2z\"", x, y - 3.9); break;
-    case 3:
-        fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.8 3.8l-3.8 3.8l-3.8 -3.8z\"", x, y - 3.8);
-        break;
-    default: fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.6 -6.4h-7.2z\"", x, y + 3.9);
-    }
-    fg_buf_printf(b, " fill=\"%s\"/>\n", s->colour);
-}
-
 static void put_head(plot *p)
 {
     char name[96], line[160];
     const fg_card_model m = fg_card_model_of(p->f);
-    fg_buf_printf(&p->b,
-                  "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-                  "<svg xmlns=\"http://www.w3.org/2000/svg\" version=\"1.1\" width=\"%d\" "
-                  "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
-                  "font-size=\"12\">\n",
-                  WIDTH, HEIGHT, WIDTH, HEIGHT);
     fg_utf8_file_name(fg_model_file_path(p->f), name, sizeof name);
-    fg_buf_put_str(&p->b, "<title>Quantization error of ");
-    put_escaped(&p->b, name);
-    fg_buf_put_str(&p->b,
-                   "</title>\n"
-                   "<style type=\"text/css\">\n"
-                   ".bg{fill:#ffffff} .fg{fill:#222222} .grid{stroke:#dcdcdc} "
-                   ".frame{stroke:#888888;fill:none} .softmax{fill:#888888;fill-opacity:0.13}\n"
-                   "@media (prefers-color-scheme: dark){ .bg{fill:#15171b} "
-                   ".fg{fill:#e4e4e4} .grid{stroke:#353941} }\n"
-                   "</style>\n");
-    fg_buf_printf(&p->b, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, HEIGHT);
+    (void)snprintf(line, sizeof line, "Quantization error of %s", name);
+    svg_begin(&p->b, WIDTH, HEIGHT, line);
     (void)snprintf(line, sizeof line, "Quantization error by layer and role: %s", name);
-    put_text(&p->b, LEFT, 30, " font-size=\"16\"", line);
+    svg_put_text(&p->b, LEFT, 30, " font-size=\"16\"", line);
     (void)snprintf(line, sizeof line, "mostly %s, %.2f bits per weight", m.type, m.bits);
-    put_text(&p->b, LEFT, 49, "", line);
+    svg_put_text(&p->b, LEFT, 49, "", line);
 }
 
 static void put_y_axis(plot *p)
@@ -235,16 +180,16 @@ static void put_y_axis(plot *p)
                           "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\"/>\n",
                           LEFT, y, RIGHT, y);
             (void)snprintf(text, sizeof text, "%.6g", v);
-            put_text(&p->b, LEFT - 8, y + 4, " text-anchor=\"end\"", text);
+            svg_put_text(&p->b, LEFT - 8, y + 4, " text-anchor=\"end\"", text);
         }
     }
     char turn[96];
     (void)snprintf(turn, sizeof turn, " text-anchor=\"middle\" transform=\"rotate(-90 22 %d)\"",
                    (TOP + BOTTOM) / 2);
-    put_text(&p->b, 22, (TOP + BOTTOM) / 2.0, turn,
-             is_calibrated(p->f)
-                 ? "relative RMS error of outputs (embedding: of weights), log scale"
-                 : "relative RMS error (log scale)");
+    svg_put_text(&p->b, 22, (TOP + BOTTOM) / 2.0, turn,
+                 is_calibrated(p->f)
+                     ? "relative RMS error of outputs (embedding: of weights), log scale"
+                     : "relative RMS error (log scale)");
 }
 
 static void put_x_axis(plot *p)
@@ -263,13 +208,13 @@ static void put_x_axis(plot *p)
         }
         if (l % step != 0) continue;
         (void)snprintf(text, sizeof text, "%u", l);
-        put_text(&p->b, x, BOTTOM + 18, " text-anchor=\"middle\"", text);
+        svg_put_text(&p->b, x, BOTTOM + 18, " text-anchor=\"middle\"", text);
     }
     /* slanted names would need room; with many layers these two stand lower than the numbers */
     const double y = BOTTOM + (s->n_layer <= 10 ? 18 : 34);
-    put_text(&p->b, x_of(p, 0), y, " text-anchor=\"middle\"", "embedding");
-    put_text(&p->b, x_of(p, s->n_layer + 1), y, " text-anchor=\"middle\"", "lm_head");
-    put_text(&p->b, (LEFT + RIGHT) / 2.0, BOTTOM + 44, " text-anchor=\"middle\"", "layer");
+    svg_put_text(&p->b, x_of(p, 0), y, " text-anchor=\"middle\"", "embedding");
+    svg_put_text(&p->b, x_of(p, s->n_layer + 1), y, " text-anchor=\"middle\"", "lm_head");
+    svg_put_text(&p->b, (LEFT + RIGHT) / 2.0, BOTTOM + 44, " text-anchor=\"middle\"", "layer");
     fg_buf_printf(&p->b, "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n",
                   LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP);
 }
@@ -311,7 +256,8 @@ static void put_series(plot *p, const series *s, const point *x)
     }
     fg_buf_printf(&p->b, "\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.4\"/>\n", s->colour);
     for (uint32_t c = 0; c < p->n_column; c++) {
-        if (!isnan(x[c].median)) put_mark(&p->b, x_of(p, c + s->shift), y_of(p, x[c].median), s);
+        if (!isnan(x[c].median))
+            svg_put_mark(&p->b, x_of(p, c + s->shift), y_of(p, x[c].median), s->mark, s->colour);
     }
 }
 
@@ -351,59 +297,24 @@ static void put_legend(plot *p)
                       "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
                       "stroke-width=\"1.4\"/>\n",
                       x - 10, y, x + 10, y, s->colour);
-        put_mark(&p->b, x, y, s);
-        put_text(&p->b, x + 18, y + 4, "", line);
+        svg_put_mark(&p->b, x, y, s->mark, s->colour);
+        svg_put_text(&p->b, x + 18, y + 4, "", line);
         y += 22;
     }
     y += 10;
     fg_buf_printf(&p->b,
                   "<rect class=\"softmax\" x=\"%.1f\" y=\"%.1f\" width=\"20\" height=\"12\"/>\n",
                   x - 10, y - 6);
-    put_text(&p->b, x + 18, y + 4, "", "softmax attention");
+    svg_put_text(&p->b, x + 18, y + 4, "", "softmax attention");
     if (!experts) return;
-    put_text(&p->b, x - 10, y + 30, " font-size=\"11\"", "experts: line of the median");
-    put_text(&p->b, x - 10, y + 45, " font-size=\"11\"", "in the band of their range");
-}
-
-/* ---- file ---- */
-
-/* What is there may be replaced only when it is a plain file other than the model. */
-static fg_status check_target(const plot *p, const char *path, fg_err *err)
-{
-    struct stat out;
-    if (stat(path, &out) == 0 && !S_ISREG(out.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", path);
-    }
-    return fg_io_refuse_input(path, fg_model_file_path(p->f), err);
-}
-
-static fg_status write_file(const fg_buf *b, const char *path, fg_err *err)
-{
-    char *part = fg_mem_alloc(strlen(path) + 8);
-    if (part == NULL) return fg_fail_nomem(err, path);
-    (void)sprintf(part, "%s.XXXXXX", path);
-    const int fd = mkstemp(part);
-    if (fd < 0) {
-        fg_mem_free(part);
-        return fg_fail(err, FG_EIO, "%s: %s, expected a writable folder", path, strerror(errno));
-    }
-    const mode_t mask = umask(0); /* mkstemp's file is the owner's alone */
-    (void)umask(mask);
-    fg_status st = fg_io_pwrite(fd, b->data, b->len, 0, path, err);
-    const bool kept = st == FG_OK && fchmod(fd, 0666 & ~mask) == 0 && fsync(fd) == 0;
-    if (st == FG_OK && (!kept || rename(part, path) != 0)) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected to write it", path, strerror(errno));
-    }
-    (void)close(fd);
-    if (st != FG_OK) (void)unlink(part);
-    fg_mem_free(part);
-    return st;
+    svg_put_text(&p->b, x - 10, y + 30, " font-size=\"11\"", "experts: line of the median");
+    svg_put_text(&p->b, x - 10, y + 45, " font-size=\"11\"", "in the band of their range");
 }
 
 fg_status plot_errors(const fg_model_file *f, const char *path, fg_err *err)
 {
     plot p = {.f = f};
-    fg_status st = check_target(&p, path, err);
+    fg_status st = svg_check_target(path, fg_model_file_path(f), err);
     if (st == FG_OK) st = collect(&p, err);
     if (st == FG_OK) {
         put_head(&p);
@@ -414,8 +325,8 @@ fg_status plot_errors(const fg_model_file *f, const char *path, fg_err *err)
             if (is_drawn(&p, x)) put_series(&p, &all_series[i], x);
         }
         put_legend(&p);
-        fg_buf_put_str(&p.b, "</svg>\n");
-        st = p.b.failed ? fg_fail_nomem(err, path) : write_file(&p.b, path, err);
+        svg_end(&p.b);
+        st = write_buf(&p.b, path, err);
     }
     fg_mem_free(p.point);
     fg_buf_fini(&p.b);

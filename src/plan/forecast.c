@@ -13,10 +13,7 @@
 #include "src/model/forward.h"
 #include "src/engine/memory.h"
 
-enum {
-    LAYER_SYNCS = 11, /* barriers of a layer in src/model, of one token */
-    MAX_NODE = 64,
-};
+enum { LAYER_SYNCS = 11 }; /* barriers of a layer in src/model, of one token */
 
 /* ---- what the model needs ---- */
 
@@ -46,15 +43,6 @@ static uint64_t placed_bytes(const fg_tensor *t)
     return scales + page_up(fg_n_panel(t->n_row) * t->panel_stride);
 }
 
-/* Panels of the largest of n_node parts, bytes. */
-static uint64_t largest_part(const fg_tensor *t, uint32_t n_node)
-{
-    uint64_t begin, end;
-    if (n_node == 1) return panels_bytes(t);
-    fg_panel_split(fg_n_panel(t->n_row), fg_panel_group(t->panel_stride), n_node, 0, &begin, &end);
-    return (end - begin) * fg_panel_bytes((fg_qtype)t->type, t->n_col);
-}
-
 static void note_form(fg_demand *d, const fg_tensor *t)
 {
     const bool quantized = fg_qtype_get(t->type)->quantized;
@@ -78,25 +66,61 @@ static void note_form(fg_demand *d, const fg_tensor *t)
 }
 
 /* `times` of this matrix are used for a token. */
-static void add_use(fg_demand *d, fg_part *part, const fg_tensor *t, double times, double *slowest)
+static void add_use(fg_demand *d, fg_part *part, const fg_tensor *t, double times)
 {
     const fg_qkind type = fg_qkind_of(t->type, &t->lut);
     const double bytes = (double)(panels_bytes(t) + scale_bytes(t));
     part->bytes[type] += times * bytes;
     part->gmac[type] += times * (double)t->n_row * (double)t->n_col * 1e-9;
     d->token_bytes += times * bytes;
-    *slowest += times * ((double)largest_part(t, d->n_node) * d->n_node + (double)scale_bytes(t));
+}
+
+static double ratio(const fg_balance *b, fg_balance_phase first, fg_balance_phase last)
+{
+    double bytes = 0.0, slowest = 0.0;
+    for (fg_balance_phase i = first; i <= last; i++) {
+        if (i == FG_BALANCE_HEADS || i == FG_BALANCE_CACHE) continue; /* no weights */
+        bytes += b->phase[i].bytes;
+        slowest += b->phase[i].slowest;
+    }
+    return bytes > 0.0 ? slowest / bytes : 1.0;
+}
+
+static fg_status balance_nodes(fg_demand *d, const fg_file_plan *f, fg_err *err)
+{
+    fg_balance b;
+    const fg_place *p = d->place;
+    d->n_node = p == NULL ? 1 : p->n_home;
+    d->imbalance = 1.0;
+    d->dense.imbalance = d->experts.imbalance = d->head.imbalance = 1.0;
+    d->dense.batch_imbalance = d->experts.batch_imbalance = d->head.batch_imbalance = 1.0;
+    if (p == NULL || p->n_home == 1) return FG_OK;
+    FG_TRY(fg_balance_make(&b, f, p, 0, FG_KV_INT8, err));
+    d->imbalance = ratio(&b, 0, FG_BALANCE_HEAD);
+    d->dense.imbalance = d->dense.batch_imbalance = ratio(&b, 0, FG_BALANCE_ROUTER);
+    d->experts.imbalance = d->experts.batch_imbalance =
+        ratio(&b, FG_BALANCE_GATE_UP, FG_BALANCE_DOWN);
+    d->head.imbalance = d->head.batch_imbalance = ratio(&b, FG_BALANCE_HEAD, FG_BALANCE_HEAD);
+    if (p->numa == FG_NUMA_EXPERT) {
+        uint64_t count[FG_MAX_NODE];
+        for (uint32_t k = 0; k < p->n_node; k++) {
+            count[k] = fg_place_n_dealt(p, k, d->shape.n_expert);
+        }
+        d->experts.batch_imbalance = fg_balance_of_all(count, p);
+    }
+    d->node_bytes = 0;
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        if (b.node_bytes[k] > d->node_bytes) d->node_bytes = b.node_bytes[k];
+    }
+    if (p->n_node == 1) d->node_bytes = (d->node_bytes + p->n_home - 1) / p->n_home;
+    return FG_OK;
 }
 
 static fg_status collect(fg_demand *d, const fg_file_plan *p, fg_err *err)
 {
     const fg_shape *s = &d->shape;
     const double used = (double)s->n_used / (double)s->n_expert;
-    double slowest = 0.0;
     uint64_t expert = 0, stored;
-    if (d->n_node < 1 || d->n_node > MAX_NODE) {
-        return fg_fail(err, FG_EINVAL, "nodes: %u, expected 1 to %d", d->n_node, MAX_NODE);
-    }
     fg_file_plan_sums(p, &d->n_weight, &stored);
     d->bits_per_weight = fg_bits_per_weight(stored, d->n_weight);
     for (uint64_t i = 0; i < d->n_tensor; i++) {
@@ -104,41 +128,40 @@ static fg_status collect(fg_demand *d, const fg_file_plan *p, fg_err *err)
         const uint64_t bytes = placed_bytes(t);
         const bool vector = fg_role_is_vector((fg_role)t->role);
         if (!vector) note_form(d, t);
-        if (!vector && t->role != FG_ROLE_EMBED) d->node_bytes += largest_part(t, d->n_node);
+        if (!vector) d->node_bytes += panels_bytes(t);
         if (t->role == FG_ROLE_EMBED) {
             d->embed_bytes += bytes;
-            d->node_bytes += (panels_bytes(t) + d->n_node - 1) / d->n_node;
         } else if (t->role == FG_ROLE_LM_HEAD || t->role == FG_ROLE_FINAL_NORM) {
             d->head_bytes += bytes;
-            if (!vector) add_use(d, &d->head, t, 1.0, &slowest);
+            if (!vector) add_use(d, &d->head, t, 1.0);
         } else if (t->role < FG_ROLE_EXPERT_GATE) {
             d->dense_bytes += bytes;
-            if (!vector) add_use(d, &d->dense, t, 1.0, &slowest);
+            if (!vector) add_use(d, &d->dense, t, 1.0);
         } else {
             expert = t->role == FG_ROLE_EXPERT_GATE ? bytes : expert + bytes;
             d->experts_bytes += bytes;
             if (expert > d->expert_bytes) d->expert_bytes = expert;
-            add_use(d, &d->experts, t, used, &slowest);
+            add_use(d, &d->experts, t, used);
         }
     }
-    d->imbalance = slowest / d->token_bytes;
-    return FG_OK;
+    return balance_nodes(d, p, err);
 }
 
-fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, uint32_t n_node, fg_err *err)
+fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place *place, fg_err *err)
 {
     *d = (fg_demand){
         .shape = *fg_file_plan_shape(p),
         .n_tensor = fg_file_plan_n_tensor(p),
-        .n_node = n_node,
+        .place = place,
         .file_bytes = fg_file_plan_file_bytes(p),
     };
     return collect(d, p, err);
 }
 
-fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err)
+fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, const fg_place *place,
+                            fg_err *err)
 {
-    const fg_status st = fg_demand_of_plan(d, fg_model_file_plan(f), n_node, err);
+    const fg_status st = fg_demand_of_plan(d, fg_model_file_plan(f), place, err);
     d->file_bytes = fg_model_file_size(f); /* with the tail of an interrupted append */
     return st;
 }
@@ -211,6 +234,7 @@ typedef struct timing {
     const fg_rates *r;
     const fg_forecast_opts *o;
     double experts; /* seconds of one token's experts */
+    double away;    /* see the header */
 } timing;
 
 /* Seconds for amounts at rates by type; infinite when a rate is missing. */
@@ -225,7 +249,7 @@ static double seconds_of(const double *amount, const double *rate)
 
 static double gemv_seconds(const timing *x, const fg_part *p)
 {
-    return seconds_of(p->bytes, x->r->gemv_gbs) * 1e-9 * x->d->imbalance;
+    return seconds_of(p->bytes, x->r->gemv_gbs) * 1e-9 * p->imbalance * x->away;
 }
 
 static double attn_macs(const fg_shape *s, double n_pos)
@@ -237,20 +261,30 @@ static double attn_macs(const fg_shape *s, double n_pos)
     return macs;
 }
 
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* What the token at position pos reads of lightning states (with half a chunk) and cached rows. */
-static void state_bytes(const timing *x, double pos, double *lightning, double *kv)
+static void state_bytes(const timing *x, uint64_t pos, double *lightning, double *kv)
 {
     const fg_shape *s = &x->d->shape;
-    const fg_kv_type type = fg_kv_resolve(x->o->kv, x->d->quantized);
-    const double d = s->d_head, scale = type == FG_KV_INT8 ? sizeof(float) : 0.0;
-    *lightning = *kv = 0.0;
-    for (uint32_t l = 0; l < s->n_layer; l++) {
-        if (s->attn[l] == FG_ATTN_LIGHTNING) {
-            *lightning += 4.0 * s->n_head * d * (d + FG_LIGHT_CHUNK);
-        } else {
-            *kv += 2.0 * (fg_kv_bytes(type) * d + scale) * s->n_kv_head * (pos + 1.0);
-        }
-    }
+    *lightning = fg_balance_heads_bytes(s);
+    *kv = fg_balance_cache_bytes(s, pos, fg_kv_resolve(x->o->kv, x->d->quantized));
+}
+
+/* Seconds that it takes, and the arithmetic on it. */
+static double state_seconds(const timing *x, uint64_t pos, double lightning, double kv)
+{
+    const fg_shape *s = &x->d->shape;
+    const fg_rates *r = x->r;
+    const fg_place *p = x->d->place;
+    const double heads = p == NULL ? 1.0 : fg_balance_of_heads(p, s);
+    const double cache = p == NULL ? 1.0 : fg_balance_of_cache(p, s, pos);
+    const double attn = attn_macs(s, (double)pos + 1.0) / r->attn_gmacs;
+    const double read = larger(kv / r->read_gbs * cache * x->away, attn);
+    return (lightning / r->read_gbs * heads * x->away + read) * 1e-9;
 }
 
 /* Seconds that a layer waits for m missing experts, averaged over m. */
@@ -273,14 +307,22 @@ static double expected_wait(const timing *x, double overlap)
     return sum;
 }
 
-static double larger(double a, double b)
-{
-    return a > b ? a : b;
-}
-
 static double inverse(double seconds)
 {
     return seconds > 0.0 && isfinite(seconds) ? 1.0 / seconds : 0.0;
+}
+
+double fg_forecast_syncs(const fg_shape *s)
+{
+    return (double)LAYER_SYNCS * s->n_layer;
+}
+
+double fg_forecast_away(const fg_demand *d, const fg_rates *r)
+{
+    const fg_place *p = d->place;
+    if (p == NULL || p->n_node == p->n_home || r->remote <= 0.0) return 1.0;
+    const double n = p->n_home;
+    return 1.0 / n + (n - 1.0) / n / r->remote;
 }
 
 static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
@@ -288,13 +330,19 @@ static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
     const fg_shape *s = &x->d->shape;
     const fg_rates *r = x->r;
     double lightning, kv;
-    state_bytes(x, (double)pos, &lightning, &kv);
+    state_bytes(x, pos, &lightning, &kv);
     const double w = gemv_seconds(x, &x->d->dense) + gemv_seconds(x, &x->d->head) + x->experts;
-    const double attn = attn_macs(s, (double)pos + 1.0) / r->attn_gmacs;
-    const double state = (lightning / r->read_gbs + larger(kv / r->read_gbs, attn)) * 1e-9;
-    const double t = (w + state) * (1.0 + x->o->fit.other_decode) +
-                     (double)(LAYER_SYNCS * s->n_layer) * r->sync_us * 1e-6;
-    *out = (fg_speed){.pos = pos, .state_bytes = lightning + kv, .resident_tok_s = inverse(t)};
+    const double state = state_seconds(x, pos, lightning, kv);
+    const double other = (w + state) * x->o->fit.other_decode;
+    const double sync = fg_forecast_syncs(s) * r->sync_us * 1e-6;
+    const double t = w + state + other + sync;
+    *out = (fg_speed){.pos = pos,
+                      .state_bytes = lightning + kv,
+                      .resident_tok_s = inverse(t),
+                      .weights_s = w,
+                      .state_s = state,
+                      .other_s = other,
+                      .sync_s = sync};
     out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? inverse(t) : 0.0;
     if (x->f->resident || !x->f->fits) return;
     out->disk_bytes = x->f->misses * (double)x->d->expert_bytes;
@@ -319,10 +367,10 @@ static void forecast_prefill(const timing *x, uint64_t pos, fg_speed *out)
     const fg_rates *r = x->r;
     const double n = x->o->n_batch;
     double lightning, kv;
-    state_bytes(x, (double)pos + n - 1.0, &lightning, &kv);
-    const double w = n * x->d->imbalance *
-                     (seconds_of(x->d->dense.gmac, r->dense_gmacs) +
-                      seconds_of(x->d->experts.gmac, r->expert_gmacs));
+    state_bytes(x, pos + x->o->n_batch - 1, &lightning, &kv);
+    const double w =
+        n * (seconds_of(x->d->dense.gmac, r->dense_gmacs) * x->d->dense.batch_imbalance +
+             seconds_of(x->d->experts.gmac, r->expert_gmacs) * x->d->experts.batch_imbalance);
     const double attn = n * attn_macs(s, (double)pos + 0.5 * (n + 1.0)) / r->attn_gmacs * 1e-9;
     const double t = (w + attn + gemv_seconds(x, &x->d->head)) * (1.0 + x->o->fit.other_prefill);
     *out = (fg_speed){.pos = pos, .state_bytes = lightning + kv, .resident_tok_s = n * inverse(t)};
@@ -348,7 +396,7 @@ fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r
                        share[0], share[1], share[2]);
     }
     FG_TRY(forecast_memory(f, d, n_thread, o, err));
-    timing x = {.f = f, .d = d, .r = r, .o = o};
+    timing x = {.f = f, .d = d, .r = r, .o = o, .away = fg_forecast_away(d, r)};
     x.experts = gemv_seconds(&x, &d->experts);
     for (int i = 0; i < 2; i++) { /* the last token, and the last batch, that find room */
         const uint64_t room = i == 0 ? 0 : o->n_ctx;

@@ -8,10 +8,12 @@
  * in slots as large as the largest, in what the budget leaves, n_used + 1 at least
  * (src/expert/store.h).
  *
- * Decode, seconds of one token at position p.  B: bytes, R: rate, of the weights by type:
+ * Decode, seconds of one token at position p.  B: bytes, R: rate of all nodes together, of the
+ * weights by type; imbalance and away: see Nodes:
  *
- *     weights  W = sum_type B / R_gemv(type) * imbalance
- *     state    S = lightning bytes / R_read + max(KV bytes / R_read, attention MACs / R_attn)
+ *     weights  W = sum_type B / R_gemv(type) * imbalance * away
+ *     state    S = (lightning bytes / R_read * imbalance
+ *                   + max(KV bytes / R_read * imbalance, attention MACs / R_attn)) * away
  *     rest     O = other_decode * (W + S) + barriers * sync
  *     resident t = W + S + O
  *
@@ -46,8 +48,15 @@
  *     says with
  *     the share of experts that a batch meets for q; D in all: t + D - overlap * min(t, D)
  *
- * Nodes: matrices are split over n_node by whole panel groups (FORMAT.md 7); a step lasts as long
- * as its largest part, which makes `imbalance` = n_node * (bytes of the largest parts) / bytes.
+ * Nodes: every step ends in a barrier and lasts as long as its slowest node; balance.h counts by how
+ * much that is longer than for equal parts, with whole experts on nodes (FG_NUMA_EXPERT) as expected
+ * of n_used chosen uniformly.  Mirrored weights are cut alike, and take n times the memory.  Where
+ * pages lie anywhere (interleave, first touch), (n - 1) / n of all reads go to another node, at
+ * `remote` of the rate of one's own:
+ *
+ *     away = 1 / n + (n - 1) / n / remote
+ *
+ * Prefill is arithmetic: away does not count there.
  */
 #ifndef FG_SRC_PLAN_FORECAST_H
 #define FG_SRC_PLAN_FORECAST_H
@@ -56,8 +65,9 @@
 #include <stdint.h>
 
 #include "src/engine/session.h"
-#include "src/plan/rates.h"
 #include "src/format/reader.h"
+#include "src/plan/balance.h"
+#include "src/plan/rates.h"
 
 /* ---- what the model needs ---- */
 
@@ -65,6 +75,8 @@
 typedef struct fg_part {
     double bytes[FG_RATE_TYPES]; /* panels and row scales */
     double gmac[FG_RATE_TYPES];  /* 1e9 multiply-adds */
+    double imbalance;            /* of nodes, for one token; 1: equal parts */
+    double batch_imbalance;      /* for a batch that meets all experts */
 } fg_part;
 
 typedef struct fg_demand {
@@ -77,16 +89,20 @@ typedef struct fg_demand {
     uint64_t expert_bytes;                                        /* extent of the largest expert */
     fg_part dense, experts, head; /* experts: n_used of each layer, average over the experts */
     double token_bytes;           /* the sum of their bytes */
-    uint32_t n_node;
-    double imbalance;     /* 1: equal parts */
-    uint64_t node_bytes;  /* weights of the fullest node; row scales not counted for n_node > 1 */
-    bool quantized;       /* some matrix takes int8 activations */
-    fg_model_forms forms; /* of the activations */
+    const fg_place *place;        /* borrowed; NULL: one node */
+    uint32_t n_node;              /* that have weights */
+    double imbalance;             /* of all weights of a token; 1: equal parts */
+    uint64_t node_bytes;          /* weights of the fullest node, without row scales */
+    bool quantized;               /* some matrix takes int8 activations */
+    fg_model_forms forms;         /* of the activations */
 } fg_demand;
 
-/* From a file, or from the plan of one. */
-fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, uint32_t n_node, fg_err *err);
-fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, uint32_t n_node, fg_err *err);
+/* From a file, or from the plan of one.  place: the nodes; must outlive *d; NULL: one.
+ * FG_ENOMEM. */
+fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, const fg_place *place,
+                            fg_err *err);
+fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place *place,
+                            fg_err *err);
 
 /* ---- forecast ---- */
 
@@ -118,6 +134,8 @@ typedef struct fg_speed {
     double serial_tok_s, bound_tok_s; /* nothing hidden; everything known ahead */
     double state_bytes;               /* read for this token, or by the batch's last one */
     double disk_bytes;                /* expected, of the token or of the batch */
+    /* Of a token with all experts in memory, seconds; their sum is 1 / resident_tok_s: */
+    double weights_s, state_s, other_s, sync_s;
 } fg_speed;
 
 typedef struct fg_forecast {
@@ -138,5 +156,10 @@ typedef struct fg_forecast {
 /* n_thread decides scratch memory only.  Errors: FG_EINVAL, FG_ELIMIT (context), FG_ENOMEM. */
 fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r, uint32_t n_thread,
                            const fg_forecast_opts *o, fg_err *err);
+
+/* Terms of the formulas above: barriers of a token, and how much longer reads take because of those
+ * that go to other nodes. */
+double fg_forecast_syncs(const fg_shape *s);
+double fg_forecast_away(const fg_demand *d, const fg_rates *r);
 
 #endif

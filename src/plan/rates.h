@@ -16,7 +16,7 @@
 
 enum { FG_RATE_TYPES = FG_KIND_COUNT }; /* the kinds of quant/types.inc, in its order */
 
-/* All workers together. */
+/* All workers of all nodes together. */
 typedef struct fg_rates {
     uint32_t n_thread;
     double read_gbs;                    /* plain read loop; GB/s, 1e9 */
@@ -26,6 +26,8 @@ typedef struct fg_rates {
     double attn_gmacs;                  /* softmax attention kernel on cached keys and values */
     double sync_us;                     /* barrier of all workers */
     double disk_gbs;                    /* reads of whole experts; 0: unknown */
+    /* What cores reach from another node's memory, next to their own; 0: unknown, taken for 1. */
+    double remote;
 } fg_rates;
 
 typedef struct fg_rates_opts {

@@ -212,3 +212,8 @@ uint64_t fg_bandwidth_default_bytes(void)
     const uint64_t bytes = fg_room_share((uint64_t)1 << 30, 8), caches = 8 * fg_llc_bytes();
     return bytes < caches ? fg_room_share(caches, 2) : bytes;
 }
+
+uint64_t fg_bandwidth_sum(const uint8_t *p, uint64_t bytes)
+{
+    return sum_of(p, bytes);
+}

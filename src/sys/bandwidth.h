@@ -49,4 +49,8 @@ double fg_bandwidth_buffer_huge(const fg_bandwidth_buffer *b); /* share on huge 
 fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32_t n_pass,
                             uint64_t max_ns, fg_bandwidth *out, fg_err *err);
 
+/* Reads p[bytes] (p: 16-byte aligned, bytes: whole 128) with that loop; the sum is of no use but to
+ * keep it alive. */
+uint64_t fg_bandwidth_sum(const uint8_t *p, uint64_t bytes);
+
 #endif

@@ -91,4 +91,5 @@ void fg_machine_describe(fg_machine *m)
     bracketed(line, m->huge_pages, sizeof m->huge_pages);
     read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", m->governor,
               sizeof m->governor);
+    read_line("/proc/sys/kernel/numa_balancing", m->numa_balancing, sizeof m->numa_balancing);
 }

@@ -22,8 +22,9 @@ typedef struct fg_machine {
     uint64_t avail_bytes; /* that this process can still have (src/sys/room.h) */
     uint64_t limit_bytes; /* of the cgroup; UINT64_MAX: none */
     uint64_t page_bytes, huge_page_bytes;
-    char huge_pages[16]; /* transparent huge pages: "always", "madvise", "never" */
-    char governor[32];   /* of CPU 0's frequency, "performance" and others */
+    char huge_pages[16];     /* transparent huge pages: "always", "madvise", "never" */
+    char governor[32];       /* of CPU 0's frequency, "performance" and others */
+    char numa_balancing[16]; /* whether the kernel moves pages by itself: "0", "1", "2" */
 } fg_machine;
 
 void fg_machine_describe(fg_machine *m);

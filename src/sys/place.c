@@ -64,6 +64,7 @@ static size_t deal_cores(fg_place *p, uint32_t n_real, slot *out)
         const uint32_t inside = n < n_real ? 1 : (n - r + n_real - 1) / n_real;
         const uint32_t k = n < n_real ? r % n : r + dealt[r]++ % inside * n_real;
         p->node[k].real |= (uint64_t)1 << r;
+        p->node[k].weight += p->topo == NULL ? 1 : fg_topo_worth(p->topo, c);
         out[n_slot++] = (slot){k, p->node[k].n_core++, c};
     }
     for (uint32_t k = 0; k < n; k++) { /* more nodes than cores: they share */
@@ -99,7 +100,8 @@ static fg_status weigh(fg_place *p, const fg_place_opts *o, fg_err *err)
 {
     for (uint32_t k = 0; k < p->n_node; k++) {
         fg_place_node *node = &p->node[k];
-        node->weight = o->weight != NULL ? o->weight[k] : o->pretend_nodes != 0 ? 1 : node->n_core;
+        if (o->weight != NULL) node->weight = o->weight[k];
+        if (o->weight == NULL && o->pretend_nodes != 0) node->weight = 1;
         if (node->weight > FG_MAX_NODE_WEIGHT) {
             return fg_fail(err, FG_EINVAL, "node %u: weight %u, expected at most %d", k,
                            node->weight, FG_MAX_NODE_WEIGHT);
@@ -146,6 +148,7 @@ fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o
     p->topo = t;
     p->numa = o->numa;
     p->n_node = o->pretend_nodes != 0 ? o->pretend_nodes : n_real;
+    p->n_home = p->n_node;
     if (o->numa == FG_NUMA_INTERLEAVE || o->numa == FG_NUMA_FIRST_TOUCH) p->n_node = 1;
     p->n_worker = o->n_worker;
     p->seat = fg_mem_zalloc_array(p->n_worker, sizeof *p->seat);
@@ -166,6 +169,18 @@ void fg_place_destroy(fg_place **p)
     fg_mem_free((*p)->seat);
     fg_mem_free(*p);
     *p = NULL;
+}
+
+void fg_place_weigh(const double *gbs, uint32_t n_node, uint32_t *weight)
+{
+    double most = 0.0;
+    bool alike = true;
+    for (uint32_t k = 0; k < n_node; k++) most = gbs[k] > most ? gbs[k] : most;
+    for (uint32_t k = 0; k < n_node; k++) {
+        alike &= gbs[k] > 0.9 * most;
+        weight[k] = gbs[k] > 0.0 ? (uint32_t)(100.0 * gbs[k] / most + 0.5) : 0;
+    }
+    for (uint32_t k = 0; k < n_node && alike; k++) weight[k] = 1;
 }
 
 /* ---- shares ---- */

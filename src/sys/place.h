@@ -42,8 +42,8 @@ typedef struct fg_place_opts {
     /* 0: the topology's nodes.  Else, for proofs on a machine of one node: so many (at most
      * FG_MAX_NODE), to which the cores are dealt; where they are fewer, nodes share them. */
     uint32_t pretend_nodes;
-    /* [nodes] what one can do next to the others, such as its bandwidth; 0: owns nothing.  NULL:
-     * its cores, or 1 each when the nodes are pretended. */
+    /* [nodes] what one can do next to the others, such as fg_place_weigh says; 0: owns nothing.
+     * NULL: what its cores are worth (fg_topo_worth), or 1 each when the nodes are pretended. */
     const uint32_t *weight;
 } fg_place_opts;
 
@@ -64,6 +64,7 @@ typedef struct fg_place {
     const fg_topo *topo; /* borrowed; NULL: nothing is bound */
     fg_numa numa;
     uint32_t n_node, n_worker;
+    uint32_t n_home; /* nodes that memory comes from: n_node, but where that is 1 by policy */
     uint64_t weight; /* of all nodes */
     fg_place_node node[FG_MAX_NODE];
     fg_seat *seat; /* [n_worker] */
@@ -76,6 +77,12 @@ typedef struct fg_place {
 /* Without a topology (NULL): one core of one node.  Errors: FG_EINVAL, FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err);
 void fg_place_destroy(fg_place **p); /* accepts NULL */
+
+/* Weights for fg_place_opts from what the cores of each node read of its own memory
+ * (node_rates.h), so that all are through with their parts at the same time: whole hundredths of the
+ * fastest.  All 1 where none is a tenth below it: such a difference is one of the moment, and equal
+ * parts are those of FORMAT.md. */
+void fg_place_weigh(const double *gbs, uint32_t n_node, uint32_t *weight);
 
 /* Node k owns items begin[k] .. begin[k + 1] - 1; [n_node + 1] of it are set. */
 typedef struct fg_share {

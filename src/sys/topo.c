@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Only cores and nodes are kept: caches and I/O would cost start-up time and nobody here asks for
- * them.
+ * Only packages, last-level caches, cores and nodes are kept: the rest would cost start-up time and
+ * nobody here asks for it.  hwloc is told to list what may not be used as well, so that a node
+ * without allowed memory can be named rather than be missing.
  */
 #include "src/sys/topo.h"
 
 #include <errno.h>
 #include <hwloc.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +16,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/base/units.h"
 #include "src/sys/cgroup.h"
 
 /* ---- the process's CPUs ---- */
@@ -124,12 +127,33 @@ void fg_binding_clear(void)
 
 /* ---- cores and nodes ---- */
 
+/* Why a memory node is none of ours. */
+typedef enum fate {
+    OWNS,      /* it is one */
+    NO_CPU,    /* memory alone */
+    NOT_OURS,  /* none of its CPUs may be used */
+    CLOSED,    /* its memory may not be used */
+    NO_MEMORY, /* CPUs alone */
+    SECOND,    /* another node of the same CPUs comes before it */
+} fate;
+
+typedef struct memory {
+    hwloc_obj_t obj;
+    uint64_t bytes;
+    uint32_t node; /* number among ours, when it OWNS */
+    fate fate;
+    bool has_cpu; /* of the machine, may it be used or not */
+} memory;
+
 struct fg_topo {
     hwloc_topology_t topology;
     hwloc_obj_type_t core_type; /* HWLOC_OBJ_PU where cores are not known */
-    uint32_t n_core, n_node;
-    uint32_t *node_of;             /* [n_core] */
-    hwloc_obj_t node[FG_MAX_NODE]; /* NULL: a machine without NUMA nodes */
+    uint32_t n_core, n_node, n_memory;
+    uint32_t *node_of; /* [n_core] */
+    uint8_t *worth;    /* [n_core] */
+    memory *memory;    /* [n_memory] all memory nodes in hwloc's order; none on a machine without */
+    uint32_t *distance;          /* [n_memory][n_memory]; NULL: unknown */
+    uint32_t owner[FG_MAX_NODE]; /* the memory node of each of ours */
 };
 
 static hwloc_obj_t core_at(const fg_topo *t, uint32_t i)
@@ -137,29 +161,164 @@ static hwloc_obj_t core_at(const fg_topo *t, uint32_t i)
     return hwloc_get_obj_by_type(t->topology, t->core_type, i);
 }
 
-/* Nodes in hwloc's order, without those that have memory only.  A core belongs to the first node
- * that serves it; cores that no node serves count with the first. */
+static const memory *memory_of(const fg_topo *t, uint32_t node)
+{
+    return &t->memory[t->owner[node]];
+}
+
+static uint32_t count(const fg_topo *t, hwloc_obj_type_t type)
+{
+    const int n = hwloc_get_nbobjs_by_type(t->topology, type);
+    return n < 0 ? 0 : (uint32_t)n;
+}
+
+/* Before CPUs that are not ours are taken out: which memory has CPUs at all. */
+static fg_status list_memory(fg_topo *t, fg_err *err)
+{
+    t->n_memory = count(t, HWLOC_OBJ_NUMANODE);
+    t->memory = fg_mem_zalloc_array(t->n_memory, sizeof *t->memory);
+    if (t->memory == NULL && t->n_memory != 0) return fg_fail_nomem(err, "topology");
+    for (uint32_t i = 0; i < t->n_memory; i++) {
+        const hwloc_obj_t o = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_NUMANODE, i);
+        t->memory[i].has_cpu = !hwloc_bitmap_iszero(o->cpuset);
+    }
+    return FG_OK;
+}
+
+static fg_status find_distances(fg_topo *t, fg_err *err)
+{
+    struct hwloc_distances_s *d = NULL;
+    unsigned n = 1;
+    if (hwloc_distances_get_by_type(t->topology, HWLOC_OBJ_NUMANODE, &n, &d,
+                                    HWLOC_DISTANCES_KIND_MEANS_LATENCY, 0) != 0 ||
+        n == 0) {
+        return FG_OK;
+    }
+    t->distance = fg_mem_zalloc_array((size_t)t->n_memory * t->n_memory, sizeof *t->distance);
+    for (unsigned i = 0; i < d->nbobjs && t->distance != NULL; i++) {
+        for (unsigned j = 0; j < d->nbobjs; j++) {
+            if (d->objs[i] == NULL || d->objs[j] == NULL) continue;
+            const uint64_t v = d->values[i * d->nbobjs + j];
+            t->distance[d->objs[i]->logical_index * t->n_memory + d->objs[j]->logical_index] =
+                v > UINT32_MAX ? UINT32_MAX : (uint32_t)v;
+        }
+    }
+    hwloc_distances_release(t->topology, d);
+    return t->distance == NULL ? fg_fail_nomem(err, "topology") : FG_OK;
+}
+
+/* Cores that nobody serves who may be used: to the nearest node that owns something. */
+static void give_to_nearest(fg_topo *t)
+{
+    for (uint32_t c = 0; c < t->n_core; c++) {
+        uint32_t home = 0, best = 0, least = UINT32_MAX;
+        if (t->node_of[c] != UINT32_MAX) continue;
+        while (home < t->n_memory &&
+               !hwloc_bitmap_intersects(t->memory[home].obj->cpuset, core_at(t, c)->cpuset)) {
+            home++;
+        }
+        for (uint32_t k = 0; k < t->n_node && home < t->n_memory && t->distance != NULL; k++) {
+            const uint32_t d = t->distance[home * t->n_memory + t->owner[k]];
+            if (d >= least) continue;
+            best = k;
+            least = d;
+        }
+        t->node_of[c] = best;
+    }
+}
+
+/* Of no node's CPUs in particular, as memory on a bus is: hwloc has it near all of them. */
+static bool is_far(const fg_topo *t, const memory *m)
+{
+    uint32_t of = UINT32_MAX;
+    for (uint32_t c = 0; c < t->n_core; c++) {
+        if (!hwloc_bitmap_intersects(m->obj->cpuset, core_at(t, c)->cpuset)) continue;
+        if (of != UINT32_MAX && t->node_of[c] != of) return true;
+        of = t->node_of[c];
+    }
+    return false;
+}
+
+static void judge(fg_topo *t)
+{
+    const hwloc_const_bitmap_t may = hwloc_topology_get_allowed_nodeset(t->topology);
+    uint64_t all_bytes = 0;
+    for (uint32_t i = 0; i < t->n_memory; i++) {
+        t->memory[i].obj = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_NUMANODE, i);
+        t->memory[i].bytes = t->memory[i].obj->attr->numanode.local_memory;
+        all_bytes += t->memory[i].bytes;
+    }
+    for (uint32_t i = 0; i < t->n_memory; i++) {
+        memory *m = &t->memory[i];
+        m->fate = SECOND;
+        /* where nobody says how much there is, that it is none is not known either */
+        if (m->bytes == 0 && all_bytes != 0) m->fate = NO_MEMORY;
+        if (!hwloc_bitmap_isset(may, m->obj->os_index)) m->fate = CLOSED;
+        if (hwloc_bitmap_iszero(m->obj->cpuset)) m->fate = m->has_cpu ? NOT_OURS : NO_CPU;
+    }
+}
+
+/* A core belongs to the node that serves the fewest others beside it, the first of those; nodes are
+ * numbered in hwloc's order. */
 static bool find_nodes(fg_topo *t)
 {
-    hwloc_obj_t node = NULL;
-    for (uint32_t i = 0; i < t->n_core; i++) t->node_of[i] = UINT32_MAX;
-    while ((node = hwloc_get_next_obj_by_type(t->topology, HWLOC_OBJ_NUMANODE, node)) != NULL) {
-        bool used = false;
-        for (uint32_t i = 0; i < t->n_core; i++) {
-            if (t->node_of[i] != UINT32_MAX) continue;
-            if (!hwloc_bitmap_intersects(node->cpuset, core_at(t, i)->cpuset)) continue;
-            t->node_of[i] = t->n_node;
-            used = true;
+    judge(t);
+    for (uint32_t c = 0; c < t->n_core; c++) {
+        int least = INT_MAX;
+        t->node_of[c] = UINT32_MAX; /* till they are numbered: the memory node */
+        for (uint32_t i = 0; i < t->n_memory; i++) {
+            const memory *m = &t->memory[i];
+            if (m->fate != SECOND && m->fate != OWNS) continue;
+            if (!hwloc_bitmap_intersects(m->obj->cpuset, core_at(t, c)->cpuset)) continue;
+            if (hwloc_bitmap_weight(m->obj->cpuset) >= least) continue;
+            least = hwloc_bitmap_weight(m->obj->cpuset);
+            t->node_of[c] = i;
         }
-        if (!used) continue;
+        if (t->node_of[c] != UINT32_MAX) t->memory[t->node_of[c]].fate = OWNS;
+    }
+    for (uint32_t i = 0; i < t->n_memory; i++) {
+        memory *m = &t->memory[i];
+        if (m->fate == SECOND && is_far(t, m)) m->fate = NO_CPU;
+        if (m->fate != OWNS) continue;
         if (t->n_node == FG_MAX_NODE) return false;
-        t->node[t->n_node++] = node;
+        m->node = t->n_node;
+        t->owner[t->n_node++] = i;
     }
-    for (uint32_t i = 0; i < t->n_core; i++) {
-        if (t->node_of[i] == UINT32_MAX) t->node_of[i] = 0;
+    for (uint32_t c = 0; c < t->n_core; c++) {
+        if (t->node_of[c] != UINT32_MAX) t->node_of[c] = t->memory[t->node_of[c]].node;
     }
-    if (t->n_node == 0) t->n_node = 1;
+    give_to_nearest(t);
+    if (t->n_node == 0) { /* no node at all, or none that may be used: as if there were one */
+        t->n_memory = 0;
+        t->n_node = 1;
+    }
     return true;
+}
+
+static void find_kinds(fg_topo *t)
+{
+    hwloc_bitmap_t fast = hwloc_bitmap_alloc(), set = hwloc_bitmap_alloc();
+    uint32_t n_fast = 0;
+    int most = -1;
+    const int n = fast == NULL || set == NULL ? 0 : hwloc_cpukinds_get_nr(t->topology, 0);
+    for (int i = 0; i < n; i++) {
+        int efficiency = -1; /* hwloc's word for speed; -1: it does not know which is faster */
+        if (hwloc_cpukinds_get_info(t->topology, (unsigned)i, set, &efficiency, NULL, NULL, 0) !=
+                0 ||
+            efficiency <= most) {
+            continue;
+        }
+        most = efficiency;
+        (void)hwloc_bitmap_copy(fast, set);
+    }
+    for (uint32_t c = 0; c < t->n_core; c++) {
+        const bool is = most >= 0 && hwloc_bitmap_intersects(fast, core_at(t, c)->cpuset);
+        t->worth[c] = is ? 2 : 1;
+        n_fast += is;
+    }
+    if (n_fast == t->n_core) memset(t->worth, 1, t->n_core);
+    hwloc_bitmap_free(fast);
+    hwloc_bitmap_free(set);
 }
 
 static fg_status start(fg_topo **out, fg_err *err)
@@ -171,33 +330,47 @@ static fg_status start(fg_topo **out, fg_err *err)
         return fg_fail_nomem(err, "topology");
     }
     hwloc_topology_t topology = (*out)->topology;
+    (void)hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
     (void)hwloc_topology_set_all_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE);
+    (void)hwloc_topology_set_type_filter(topology, HWLOC_OBJ_PACKAGE, HWLOC_TYPE_FILTER_KEEP_ALL);
+    (void)hwloc_topology_set_type_filter(topology, HWLOC_OBJ_L3CACHE, HWLOC_TYPE_FILTER_KEEP_ALL);
     (void)hwloc_topology_set_type_filter(topology, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL);
-    /* what holds a node's cores together: without it every node would count as serving them all */
     (void)hwloc_topology_set_type_filter(topology, HWLOC_OBJ_GROUP,
                                          HWLOC_TYPE_FILTER_KEEP_STRUCTURE);
     return FG_OK;
 }
 
-/* Reads the machine that start's caller chose, and leaves only these CPUs of it (NULL: all). */
+/* Leaves the CPUs that control groups allow, and of those only these (NULL: all). */
+static fg_status restrict_to(const fg_topo *t, hwloc_const_bitmap_t cpus, fg_err *err)
+{
+    hwloc_bitmap_t set = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(t->topology));
+    bool ok = set != NULL;
+    if (ok && cpus != NULL) ok = hwloc_bitmap_and(set, set, cpus) == 0;
+    ok = ok && hwloc_topology_restrict(t->topology, set, 0) == 0;
+    hwloc_bitmap_free(set);
+    if (ok) return FG_OK;
+    return fg_fail(err, FG_EINVAL, "topology: none of its CPUs may be used, expected some");
+}
+
+/* Reads the machine that start's caller chose. */
 static fg_status load(fg_topo *t, const char *name, hwloc_const_bitmap_t cpus, fg_err *err)
 {
     if (hwloc_topology_load(t->topology) != 0) {
         return fg_fail(err, FG_EINVAL, "topology: %s, expected a machine that hwloc can read",
                        name);
     }
-    if (cpus != NULL && hwloc_topology_restrict(t->topology, cpus, 0) != 0) {
-        return fg_fail(err, FG_EINVAL, "topology: none of its CPUs may be used, expected some");
-    }
+    FG_TRY(list_memory(t, err));
+    FG_TRY(restrict_to(t, cpus, err));
     t->core_type = HWLOC_OBJ_CORE;
-    int n = hwloc_get_nbobjs_by_type(t->topology, HWLOC_OBJ_CORE);
-    if (n <= 0) {
+    if ((t->n_core = count(t, HWLOC_OBJ_CORE)) == 0) {
         t->core_type = HWLOC_OBJ_PU;
-        n = hwloc_get_nbobjs_by_type(t->topology, HWLOC_OBJ_PU);
+        t->n_core = count(t, HWLOC_OBJ_PU); /* a loaded topology has one */
     }
-    t->n_core = (uint32_t)n; /* a loaded topology has a PU */
     t->node_of = fg_mem_zalloc_array(t->n_core, sizeof *t->node_of);
-    if (t->node_of == NULL) return fg_fail_nomem(err, "topology");
+    t->worth = fg_mem_zalloc_array(t->n_core, sizeof *t->worth);
+    if (t->node_of == NULL || t->worth == NULL) return fg_fail_nomem(err, "topology");
+    FG_TRY(find_distances(t, err));
+    find_kinds(t);
     if (find_nodes(t)) return FG_OK;
     return fg_fail(err, FG_ELIMIT, "topology: more NUMA nodes, expected at most %d", FG_MAX_NODE);
 }
@@ -254,6 +427,9 @@ void fg_topo_destroy(fg_topo *t)
     if (t == NULL) return;
     hwloc_topology_destroy(t->topology);
     fg_mem_free(t->node_of);
+    fg_mem_free(t->worth);
+    fg_mem_free(t->memory);
+    fg_mem_free(t->distance);
     fg_mem_free(t);
 }
 
@@ -272,12 +448,91 @@ uint32_t fg_topo_node_of(const fg_topo *t, uint32_t core)
     return t->node_of[core];
 }
 
+uint32_t fg_topo_worth(const fg_topo *t, uint32_t core)
+{
+    return t->worth[core];
+}
+
+uint64_t fg_topo_node_bytes(const fg_topo *t, uint32_t node)
+{
+    return t->n_memory == 0 ? 0 : memory_of(t, node)->bytes;
+}
+
+uint32_t fg_topo_distance(const fg_topo *t, uint32_t a, uint32_t b)
+{
+    if (t->distance == NULL || t->n_memory == 0) return 0;
+    return t->distance[t->owner[a] * t->n_memory + t->owner[b]];
+}
+
 uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx)
 {
-    for (uint32_t i = 0; i < t->n_node; i++) {
-        if (t->node[i] == NULL ? os_idx == 0 : t->node[i]->os_index == os_idx) return i;
+    for (uint32_t k = 0; k < t->n_node; k++) {
+        if (t->n_memory == 0 ? os_idx == 0 : memory_of(t, k)->obj->os_index == os_idx) return k;
     }
     return UINT32_MAX;
+}
+
+/* ---- in words ---- */
+
+fg_topo_sum fg_topo_sums(const fg_topo *t)
+{
+    fg_topo_sum s = {
+        .n_core = t->n_core,
+        .n_cpu = count(t, HWLOC_OBJ_PU),
+        .n_cache = count(t, HWLOC_OBJ_L3CACHE),
+    };
+    uint32_t n_best = 0;
+    for (uint32_t i = 0; i < count(t, HWLOC_OBJ_PACKAGE); i++) {
+        const hwloc_obj_t o = hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_PACKAGE, i);
+        s.n_package += !hwloc_bitmap_iszero(o->cpuset); /* else only its memory is left */
+    }
+    for (uint32_t i = 0; i < s.n_cache; i++) {
+        s.cache_bytes += hwloc_get_obj_by_type(t->topology, HWLOC_OBJ_L3CACHE, i)->attr->cache.size;
+    }
+    for (uint32_t i = 0; i < t->n_core; i++) n_best += t->worth[i] > 1;
+    s.n_fast = n_best == 0 ? t->n_core : n_best;
+    for (uint32_t i = 0; i < t->n_memory; i++) s.n_idle += t->memory[i].fate != OWNS;
+    return s;
+}
+
+static void put_node(const fg_topo *t, const memory *m, fg_buf *b)
+{
+    static const char *const why[] = {
+        [NO_CPU] = "memory only",        [NOT_OURS] = "no CPU that may be used",
+        [CLOSED] = "memory not allowed", [NO_MEMORY] = "no memory",
+        [SECOND] = "second of its CPUs",
+    };
+    uint32_t n = 0;
+    fg_buf_printf(b, "; node %u:", m->obj->os_index);
+    for (uint32_t c = 0; c < t->n_core && m->fate == OWNS; c++) n += t->node_of[c] == m->node;
+    if (m->fate == OWNS) fg_buf_printf(b, " %u core%s", n, n == 1 ? "" : "s");
+    if (m->bytes != 0) {
+        fg_buf_printf(b, "%s %s", m->fate == OWNS ? "," : "", fg_text_memory((double)m->bytes).s);
+    }
+    if (m->fate != OWNS) {
+        fg_buf_printf(b, "%s owns nothing (%s)", m->bytes != 0 ? "," : "", why[m->fate]);
+        return;
+    }
+    if (t->distance == NULL || t->n_node == 1) return;
+    for (uint32_t k = 0; k < t->n_node; k++) {
+        fg_buf_printf(b, "%s%u", k == 0 ? ", distances " : " ", fg_topo_distance(t, m->node, k));
+    }
+}
+
+void fg_topo_put(const fg_topo *t, fg_buf *b)
+{
+    const fg_topo_sum s = fg_topo_sums(t);
+    if (s.n_package != 0) {
+        fg_buf_printf(b, "%u package%s, ", s.n_package, s.n_package == 1 ? "" : "s");
+    }
+    fg_buf_printf(b, "%u core%s", s.n_core, s.n_core == 1 ? "" : "s");
+    if (s.n_fast != s.n_core) fg_buf_printf(b, " (%u fast)", s.n_fast);
+    if (s.n_cpu != s.n_core) fg_buf_printf(b, " with %u threads", s.n_cpu);
+    if (s.n_cache != 0) {
+        fg_buf_printf(b, ", %u last-level cache%s of %s in all", s.n_cache,
+                      s.n_cache == 1 ? "" : "s", fg_text_memory((double)s.cache_bytes).s);
+    }
+    for (uint32_t i = 0; i < t->n_memory; i++) put_node(t, &t->memory[i], b);
 }
 
 /* ---- binding ---- */
@@ -318,8 +573,8 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, vo
     hwloc_bitmap_t set = hwloc_bitmap_alloc();
     bool ok = set != NULL;
     for (uint32_t i = 0; i < t->n_node && ok; i++) {
-        if ((nodes >> i & 1) == 0 || t->node[i] == NULL) continue;
-        ok = hwloc_bitmap_or(set, set, t->node[i]->nodeset) == 0;
+        if ((nodes >> i & 1) == 0 || t->n_memory == 0) continue;
+        ok = hwloc_bitmap_or(set, set, memory_of(t, i)->obj->nodeset) == 0;
     }
     if (!ok) {
         hwloc_bitmap_free(set);

@@ -4,6 +4,9 @@
  * cores this process may use, the NUMA nodes they belong to, and binding of threads and memory to
  * them.  Which work goes where is not decided here but in place.h.
  *
+ * Limits of control groups count on both sides: CPUs that may not be used are left out, and a node
+ * whose memory may not be used is none of ours; its cores then belong to the nearest that is.
+ *
  * The process's CPUs are read once, before anything of ours binds a thread, so that a bound caller
  * sees the same cores as a free one.
  */
@@ -14,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/buf.h"
 #include "src/base/status.h"
 
 enum { FG_MAX_NODE = 64 }; /* a set of nodes is a uint64_t, bit i for node i */
@@ -32,11 +36,37 @@ void fg_topo_destroy(fg_topo *t); /* accepts NULL */
 /* Physical cores allowed by affinity and cpuset (CPUs where cores are not known); at least 1. */
 uint32_t fg_topo_n_core(const fg_topo *t);
 
-/* NUMA nodes that have one of these cores; at least 1.  They are numbered in hwloc's order. */
+/* NUMA nodes that have one of these cores, and memory that may be used; at least 1.  They are
+ * numbered in hwloc's order. */
 uint32_t fg_topo_n_node(const fg_topo *t);
 
-/* The node of a core, < n_node.  Where several nodes serve a core, the first. */
+/* The node of a core, < n_node.  Where several nodes serve a core, the first; where none that may be
+ * used does, the nearest. */
 uint32_t fg_topo_node_of(const fg_topo *t, uint32_t core);
+
+/* What a core can do next to the others: 1, or, where hwloc knows cores of several kinds, 2 for one
+ * of the fastest kind. */
+uint32_t fg_topo_worth(const fg_topo *t, uint32_t core);
+
+/* Memory of a node, bytes; 0: unknown. */
+uint64_t fg_topo_node_bytes(const fg_topo *t, uint32_t node);
+
+/* How far the memory of node b is from the cores of node a, as the firmware says: relative times, 10
+ * for a == b.  0: unknown. */
+uint32_t fg_topo_distance(const fg_topo *t, uint32_t a, uint32_t b);
+
+typedef struct fg_topo_sum {
+    uint32_t n_package, n_core, n_fast; /* n_fast: cores of the fastest kind */
+    uint32_t n_cpu;                     /* hardware threads of the cores */
+    uint32_t n_cache;                   /* last-level caches that they use */
+    uint64_t cache_bytes;               /* of all those caches */
+    uint32_t n_idle;                    /* memory nodes that are none of ours (fg_topo_put) */
+} fg_topo_sum;
+fg_topo_sum fg_topo_sums(const fg_topo *t);
+
+/* One line: "2 packages, 16 cores of 2 threads, ...; node 0: 8 cores, 64 GiB; ...", with every
+ * memory node that owns nothing and why.  Two machines with the same line are alike. */
+void fg_topo_put(const fg_topo *t, fg_buf *b);
 
 /* The node with this number in the system; UINT32_MAX when it has no core of ours. */
 uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx);

@@ -15,7 +15,10 @@
 #include "src/sys/place.h"
 #include "tests/fg_test.h"
 
-#define UNEVEN "tests/sys/topologies/uneven.xml" /* nodes of 4, 2 and no cores */
+/* Made with hwloc from synthetic descriptions, then cut down to what is looked at; what is special
+ * in one was written by hand. */
+#define RECORDED "tests/sys/topologies/"
+#define UNEVEN   RECORDED "uneven.xml" /* nodes of 4, 2 and no cores */
 
 static fg_topo *described(const char *source, const char *cpus)
 {
@@ -55,6 +58,16 @@ FG_TEST(cores_belong_to_nodes)
         {"node:2 pu:3", NULL, 2, {3, 3}}, /* cores not known */
         {UNEVEN, NULL, 2, {4, 2}},
         {UNEVEN, "4-5", 1, {2}},
+        {RECORDED "two-socket.xml", NULL, 2, {4, 4}},
+        {RECORDED "two-socket.xml", "0-5,8-9", 2, {3, 1}}, /* threads of a core: one core */
+        {RECORDED "nps4.xml", NULL, 8, {2, 2, 2, 2}},
+        {RECORDED "nps4.xml", "4-15", 6, {2, 2, 2, 2}},
+        {RECORDED "snc.xml", NULL, 4, {3, 3, 3, 3}},
+        {RECORDED "hybrid.xml", NULL, 2, {4, 4}},
+        {RECORDED "cpuset.xml", NULL, 2, {2, 4}},      /* cores of node 1: to the nearest */
+        {RECORDED "cpuset.xml", "0-3", 1, {4}},        /* where that has no core: the other one */
+        {RECORDED "no-memory.xml", NULL, 2, {2, 4}},   /* of the node in the middle */
+        {RECORDED "memory-only.xml", NULL, 2, {2, 2}}, /* and second nodes of the same cores */
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         uint32_t n_core[FG_MAX_NODE] = {0};
@@ -69,6 +82,90 @@ FG_TEST(cores_belong_to_nodes)
         CHECK(!fg_topo_bind_self(t, 0)); /* of another machine */
         fg_topo_destroy(t);
     }
+}
+
+/* What fg_topo_put must say of each machine: everything that is counted and named. */
+FG_TEST(machines_in_words)
+{
+    static const struct {
+        const char *source, *cpus, *text;
+    } want[] = {
+        {"core:4 pu:2", NULL, "4 cores with 8 threads; node 0: 4 cores, 1.00 GiB"},
+        {RECORDED "two-socket.xml", NULL,
+         "2 packages, 8 cores with 16 threads, 2 last-level caches of 64.0 MiB in all; node 0: 4 "
+         "cores, 256 GiB, distances 10 21; node 1: 4 cores, 256 GiB, distances 21 10"},
+        {RECORDED "two-socket.xml", "0-3",
+         "1 package, 2 cores with 4 threads, 1 last-level cache of 32.0 MiB in all; node 0: 2 "
+         "cores, 256 GiB; node 1: 256 GiB, owns nothing (no CPU that may be used)"},
+        {RECORDED "hybrid.xml", NULL,
+         "1 package, 8 cores (4 fast); node 0: 4 cores, 32.0 GiB; node 1: 4 cores, 32.0 GiB"},
+        {RECORDED "cpuset.xml", NULL,
+         "6 cores; node 0: 2 cores, 64.0 GiB, distances 10 20; node 1: 64.0 GiB, owns nothing "
+         "(memory not allowed); node 2: 4 cores, 64.0 GiB, distances 20 10; node 3: 64.0 GiB, owns "
+         "nothing (no CPU that may be used)"},
+        {RECORDED "no-memory.xml", NULL,
+         "6 cores; node 0: 2 cores, 64.0 GiB, distances 10 32; node 1: owns nothing (no memory); "
+         "node 2: 4 cores, 64.0 GiB, distances 32 10"},
+        {RECORDED "memory-only.xml", NULL,
+         "2 packages, 4 cores; node 0: 2 cores, 64.0 GiB; node 1: 16.0 GiB, owns nothing (second "
+         "of "
+         "its CPUs); node 2: 2 cores, 64.0 GiB; node 3: 16.0 GiB, owns nothing (second of its "
+         "CPUs); node 4: 128 GiB, owns nothing (memory only)"},
+    };
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        fg_buf b = {0};
+        fg_topo *t = described(want[i].source, want[i].cpus);
+        REQUIRE(t != NULL);
+        fg_topo_put(t, &b);
+        CHECK_STR(fg_buf_str(&b), want[i].text);
+        fg_buf_fini(&b);
+        fg_topo_destroy(t);
+    }
+    fg_topo *t = described(RECORDED "memory-only.xml", NULL);
+    REQUIRE(t != NULL);
+    CHECK_U64(fg_topo_sums(t).n_idle, 3);
+    CHECK_U64(fg_topo_node_bytes(t, 1), (uint64_t)64 << 30);
+    CHECK_U64(fg_topo_node_at(t, 1), UINT32_MAX); /* owns nothing: none of ours */
+    CHECK_U64(fg_topo_node_at(t, 2), 1);
+    CHECK_U64(fg_topo_distance(t, 0, 1), 0);
+    fg_topo_destroy(t);
+    t = described(RECORDED "nps4.xml", "4-15");
+    REQUIRE(t != NULL);
+    CHECK_U64(fg_topo_distance(t, 0, 1), 12); /* nodes 2, 3 and 4 of the machine */
+    CHECK_U64(fg_topo_distance(t, 0, 2), 32);
+    fg_topo_destroy(t);
+}
+
+/* A node of four slow cores has half of what four fast ones have. */
+FG_TEST(slow_cores_weigh_less)
+{
+    fg_share s;
+    fg_topo *t = described(RECORDED "hybrid.xml", NULL);
+    fg_place *p = t == NULL ? NULL : placed(t, 8, 0);
+    REQUIRE(p != NULL);
+    CHECK_U64(p->node[0].weight, 8);
+    CHECK_U64(p->node[1].weight, 4);
+    fg_place_share(p, 48, 8, &s);
+    CHECK_U64(s.begin[1], 32);
+    fg_place_destroy(&p);
+    fg_topo_destroy(t);
+    t = described(RECORDED "hybrid.xml", "4-7"); /* without a fast one all are alike */
+    p = t == NULL ? NULL : placed(t, 4, 0);
+    REQUIRE(p != NULL);
+    CHECK_U64(p->node[0].weight, 4);
+    fg_place_destroy(&p);
+    fg_topo_destroy(t);
+}
+
+FG_TEST(weights_follow_bandwidth)
+{
+    uint32_t w[4];
+    fg_place_weigh((const double[]){100.0, 91.0, 99.0, 95.0}, 4, w); /* noise */
+    CHECK(w[0] == 1 && w[1] == 1 && w[2] == 1 && w[3] == 1);
+    fg_place_weigh((const double[]){100.0, 200.0, 50.4, 0.0}, 4, w);
+    CHECK(w[0] == 50 && w[1] == 100 && w[2] == 25 && w[3] == 0);
+    fg_place_weigh((const double[]){100.0, 90.0}, 2, w); /* a tenth: no noise any more */
+    CHECK(w[0] == 100 && w[1] == 90);
 }
 
 FG_TEST(node_numbers_are_the_systems)
@@ -146,6 +243,13 @@ FG_TEST(workers_sit_on_their_nodes)
     }
     check_seats("core:4 pu:1", NULL);
     check_seats(UNEVEN, NULL);
+    check_seats(RECORDED "two-socket.xml", NULL);
+    check_seats(RECORDED "nps4.xml", "0-6,9-15");
+    check_seats(RECORDED "snc.xml", NULL);
+    check_seats(RECORDED "hybrid.xml", NULL);
+    check_seats(RECORDED "cpuset.xml", NULL);
+    check_seats(RECORDED "no-memory.xml", NULL);
+    check_seats(RECORDED "memory-only.xml", NULL);
     check_seats("node:4 core:4 pu:1", "0,4-7,9-10,15");
 }
 
