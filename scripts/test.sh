@@ -159,7 +159,7 @@ named_jobs() {
 }
 
 # Measure time, or memory of the whole machine: alone.
-alone='/(test_drives|test_slots|plan\.py|emulate\.sh)( |$)'
+alone='/(test_drives|test_slots|plan\.py|vm\.py|emulate\.sh)( |$)'
 # Take longest: first, so that no CPU waits at the end.
 longest='/(test_nano|test_resume|test_split|test_sensitivity|test_invariance|test_calib|test_journal|test_stream|stream\.py|evidence\.py|cli\.py|test_rotated)( |$)'
 
