@@ -221,8 +221,8 @@ typedef struct fg_engine_opts {
     fg_residency residency;
     fg_pages pages;
     const char *image; /* with FG_RESIDENCY_SHARED: the file, made when it is not there */
-    /* While weights are read at opening, with bytes done and total; false cancels (FG_ECANCEL).
-     * May be NULL. */
+    /* While weights are read or placed at opening, with bytes done and total; false cancels
+     * (FG_ECANCEL).  May be NULL. */
     bool (*progress)(void *ctx, uint64_t done, uint64_t total);
     void *progress_ctx;
 } fg_engine_opts;
@@ -238,9 +238,11 @@ FG_INLINE fg_engine_opts fg_engine_opts_default(void)
 }
 
 /* Opens a model file: validates header and directory, maps the data (touching none of it), starts
- * the team.  With ram_bytes the dense parts are read.  *out must be closed after all its sessions.
- * Errors: FG_EIO, FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM (the file), FG_EINVAL (an option),
- * FG_ENOTSUP (CPU level absent, policy without its heat map), FG_ELIMIT (ram_bytes too small),
+ * the team.  With ram_bytes the dense parts are read, with a copy everything.  Where there are
+ * several NUMA nodes, weights are brought to those that own them, and the kernel is asked whether
+ * they are there.  *out must be closed after all its sessions. Errors: FG_EIO, FG_EFORMAT,
+ * FG_EVERSION, FG_ECHECKSUM (the file), FG_EINVAL (an option), FG_ENOTSUP (CPU level absent, policy
+ * without its heat map), FG_ELIMIT (ram_bytes too small; pages elsewhere with FG_NUMA_STRICT),
  * FG_ENOMEM. */
 FG_API fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts *opts,
                                 fg_err *err);

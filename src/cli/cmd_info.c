@@ -23,12 +23,16 @@ const command cmd_info = {
     .example = "fulgur info m1.fulgur --tensors\n"
                "fulgur info m1.fulgur --quality\n"
                "fulgur info m1.fulgur --plot errors.svg\n"
+               "fulgur info m1.fulgur --placement --numa slice\n"
                "fulgur info m1.fulgur --meta config.json",
     .description =
         "Says what a model file holds: shape, types, sizes and errors. `--tensors` lists each "
         "tensor with its type, size and quantization error; `--quality` shows the figures that "
         "`fulgur score --card` put there; `--plot` draws the errors by layer and role; `--meta` "
-        "prints an entry such as config.json as it was in the checkpoint.",
+        "prints an entry such as config.json as it was in the checkpoint.\n"
+        "`--placement` says which NUMA node would have how much of the weights with `--numa` and "
+        "`--nodes`, and on which nodes the pages are that the page cache has of them now, as the "
+        "kernel tells; nothing is read or moved.",
     .run = run,
 };
 
@@ -184,7 +188,7 @@ static fg_status print_meta(const fg_model_file *f, const char *key, fg_err *err
 
 static int run(int argc, char **argv)
 {
-    bool tensors = false, quality = false, json = false;
+    bool tensors = false, quality = false, json = false, placement = false;
     const char *meta = NULL, *plot = NULL, *path;
     fg_engine_opts eo = fg_engine_opts_default();
     const opt opts[] = {
@@ -192,20 +196,28 @@ static int run(int argc, char **argv)
         {"quality", 0, OPT_FLAG, &quality, 0, 0, NULL, "quality cards (score --card) of the file"},
         {"plot", 0, OPT_STR, &plot, 0, 0, "FILE.svg", "draw the errors by layer and role"},
         {"meta", 0, OPT_STR, &meta, 0, 0, "KEY", "print one metadata entry"},
+        {"placement", 0, OPT_FLAG, &placement, 0, 0, NULL,
+         "which NUMA node has which weights, and where their pages are"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
         ENGINE_OPTS(eo),
+        NODE_OPTS(eo),
     };
     int status;
     if (!args_parse(&cmd_info, opts, sizeof opts / sizeof opts[0], argc, argv, &path, 1, &status)) {
         return status;
     }
-    if (tensors + quality + (plot != NULL) + (meta != NULL) > 1) {
+    if (tensors + quality + placement + (plot != NULL) + (meta != NULL) > 1) {
         return args_usage(&cmd_info, "several reports, expected one of --tensors, --quality, "
-                                     "--plot and --meta");
+                                     "--plot, --meta and --placement");
     }
     fg_err err = {0};
     fg_engine *e;
     fg_status st = FG_OK;
+    if (placement) {
+        st = info_print_placement(path, &eo, json, &err);
+        return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    }
+    eo.numa = FG_NUMA_FIRST_TOUCH; /* no weights are brought anywhere for this */
     if (open_engine(&e, path, &eo, &err) != FG_OK) return cli_fail(&err);
     const fg_model_file *f = fg_engine_file(e);
     if (meta != NULL) {

@@ -17,6 +17,7 @@
 #include "src/base/units.h"
 #include "src/base/utf8.h"
 #include "bench/bench.h"
+#include "src/engine/placement.h"
 #include "src/engine/session.h"
 #include "src/sys/room.h"
 
@@ -235,8 +236,20 @@ static void show_note(void *ctx, const char *line)
 fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opts, fg_err *err)
 {
     fg_engine_opts o = *opts;
+    progress p;
+    progress_start(&p, "weights", "B");
     o.note = show_note;
-    return fg_engine_open(e, path, &o, err);
+    o.progress = progress_show;
+    o.progress_ctx = &p;
+    const fg_status st = fg_engine_open(e, path, &o, err);
+    progress_end(&p);
+    if (st == FG_OK && fg_engine_placement(*e)->asked) {
+        fg_buf b = {0};
+        fg_placement_put(fg_engine_placement(*e), &b);
+        if (fg_buf_str(&b) != NULL) cli_note("%s\n", fg_buf_str(&b));
+        fg_buf_fini(&b);
+    }
+    return st;
 }
 
 fg_status check_engine(fg_engine *e, fg_err *err)

@@ -89,11 +89,17 @@ const char *cli_known_memory(uint64_t bytes);
             "LEVEL", "highest kernel level to use"                                                 \
     }
 
-/* Options of where weights lie; paste after ENGINE_OPTS. */
-#define NUMA_OPTS(o)                                                                               \
+/* Which nodes have what; paste after ENGINE_OPTS. */
+#define NODE_OPTS(o)                                                                               \
     {"numa", 0, OPT_CHOICE, CHOICE((o).numa, fg_numa_name, FG_NUMA_COUNT),                         \
      0,      0, "POLICY",   "which NUMA node has which weights"},                                  \
-        {"nodes", 0, OPT_U32, &(o).n_node, 1, 64, "N", "NUMA nodes to use (default: all)"},        \
+    {                                                                                              \
+        "nodes", 0, OPT_U32, &(o).n_node, 1, 64, "N", "NUMA nodes to use (default: all)"           \
+    }
+
+/* The same and where weights lie. */
+#define NUMA_OPTS(o)                                                                               \
+    NODE_OPTS(o),                                                                                  \
         {"residency", 0, OPT_CHOICE, CHOICE((o).residency, fg_residency_name, FG_RESIDENCY_COUNT), \
          0,           0, "HOME",     "where weights are without --ram"},                           \
         {"pages", 0, OPT_CHOICE, CHOICE((o).pages, fg_pages_name, FG_PAGES_COUNT),                 \

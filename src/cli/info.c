@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/cli/info.h"
+#include "src/engine/placement.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -304,4 +305,60 @@ fg_status info_print_quality(const fg_model_file *f, bool json, fg_err *err)
     }
     fg_mem_free(cards);
     return st;
+}
+
+/* ---- placement ---- */
+
+static double share_of(uint64_t part, const fg_placement_node *n)
+{
+    const uint64_t there = n->local + n->other;
+    return there == 0 ? 0.0 : 100.0 * (double)part / (double)there;
+}
+
+static void print_nodes(const fg_placement *p)
+{
+    printf("%-5s %8s %10s %10s %8s %8s", "node", "threads", "weights", "cached", "local", "other");
+    for (uint32_t k = 0; k < p->n_real; k++) printf("   on %-3u", k);
+    printf("\n");
+    for (uint32_t i = 0; i < p->n_node; i++) {
+        const fg_placement_node *n = &p->node[i];
+        printf("%-5u %8u %10s %8.1f %% %6.1f %% %6.1f %%", i, n->n_worker,
+               cli_memory((double)n->bytes),
+               n->bytes == 0 ? 0.0
+                             : 100.0 * 4096.0 * (double)(n->local + n->other) / (double)n->bytes,
+               share_of(n->local, n), share_of(n->other, n));
+        for (uint32_t k = 0; k < p->n_real; k++) printf(" %6.1f %%", share_of(n->on_real[k], n));
+        printf("\n");
+    }
+}
+
+static void put_nodes(fg_buf *b, const fg_placement *p)
+{
+    fg_buf_printf(b, "{\"policy\": \"%s\", \"nodes\": [", fg_numa_name(p->numa));
+    for (uint32_t i = 0; i < p->n_node; i++) {
+        const fg_placement_node *n = &p->node[i];
+        fg_buf_printf(b,
+                      "%s\n{\"threads\": %u, \"bytes\": %" PRIu64 ", \"pages_local\": %" PRIu64
+                      ", \"pages_other\": %" PRIu64 ", \"pages_absent\": %" PRIu64
+                      ", \"pages_on\": [",
+                      i == 0 ? "" : ",", n->n_worker, n->bytes, n->local, n->other, n->absent);
+        for (uint32_t k = 0; k < p->n_real; k++) {
+            fg_buf_printf(b, "%s%" PRIu64, k == 0 ? "" : ", ", n->on_real[k]);
+        }
+        fg_buf_put_str(b, "]}");
+    }
+    fg_buf_put_str(b, "]}\n");
+}
+
+fg_status info_print_placement(const char *path, const fg_engine_opts *o, bool json, fg_err *err)
+{
+    fg_placement p;
+    FG_TRY(fg_placement_look(&p, path, o, err));
+    if (!json) {
+        print_nodes(&p);
+        return FG_OK;
+    }
+    fg_buf b = {0};
+    put_nodes(&b, &p);
+    return print_buf(&b, err);
 }

@@ -25,4 +25,8 @@ void info_print_roles(const fg_model_file *f);
  * marked. */
 fg_status info_print_quality(const fg_model_file *f, bool json, fg_err *err);
 
+/* Which node has which weights with these options, and where their cached pages are, as a table or
+ * as JSON on stdout. */
+fg_status info_print_placement(const char *path, const fg_engine_opts *o, bool json, fg_err *err);
+
 #endif

@@ -175,7 +175,8 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     FG_TRY(open_copy(e, o, err));
     if (e->store == NULL && e->copy == NULL) FG_TRY(fg_model_file_mapped(e->file, err));
     const fg_home home = fg_engine_home(e);
-    return fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err);
+    FG_TRY(fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err));
+    return fg_engine_settle(e, o, err);
 }
 
 fg_home fg_engine_home(const fg_engine *e)

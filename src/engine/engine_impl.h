@@ -6,6 +6,7 @@
 #define FG_SRC_ENGINE_ENGINE_IMPL_H
 
 #include "src/engine/engine.h"
+#include "src/engine/placement.h"
 #include "src/model/forward.h"
 #include "src/sys/team.h"
 
@@ -16,11 +17,17 @@ struct fg_engine {
     fg_copy *copy;
     fg_store_stats store_stats;
     uint64_t ram_bytes, session_bytes; /* the bound; what sessions take of it */
+    fg_placement placement;
     fg_model *model;
     fg_team *team;
     uint32_t cpu_flags;
     fg_tokenizer *tokenizer; /* NULL until asked for */
     uint64_t *sample_mask;   /* NULL until asked for */
 };
+
+/* Brings the weights to their nodes where there are several, asks where they are, and keeps the
+ * answer; with FG_NUMA_STRICT FG_ELIMIT when some are elsewhere.  Other errors: those of fg_settle.
+ * */
+fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err);
 
 #endif

@@ -443,12 +443,11 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach)
     return ok;
 }
 
-fg_status fg_store_audit(const fg_store *s, uint32_t node, fg_audit *out, fg_err *err)
+void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out)
 {
-    const fg_place *place = fg_slices_place(s->slices);
-    FG_TRY(fg_place_audit(place, s->dense[node].p, s->dense[node].slot_bytes, out, err));
-    return fg_place_audit(place, s->slots[node].p, s->slots[node].n * s->slots[node].slot_bytes,
-                          out, err);
+    const fg_slots *dense = &s->dense[node], *slots = &s->slots[node];
+    out[0] = (fg_region){dense->p, dense->slot_bytes, node, false};
+    out[1] = (fg_region){slots->p, slots->n * slots->slot_bytes, node, true};
 }
 
 /* ---- reading ahead ---- */

@@ -30,6 +30,7 @@
 #include "src/expert/cache.h"
 #include "src/expert/predict.h"
 #include "src/expert/fetch.h"
+#include "src/expert/settle.h"
 #include "src/expert/slices.h"
 #include "src/format/reader.h"
 
@@ -89,8 +90,9 @@ const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node);
  * without, and fg_store_end_layer has the reason.  Any thread, any number of them. */
 bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach);
 
-/* Asks the kernel where the memory is (place.h), a node's at a time; *out is added to. */
-fg_status fg_store_audit(const fg_store *s, uint32_t node, fg_audit *out, fg_err *err);
+/* Where a node's part of the dense parts and its slots are, out[2]; slots are fresh: to be asked
+ * for before the first layer. */
+void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out);
 
 /* Ends the layer, finished or not.  FG_EIO and others when a wait of it failed; the store is usable
  * afterwards, and asks the disk again. */

@@ -232,6 +232,24 @@ const fg_share *fg_weights_share(const fg_weights *w, const fg_matrix *m)
     return w->slices == NULL ? NULL : fg_slices_share(w->slices, m->tensor);
 }
 
+fg_status fg_weights_regions(const fg_weights *w, fg_region **out, size_t *n, fg_err *err)
+{
+    const uint32_t n_node = fg_slices_n_node(w->slices);
+    if (w->home == &map_home) return fg_settle_regions_of_file(w->file, w->slices, out, n, err);
+    *n = w->home == &copy_home ? n_node : 2 * (size_t)n_node;
+    *out = fg_mem_zalloc_array(*n, sizeof **out);
+    if (*out == NULL) return fg_fail_nomem(err, "placement of the weights");
+    for (uint32_t k = 0; k < n_node; k++) {
+        if (w->home == &copy_home) {
+            uint8_t *area = (uint8_t *)(uintptr_t)fg_copy_area(w->copy, k);
+            (*out)[k] = (fg_region){area, fg_slices_area(w->slices, k), k, false};
+        } else {
+            fg_store_regions(w->store, k, *out + 2 * (size_t)k);
+        }
+    }
+    return FG_OK;
+}
+
 uint32_t fg_weights_from(const fg_weights *w, uint32_t owner, uint32_t worker)
 {
     return w->slices != NULL && fg_slices_whole(w->slices) ? worker : owner;

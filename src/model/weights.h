@@ -87,6 +87,10 @@ uint32_t fg_weights_from(const fg_weights *w, uint32_t owner, uint32_t worker);
 fg_panel_run fg_weights_run(const fg_weights *w, const fg_matrix *m, uint32_t expert,
                             uint32_t node);
 
+/* The memory that all of it is in, each node's part apart; *out is freed with fg_mem_free.  Not for
+ * weights without slices.  FG_ENOMEM. */
+fg_status fg_weights_regions(const fg_weights *w, fg_region **out, size_t *n, fg_err *err);
+
 /* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer
  * ends, and may be reordered. */
 void fg_weights_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);

@@ -2,6 +2,7 @@
 #include "src/sys/place.h"
 
 #include <errno.h>
+#include <linux/mempolicy.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -274,7 +275,7 @@ static uint64_t page_bytes(void)
 
 bool fg_place_binds(const fg_place *p)
 {
-    return p->topo != NULL && fg_topo_n_node(p->topo) > 1;
+    return p->topo != NULL && fg_topo_n_memory(p->topo) > 1;
 }
 
 fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n, fg_err *err)
@@ -305,32 +306,95 @@ fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, si
 
 enum { AUDIT_PAGES = 512 }; /* a call */
 
-fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
-                         fg_err *err)
+static fg_status no_answer(fg_err *err)
+{
+    return fg_fail(err, errno == ENOSYS ? FG_ENOTSUP : FG_EIO,
+                   "memory: nodes of pages: %s, expected the system to tell", strerror(errno));
+}
+
+/* The node of the placement's topology with a page; UINT32_MAX: none of ours. */
+static uint32_t node_of(const fg_place *p, int os)
+{
+    return os < 0 || p->topo == NULL ? UINT32_MAX : fg_topo_node_at(p->topo, (uint32_t)os);
+}
+
+/* Moves those of m pages that are on no node of a set, and asks again.  A page that cannot be moved
+ * stays where it is. */
+static fg_status move_pages(const fg_place *p, uint64_t real, void **at, int *node, size_t m,
+                            fg_audit *out, fg_err *err)
+{
+    void *page[AUDIT_PAGES];
+    int to[AUDIT_PAGES], got[AUDIT_PAGES];
+    size_t n = 0;
+    const uint32_t target = fg_topo_os_node(p->topo, (uint32_t)__builtin_ctzll(real));
+    for (size_t i = 0; i < m; i++) {
+        const uint32_t k = node_of(p, node[i]);
+        if (node[i] < 0 || (k != UINT32_MAX && (real >> k & 1) != 0)) continue;
+        page[n] = at[i];
+        to[n++] = (int)target;
+    }
+    if (n == 0) return FG_OK;
+    (void)syscall(SYS_move_pages, 0, (unsigned long)n, page, to, got, MPOL_MF_MOVE);
+    if (syscall(SYS_move_pages, 0, (unsigned long)n, page, NULL, got, 0) != 0) {
+        return no_answer(err);
+    }
+    size_t j = 0;
+    for (size_t i = 0; i < m && j < n; i++) {
+        if (at[i] != page[j]) continue;
+        out->moved += got[j] == (int)target;
+        node[i] = got[j++];
+    }
+    return FG_OK;
+}
+
+/* real: nodes to which pages elsewhere are moved; 0: none is. */
+static fg_status walk_pages(const fg_place *p, uint64_t real, void *base, uint64_t bytes,
+                            fg_audit *out, fg_err *err)
 {
     const uint64_t page = page_bytes(), n = bytes / page + (bytes % page != 0);
-    const void *at[AUDIT_PAGES];
+    void *at[AUDIT_PAGES];
     int node[AUDIT_PAGES];
-    out->n_page += n;
     if ((uintptr_t)base % page != 0) {
         return fg_fail(err, FG_EINVAL, "memory: begins inside a page, expected whole pages");
     }
+    out->n_page += n;
     for (uint64_t first = 0; first < n; first += AUDIT_PAGES) {
         const size_t m = n - first < AUDIT_PAGES ? (size_t)(n - first) : AUDIT_PAGES;
-        for (size_t i = 0; i < m; i++) at[i] = (const uint8_t *)base + (first + i) * page;
+        for (size_t i = 0; i < m; i++) at[i] = (uint8_t *)base + (first + i) * page;
         /* without target nodes it only tells */
         if (syscall(SYS_move_pages, 0, (unsigned long)m, at, NULL, node, 0) != 0) {
-            return fg_fail(err, errno == ENOSYS ? FG_ENOTSUP : FG_EIO,
-                           "memory: nodes of pages: %s, expected the system to tell",
-                           strerror(errno));
+            return no_answer(err);
         }
+        if (real != 0) FG_TRY(move_pages(p, real, at, node, m, out, err));
         for (size_t i = 0; i < m; i++) {
-            uint32_t k = UINT32_MAX;
-            if (node[i] >= 0 && p->topo != NULL) k = fg_topo_node_at(p->topo, (uint32_t)node[i]);
+            const uint32_t k = node_of(p, node[i]);
             out->absent += node[i] < 0;
             out->elsewhere += node[i] >= 0 && k == UINT32_MAX;
             if (k != UINT32_MAX) out->on_node[k]++;
         }
     }
     return FG_OK;
+}
+
+fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
+                         fg_err *err)
+{
+    return walk_pages(p, 0, (void *)(uintptr_t)base, bytes, out, err);
+}
+
+fg_status fg_place_mend(const fg_place *p, uint32_t node, void *base, uint64_t bytes, fg_audit *out,
+                        fg_err *err)
+{
+    const bool moves =
+        fg_place_binds(p) && p->numa != FG_NUMA_INTERLEAVE && p->numa != FG_NUMA_FIRST_TOUCH;
+    return walk_pages(p, moves ? p->node[node].real : 0, base, bytes, out, err);
+}
+
+uint64_t fg_place_local(const fg_place *p, uint32_t node, const fg_audit *a)
+{
+    uint64_t n = 0;
+    for (uint32_t k = 0; k < FG_MAX_NODE; k++) {
+        if ((p->node[node].real >> k & 1) != 0) n += a->on_node[k];
+    }
+    return n;
 }

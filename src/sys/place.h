@@ -78,10 +78,10 @@ typedef struct fg_place {
 fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err);
 void fg_place_destroy(fg_place **p); /* accepts NULL */
 
-/* Weights for fg_place_opts from what the cores of each node read of its own memory
- * (node_rates.h), so that all are through with their parts at the same time: whole hundredths of the
- * fastest.  All 1 where none is a tenth below it: such a difference is one of the moment, and equal
- * parts are those of FORMAT.md. */
+/* Weights for fg_place_opts from what the cores of each node read of its own memory (node_rates.h),
+ * so that all are through with their parts at the same time: whole hundredths of the fastest.  All
+ * 1 where none is a tenth below it: such a difference is one of the moment, and equal parts are
+ * those of FORMAT.md. */
 void fg_place_weigh(const double *gbs, uint32_t n_node, uint32_t *weight);
 
 /* Node k owns items begin[k] .. begin[k + 1] - 1; [n_node + 1] of it are set. */
@@ -141,6 +141,7 @@ typedef struct fg_audit {
     uint64_t on_node[FG_MAX_NODE];
     uint64_t elsewhere; /* on a node that has none of our cores */
     uint64_t absent;    /* not in memory, or never written */
+    uint64_t moved;     /* by fg_place_mend */
 } fg_audit;
 
 /* Asks the kernel for the node of each page of base[bytes] (base at the beginning of one), and adds
@@ -148,5 +149,12 @@ typedef struct fg_audit {
  * FG_EINVAL, FG_ENOTSUP, FG_EIO. */
 fg_status fg_place_audit(const fg_place *p, const void *base, uint64_t bytes, fg_audit *out,
                          fg_err *err);
+/* The same after pages that are not on a node of the placement were moved to it, as far as they can
+ * be: not those that another process has mapped as well. */
+fg_status fg_place_mend(const fg_place *p, uint32_t node, void *base, uint64_t bytes, fg_audit *out,
+                        fg_err *err);
+
+/* Pages of an audit on memory of a node of the placement. */
+uint64_t fg_place_local(const fg_place *p, uint32_t node, const fg_audit *a);
 
 #endif

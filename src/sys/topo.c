@@ -464,6 +464,16 @@ uint32_t fg_topo_distance(const fg_topo *t, uint32_t a, uint32_t b)
     return t->distance[t->owner[a] * t->n_memory + t->owner[b]];
 }
 
+uint32_t fg_topo_n_memory(const fg_topo *t)
+{
+    return t->n_memory;
+}
+
+uint32_t fg_topo_os_node(const fg_topo *t, uint32_t node)
+{
+    return t->n_memory == 0 ? UINT32_MAX : (uint32_t)memory_of(t, node)->obj->os_index;
+}
+
 uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx)
 {
     for (uint32_t k = 0; k < t->n_node; k++) {
@@ -562,6 +572,37 @@ bool fg_topo_bind_self_to_nodes(const fg_topo *t, uint64_t nodes)
     return ok;
 }
 
+/* NULL: out of memory. */
+static hwloc_bitmap_t memory_set(const fg_topo *t, uint64_t nodes)
+{
+    hwloc_bitmap_t set = hwloc_bitmap_alloc();
+    bool ok = set != NULL;
+    for (uint32_t i = 0; i < t->n_node && ok; i++) {
+        if ((nodes >> i & 1) == 0 || t->n_memory == 0) continue;
+        ok = hwloc_bitmap_or(set, set, memory_of(t, i)->obj->nodeset) == 0;
+    }
+    if (ok) return set;
+    hwloc_bitmap_free(set);
+    return NULL;
+}
+
+bool fg_topo_prefer(const fg_topo *t, uint64_t nodes, bool in_turn)
+{
+    if (!is_here(t) || t->n_memory == 0) return false;
+    if (nodes == 0) {
+        return hwloc_set_membind(t->topology, hwloc_topology_get_topology_nodeset(t->topology),
+                                 HWLOC_MEMBIND_DEFAULT,
+                                 HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0;
+    }
+    hwloc_bitmap_t set = memory_set(t, nodes);
+    const bool ok =
+        set != NULL &&
+        hwloc_set_membind(t->topology, set, in_turn ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND,
+                          HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0;
+    hwloc_bitmap_free(set);
+    return ok;
+}
+
 fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, void *p, size_t bytes,
                               fg_err *err)
 {
@@ -570,20 +611,12 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, vo
                        "topology: a described one, expected this machine's to "
                        "bind memory");
     }
-    hwloc_bitmap_t set = hwloc_bitmap_alloc();
-    bool ok = set != NULL;
-    for (uint32_t i = 0; i < t->n_node && ok; i++) {
-        if ((nodes >> i & 1) == 0 || t->n_memory == 0) continue;
-        ok = hwloc_bitmap_or(set, set, memory_of(t, i)->obj->nodeset) == 0;
-    }
-    if (!ok) {
-        hwloc_bitmap_free(set);
-        return fg_fail_nomem(err, "topology");
-    }
-    ok = hwloc_bitmap_iszero(set) || /* a machine without nodes: nothing to choose */
-         hwloc_set_area_membind(t->topology, p, bytes, set,
-                                in_turn ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND,
-                                HWLOC_MEMBIND_BYNODESET) == 0;
+    hwloc_bitmap_t set = memory_set(t, nodes);
+    if (set == NULL) return fg_fail_nomem(err, "topology");
+    const bool ok = hwloc_bitmap_iszero(set) || /* a machine without nodes: nothing to choose */
+                    hwloc_set_area_membind(t->topology, p, bytes, set,
+                                           in_turn ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND,
+                                           HWLOC_MEMBIND_BYNODESET) == 0;
     const int e = errno;
     hwloc_bitmap_free(set);
     if (ok) return FG_OK;

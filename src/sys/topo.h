@@ -40,8 +40,8 @@ uint32_t fg_topo_n_core(const fg_topo *t);
  * numbered in hwloc's order. */
 uint32_t fg_topo_n_node(const fg_topo *t);
 
-/* The node of a core, < n_node.  Where several nodes serve a core, the first; where none that may be
- * used does, the nearest. */
+/* The node of a core, < n_node.  Where several nodes serve a core, the first; where none that may
+ * be used does, the nearest. */
 uint32_t fg_topo_node_of(const fg_topo *t, uint32_t core);
 
 /* What a core can do next to the others: 1, or, where hwloc knows cores of several kinds, 2 for one
@@ -51,8 +51,8 @@ uint32_t fg_topo_worth(const fg_topo *t, uint32_t core);
 /* Memory of a node, bytes; 0: unknown. */
 uint64_t fg_topo_node_bytes(const fg_topo *t, uint32_t node);
 
-/* How far the memory of node b is from the cores of node a, as the firmware says: relative times, 10
- * for a == b.  0: unknown. */
+/* How far the memory of node b is from the cores of node a, as the firmware says: relative times,
+ * 10 for a == b.  0: unknown. */
 uint32_t fg_topo_distance(const fg_topo *t, uint32_t a, uint32_t b);
 
 typedef struct fg_topo_sum {
@@ -68,6 +68,11 @@ fg_topo_sum fg_topo_sums(const fg_topo *t);
  * memory node that owns nothing and why.  Two machines with the same line are alike. */
 void fg_topo_put(const fg_topo *t, fg_buf *b);
 
+/* Memory nodes of the machine, those too that are none of ours; 0: it has none. */
+uint32_t fg_topo_n_memory(const fg_topo *t);
+
+/* The number of a node in the system; UINT32_MAX on a machine without. */
+uint32_t fg_topo_os_node(const fg_topo *t, uint32_t node);
 /* The node with this number in the system; UINT32_MAX when it has no core of ours. */
 uint32_t fg_topo_node_at(const fg_topo *t, uint32_t os_idx);
 
@@ -82,6 +87,10 @@ bool fg_topo_bind_self_to_nodes(const fg_topo *t, uint64_t nodes);
  * machine's, FG_EIO when the system refuses. */
 fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, void *p, size_t bytes,
                               fg_err *err);
+
+/* Pages that the calling thread brings in from now on, those of files too, are to come from these
+ * nodes as above; nodes 0: from anywhere, as for a new thread.  False when the system refuses. */
+bool fg_topo_prefer(const fg_topo *t, uint64_t nodes, bool in_turn);
 
 /* The CPUs that the calling thread is bound to, to be given back; NULL when unknown. */
 typedef struct fg_binding fg_binding;
