@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the drawings share: SVG 1.1 without scripts, in one text buffer, that follows the viewer's
- * light or dark scheme.  Colours keep a contrast on white and on black; besides, every series has its
- * own mark, so that nothing depends on colour alone.
+ * light or dark scheme.  Colours keep a contrast on white and on black; besides, every series has
+ * its own mark, so that nothing depends on colour alone.
  */
 #ifndef FG_SRC_CLI_SVG_H
 #define FG_SRC_CLI_SVG_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Steps are found again as src/model makes them: matmul.c shares the matrices of one product list in
- * turn, moe.c shares every expert as the first of its layer, lightning.c heads and softmax.c spans.
+ * Steps are found again as src/model makes them: matmul.c shares the matrices of one product list
+ * in turn, moe.c shares every expert as the first of its layer, lightning.c heads and softmax.c
+ * spans.
  */
 #include "src/plan/balance.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * What each node reads of one token, phase by phase, from the real panel ranges: the shares are those
- * that src/model asks src/sys/place.h for.  Nodes meet at a barrier after each step, so a step lasts
- * as long as its slowest node, and what counts is balance within a step: with b_k bytes on node k of
- * weight w_k out of W, a step's imbalance is
+ * What each node reads of one token, phase by phase, from the real panel ranges: the shares are
+ * those that src/model asks src/sys/place.h for.  Nodes meet at a barrier after each step, so a
+ * step lasts as long as its slowest node, and what counts is balance within a step: with b_k bytes
+ * on node k of weight w_k out of W, a step's imbalance is
  *
  *     max_k (b_k / w_k) * W / sum_k b_k          1: all are through at the same time
  *
@@ -63,8 +63,8 @@ double fg_balance_of_experts(const uint64_t *count, const fg_place *p, uint32_t 
 /* The same when every expert is used, as by a large batch. */
 double fg_balance_of_all(const uint64_t *count, const fg_place *p);
 
-/* What a token at pos reads of lightning state (with half a chunk), and of cached keys and values in
- * all softmax layers, bytes. */
+/* What a token at pos reads of lightning state (with half a chunk), and of cached keys and values
+ * in all softmax layers, bytes. */
 double fg_balance_heads_bytes(const fg_shape *s);
 double fg_balance_cache_bytes(const fg_shape *s, uint64_t pos, fg_kv_type kv);
 

@@ -48,11 +48,11 @@
  *     says with
  *     the share of experts that a batch meets for q; D in all: t + D - overlap * min(t, D)
  *
- * Nodes: every step ends in a barrier and lasts as long as its slowest node; balance.h counts by how
- * much that is longer than for equal parts, with whole experts on nodes (FG_NUMA_EXPERT) as expected
- * of n_used chosen uniformly.  Mirrored weights are cut alike, and take n times the memory.  Where
- * pages lie anywhere (interleave, first touch), (n - 1) / n of all reads go to another node, at
- * `remote` of the rate of one's own:
+ * Nodes: every step ends in a barrier and lasts as long as its slowest node; balance.h counts by
+ * how much that is longer than for equal parts, with whole experts on nodes (FG_NUMA_EXPERT) as
+ * expected of n_used chosen uniformly.  Mirrored weights are cut alike, and take n times the
+ * memory.  Where pages lie anywhere (interleave, first touch), (n - 1) / n of all reads go to
+ * another node, at `remote` of the rate of one's own:
  *
  *     away = 1 / n + (n - 1) / n / remote
  *

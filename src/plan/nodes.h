@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The nodes that a forecast is made for: a described machine, this one, or a number of equal nodes of
- * no machine; and what each policy of src/sys/place.h makes of a token there.  `plan` and `numa
+ * The nodes that a forecast is made for: a described machine, this one, or a number of equal nodes
+ * of no machine; and what each policy of src/sys/place.h makes of a token there.  `plan` and `numa
  * --predict` both ask here, so that they have one model.
  */
 #ifndef FG_SRC_PLAN_NODES_H

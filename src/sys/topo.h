@@ -40,8 +40,8 @@ uint32_t fg_topo_n_core(const fg_topo *t);
  * numbered in hwloc's order. */
 uint32_t fg_topo_n_node(const fg_topo *t);
 
-/* The node of a core, < n_node.  Where several nodes serve a core, the first; where none that may be
- * used does, the nearest. */
+/* The node of a core, < n_node.  Where several nodes serve a core, the first; where none that may
+ * be used does, the nearest. */
 uint32_t fg_topo_node_of(const fg_topo *t, uint32_t core);
 
 /* What a core can do next to the others: 1, or, where hwloc knows cores of several kinds, 2 for one
@@ -51,8 +51,8 @@ uint32_t fg_topo_worth(const fg_topo *t, uint32_t core);
 /* Memory of a node, bytes; 0: unknown. */
 uint64_t fg_topo_node_bytes(const fg_topo *t, uint32_t node);
 
-/* How far the memory of node b is from the cores of node a, as the firmware says: relative times, 10
- * for a == b.  0: unknown. */
+/* How far the memory of node b is from the cores of node a, as the firmware says: relative times,
+ * 10 for a == b.  0: unknown. */
 uint32_t fg_topo_distance(const fg_topo *t, uint32_t a, uint32_t b);
 
 typedef struct fg_topo_sum {

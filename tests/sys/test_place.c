@@ -12,6 +12,7 @@
 
 #include "src/base/mem.h"
 #include "src/format/format.h"
+#include "src/sys/node_rates.h"
 #include "src/sys/place.h"
 #include "tests/fg_test.h"
 
@@ -500,6 +501,19 @@ FG_TEST(memory_is_bound_and_found)
     }
     fg_mem_unmap(m, N_PAGE * page);
     fg_place_destroy(&p);
+    fg_topo_destroy(t);
+}
+
+FG_TEST(rates_of_nodes)
+{
+    fg_node_rates r;
+    fg_err err = {0};
+    REQUIRE_OK(fg_node_rates_measure(&r, 2, 0, &err), &err);
+    fg_topo *t = fg_topo_create();
+    REQUIRE(t != NULL);
+    CHECK_U64(r.n_node, fg_topo_n_node(t));
+    for (uint32_t k = 0; k < r.n_node && k < r.n_thread; k++) CHECK(r.local_gbs[k] > 0.0);
+    CHECK((r.remote > 0.0) == (r.n_node > 1));
     fg_topo_destroy(t);
 }
 
