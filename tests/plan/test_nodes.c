@@ -20,22 +20,16 @@
 #define EXPERT_BYTES (160 * 90341376.0)
 #define HEADS_BYTES  (70 * 4.0 * 64 * 128 * (128 + 64))
 
-/* M1 of the default recipe; recipe: another one's lines. */
-static fg_file_plan *m1_plan(const char *recipe)
+/* M1 of the default recipe. */
+static fg_file_plan *m1_plan(void)
 {
     const fg_synth_opts so = {.shape = "m1", .n_layer = 80};
     fg_shape s;
     fg_recipe r;
     fg_file_plan *p = NULL;
     fg_err err = {0};
-    const char *path = NULL;
-    if (recipe != NULL) {
-        path = fg_test_tmp("nodes.recipe");
-        FILE *f = fopen(path, "w");
-        if (f == NULL || fputs(recipe, f) < 0 || fclose(f) != 0) return NULL;
-    }
     if (fg_synth_shape(&s, &so, &err) != FG_OK) return NULL;
-    if (fg_recipe_load(&r, path == NULL ? "q4" : NULL, path, &err) != FG_OK) return NULL;
+    if (fg_recipe_load(&r, "q4", NULL, &err) != FG_OK) return NULL;
     const fg_file_spec spec = {.shape = &s, .choose = fg_recipe_choose, .ctx = &r};
     if (fg_file_plan_make(&p, &spec, "m1", &err) != FG_OK) {
         fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
@@ -86,10 +80,10 @@ FG_TEST(phases_are_as_even_as_groups_allow)
         {12, FG_BALANCE_ATTN_OUT, 1.0}, /* 384 groups */
         {12, FG_BALANCE_GATE_UP, 1.0},  /* 288 */
         {16, FG_BALANCE_DOWN, 1.0},     /* 48 */
-        {8, FG_BALANCE_ROUTER, 4.0},    /* two panels */
+        {8, FG_BALANCE_ROUTER, 8.0},    /* whole on one */
         {16, FG_BALANCE_HEAD, 196 * 16 / 3126.0},
     };
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     REQUIRE(p != NULL);
     for (size_t i = 0; i < sizeof hand / sizeof hand[0]; i++) {
         fg_balance b;
@@ -115,7 +109,7 @@ FG_TEST(tokens_are_within_two_percent)
 {
     static const uint32_t nodes[] = {2, 3, 4, 6, 8, 12, 16};
     static const uint64_t ctx[] = {0, 32768, 131072, 1048576};
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     REQUIRE(p != NULL);
     for (size_t i = 0; i < 7; i++) {
         for (size_t c = 0; c < 4; c++) {
@@ -130,7 +124,11 @@ FG_TEST(tokens_are_within_two_percent)
                 fg_test_fail(__FILE__, __LINE__, "%u nodes, %s: %.4f", nodes[i], fg_balance_name(k),
                              imbalance(&b, k));
             }
-            CHECK(slowest <= 1.02 * bytes);
+            /* routers are whole on one node each: the rest is what is cut */
+            const double rest =
+                b.phase[FG_BALANCE_ROUTER].slowest - b.phase[FG_BALANCE_ROUTER].bytes;
+            CHECK(slowest - rest <= 1.02 * bytes);
+            if (nodes[i] <= 8) CHECK(slowest <= 1.02 * bytes);
             if (c == 0) CHECK_NEAR(bytes, WEIGHT_BYTES + HEADS_BYTES + 10 * 2.0 * 132 * 8, 1.0);
         }
     }
@@ -139,12 +137,10 @@ FG_TEST(tokens_are_within_two_percent)
 
 FG_TEST(borders_inside_pages_are_seen) /* negative control */
 {
-    /* shares follow the layer's first expert, whose panels are whole pages; the others' are not */
-    fg_file_plan *p = m1_plan("* q4\n*.experts.0.w2.weight bf16\n");
-    fg_balance b;
-    REQUIRE(p != NULL);
-    CHECK(balance(&b, p, NULL, 5, FG_NUMA_SLICE, 0) && b.n_shared > 0);
-    fg_file_plan_destroy(&p);
+    /* expert's down: 384 panels of 78336 bytes, groups of 8 */
+    const fg_share good = {{0, 128, 256, 384}}, bad = {{0, 128, 252, 384}};
+    CHECK_U64(fg_balance_shared(&good, 3, 384, 78336), 0);
+    CHECK_U64(fg_balance_shared(&bad, 3, 384, 78336), 1);
 }
 
 FG_TEST(caches_are_dealt_by_span_and_head)
@@ -285,32 +281,35 @@ static void check_policy(const machine *m, const fg_file_plan *p, fg_numa numa, 
 FG_TEST(policies_on_two_sockets)
 {
     const machine m = {TWO_SOCKETS, 200.0, 2};
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     REQUIRE(p != NULL);
-    check_policy(&m, p, FG_NUMA_SLICE, by_hand(&m, 1.0, 1.0, 1.0));
-    check_policy(&m, p, FG_NUMA_MIRROR, by_hand(&m, 1.0, 1.0, 1.0));
+    const double others = 1.0 + 80.0 * 32 * 6144 * 4 / (WEIGHT_BYTES - EXPERT_BYTES); /* routers */
+    check_policy(&m, p, FG_NUMA_SLICE, by_hand(&m, 1.0, others, 1.0));
+    check_policy(&m, p, FG_NUMA_MIRROR, by_hand(&m, 1.0, others, 1.0));
     check_policy(&m, p, FG_NUMA_INTERLEAVE, by_hand(&m, 1.0, 1.0, 0.5 + 0.5 * 2.1)); /* 10 to 21 */
     check_policy(&m, p, FG_NUMA_FIRST_TOUCH, by_hand(&m, 1.0, 1.0, 0.5 + 0.5 * 2.1));
-    check_policy(&m, p, FG_NUMA_EXPERT, by_hand(&m, 46.0 / 31.0, 1.0, 1.0));
+    check_policy(&m, p, FG_NUMA_EXPERT, by_hand(&m, 46.0 / 31.0, others, 1.0));
     fg_demand slice, mirror, inter;
     (void)forecast(&m, p, FG_NUMA_SLICE, &slice);
     (void)forecast(&m, p, FG_NUMA_MIRROR, &mirror);
     (void)forecast(&m, p, FG_NUMA_INTERLEAVE, &inter);
-    CHECK_U64(mirror.node_bytes, 2 * slice.node_bytes);
-    CHECK(inter.n_node == 2 && inter.node_bytes == slice.node_bytes);
+    /* row scales are with every node, and the embedding with the first */
+    CHECK_NEAR((double)mirror.node_bytes / (double)slice.node_bytes, 2.0, 0.03);
+    CHECK_NEAR((double)inter.node_bytes / (double)slice.node_bytes, 1.0, 0.03);
+    CHECK(inter.n_node == 2 && inter.node_bytes < slice.node_bytes);
     fg_file_plan_destroy(&p);
 }
 
 FG_TEST(policies_on_eight_nodes)
 {
     const machine m = {EIGHT_NODES, 90.0, 8};
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     fg_balance b;
     REQUIRE(p != NULL && balance(&b, p, EIGHT_NODES, 0, FG_NUMA_SLICE, 0));
-    /* what is not even: the router's two panels on two nodes, a group of lm_head's 3126 */
+    /* what is not even: routers, each on one node, and a group of lm_head's 3126 */
     const double router = 80.0 * 32 * 6144 * 4, head = 200064.0 * (48 * 132 + 4);
     const double others =
-        1.0 + (3.0 * router + (391 * 8 / 3126.0 - 1.0) * head) / (WEIGHT_BYTES - EXPERT_BYTES);
+        1.0 + (7.0 * router + (391 * 8 / 3126.0 - 1.0) * head) / (WEIGHT_BYTES - EXPERT_BYTES);
     CHECK_NEAR(b.phase[FG_BALANCE_HEAD].bytes, head, 1.0);
     check_policy(&m, p, FG_NUMA_SLICE, by_hand(&m, 1.0, others, 1.0));
     check_policy(&m, p, FG_NUMA_INTERLEAVE, by_hand(&m, 1.0, 1.0, 1.0 / 8 + 7.0 / 8 / 0.5));
@@ -321,7 +320,7 @@ FG_TEST(policies_on_eight_nodes)
 FG_TEST(wrong_machines_are_told_apart) /* negative control */
 {
     const machine two = {TWO_SOCKETS, 200.0, 2}, eight = {EIGHT_NODES, 50.0, 8};
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     fg_demand d;
     REQUIRE(p != NULL);
     const double slice = forecast(&two, p, FG_NUMA_SLICE, &d).tok_s;
@@ -334,12 +333,12 @@ FG_TEST(wrong_machines_are_told_apart) /* negative control */
 
 FG_TEST(slow_nodes_get_less)
 {
-    fg_file_plan *p = m1_plan(NULL);
+    fg_file_plan *p = m1_plan();
     fg_balance b;
     REQUIRE(p != NULL && balance(&b, p, SLOW_SECOND, 0, FG_NUMA_SLICE, 0));
     CHECK_NEAR(imbalance(&b, FG_BALANCE_GATE_UP), 1.0, 1e-12); /* 192 and 96 groups */
     CHECK_NEAR(imbalance(&b, FG_BALANCE_HEADS), 43.0 / 8 * 12 / 64, 1e-12);
-    CHECK_NEAR((double)b.node_bytes[0] / (double)b.node_bytes[1], 2.0, 0.01);
+    CHECK_NEAR((double)b.node_bytes[0] / (double)b.node_bytes[1], 2.0, 0.03);
     /* measured: the second reads a third of the first */
     const double gbs[] = {90.0, 30.0};
     fg_nodes n;

@@ -474,7 +474,7 @@ FG_TEST(memory_is_bound_and_found)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     fg_err err = {0};
-    fg_audit a;
+    fg_audit a = {0};
     fg_topo *t = fg_topo_create();
     REQUIRE(t != NULL);
     fg_place *p = placed(t, 1, 2);
@@ -490,6 +490,7 @@ FG_TEST(memory_is_bound_and_found)
         CHECK(policy_of(m) > 0 && policy_of(m + 5 * page) > 0);
         CHECK(policy_of(m + 6 * page) == 0); /* control: a page of no range */
         memset(m, 1, 7 * page);
+        a = (fg_audit){0};
         CHECK_OK(fg_place_audit(p, m, N_PAGE * page - 1, &a, &err), &err);
         uint64_t sum = a.elsewhere;
         for (uint32_t k = 0; k < fg_topo_n_node(t); k++) sum += a.on_node[k];
@@ -521,7 +522,7 @@ FG_TEST(what_cannot_be_bound)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     fg_err err = {0};
-    fg_audit a;
+    fg_audit a = {0};
     fg_topo *other = described("node:2 core:2 pu:1", NULL), *t = fg_topo_create();
     uint8_t *m = fg_mem_map(N_PAGE * page);
     REQUIRE(other != NULL && t != NULL && m != NULL);
