@@ -12,6 +12,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/plan/doctor.h"
+#include "src/plan/nodes.h"
 
 static int run(int argc, char **argv);
 
@@ -20,10 +21,13 @@ const command cmd_doctor = {
     .summary = "what this machine is, what its memory and disk reach, what to set right",
     .synopsis = "",
     .example = "fulgur doctor --dir /data/models\n"
-               "fulgur doctor --json",
+               "fulgur doctor --json\n"
+               "fulgur doctor --topology server.xml",
     .description =
         "Describes the machine: processor, kernel level, nodes, memory, and what memory and "
-        "disk reach when measured; then what should be set differently, and how.",
+        "disk reach when measured; then what should be set differently, and how.\n"
+        "`--topology` shows another machine instead, from hwloc XML or a description: what is "
+        "counted of it, and what each node would own. Nothing is measured then.",
     .run = run,
 };
 
@@ -43,6 +47,10 @@ static void print_machine(const fg_machine *m)
     bool has;
     printf("CPU         %s, %u physical cores of %u CPUs, %u may be used, %u NUMA node%s\n", m->cpu,
            m->n_core, m->n_cpu, m->n_budget, m->n_node, m->n_node == 1 ? "" : "s");
+    fg_buf b = {0};
+    fg_nodes_put_here(&b);
+    if (b.len > 0 && fg_buf_str(&b) != NULL) printf("topology    %s\n", fg_buf_str(&b));
+    fg_buf_fini(&b);
     printf("kernels     %s; this build knows", m->level);
     for (uint32_t i = 0; (name = fg_machine_level(i, &has)) != NULL; i++) {
         printf("%s %s%s", i == 0 ? "" : ",", name, has ? "" : " (not here)");
@@ -71,6 +79,15 @@ static void print_memory(const fg_doctor *d)
     printf("  (%s, %.0f %% of it on huge pages; the file: %s%s)\n",
            cli_memory((double)d->anon_bytes), 100.0 * d->huge, cli_bytes((double)d->map_bytes),
            d->map_bytes < 4 * d->machine.llc_bytes ? ", not large against the caches" : "");
+}
+
+static void print_node_rates(const fg_node_rates *r)
+{
+    if (r->n_node == 0) return;
+    printf("\nnodes at once, GB/s %10s %12s\n", "own", "the next's");
+    for (uint32_t k = 0; k < r->n_node; k++) {
+        printf("  node %-8u %15.1f %12.1f\n", k, r->local_gbs[k], r->away_gbs[k]);
+    }
 }
 
 static void print_disk(const fg_doctor *d, const char *path)
@@ -106,6 +123,7 @@ static void print_text(const fg_doctor *d, const char *path)
     const size_t n = fg_doctor_advise(d, advice);
     print_machine(&d->machine);
     print_memory(d);
+    print_node_rates(&d->nodes);
     print_disk(d, path);
     printf("\nadvice      %s\n", n == 0 ? "nothing is in the way" : "");
     for (size_t i = 0; i < n; i++) printf("  - %s\n", advice[i]);
@@ -146,11 +164,21 @@ static void put_machine(fg_buf *b, const fg_machine *m)
     fg_buf_printf(b, ", \"page_bytes\": %" PRIu64, m->page_bytes);
     put_field(b, "huge_pages", m->huge_pages);
     put_field(b, "governor", m->governor);
+    fg_buf line = {0};
+    fg_nodes_put_here(&line);
+    put_field(b, "topology", fg_buf_str(&line) == NULL ? "" : fg_buf_str(&line));
+    fg_buf_fini(&line);
     fg_buf_put_str(b, "}");
 }
 
 static void put_measured(fg_buf *b, const fg_doctor *d)
 {
+    fg_buf_put_str(b, ", \"nodes\": [");
+    for (uint32_t k = 0; k < d->nodes.n_node; k++) {
+        fg_buf_printf(b, "%s{\"own_gbs\": %.3f, \"next_gbs\": %.3f}", k == 0 ? "" : ", ",
+                      d->nodes.local_gbs[k], d->nodes.away_gbs[k]);
+    }
+    fg_buf_put_str(b, "]");
     fg_buf_put_str(b, ", \"read\": [");
     for (uint32_t i = 0; i < d->n_row; i++) {
         fg_buf_printf(b, "%s{\"threads\": %u, \"anonymous_gbs\": %.3f, \"mapping_gbs\": %.3f}",
@@ -195,9 +223,40 @@ static fg_status print_json(const fg_doctor *d, fg_err *err)
     return print_buf(&b, err);
 }
 
+/* ---- another machine ---- */
+
+static fg_status show_topology(const char *topology, bool json, fg_err *err)
+{
+    fg_nodes n;
+    fg_buf b = {0}, line = {0};
+    const fg_nodes_opts o = {.topology = topology};
+    FG_TRY(fg_nodes_open(&n, &o, err));
+    fg_nodes_put(&n, &line);
+    const char *text = fg_buf_str(&line) == NULL ? "" : fg_buf_str(&line);
+    fg_buf_put_str(&b, json ? "{\"topology\": " : "topology    ");
+    if (json) fg_json_put_str(&b, text, strlen(text));
+    fg_buf_printf(&b, "%s%s", json ? "" : text, json ? ", \"nodes\": [" : "\n\nnodes\n");
+    for (uint32_t k = 0; k < n.place->n_node; k++) {
+        const fg_place_node *node = &n.place->node[k];
+        const double share = (double)node->weight / (double)n.place->weight;
+        const uint64_t bytes = fg_topo_node_bytes(n.topo, k);
+        if (json) {
+            fg_buf_printf(&b, "%s{\"cores\": %u, \"memory_bytes\": %" PRIu64 ", \"share\": %.6f}",
+                          k > 0 ? ", " : "", node->n_core, bytes, share);
+        } else {
+            fg_buf_printf(&b, "  %6u cores, %10s: %6.2f %% of every matrix\n", node->n_core,
+                          cli_memory((double)bytes), 100.0 * share);
+        }
+    }
+    if (json) fg_buf_put_str(&b, "]}\n");
+    fg_buf_fini(&line);
+    fg_nodes_close(&n);
+    return print_buf(&b, err);
+}
+
 static int run(int argc, char **argv)
 {
-    const char *path = ".", *operand;
+    const char *topology = NULL, *path = ".", *operand;
     uint32_t n_thread = 0;
     bool json = false;
     const opt opts[] = {
@@ -205,6 +264,8 @@ static int run(int argc, char **argv)
          "folder on the disk to measure (default: this one), or a file to read"},
         {"threads", 't', OPT_U32, &n_thread, 1, 1024, "N",
          "most threads to measure (default: physical cores)"},
+        {"topology", 0, OPT_STR, &topology, 0, 0, "FILE|TEXT",
+         "show another machine: hwloc XML, or 'node:2 core:8 pu:1'"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;
@@ -215,6 +276,9 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_doctor d;
     progress p;
+    if (topology != NULL) {
+        return show_topology(topology, json, &err) == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    }
     say_memory_limit();
     progress_start(&p, "doctor", "step");
     fg_status st = fg_doctor_run(&d, n_thread, path, step, &p, &err);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Steps are found again as src/model makes them: matmul.c shares the matrices of one product list
- * in turn, moe.c shares every expert as the first of its layer, lightning.c heads and softmax.c
- * spans.
+ * Steps are found again as src/model makes them: what one product list of matmul.c has, and moe.c's
+ * experts of a token; whose panels are whose is asked of src/expert/slices.h, as they do.
  */
 #include "src/plan/balance.h"
 
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/expert/slices.h"
 #include "src/model/forward.h"
 
 const char *fg_balance_name(fg_balance_phase phase)
@@ -55,60 +55,63 @@ static double panel_bytes(const fg_tensor *t)
     return (double)(t->panel_stride + scales);
 }
 
-/* A matrix whose node k has panels begin[k] and on; read: what a token reads of it. */
-static void add_matrix(fg_balance *b, const fg_place *p, const fg_tensor *t, const fg_share *share,
-                       double read, load *l)
+/* What fg_balance_make works on. */
+typedef struct work {
+    fg_balance *b;
+    const fg_file_plan *f;
+    const fg_place *p;
+    fg_slices *slices;
+    const fg_shape *shape;
+    uint64_t *first; /* [n_layer + 1][FG_ROLE_COUNT] number of the first tensor of a role, plus 1;
+                        those of no layer in row n_layer */
+    load *expert;    /* [n_expert] */
+} work;
+
+uint64_t fg_balance_shared(const fg_share *s, uint32_t n_node, uint64_t n_panel, uint64_t stride)
 {
-    const uint64_t n_panel = fg_n_panel(t->n_row);
-    for (uint32_t k = 0; k < p->n_node; k++) {
-        const uint64_t n = share->begin[k + 1] - share->begin[k];
-        l->of[k] += read * (double)n * panel_bytes(t);
-        b->node_bytes[k] += (p->numa == FG_NUMA_MIRROR ? n_panel : n) * t->panel_stride;
-        b->n_shared +=
-            share->begin[k] != n_panel && share->begin[k] * t->panel_stride % FG_PAGE_BYTES != 0;
+    uint64_t n = 0;
+    for (uint32_t k = 1; k < n_node; k++) {
+        const uint64_t at = s->begin[k];
+        n += at != 0 && at != n_panel && at * stride % FG_PAGE_BYTES != 0;
     }
+    return n;
+}
+
+/* Adds tensor number idx of the file. */
+static void add_matrix(const work *w, uint64_t idx, load *l)
+{
+    const fg_tensor *t = fg_file_plan_tensor(w->f, idx);
+    const fg_share *share = fg_slices_share(w->slices, idx);
+    for (uint32_t k = 0; k < w->p->n_node; k++) {
+        const uint64_t begin = share->begin[k], n = share->begin[k + 1] - begin;
+        l->of[k] += (double)n * panel_bytes(t);
+    }
+    w->b->n_shared += fg_balance_shared(share, w->p->n_node, fg_n_panel(t->n_row), t->panel_stride);
 }
 
 /* ---- dense matrices ---- */
 
-enum { MAX_PRODUCTS = 3 };
-
-/* The products of one list (fg_multiply), NULL where a layer has no such matrix. */
-static void add_products(fg_balance *b, fg_balance_phase phase, const fg_place *p,
-                         const fg_tensor *const *t, size_t n)
+/* The matrices of one list of products; a layer need not have all. */
+static void add_products(const work *w, fg_balance_phase phase, uint32_t layer, const fg_role *role,
+                         size_t n)
 {
     load l = {0};
-    uint32_t turn = 0;
     for (size_t i = 0; i < n; i++) {
-        fg_share share;
-        if (t[i] == NULL) continue;
-        fg_place_share_in_turn(p, fg_n_panel(t[i]->n_row), fg_panel_group(t[i]->panel_stride),
-                               &turn, &share);
-        add_matrix(b, p, t[i], &share, 1.0, &l);
+        const uint64_t idx = w->first[(size_t)layer * FG_ROLE_COUNT + role[i]];
+        if (idx != 0) add_matrix(w, idx - 1, &l);
     }
-    add_step(b, phase, p, &l);
+    add_step(w->b, phase, w->p, &l);
 }
 
-/* Rows of it are looked up, not read through: it takes memory alone. */
-static void add_embedding(fg_balance *b, const fg_place *p, const fg_tensor *t)
+static void add_dense(const work *w, uint32_t layer)
 {
-    load none = {0};
-    fg_share share;
-    fg_place_share(p, fg_n_panel(t->n_row), fg_panel_group(t->panel_stride), &share);
-    add_matrix(b, p, t, &share, 0.0, &none);
-}
-
-/* t: the layer's tensors by role, of the experts the first. */
-static void add_dense(fg_balance *b, const fg_place *p, const fg_tensor *const *t)
-{
-    const fg_tensor *const in[] = {t[FG_ROLE_LIGHT_QKV], t[FG_ROLE_LIGHT_GATE]};
-    const fg_tensor *const qkv[] = {t[FG_ROLE_Q], t[FG_ROLE_K], t[FG_ROLE_V]};
-    _Static_assert(sizeof qkv / sizeof qkv[0] <= MAX_PRODUCTS, "as in src/model/matmul.c");
-    add_products(b, FG_BALANCE_LIGHT_IN, p, in, 2);
-    add_products(b, FG_BALANCE_QKV, p, qkv, 3);
-    add_products(b, FG_BALANCE_ATTN_OUT, p, &t[FG_ROLE_LIGHT_OUT], 1);
-    add_products(b, FG_BALANCE_ATTN_OUT, p, &t[FG_ROLE_O], 1);
-    add_products(b, FG_BALANCE_ROUTER, p, &t[FG_ROLE_ROUTER], 1);
+    static const fg_role in[] = {FG_ROLE_LIGHT_QKV, FG_ROLE_LIGHT_GATE},
+                         qkv[] = {FG_ROLE_Q, FG_ROLE_K, FG_ROLE_V},
+                         out[] = {FG_ROLE_LIGHT_OUT, FG_ROLE_O}, router[] = {FG_ROLE_ROUTER};
+    add_products(w, FG_BALANCE_LIGHT_IN, layer, in, 2);
+    add_products(w, FG_BALANCE_QKV, layer, qkv, 3);
+    add_products(w, FG_BALANCE_ATTN_OUT, layer, out, 2); /* either */
+    add_products(w, FG_BALANCE_ROUTER, layer, router, 1);
 }
 
 /* ---- experts ---- */
@@ -168,19 +171,36 @@ double fg_balance_of_all(const uint64_t *count, const fg_place *p)
     return imbalance_of(p, &l);
 }
 
-/* An expert's gate (with up) or down; `like`: the same of the layer's first. */
-static void add_expert(fg_balance *b, fg_balance_phase phase, const fg_place *p, const fg_shape *s,
-                       const fg_tensor *t, const fg_tensor *like, double whole)
+/* Of a layer's experts a token uses n_used: of two every pair is a step, each as likely; of more,
+ * every expert by itself, which is no better balanced than several. */
+static void add_experts(const work *w, fg_balance_phase phase, uint32_t layer, fg_role role,
+                        double whole)
 {
-    fg_share share;
-    load l = {0};
-    const double read = (double)s->n_used / (double)s->n_expert;
-    fg_place_share_expert(p, t->expert, fg_n_panel(t->n_row), fg_panel_group(like->panel_stride),
-                          &share);
-    add_matrix(b, p, t, &share, read, &l);
-    const double bytes = read * (double)fg_n_panel(t->n_row) * panel_bytes(t);
-    b->phase[phase].bytes += bytes;
-    b->phase[phase].slowest += bytes * (p->numa == FG_NUMA_EXPERT ? whole : imbalance_of(p, &l));
+    const fg_shape *s = w->shape;
+    const uint64_t from = w->first[(size_t)layer * FG_ROLE_COUNT + role] - 1;
+    double bytes = 0.0, slowest = 0.0, n = 0.0;
+    for (uint32_t e = 0; e < s->n_expert; e++) {
+        w->expert[e] = (load){0};
+        add_matrix(w, from + 3 * (uint64_t)e, &w->expert[e]);
+    }
+    for (uint32_t e = 0; e < s->n_expert; e++) {
+        for (uint32_t o = s->n_used == 2 ? e + 1 : e; o < s->n_expert; o++) {
+            load l = w->expert[e];
+            double sum = 0.0;
+            for (uint32_t k = 0; k < w->p->n_node; k++) {
+                if (o != e) l.of[k] += w->expert[o].of[k];
+                sum += l.of[k];
+            }
+            bytes += sum;
+            slowest += sum * imbalance_of(w->p, &l);
+            n += o != e ? 2.0 : 1.0;
+            if (o == e) break;
+        }
+    }
+    bytes *= s->n_used / n; /* n: experts in all steps that were counted */
+    slowest *= s->n_used / n;
+    w->b->phase[phase].bytes += bytes;
+    w->b->phase[phase].slowest += w->p->numa == FG_NUMA_EXPERT ? bytes * whole : slowest;
 }
 
 /* ---- state ---- */
@@ -233,51 +253,60 @@ double fg_balance_cache_bytes(const fg_shape *s, uint64_t pos, fg_kv_type kv)
 
 /* ---- the whole ---- */
 
-/* The first tensor of each role: [layer][role], and those of no layer in row n_layer. */
-static const fg_tensor **by_role(const fg_file_plan *f)
+static void add_state(const work *w, uint64_t pos, fg_kv_type kv)
 {
-    const fg_shape *s = fg_file_plan_shape(f);
-    const fg_tensor **t = fg_mem_zalloc_array(((size_t)s->n_layer + 1) * FG_ROLE_COUNT, sizeof *t);
-    for (uint64_t i = 0; i < fg_file_plan_n_tensor(f) && t != NULL; i++) {
-        const fg_tensor *x = fg_file_plan_tensor(f, i);
-        const size_t row = x->layer == FG_NO_LAYER ? s->n_layer : x->layer;
-        if (t[row * FG_ROLE_COUNT + x->role] == NULL) t[row * FG_ROLE_COUNT + x->role] = x;
-    }
-    return t;
+    fg_balance *b = w->b;
+    b->phase[FG_BALANCE_HEADS].bytes = fg_balance_heads_bytes(w->shape);
+    b->phase[FG_BALANCE_CACHE].bytes = fg_balance_cache_bytes(w->shape, pos, kv);
+    b->phase[FG_BALANCE_HEADS].slowest =
+        b->phase[FG_BALANCE_HEADS].bytes * fg_balance_of_heads(w->p, w->shape);
+    b->phase[FG_BALANCE_CACHE].slowest =
+        b->phase[FG_BALANCE_CACHE].bytes * fg_balance_of_cache(w->p, w->shape, pos);
 }
 
-static void add_state(fg_balance *b, const fg_place *p, const fg_shape *s, uint64_t pos,
-                      fg_kv_type kv)
+static fg_status start(work *w, fg_err *err)
 {
-    b->phase[FG_BALANCE_HEADS].bytes = fg_balance_heads_bytes(s);
-    b->phase[FG_BALANCE_CACHE].bytes = fg_balance_cache_bytes(s, pos, kv);
-    b->phase[FG_BALANCE_HEADS].slowest =
-        b->phase[FG_BALANCE_HEADS].bytes * fg_balance_of_heads(p, s);
-    b->phase[FG_BALANCE_CACHE].slowest =
-        b->phase[FG_BALANCE_CACHE].bytes * fg_balance_of_cache(p, s, pos);
+    const fg_shape *s = w->shape;
+    w->first = fg_mem_zalloc_array(((size_t)s->n_layer + 1) * FG_ROLE_COUNT, sizeof *w->first);
+    w->expert = fg_mem_zalloc_array(s->n_expert, sizeof *w->expert);
+    if (w->first == NULL || w->expert == NULL) return fg_fail_nomem(err, "balance of nodes");
+    for (uint64_t i = 0; i < fg_file_plan_n_tensor(w->f); i++) {
+        const fg_tensor *t = fg_file_plan_tensor(w->f, i);
+        const size_t row = t->layer == FG_NO_LAYER ? s->n_layer : t->layer;
+        uint64_t *first = &w->first[row * FG_ROLE_COUNT + t->role];
+        if (*first == 0) *first = i + 1;
+    }
+    return fg_slices_create(&w->slices, w->f, w->p, err);
+}
+
+static void count(const work *w, uint64_t pos, fg_kv_type kv)
+{
+    static const fg_role head[] = {FG_ROLE_LM_HEAD};
+    const fg_shape *s = w->shape;
+    uint64_t of[FG_MAX_NODE];
+    for (uint32_t k = 0; k < w->p->n_node; k++) {
+        of[k] = fg_place_n_dealt(w->p, k, s->n_expert);
+        w->b->node_bytes[k] = fg_slices_area(w->slices, k);
+    }
+    const double whole = fg_balance_of_experts(of, w->p, s->n_used);
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        add_dense(w, l);
+        add_experts(w, FG_BALANCE_GATE_UP, l, FG_ROLE_EXPERT_GATE, whole);
+        add_experts(w, FG_BALANCE_DOWN, l, FG_ROLE_EXPERT_DOWN, whole);
+    }
+    add_products(w, FG_BALANCE_HEAD, s->n_layer, head, 1);
+    add_state(w, pos, kv);
 }
 
 fg_status fg_balance_make(fg_balance *b, const fg_file_plan *f, const fg_place *p, uint64_t pos,
                           fg_kv_type kv, fg_err *err)
 {
-    const fg_shape *s = fg_file_plan_shape(f);
-    const fg_tensor **first = by_role(f);
-    uint64_t count[FG_MAX_NODE];
+    work w = {.b = b, .f = f, .p = p, .shape = fg_file_plan_shape(f)};
     *b = (fg_balance){0};
-    if (first == NULL) return fg_fail_nomem(err, "balance of nodes");
-    for (uint32_t k = 0; k < p->n_node; k++) count[k] = fg_place_n_dealt(p, k, s->n_expert);
-    const double whole = fg_balance_of_experts(count, p, s->n_used);
-    for (uint32_t l = 0; l < s->n_layer; l++) add_dense(b, p, first + (size_t)l * FG_ROLE_COUNT);
-    add_products(b, FG_BALANCE_HEAD, p,
-                 first + (size_t)s->n_layer * FG_ROLE_COUNT + FG_ROLE_LM_HEAD, 1);
-    add_embedding(b, p, first[(size_t)s->n_layer * FG_ROLE_COUNT + FG_ROLE_EMBED]);
-    for (uint64_t i = 0; i < fg_file_plan_n_tensor(f); i++) {
-        const fg_tensor *t = fg_file_plan_tensor(f, i);
-        if (t->role != FG_ROLE_EXPERT_GATE && t->role != FG_ROLE_EXPERT_DOWN) continue;
-        add_expert(b, t->role == FG_ROLE_EXPERT_DOWN ? FG_BALANCE_DOWN : FG_BALANCE_GATE_UP, p, s,
-                   t, first[(size_t)t->layer * FG_ROLE_COUNT + t->role], whole);
-    }
-    add_state(b, p, s, pos, kv);
-    fg_mem_free(first);
-    return FG_OK;
+    const fg_status st = start(&w, err);
+    if (st == FG_OK) count(&w, pos, kv);
+    fg_slices_destroy(&w.slices);
+    fg_mem_free(w.first);
+    fg_mem_free(w.expert);
+    return st;
 }

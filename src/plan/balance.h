@@ -43,7 +43,7 @@ typedef struct fg_balance {
         double bytes;   /* of a token, all nodes together, row scales with their panels */
         double slowest; /* sum over the steps of bytes * imbalance */
     } phase[FG_BALANCE_PHASES];
-    uint64_t node_bytes[FG_MAX_NODE]; /* panels that each node has; mirrored: each all of them */
+    uint64_t node_bytes[FG_MAX_NODE]; /* weights in each node's memory (fg_slices_area) */
     uint64_t n_shared; /* borders of shares that lie within a page: 0, unless something is wrong */
 } fg_balance;
 
@@ -62,6 +62,9 @@ double fg_balance_of_experts(const uint64_t *count, const fg_place *p, uint32_t 
 
 /* The same when every expert is used, as by a large batch. */
 double fg_balance_of_all(const uint64_t *count, const fg_place *p);
+
+/* Borders of a share, in panels of `stride` bytes from a page on, that lie within a page. */
+uint64_t fg_balance_shared(const fg_share *s, uint32_t n_node, uint64_t n_panel, uint64_t stride);
 
 /* What a token at pos reads of lightning state (with half a chunk), and of cached keys and values
  * in all softmax layers, bytes. */

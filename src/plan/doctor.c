@@ -90,6 +90,10 @@ static fg_status measure_memory(run *r, fg_err *err)
     }
     if (st == FG_OK) st = next(r, err, "reading memory again");
     if (st == FG_OK) st = read_with(d->n_thread, buffer.p, buffer.bytes, &d->again_gbs, err);
+    if (st == FG_OK && d->machine.n_node > 1) {
+        st = next(r, err, "reading memory of every node");
+        if (st == FG_OK) st = fg_node_rates_measure(&d->nodes, d->n_thread, 0, err);
+    }
     d->anon_bytes = buffer.bytes;
     if (st == FG_OK) d->huge = fg_bandwidth_buffer_huge(&buffer);
     fg_bandwidth_buffer_fini(&buffer);
@@ -178,7 +182,8 @@ fg_status fg_doctor_run(fg_doctor *d, uint32_t n_thread, const char *path,
     }
     choose_rows(d);
     run r = {.d = d, .step = step, .ctx = ctx};
-    r.total = 3 + 2 * d->n_row + FG_DOCTOR_BLOCKS * FG_DOCTOR_FLIGHTS;
+    r.total =
+        3 + (d->machine.n_node > 1 ? 1u : 0u) + 2 * d->n_row + FG_DOCTOR_BLOCKS * FG_DOCTOR_FLIGHTS;
     d->uring = fg_disk_has_uring(&d->uring_errno);
     FG_TRY(measure_memory(&r, err));
     return measure_file(&r, path, err);
@@ -257,9 +262,13 @@ static void advise_memory(const fg_doctor *d, advice *a)
     }
     if (m->n_node > 1) {
         say(a,
-            "%u NUMA nodes: weights lie where the page cache put them; compare with numactl "
-            "--interleave=all",
+            "%u NUMA nodes: a mapped file lies where the page cache put it; --residency copy binds "
+            "weights to their nodes, fulgur numa compares",
             m->n_node);
+    }
+    if (m->n_node > 1 && m->numa_balancing[0] != '\0' && m->numa_balancing[0] != '0') {
+        say(a, "the kernel moves pages between nodes by itself: echo 0 > "
+               "/proc/sys/kernel/numa_balancing (as root)");
     }
 }
 

@@ -9,6 +9,7 @@
 
 #include "src/base/status.h"
 #include "src/sys/machine.h"
+#include "src/sys/node_rates.h"
 
 enum {
     FG_DOCTOR_ROWS = 16,  /* thread counts: 1, 2, 4, ... and all */
@@ -29,6 +30,7 @@ typedef struct fg_doctor {
         double anon_gbs,
             map_gbs; /* anonymous memory on huge pages; a mapped file.  0: not measured */
     } row[FG_DOCTOR_ROWS];
+    fg_node_rates nodes; /* n_node 0: one node, not measured */
     double again_gbs; /* anonymous memory, all threads, once more after the rows; 0: not measured */
     double huge;      /* share of the anonymous memory that is on huge pages */
     uint64_t anon_bytes; /* of the buffers */

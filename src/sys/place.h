@@ -78,10 +78,10 @@ typedef struct fg_place {
 fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err);
 void fg_place_destroy(fg_place **p); /* accepts NULL */
 
-/* Weights for fg_place_opts from what the cores of each node read of its own memory (node_rates.h),
- * so that all are through with their parts at the same time: whole hundredths of the fastest.  All
- * 1 where none is a tenth below it: such a difference is one of the moment, and equal parts are
- * those of FORMAT.md. */
+/* Weights for fg_place_opts from what the cores of each node read of its own memory
+ * (node_rates.h), so that all are through with their parts at the same time: whole hundredths of
+ * the fastest.  All 1 where none is a tenth below it: such a difference is one of the moment, and
+ * equal parts are those of FORMAT.md. */
 void fg_place_weigh(const double *gbs, uint32_t n_node, uint32_t *weight);
 
 /* Node k owns items begin[k] .. begin[k + 1] - 1; [n_node + 1] of it are set. */

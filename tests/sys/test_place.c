@@ -12,6 +12,7 @@
 
 #include "src/base/mem.h"
 #include "src/format/format.h"
+#include "src/sys/node_rates.h"
 #include "src/sys/place.h"
 #include "tests/fg_test.h"
 
@@ -473,7 +474,7 @@ FG_TEST(memory_is_bound_and_found)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     fg_err err = {0};
-    fg_audit a;
+    fg_audit a = {0};
     fg_topo *t = fg_topo_create();
     REQUIRE(t != NULL);
     fg_place *p = placed(t, 1, 2);
@@ -489,6 +490,7 @@ FG_TEST(memory_is_bound_and_found)
         CHECK(policy_of(m) > 0 && policy_of(m + 5 * page) > 0);
         CHECK(policy_of(m + 6 * page) == 0); /* control: a page of no range */
         memset(m, 1, 7 * page);
+        a = (fg_audit){0};
         CHECK_OK(fg_place_audit(p, m, N_PAGE * page - 1, &a, &err), &err);
         uint64_t sum = a.elsewhere;
         for (uint32_t k = 0; k < fg_topo_n_node(t); k++) sum += a.on_node[k];
@@ -503,11 +505,24 @@ FG_TEST(memory_is_bound_and_found)
     fg_topo_destroy(t);
 }
 
+FG_TEST(rates_of_nodes)
+{
+    fg_node_rates r;
+    fg_err err = {0};
+    REQUIRE_OK(fg_node_rates_measure(&r, 2, 0, &err), &err);
+    fg_topo *t = fg_topo_create();
+    REQUIRE(t != NULL);
+    CHECK_U64(r.n_node, fg_topo_n_node(t));
+    for (uint32_t k = 0; k < r.n_node && k < r.n_thread; k++) CHECK(r.local_gbs[k] > 0.0);
+    CHECK((r.remote > 0.0) == (r.n_node > 1));
+    fg_topo_destroy(t);
+}
+
 FG_TEST(what_cannot_be_bound)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     fg_err err = {0};
-    fg_audit a;
+    fg_audit a = {0};
     fg_topo *other = described("node:2 core:2 pu:1", NULL), *t = fg_topo_create();
     uint8_t *m = fg_mem_map(N_PAGE * page);
     REQUIRE(other != NULL && t != NULL && m != NULL);
