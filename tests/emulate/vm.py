@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """NUMA, in virtual machines: where every page of the weights is, as the kernel says; where threads may run; the
-same logits as here.  The machine is vm/machine.py, what it does inside vm/guest.c, who should have what
+same logits as here.  The machine is vm/machine.py, what it does inside guest.c, who should have what
 vm/owners.py.  A hang is a failure: every run and every machine has its time."""
 import os
 import platform
@@ -14,47 +14,59 @@ sys.path[:0] = [HERE + "/../e2e", HERE + "/vm", HERE + "/../../scripts"]
 import fg_read  # noqa: E402
 import machine  # noqa: E402
 import owners  # noqa: E402
-from e2e import FULGUR, check, finish, path, report, run, tmp  # noqa: E402
+from e2e import FULGUR, check, choices, finish, path, report, run, tmp  # noqa: E402
 
 LONG = bool(os.environ.get("FULGUR_TEST_LONG"))
 IDS = "5 1717"
-POLICIES = ("slice", "strict", "interleave", "expert", "mirror", "first-touch")
-RUN_SECONDS, BOOT_SECONDS = 60, 60  # several times what they take on busy cores
-RAM = "400M"
-PLACED = ()  # modes whose pages are checked
+RUN_SECONDS = 120  # a run takes 3; on busy cores three times that
+POLICIES = choices("--numa", "logits")
+RAM = "400M"  # all experts fit
+PLACED = ("copy", "shared", "ram", "map")  # modes whose pages are checked
 MODEL = path("model.fulgur")
+HOMES = {"map": "--residency map", "copy": "--residency copy", "ram": f"--ram {RAM}",
+         "shared": "--residency shared"}
+KIND = {"map": "c", "copy": "a", "ram": "a", "shared": "s"}  # of pages, as in guest.c
+# What a cgroup says, done to the command that follows.
+INSIDE = b"#!/bin/sh\necho $$ >/sys/fs/cgroup/$1/cgroup.procs\nshift\nexec \"$@\"\n"
+DROP = "echo 3 >/proc/sys/vm/drop_caches"
 
 
 class Job:
-    """A run of the program in a guest; before: shell commands; policy, mode: what is expected of the pages."""
+    """A run of the program in a guest."""
 
-    def __init__(self, name, policy, mode, args=(), before=(), model="/m/model", prefix=(), weights=None, want=0,
-                 words=()):
-        self.name, self.policy, self.mode, self.args, self.before = name, policy, mode, args, before
-        self.model, self.prefix, self.weights, self.want, self.words = model, prefix, weights, want, words
+    def __init__(self, policy, mode, name="", args="", before=(), model="/m/model", prefix="", nodes=None,
+                 refused=(), misplaced=False, threads=2, image="/dev/shm/image"):
+        self.policy, self.mode = policy, mode
+        self.name = name or f"{policy}_{mode}"
+        self.before = before  # shell commands
+        self.model = model
+        self.nodes = nodes  # [(number, weight)] of those that are used; None: those with CPUs and memory
+        self.refused = refused  # words of the one line on standard error; none: the run works
+        self.misplaced = misplaced  # a control: pages are not where the policy would have them
+        self.n_thread = threads
+        self.command = (f"guest run {self.name} {RUN_SECONDS} {model} /tmp/table /out {prefix} fulgur logits {model} "
+                        f"--ids /tmp/ids --out /dev/stdout -t {threads} --numa {policy} {HOMES[mode]} {args}" +
+                        (f" --image {image}" if mode == "shared" else ""))
 
-    def script(self):
-        home = {"ram": ["--ram", RAM], "shared": ["--residency", "shared", "--image", "/dev/shm/image"]}
-        command = ["fulgur", "logits", self.model, "--ids", "/tmp/ids", "--out", "/dev/stdout",
-                   "--numa", self.policy, *home.get(self.mode, ["--residency", self.mode]), *self.args]
-        return [*self.before, " ".join(["guest run", self.name, str(RUN_SECONDS), self.model, "/tmp/table", "/out",
-                                        *self.prefix, *command])]
 
-
-def expected(model, job, weights, where):
-    """What is wrong with the pages of a run."""
-    n, cut = len(weights), model.sliced(weights)
-    at = where.get({"map": "c", "copy": "a", "ram": "a", "shared": "s"}[job.mode], {})
+def wrong_pages(model, job, nodes, found):
+    """What is wrong with the pages of a run, "" for nothing.  nodes: [(number, weight)]."""
+    number, weights = [k for k, _ in nodes], [w for _, w in nodes]
+    at = {p: [number.index(k) if k in number else -1 for k in on]
+          for p, on in found.get(KIND[job.mode], {}).items()}
     spare = model.experts() if job.mode == "ram" else ()
-    if n == 1 or job.policy in ("slice", "strict"):
-        return owners.judge(at, cut, spare)
+    if job.mode == "map" and len(nodes) == 1:  # what nobody asked for may be on the disk
+        spare = [{p} for p in model.sliced(weights)]
+    if job.policy in ("slice", "strict") or job.misplaced or len(nodes) == 1:
+        return owners.judge(at, model.sliced(weights), spare)
     if job.policy == "expert":
-        return owners.judge(at, model.by_expert(n), spare)
+        return owners.judge(at, model.by_expert(len(nodes)), spare)
+    pages = model.sliced(weights).keys()
     if job.policy == "mirror":
-        return owners.judge_all(at, cut, n)
+        return owners.judge_all(at, pages, len(nodes), spare)
     if job.policy == "interleave":
-        return owners.judge_even(at, cut, n)
-    return owners.judge({p: [0] for p in at}, dict.fromkeys(cut, 0), spare)  # wherever
+        return owners.judge_even(at, pages, len(nodes), spare)
+    return owners.judge({p: [0] * len(on) for p, on in at.items()}, dict.fromkeys(pages, 0), spare)  # anywhere
 
 
 def cpus_of(text):
@@ -66,54 +78,139 @@ def cpus_of(text):
     return out
 
 
-def strays(text, nodes):
-    """Threads that may run outside one of the nodes, sets of CPUs."""
+def wrong_threads(text, job, nodes):
+    """What is wrong with where threads may run: the workers inside of one of the nodes, sets of CPUs.  With --ram
+    one thread waits for the disk, wherever."""
     threads = re.findall(r"^Name:\s+(.*)\nCpus_allowed_list:\s+(.*)$", text, re.M)
-    bad = [t for t in threads if not any(cpus_of(t[1]) <= cpus for cpus in nodes)]
-    return bad if threads else "no thread"
+    outside = [t for t in threads if not any(cpus_of(t[1]) <= cpus for cpus in nodes)]
+    inside = len(threads) - len(outside)
+    free = 1 if job.mode == "ram" else 0
+    return "" if inside >= job.n_thread and len(outside) <= free else f"{inside} inside of a node, outside: {outside}"
 
 
-def boot(vm, model, logits, name, nodes, jobs, **more):
-    """Boots a machine of nodes [(CPUs, MiB)], has the jobs run in it and checks what came of them."""
-    script = ["ln -s /proc/self/fd/1 /dev/stdout", f"echo {IDS} >/tmp/ids", "guest table /m/model /tmp/table"]
-    for job in jobs:
-        script += job.script()
-    begun = time.time()
-    files, console = vm.boot(name, nodes, "\n".join(script) + "\n", BOOT_SECONDS + RUN_SECONDS * len(jobs), **more)
-    if not check(f"{name}.boot", files is not None, console[-2000:]):
-        return {}
-    cpus, at = [], 0
-    for n, _ in nodes:
-        cpus.append(set(range(at, at + n)))
-        at += n
-    for job in jobs:
-        judge_job(model, logits, name, job, cpus, {k: files.get(f"{job.name}.{k}", b"") for k in
-                                                   ("status", "out", "err", "pages", "threads")})
-    print(f"# {name}: {len(jobs)} runs in {time.time() - begun:.1f} s")
-    return files
+class Suite:
+    """What all machines have in common."""
+
+    def __init__(self, vm, model, logits):
+        self.vm, self.model, self.logits = vm, model, logits
+
+    def boot(self, name, nodes, jobs, distance=None, before=()):
+        """Boots a machine of nodes [(CPUs, MiB)], runs the jobs in it and checks what came of them."""
+        script = ["ln -s /proc/self/fd/1 /dev/stdout", f"echo {IDS} >/tmp/ids", "guest table /m/model /tmp/table",
+                  *before]
+        for job in jobs:
+            script += [*job.before, job.command]
+        begun = time.time()
+        files, console = self.vm.boot(name, nodes, "\n".join(script) + "\n",
+                                      2 * RUN_SECONDS + RUN_SECONDS // 4 * len(jobs), distance)
+        if not check(f"{name}.boot", files is not None, console[-2000:]):
+            return
+        cpus, at = {}, 0
+        for k, (n, mb) in enumerate(nodes):
+            if n > 0 and mb > 0:
+                cpus[k] = set(range(at, at + n))
+            at += n
+        for job in jobs:
+            used = job.nodes or [(k, len(c)) for k, c in cpus.items()]
+            self.judge(f"{name}.{job.name}", job, used, [cpus[k] for k, _ in used],
+                       {k: files.get(f"{job.name}.{k}", b"") for k in ("status", "out", "err", "pages", "threads")})
+        print(f"# {name}: {len(jobs)} runs in {time.time() - begun:.1f} s", flush=True)
+
+    def judge(self, name, job, nodes, cpus, got):
+        err, status = got["err"].decode("utf-8", "replace"), got["status"].decode().strip()
+        said = f"status {status or 'none'}, {len(got['out'])} bytes, {err}"
+        if job.refused:
+            lines = [line for line in err.splitlines() if line.startswith("fulgur: ")]
+            check(name + ".refused", status == "1" and len(lines) == 1 and got["out"] == b"" and
+                  all(w in lines[0] for w in job.refused), said)
+            return
+        if not check(name + ".logits", status == "0" and got["out"] == self.logits, said):
+            return
+        why = wrong_pages(self.model, job, nodes, owners.parse(got["pages"].decode()))
+        if job.misplaced:
+            check(name + ".is_noticed", why != "", said)
+        elif job.mode in PLACED:
+            check(name + ".pages", why == "", f"{why}\n{said}")
+        why = wrong_threads(got["threads"].decode(), job, cpus)
+        check(name + ".threads", why == "", why)
 
 
-def judge_job(model, logits, name, job, cpus, got):
-    who = f"{name}.{job.name}"
-    err = got["err"].decode("utf-8", "replace")
-    status = got["status"].decode().strip()
-    if job.want != 0:
-        good = status == str(job.want) and err.startswith("fulgur: ") and all(w in err for w in job.words)
-        check(who + ".refused", good, f"status {status}, {err!r}")
-        return
-    if not check(who + ".logits", status == "0" and got["out"] == logits, f"status {status}, {len(got['out'])} bytes, {err}"):
-        return
-    weights = job.weights or [len(c) for c in cpus if c]
-    why = expected(model, job, weights, owners.parse(got["pages"].decode()))
-    if job.mode in PLACED:
-        check(who + ".pages", not why, f"{why}\n{err}")
-    bad = strays(got["threads"].decode(), cpus)
-    check(who + ".threads", len(bad) == 0 or (job.mode == "ram" and len(bad) == 1), bad)  # one reads
+# ---- the machines ----
+
+def one_node(s):
+    s.boot("1_node", [(2, 512)], [Job("slice", "copy"), Job("strict", "ram"), Job("slice", "map")])
+
+
+def two_nodes(s):
+    """Unequal in size and distance."""
+    elsewhere = [DROP, "guest on 1 cat /m/model >/dev/null"]
+    jobs = [
+        # a cache that lies wholly on one node; seen, then repaired
+        Job("first-touch", "map", "cache_on_one_node", before=elsewhere, misplaced=True),
+        Job("slice", "map", before=elsewhere),
+        Job("slice", "copy"), Job("slice", "ram"), Job("strict", "copy"), Job("strict", "ram"),
+        Job("expert", "copy"), Job("expert", "ram"), Job("mirror", "copy"), Job("interleave", "copy"),
+        # balancing marks pages that are bound to no node, and Linux 6.1 then says that they are nowhere
+        Job("first-touch", "copy", before=["echo 0 >/proc/sys/kernel/numa_balancing"]),
+    ]
+    s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21})
+
+
+def grid(s):
+    """Every policy, in every home, with every kind of page."""
+    shared = ["rm -f /dev/shm/image /dev/hugepages/image"]
+    pool = [f"echo 48 >/sys/devices/system/node/node{k}/hugepages/hugepages-2048kB/nr_hugepages" for k in (0, 1)]
+    jobs = []
+    for policy in POLICIES:
+        for mode in HOMES:
+            refused = ("mirror", "map") if (policy, mode) == ("mirror", "map") else ()
+            jobs.append(Job(policy, mode, before=shared, refused=refused))
+            if mode == "shared":
+                jobs.append(Job(policy, mode, f"{policy}_{mode}_again"))
+        for pages in ("small", "huge"):
+            jobs.append(Job(policy, "copy", f"{policy}_{pages}", f"--pages {pages}"))
+    for policy in POLICIES:
+        before = [*shared, *(pool if policy == POLICIES[0] else ())]
+        jobs.append(Job(policy, "copy", f"{policy}_hugetlb", "--pages hugetlb", before=before))
+        jobs.append(Job(policy, "shared", f"{policy}_hugetlbfs", before=before, image="/dev/hugepages/image"))
+    s.boot("2_nodes_grid", [(1, 640), (1, 448)], jobs, {(0, 1): 17, (1, 0): 21},
+           before=["echo 0 >/proc/sys/kernel/numa_balancing"])
+
+
+def many_nodes(s, n):
+    """More nodes than cores of this machine: there are as many workers as it has."""
+    distance = {(a, b): 10 + 3 * abs(a - b) for a in range(n) for b in range(n) if a != b}
+    s.boot(f"{n}_nodes", [(1, 768 // n + 64)] * n, [Job("slice", "copy"), Job("slice", "ram")], distance)
+
+
+def restricted(s):
+    """Fewer CPUs and nodes than the machine has."""
+    cgroups = ["echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control",
+               "cd /sys/fs/cgroup; mkdir node1; echo 1 >node1/cpuset.cpus; echo 1 >node1/cpuset.mems; cd /"]
+    tmpfs = [DROP, "guest on 1 cp /m/model /dev/shm/model"]
+    jobs = [
+        Job("slice", "copy", "cpu_of_node_1", prefix="taskset 2", nodes=[(1, 1)]),
+        Job("strict", "ram", "cpuset_of_node_1", prefix="inside node1", nodes=[(1, 1)]),
+        # what is on tmpfs is nowhere else: it can only be migrated
+        Job("slice", "map", "tmpfs", model="/dev/shm/model", before=tmpfs),
+    ]
+    s.boot("restricted", [(1, 384), (1, 384)], jobs, before=cgroups)
+
+
+def small_node(s):
+    """A node that cannot hold its part."""
+    jobs = [Job("strict", "copy", refused=("node 1",)), Job("slice", "copy", misplaced=True)]
+    s.boot("small_node", [(1, 512), (1, 40)], jobs)
+
+
+def odd_nodes(s):
+    """A node without memory, and one without CPUs: they own nothing."""
+    s.boot("odd_nodes", [(1, 384), (1, 256), (1, 0), (0, 128)], [Job("slice", "copy", threads=3)])
 
 
 def make_model():
-    here = run("synth", MODEL, "--shape", f"{HERE}/vm/config.json", "--recipe", f"{HERE}/vm/recipe.txt")
-    check("model", here[0] == 0, here)
+    made = run("synth", MODEL, "--shape", f"{HERE}/vm/config.json", "--recipe", f"{HERE}/vm/recipe.txt")
+    check("model", made[0] == 0, made)
     model = owners.Model(fg_read.Reader(MODEL))
     few = [t.name for t in model.cut if model.groups(t)[1] < 24]
     check("model.24_groups_of_every_matrix", not few and model.reader.shape["n_kv_head"] == 8, few)
@@ -130,20 +227,23 @@ def controls(model):
         where = {p: [k] for p, k in owner.items()}
         good = owners.judge(where, owner) == ""
         shifted = owners.judge(where, {p: (k + 1) % n for p, k in owner.items()})
-        check(f"control.shifted_owners_of_{n}", good and shifted.startswith(f"of {len(owner)} pages {len(owner)} on"), shifted)
-    page = next(iter(owner))
-    for what, nodes in (("moved", [owner[page] ^ 1]), ("twice", [owner[page]] * 2), ("missing", [])):
-        check(f"control.one_page_{what}", owners.judge({**where, page: nodes} if nodes else
-                                                       {p: k for p, k in where.items() if p != page}, owner) != "")
+        check(f"control.owners_of_{n}_shifted_by_one_node",
+              good and shifted.startswith(f"of {len(owner)} pages {len(owner)} on another"), shifted)
+    page = min(owner)
+    bad = {"moved": {**where, page: [owner[page] ^ 1]}, "twice": {**where, page: [owner[page]] * 2},
+           "missing": {p: k for p, k in where.items() if p != page}}
+    for what, pages in bad.items():
+        check(f"control.one_page_{what}", owners.judge(pages, owner, model.experts()) != "")
 
 
 def main():
     if platform.machine() != "x86_64":
-        report("skip", "all", f"qemu-system-x86_64 has another program than {platform.machine()}'s")
+        report("skip", "all", f"the machine is an x86-64 and its program that of this {platform.machine()}")
         return
     model = make_model()
     controls(model)
-    open(path("ids.txt"), "w").write(IDS)
+    with open(path("ids.txt"), "w") as f:
+        f.write(IDS)
     status, logits, err = run("logits", MODEL, "--ids", path("ids.txt"), "--out", "/dev/stdout")
     check("logits_here", status == 0 and len(logits) == len(IDS.split()) * 4 * model.reader.shape["n_vocab"], err)
     try:
@@ -151,12 +251,14 @@ def main():
     except machine.Missing as e:
         report("skip", "all", str(e))
         return
-    two(vm, model, logits)
-
-
-def two(vm, model, logits):
-    jobs = [Job(f"{policy}_{mode}", policy, mode) for policy in POLICIES for mode in ("map", "copy", "ram")]
-    boot(vm, model, logits, "2_nodes", [(1, 512), (1, 384)], jobs, distance={(0, 1): 17, (1, 0): 21})
+    vm.files["bin/inside"] = INSIDE
+    s = Suite(vm, model, logits)
+    wanted = sys.argv[1:]
+    for name, fn in (("1_node", one_node), ("2_nodes", two_nodes), ("grid", grid), ("4_nodes", lambda s: many_nodes(s, 4)),
+                     ("8_nodes", lambda s: many_nodes(s, 8)), ("restricted", restricted),
+                     ("small_node", small_node), ("odd_nodes", odd_nodes)):
+        if not wanted or name in wanted:
+            fn(s)
 
 
 main()

@@ -106,7 +106,7 @@ class Vm:
         self.kernel, modules = kernel()
         guest, stripped, disk = (os.path.join(folder, n) for n in ("guest", "fulgur", "disk"))
         subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror",
-                        "-static", "-o", guest, f"{HERE}/guest.c"], check=True)
+                        "-static", "-o", guest, f"{HERE}/../guest.c"], check=True)
         subprocess.run(["strip", "-o", stripped, fulgur], check=True)
         self.files = {d: None for d in ("bin", "dev", "proc", "sys", "tmp", "m", "out", "modules")}
         self.add(BUSYBOX, "bin/busybox")

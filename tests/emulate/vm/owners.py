@@ -100,36 +100,40 @@ def parse(text):
     return found
 
 
+def needed(where, pages, spare):
+    """Pages without those of the sets in `spare` that are missing as a whole: experts that nobody asked for."""
+    missing = {p for p in pages if p not in where}
+    return set(pages).difference(*(group for group in spare if group <= missing))
+
+
 def judge(where, owner, spare=()):
-    """What is wrong, "" for nothing, with `where`, {page: [nodes]}: each page of `owner` must be on its node, once.
-    spare: sets of pages that may be missing, but only a whole set of them."""
+    """What is wrong, "" for nothing, with `where`, {page: [nodes]}: each page of `owner` must be on its node, once."""
     wrong, twice, absent = Counter(), 0, 0
-    missing = {p for p in owner if p not in where}
-    for group in spare:
-        if group <= missing:
-            missing -= group
-    for page, node in owner.items():
+    for page in needed(where, owner, spare):
         nodes = where.get(page, [])
+        absent += len(nodes) == 0
         twice += len(nodes) > 1
-        if len(nodes) == 1 and nodes[0] != node:
-            wrong[nodes[0], node] += 1
-    absent = len(missing)
-    if not wrong and not twice and not absent:
+        wrong.update((k, owner[page]) for k in nodes if k != owner[page])
+    if not wrong and not twice and not absent and where:
         return ""
     pairs = ", ".join(f"{n} on {a} for {b}" for (a, b), n in sorted(wrong.items()))
-    return f"of {len(owner)} pages {sum(wrong.values())} on another node ({pairs}), {twice} twice, {absent} missing"
+    return (f"of {len(owner)} pages {sum(wrong.values())} on another node ({pairs}), {twice} twice, "
+            f"{absent} missing")
 
 
-def judge_all(where, pages, n_node):
+def judge_all(where, pages, n_node, spare=()):
     """Of mirrored pages: each is on every node once."""
+    pages = needed(where, pages, spare)
     bad = [p for p in pages if sorted(where.get(p, [])) != list(range(n_node))]
-    return f"{len(bad)} of {len(pages)} pages are not once on each node" if bad else ""
+    return f"{len(bad)} of {len(pages)} pages are not once on each node" if bad or not where else ""
 
 
-def judge_even(where, pages, n_node):
-    """Of interleaved pages: each is there once, and the nodes have equally many but for a hundredth."""
+def judge_even(where, pages, n_node, spare=()):
+    """Of interleaved pages: each is there once, and the nodes have equally many but for a huge page or two."""
+    pages = needed(where, pages, spare)
     once = [where[p][0] for p in pages if len(where.get(p, [])) == 1]
     count = Counter(once)
-    if len(once) == len(pages) and all(abs(count[k] * n_node - len(pages)) * 100 <= len(pages) for k in range(n_node)):
+    if (where and len(once) == len(pages) and
+            all(abs(count[k] - len(pages) / n_node) <= 1024 for k in range(n_node))):
         return ""
     return f"{len(once)} of {len(pages)} pages once, on nodes {dict(count)}"

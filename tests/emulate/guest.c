@@ -142,7 +142,7 @@ static uint32_t find_page(const void *content)
 /* ---- what was found ---- */
 
 typedef struct found {
-    char kind; /* c: the page cache, a: memory of the process alone, s: shared memory */
+    char kind; /* c: the page cache, a: memory of the process alone, s: files that are memory */
     int node;
     uint32_t page;
 } found;
@@ -243,6 +243,18 @@ static void look_at_range(pid_t pid, char kind, uint64_t begin, uint64_t end)
     }
 }
 
+/* A file that a process shares with others: pages that it has not touched yet count too. */
+static void look_at_shared(const char *path, uint64_t bytes)
+{
+    const int fd = open(path, O_RDONLY);
+    uint8_t *map = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) die(path);
+    for (uint64_t i = 0; i < bytes; i += PAGE) (void)*(volatile uint8_t *)(map + i);
+    look_at_range(getpid(), 's', (uintptr_t)map, (uintptr_t)map + bytes);
+    munmap(map, bytes);
+    close(fd);
+}
+
 /* All memory of the process but the model's mapping, which is the page cache. */
 static void look_at_process(pid_t pid, const char *model)
 {
@@ -252,24 +264,27 @@ static void look_at_process(pid_t pid, const char *model)
     if (f == NULL) die(path);
     while (fgets(line, sizeof line, f) != NULL) {
         unsigned long begin, end;
-        char flags[8];
+        char flags[8], file[2048] = "";
         line[strcspn(line, "\n")] = 0;
-        if (sscanf(line, "%lx-%lx %7s", &begin, &end, flags) != 3 || strstr(line, model) != NULL ||
-            strstr(line, "[v") != NULL)
-            continue;
-        look_at_range(pid, flags[3] == 's' ? 's' : 'a', begin, end);
+        if (sscanf(line, "%lx-%lx %7s %*s %*s %*s %2047s", &begin, &end, flags, file) < 3) continue;
+        if (strcmp(file, model) == 0 || strncmp(file, "[v", 2) == 0) continue;
+        if (flags[3] == 's' && file[0] == '/' && strncmp(file, "/dev/zero", 9) != 0) {
+            look_at_shared(file, end - begin);
+        } else {
+            look_at_range(pid, 'a', begin, end);
+        }
     }
     fclose(f);
 }
 
-/* Copies what a file of the process says, or its lines that begin with `want`. */
+/* The lines of a file that begin with `want`. */
 static void show(FILE *to, const char *path, const char *want)
 {
     char line[8192];
     FILE *f = fopen(path, "r");
     if (f == NULL) return; /* a thread that has ended */
     while (fgets(line, sizeof line, f) != NULL) {
-        if (want == NULL || strncmp(line, want, strlen(want)) == 0) fputs(line, to);
+        if (strncmp(line, want, strlen(want)) == 0) fputs(line, to);
     }
     fclose(f);
 }
@@ -355,16 +370,10 @@ static int run(char **a)
 {
     const char *name = a[0], *model = a[2], *out = a[4];
     const double began = now(), until = began + atof(a[1]);
-    char path[64];
     int fd, status = 0, ended = 0;
     read_table(a[3]);
     const pid_t pid = begin(a + 5, name_of(out, name, ".err"), &fd);
     if (wait_full(pid, fd, until)) {
-        snprintf(path, sizeof path, "/proc/%d/numa_maps", (int)pid);
-        FILE *f = fopen(name_of(out, name, ".maps"), "w");
-        if (f == NULL) die(out);
-        show(f, path, NULL);
-        fclose(f);
         look_at_threads(pid, name_of(out, name, ".threads"));
         look_at_process(pid, model);
         look_at_cache(model);
