@@ -124,26 +124,30 @@ static void reset_counters(fg_team *t)
     }
 }
 
-/* True for the last one, who finds what all the others wrote. */
+/* True for the last one, who finds what all the others wrote.  For the others the next run may have
+ * begun as soon as they are counted. */
 static bool is_last(meeting *m)
 {
-    if (m->n == 1) return true;
-    if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) + 1 != m->n) return false;
+    const uint32_t n = m->n;
+    if (n == 1) return true;
+    if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) + 1 != n) return false;
     atomic_store_explicit(&m->arrived, 0, memory_order_relaxed); /* nobody comes before release */
     return true;
 }
 
-static void release(fg_team *t)
+/* The group of worker 0, met[0], goes last: once it is free the next run may begin, and may have
+ * other groups that meet. */
+static void release(fg_team *t, meeting *last)
 {
-    const unsigned gen = ++t->last->generation;
+    const unsigned gen = ++last->generation;
     reset_counters(t);
-    for (uint32_t i = 0; i < t->n_met; i++) {
+    for (uint32_t i = t->n_met; i-- > 0;) {
         atomic_store_explicit(&t->group[t->met[i]].generation, gen, memory_order_release);
     }
     /* Of two changes of `sleepers` one comes first: either this one sees the sleeper, or the
      * sleeper, who comes after it, sees the generation. */
-    if (atomic_fetch_add(&t->last->sleepers, 0) == 0) return;
-    for (uint32_t i = 0; i < t->n_met; i++) futex_wake_all(&t->group[t->met[i]].generation);
+    if (atomic_fetch_add(&last->sleepers, 0) == 0) return;
+    for (uint32_t i = 0; i < t->n_group; i++) futex_wake_all(&t->group[i].generation);
 }
 
 void fg_worker_sync(fg_worker *w)
@@ -156,9 +160,10 @@ void fg_worker_sync(fg_worker *w)
     }
     self *me = &t->self[w->idx];
     group *g = &t->group[me->group];
+    meeting *last = t->last; /* the next run, which may begin before all are awake, has its own */
     const unsigned gen = atomic_load_explicit(&g->generation, memory_order_relaxed);
-    if (is_last(&g->in) && (t->last == &g->in || is_last(t->last))) {
-        release(t);
+    if (is_last(&g->in) && (last == &g->in || is_last(last))) {
+        release(t, last);
         return;
     }
     for (uint32_t i = 0; i < me->spin_rounds; i++) {
@@ -169,9 +174,9 @@ void fg_worker_sync(fg_worker *w)
         cpu_relax();
     }
     if (me->spin_rounds > t->spin_least) me->spin_rounds /= 2;
-    atomic_fetch_add(&t->last->sleepers, 1);
+    atomic_fetch_add(&last->sleepers, 1);
     while (atomic_load(&g->generation) == gen) futex_wait(&g->generation, gen);
-    atomic_fetch_sub(&t->last->sleepers, 1);
+    atomic_fetch_sub(&last->sleepers, 1);
 }
 
 /* ---- sharing out ---- */
