@@ -111,6 +111,38 @@ fg_status fg_bench_read(fg_bench *b, uint32_t n_pass, fg_bandwidth *out, fg_err 
     return fg_bandwidth_read(b->team, b->buffer.p, b->buffer.bytes, n_pass, 0, out, err);
 }
 
+/* ---- the barrier ---- */
+
+enum { SYNC_RUNS = 21, SYNCS = 500 };
+
+/* A run is a mean of many, since one is shorter than the clock; only what comes between two runs of
+ * a step is small against it. */
+static void sync_run(fg_worker *w, void *arg)
+{
+    double *us = arg;
+    for (int i = 0; i < SYNCS; i++) fg_worker_sync(w);
+    for (int r = 0; r < SYNC_RUNS; r++) {
+        const uint64_t t0 = fg_clock_ns();
+        for (int i = 0; i < SYNCS; i++) fg_worker_sync(w);
+        if (w->idx == 0) us[r] = (double)(fg_clock_ns() - t0) * 1e-3 / SYNCS;
+    }
+}
+
+uint32_t fg_bench_measure_sync(fg_team *t, fg_bench_sync out[FG_BENCH_SYNCS])
+{
+    const uint32_t all = fg_team_size(t);
+    uint32_t n_row = 0;
+    for (uint32_t n = 2; n_row < FG_BENCH_SYNCS && n <= all; n_row++) {
+        double us[SYNC_RUNS];
+        fg_team_run_n(t, n, sync_run, us);
+        out[n_row].n_thread = n;
+        out[n_row].median_us = fg_bench_median(us, SYNC_RUNS);
+        out[n_row].best_us = us[0]; /* sorted now */
+        n = n < all && 2 * n > all ? all : 2 * n;
+    }
+    return n_row;
+}
+
 /* ---- integer peak ---- */
 
 /* Two panels of 2,048 columns and 64 tokens: 0.2 MiB with the largest type, in every second-level
@@ -248,5 +280,6 @@ fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *e
     out->anon.best_gbs = r.best_gbs;
     out->anon.bytes = r.bytes;
     out->anon.huge = fg_bandwidth_buffer_huge(&b->buffer);
+    out->n_sync = fg_bench_measure_sync(b->team, out->sync);
     return fg_bench_gemm(b, &out->gemm, err);
 }

@@ -44,6 +44,16 @@ typedef struct fg_bench_rates {
     uint32_t best; /* index of the fastest one on one core: the integer peak */
 } fg_bench_rates;
 
+/* What it takes the first n workers of a team to wait for each other, microseconds. */
+typedef struct fg_bench_sync {
+    uint32_t n_thread;
+    double median_us, best_us;
+} fg_bench_sync;
+enum { FG_BENCH_SYNCS = 12 };
+
+/* For 2, 4, 8, ... workers and all of them; a few hundredths of a second each. */
+uint32_t fg_bench_measure_sync(fg_team *t, fg_bench_sync out[FG_BENCH_SYNCS]);
+
 typedef struct fg_bench_machine {
     char cpu[96]; /* as the system names it */
     uint32_t n_thread;
@@ -54,6 +64,8 @@ typedef struct fg_bench_machine {
     } anon, map;       /* an anonymous buffer; the model's own mapping (page cache) */
     bool map_in_cache; /* the part read is not large against the last-level cache */
     fg_bench_rates gemm;
+    uint32_t n_sync;
+    fg_bench_sync sync[FG_BENCH_SYNCS];
 } fg_bench_machine;
 
 fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *err);

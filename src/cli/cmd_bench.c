@@ -123,6 +123,13 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     note(r, 100.0 * m->anon.huge, "%", "read.anonymous.huge_pages");
     note(r, m->map.median_gbs, "GB/s", "read.mapping");
     note(r, m->map.best_gbs, "GB/s", "read.mapping.best");
+    for (uint32_t i = 0; i < m->n_sync; i++) {
+        const fg_bench_sync *y = &m->sync[i];
+        say(r, "%s %u threads %.2f us (best %.2f)%s", i == 0 ? "barrier    " : ",", y->n_thread,
+            y->median_us, y->best_us, i + 1 < m->n_sync ? "" : "\n");
+        note(r, y->median_us, "us", "sync.threads=%u", y->n_thread);
+        note(r, y->best_us, "us", "sync.threads=%u.best", y->n_thread);
+    }
     say(r, "GEMM        GMAC/s from cache, one core (all):");
     for (int i = 0; i < FG_BENCH_TYPES; i++) {
         say(r, " %s %.0f (%.0f)%s", m->gemm.type[i].name, m->gemm.type[i].core_gmacs,

@@ -68,12 +68,14 @@ static void print_machine(const fg_machine *m)
 
 static void print_memory(const fg_doctor *d)
 {
-    printf("\nreading memory, GB/s %12s %12s\n", "huge pages", "mapped file");
+    printf("\nreading memory, GB/s %12s %12s %12s\n", "huge pages", "mapped file", "barrier, us");
     for (uint32_t i = 0; i < d->n_row; i++) {
         printf("  %4u thread%s %19.1f", d->row[i].n_thread, d->row[i].n_thread == 1 ? " " : "s",
                d->row[i].anon_gbs);
-        if (d->row[i].map_gbs > 0.0) printf(" %12.1f\n", d->row[i].map_gbs);
-        if (d->row[i].map_gbs <= 0.0) printf(" %12s\n", "-");
+        if (d->row[i].map_gbs > 0.0) printf(" %12.1f", d->row[i].map_gbs);
+        if (d->row[i].map_gbs <= 0.0) printf(" %12s", "-");
+        if (d->row[i].sync_us > 0.0) printf(" %12.2f\n", d->row[i].sync_us);
+        if (d->row[i].sync_us <= 0.0) printf(" %12s\n", "-");
     }
     printf("  %4u again %21.1f\n", d->n_thread, d->again_gbs);
     printf("  (%s, %.0f %% of it on huge pages; the file: %s%s)\n",
@@ -181,9 +183,11 @@ static void put_measured(fg_buf *b, const fg_doctor *d)
     fg_buf_put_str(b, "]");
     fg_buf_put_str(b, ", \"read\": [");
     for (uint32_t i = 0; i < d->n_row; i++) {
-        fg_buf_printf(b, "%s{\"threads\": %u, \"anonymous_gbs\": %.3f, \"mapping_gbs\": %.3f}",
-                      i == 0 ? "" : ", ", d->row[i].n_thread, d->row[i].anon_gbs,
-                      d->row[i].map_gbs);
+        fg_buf_printf(b,
+                      "%s{\"threads\": %u, \"anonymous_gbs\": %.3f, \"mapping_gbs\": %.3f, "
+                      "\"barrier_us\": %.3f}",
+                      i == 0 ? "" : ", ", d->row[i].n_thread, d->row[i].anon_gbs, d->row[i].map_gbs,
+                      d->row[i].sync_us);
     }
     fg_buf_printf(b,
                   "], \"read_again_gbs\": %.3f, \"huge_page_share\": %.4f, \"disk\": "

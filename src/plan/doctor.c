@@ -73,6 +73,17 @@ static fg_status read_with(uint32_t n_thread, const void *p, uint64_t bytes, dou
     return st;
 }
 
+static void measure_sync(fg_doctor *d, fg_team *team)
+{
+    fg_bench_sync y[FG_BENCH_SYNCS];
+    const uint32_t n = fg_bench_measure_sync(team, y);
+    for (uint32_t i = 0; i < d->n_row; i++) {
+        for (uint32_t k = 0; k < n; k++) {
+            if (y[k].n_thread == d->row[i].n_thread) d->row[i].sync_us = y[k].median_us;
+        }
+    }
+}
+
 static fg_status measure_memory(run *r, fg_err *err)
 {
     fg_doctor *d = r->d;
@@ -82,6 +93,7 @@ static fg_status measure_memory(run *r, fg_err *err)
     FG_TRY(fg_team_create(&team, d->n_thread, true, err));
     fg_team_attach(team);
     fg_status st = fg_bandwidth_buffer_init(&buffer, team, fg_bandwidth_default_bytes(), err);
+    if (st == FG_OK) measure_sync(d, team);
     fg_team_destroy(&team);
     for (uint32_t i = 0; i < d->n_row && st == FG_OK; i++) {
         st = next(r, err, "reading memory, %u threads", d->row[i].n_thread);

@@ -28,7 +28,8 @@ typedef struct fg_doctor {
     struct {
         uint32_t n_thread;
         double anon_gbs,
-            map_gbs; /* anonymous memory on huge pages; a mapped file.  0: not measured */
+            map_gbs;    /* anonymous memory on huge pages; a mapped file.  0: not measured */
+        double sync_us; /* so many wait for each other; 0: not measured */
     } row[FG_DOCTOR_ROWS];
     fg_node_rates nodes; /* n_node 0: one node, not measured */
     double again_gbs; /* anonymous memory, all threads, once more after the rows; 0: not measured */
