@@ -220,7 +220,10 @@ static fg_status prepare(sweep *s, fg_err *err)
                  o->ctx.v[i], s->n_ctx_max);
     }
     for (uint32_t r = 1; r <= o->n_round; r++) FG_TRY(each_setting(s, r, count_setting, err));
-    if (s->n_done == s->n_all || fg_nodes_here() == 1) return FG_OK;
+    if (s->n_done == s->n_all) return FG_OK;
+    FG_TRY(numa_rows_save(&s->rows, o->csv, &s->where, err)); /* can it be written? */
+    say_memory_limit();
+    if (fg_nodes_here() == 1) return FG_OK;
     fg_node_rates rates;
     FG_TRY(fg_node_rates_measure(&rates, 0, 0, err));
     s->remote = rates.remote;
@@ -263,7 +266,6 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
     sweep s = {.o = &o};
     const char *const in[] = {o.source};
     if (o.csv == NULL) o.csv = "numa.csv";
-    say_memory_limit();
     fg_status st = check_output(o.csv, true, in, 1, err);
     if (st == FG_OK && o.svg != NULL) st = svg_check_target(o.svg, o.source, err);
     if (st == FG_OK) st = fill_axes(&o, err);
