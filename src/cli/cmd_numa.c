@@ -136,7 +136,7 @@ static int run(int argc, char **argv)
         {"policy", 0, OPT_STR, &t.policy, 0, 0, "LIST",
          "of slice, strict, interleave, expert, mirror, first-touch (default: slice, interleave)"},
         {"pages", 0, OPT_STR, &t.pages, 0, 0, "LIST",
-         "of auto, small, huge, tlb (default: small, huge)"},
+         "of auto, small, huge, hugetlb (default: small, huge)"},
         {"ctx", 'c', OPT_STR, &t.ctx, 0, 0, "LIST", "positions before the tokens (default: 0)"},
         {"residency", 0, OPT_CHOICE, CHOICE(o.residency, fg_residency_name, FG_RESIDENCY_COUNT), 0,
          0, "HOME", "where weights are"},

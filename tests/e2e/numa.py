@@ -14,7 +14,7 @@ import time
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, check_usage, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, path, run
 
 # MiniMax-M1's dimensions, for which every matrix is cut over the nodes
 M1 = path("config.json")
@@ -91,6 +91,8 @@ check_usage("one_of_both", run("numa", M, "--predict", "--imbalance"), "one of t
 for option, value in [("--nodes", "0"), ("--nodes", "1,"), ("--threads", "x"), ("--policy", "slices"), ("--pages", ""),
                       ("--ctx", "1;2"), ("--nodes", ",".join("1" * 17)), ("--nodes", "99999999999999999999")]:
     check_usage(f"list_{option[2:]}_{value[:6]}", run("numa", M, option, value), option, "with commas between")
+help_text = " ".join(run("numa", "--help")[1].decode().split())
+check("lists_have_all_names", ", ".join(choices("--numa")) in help_text and ", ".join(choices("--pages")) in help_text, help_text)
 check_error("bad_topology", run("numa", NANO, "--predict", "--topology", "nonsense", "--read", "9"), "nonsense")
 broken = path("broken.xml")
 open(broken, "w").write(open(TWO).read()[:2000])
