@@ -138,7 +138,7 @@ static int run(int argc, char **argv)
         {"pages", 0, OPT_STR, &t.pages, 0, 0, "LIST",
          "of auto, small, huge, hugetlb (default: small, huge)"},
         {"ctx", 'c', OPT_STR, &t.ctx, 0, 0, "LIST", "positions before the tokens (default: 0)"},
-        {"residency", 0, OPT_CHOICE, CHOICE(o.residency, fg_residency_name, FG_RESIDENCY_COUNT), 0,
+        {"residency", 0, OPT_CHOICE, CHOICE(o.residency, fg_residency_name, FG_RESIDENCY_SHARED), 0,
          0, "HOME", "where weights are"},
         {"n-predict", 'n', OPT_U32, &o.n_tok, 1, 65536, "N", "tokens of a run (default: 16)"},
         {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N",

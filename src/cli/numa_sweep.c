@@ -167,8 +167,9 @@ static fg_status run_setting(sweep *s, const numa_row *setting, fg_err *err)
                        s->n_done, s->n_all, s->o->csv);
     }
     if (missing(s, &x) == 0) return FG_OK;
-    (void)snprintf(s->p.note, sizeof s->p.note, "%u nodes, %u threads, %s, %s", x.nodes, x.threads,
-                   fg_numa_name(x.policy), fg_pages_name(x.pages));
+    (void)snprintf(s->p.note, sizeof s->p.note, "%u node%s, %u threads, %s, %s", x.nodes,
+                   x.nodes == 1 ? "" : "s", x.threads, fg_numa_name(x.policy),
+                   fg_pages_name(x.pages));
     (void)progress_show(&s->p, s->n_done, s->n_all);
     x.remote = x.nodes > 1 ? s->remote : 0.0;
     eo.cpu = s->o->cpu;
