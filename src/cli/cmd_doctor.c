@@ -78,6 +78,9 @@ static void print_memory(const fg_doctor *d)
         if (d->row[i].sync_us <= 0.0) printf(" %12s\n", "-");
     }
     printf("  %4u again %21.1f\n", d->n_thread, d->again_gbs);
+    if (d->turn_map_gbs > 0.0) {
+        printf("  %4u in turns %18.1f %12.1f\n", d->n_thread, d->turn_anon_gbs, d->turn_map_gbs);
+    }
     printf("  (%s, %.0f %% of it on huge pages; the file: %s%s)\n",
            cli_memory((double)d->anon_bytes), 100.0 * d->huge, cli_bytes((double)d->map_bytes),
            d->map_bytes < 4 * d->machine.llc_bytes ? ", not large against the caches" : "");
@@ -189,13 +192,14 @@ static void put_measured(fg_buf *b, const fg_doctor *d)
                       i == 0 ? "" : ", ", d->row[i].n_thread, d->row[i].anon_gbs, d->row[i].map_gbs,
                       d->row[i].sync_us);
     }
-    fg_buf_printf(b,
-                  "], \"read_again_gbs\": %.3f, \"huge_page_share\": %.4f, \"disk\": "
-                  "{\"free_bytes\": %" PRIu64
-                  ", \"direct\": %s, \"io_uring\": %s, \"file_bytes\": %" PRIu64
-                  ", \"write_gbs\": %.3f",
-                  d->again_gbs, d->huge, d->free_bytes, d->direct ? "true" : "false",
-                  d->uring ? "true" : "false", d->disk_bytes, d->write_gbs);
+    fg_buf_printf(
+        b,
+        "], \"turns\": {\"anonymous_gbs\": %.3f, \"mapping_gbs\": %.3f}, "
+        "\"read_again_gbs\": %.3f, \"huge_page_share\": %.4f, \"disk\": "
+        "{\"free_bytes\": %" PRIu64 ", \"direct\": %s, \"io_uring\": %s, \"file_bytes\": %" PRIu64
+        ", \"write_gbs\": %.3f",
+        d->turn_anon_gbs, d->turn_map_gbs, d->again_gbs, d->huge, d->free_bytes,
+        d->direct ? "true" : "false", d->uring ? "true" : "false", d->disk_bytes, d->write_gbs);
     put_field(b, "error", d->disk_error);
     fg_buf_put_str(b, ", \"reads\": [");
     bool first = true;

@@ -167,8 +167,9 @@ static fg_status run_setting(sweep *s, const numa_row *setting, fg_err *err)
                        s->n_done, s->n_all, s->o->csv);
     }
     if (missing(s, &x) == 0) return FG_OK;
-    (void)snprintf(s->p.note, sizeof s->p.note, "%u nodes, %u threads, %s, %s", x.nodes, x.threads,
-                   fg_numa_name(x.policy), fg_pages_name(x.pages));
+    (void)snprintf(s->p.note, sizeof s->p.note, "%u node%s, %u threads, %s, %s", x.nodes,
+                   x.nodes == 1 ? "" : "s", x.threads, fg_numa_name(x.policy),
+                   fg_pages_name(x.pages));
     (void)progress_show(&s->p, s->n_done, s->n_all);
     x.remote = x.nodes > 1 ? s->remote : 0.0;
     eo.cpu = s->o->cpu;
@@ -220,7 +221,10 @@ static fg_status prepare(sweep *s, fg_err *err)
                  o->ctx.v[i], s->n_ctx_max);
     }
     for (uint32_t r = 1; r <= o->n_round; r++) FG_TRY(each_setting(s, r, count_setting, err));
-    if (s->n_done == s->n_all || fg_nodes_here() == 1) return FG_OK;
+    if (s->n_done == s->n_all) return FG_OK;
+    FG_TRY(numa_rows_save(&s->rows, o->csv, &s->where, err)); /* can it be written? */
+    say_memory_limit();
+    if (fg_nodes_here() == 1) return FG_OK;
     fg_node_rates rates;
     FG_TRY(fg_node_rates_measure(&rates, 0, 0, err));
     s->remote = rates.remote;
@@ -263,7 +267,6 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
     sweep s = {.o = &o};
     const char *const in[] = {o.source};
     if (o.csv == NULL) o.csv = "numa.csv";
-    say_memory_limit();
     fg_status st = check_output(o.csv, true, in, 1, err);
     if (st == FG_OK && o.svg != NULL) st = svg_check_target(o.svg, o.source, err);
     if (st == FG_OK) st = fill_axes(&o, err);

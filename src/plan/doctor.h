@@ -15,6 +15,7 @@ enum {
     FG_DOCTOR_ROWS = 16,  /* thread counts: 1, 2, 4, ... and all */
     FG_DOCTOR_BLOCKS = 4, /* 1, 4, 16 MiB and an expert */
     FG_DOCTOR_FLIGHTS = 3,
+    FG_DOCTOR_TURNS = 7,
     FG_DOCTOR_ADVICE = 12,
 };
 
@@ -31,6 +32,10 @@ typedef struct fg_doctor {
             map_gbs;    /* anonymous memory on huge pages; a mapped file.  0: not measured */
         double sync_us; /* so many wait for each other; 0: not measured */
     } row[FG_DOCTOR_ROWS];
+    /* All threads, in turns, so that a busy moment hits both: a copy on huge pages and the mapped
+     * file, GB/s; 0: not measured. */
+    double turn_anon_gbs, turn_map_gbs;
+    uint32_t turns_won;  /* of FG_DOCTOR_TURNS, by the copy */
     fg_node_rates nodes; /* n_node 0: one node, not measured */
     double again_gbs; /* anonymous memory, all threads, once more after the rows; 0: not measured */
     double huge;      /* share of the anonymous memory that is on huge pages */

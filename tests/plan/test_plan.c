@@ -611,7 +611,15 @@ FG_TEST(advice_fits_what_is_wrong)
     d = good, d.uring = false, d.uring_errno = 1;
     CHECK(advises(&d, "io_uring is refused"));
     d = good, d.machine.n_node = 2;
-    CHECK(advises(&d, "2 NUMA nodes"));
+    CHECK(advises(&d, "2 NUMA nodes") && !advises(&d, "numa_balancing"));
+    (void)snprintf(d.machine.numa_balancing, sizeof d.machine.numa_balancing, "1");
+    CHECK(advises(&d, "echo 0 > /proc/sys/kernel/numa_balancing"));
+    d = good, d.turn_anon_gbs = 66.0, d.turn_map_gbs = 60.0, d.turns_won = FG_DOCTOR_TURNS;
+    CHECK(advises(&d, "10 % faster than a mapped file"));
+    d.turns_won--; /* not always: noise */
+    CHECK(!advises(&d, "faster than a mapped file"));
+    d.turn_anon_gbs = 62.0, d.turns_won++; /* 3 % */
+    CHECK(!advises(&d, "faster than a mapped file"));
     d = good, d.machine.level = "scalar";
     CHECK(advises(&d, "no vector unit"));
 }
