@@ -165,6 +165,10 @@ static fg_status parse_header(fg_st_shard *s, const fg_json *root, bool *growing
     for (const fg_json *c = fg_json_first(root); c != NULL; c = fg_json_next(c)) {
         const char *name = fg_json_name(c);
         if (strcmp(name, "__metadata__") == 0) continue;
+        if (name[0] == '\0') {
+            return fg_fail(err, FG_EFORMAT, "%s: tensor %zu: no name, expected one", s->path,
+                           s->n_tensor);
+        }
         fg_st_tensor *t = &s->tensor[s->n_tensor];
         t->name = fg_mem_strndup(name, strlen(name));
         if (t->name == NULL) return fg_fail_nomem(err, s->path);

@@ -11,15 +11,24 @@
 #include "src/base/mem.h"
 #include "src/base/utf8.h"
 
-/* As many values as a document can have: each begins it, or follows a comma or a bracket. */
-static size_t count_values(const char *text, size_t n)
+/* As many values as a document can have: each begins it, or follows a comma or a bracket.  *nul is
+ * where a string has a NUL, as it is or as \u0000, n without one: what follows it would be lost. */
+static size_t count_values(const char *text, size_t n, size_t *nul)
 {
     size_t count = 1;
+    *nul = n;
     for (size_t i = 0; i < n; i++) {
         const char c = text[i];
         count += c == ',' || c == '[' || c == '{';
         if (c != '"') continue;
-        for (i++; i < n && text[i] != '"'; i++) i += text[i] == '\\';
+        for (i++; i < n && text[i] != '"'; i++) {
+            const bool escaped = text[i] == '\\';
+            if (*nul == n && (text[i] == '\0' ||
+                              (escaped && n - i > 6 && memcmp(text + i + 1, "u0000", 5) == 0))) {
+                *nul = i;
+            }
+            i += escaped;
+        }
     }
     return count;
 }
@@ -27,10 +36,15 @@ static size_t count_values(const char *text, size_t n)
 fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *name, fg_err *err)
 {
     const char *end = NULL;
+    size_t nul;
     *root = NULL;
-    if (count_values(text, n) > FG_JSON_MAX_VALUES) {
+    if (count_values(text, n, &nul) > FG_JSON_MAX_VALUES) {
         return fg_fail(err, FG_ELIMIT, "%s: more than %d values, expected a smaller JSON document",
                        name, (int)FG_JSON_MAX_VALUES);
+    }
+    if (nul < n) {
+        return fg_fail(err, FG_EFORMAT, "%s: NUL in a string at byte %zu, expected text", name,
+                       nul);
     }
     *root = cJSON_ParseWithLengthOpts(text, n, &end, false);
     if (*root == NULL) {

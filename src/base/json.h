@@ -25,7 +25,8 @@ typedef struct cJSON fg_json;
 enum { FG_JSON_MAX_VALUES = 1 << 21 };
 
 /* Parses n bytes (need not be NUL-terminated; trailing white space is allowed, other trailing
- * bytes are an error).  `name` is for the message.  *root is freed with fg_json_free.
+ * bytes are an error, and so is a string with a NUL in it, since strings end at one here).  `name`
+ * is for the message.  *root is freed with fg_json_free.
  * Errors: FG_EFORMAT, FG_ELIMIT (more than FG_JSON_MAX_VALUES). */
 fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *name, fg_err *err);
 /* Parses a file of at most max_bytes. */

@@ -55,6 +55,8 @@ bool rate_parse(const char *text, double *gbs)
     memcpy(copy, text, n + 1);
     if (n > 2 && strcmp(copy + n - 2, "/s") == 0) copy[n -= 2] = '\0';
     if (!parse(copy, 1000.0, &v, &bare)) return false;
-    *gbs = bare ? v : v * 1e-9;
-    return *gbs > 1e-6 && *gbs < 1e6;
+    if (!bare) v *= 1e-9;
+    if (v <= 1e-6 || v >= 1e6) return false; /* what was there stays */
+    *gbs = v;
+    return true;
 }

@@ -15,6 +15,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -45,7 +46,6 @@ enum {
 
 struct fg_pretok {
     bool nfc;
-    uint64_t unstable[NFC_END / 64]; /* bit: this character may change or change its predecessor */
     pcre2_general_context *heap;
     pcre2_code *code[FG_PRETOK_MAX_SPLIT];
     fg_cut kind[FG_PRETOK_MAX_SPLIT];
@@ -117,14 +117,18 @@ static bool is_hangul(uint32_t cp)
     return cp >= 0xac00 && cp <= 0xd7a3;
 }
 
-static void mark_unstable(fg_pretok *p, uint32_t cp)
+/* A bit a character: it may change, or change its predecessor.  Filled once, as it takes as long as
+ * the rest of a tokenizer. */
+static uint64_t unstable[NFC_END / 64];
+
+static void mark_unstable(uint32_t cp)
 {
-    p->unstable[cp / 64] |= UINT64_C(1) << (cp % 64);
+    unstable[cp / 64] |= UINT64_C(1) << (cp % 64);
 }
 
-static bool is_unstable(const fg_pretok *p, uint32_t cp)
+static bool is_unstable(uint32_t cp)
 {
-    return cp < NFC_END && (p->unstable[cp / 64] >> (cp % 64) & 1) != 0;
+    return cp < NFC_END && (unstable[cp / 64] >> (cp % 64) & 1) != 0;
 }
 
 /* Full canonical decomposition of one character into 8 places; the longest has 4. */
@@ -144,24 +148,24 @@ static int combining_class(utf8proc_int32_t cp)
     return ccc != 0 && is_later_mark((uint32_t)cp) ? 0 : ccc;
 }
 
-static void fill_unstable(fg_pretok *p)
+static void fill_unstable(void)
 {
     for (uint32_t cp = 0x80; cp < NFC_END; cp++) {
         if (cp >= 0xd800 && cp <= 0xdfff) continue;
-        if (combining_class((utf8proc_int32_t)cp) != 0 || is_jamo_tail(cp)) mark_unstable(p, cp);
+        if (combining_class((utf8proc_int32_t)cp) != 0 || is_jamo_tail(cp)) mark_unstable(cp);
         if (is_hangul(cp)) continue; /* composed, and stable */
         utf8proc_int32_t part[8];
         const size_t n = decompose(cp, part);
         if (n == 1 && part[0] == (utf8proc_int32_t)cp) continue;
         const utf8proc_int32_t second = part[n - 1];
-        if (n > 1 && second < NFC_END) mark_unstable(p, (uint32_t)second);
+        if (n > 1 && second < NFC_END) mark_unstable((uint32_t)second);
         const utf8proc_ssize_t m =
             utf8proc_normalize_utf32(part, (utf8proc_ssize_t)n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-        if (m != 1 || part[0] != (utf8proc_int32_t)cp) mark_unstable(p, cp);
+        if (m != 1 || part[0] != (utf8proc_int32_t)cp) mark_unstable(cp);
     }
     for (size_t i = 0; i < sizeof later_marks / sizeof later_marks[0]; i++) {
         for (uint32_t cp = later_marks[i][0]; cp <= later_marks[i][1]; cp++) {
-            p->unstable[cp / 64] &= ~(UINT64_C(1) << (cp % 64));
+            unstable[cp / 64] &= ~(UINT64_C(1) << (cp % 64));
         }
     }
 }
@@ -246,7 +250,7 @@ fg_status fg_pretok_normalize(const fg_pretok *p, const uint8_t *text, size_t n,
         }
         uint32_t cp;
         const size_t len = fg_utf8_next(text + i, n - i, &cp);
-        if (!is_unstable(p, cp)) {
+        if (!is_unstable(cp)) {
             stable = i;
             i += len;
             continue;
@@ -254,7 +258,7 @@ fg_status fg_pretok_normalize(const fg_pretok *p, const uint8_t *text, size_t n,
         size_t end = i + len;
         for (size_t step; end < n; end += step) {
             step = fg_utf8_next(text + end, n - end, &cp);
-            if (!is_unstable(p, cp)) break;
+            if (!is_unstable(cp)) break;
         }
         fg_buf_put(scratch, text + done, stable - done);
         if (!normalize_stretch(text + stable, end - stable, scratch) || scratch->failed) {
@@ -279,7 +283,8 @@ fg_status fg_pretok_create(fg_pretok **out, bool nfc, fg_err *err)
     fg_pretok *p = fg_mem_zalloc(sizeof *p);
     if (p == NULL) return fg_fail_nomem(err, "the text splitter");
     p->nfc = nfc;
-    if (nfc) fill_unstable(p);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (nfc) (void)pthread_once(&once, fill_unstable);
     p->heap = pcre2_general_context_create(heap_alloc, heap_free, NULL);
     if (p->heap == NULL) {
         fg_pretok_destroy(&p);

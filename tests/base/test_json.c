@@ -36,6 +36,18 @@ FG_TEST(values_have_a_bound)
     fg_buf_fini(&b);
 }
 
+/* A string would end at it, and two names could look the same. */
+FG_TEST(a_nul_in_a_string_is_refused)
+{
+    static const char in_name[] = "{\"a\0b\": 1}", outside[] = "{\"a\": 1}\0\0";
+    fg_err err = {0};
+    CHECK(parse(in_name, sizeof in_name - 1, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "NUL in a string at byte 3") != NULL);
+    CHECK(parse("[\"\\u0000\"]", 10, &err) == FG_EFORMAT);
+    CHECK(parse("[\"\\\\u0000\", \"\\u0001\"]", 21, &err) == FG_OK); /* a backslash; no NUL */
+    CHECK(parse(outside, sizeof outside - 1, &err) == FG_OK);
+}
+
 FG_TEST(strings_are_valid_whatever_comes_in)
 {
     fg_rng r;

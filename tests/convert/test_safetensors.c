@@ -60,6 +60,15 @@ FG_TEST(an_empty_file_of_tensors_is_valid)
     CHECK(s.path == NULL && s.tensor == NULL);
 }
 
+FG_TEST(a_tensor_has_a_name)
+{
+    fg_st_shard s;
+    fg_err err = {0};
+    CHECK(open_text("{\"\": {\"dtype\": \"BF16\", \"shape\": [3], \"data_offsets\": [0, 6]}}", 6,
+                    &s, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "no name, expected one") != NULL);
+}
+
 FG_TEST(a_header_above_the_cap_is_not_read)
 {
     /* The length is within a (sparse) file of that size, but above 100 MB. */

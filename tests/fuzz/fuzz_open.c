@@ -286,12 +286,7 @@ static void one(const uint8_t *d, size_t n)
     if ((flags & BLOB) != 0) put_blob(m, &p, 2 + blob % 3, (extra & 1) != 0, d, n);
     if ((flags & HASHES) != 0) rehash(m, &p, (flags & TABLE) != 0);
     (void)image_touch(m, 0, 2 * IMAGE_SLOT); /* an append writes here */
-    const bool cut = (flags & CUT) != 0;
-    if (cut) { /* the end is missing */
-        const uint64_t to = m->n - m->n * (extra + 1) / 256;
-        (void)image_touch(m, to, m->n - to);
-        if (ftruncate(m->fd, (off_t)to) != 0) abort();
-    }
+    const bool cut = (flags & CUT) != 0 && image_cut(m, 1 + (extra << 6));
     fg_err err = {0};
     fg_model_file *f;
     const fg_status st = fg_model_file_open(&f, m->path, &err);

@@ -60,6 +60,14 @@ static inline void image_rehash(image *m, uint64_t slot)
     image_put(m, slot + IMAGE_SLOT - 8, 8, fg_hash64(m->now + slot, IMAGE_SLOT - 8));
 }
 
+/* The last n bytes are missing; false where there were too many patches. */
+static inline bool image_cut(image *m, uint64_t n)
+{
+    if (image_touch(m, m->n - n, n) == NULL) return false;
+    if (ftruncate(m->fd, (off_t)(m->n - n)) != 0) abort();
+    return true;
+}
+
 static inline void image_restore(image *m)
 {
     if (ftruncate(m->fd, (off_t)m->n) != 0) abort(); /* an append made it longer */
