@@ -225,12 +225,21 @@ static fg_status fill_image(fg_copy *c, const image_head *want, const fg_copy_op
                        fg_text_memory((double)c->image_bytes).s);
     }
     c->head = p;
+    *c->head = *want; /* first of all: an image that stays unfinished has to be known */
     FG_TRY(fill_pages(c, o->image, err));
-    *c->head = *want;
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
     FG_TRY(read_all(c, o, err));
     c->head->complete = 1;
     c->made = NULL;
+    return FG_OK;
+}
+
+/* Waits for whoever fills it. */
+static fg_status take_lock(const fg_copy *c, const char *path, int how, fg_err *err)
+{
+    while (flock(c->fd, how) != 0) {
+        if (errno != EINTR) return image_fail(err, path, strerror(errno), "to be locked");
+    }
     return FG_OK;
 }
 
@@ -246,19 +255,21 @@ static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
     if (c->fd < 0)
         return fg_fail(err, FG_EIO, "%s: %s, expected a file", o->image, strerror(errno));
     FG_TRY(image_page(c->fd, o->image, &page, err));
-    while (flock(c->fd, LOCK_EX) != 0) {
-        if (errno != EINTR) return image_fail(err, o->image, strerror(errno), "to be locked");
-    }
     lay_out_image(c, page);
     image_head want = {.data_root = fg_model_file_data_root(c->file),
                        .slices = hash_slices(c->slices, c->file),
                        .n_node = c->n_node,
                        .bytes = c->image_bytes};
     memcpy(want.magic, image_magic, sizeof want.magic);
+    FG_TRY(take_lock(c, o->image, LOCK_SH, err));
     FG_TRY(look_at_image(c, o->image, &want, &filled, err));
-    if (!filled) FG_TRY(fill_image(c, &want, o, err));
-    (void)flock(c->fd, LOCK_SH); /* others may use it, and nobody fills it anew */
-    if (!filled) return FG_OK;
+    if (!filled) {
+        FG_TRY(take_lock(c, o->image, LOCK_EX, err)); /* somebody may have filled it meanwhile */
+        FG_TRY(look_at_image(c, o->image, &want, &filled, err));
+        if (!filled) FG_TRY(fill_image(c, &want, o, err));
+        FG_TRY(take_lock(c, o->image, LOCK_SH, err)); /* others may use it, nobody fills it anew */
+    }
+    if (c->head != NULL) return FG_OK;
     void *p = mmap(NULL, (size_t)c->image_bytes, PROT_READ, MAP_SHARED, c->fd, 0);
     if (p == MAP_FAILED) return image_fail(err, o->image, strerror(errno), "to be mapped");
     c->head = p;

@@ -230,18 +230,6 @@ void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out
     fg_place_share_in_turn(p, n, group, &turn, out);
 }
 
-void fg_place_share_expert(const fg_place *p, uint32_t expert, uint64_t n, uint64_t group,
-                           fg_share *out)
-{
-    uint64_t at;
-    if (p->numa != FG_NUMA_EXPERT) {
-        fg_place_share(p, n, group, out);
-        return;
-    }
-    const uint32_t node = fg_place_deal(p, expert, &at);
-    for (uint32_t k = 0; k <= p->n_node; k++) out->begin[k] = k <= node ? 0 : n;
-}
-
 uint64_t fg_place_n_dealt(const fg_place *p, uint32_t node, uint64_t n)
 {
     uint64_t sum = n / p->n_deal * p->n_dealt[node];

@@ -99,10 +99,6 @@ void fg_place_share(const fg_place *p, uint64_t n, uint64_t group, fg_share *out
 void fg_place_share_in_turn(const fg_place *p, uint64_t n, uint64_t group, uint32_t *turn,
                             fg_share *out);
 
-/* The same for a matrix of an expert, which with FG_NUMA_EXPERT is whole on one node. */
-void fg_place_share_expert(const fg_place *p, uint32_t expert, uint64_t n, uint64_t group,
-                           fg_share *out);
-
 /* Items that keep their node when more follow, such as spans of a context: they are dealt round the
  * nodes, by weight.  The node of item i; *at: its number among that node's. */
 static inline uint32_t fg_place_deal(const fg_place *p, uint64_t i, uint64_t *at)

@@ -267,13 +267,13 @@ FG_TEST(pages_are_where_the_audit_says)
     const fg_place_opts o = {.n_worker = 2, .pretend_nodes = 3};
     fg_place *p;
     fg_state *st;
-    fg_audit a;
     fg_err err = {0};
     REQUIRE_OK(fg_place_make(&p, t, &o, &err), &err);
     REQUIRE_OK(fg_state_create(&st, &s, 5000, FG_KV_INT8, p, &err), &err);
     memset(st->map, 1, (size_t)st->bytes);
     uint64_t pages = 0;
     for (uint32_t k = 0; k < 3; k++) {
+        fg_audit a = {0};
         if (fg_state_audit(st, k, &a, &err) == FG_ENOTSUP) {
             fg_test_skip("%s", err.msg);
             break;
