@@ -203,7 +203,12 @@ static fg_status fill_pages(fg_copy *c, const char *path, fg_err *err)
     for (uint32_t k = 0; k < c->n_node; k++) {
         const uint64_t end = k + 1 < c->n_node ? c->begin[k + 1] : c->image_bytes;
         const fg_owned range = {c->begin[k], end, k};
-        if (fg_place_binds(place)) (void)fg_place_bind(place, c->head, &range, 1, NULL);
+        if (fg_place_binds(place)) {
+            /* what was bound counts for a touch only, on hugetlbfs; a failure is seen below */
+            (void)fg_place_bind(place, c->head, &range, 1, NULL);
+            (void)madvise((uint8_t *)c->head + range.begin, (size_t)(range.end - range.begin),
+                          MADV_POPULATE_WRITE);
+        }
         if (end > c->begin[k] &&
             fallocate(c->fd, 0, (off_t)c->begin[k], (off_t)(end - c->begin[k])) != 0) {
             return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", path, strerror(errno),

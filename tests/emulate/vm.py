@@ -29,6 +29,8 @@ KIND = {"map": "c", "copy": "a", "ram": "a", "shared": "s"}  # of pages, as in g
 # What a cgroup says, done to the command that follows.
 INSIDE = b"#!/bin/sh\necho $$ >/sys/fs/cgroup/$1/cgroup.procs\nshift\nexec \"$@\"\n"
 DROP = "echo 3 >/proc/sys/vm/drop_caches"
+# It marks pages that are bound to no node, and Linux 6.1 then says that they are nowhere.
+NO_BALANCING = "echo 0 >/proc/sys/kernel/numa_balancing"
 
 
 class Job:
@@ -94,8 +96,9 @@ class Suite:
     def __init__(self, vm, model, logits):
         self.vm, self.model, self.logits = vm, model, logits
 
-    def boot(self, name, nodes, jobs, distance=None, before=()):
-        """Boots a machine of nodes [(CPUs, MiB)], runs the jobs in it and checks what came of them."""
+    def boot(self, name, nodes, jobs, distance=None, before=(), joined=None):
+        """Boots a machine of nodes [(CPUs, MiB)], runs the jobs in it and checks what came of them.  joined: {node
+        without memory: the node that has its CPUs}."""
         script = ["ln -s /proc/self/fd/1 /dev/stdout", f"echo {IDS} >/tmp/ids", "guest table /m/model /tmp/table",
                   *before]
         for job in jobs:
@@ -107,8 +110,8 @@ class Suite:
             return
         cpus, at = {}, 0
         for k, (n, mb) in enumerate(nodes):
-            if n > 0 and mb > 0:
-                cpus[k] = set(range(at, at + n))
+            if n > 0:
+                cpus.setdefault((joined or {}).get(k, k), set()).update(range(at, at + n))
             at += n
         for job in jobs:
             used = job.nodes or [(k, len(c)) for k, c in cpus.items()]
@@ -150,8 +153,7 @@ def two_nodes(s):
         Job("slice", "map", before=elsewhere),
         Job("slice", "copy"), Job("slice", "ram"), Job("strict", "copy"), Job("strict", "ram"),
         Job("expert", "copy"), Job("expert", "ram"), Job("mirror", "copy"), Job("interleave", "copy"),
-        # balancing marks pages that are bound to no node, and Linux 6.1 then says that they are nowhere
-        Job("first-touch", "copy", before=["echo 0 >/proc/sys/kernel/numa_balancing"]),
+        Job("first-touch", "copy", before=[NO_BALANCING]),
     ]
     s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21})
 
@@ -174,7 +176,7 @@ def grid(s):
         jobs.append(Job(policy, "copy", f"{policy}_hugetlb", "--pages hugetlb", before=before))
         jobs.append(Job(policy, "shared", f"{policy}_hugetlbfs", before=before, image="/dev/hugepages/image"))
     s.boot("2_nodes_grid", [(1, 640), (1, 448)], jobs, {(0, 1): 17, (1, 0): 21},
-           before=["echo 0 >/proc/sys/kernel/numa_balancing"])
+           before=[NO_BALANCING])
 
 
 def many_nodes(s, n):
@@ -204,8 +206,13 @@ def small_node(s):
 
 
 def odd_nodes(s):
-    """A node without memory, and one without CPUs: they own nothing."""
-    s.boot("odd_nodes", [(1, 384), (1, 256), (1, 0), (0, 128)], [Job("slice", "copy", threads=3)])
+    """A node without memory and one without CPUs, far from all: they own nothing.  The CPU of the former is one of
+    node 1, which is nearest to it."""
+    distance = {(a, b): 40 if 3 in (a, b) else 12 if {a, b} == {1, 2} else 20
+                for a in range(4) for b in range(4) if a != b}
+    s.boot("odd_nodes", [(1, 384), (1, 256), (1, 0), (0, 128)],
+           [Job("slice", "copy", threads=3, nodes=[(0, 1), (1, 2)]), Job("strict", "ram", nodes=[(0, 1), (1, 2)])],
+           distance, joined={2: 1})
 
 
 def make_model():
