@@ -225,6 +225,7 @@ typedef struct fg_engine_opts {
      * (FG_ECANCEL).  May be NULL. */
     bool (*progress)(void *ctx, uint64_t done, uint64_t total);
     void *progress_ctx;
+    uint32_t n_thread_prefill; /* workers of prompts; 0: n_thread, or all cores */
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of

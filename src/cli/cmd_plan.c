@@ -445,7 +445,7 @@ static int run(int argc, char **argv)
          "share of missing experts that reading ahead finds; see fulgur trace (default: 0.7)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
         CACHE_OPT(o.fo.kv),
-        ENGINE_OPTS(o),
+        THREAD_OPTS(o),
     };
     int status;
     if (!args_parse(&cmd_plan, opts, sizeof opts / sizeof opts[0], argc, argv, &o.source, 1,

@@ -529,6 +529,10 @@ void print_speed(fg_engine *e, const gen_stats *g)
             rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
     if (g->reply.n_eval > 0) print_share(e, gbs);
-    fprintf(stderr, "; %u threads, %s\n", fg_engine_n_thread(e), fg_engine_cpu(e));
+    const uint32_t prompt = fg_team_n_long(fg_engine_team(e)),
+                   decode = fg_team_n_short(fg_engine_team(e));
+    fprintf(stderr, "; %u threads", prompt);
+    if (decode != prompt) fprintf(stderr, " (%u to generate)", decode);
+    fprintf(stderr, ", %s\n", fg_engine_cpu(e));
     print_store(e);
 }

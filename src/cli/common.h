@@ -81,12 +81,23 @@ const char *cli_count(uint64_t n);
 /* The same, "unknown" for UINT64_MAX. */
 const char *cli_known_memory(uint64_t bytes);
 
-/* Options of every command that opens a model; paste with ENGINE_OPTS. */
-#define ENGINE_OPTS(o)                                                                             \
-    {"threads", 't', OPT_U32, &(o).n_thread, 1, 1024, "N", "threads (default: physical cores)"},   \
+/* Threads and kernels, also of a run that is only planned. */
+#define THREAD_OPTS(o)                                                                             \
+    {"threads", 't',                                                                               \
+     OPT_U32,   &(o).n_thread,                                                                     \
+     1,         1024,                                                                              \
+     "N",       "threads (default: physical cores; to generate, as many of them as are fastest)"}, \
     {                                                                                              \
         "cpu", 0, OPT_CHOICE, CHOICE((o).cpu, fg_cpu_level_name, FG_CPU_LEVEL_COUNT), 0, 0,        \
             "LEVEL", "highest kernel level to use"                                                 \
+    }
+
+/* Options of every command that opens a model; paste with ENGINE_OPTS. */
+#define ENGINE_OPTS(o)                                                                             \
+    THREAD_OPTS(o),                                                                                \
+    {                                                                                              \
+        "threads-prefill", 0, OPT_U32, &(o).n_thread_prefill, 1, 1024, "N",                        \
+            "threads for prompts (default: as --threads)"                                          \
     }
 
 /* Which nodes have what; paste after ENGINE_OPTS. */

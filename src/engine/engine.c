@@ -165,6 +165,7 @@ static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     const fg_team_opts team = {.n_thread = o->n_thread,
+                               .n_long = o->n_thread_prefill,
                                .pin = o->pin,
                                .pretend_nodes = o->pretend_nodes,
                                .n_node = o->n_node,

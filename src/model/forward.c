@@ -47,7 +47,7 @@ fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
     b->status = FG_OK;
     b->stopped = false;
     b->err = err;
-    (b->n_tok == 1 ? fg_team_run_paced : fg_team_run)(team, pass, b);
+    (b->n_tok == 1 ? fg_team_run_paced : fg_team_run_long)(team, pass, b);
     if (b->status == FG_ECANCEL) return b->status;
     for (uint32_t i = 0; i < b->n_seq; i++) fg_state_advance(b->seq[i].st, b->seq[i].n);
     return b->status;

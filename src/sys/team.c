@@ -22,6 +22,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -67,6 +68,7 @@ struct fg_team {
     meeting root; /* of the groups, if there are several */
     _Alignas(FG_CACHE_LINE) uint32_t n;
     uint32_t n_run; /* workers of this run */
+    uint32_t n_long;
     uint32_t spin_most, spin_least;
     uint32_t n_node;
     fg_topo *topo; /* NULL: not pinned */
@@ -642,13 +644,30 @@ const char *fg_team_backend(void)
 
 #endif
 
+/* Blocks that this process has read from disks, by whatever way. */
+static uint64_t blocks_read(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_inblock : 0;
+}
+
+void fg_team_run_long(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
+{
+    fg_team_run_n(t, t->n_long, fn, arg);
+}
+
 void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg)
 {
     const uint32_t n = fg_pace_workers(&t->pace);
     const uint64_t start = fg_clock_ns();
-    const bool looks = t->look;
-    run_only(t, n, fn, arg);
+    const bool looks = t->look, measures = fg_pace_measures(&t->pace);
+    /* those beyond the knee, unlike those on busy cores, may stay in the region */
+    (measures || n == t->pace.n ? fg_team_run_n : run_only)(t, n, fn, arg);
     const uint64_t end = fg_clock_ns();
+    if (measures) {
+        fg_pace_measured(&t->pace, end - start, blocks_read());
+        return;
+    }
     t->look = fg_pace_window_ends(&t->pace, end - start) && !looks; /* the next run, then */
     if (!looks) return;
     uint32_t n_off = 0;
@@ -682,31 +701,44 @@ static fg_status seat_workers(fg_team *t, const fg_team_opts *team, fg_err *err)
     return ok ? FG_OK : fg_fail_nomem(err, "thread team");
 }
 
-static void set_pace(fg_team *t, uint32_t n_cpu)
+static void set_pace(fg_team *t, const fg_team_opts *o, uint32_t n_core, uint32_t n_cpu)
 {
+    const uint32_t n_short = o->n_thread != 0 ? o->n_thread : n_core;
+    t->n_long = o->n_long != 0 && o->n_long < t->n ? o->n_long : t->n;
     if (t->n <= n_cpu) {
         t->spin_most = SPIN_ROUNDS;
         t->spin_least = SPIN_LEAST;
     }
     for (uint32_t i = 0; i < t->n; i++) t->self[i].spin_rounds = t->spin_most;
-    fg_pace_init(&t->pace, t->n);
+    fg_pace_init(&t->pace, n_short < t->n ? n_short : t->n);
+    if (o->n_thread == 0) fg_pace_measure(&t->pace, t->n_node);
     t->looked_ns = fg_clock_ns();
+}
+
+/* Physical cores of the nodes that are used, at most the CPUs that may be. */
+static uint32_t count_cores(const fg_topo *t, uint32_t n_node, uint32_t budget)
+{
+    uint32_t cores = 0;
+    if (t == NULL) return budget;
+    for (uint32_t c = 0; c < fg_topo_n_core(t); c++) {
+        cores += n_node == 0 || fg_topo_node_of(t, c) < n_node;
+    }
+    return cores < budget ? cores : budget;
 }
 
 fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
 {
     *out = NULL;
-    if (o->n_thread > FG_MAX_THREAD) {
-        return fg_fail(err, FG_ELIMIT, "threads: %u, expected at most %d", o->n_thread,
-                       FG_MAX_THREAD);
+    const uint32_t most = o->n_thread > o->n_long ? o->n_thread : o->n_long;
+    if (most > FG_MAX_THREAD) {
+        return fg_fail(err, FG_ELIMIT, "threads: %u, expected at most %d", most, FG_MAX_THREAD);
     }
     fg_team *t = fg_mem_zalloc(sizeof *t);
     if (t == NULL) return fg_fail_nomem(err, "thread team");
     const uint32_t budget = fg_cpu_budget();
     t->topo = o->pin || o->n_thread == 0 ? fg_topo_create() : NULL;
-    uint32_t cores = t->topo == NULL ? budget : fg_topo_n_core(t->topo);
-    if (cores > budget) cores = budget;
-    t->n = o->n_thread == 0 ? cores : o->n_thread;
+    const uint32_t cores = count_cores(t->topo, o->n_node, budget);
+    t->n = o->n_thread == 0 && cores > most ? cores : most;
     if (t->n > FG_MAX_THREAD) t->n = FG_MAX_THREAD;
     if (!o->pin) {
         fg_topo_destroy(t->topo);
@@ -714,8 +746,8 @@ fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
     }
     t->self = fg_mem_zalloc_array(t->n, sizeof *t->self);
     fg_status st = t->self == NULL ? fg_fail_nomem(err, "thread team") : start(t, err);
-    if (st == FG_OK) set_pace(t, budget); /* start says how many there are, if fewer */
-    if (st == FG_OK) st = seat_workers(t, o, err);
+    if (st == FG_OK) st = seat_workers(t, o, err); /* start says how many there are, if fewer */
+    if (st == FG_OK) set_pace(t, o, cores, budget);
     if (st != FG_OK) {
         fg_team_destroy(&t);
         return st;
@@ -748,6 +780,16 @@ void fg_team_destroy(fg_team **t)
 uint32_t fg_team_size(const fg_team *t)
 {
     return t->n;
+}
+
+uint32_t fg_team_n_short(const fg_team *t)
+{
+    return t->pace.n;
+}
+
+uint32_t fg_team_n_long(const fg_team *t)
+{
+    return t->n_long;
 }
 
 const fg_place *fg_team_place(const fg_team *t)

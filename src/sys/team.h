@@ -36,7 +36,10 @@ typedef struct fg_worker {
 } fg_worker;
 
 typedef struct fg_team_opts {
-    uint32_t n_thread;      /* 0: one per allowed physical core, at most the CPU budget */
+    /* Workers; 0: one per allowed physical core of the nodes, at most the CPU budget, and for short
+     * runs (fg_team_run_paced) as many of them as turn out to be fastest. */
+    uint32_t n_thread;
+    uint32_t n_long;        /* of long runs; 0: all.  The team has the larger number */
     bool pin;               /* workers are bound to the cores and nodes that place.h gives them */
     uint32_t pretend_nodes; /* for tests: as in fg_place_opts, as are the next */
     uint32_t n_node;
@@ -51,6 +54,8 @@ fg_status fg_team_create(fg_team **out, uint32_t n_thread, bool pin, fg_err *err
 void fg_team_destroy(fg_team **t); /* accepts NULL */
 
 uint32_t fg_team_size(const fg_team *t);
+uint32_t fg_team_n_short(const fg_team *t); /* of short runs, as far as is known */
+uint32_t fg_team_n_long(const fg_team *t);
 const fg_place *fg_team_place(const fg_team *t); /* where its workers sit */
 const char *fg_team_backend(void);               /* "openmp" or "pthread" */
 
@@ -68,8 +73,11 @@ void fg_team_run(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
  * far as it has them; the others sleep, and no barrier waits for them.  The team keeps its size. */
 void fg_team_run_n(fg_team *t, uint32_t n, void (*fn)(fg_worker *w, void *arg), void *arg);
 
-/* fg_team_run for runs that are short and alike, as the passes that decode a token are: with fewer
- * workers as long as that is faster, because other processes keep cores busy (pace.h). */
+/* For long runs, as the passes over a prompt are: on opts.n_long workers. */
+void fg_team_run_long(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
+/* For runs that are short and alike, as the passes that decode a token are: on opts.n_thread
+ * workers, or on as many as are fastest, and on fewer as long as that is faster, because other
+ * processes keep cores busy (pace.h). */
 void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *arg);
 
 /* Barrier over all workers of the run; also a memory fence. */

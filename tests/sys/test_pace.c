@@ -117,6 +117,136 @@ FG_TEST(one_busy_core_of_many_costs_one_worker)
     CHECK_U64(p.usual, 16);
 }
 
+/* ---- the knee ---- */
+
+/* A machine whose memory serves `knee` workers; each more costs `beyond` of a run. */
+typedef struct memory {
+    uint32_t n_core, knee;
+    double token_ns, beyond, luck; /* of one worker */
+    uint64_t n_read;               /* that grows when a run reads from the disk */
+    double disk;                   /* share of such runs, which take up to ten times as long */
+    fg_rng rng;
+} memory;
+
+static double chance(memory *m)
+{
+    return (double)(fg_rng_u64(&m->rng) >> 11) / 9007199254740992.0;
+}
+
+static double memory_ns(memory *m, uint32_t n)
+{
+    const uint32_t served = n < m->knee ? n : m->knee;
+    double ns = m->token_ns / served;
+    if (n > m->knee) ns *= 1.0 + m->beyond * (n - m->knee);
+    if (chance(m) < m->disk) {
+        m->n_read++;
+        ns *= 1.0 + 9.0 * chance(m);
+    }
+    return ns * (1.0 + m->luck * (2.0 * chance(m) - 1.0));
+}
+
+/* Runs for a time; workers of a run in the mean. */
+static double play_memory(fg_pace *p, memory *m, double seconds)
+{
+    double ns = 0.0, sum = 0.0;
+    uint64_t runs = 0;
+    bool look = false;
+    for (; ns < seconds * 1e9; runs++) {
+        const uint32_t n = fg_pace_workers(p);
+        const bool measures = fg_pace_measures(p), looked = look;
+        const double run = memory_ns(m, n);
+        CHECK(n >= 1 && n <= m->n_core);
+        ns += run;
+        sum += n;
+        if (measures) {
+            fg_pace_measured(p, (uint64_t)run, m->n_read);
+            continue;
+        }
+        look = fg_pace_window_ends(p, (uint64_t)run) && !looked;
+        if (looked) fg_pace_decide(p, 0);
+    }
+    return sum / (double)runs;
+}
+
+static uint32_t knee_of(memory *m, uint32_t n_node, double seconds)
+{
+    fg_pace p;
+    fg_rng_init(&m->rng, m->n_core + m->knee);
+    fg_pace_init(&p, m->n_core);
+    fg_pace_measure(&p, n_node);
+    (void)play_memory(&p, m, seconds);
+    return p.n;
+}
+
+FG_TEST(the_knee_is_found)
+{
+    static const double token_ns[] = {2e5, 1e9, 12e9}; /* a small model, a layer, M1: one worker */
+    for (int i = 0; i < 3; i++) {
+        /* as measured: 64 workers 15 % slower than 48 */
+        memory m = {64, 48, token_ns[i], 0.15 / 16, 0.01, 0, 0.0, {{0}}};
+        CHECK_U64(knee_of(&m, 1, i == 2 ? 8.0 : 2.0), 48);
+        m.knee = 32; /* two rungs down */
+        CHECK_U64(knee_of(&m, 1, i == 2 ? 20.0 : 3.0), 32);
+        m.knee = 64; /* none: all stay */
+        CHECK_U64(knee_of(&m, 1, 8.0), 64);
+        memory few = {16, 16, token_ns[i], 0.0, 0.02, 0, 0.0, {{0}}};
+        CHECK_U64(knee_of(&few, 1, 8.0), 16);
+        few = (memory){16, 6, token_ns[i], 0.01, 0.0, 0, 0.0, {{0}}};
+        CHECK(knee_of(&few, 1, i == 2 ? 200.0 : 5.0) <= 8);
+    }
+}
+
+FG_TEST(the_knee_takes_equally_of_every_node)
+{
+    for (uint32_t n_node = 1; n_node <= 16; n_node++) {
+        fg_pace p;
+        fg_pace_init(&p, 8 * n_node);
+        fg_pace_measure(&p, n_node);
+        CHECK((p.knee.n_rung > 1) == (8 * n_node > 8));
+        for (uint32_t i = 0; i < p.knee.n_rung; i++) {
+            CHECK_U64(p.knee.count[i] % n_node, 0);
+            CHECK(i == 0 || p.knee.count[i] < p.knee.count[i - 1]);
+        }
+    }
+}
+
+FG_TEST(few_workers_and_a_given_number_are_not_measured)
+{
+    fg_pace p;
+    fg_pace_init(&p, 64); /* given */
+    CHECK_U64(p.knee.n_rung, 0);
+    memory m = {64, 48, 2e5, 0.15 / 16, 0.0, 0, 0.0, {{0}}};
+    CHECK(play_memory(&p, &m, 3.0) == 64.0);
+    m = (memory){8, 4, 2e5, 0.1, 0.0, 0, 0.0, {{0}}};
+    CHECK_U64(knee_of(&m, 1, 3.0), 8);
+}
+
+/* Runs that wait for a disk take any time: nothing is concluded from them. */
+FG_TEST(a_disk_is_not_taken_for_memory)
+{
+    memory m = {64, 64, 2e9, 0.0, 0.02, 0, 1.0, {{0}}};
+    CHECK_U64(knee_of(&m, 1, 120.0), 64);
+    m.disk = 0.3; /* now and then */
+    CHECK_U64(knee_of(&m, 1, 120.0), 64);
+}
+
+/* Comparisons become rare; and what was wrong, or has changed, is found out. */
+FG_TEST(the_knee_moves)
+{
+    memory m = {64, 48, 1e9, 0.15 / 16, 0.01, 0, 0.0, {{0}}};
+    fg_pace p;
+    fg_rng_init(&m.rng, 1);
+    fg_pace_init(&p, 64);
+    fg_pace_measure(&p, 2);
+    (void)play_memory(&p, &m, 5.0);
+    CHECK_U64(p.n, 48);
+    const double mean = play_memory(&p, &m, 60.0);
+    CHECK(mean > 46.0 && mean < 50.0);
+    m.knee = 64;
+    (void)play_memory(&p, &m, 300.0);
+    CHECK_U64(p.n, 64);
+}
+
 /* ---- in a team ---- */
 
 static void count_workers(fg_worker *w, void *arg)

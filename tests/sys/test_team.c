@@ -211,6 +211,49 @@ FG_TEST(auto_size_is_within_the_budget)
     CHECK(fg_team_create(&t, FG_MAX_THREAD + 1, true, &err) == FG_ELIMIT);
 }
 
+typedef struct tallies {
+    atomic_uint all, paced, longer;
+    atomic_uint *now;
+} tallies;
+
+static void count_me(fg_worker *w, void *arg)
+{
+    (void)w;
+    atomic_fetch_add(((tallies *)arg)->now, 1);
+}
+
+static bool has_sizes(uint32_t n_thread, uint32_t n_long, uint32_t all, uint32_t paced,
+                      uint32_t longer)
+{
+    const fg_team_opts o = {.n_thread = n_thread, .n_long = n_long};
+    tallies s = {0};
+    fg_team *t;
+    fg_err err = {0};
+    CHECK_OK(fg_team_create_with(&t, &o, &err), &err);
+    if (t == NULL) return false;
+    s.now = &s.longer;
+    fg_team_run_long(t, count_me, &s);
+    s.now = &s.paced;
+    fg_team_run_paced(t, count_me, &s);
+    s.now = &s.all;
+    fg_team_run(t, count_me, &s);
+    const bool told = fg_team_n_short(t) == paced && fg_team_n_long(t) == longer;
+    fg_team_destroy(&t);
+    return told && s.all == all && s.paced == paced && s.longer == longer;
+}
+
+FG_TEST(short_and_long_runs_have_numbers_of_their_own)
+{
+    CHECK(has_sizes(3, 0, 3, 3, 3));
+    CHECK(has_sizes(2, 5, 5, 2, 5));
+    CHECK(has_sizes(5, 2, 5, 5, 2));
+    CHECK(!has_sizes(5, 2, 5, 5, 5)); /* negative control */
+    fg_team *t;
+    fg_err err = {0};
+    const fg_team_opts o = {.n_long = FG_MAX_THREAD + 1};
+    CHECK(fg_team_create_with(&t, &o, &err) == FG_ELIMIT);
+}
+
 /* ---- binding ---- */
 
 enum { MASK_WORDS = 128 };
