@@ -9,10 +9,10 @@
  * Undisturbed runs have all workers, always.
  *
  * How many "all" are is measured too, where nobody says: reading memory, a machine of many cores
- * has a knee, beyond which more workers are slower (64 threads 4.37 tokens/s, 48 of the same machine
- * 5.04).  The runs themselves are the measurement: they do the very work in question, in the memory
- * and on the nodes where it is, and cost neither memory nor time at opening, which a read loop
- * would, since it must be larger than all caches.  Results do not depend on it.
+ * has a knee, beyond which more workers are slower (64 threads 4.37 tokens/s, 48 of the same
+ * machine 5.04). The runs themselves are the measurement: they do the very work in question, in
+ * the memory and on the nodes where it is, and cost neither memory nor time at opening, which a
+ * read loop would, since it must be larger than all caches. Results do not depend on it.
  */
 #ifndef FG_SRC_SYS_PACE_H
 #define FG_SRC_SYS_PACE_H
