@@ -119,6 +119,25 @@ static int parse_lists(const texts *t, numa_opts *o)
     return EXIT_OK;
 }
 
+static int act(const numa_opts *o, bool predict, bool imbalance)
+{
+    if (o->topology != NULL && !predict && !imbalance) {
+        return args_usage(&cmd_numa, "--topology: another machine, expected --predict or "
+                                     "--imbalance with it");
+    }
+    if (o->topology != NULL && predict && o->read_gbs <= 0.0) {
+        return args_usage(&cmd_numa, "--topology: a machine that cannot be measured here, expected "
+                                     "--read as well");
+    }
+    if (predict && imbalance) {
+        return args_usage(&cmd_numa, "--predict and --imbalance, expected one of them");
+    }
+    fg_err err = {0};
+    cli_catch_interrupt();
+    const fg_status st = (imbalance ? numa_imbalance : predict ? numa_expect : numa_sweep)(o, &err);
+    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+}
+
 static int run(int argc, char **argv)
 {
     numa_opts o = {.commit = "",
@@ -178,21 +197,5 @@ static int run(int argc, char **argv)
         return status;
     }
     if ((status = parse_lists(&t, &o)) != EXIT_OK) return status;
-    if (o.topology != NULL && !predict && !imbalance) {
-        return args_usage(&cmd_numa, "--topology: another machine, expected --predict or "
-                                     "--imbalance with it");
-    }
-    if (o.topology != NULL && predict && o.read_gbs <= 0.0) {
-        return args_usage(&cmd_numa, "--topology: a machine that cannot be measured here, expected "
-                                     "--read as well");
-    }
-    if (predict && imbalance) {
-        return args_usage(&cmd_numa, "--predict and --imbalance, expected one of them");
-    }
-    fg_err err = {0};
-    cli_catch_interrupt();
-    const fg_status st = (imbalance ? numa_imbalance
-                          : predict ? numa_expect
-                                    : numa_sweep)(&o, &err);
-    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    return act(&o, predict, imbalance);
 }
