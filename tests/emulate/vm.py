@@ -153,9 +153,17 @@ def two_nodes(s):
         Job("slice", "map", before=elsewhere),
         Job("slice", "copy"), Job("slice", "ram"), Job("strict", "copy"), Job("strict", "ram"),
         Job("expert", "copy"), Job("expert", "ram"), Job("mirror", "copy"), Job("interleave", "copy"),
+        # fewer CPUs, and with them nodes, than the machine has
+        Job("slice", "copy", "cpu_of_node_1", prefix="taskset 2", nodes=[(1, 1)]),
+        Job("strict", "ram", "cpuset_of_node_1", prefix="inside node1", nodes=[(1, 1)]),
+        # what is on tmpfs is nowhere else: it can only be moved
+        Job("slice", "map", "tmpfs", model="/dev/shm/model",
+            before=[DROP, "guest on 1 cp /m/model /dev/shm/model"]),
         Job("first-touch", "copy", before=[NO_BALANCING]),
     ]
-    s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21})
+    cgroups = ["cd /sys/fs/cgroup", "echo +cpuset >cgroup.subtree_control", "mkdir node1",
+               "echo 1 >node1/cpuset.cpus", "echo 1 >node1/cpuset.mems", "cd /"]
+    s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21}, before=cgroups)
 
 
 def grid(s):
@@ -183,20 +191,6 @@ def many_nodes(s, n):
     """More nodes than cores of this machine: there are as many workers as it has."""
     distance = {(a, b): 10 + 3 * abs(a - b) for a in range(n) for b in range(n) if a != b}
     s.boot(f"{n}_nodes", [(1, 768 // n + 64)] * n, [Job("slice", "copy"), Job("slice", "ram")], distance)
-
-
-def restricted(s):
-    """Fewer CPUs and nodes than the machine has."""
-    cgroups = ["echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control",
-               "cd /sys/fs/cgroup; mkdir node1; echo 1 >node1/cpuset.cpus; echo 1 >node1/cpuset.mems; cd /"]
-    tmpfs = [DROP, "guest on 1 cp /m/model /dev/shm/model"]
-    jobs = [
-        Job("slice", "copy", "cpu_of_node_1", prefix="taskset 2", nodes=[(1, 1)]),
-        Job("strict", "ram", "cpuset_of_node_1", prefix="inside node1", nodes=[(1, 1)]),
-        # what is on tmpfs is nowhere else: it can only be migrated
-        Job("slice", "map", "tmpfs", model="/dev/shm/model", before=tmpfs),
-    ]
-    s.boot("restricted", [(1, 384), (1, 384)], jobs, before=cgroups)
 
 
 def small_node(s):
@@ -262,8 +256,7 @@ def main():
     s = Suite(vm, model, logits)
     wanted = sys.argv[1:]
     for name, fn in (("1_node", one_node), ("2_nodes", two_nodes), ("grid", grid), ("4_nodes", lambda s: many_nodes(s, 4)),
-                     ("8_nodes", lambda s: many_nodes(s, 8)), ("restricted", restricted),
-                     ("small_node", small_node), ("odd_nodes", odd_nodes)):
+                     ("8_nodes", lambda s: many_nodes(s, 8)), ("small_node", small_node), ("odd_nodes", odd_nodes)):
         if not wanted or name in wanted:
             fn(s)
 
