@@ -70,7 +70,9 @@ fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char
         return st;
     }
     if (o.place != NULL && fg_place_binds(o.place)) {
-        const fg_owned all = {0, fg_round_up(n * slot_bytes, FG_PAGE_BYTES), o.node};
+        /* a part of a reserved huge page cannot be bound */
+        const uint64_t page = s->p == s->map ? FG_HUGE_PAGE_BYTES : FG_PAGE_BYTES;
+        const fg_owned all = {0, fg_round_up(n * slot_bytes, page), o.node};
         (void)fg_place_bind(o.place, s->p, &all, 1, NULL);
     }
     /* a fork while a direct read is under way would leave one of the two without its bytes */

@@ -243,11 +243,12 @@ static void look_at_range(pid_t pid, char kind, uint64_t begin, uint64_t end)
     }
 }
 
-/* A file that a process shares with others: pages that it has not touched yet count too. */
-static void look_at_shared(const char *path, uint64_t bytes)
+/* Bytes of a file that a process shares with others: pages that it has not touched yet count. */
+static void look_at_shared(const char *path, uint64_t offset, uint64_t bytes)
 {
     const int fd = open(path, O_RDONLY);
-    uint8_t *map = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    uint8_t *map =
+        fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)offset);
     if (map == MAP_FAILED) die(path);
     for (uint64_t i = 0; i < bytes; i += PAGE) (void)*(volatile uint8_t *)(map + i);
     look_at_range(getpid(), 's', (uintptr_t)map, (uintptr_t)map + bytes);
@@ -263,13 +264,14 @@ static void look_at_process(pid_t pid, const char *model)
     FILE *f = fopen(path, "r");
     if (f == NULL) die(path);
     while (fgets(line, sizeof line, f) != NULL) {
-        unsigned long begin, end;
+        unsigned long begin, end, offset;
         char flags[8], file[2048] = "";
         line[strcspn(line, "\n")] = 0;
-        if (sscanf(line, "%lx-%lx %7s %*s %*s %*s %2047s", &begin, &end, flags, file) < 3) continue;
+        if (sscanf(line, "%lx-%lx %7s %lx %*s %*s %2047s", &begin, &end, flags, &offset, file) < 4)
+            continue;
         if (strcmp(file, model) == 0 || strncmp(file, "[v", 2) == 0) continue;
         if (flags[3] == 's' && file[0] == '/' && strncmp(file, "/dev/zero", 9) != 0) {
-            look_at_shared(file, end - begin);
+            look_at_shared(file, offset, end - begin);
         } else {
             look_at_range(pid, 'a', begin, end);
         }

@@ -3,6 +3,7 @@
 """NUMA, in virtual machines: where every page of the weights is, as the kernel says; where threads may run; the
 same logits as here.  The machine is vm/machine.py, what it does inside guest.c, who should have what
 vm/owners.py.  A hang is a failure: every run and every machine has its time."""
+import json
 import os
 import platform
 import re
@@ -21,7 +22,6 @@ IDS = "5 1717"
 RUN_SECONDS = 120  # a run takes 3; on busy cores three times that
 POLICIES = choices("--numa", "logits")
 RAM = "400M"  # all experts fit
-PLACED = ("copy", "shared", "ram", "map")  # modes whose pages are checked
 MODEL = path("model.fulgur")
 HOMES = {"map": "--residency map", "copy": "--residency copy", "ram": f"--ram {RAM}",
          "shared": "--residency shared"}
@@ -107,7 +107,7 @@ class Suite:
         files, console = self.vm.boot(name, nodes, "\n".join(script) + "\n",
                                       2 * RUN_SECONDS + RUN_SECONDS // 4 * len(jobs), distance)
         if not check(f"{name}.boot", files is not None, console[-2000:]):
-            return
+            return {}
         cpus, at = {}, 0
         for k, (n, mb) in enumerate(nodes):
             if n > 0:
@@ -118,6 +118,7 @@ class Suite:
             self.judge(f"{name}.{job.name}", job, used, [cpus[k] for k, _ in used],
                        {k: files.get(f"{job.name}.{k}", b"") for k in ("status", "out", "err", "pages", "threads")})
         print(f"# {name}: {len(jobs)} runs in {time.time() - begun:.1f} s", flush=True)
+        return files
 
     def judge(self, name, job, nodes, cpus, got):
         err, status = got["err"].decode("utf-8", "replace"), got["status"].decode().strip()
@@ -129,11 +130,15 @@ class Suite:
             return
         if not check(name + ".logits", status == "0" and got["out"] == self.logits, said):
             return
-        why = wrong_pages(self.model, job, nodes, owners.parse(got["pages"].decode()))
+        found = owners.parse(got["pages"].decode())
+        why = wrong_pages(self.model, job, nodes, found)
         if job.misplaced:
             check(name + ".is_noticed", why != "", said)
-        elif job.mode in PLACED:
+        else:
             check(name + ".pages", why == "", f"{why}\n{said}")
+        if job.policy == "slice" and len(nodes) > 1:
+            other = [(k, w) for (k, _), (_, w) in zip(nodes[1:] + nodes[:1], nodes)]
+            check(name + ".shifted_owners_fail", wrong_pages(self.model, job, other, found) != "")
         why = wrong_threads(got["threads"].decode(), job, cpus)
         check(name + ".threads", why == "", why)
 
@@ -150,12 +155,27 @@ def two_nodes(s):
     jobs = [
         # a cache that lies wholly on one node; seen, then repaired
         Job("first-touch", "map", "cache_on_one_node", before=elsewhere, misplaced=True),
-        Job("slice", "map", before=elsewhere),
-        Job("slice", "copy"), Job("slice", "ram"), Job("strict", "copy"), Job("strict", "ram"),
+        Job("slice", "map", before=[*elsewhere, "fulgur info /m/model --placement --json >/out/before.json"]),
+        Job("slice", "copy", before=["fulgur info /m/model --placement --json >/out/after.json"]), Job("slice", "ram"), Job("slice", "shared"), Job("slice", "shared", "shared_again"),
+        Job("strict", "copy"), Job("strict", "ram"),
         Job("expert", "copy"), Job("expert", "ram"), Job("mirror", "copy"), Job("interleave", "copy"),
+        # fewer CPUs, and with them nodes, than the machine has
+        Job("slice", "copy", "cpu_of_node_1", prefix="taskset 2", nodes=[(1, 1)]),
+        Job("strict", "ram", "cpuset_of_node_1", prefix="inside node1", nodes=[(1, 1)]),
+        # what is on tmpfs is nowhere else: it can only be moved
+        Job("slice", "map", "tmpfs", model="/dev/shm/model",
+            before=[DROP, "guest on 1 cp /m/model /dev/shm/model"]),
         Job("first-touch", "copy", before=[NO_BALANCING]),
     ]
-    s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21})
+    cgroups = ["cd /sys/fs/cgroup", "echo +cpuset >cgroup.subtree_control", "mkdir node1",
+               "echo 1 >node1/cpuset.cpus", "echo 1 >node1/cpuset.mems", "cd /"]
+    files = s.boot("2_nodes", [(1, 512), (1, 384)], jobs, {(0, 1): 17, (1, 0): 21}, before=cgroups)
+    before, after = ([(n["pages_local"], n["pages_other"], n["pages_absent"]) for n in json.loads(files.get(f) or '{"nodes": []}')["nodes"]]
+                     for f in ("before.json", "after.json"))
+    check("2_nodes.placement_of_a_cache_on_one_node", len(before) == 2 and before[0][0] == 0 and before[0][1] > 0 and
+          before[1][0] > 0 and before[1][1] == 0, before)
+    check("2_nodes.placement_of_a_repaired_cache", len(after) == 2 and
+          all(local > 0 and other == 0 and absent == 0 for local, other, absent in after), after)
 
 
 def grid(s):
@@ -183,20 +203,6 @@ def many_nodes(s, n):
     """More nodes than cores of this machine: there are as many workers as it has."""
     distance = {(a, b): 10 + 3 * abs(a - b) for a in range(n) for b in range(n) if a != b}
     s.boot(f"{n}_nodes", [(1, 768 // n + 64)] * n, [Job("slice", "copy"), Job("slice", "ram")], distance)
-
-
-def restricted(s):
-    """Fewer CPUs and nodes than the machine has."""
-    cgroups = ["echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control",
-               "cd /sys/fs/cgroup; mkdir node1; echo 1 >node1/cpuset.cpus; echo 1 >node1/cpuset.mems; cd /"]
-    tmpfs = [DROP, "guest on 1 cp /m/model /dev/shm/model"]
-    jobs = [
-        Job("slice", "copy", "cpu_of_node_1", prefix="taskset 2", nodes=[(1, 1)]),
-        Job("strict", "ram", "cpuset_of_node_1", prefix="inside node1", nodes=[(1, 1)]),
-        # what is on tmpfs is nowhere else: it can only be migrated
-        Job("slice", "map", "tmpfs", model="/dev/shm/model", before=tmpfs),
-    ]
-    s.boot("restricted", [(1, 384), (1, 384)], jobs, before=cgroups)
 
 
 def small_node(s):
@@ -260,12 +266,10 @@ def main():
         return
     vm.files["bin/inside"] = INSIDE
     s = Suite(vm, model, logits)
-    wanted = sys.argv[1:]
-    for name, fn in (("1_node", one_node), ("2_nodes", two_nodes), ("grid", grid), ("4_nodes", lambda s: many_nodes(s, 4)),
-                     ("8_nodes", lambda s: many_nodes(s, 8)), ("restricted", restricted),
-                     ("small_node", small_node), ("odd_nodes", odd_nodes)):
-        if not wanted or name in wanted:
-            fn(s)
+    machines = {"1_node": one_node, "2_nodes": two_nodes, "4_nodes": lambda s: many_nodes(s, 4),
+                "8_nodes": lambda s: many_nodes(s, 8), "small_node": small_node, "odd_nodes": odd_nodes, "grid": grid}
+    for name in sys.argv[1:] or [m for m in machines if LONG or m != "grid"]:
+        machines[name](s)
 
 
 main()

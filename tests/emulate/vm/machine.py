@@ -31,8 +31,7 @@ mount -t hugetlbfs huge /dev/hugepages
 mount -t cgroup2 cgroup /sys/fs/cgroup
 for m in %s; do insmod /modules/$m.ko; done
 mount -t ext4 -o ro,noload /dev/vda /m
-sh /script >/out/script.txt 2>&1
-dmesg >/out/dmesg.txt
+sh /script
 tar -cf /dev/vdb -C /out .
 sync
 poweroff -f
