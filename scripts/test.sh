@@ -78,10 +78,11 @@ clang_jobs() {
         done
         return
     fi
-    only clang checkasm quant base model/test_oracle model/test_decode model/test_rotated text/test_sampler \
+    only clang checkasm quant base model/test_oracle model/test_decode text/test_sampler \
         convert/test_convert sys
     echo "clang tests/convert/test_calib stages"
-    printf 'clang tests/model/test_nano %s\n' golden tasks_q4
+    echo "clang tests/model/test_nano golden"
+    printf 'clang tests/model/test_rotated %s\n' same_bits same_network outliers
     printf 'clang tests/model/test_invariance %s\n' nano_q4 tiny golden_hash
 }
 

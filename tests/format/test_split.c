@@ -209,7 +209,8 @@ static void power_losses(bool shuffled)
     whole w = want_of("p.fulgur");
     int op = 1, went_on = 0, named = 0, deaths = 0;
     /* the end is where names change */
-    const int early = fg_test_every(shuffled ? 13 : 7, 25), late = fg_test_every(1, 3);
+    const int early = fg_test_every(shuffled ? 13 : 7, 25),
+              late = fg_test_every(shuffled ? 3 : 1, 3);
     for (;; op += op >= 80 ? late : early) {
         use("p.fulgur");
         life l = split();
