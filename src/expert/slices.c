@@ -158,6 +158,23 @@ const fg_share *fg_slices_share(const fg_slices *s, uint64_t idx)
     return &s->shares[s->share_of[idx]];
 }
 
+bool fg_slices_everywhere(const fg_slices *s, uint64_t idx)
+{
+    return s->whole || tensor(s, idx)->role == FG_ROLE_ROUTER;
+}
+
+/* Items that a node has: its share, or all. */
+typedef struct items {
+    uint64_t begin, end;
+} items;
+
+static items items_of(const fg_slices *s, uint64_t idx, uint32_t node)
+{
+    const fg_share *share = fg_slices_share(s, idx);
+    if (fg_slices_everywhere(s, idx)) return (items){0, share->begin[s->place->n_node]};
+    return (items){share->begin[node], share->begin[node + 1]};
+}
+
 /* ---- cutting ---- */
 
 /* A node's part while it is laid out. */
@@ -182,22 +199,22 @@ static uint64_t add_piece(cut *c, uint64_t offset, uint64_t bytes)
 static bool add_panels(const fg_slices *s, cut *c, uint64_t idx, uint64_t *at)
 {
     const fg_tensor *t = tensor(s, idx);
-    const uint64_t *own = &fg_slices_share(s, idx)->begin[c->node];
+    const items own = items_of(s, idx, c->node);
     const uint64_t stride = t->panel_stride == 0 ? sizeof(float) : t->panel_stride;
-    if (own[0] == own[1]) return false;
-    *at = add_piece(c, t->offset + own[0] * stride, (own[1] - own[0]) * stride);
+    if (own.begin == own.end) return false;
+    *at = add_piece(c, t->offset + own.begin * stride, (own.end - own.begin) * stride);
     return true;
 }
 
 static void cut_dense(const fg_slices *s, cut *c, uint64_t idx, spot *spots)
 {
     const fg_tensor *t = tensor(s, idx);
-    const uint64_t *own = &fg_slices_share(s, idx)->begin[c->node];
+    const items own = items_of(s, idx, c->node);
     spot unwanted, *out = spots == NULL ? &unwanted : &spots[idx];
-    if (own[0] == own[1]) return;
+    if (own.begin == own.end) return;
     if (t->scale_offset != 0) {
         out->scales = add_piece(c, t->scale_offset, t->offset - t->scale_offset) +
-                      own[0] * FG_PANEL_ROWS * sizeof(float);
+                      own.begin * FG_PANEL_ROWS * sizeof(float);
     }
     (void)add_panels(s, c, idx, &out->panels);
 }

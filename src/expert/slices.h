@@ -5,8 +5,8 @@
  *
  * A matrix is cut by groups of panels; what is left over goes round the nodes, within the products
  * of one step and over the experts of a layer, so that what runs at the same time is even.  What is
- * no product (norms, routers, the embedding) is whole on one node, another for each layer.  Row
- * scales go with the panels to every node.
+ * no product (norms, the embedding) is whole on one node, another for each layer, and every node
+ * has the routers, which are small and read by all.  Row scales go with the panels to every node.
  *
  * A node's memory is an area: first its parts of everything dense, then those of each expert, all
  * of them on borders of 4 KiB.  An area may be held whole, or experts one by one: positions are
@@ -42,8 +42,11 @@ const fg_place *fg_slices_place(const fg_slices *s);
 /* Each node has all of every extent: there is one node, or every one is a mirror. */
 bool fg_slices_whole(const fg_slices *s);
 
+/* Each node has all of this tensor. */
+bool fg_slices_everywhere(const fg_slices *s, uint64_t idx);
+
 /* Which panels of tensor number `idx` of the file a node has; of a vector, begin is in elements and
- * all are on one node.  With FG_NUMA_MIRROR: which it works on. */
+ * all are on one node.  Of what is everywhere: which it works on. */
 const fg_share *fg_slices_share(const fg_slices *s, uint64_t idx);
 
 /* Extents: FG_NO_LAYER, FG_NO_LAYER: everything dense, as one; layer, expert: an expert. */

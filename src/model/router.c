@@ -9,10 +9,10 @@
 
 #include "src/model/stages.h"
 
-/* Router logits of token t by one worker. */
-static void router_logits(const fg_batch *b, const fg_matrix *r, uint64_t t)
+/* Router logits of token t by one worker, from what its node has. */
+static void router_logits(const fg_batch *b, const fg_matrix *r, uint64_t t, uint32_t node)
 {
-    const fg_panel_run run = fg_matrix_run(r);
+    const fg_panel_run run = fg_weights_run(b->m->weights, r, FG_NO_LAYER, node);
     fg_multiply_panels(r, &run, &b->s->n, t, 1, &b->s->router, 0, r->n_panel);
 }
 
@@ -23,11 +23,12 @@ static void router_logits_split(fg_worker *w, const fg_batch *b, const fg_matrix
     fg_scratch *s = b->s;
     const uint64_t n = r->n_panel * r->n_sb, sb_bytes = fg_qtype_get(r->type)->sb_bytes;
     uint64_t begin, end;
+    const fg_panel_run run = fg_weights_run(b->m->weights, r, FG_NO_LAYER, w->node);
     fg_worker_range(w, n, &begin, &end);
     for (uint64_t t = 0; t < b->n_tok; t++) {
         for (uint64_t i = begin; i < end; i++) {
             const uint64_t p = i / r->n_sb, k = i % r->n_sb;
-            r->panel_fn(r->panels + p * r->panel_stride + k * sb_bytes, NULL, NULL,
+            r->panel_fn(run.panels + p * r->panel_stride + k * sb_bytes, NULL, NULL,
                         s->n.f + t * s->n.f_stride + k * FG_SB_COLS, 0, 1, 1,
                         s->chains + (t * n + i) * FG_PANEL_ROWS, 0);
         }
@@ -137,7 +138,7 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
     } else {
         fg_worker_range(w, b->n_tok, &begin, &end);
         for (uint64_t t = begin; t < end; t++) {
-            router_logits(b, &y->router, t);
+            router_logits(b, &y->router, t, w->node);
             select_experts(b, t);
         }
         if (b->n_tok > 1) fg_worker_sync(w);

@@ -112,7 +112,7 @@ static fg_panel_run node_run(const fg_weights *w, const fg_matrix *m, uint32_t e
     const uint8_t *part = w->home->part(w, expert, node);
     const uint64_t first = share->begin[node], n = share->begin[node + 1] - first;
     const uint8_t *scales = part + fg_slices_scales(w->slices, m->tensor, node);
-    const bool whole = fg_slices_whole(w->slices);
+    const bool whole = fg_slices_everywhere(w->slices, m->tensor);
     return (fg_panel_run){part + fg_slices_panels(w->slices, m->tensor, node),
                           m->scales == NULL ? NULL : (const float *)(const void *)scales,
                           whole ? 0 : first, whole ? m->n_panel : n};

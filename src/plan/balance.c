@@ -82,6 +82,13 @@ static void add_matrix(const work *w, uint64_t idx, load *l)
 {
     const fg_tensor *t = fg_file_plan_tensor(w->f, idx);
     const fg_share *share = fg_slices_share(w->slices, idx);
+    if (t->role == FG_ROLE_ROUTER) { /* on every node, and shared out among the workers */
+        const double all = (double)fg_n_panel(t->n_row) * panel_bytes(t);
+        for (uint32_t k = 0; k < w->p->n_node; k++) {
+            l->of[k] += all * (double)w->p->node[k].weight / (double)w->p->weight;
+        }
+        return;
+    }
     for (uint32_t k = 0; k < w->p->n_node; k++) {
         const uint64_t begin = share->begin[k], n = share->begin[k + 1] - begin;
         l->of[k] += (double)n * panel_bytes(t);
