@@ -209,6 +209,12 @@ avx2="-mavx2 -mfma -mf16c -mbmi2"
 # Speed does not matter and the unrolled tiles take gcc minutes, hence little optimization; every
 # feature check says yes, so that the level is chosen; AMX is asked of the CPU itself.
 simde_build() {
+    # The suite's objects are the same but for these.
+    if [ -d build/test/gcc/simd ] && [ ! -d "$out/simde" ]; then
+        cp -rp build/test/gcc "$out/simde" && rm -rf "$out/simde/pic" "$out/simde/tests" &&
+            rm -f "$out"/simde/*.a "$out"/simde/src/sys/cpu.* "$out"/simde/simd/x86/*_avx512vnni.* \
+                "$out"/simde/simd/x86/*_amx.*
+    fi
     make -s -j"$(nproc)" BUILD="$out/simde" \
         AVX512="$avx2 -O1 -Dalways_inline=unused -w -Wno-psabi -include tests/emulate/simde_extra.h" \
         CFLAGS="-O2 -g '-D__builtin_cpu_supports(x)=1'" \
