@@ -226,6 +226,9 @@ typedef struct fg_engine_opts {
     bool (*progress)(void *ctx, uint64_t done, uint64_t total);
     void *progress_ctx;
     uint32_t n_thread_prefill; /* workers of prompts; 0: n_thread, or all cores */
+    /* Parts of the nodes follow what each reads of its own memory, measured at opening, instead of
+     * its cores; half a second, where there are several. */
+    bool measure_nodes;
 } fg_engine_opts;
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of

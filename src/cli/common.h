@@ -113,6 +113,14 @@ const char *cli_known_memory(uint64_t bytes);
     NODE_OPTS(o),                                                                                  \
         {"residency", 0, OPT_CHOICE, CHOICE((o).residency, fg_residency_name, FG_RESIDENCY_COUNT), \
          0,           0, "HOME",     "where weights are without --ram"},                           \
+        {"measure-nodes",                                                                          \
+         0,                                                                                        \
+         OPT_FLAG,                                                                                 \
+         &(o).measure_nodes,                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         NULL,                                                                                     \
+         "parts of nodes by the bandwidth of each, not by its cores"},                             \
         {"pages", 0, OPT_CHOICE, CHOICE((o).pages, fg_pages_name, FG_PAGES_COUNT),                 \
          0,       0, "KIND",     "with --residency copy or shared, pages of the weights"},         \
     {                                                                                              \

@@ -15,6 +15,7 @@
 #include "src/engine/engine_impl.h"
 #include "src/model/forward.h"
 #include "src/sys/cpu.h"
+#include "src/sys/node_rates.h"
 #include "src/sys/team.h"
 
 void fg_engine_opts_init(fg_engine_opts *o, size_t size)
@@ -164,12 +165,19 @@ static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 /* Who sits where, who has what, and the weights there. */
 static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
-    const fg_team_opts team = {.n_thread = o->n_thread,
-                               .n_long = o->n_thread_prefill,
-                               .pin = o->pin,
-                               .pretend_nodes = o->pretend_nodes,
-                               .n_node = o->n_node,
-                               .numa = o->numa};
+    uint32_t weight[FG_MAX_NODE];
+    fg_team_opts team = {.n_thread = o->n_thread,
+                         .n_long = o->n_thread_prefill,
+                         .pin = o->pin,
+                         .pretend_nodes = o->pretend_nodes,
+                         .n_node = o->n_node,
+                         .numa = o->numa};
+    if (o->measure_nodes && o->pretend_nodes == 0) {
+        fg_node_rates rates;
+        FG_TRY(fg_node_rates_measure(&rates, o->n_thread, o->n_node, err));
+        fg_place_weigh(rates.local_gbs, rates.n_node, weight);
+        team.weight = weight;
+    }
     FG_TRY(fg_team_create_with(&e->team, &team, err));
     FG_TRY(fg_slices_create(&e->slices, fg_model_file_plan(e->file), fg_team_place(e->team), err));
     FG_TRY(open_store(e, o, err));

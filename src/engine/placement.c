@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/engine/placement.h"
 
+#include <stdio.h>
+
 #include "src/base/mem.h"
 #include "src/base/opts.h"
 #include "src/base/units.h"
 #include "src/engine/engine_impl.h"
 #include "src/expert/settle.h"
+#include "src/sys/room.h"
 
 static void fill(fg_placement *out, const fg_place *p, const fg_region *r, size_t n,
                  const fg_audit *audit)
@@ -51,6 +54,22 @@ static fg_status refuse_strict(const fg_engine *e, fg_err *err)
     return FG_OK;
 }
 
+/* Weights that are mapped stay where they were brought only if all of them fit. */
+static bool has_room(const fg_engine *e, const fg_engine_opts *o)
+{
+    fg_room room;
+    char line[256];
+    const uint64_t bytes = fg_model_file_size(e->file);
+    fg_room_read(&room, "");
+    if (bytes <= room.bytes) return true;
+    (void)snprintf(line, sizeof line,
+                   "%.120s: %s, more than the %s that can be had: not brought to its nodes",
+                   fg_model_file_path(e->file), fg_text_memory((double)bytes).s,
+                   fg_text_memory((double)room.bytes).s);
+    if (o->note != NULL) o->note(o->note_ctx, line);
+    return false;
+}
+
 fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     const fg_place *place = fg_team_place(e->team);
@@ -64,8 +83,10 @@ fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     fg_audit *audit = asks ? fg_mem_zalloc_array(place->n_node, sizeof *audit) : NULL;
     fg_status st = asks && audit == NULL ? fg_fail_nomem(err, "placement") : FG_OK;
     if (st == FG_OK && asks) {
-        const fg_settle_opts so = {
-            .mode = FG_SETTLE_ALL, .progress = o->progress, .ctx = o->progress_ctx};
+        const fg_settle_opts so = {.mode =
+                                       touched || has_room(e, o) ? FG_SETTLE_ALL : FG_SETTLE_CACHED,
+                                   .progress = o->progress,
+                                   .ctx = o->progress_ctx};
         fg_err why = {0};
         st = fg_settle(e->team, region, n, &so, audit, &why);
         if (st != FG_OK && st != FG_ECANCEL && !strict) { /* a kernel that does not tell */

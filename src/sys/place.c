@@ -300,10 +300,12 @@ static fg_status no_answer(fg_err *err)
                    "memory: nodes of pages: %s, expected the system to tell", strerror(errno));
 }
 
-/* The node of the placement's topology with a page; UINT32_MAX: none of ours. */
+/* The node of the placement's topology with a page; UINT32_MAX: none of ours.  Without a topology
+ * all memory is the one node's. */
 static uint32_t node_of(const fg_place *p, int os)
 {
-    return os < 0 || p->topo == NULL ? UINT32_MAX : fg_topo_node_at(p->topo, (uint32_t)os);
+    if (os < 0) return UINT32_MAX;
+    return p->topo == NULL ? 0 : fg_topo_node_at(p->topo, (uint32_t)os);
 }
 
 /* Moves those of m pages that are on no node of a set, and asks again.  A page that cannot be moved

@@ -681,7 +681,8 @@ static fg_status seat_workers(fg_team *t, const fg_team_opts *team, fg_err *err)
     const fg_place_opts o = {.n_worker = t->n,
                              .pretend_nodes = team->pretend_nodes,
                              .n_node = team->n_node,
-                             .numa = team->numa};
+                             .numa = team->numa,
+                             .weight = team->weight};
     FG_TRY(fg_place_make(&t->place, t->topo, &o, err));
     t->n_node = t->place->n_node;
     t->counters = fg_mem_zalloc_array(t->n_node, sizeof *t->counters);

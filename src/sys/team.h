@@ -44,6 +44,7 @@ typedef struct fg_team_opts {
     uint32_t pretend_nodes; /* for tests: as in fg_place_opts, as are the next */
     uint32_t n_node;
     fg_numa numa;
+    const uint32_t *weight;
 } fg_team_opts;
 
 /* Workers 1 .. n-1 are bound on their first run, the caller by fg_team_attach.  Without pin all are
