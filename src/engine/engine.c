@@ -128,6 +128,11 @@ static fg_status check_home(const fg_engine_opts *o, fg_err *err)
                        o->image == NULL ? "without" : "with",
                        o->image == NULL ? "its path" : "shared, or no image");
     }
+    if (o->image != NULL && o->measure_nodes) {
+        return fg_fail(err, FG_EINVAL,
+                       "image: with parts of nodes that are measured anew each time, expected one "
+                       "without the other");
+    }
     const bool copied = o->residency == FG_RESIDENCY_COPY || o->residency == FG_RESIDENCY_SHARED;
     if (o->pages != FG_PAGES_AUTO && o->residency != FG_RESIDENCY_COPY) {
         return fg_fail(err, FG_EINVAL, "pages: %s of residency %s, expected of copy",

@@ -2,6 +2,7 @@
 #include "src/engine/placement.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 #include "src/base/mem.h"
 #include "src/base/opts.h"
@@ -52,6 +53,16 @@ static fg_status refuse_strict(const fg_engine *e, fg_err *err)
                        fg_text_memory((double)node->bytes).s);
     }
     return FG_OK;
+}
+
+/* Who may not write a file is told that all of it is in the page cache (mincore), and would read
+ * it. */
+static fg_settle_mode look_mode(const fg_model_file *f)
+{
+    for (uint32_t k = 0; k < fg_model_file_n_part(f); k++) {
+        if (access(fg_model_file_part_path(f, k), W_OK) != 0) return FG_SETTLE_LOOK;
+    }
+    return FG_SETTLE_CACHED;
 }
 
 /* Weights that are mapped stay where they were brought only if all of them fit. */
@@ -132,7 +143,7 @@ static fg_status look(fg_placement *out, const fg_model_file *f, fg_team *team,
     size_t n;
     FG_TRY(fg_settle_regions_of_file(f, slices, &region, &n, err));
     fg_audit *audit = fg_mem_zalloc_array(place->n_node, sizeof *audit);
-    const fg_settle_opts so = {.mode = FG_SETTLE_CACHED};
+    const fg_settle_opts so = {.mode = look_mode(f)};
     fg_status st = audit == NULL ? fg_fail_nomem(err, "placement") : FG_OK;
     if (st == FG_OK) st = fg_settle(team, region, n, &so, audit, err);
     if (st == FG_OK) fill(out, place, region, n, audit);

@@ -38,7 +38,6 @@ struct fg_copy {
     uint64_t total, done; /* bytes to read */
     /* image */
     int fd;
-    const char *made; /* path of a new one until it is complete */
     image_head *head;
     uint64_t image_bytes;
     uint64_t begin[FG_MAX_NODE]; /* of each area in it */
@@ -165,8 +164,8 @@ static void lay_out_image(fg_copy *c, uint64_t page)
 }
 
 /* What is in the file already: *filled.  An empty file is a new one. */
-static fg_status look_at_image(fg_copy *c, const char *path, const image_head *want, bool *filled,
-                               fg_err *err)
+static fg_status look_at_image(const fg_copy *c, const char *path, const image_head *want,
+                               bool *filled, fg_err *err)
 {
     struct stat sb;
     *filled = false;
@@ -176,10 +175,15 @@ static fg_status look_at_image(fg_copy *c, const char *path, const image_head *w
     if ((uint64_t)sb.st_size < FG_PAGE_BYTES) {
         return image_fail(err, path, "another file", "an image of weights, or no file");
     }
-    image_head *h = mmap(NULL, FG_PAGE_BYTES, PROT_READ, MAP_SHARED, c->fd, 0);
+    const size_t page = (size_t)c->begin[0]; /* of the file system, or more */
+    image_head *h = mmap(NULL, page, PROT_READ, MAP_SHARED, c->fd, 0);
     if (h == MAP_FAILED) return image_fail(err, path, strerror(errno), "an image of weights");
     const image_head got = *h;
-    (void)munmap(h, FG_PAGE_BYTES);
+    (void)munmap(h, page);
+    static const char none[sizeof image_magic];
+    if (memcmp(got.magic, none, sizeof none) == 0 && (uint64_t)sb.st_size == page) {
+        return FG_OK; /* its process died before it wrote the head */
+    }
     if (memcmp(got.magic, image_magic, sizeof image_magic) != 0) {
         return image_fail(err, path, "another file", "an image of weights, or no file");
     }
@@ -218,24 +222,39 @@ static fg_status fill_pages(fg_copy *c, const char *path, fg_err *err)
     return FG_OK;
 }
 
+static fg_status no_room(const fg_copy *c, const char *path, fg_err *err)
+{
+    return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", path, strerror(errno),
+                   fg_text_memory((double)c->image_bytes).s);
+}
+
+/* The head first of all, so that an image that stays unfinished is known.  A page that was not set
+ * aside would end the process when it is touched. */
+static fg_status begin_image(fg_copy *c, const image_head *want, const char *path, fg_err *err)
+{
+    const off_t page = (off_t)c->begin[0];
+    if (ftruncate(c->fd, 0) != 0 || ftruncate(c->fd, page) != 0 ||
+        fallocate(c->fd, 0, 0, page) != 0) {
+        return no_room(c, path, err);
+    }
+    void *p = mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+    if (p == MAP_FAILED) return no_room(c, path, err);
+    *(image_head *)p = *want;
+    (void)munmap(p, (size_t)page);
+    if (ftruncate(c->fd, (off_t)c->image_bytes) != 0) return no_room(c, path, err);
+    return FG_OK;
+}
+
 static fg_status fill_image(fg_copy *c, const image_head *want, const fg_copy_opts *o, fg_err *err)
 {
-    /* from nothing: pages of an unfinished one may lie on other nodes */
-    if (ftruncate(c->fd, 0) != 0 || ftruncate(c->fd, (off_t)c->image_bytes) != 0) {
-        return image_fail(err, o->image, strerror(errno), "a file of the size of the weights");
-    }
+    FG_TRY(begin_image(c, want, o->image, err));
     void *p = mmap(NULL, (size_t)c->image_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
-    if (p == MAP_FAILED) {
-        return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", o->image, strerror(errno),
-                       fg_text_memory((double)c->image_bytes).s);
-    }
+    if (p == MAP_FAILED) return no_room(c, o->image, err);
     c->head = p;
-    *c->head = *want; /* first of all: an image that stays unfinished has to be known */
     FG_TRY(fill_pages(c, o->image, err));
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
     FG_TRY(read_all(c, o, err));
     c->head->complete = 1;
-    c->made = NULL;
     return FG_OK;
 }
 
@@ -248,18 +267,54 @@ static fg_status take_lock(const fg_copy *c, const char *path, int how, fg_err *
     return FG_OK;
 }
 
-static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
+/* Opens what is there, or makes it: *made. */
+static fg_status open_file(fg_copy *c, const char *path, bool *made, fg_err *err)
+{
+    *made = false;
+    for (;;) {
+        c->fd = open(path, O_RDWR | O_CLOEXEC);
+        if (c->fd >= 0) return FG_OK;
+        if (errno != ENOENT) break;
+        c->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        *made = c->fd >= 0;
+        if (c->fd >= 0) return FG_OK;
+        if (errno != EEXIST) break; /* somebody was faster */
+    }
+    return fg_fail(err, FG_EIO, "%s: %s, expected a file", path, strerror(errno));
+}
+
+/* The file under the path is the one that is open: who fills one may have given it up. */
+static bool is_under(const fg_copy *c, const char *path)
+{
+    struct stat a, b;
+    return fstat(c->fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+/* With the lock of who fills it.  What cannot be filled takes no memory. */
+static fg_status fill_if_empty(fg_copy *c, const image_head *want, const fg_copy_opts *o, bool made,
+                               bool *again, fg_err *err)
+{
+    bool filled;
+    FG_TRY(take_lock(c, o->image, LOCK_EX, err));
+    *again = !is_under(c, o->image);
+    if (*again) return FG_OK;
+    FG_TRY(look_at_image(c, o->image, want, &filled, err)); /* somebody may have filled it */
+    const fg_status st = filled ? FG_OK : fill_image(c, want, o, err);
+    if (st != FG_OK && made) (void)unlink(o->image);
+    if (st != FG_OK) (void)ftruncate(c->fd, 0);
+    return st;
+}
+
+static fg_status try_image(fg_copy *c, const fg_copy_opts *o, bool *again, fg_err *err)
 {
     uint64_t page = 0;
-    bool filled;
-    c->fd = open(o->image, O_RDWR | O_CLOEXEC);
-    if (c->fd < 0 && errno == ENOENT) {
-        c->fd = open(o->image, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        c->made = c->fd >= 0 ? o->image : NULL;
-    }
-    if (c->fd < 0)
-        return fg_fail(err, FG_EIO, "%s: %s, expected a file", o->image, strerror(errno));
-    FG_TRY(image_page(c->fd, o->image, &page, err));
+    bool filled, made;
+    *again = false;
+    FG_TRY(open_file(c, o->image, &made, err));
+    const fg_status st = image_page(c->fd, o->image, &page, err);
+    if (st != FG_OK && made) (void)unlink(o->image);
+    if (st != FG_OK) return st;
     lay_out_image(c, page);
     image_head want = {.data_root = fg_model_file_data_root(c->file),
                        .slices = hash_slices(c->slices, c->file),
@@ -269,9 +324,8 @@ static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
     FG_TRY(take_lock(c, o->image, LOCK_SH, err));
     FG_TRY(look_at_image(c, o->image, &want, &filled, err));
     if (!filled) {
-        FG_TRY(take_lock(c, o->image, LOCK_EX, err)); /* somebody may have filled it meanwhile */
-        FG_TRY(look_at_image(c, o->image, &want, &filled, err));
-        if (!filled) FG_TRY(fill_image(c, &want, o, err));
+        FG_TRY(fill_if_empty(c, &want, o, made, again, err));
+        if (*again) return FG_OK;
         FG_TRY(take_lock(c, o->image, LOCK_SH, err)); /* others may use it, nobody fills it anew */
     }
     if (c->head != NULL) return FG_OK;
@@ -279,6 +333,17 @@ static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
     if (p == MAP_FAILED) return image_fail(err, o->image, strerror(errno), "to be mapped");
     c->head = p;
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
+    return FG_OK;
+}
+
+static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
+{
+    for (bool again = true; again;) {
+        FG_TRY(try_image(c, o, &again, err));
+        if (!again) break;
+        (void)close(c->fd);
+        c->fd = -1;
+    }
     return FG_OK;
 }
 
@@ -320,7 +385,6 @@ void fg_copy_destroy(fg_copy **copy)
     if (c == NULL) return;
     for (uint32_t k = 0; k < c->n_node; k++) fg_slots_fini(&c->area[k]);
     if (c->head != NULL) (void)munmap(c->head, (size_t)c->image_bytes);
-    if (c->made != NULL) (void)unlink(c->made);
     if (c->fd >= 0) (void)close(c->fd);
     fg_mem_free(c);
     *copy = NULL;

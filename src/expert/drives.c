@@ -85,9 +85,9 @@ fg_status fg_drives_start(fg_drives *d, fg_range *r, uint8_t *dst, uint64_t offs
 {
     fg_status st = FG_OK;
     r->n_stripe = 0;
+    r->dst = dst; /* also of a start that fails: it is to be repeated */
     FG_TRY(make_room(d, r, err));
     if (d->n_part > 1) fg_drives_drain(d, r);
-    r->dst = dst;
     for (uint64_t at = 0, end; at < bytes; at = end) {
         const uint32_t part = fg_model_file_part_at(d->file, offset + at, &end);
         end = end - offset < bytes ? end - offset : bytes;

@@ -101,10 +101,11 @@ static void touch(const uint8_t *p, uint64_t bytes)
 /* Those of the pages that are in memory already. */
 static void touch_cached(const uint8_t *p, uint64_t bytes)
 {
-    unsigned char in[STEP_BYTES / FG_PAGE_BYTES];
+    unsigned char in[STEP_BYTES / FG_PAGE_BYTES + 2];
+    const uint64_t page = fg_place_page();
     if (mincore((void *)(uintptr_t)p, (size_t)bytes, in) != 0) return;
-    for (uint64_t i = 0; i < bytes; i += FG_PAGE_BYTES) {
-        if ((in[i / FG_PAGE_BYTES] & 1) != 0) (void)((const volatile uint8_t *)p)[i];
+    for (uint64_t i = 0; i < bytes; i += page) {
+        if ((in[i / page] & 1) != 0) (void)((const volatile uint8_t *)p)[i];
     }
 }
 
@@ -137,7 +138,11 @@ static bool is_mine(const fg_worker *w, const fg_place *place, uint32_t node, ui
 static fg_status settle_step(const job *j, const fg_region *r, uint64_t at, uint64_t bytes,
                              bool ask, fg_audit *a, fg_err *err)
 {
-    uint8_t *p = r->p + at;
+    /* whole pages of the system: where they are larger than the file's, one at a border counts for
+     * both nodes */
+    const uint64_t before = (uintptr_t)(r->p + at) % fg_place_page();
+    uint8_t *p = r->p + at - before;
+    bytes = fg_round_up(bytes + before, fg_place_page());
     if (!ask) {
         bring_in(j, p, bytes, r->fresh);
         return FG_OK;
@@ -152,9 +157,11 @@ static void walk(fg_worker *w, job *j, bool ask)
     uint64_t step[FG_MAX_NODE] = {0};
     const bool in_turn = j->place->numa == FG_NUMA_INTERLEAVE;
     uint32_t preferred = UINT32_MAX;
+    fg_preference before;
+    fg_preference_save(&before);
     for (size_t i = 0; i < j->n && !atomic_load(&j->stop); i++) {
         const fg_region *r = &j->region[i];
-        for (uint64_t at = 0; at < r->bytes; at += STEP_BYTES) {
+        for (uint64_t at = 0; at < r->bytes && !atomic_load(&j->stop); at += STEP_BYTES) {
             const uint64_t m = r->bytes - at < STEP_BYTES ? r->bytes - at : STEP_BYTES;
             if (!is_mine(w, j->place, r->node, step[r->node]++)) continue;
             if (!ask && preferred != r->node && fg_place_binds(j->place) &&
@@ -170,14 +177,14 @@ static void walk(fg_worker *w, job *j, bool ask)
                 break;
             }
             const uint64_t done = atomic_fetch_add(&j->done, m) + m;
-            if (w->idx == 0 && j->o->progress != NULL &&
+            if (w->idx == 0 && j->o->progress != NULL && !atomic_load(&j->stop) &&
                 !j->o->progress(j->o->ctx, done / 2, j->total)) {
                 j->st[0] = fg_fail(&j->err[0], FG_ECANCEL, "placing the weights: cancelled");
                 atomic_store(&j->stop, true);
             }
         }
     }
-    if (preferred != UINT32_MAX) (void)fg_topo_prefer(j->place->topo, 0, false);
+    fg_preference_restore(&before);
 }
 
 static void settle_all(fg_worker *w, void *arg)

@@ -248,7 +248,9 @@ static void cut_expert(const fg_slices *s, cut *c, uint64_t idx, spot *spots)
 static void cut_whole(const fg_slices *s, cut *c, uint64_t first, uint64_t last, spot *spots)
 {
     const fg_tensor *a = tensor(s, first);
-    const uint64_t from = a->scale_offset != 0 ? a->scale_offset : a->offset;
+    uint64_t from = a->scale_offset != 0 ? a->scale_offset : a->offset;
+    /* the row scales of all three stand first, also where the gate has none */
+    if (a->expert != FG_NO_LAYER) from = fg_file_plan_place(s->plan, first);
     const uint64_t at = add_piece(c, from, fg_tensor_end(tensor(s, last)) - from);
     for (uint64_t i = first; spots != NULL && i <= last; i++) {
         const fg_tensor *t = tensor(s, i);

@@ -71,7 +71,7 @@ fg_status fg_slots_init(fg_slots *s, uint64_t n, uint64_t slot_bytes, const char
     }
     if (o.place != NULL && fg_place_binds(o.place)) {
         /* a part of a reserved huge page cannot be bound */
-        const uint64_t page = s->p == s->map ? FG_HUGE_PAGE_BYTES : FG_PAGE_BYTES;
+        const uint64_t page = s->p == s->map ? FG_HUGE_PAGE_BYTES : fg_place_page();
         const fg_owned all = {0, fg_round_up(n * slot_bytes, page), o.node};
         (void)fg_place_bind(o.place, s->p, &all, 1, NULL);
     }

@@ -347,9 +347,11 @@ static void start(fg_store *s, uint32_t layer, uint32_t expert, uint32_t slot, b
     for (uint32_t k = 0; k < s->n_node; k++) {
         n[k] = (uint32_t)fg_slices_pieces(s->slices, layer, expert, k, piece[k]);
         fg_slots_use(&s->slots[k], slot);
-        for (uint32_t i = n[k]; i < FG_EXPERT_PIECES; i++) { /* of the slot's last expert */
+        for (uint32_t i = 0; i < FG_EXPERT_PIECES && s->n_node > 1; i++) {
+            /* pieces of the slot's last expert lay elsewhere: what is on its way would land on
+             * these; a slot of one node has one piece, which waits for itself */
             fg_drives_drain(s->drives, piece_of(s, slot, k, i));
-            piece_of(s, slot, k, i)->dst = NULL;
+            if (i >= n[k]) piece_of(s, slot, k, i)->dst = NULL;
         }
     }
     for (uint32_t i = 0; i < FG_EXPERT_PIECES; i++) {

@@ -255,7 +255,7 @@ void fg_place_share_dealt(const fg_place *p, uint64_t n, fg_share *out)
 
 /* ---- memory ---- */
 
-static uint64_t page_bytes(void)
+uint64_t fg_place_page(void)
 {
     const long n = sysconf(_SC_PAGESIZE);
     return n > 0 ? (uint64_t)n : FG_PAGE_BYTES;
@@ -268,7 +268,7 @@ bool fg_place_binds(const fg_place *p)
 
 fg_status fg_place_bind(const fg_place *p, void *base, const fg_owned *range, size_t n, fg_err *err)
 {
-    const uint64_t page = page_bytes();
+    const uint64_t page = fg_place_page();
     if (p->topo == NULL) {
         return fg_fail(err, FG_ENOTSUP, "memory: no topology, expected one to bind it by");
     }
@@ -341,7 +341,7 @@ static fg_status move_pages(const fg_place *p, uint64_t real, void **at, int *no
 static fg_status walk_pages(const fg_place *p, uint64_t real, void *base, uint64_t bytes,
                             fg_audit *out, fg_err *err)
 {
-    const uint64_t page = page_bytes(), n = bytes / page + (bytes % page != 0);
+    const uint64_t page = fg_place_page(), n = bytes / page + (bytes % page != 0);
     void *at[AUDIT_PAGES];
     int node[AUDIT_PAGES];
     if ((uintptr_t)base % page != 0) {

@@ -116,6 +116,9 @@ uint64_t fg_place_dealt(const fg_place *p, uint32_t node, uint64_t at);
  * item i of node k is fg_place_dealt(p, k, i - begin[k]). */
 void fg_place_share_dealt(const fg_place *p, uint64_t n, fg_share *out);
 
+/* Bytes of a page of the system, which is what can be bound and asked for: 4 KiB or more. */
+uint64_t fg_place_page(void);
+
 /* Whether there is a choice: memory of this machine can come from several nodes. */
 bool fg_place_binds(const fg_place *p);
 

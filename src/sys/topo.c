@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <hwloc.h>
+#include <linux/mempolicy.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -589,11 +590,6 @@ static hwloc_bitmap_t memory_set(const fg_topo *t, uint64_t nodes)
 bool fg_topo_prefer(const fg_topo *t, uint64_t nodes, bool in_turn)
 {
     if (!is_here(t) || t->n_memory == 0) return false;
-    if (nodes == 0) {
-        return hwloc_set_membind(t->topology, hwloc_topology_get_topology_nodeset(t->topology),
-                                 HWLOC_MEMBIND_DEFAULT,
-                                 HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0;
-    }
     hwloc_bitmap_t set = memory_set(t, nodes);
     const bool ok =
         set != NULL &&
@@ -601,6 +597,21 @@ bool fg_topo_prefer(const fg_topo *t, uint64_t nodes, bool in_turn)
                           HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0;
     hwloc_bitmap_free(set);
     return ok;
+}
+
+void fg_preference_save(fg_preference *p)
+{
+    const unsigned long bits = 8 * sizeof p->nodes;
+    if (syscall(SYS_get_mempolicy, &p->mode, p->nodes, bits, NULL, 0) != 0) p->mode = -1;
+}
+
+void fg_preference_restore(const fg_preference *p)
+{
+    if (p->mode == MPOL_DEFAULT) {
+        (void)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+    } else if (p->mode > 0) {
+        (void)syscall(SYS_set_mempolicy, p->mode, p->nodes, 8 * sizeof p->nodes);
+    }
 }
 
 fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, void *p, size_t bytes,

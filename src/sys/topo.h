@@ -89,8 +89,16 @@ fg_status fg_topo_bind_memory(const fg_topo *t, uint64_t nodes, bool in_turn, vo
                               fg_err *err);
 
 /* Pages that the calling thread brings in from now on, those of files too, are to come from these
- * nodes as above; nodes 0: from anywhere, as for a new thread.  False when the system refuses. */
+ * nodes as above.  False when the system refuses. */
 bool fg_topo_prefer(const fg_topo *t, uint64_t nodes, bool in_turn);
+
+/* Where its pages come from otherwise, such as numactl said, to be given back. */
+typedef struct fg_preference {
+    int mode; /* -1: unknown */
+    unsigned long nodes[16];
+} fg_preference;
+void fg_preference_save(fg_preference *p);
+void fg_preference_restore(const fg_preference *p);
 
 /* The CPUs that the calling thread is bound to, to be given back; NULL when unknown. */
 typedef struct fg_binding fg_binding;

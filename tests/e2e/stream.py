@@ -152,6 +152,22 @@ check_error("logits.all_warm", run(*steady, "--warm", "60"), "--warm: 60 tokens 
 # a line of what is read ahead says by what: without a predictor, for a prompt that uses all experts of a layer
 err = run("run", M, "-f", TEXT, "-n", "1", "--ram", "1G", "--predict", "none")[2]
 check("line_of_batches", b"read ahead in batches: " in err and b"none" not in err, err)
+# types of which the first matrix of an expert has no row scales and the last one has; each in every home
+ODD = path("odd.fulgur")
+open(path("odd.txt"), "w").write("*.w1.weight bf16\n*.w3.weight bf16\n*.w2.weight q8\n")
+status, _, err = run("synth", ODD, "--shape", NANO + "/config.json", "--recipe", path("odd.txt"))
+check("odd_types.made", status == 0, err)
+
+
+def odd(*more):
+    status, _, err = run("logits", ODD, "--ids", HEAD, "--out", path("odd.f32"), "-t", "2", *more)
+    return open(path("odd.f32"), "rb").read() if status == 0 else err
+
+
+want = odd()
+check("odd_types.homes", len(want) > 1000 and odd("--residency", "copy") == want and odd("--ram", "400M") == want
+      and odd("--ram", "150M") == want)
+check("odd_types.control", logits() != want)
 check("usage.size", run("run", M, "-p", "x", "--ram", "lots")[0] == 2)
 for option in ("--policy", "--predict", "--io", "--cpu", "--cache-type"):
     names = choices(option)
