@@ -110,6 +110,8 @@ asan_jobs() {
             */test_split) printf "asan $p %s\n" others parts drives allocation ;;
             */test_convert) printf "asan $p %s\n" source_form allocation ;;
             */test_invariance) echo "asan $p tiny" ;;
+            */test_copy) echo "asan $p left_alone" ;;
+            */test_slices) echo "asan $p wrong_piece" ;;
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
             */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
             */test_tokenizer | */test_rotated | */test_decode | */test_oracle | */test_sensitivity) ;;

@@ -42,6 +42,15 @@ const command cmd_numa = {
     .run = run,
 };
 
+/* What is there already is left out. */
+static void add(numa_list *l, uint64_t v)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        if (l->v[i] == v) return;
+    }
+    l->v[l->n++] = v;
+}
+
 /* "1,2,4"; each from min to max.  False: something else. */
 static bool parse_numbers(const char *text, uint64_t min, uint64_t max, numa_list *out)
 {
@@ -51,7 +60,7 @@ static bool parse_numbers(const char *text, uint64_t min, uint64_t max, numa_lis
         if (*s < '0' || *s > '9' || strspn(s, "0123456789") > 10) return false;
         const uint64_t v = strtoull(s, &end, 10);
         if (v < min || v > max) return false;
-        out->v[out->n++] = v;
+        add(out, v);
         if (*end == '\0') return true;
         if (*end != ',') return false;
         s = end;
@@ -70,7 +79,7 @@ static bool parse_names(const char *text, name_fn *name, unsigned n_name, numa_l
         while (i < n_name && (name(i) == NULL || strncmp(name(i), s, n) != 0 || name(i)[n] != '\0'))
             i++;
         if (i == n_name) return false;
-        out->v[out->n++] = i;
+        add(out, i);
         if (s[n] == '\0') return true;
         s += n + 1;
     }
@@ -114,7 +123,7 @@ static int parse_lists(const texts *t, numa_opts *o)
                         "of slice, strict, interleave, expert, mirror, first-touch");
     }
     if (t->pages != NULL && !parse_names(t->pages, pages_name, FG_PAGES_COUNT, &o->pages)) {
-        return bad_list("pages", t->pages, "of the kinds of pages");
+        return bad_list("pages", t->pages, "of auto, small, huge, hugetlb");
     }
     return EXIT_OK;
 }

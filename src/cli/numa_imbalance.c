@@ -56,6 +56,7 @@ static fg_status fill(table *t, fg_err *err)
         const fg_nodes_opts no = {
             .topology = t->o->topology, .n_node = (uint32_t)t->nodes.v[n], .numa = t->policy};
         FG_TRY(fg_nodes_open(&nodes, &no, err));
+        if (t->nodes.v[n] == 0) t->nodes.v[n] = nodes.place->n_home;
         fg_status st = FG_OK;
         for (size_t c = 0; c < t->ctx.n && st == FG_OK; c++) {
             st = fg_balance_make(&t->cell[n * t->ctx.n + c], t->p->plan, nodes.place, t->ctx.v[c],

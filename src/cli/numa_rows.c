@@ -4,6 +4,7 @@
  * that a line says by itself how to repeat it.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,20 @@ static void put_head(fg_buf *b, const numa_where *w)
     fg_buf_printf(b, "%s\n", own_columns);
 }
 
+/* A figure as the file has it, so that what is made of it is the same after it was read. */
+static double as_printed(double v)
+{
+    char text[64];
+    (void)snprintf(text, sizeof text, "%.6g", v);
+    return strtod(text, NULL);
+}
+
+static double percent_of_read(const numa_row *x)
+{
+    if (x->read_gbs <= 0.0) return 0.0;
+    return 100e-9 * as_printed(x->tok_s) * floor(x->bytes + 0.5) / as_printed(x->read_gbs);
+}
+
 fg_status numa_rows_save(const numa_rows *rows, const char *path, const numa_where *where,
                          fg_err *err)
 {
@@ -94,8 +109,7 @@ fg_status numa_rows_save(const numa_rows *rows, const char *path, const numa_whe
         fg_buf_printf(&b, "%s,%u,%u,%u,%s,%s,%s,%" PRIu64 ",%u,%u,%.6g,%.6g,%.0f,%.6g,%.4g,%.4g\n",
                       x->date, x->round, x->nodes, x->threads, fg_numa_name(x->policy),
                       fg_residency_name(x->residency), fg_pages_name(x->pages), x->ctx, x->n_tok,
-                      x->n_run, x->tok_s, x->best_tok_s, x->bytes, x->read_gbs,
-                      x->read_gbs > 0.0 ? 100e-9 * x->tok_s * x->bytes / x->read_gbs : 0.0,
+                      x->n_run, x->tok_s, x->best_tok_s, x->bytes, x->read_gbs, percent_of_read(x),
                       x->remote);
     }
     const fg_status st = write_buf(&b, path, err);
@@ -208,6 +222,7 @@ static fg_status parse(numa_rows *rows, const char *text, const char *path, cons
                        fg_err *err)
 {
     fg_buf head = {0};
+    if (*text == '\0') return FG_OK; /* nothing was measured */
     put_head(&head, where);
     const bool ours = !head.failed && strncmp(text, (const char *)head.data, head.len) == 0;
     const char *at = text + (ours ? head.len : 0);
@@ -216,11 +231,18 @@ static fg_status parse(numa_rows *rows, const char *text, const char *path, cons
         return fg_fail(err, FG_EFORMAT, "%s: line 1: other columns, expected those of fulgur numa",
                        path);
     }
-    for (size_t line = 2; *at != '\0'; line++) {
+    /* a last line without its end was cut off, and is measured again */
+    for (size_t line = 2; strchr(at, '\n') != NULL; line++) {
         numa_row x;
         bool same;
         FG_TRY(take_line(at, path, line, where, &same, &x, err));
         if (!same) return FG_EINVAL;
+        for (size_t i = 0; i < rows->n; i++) {
+            if (rows->row[i].round != x.round || !numa_same_cell(&rows->row[i], &x)) continue;
+            return fg_fail(err, FG_EFORMAT,
+                           "%s: line %zu: what line %zu has already, expected it once a round",
+                           path, line, i + 2);
+        }
         FG_TRY(numa_rows_add(rows, &x, err));
         at += strcspn(at, "\n");
         at += *at == '\n';

@@ -10,6 +10,7 @@
 #include "bench/bench.h"
 #include "src/base/buf.h"
 #include "src/base/mem.h"
+#include "src/base/io.h"
 #include "src/cli/common.h"
 #include "src/cli/csv.h"
 #include "src/cli/numa.h"
@@ -261,6 +262,16 @@ static fg_status print_cells(const sweep *s, fg_err *err)
     return print_buf(&b, err);
 }
 
+/* The drawing is not to replace what it draws. */
+static fg_status apart(const char *svg, const char *csv, fg_err *err)
+{
+    if (strcmp(svg, csv) == 0) {
+        return fg_fail(err, FG_EINVAL, "%s: for the CSV file and the drawing, expected two files",
+                       svg);
+    }
+    return fg_io_refuse_input(svg, csv, err);
+}
+
 fg_status numa_sweep(const numa_opts *given, fg_err *err)
 {
     numa_opts o = *given;
@@ -269,6 +280,7 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
     if (o.csv == NULL) o.csv = "numa.csv";
     fg_status st = check_output(o.csv, true, in, 1, err);
     if (st == FG_OK && o.svg != NULL) st = svg_check_target(o.svg, o.source, err);
+    if (st == FG_OK && o.svg != NULL) st = apart(o.svg, o.csv, err);
     if (st == FG_OK) st = fill_axes(&o, err);
     if (st == FG_OK) st = prepare(&s, err);
     progress_start(&s.p, "numa", "cell");
@@ -282,6 +294,7 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
                      s.n_done, s.n_all, o.csv);
     }
     if (st == FG_OK) st = print_cells(&s, err);
+    if (st == FG_OK && o.svg != NULL) st = apart(o.svg, o.csv, err); /* by then there is one */
     if (st == FG_OK && o.svg != NULL && s.rows.n > 0) st = numa_plot(&o, &s.rows, &s.where, err);
     if (st == FG_OK && s.n_left_out > 0) {
         st = fg_fail(err, FG_ENOTSUP, "numa: %" PRIu64 " of %" PRIu64 " left out, expected all",

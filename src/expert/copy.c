@@ -188,11 +188,14 @@ static fg_status look_at_image(const fg_copy *c, const char *path, const image_h
         return image_fail(err, path, "another file", "an image of weights, or no file");
     }
     if (got.complete == 0) return FG_OK; /* its process died: filled anew */
+    if (got.bytes != (uint64_t)sb.st_size) {
+        return fg_fail(err, FG_EINVAL, "%s: %llu bytes, expected %llu; delete it", path,
+                       (unsigned long long)sb.st_size, (unsigned long long)got.bytes);
+    }
     if (got.data_root != want->data_root) {
         return image_fail(err, path, "the image of another model", "this one's; delete it");
     }
-    if (got.slices != want->slices || got.n_node != want->n_node || got.bytes != want->bytes ||
-        got.bytes != (uint64_t)sb.st_size) {
+    if (got.slices != want->slices || got.n_node != want->n_node || got.bytes != want->bytes) {
         return image_fail(err, path, "an image for other nodes or another policy",
                           "one for this run; delete it");
     }
@@ -271,7 +274,8 @@ static fg_status take_lock(const fg_copy *c, const char *path, int how, fg_err *
 static fg_status open_file(fg_copy *c, const char *path, bool *made, fg_err *err)
 {
     *made = false;
-    for (;;) {
+    enum { TRIES = 8 }; /* a link to nothing is never there, and never not */
+    for (int i = 0; i < TRIES; i++) {
         c->fd = open(path, O_RDWR | O_CLOEXEC);
         if (c->fd >= 0) return FG_OK;
         if (errno != ENOENT) break;

@@ -13,6 +13,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -393,14 +395,40 @@ fg_topo *fg_topo_create(void)
     return NULL;
 }
 
+/* hwloc would take hours, and memory, for what somebody mistyped: the counts of a description
+ * multiply. */
+static fg_status check_size(const char *text, fg_err *err)
+{
+    uint64_t n = 1;
+    bool inside = false; /* attributes in parentheses */
+    for (const char *s = text; *s != '\0'; s++) {
+        inside = *s == '(' || (inside && *s != ')');
+        if (inside || *s != ':') continue;
+        const uint64_t v = strtoull(s + 1, NULL, 10);
+        n = v > MASK_CPUS ? (uint64_t)MASK_CPUS + 1 : n * (v == 0 ? 1 : v);
+        if (n > MASK_CPUS) {
+            return fg_fail(err, FG_ELIMIT, "topology: %s: too many CPUs, expected at most %d", text,
+                           MASK_CPUS);
+        }
+    }
+    return FG_OK;
+}
+
 fg_status fg_topo_create_from(fg_topo **out, const char *source, const char *cpus, fg_err *err)
 {
+    struct stat sb;
+    *out = NULL;
+    const bool there = stat(source, &sb) == 0;
+    if (there && !S_ISREG(sb.st_mode)) {
+        return fg_fail(err, FG_EINVAL, "topology: %s: no plain file, expected an hwloc XML file",
+                       source);
+    }
+    if (!there) FG_TRY(check_size(source, err));
     FG_TRY(start(out, err));
     fg_status st = FG_OK;
     hwloc_bitmap_t set = NULL;
-    const bool known = access(source, R_OK) == 0
-                           ? hwloc_topology_set_xml((*out)->topology, source) == 0
-                           : hwloc_topology_set_synthetic((*out)->topology, source) == 0;
+    const bool known = there ? hwloc_topology_set_xml((*out)->topology, source) == 0
+                             : hwloc_topology_set_synthetic((*out)->topology, source) == 0;
     if (!known) {
         st = fg_fail(err, FG_EINVAL,
                      "topology: %s, expected an hwloc XML file or a description such as "

@@ -89,7 +89,7 @@ check_usage("numa_needs_rates", run("numa", NANO, "--predict", "--topology", TWO
 check_usage("sweeps_are_here", run("numa", M, "--topology", TWO), "--predict or --imbalance")
 check_usage("one_of_both", run("numa", M, "--predict", "--imbalance"), "one of them")
 for option, value in [("--nodes", "0"), ("--nodes", "1,"), ("--threads", "x"), ("--policy", "slices"), ("--pages", ""),
-                      ("--ctx", "1;2"), ("--nodes", ",".join("1" * 17)), ("--nodes", "99999999999999999999")]:
+                      ("--ctx", "1;2"), ("--nodes", ",".join(map(str, range(1, 18)))), ("--nodes", "99999999999999999999")]:
     check_usage(f"list_{option[2:]}_{value[:6]}", run("numa", M, option, value), option, "with commas between")
 help_text = " ".join(run("numa", "--help")[1].decode().split())
 check("lists_have_all_names", ", ".join(choices("--numa")) in help_text and ", ".join(choices("--pages")) in help_text, help_text)
@@ -131,7 +131,7 @@ check("measured_beside_expected", len(m) == 4 and all(x["measured"] > 0 and x["e
 
 # another commit, a damaged line, other columns: refused, and the file stays
 check_error("other_commit", numa(*SWEEP, "--commit", "b"), "sweep.csv", "commit", "--force")
-for name, text in [("line", before.replace(b",slice,", b",slices,", 1)), ("cut", before[:-20]), ("columns", b"a,b\n1,2\n"),
+for name, text in [("line", before.replace(b",slice,", b",slices,", 1)), ("columns", b"a,b\n1,2\n"),
                    ("quote", before.replace(b'"AMD', b'"AMD"x', 1) if b'"AMD' in before else before.replace(b'","', b'"x,"', 1)),
                    ("empty", b"\n")]:
     open(C, "wb").write(text)
@@ -163,4 +163,23 @@ rows = list(csv.DictReader(open(C)))
 keys = [(r["round"], r["threads"], r["context"]) for r in rows]
 check("resumed", status == 0 and rows[:len(seen)] == seen and len(rows) == len(set(keys)) == 8, keys)
 check("nothing_left_behind", sorted(f for f in os.listdir(os.path.dirname(C)) if "sweep" in f and len(f) > 9) == [])
+# what is refused before anything is measured, or at once
+SWEEP = ["numa", M, "--nodes", "1", "-t", "1", "--policy", "slice,slice", "--pages", "small", "-n", "1", "-r", "1",
+         "--rounds", "1"]
+ONE = path("one.csv")
+status, _, err = run(*SWEEP, "--csv", ONE)
+lines = open(ONE).read().splitlines(True)
+check("one_cell", status == 0 and len(lines) == 2, err)
+check_error("one_file_for_both", run(*SWEEP, "--csv", ONE, "--svg", ONE), "expected two files")
+check_error("no_folder", run(*SWEEP, "--csv", ONE, "--svg", path("none/a.svg")), "expected a folder to write to")
+check("csv_is_kept", open(ONE).read() == "".join(lines))
+open(ONE, "w").write("".join(lines) + lines[1])
+check_error("measured_twice", run(*SWEEP, "--csv", ONE), "line 3: what line 2 has already")
+open(ONE, "w").write(lines[0] + lines[1][:40])
+check("cut_line_is_measured_again", run(*SWEEP, "--csv", ONE)[0] == 0 and len(open(ONE).readlines()) == 2)
+os.mkfifo(path("fifo"))
+check_error("fifo", run("doctor", "--topology", path("fifo"), timeout=20), "no plain file")
+check_error("too_many", run("doctor", "--topology", "node:2 core:1000000 pu:1", timeout=20), "too many CPUs")
+shown = run("numa", M1, "--imbalance", "--topology", TWO, "--ctx", "0", "--json")[1]
+check("nodes_of_a_topology", [c["nodes"] for c in json.loads(shown)["cells"]] == [2], shown)
 finish()
