@@ -2,6 +2,7 @@
 #include "src/engine/placement.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/mem.h"
@@ -55,12 +56,15 @@ static fg_status refuse_strict(const fg_engine *e, fg_err *err)
     return FG_OK;
 }
 
-/* Who may not write a file is told that all of it is in the page cache (mincore), and would read
- * it. */
+/* Who neither owns a file nor may write to it is told that all of it is in the page cache
+ * (mincore), and would read it. */
 static fg_settle_mode look_mode(const fg_model_file *f)
 {
     for (uint32_t k = 0; k < fg_model_file_n_part(f); k++) {
-        if (access(fg_model_file_part_path(f, k), W_OK) != 0) return FG_SETTLE_LOOK;
+        const char *path = fg_model_file_part_path(f, k);
+        struct stat sb;
+        const bool own = geteuid() == 0 || (stat(path, &sb) == 0 && sb.st_uid == geteuid());
+        if (!own && access(path, W_OK) != 0) return FG_SETTLE_LOOK;
     }
     return FG_SETTLE_CACHED;
 }
