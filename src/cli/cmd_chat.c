@@ -26,7 +26,7 @@ const command cmd_chat = {
         "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
         "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
         "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
-        "prints the answer only.\n" STREAM_ABOUT,
+        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT,
     .run = run,
 };
 

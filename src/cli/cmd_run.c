@@ -24,7 +24,8 @@ const command cmd_run = {
         "Continues a text and prints the continuation as it comes, then one line on standard "
         "error with the tokens and the speed of prompt and generation. It ends at the model's "
         "end token, after `--n-predict` tokens, when the context is full, or at Ctrl-C.\n"
-        "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT,
+        "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT
+            NUMA_ABOUT,
     .run = run,
 };
 

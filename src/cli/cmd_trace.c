@@ -46,7 +46,7 @@ const command cmd_trace = {
         "Evaluates a text once and records which experts each token used. `-o` writes the "
         "routing as a trace, from which `fulgur trace replay` computes what any policy and "
         "predictor would make of it. `--heat` keeps the counts in the model file, where "
-        "`--policy pin` finds the hottest experts.\n" STREAM_ABOUT,
+        "`--policy pin` finds the hottest experts.\n" STREAM_ABOUT NUMA_ABOUT,
     .sub = &cmd_replay,
     .run = run,
 };

@@ -122,7 +122,7 @@ const char *cli_known_memory(uint64_t bytes);
          NULL,                                                                                     \
          "parts of nodes by the bandwidth of each, not by its cores"},                             \
         {"pages", 0, OPT_CHOICE, CHOICE((o).pages, fg_pages_name, FG_PAGES_COUNT),                 \
-         0,       0, "KIND",     "with --residency copy or shared, pages of the weights"},         \
+         0,       0, "KIND",     "with --residency copy, pages of the weights"},                   \
     {                                                                                              \
         "image", 0, OPT_STR, &(o).image, 0, 0, "FILE",                                             \
             "with --residency shared, on hugetlbfs or tmpfs; made when it is not there"            \
@@ -149,6 +149,14 @@ const char *cli_policy_name(fg_policy policy);
         "io", 0, OPT_CHOICE, CHOICE((o).io, fg_io_name, FG_IO_COUNT), 0, 0, "NAME",                \
             "with --ram, how they are read"                                                        \
     }
+
+/* What the manual pages say of homes. */
+#define NUMA_ABOUT                                                                                 \
+    "\n`--residency copy` reads the weights into memory of the process, each NUMA node's part "    \
+    "into "                                                                                        \
+    "its own. `shared` does so in a file on tmpfs or hugetlbfs, `--image`, readable by its owner " \
+    "alone, which later runs of the same model, nodes and policy find and open at once; it stays " \
+    "until it is deleted, and what it holds is trusted."
 
 /* What the manual pages of these commands say of it. */
 #define STREAM_ABOUT                                                                               \

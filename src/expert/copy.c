@@ -9,9 +9,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "src/base/hash.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "src/expert/drives.h"
@@ -38,6 +40,7 @@ struct fg_copy {
     uint64_t total, done; /* bytes to read */
     /* image */
     int fd;
+    char *path; /* for whoever loses a page of it */
     image_head *head;
     uint64_t image_bytes;
     uint64_t begin[FG_MAX_NODE]; /* of each area in it */
@@ -203,6 +206,12 @@ static fg_status look_at_image(const fg_copy *c, const char *path, const image_h
     return FG_OK;
 }
 
+static fg_status no_room(const fg_copy *c, const char *path, fg_err *err)
+{
+    return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", path, strerror(errno),
+                   fg_text_memory((double)c->image_bytes).s);
+}
+
 /* Pages of the areas, each on its node, so that no touch of them can fail later. */
 static fg_status fill_pages(fg_copy *c, const char *path, fg_err *err)
 {
@@ -218,17 +227,10 @@ static fg_status fill_pages(fg_copy *c, const char *path, fg_err *err)
         }
         if (end > c->begin[k] &&
             fallocate(c->fd, 0, (off_t)c->begin[k], (off_t)(end - c->begin[k])) != 0) {
-            return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", path, strerror(errno),
-                           fg_text_memory((double)c->image_bytes).s);
+            return no_room(c, path, err);
         }
     }
     return FG_OK;
-}
-
-static fg_status no_room(const fg_copy *c, const char *path, fg_err *err)
-{
-    return fg_fail(err, FG_ENOMEM, "%s: %s, expected room for %s", path, strerror(errno),
-                   fg_text_memory((double)c->image_bytes).s);
 }
 
 /* The head first of all, so that an image that stays unfinished is known.  A page that was not set
@@ -251,8 +253,8 @@ static fg_status begin_image(fg_copy *c, const image_head *want, const char *pat
 static fg_status fill_image(fg_copy *c, const image_head *want, const fg_copy_opts *o, fg_err *err)
 {
     FG_TRY(begin_image(c, want, o->image, err));
-    void *p = mmap(NULL, (size_t)c->image_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
-    if (p == MAP_FAILED) return no_room(c, o->image, err);
+    void *p = fg_mapping_open(c->fd, c->image_bytes, true, c->path);
+    if (p == NULL) return no_room(c, o->image, err);
     c->head = p;
     FG_TRY(fill_pages(c, o->image, err));
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
@@ -261,11 +263,18 @@ static fg_status fill_image(fg_copy *c, const image_head *want, const fg_copy_op
     return FG_OK;
 }
 
-/* Waits for whoever fills it. */
-static fg_status take_lock(const fg_copy *c, const char *path, int how, fg_err *err)
+/* Waits for whoever fills it, which takes minutes: asked now and then whether to go on. */
+static fg_status take_lock(const fg_copy *c, const fg_copy_opts *o, int how, fg_err *err)
 {
-    while (flock(c->fd, how) != 0) {
-        if (errno != EINTR) return image_fail(err, path, strerror(errno), "to be locked");
+    static const struct timespec moment = {0, 50000000};
+    while (flock(c->fd, how | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR) {
+            return image_fail(err, o->image, strerror(errno), "to be locked");
+        }
+        if (o->progress != NULL && !o->progress(o->ctx, 0, c->image_bytes)) {
+            return fg_fail(err, FG_ECANCEL, "%s: waiting for who fills it: cancelled", o->image);
+        }
+        (void)nanosleep(&moment, NULL);
     }
     return FG_OK;
 }
@@ -300,7 +309,7 @@ static fg_status fill_if_empty(fg_copy *c, const image_head *want, const fg_copy
                                bool *again, fg_err *err)
 {
     bool filled;
-    FG_TRY(take_lock(c, o->image, LOCK_EX, err));
+    FG_TRY(take_lock(c, o, LOCK_EX, err));
     *again = !is_under(c, o->image);
     if (*again) return FG_OK;
     FG_TRY(look_at_image(c, o->image, want, &filled, err)); /* somebody may have filled it */
@@ -325,16 +334,16 @@ static fg_status try_image(fg_copy *c, const fg_copy_opts *o, bool *again, fg_er
                        .n_node = c->n_node,
                        .bytes = c->image_bytes};
     memcpy(want.magic, image_magic, sizeof want.magic);
-    FG_TRY(take_lock(c, o->image, LOCK_SH, err));
+    FG_TRY(take_lock(c, o, LOCK_SH, err));
     FG_TRY(look_at_image(c, o->image, &want, &filled, err));
     if (!filled) {
         FG_TRY(fill_if_empty(c, &want, o, made, again, err));
         if (*again) return FG_OK;
-        FG_TRY(take_lock(c, o->image, LOCK_SH, err)); /* others may use it, nobody fills it anew */
+        FG_TRY(take_lock(c, o, LOCK_SH, err)); /* others may use it, nobody fills it anew */
     }
     if (c->head != NULL) return FG_OK;
-    void *p = mmap(NULL, (size_t)c->image_bytes, PROT_READ, MAP_SHARED, c->fd, 0);
-    if (p == MAP_FAILED) return image_fail(err, o->image, strerror(errno), "to be mapped");
+    void *p = fg_mapping_open(c->fd, c->image_bytes, false, c->path);
+    if (p == NULL) return image_fail(err, o->image, strerror(errno), "to be mapped");
     c->head = p;
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
     return FG_OK;
@@ -342,6 +351,8 @@ static fg_status try_image(fg_copy *c, const fg_copy_opts *o, bool *again, fg_er
 
 static fg_status open_image(fg_copy *c, const fg_copy_opts *o, fg_err *err)
 {
+    c->path = fg_mem_strndup(o->image, strlen(o->image));
+    if (c->path == NULL) return fg_fail_nomem(err, o->image);
     for (bool again = true; again;) {
         FG_TRY(try_image(c, o, &again, err));
         if (!again) break;
@@ -388,7 +399,8 @@ void fg_copy_destroy(fg_copy **copy)
     fg_copy *c = *copy;
     if (c == NULL) return;
     for (uint32_t k = 0; k < c->n_node; k++) fg_slots_fini(&c->area[k]);
-    if (c->head != NULL) (void)munmap(c->head, (size_t)c->image_bytes);
+    fg_mapping_close(c->head, c->image_bytes);
+    fg_mem_free(c->path);
     if (c->fd >= 0) (void)close(c->fd);
     fg_mem_free(c);
     *copy = NULL;

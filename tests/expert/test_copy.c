@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/io.h"
+#include "src/base/mapping.h"
 #include "src/base/mem.h"
 #include "src/expert/copy.h"
 #include "tests/ckpt.h"
@@ -133,6 +135,9 @@ FG_TEST(an_image_is_found_again)
     CHECK(n_wrong(&s, c) == 0 && fg_copy_read_bytes(c) > 0);
     CHECK_OK(fg_copy_create(&second, s.f, s.slices, &o, &err), &err); /* beside it */
     CHECK(second != NULL && n_wrong(&s, second) == 0 && fg_copy_read_bytes(second) == 0);
+    /* whose a lost page is */
+    CHECK(second != NULL && fg_mapping_find(fg_copy_area(second, 1)) != NULL &&
+          strcmp(fg_mapping_find(fg_copy_area(second, 1)), o.image) == 0);
     fg_copy_destroy(&second);
     fg_copy_destroy(&c);
     CHECK_OK(fg_copy_create(&c, s.f, s.slices, &o, &err), &err); /* after it */
@@ -159,6 +164,34 @@ static bool stop(void *ctx, uint64_t done, uint64_t total)
 {
     (void)ctx;
     return done < total / 2;
+}
+
+static bool never(void *ctx, uint64_t done, uint64_t total)
+{
+    (void)ctx;
+    (void)done;
+    (void)total;
+    return false;
+}
+
+/* Somebody fills it: that is waited for until the caller has enough, and the image is his. */
+FG_TEST(waiting_can_be_cancelled)
+{
+    setting s;
+    fg_copy *c;
+    fg_err err = {0};
+    const fg_copy_opts o = {.image = image_path(), .progress = never};
+    if (!has_shm()) {
+        fg_test_skip("no /dev/shm");
+        return;
+    }
+    REQUIRE(set_up(&s, "q4", 2, FG_NUMA_SLICE));
+    const int fd = open(o.image, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    REQUIRE(fd >= 0 && flock(fd, LOCK_EX) == 0);
+    CHECK(fg_copy_create(&c, s.f, s.slices, &o, &err) == FG_ECANCEL);
+    CHECK(strstr(err.msg, "waiting") != NULL && access(o.image, F_OK) == 0);
+    CHECK(close(fd) == 0 && unlink(o.image) == 0);
+    tear_down(&s);
 }
 
 FG_TEST(what_is_no_image_is_left_alone)
