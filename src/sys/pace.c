@@ -17,6 +17,7 @@
 enum { MIN_RUN = 2, NS_PER_MS = 1000000, TRIAL_SHARE = 16 };
 #define WINDOW_NS   ((uint64_t)12 * NS_PER_MS)
 #define FIRST_PAUSE (2 * WINDOW_NS)
+#define BUSY_PAUSE  (16 * WINDOW_NS) /* of one that begins on busy cores */
 #define LONG_PAUSE  ((uint64_t)1000 * NS_PER_MS)
 
 /* Times of a run, at most, for a change. */
@@ -29,9 +30,12 @@ enum { FEW = 8, RUNG_LEAST = 4 }; /* workers that any machine's memory can serve
 #define KNEE_LONG_PAUSE ((uint64_t)64000 * NS_PER_MS)
 #define FEWER_GAIN      0.97 /* of more workers' time, at most, for fewer */
 
-void fg_pace_init(fg_pace *p, uint32_t n_worker)
+void fg_pace_init(fg_pace *p, uint32_t n_worker, uint32_t n_free)
 {
     *p = (fg_pace){.n = n_worker, .usual = n_worker, .pause_ns = FIRST_PAUSE};
+    if (n_free >= n_worker) return;
+    p->usual = n_free > 1 ? n_free : 1;
+    p->rest_ns = BUSY_PAUSE;
 }
 
 /* ---- the knee ---- */

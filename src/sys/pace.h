@@ -6,7 +6,9 @@
  * can be slower than one.  So when workers are found off their cores, runs with as many fewer are
  * tried, and what is faster stays; it is tried again now and then, since neighbours come and go.
  *
- * Undisturbed runs have all workers, always.
+ * Undisturbed runs have all workers, always.  A process that finds cores taken when it begins
+ * leaves them alone from its first run on: a short answer of a small model is over before anything
+ * could be compared.
  *
  * How many "all" are is measured too, where nobody says: reading memory, a machine of many cores
  * has a knee, beyond which more workers are slower (64 threads 4.37 tokens/s, 48 of the same
@@ -48,7 +50,8 @@ typedef struct fg_pace {
     fg_knee knee;
 } fg_pace;
 
-void fg_pace_init(fg_pace *p, uint32_t n_worker);
+/* n_free: cores that nobody else keeps busy at this moment, as far as is known; any number. */
+void fg_pace_init(fg_pace *p, uint32_t n_worker, uint32_t n_free);
 /* The knee is to be measured, if there are more than 8 workers.  n_node: nodes they are dealt to,
  * of each of which equally many take part. */
 void fg_pace_measure(fg_pace *p, uint32_t n_node);

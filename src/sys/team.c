@@ -702,7 +702,8 @@ static fg_status seat_workers(fg_team *t, const fg_team_opts *team, fg_err *err)
     return ok ? FG_OK : fg_fail_nomem(err, "thread team");
 }
 
-static void set_pace(fg_team *t, const fg_team_opts *o, uint32_t n_core, uint32_t n_cpu)
+static void set_pace(fg_team *t, const fg_team_opts *o, uint32_t n_core, uint32_t n_cpu,
+                     uint32_t n_free)
 {
     const uint32_t n_short = o->n_thread != 0 ? o->n_thread : n_core;
     t->n_long = o->n_long != 0 && o->n_long < t->n ? o->n_long : t->n;
@@ -711,7 +712,7 @@ static void set_pace(fg_team *t, const fg_team_opts *o, uint32_t n_core, uint32_
         t->spin_least = SPIN_LEAST;
     }
     for (uint32_t i = 0; i < t->n; i++) t->self[i].spin_rounds = t->spin_most;
-    fg_pace_init(&t->pace, n_short < t->n ? n_short : t->n);
+    fg_pace_init(&t->pace, n_short < t->n ? n_short : t->n, n_free);
     if (o->n_thread == 0) fg_pace_measure(&t->pace, t->n_node);
     t->looked_ns = fg_clock_ns();
 }
@@ -737,6 +738,8 @@ fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
     fg_team *t = fg_mem_zalloc(sizeof *t);
     if (t == NULL) return fg_fail_nomem(err, "thread team");
     const uint32_t budget = fg_cpu_budget();
+    /* before workers start; those that are not bound go where there is room */
+    const uint32_t n_free = o->pin ? fg_cpu_free() : UINT32_MAX;
     t->topo = o->pin || o->n_thread == 0 ? fg_topo_create() : NULL;
     const uint32_t cores = count_cores(t->topo, o->n_node, budget);
     t->n = o->n_thread == 0 && cores > most ? cores : most;
@@ -748,7 +751,7 @@ fg_status fg_team_create_with(fg_team **out, const fg_team_opts *o, fg_err *err)
     t->self = fg_mem_zalloc_array(t->n, sizeof *t->self);
     fg_status st = t->self == NULL ? fg_fail_nomem(err, "thread team") : start(t, err);
     if (st == FG_OK) st = seat_workers(t, o, err); /* start says how many there are, if fewer */
-    if (st == FG_OK) set_pace(t, o, cores, budget);
+    if (st == FG_OK) set_pace(t, o, cores, budget, n_free);
     if (st != FG_OK) {
         fg_team_destroy(&t);
         return st;

@@ -7,6 +7,7 @@
 #include "src/sys/topo.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <hwloc.h>
 #include <linux/mempolicy.h>
 #include <limits.h>
@@ -673,4 +674,21 @@ uint32_t fg_cpu_budget(void)
     const uint32_t quota = fg_cgroup_cpus("");
     if (quota < n) n = quota;
     return n < 1 ? 1 : n;
+}
+
+uint32_t fg_cpu_free(void)
+{
+    char text[96];
+    unsigned long running = 0;
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    const int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return UINT32_MAX;
+    const ssize_t n = read(fd, text, sizeof text - 1); /* "0.20 0.18 0.12 3/80 11206" */
+    (void)close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    if (sscanf(text, "%*s %*s %*s %lu/", &running) != 1 || running == 0 || online < 1) {
+        return UINT32_MAX;
+    }
+    const unsigned long others = running - 1, all = (unsigned long)online;
+    return others < all ? (uint32_t)(all - others) : 1;
 }

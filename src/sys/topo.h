@@ -113,4 +113,9 @@ void fg_binding_clear(void);
  * whichever is less; at least 1.  Needs no topology. */
 uint32_t fg_cpu_budget(void);
 
+/* CPUs of the machine that nothing runs on at this moment but the calling thread: those online less
+ * other threads that run or wait for one; at least 1; UINT32_MAX when the system does not say.  A
+ * snapshot: to begin with, not to rely on. */
+uint32_t fg_cpu_free(void);
+
 #endif

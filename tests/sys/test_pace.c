@@ -63,7 +63,7 @@ FG_TEST(a_quiet_machine_always_runs_with_all)
         fg_pace p;
         machine m = machine_of(n);
         m.luck = 1.9;
-        fg_pace_init(&p, n);
+        fg_pace_init(&p, n, UINT32_MAX);
         const share s = play(&p, &m, 3.0);
         CHECK_U64(s.all, s.runs);
     }
@@ -78,7 +78,7 @@ FG_TEST(slower_with_all_than_alone)
         m.n_busy = 2;
         m.busy_all = 10.0; /* two threads: 5 times slower than one */
         m.luck = luck[i];
-        fg_pace_init(&p, 2);
+        fg_pace_init(&p, 2, UINT32_MAX);
         (void)play(&p, &m, 0.1);
         const share s = play(&p, &m, 10.0);
         CHECK(s.alone * 100 >= s.runs * 95);
@@ -97,10 +97,30 @@ FG_TEST(faster_with_all_although_busy)
     machine m = machine_of(2);
     m.n_busy = 2;
     m.busy_all = 1.1; /* a scheduler that runs both at once */
-    fg_pace_init(&p, 2);
+    fg_pace_init(&p, 2, UINT32_MAX);
     (void)play(&p, &m, 0.5);
     const share s = play(&p, &m, 10.0);
     CHECK(s.all * 100 >= s.runs * 90);
+}
+
+/* A short answer: 60 tokens, over before two numbers of workers could be compared. */
+FG_TEST(cores_taken_at_the_beginning_are_left_alone)
+{
+    static const uint32_t n_free[] = {0, 1, 2};
+    for (int i = 0; i < 3; i++) {
+        fg_pace p;
+        machine m = machine_of(2);
+        m.n_busy = 2;
+        m.busy_all = 10.0;
+        fg_pace_init(&p, 2, n_free[i]);
+        const share s = play(&p, &m, 60 * 2.0 * TOKEN_NS * 1e-9);
+        if (i < 2) CHECK_U64(s.alone, s.runs);
+        if (i == 2) CHECK(s.all > 5); /* control: it learns too late */
+        m.n_busy = 0;
+        (void)play(&p, &m, 0.5); /* and back, soon, when it was a mistake */
+        const share back = play(&p, &m, 1.0);
+        CHECK_U64(back.all, back.runs);
+    }
 }
 
 FG_TEST(one_busy_core_of_many_costs_one_worker)
@@ -109,7 +129,7 @@ FG_TEST(one_busy_core_of_many_costs_one_worker)
     machine m = machine_of(16);
     m.n_busy = 3;
     m.busy_all = 4.0;
-    fg_pace_init(&p, 16);
+    fg_pace_init(&p, 16, UINT32_MAX);
     (void)play(&p, &m, 1.0);
     CHECK_U64(p.usual, 13);
     m.n_busy = 0;
@@ -172,7 +192,7 @@ static uint32_t knee_of(memory *m, uint32_t n_node, double seconds)
 {
     fg_pace p;
     fg_rng_init(&m->rng, m->n_core + m->knee);
-    fg_pace_init(&p, m->n_core);
+    fg_pace_init(&p, m->n_core, UINT32_MAX);
     fg_pace_measure(&p, n_node);
     (void)play_memory(&p, m, seconds);
     return p.n;
@@ -200,7 +220,7 @@ FG_TEST(the_knee_takes_equally_of_every_node)
 {
     for (uint32_t n_node = 1; n_node <= 16; n_node++) {
         fg_pace p;
-        fg_pace_init(&p, 8 * n_node);
+        fg_pace_init(&p, 8 * n_node, UINT32_MAX);
         fg_pace_measure(&p, n_node);
         CHECK((p.knee.n_rung > 1) == (8 * n_node > 8));
         for (uint32_t i = 0; i < p.knee.n_rung; i++) {
@@ -213,7 +233,7 @@ FG_TEST(the_knee_takes_equally_of_every_node)
 FG_TEST(few_workers_and_a_given_number_are_not_measured)
 {
     fg_pace p;
-    fg_pace_init(&p, 64); /* given */
+    fg_pace_init(&p, 64, UINT32_MAX); /* given */
     CHECK_U64(p.knee.n_rung, 0);
     memory m = {64, 48, 2e5, 0.15 / 16, 0.0, 0, 0.0, {{0}}};
     CHECK(play_memory(&p, &m, 3.0) == 64.0);
@@ -236,7 +256,7 @@ FG_TEST(the_knee_moves)
     memory m = {64, 48, 1e9, 0.15 / 16, 0.01, 0, 0.0, {{0}}};
     fg_pace p;
     fg_rng_init(&m.rng, 1);
-    fg_pace_init(&p, 64);
+    fg_pace_init(&p, 64, UINT32_MAX);
     fg_pace_measure(&p, 2);
     (void)play_memory(&p, &m, 5.0);
     CHECK_U64(p.n, 48);
