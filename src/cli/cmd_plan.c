@@ -62,7 +62,9 @@ typedef struct result {
     fg_demand demand;
     fg_rates rates;
     fg_forecast f;
-    bool exact; /* file size */
+    uint32_t n_batch; /* that there is always room for */
+    uint32_t n_long;  /* of long prompts */
+    bool exact;       /* file size */
     bool disk_measured;
     char type[32]; /* of a plan; empty for a file */
     char disk_error[200];
@@ -93,6 +95,13 @@ static uint32_t expert_tokens(const fg_shape *s, uint32_t n_batch)
     return rounded < 1 ? 1 : rounded > n_batch ? n_batch : rounded;
 }
 
+/* Unless the measurement says otherwise. */
+static uint32_t thread_count(const result *r)
+{
+    if (r->o->n_thread != 0) return r->o->n_thread;
+    return r->nodes.n_core != 0 ? r->nodes.n_core : r->machine.n_core;
+}
+
 static fg_status find_rates(result *r, fg_err *err)
 {
     const settings *o = r->o;
@@ -103,8 +112,8 @@ static fg_status find_rates(result *r, fg_err *err)
         .decode = o->bandwidth_gbs <= 0.0,
         .prefill = o->gemm_gmacs <= 0.0,
         .n_col = d->shape.d_model,
-        .n_batch = o->fo.n_batch,
-        .n_few = expert_tokens(&d->shape, o->fo.n_batch),
+        .n_batch = r->n_long,
+        .n_few = expert_tokens(&d->shape, r->n_long),
         .d_head = d->shape.d_head,
         .group = d->shape.n_head / d->shape.n_kv_head,
         .kv = o->fo.kv,
@@ -117,8 +126,7 @@ static fg_status find_rates(result *r, fg_err *err)
     if (ro.decode || ro.prefill) say_memory_limit();
     if (ro.decode || ro.prefill) FG_TRY(fg_rates_measure(&r->rates, &ro, err));
     fg_rates_assume(&r->rates, o->bandwidth_gbs, o->gemm_gmacs);
-    if (r->rates.n_thread == 0) r->rates.n_thread = r->nodes.n_core;
-    if (r->rates.n_thread == 0) r->rates.n_thread = r->machine.n_core;
+    if (r->rates.n_thread == 0) r->rates.n_thread = thread_count(r);
     r->rates.remote = r->nodes.remote > 0.0 ? r->nodes.remote : FG_NODES_REMOTE;
     r->rates.disk_gbs = o->disk_gbs;
     return FG_OK;
@@ -157,6 +165,12 @@ static fg_status collect(result *r, fg_err *err)
     if (fo.n_ctx > r->demand.shape.n_ctx_max && fo.n_ctx == 4096) {
         fo.n_ctx = r->demand.shape.n_ctx_max;
     }
+    if (fo.n_batch == 0) {
+        fo.n_batch = FG_SESSION_BATCH;
+        fo.n_long = fg_forecast_batch(&r->demand, thread_count(r), &fo);
+    }
+    r->n_batch = fo.n_batch;
+    r->n_long = fo.n_long > fo.n_batch ? fo.n_long : fo.n_batch;
     FG_TRY(find_rates(r, err));
     FG_TRY(fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err));
     if (!r->f.fits || r->f.resident || r->rates.disk_gbs > 0.0) return FG_OK;
@@ -184,7 +198,7 @@ static void print_rates(const result *r)
         if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
         printf(" %s %.1f", fg_qkinds[t].name, x->gemv_gbs[t]);
     }
-    printf("\n            batch of %u, GMAC/s%s, dense (experts):", o->fo.n_batch,
+    printf("\n            batch of %u, GMAC/s%s, dense (experts):", r->n_long,
            o->gemm_gmacs > 0.0 ? " (given)" : "");
     for (uint32_t t = 0; t < FG_RATE_TYPES; t++) {
         if (d->dense.bytes[t] + d->experts.bytes[t] + d->head.bytes[t] <= 0.0) continue;
@@ -245,8 +259,12 @@ static void print_parts(const result *r)
     (void)snprintf(name, sizeof name, "key-value cache, %s", cli_count(r->o->fo.n_ctx));
     print_state(name, f->kv_bytes, f->decode[1].state_bytes - f->decode[0].state_bytes,
                 "memory, as used");
-    (void)snprintf(name, sizeof name, "scratch, batches of %u", r->o->fo.n_batch);
+    (void)snprintf(name, sizeof name, "scratch, batches of %u", r->n_batch);
     print_state(name, f->scratch_bytes, 0.0, "memory, as used");
+    if (f->long_bytes != 0) {
+        (void)snprintf(name, sizeof name, "for batches of %u", r->n_long);
+        print_state(name, f->long_bytes, 0.0, "free memory, while a long prompt is read");
+    }
     print_state("to undo a stopped batch", f->undo_bytes, 0.0, "memory, as used");
 }
 
@@ -388,10 +406,11 @@ static fg_status print_json(const result *r, fg_err *err)
         ", \"embedding_bytes\": %" PRIu64 ", \"dense_bytes\": %" PRIu64
         ", \"experts_bytes\": %" PRIu64 ", \"expert_bytes\": %" PRIu64
         ", \"lm_head_bytes\": %" PRIu64 ", \"lightning_bytes\": %" PRIu64
-        ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64 ", \"undo_bytes\": %" PRIu64,
+        ", \"cache_bytes\": %" PRIu64 ", \"scratch_bytes\": %" PRIu64 ", \"undo_bytes\": %" PRIu64
+        ", \"batch\": %u, \"long_batch_bytes\": %" PRIu64,
         d->n_node, fg_numa_name(r->o->numa), d->node_bytes, d->imbalance, d->embed_bytes,
         d->dense_bytes, d->experts_bytes, d->expert_bytes, d->head_bytes, f->lightning_bytes,
-        f->kv_bytes, f->scratch_bytes, f->undo_bytes);
+        f->kv_bytes, f->scratch_bytes, f->undo_bytes, r->n_long, f->long_bytes);
     fg_buf_printf(&b,
                   ", \"all_ram_bytes\": %" PRIu64 ", \"min_ram_bytes\": %" PRIu64
                   ", \"fits\": %s, \"resident\": %s, \"slots\": %" PRIu64 ", \"experts\": %" PRIu64
@@ -416,6 +435,7 @@ static int run(int argc, char **argv)
 {
     settings o = {.fo = fg_forecast_opts_default()};
     o.fo.ram_bytes = 0; /* what is available */
+    o.fo.n_batch = 0;   /* what a session chooses */
     const opt opts[] = {
         {"type", 0, OPT_STR, &o.type, 0, 0, "TYPE", fg_recipe_type_help},
         {"recipe", 0, OPT_STR, &o.recipe, 0, 0, "NAME|FILE",
@@ -436,7 +456,7 @@ static int run(int argc, char **argv)
          "which node has which weights"},
         {"ctx", 'c', OPT_U64, &o.fo.n_ctx, 1, 1e9, "N", "positions of the context (default: 4096)"},
         {"batch", 'b', OPT_U32, &o.fo.n_batch, 1, 4096, "N",
-         "tokens of a prefill batch (default: 512)"},
+         "tokens of a prefill batch (default: as a session chooses, 512 to 2048)"},
         {"reuse", 0, OPT_F64, &o.fo.fit.reuse, 0, 1, "X",
          "share of misses that a token avoids by repeating experts (default: 0)"},
         {"overlap", 0, OPT_F64, &o.fo.fit.overlap, 0, 1, "X",

@@ -209,6 +209,16 @@ fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *e
     return FG_OK;
 }
 
+uint64_t fg_engine_spare(fg_engine *e)
+{
+    const fg_store_stats *st = fg_engine_store_stats(e);
+    uint64_t weights;
+    if (st == NULL) return UINT64_MAX;
+    if (weight_bytes(e, e->session_bytes, &weights, NULL) != FG_OK) return 0;
+    const uint64_t all = st->dense_bytes + (uint64_t)st->n_total * st->slot_bytes;
+    return weights > all ? weights - all : 0;
+}
+
 fg_store *fg_engine_store(fg_engine *e)
 {
     return e->store;

@@ -54,5 +54,8 @@ fg_team *fg_engine_team(fg_engine *e);
  * store gives up, or gets, as much.  FG_ELIMIT: the bound does not allow it; nothing changes.
  * Between evaluations only. */
 fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err);
+/* Bytes that it may grow by before a store that has room for all experts has no longer; UINT64_MAX
+ * without a store. */
+uint64_t fg_engine_spare(fg_engine *e);
 
 #endif

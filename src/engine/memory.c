@@ -5,6 +5,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/units.h"
+#include "src/fulgur.h"
 #include "src/model/mark.h"
 #include "src/model/scratch.h"
 
@@ -21,6 +22,18 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
     out->undo = o->stops ? out->mark : 0;
     out->session = state + out->scratch + out->undo;
     return FG_OK;
+}
+
+uint32_t fg_memory_batch(const fg_shape *shape, const fg_model_forms *forms,
+                         const fg_memory_opts *o, uint64_t n, uint64_t spare)
+{
+    if (n <= o->n_batch) return o->n_batch;
+    const uint64_t n_pass = (n - 1) / FG_SESSION_LONG_BATCH + 1;
+    const uint32_t batch = (uint32_t)((n - 1) / n_pass + 1);
+    if (batch <= o->n_batch) return o->n_batch;
+    const uint64_t more = fg_scratch_bytes(shape, forms, o->n_ctx, batch, o->n_thread) -
+                          fg_scratch_bytes(shape, forms, o->n_ctx, o->n_batch, o->n_thread);
+    return more <= spare ? batch : o->n_batch;
 }
 
 uint64_t fg_memory_bound(uint64_t ram, uint64_t most, uint64_t room)

@@ -41,6 +41,15 @@ typedef struct fg_memory {
 fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_model_forms *forms,
                                const fg_memory_opts *o, fg_err *err);
 
+/* Of the memory that is left, the share that larger passes may take. */
+enum { FG_MEMORY_SPARE_SHARE = 8 };
+
+/* Rows of a pass for a prompt of n tokens while all weights are in memory: equal passes of up to
+ * FG_SESSION_LONG_BATCH, so that an expert that has been read serves many rows, or o->n_batch when
+ * n is not more, or when the larger passes would take more than `spare` bytes above it. */
+uint32_t fg_memory_batch(const fg_shape *shape, const fg_model_forms *forms,
+                         const fg_memory_opts *o, uint64_t n, uint64_t spare);
+
 /* The bound for a run that may take `ram` bytes and has a use for `most` of them, where `room` can
  * be had (src/sys/room.h): `ram`, or when that is more than is there, what is there less a 32nd,
  * for page tables and others that no ledger knows. */

@@ -15,6 +15,7 @@
 #include "src/engine/memory.h"
 #include "src/engine/route_log.h"
 #include "src/model/mark.h"
+#include "src/sys/room.h"
 
 struct fg_session {
     fg_engine *e;
@@ -246,13 +247,25 @@ static fg_taps taps_of(fg_session *s)
 
 /* ---- size of the batch ---- */
 
+static uint32_t long_batch(const fg_session *s, uint64_t n)
+{
+    const fg_model *m = s->e->model;
+    const fg_memory_opts o = {.n_ctx = s->state->n_ctx,
+                              .n_batch = s->scratch->n_batch,
+                              .n_thread = fg_team_size(s->e->team)};
+    const uint64_t bound = fg_engine_spare(s->e),
+                   room = fg_room_share(UINT64_MAX, FG_MEMORY_SPARE_SHARE);
+    return fg_memory_batch(m->shape, &m->forms, &o, n, bound < room ? bound : room);
+}
+
 /* Batch that reads the fewest experts for n tokens.  Each batch is taken to read what is not in
  * memory; a larger one has fewer of them, but its scratch takes slots. */
 static uint32_t best_batch(const fg_session *s, uint64_t n)
 {
     const uint32_t base = s->scratch->n_batch;
     const fg_store_stats *st = fg_engine_store_stats(s->e);
-    if (!s->grows || n <= base || st == NULL || st->n_slot == st->n_total) return base;
+    if (!s->grows || n <= base) return base;
+    if (st == NULL || st->n_slot == st->n_total) return long_batch(s, n);
     const fg_model *m = s->e->model;
     const fg_shape *shape = m->shape;
     const uint64_t least = fg_cache_min_slots(shape->n_layer, shape->n_expert, shape->n_used);

@@ -203,6 +203,11 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
     f->kv_bytes = m.kv;
     f->scratch_bytes = m.scratch;
     f->undo_bytes = m.undo;
+    f->long_bytes = 0;
+    if (o->n_long > o->n_batch) {
+        f->long_bytes =
+            fg_scratch_bytes(&d->shape, &d->forms, o->n_ctx, o->n_long, n_thread) - m.scratch;
+    }
     f->fixed_bytes =
         d->embed_bytes + d->dense_bytes + d->head_bytes + m.session + FG_MEMORY_PROGRAM;
     f->n_expert = (uint64_t)d->shape.n_layer * d->shape.n_expert;
@@ -223,6 +228,17 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
     f->hit += o->fit.reuse * (1.0 - f->hit);
     f->misses = (1.0 - f->hit) * d->shape.n_layer * d->shape.n_used;
     return FG_OK;
+}
+
+uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o)
+{
+    fg_forecast f = {0};
+    const fg_status st = forecast_memory(&f, d, n_thread, o, NULL);
+    if (st != FG_OK || !f.resident) return o->n_batch;
+    const fg_memory_opts mo = {
+        .n_ctx = o->n_ctx, .n_batch = o->n_batch, .n_thread = n_thread, .stops = true};
+    const uint64_t left = o->ram_bytes - f.all_ram_bytes;
+    return fg_memory_batch(&d->shape, &d->forms, &mo, o->n_ctx, left / FG_MEMORY_SPARE_SHARE);
 }
 
 /* ---- time ---- */
@@ -361,13 +377,19 @@ static double experts_met(const fg_shape *s, uint32_t n_tok)
     return s->n_expert * (1.0 - pow(1.0 - (double)s->n_used / (double)s->n_expert, n_tok));
 }
 
+static uint32_t prefill_batch(const fg_forecast_opts *o)
+{
+    return o->n_long > o->n_batch ? o->n_long : o->n_batch;
+}
+
 static void forecast_prefill(const timing *x, uint64_t pos, fg_speed *out)
 {
     const fg_shape *s = &x->d->shape;
     const fg_rates *r = x->r;
-    const double n = x->o->n_batch;
+    const uint32_t n_batch = prefill_batch(x->o);
+    const double n = n_batch;
     double lightning, kv;
-    state_bytes(x, pos + x->o->n_batch - 1, &lightning, &kv);
+    state_bytes(x, pos + n_batch - 1, &lightning, &kv);
     const double w =
         n * (seconds_of(x->d->dense.gmac, r->dense_gmacs) * x->d->dense.batch_imbalance +
              seconds_of(x->d->experts.gmac, r->expert_gmacs) * x->d->experts.batch_imbalance);
@@ -376,7 +398,7 @@ static void forecast_prefill(const timing *x, uint64_t pos, fg_speed *out)
     *out = (fg_speed){.pos = pos, .state_bytes = lightning + kv, .resident_tok_s = n * inverse(t)};
     out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? n * inverse(t) : 0.0;
     if (x->f->resident || !x->f->fits) return;
-    const double met = experts_met(s, x->o->n_batch);
+    const double met = experts_met(s, n_batch);
     out->disk_bytes =
         s->n_layer * met * (1.0 - lru(x->f->share, met / s->n_expert)) * (double)x->d->expert_bytes;
     const double read = out->disk_bytes / r->disk_gbs * 1e-9, both = read < t ? read : t;
@@ -398,10 +420,11 @@ fg_status fg_forecast_make(fg_forecast *f, const fg_demand *d, const fg_rates *r
     FG_TRY(forecast_memory(f, d, n_thread, o, err));
     timing x = {.f = f, .d = d, .r = r, .o = o, .away = fg_forecast_away(d, r)};
     x.experts = gemv_seconds(&x, &d->experts);
+    const uint32_t n_batch = prefill_batch(o);
     for (int i = 0; i < 2; i++) { /* the last token, and the last batch, that find room */
         const uint64_t room = i == 0 ? 0 : o->n_ctx;
         forecast_decode(&x, room > 0 ? room - 1 : 0, &f->decode[i]);
-        forecast_prefill(&x, room > o->n_batch ? room - o->n_batch : 0, &f->prefill[i]);
+        forecast_prefill(&x, room > n_batch ? room - n_batch : 0, &f->prefill[i]);
     }
     return FG_OK;
 }

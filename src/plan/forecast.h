@@ -122,10 +122,16 @@ typedef struct fg_forecast_opts {
     uint64_t ram_bytes; /* budget for all of it */
     uint64_t n_ctx; /* positions of the session; decode and prefill are forecast at 0 and there */
     fg_kv_choice kv;
-    uint32_t n_batch; /* tokens of a prefill batch, FG_SESSION default 512 */
+    uint32_t
+        n_batch;     /* tokens of a prefill batch that there is always room for; FG_SESSION_BATCH */
+    uint32_t n_long; /* of those that a long prompt gets (fg_forecast_batch); 0: none are larger */
     fg_forecast_fit fit;
 } fg_forecast_opts;
 fg_forecast_opts fg_forecast_opts_default(void); /* unlimited memory, 4096 positions */
+
+/* Tokens of a batch that a session chooses by itself for a prompt that fills o->n_ctx, in
+ * o->ram_bytes: o->n_batch, or more. */
+uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o);
 
 typedef struct fg_speed {
     uint64_t pos;                     /* positions before the token or the batch */
@@ -141,6 +147,7 @@ typedef struct fg_speed {
 typedef struct fg_forecast {
     uint64_t lightning_bytes, kv_bytes, scratch_bytes;
     uint64_t undo_bytes; /* the mark that run and chat undo a stopped pass from */
+    uint64_t long_bytes; /* more scratch, while a long prompt is evaluated; in no sum below */
     uint64_t fixed_bytes;
     uint64_t min_ram_bytes;         /* for streaming */
     uint64_t all_ram_bytes;         /* for everything resident */

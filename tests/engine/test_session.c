@@ -752,3 +752,43 @@ FG_TEST(a_session_takes_what_the_ledger_says)
     raw_close(&w);
     rig_close(&r);
 }
+
+typedef struct steps {
+    size_t n, done[8];
+} steps;
+
+static bool note_step(void *ctx, size_t done, size_t total)
+{
+    steps *s = ctx;
+    (void)total;
+    if (s->n < 8) s->done[s->n++] = done;
+    return true;
+}
+
+/* Without `stops` progress is asked between passes only. */
+FG_TEST(a_long_prompt_is_one_pass)
+{
+    rig r;
+    raw w;
+    fg_err err = {0};
+    REQUIRE(rig_open_n(&r, TINY_DIR, 2, 22, 8) && raw_open(&w, r.e));
+    uint32_t ids[700];
+    for (int i = 0; i < 700; i++) ids[i] = (uint32_t)i % 64;
+    for (uint32_t n_batch = 0; n_batch <= 512; n_batch += 512) { /* chosen; given, which holds */
+        fg_session_opts o = fg_session_opts_default();
+        fg_session *s;
+        steps seen = {0};
+        o.n_ctx = 700;
+        o.n_batch = n_batch;
+        REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
+        const uint64_t bytes = fg_session_bytes(s);
+        fg_session_set_progress(s, note_step, &seen);
+        CHECK_OK(fg_session_eval(s, ids, 700, NULL, NULL, &err), &err);
+        CHECK_U64(seen.n, n_batch == 0 ? 2 : 3);
+        if (n_batch == 0) CHECK_U64(seen.done[1], 700);
+        CHECK_U64(fg_session_bytes(s), bytes); /* and is given back */
+        fg_session_destroy(&s);
+    }
+    raw_close(&w);
+    rig_close(&r);
+}

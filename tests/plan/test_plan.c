@@ -262,6 +262,46 @@ FG_TEST(m1_needs_what_its_dimensions_say)
     CHECK(d.token_bytes > 30.3e9 && d.token_bytes < 30.5e9); /* src/model/MODEL.md 8 */
 }
 
+FG_TEST(long_prompts_get_larger_batches)
+{
+    static const struct {
+        uint64_t n, spare;
+        uint32_t want;
+    } row[] = {
+        {1, UINT64_MAX, 512},     {512, UINT64_MAX, 512},         {513, UINT64_MAX, 513},
+        {2048, UINT64_MAX, 2048}, {2049, UINT64_MAX, 1025},       {10000, UINT64_MAX, 2000},
+        {2048, 0, 512},           {UINT64_MAX, UINT64_MAX, 2048},
+    };
+    fg_demand d;
+    REQUIRE(m1_demand(&d, "q4", 1));
+    const fg_memory_opts mo = {.n_ctx = 4096, .n_batch = 512, .n_thread = 16};
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        const uint32_t got = fg_memory_batch(&d.shape, &d.forms, &mo, row[i].n, row[i].spare);
+        CHECK_U64(got, row[i].want);
+    }
+    const uint64_t more = fg_scratch_bytes(&d.shape, &d.forms, 4096, 2048, 16) -
+                          fg_scratch_bytes(&d.shape, &d.forms, 4096, 512, 16);
+    CHECK_U64(fg_memory_batch(&d.shape, &d.forms, &mo, 2048, more), 2048);
+    CHECK_U64(fg_memory_batch(&d.shape, &d.forms, &mo, 2048, more - 1), 512);
+
+    /* the plan says what the session does, and counts it in no sum */
+    const fg_rates r = flat_rates(100, 1000, 5);
+    fg_forecast_opts o = fg_forecast_opts_default();
+    fg_forecast usual, larger;
+    fg_err err = {0};
+    REQUIRE_OK(fg_forecast_make(&usual, &d, &r, 16, &o, &err), &err);
+    o.ram_bytes = usual.all_ram_bytes + 8 * more;
+    CHECK_U64(fg_forecast_batch(&d, 16, &o), 2048);
+    o.n_long = 2048;
+    REQUIRE_OK(fg_forecast_make(&larger, &d, &r, 16, &o, &err), &err);
+    CHECK_U64(larger.long_bytes, more);
+    CHECK_U64(larger.all_ram_bytes, usual.all_ram_bytes);
+    o.ram_bytes -= 8;
+    CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
+    o.ram_bytes = usual.all_ram_bytes - 1; /* streamed */
+    CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
+}
+
 FG_TEST(nodes_get_equal_parts_where_panels_divide)
 {
     fg_demand one, d;
