@@ -216,7 +216,7 @@ typedef struct fg_engine_opts {
      * memory than ram_bytes), before it reads anything.  May be NULL. */
     void (*note)(void *ctx, const char *line);
     void *note_ctx;
-    uint32_t n_node; /* NUMA nodes to use, the first ones; 0: all */
+    uint32_t n_node; /* NUMA nodes to use, the first ones, at most all; 0: all */
     fg_numa numa;
     fg_residency residency;
     fg_pages pages;

@@ -128,18 +128,53 @@ static int parse_lists(const texts *t, numa_opts *o)
     return EXIT_OK;
 }
 
+/* What somebody types for an act that has no use for it is told, not left unheard. */
+static int refuse_unused(const numa_opts *o, bool predict, bool imbalance)
+{
+    enum { SWEEP = 1, PREDICT = 2, IMBALANCE = 4 };
+    static const char sweep[] = "none with --predict or --imbalance";
+    static const char predicts[] = "--predict with it",
+                      either[] = "--predict or --imbalance with it";
+    const unsigned now = imbalance ? IMBALANCE : predict ? PREDICT : SWEEP;
+    const struct {
+        const char *option;
+        bool given;
+        unsigned of;
+        const char *wanted;
+    } all[] = {
+        {"threads", o->threads.n != 0, SWEEP, sweep},
+        {"pages", o->pages.n != 0, SWEEP, sweep},
+        {"svg", o->svg != NULL, SWEEP, sweep},
+        {"force", o->force, SWEEP, sweep},
+        {"csv", o->csv != NULL, SWEEP | PREDICT, "none with --imbalance"},
+        {"read", o->read_gbs > 0.0, PREDICT, predicts},
+        {"remote", o->remote > 0.0, PREDICT, predicts},
+        {"sync", o->sync_us > 0.0, PREDICT, predicts},
+        {"topology", o->topology != NULL, PREDICT | IMBALANCE, either},
+        {"type", o->type != NULL, PREDICT | IMBALANCE, either},
+        {"recipe", o->recipe != NULL, PREDICT | IMBALANCE, either},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (!all[i].given || (all[i].of & now) != 0) continue;
+        return args_usage(&cmd_numa, "--%s: of no use here, expected %s", all[i].option,
+                          all[i].wanted);
+    }
+    return EXIT_OK;
+}
+
 static int act(const numa_opts *o, bool predict, bool imbalance)
 {
-    if (o->topology != NULL && !predict && !imbalance) {
-        return args_usage(&cmd_numa, "--topology: another machine, expected --predict or "
-                                     "--imbalance with it");
+    int status;
+    if (predict && imbalance) {
+        return args_usage(&cmd_numa, "--predict and --imbalance, expected one of them");
     }
+    if ((status = refuse_unused(o, predict, imbalance)) != EXIT_OK) return status;
     if (o->topology != NULL && predict && o->read_gbs <= 0.0) {
         return args_usage(&cmd_numa, "--topology: a machine that cannot be measured here, expected "
                                      "--read as well");
     }
-    if (predict && imbalance) {
-        return args_usage(&cmd_numa, "--predict and --imbalance, expected one of them");
+    if (o->topology != NULL && o->csv != NULL) {
+        return args_usage(&cmd_numa, "--csv: of this machine, expected no --topology with it");
     }
     fg_err err = {0};
     cli_catch_interrupt();

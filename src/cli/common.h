@@ -248,8 +248,12 @@ fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err);
 fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
                       fg_err *err);
 
+/* FG_EIO when nothing can be made in the folder of `out`. */
+fg_status check_folder(const char *out, fg_err *err);
+
 /* Before any work: FG_EINVAL when `out` is one of the n files that are read (NULL: none), through
- * links too, and, where it holds long work and force is not given, when it exists. */
+ * links too, and, where it holds long work and force is not given, when it exists; FG_EIO when it
+ * is a folder, or cannot be made. */
 fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err);
 #define FORCE_OPT(force)                                                                           \
     {                                                                                              \

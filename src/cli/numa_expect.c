@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "src/base/buf.h"
+#include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/common.h"
@@ -113,6 +114,8 @@ typedef struct question {
     const numa_opts *o;
     const planned *p;
     machine m;
+    numa_row *cell; /* [n_cell] what was measured */
+    size_t n_cell;
 } question;
 
 /* read_gbs: of all n_node nodes together; 0: as the machine says. */
@@ -165,16 +168,26 @@ static fg_status expect_one(const question *q, uint32_t n_node, fg_numa policy, 
 static const fg_numa usual[] = {FG_NUMA_SLICE, FG_NUMA_INTERLEAVE, FG_NUMA_FIRST_TOUCH,
                                 FG_NUMA_EXPERT, FG_NUMA_MIRROR};
 
-/* Lists that were not given: all nodes of the machine, every policy, the beginning and 32,768. */
+/* Lists that were not given: all nodes of the machine, every policy, the beginning and 32,768; those
+ * that were are refused here, before anything is measured or printed. */
 static fg_status fill_lists(numa_opts *o, uint64_t n_ctx_max, fg_err *err)
 {
     static const uint64_t ctx[] = {0, 32768};
+    uint64_t most = 0;
     fg_nodes n;
-    if (o->nodes.n == 0) {
-        const fg_nodes_opts no = {.topology = o->topology, .here = true};
-        FG_TRY(fg_nodes_open(&n, &no, err));
-        o->nodes = (numa_list){.v = {n.place->n_home}, .n = 1};
-        fg_nodes_close(&n);
+    const fg_nodes_opts all = {.topology = o->topology, .here = true};
+    FG_TRY(fg_nodes_open(&n, &all, err));
+    if (o->nodes.n == 0) o->nodes = (numa_list){.v = {n.place->n_home}, .n = 1};
+    fg_nodes_close(&n);
+    for (size_t i = 0; i < o->nodes.n; i++) most = o->nodes.v[i] > most ? o->nodes.v[i] : most;
+    const fg_nodes_opts some = {.topology = o->topology, .here = true, .n_node = (uint32_t)most};
+    FG_TRY(fg_nodes_open(&n, &some, err));
+    fg_nodes_close(&n);
+    for (size_t i = 0; i < o->ctx.n; i++) {
+        if (o->ctx.v[i] < n_ctx_max) continue;
+        return fg_fail(err, FG_EINVAL,
+                       "ctx: %" PRIu64 ", expected less than %" PRIu64 ", where the model ends",
+                       o->ctx.v[i], n_ctx_max);
     }
     if (o->policy.n == 0) {
         for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++) {
@@ -289,28 +302,41 @@ static fg_status expect_policies(const question *q, fg_buf *b, fg_err *err)
 
 /* ---- beside what was measured ---- */
 
-static fg_status expect_rows(const question *q, fg_buf *b, fg_err *err)
+/* What --csv has, read before anything is measured or printed. */
+static fg_status load_cells(question *q, fg_err *err)
 {
     const numa_opts *o = q->o;
     numa_where w;
     numa_rows rows = {0};
-    numa_row *cells = NULL;
-    size_t n = 0;
-    if (o->csv == NULL || o->topology != NULL || !planned_is_model(o->source)) return FG_OK;
+    if (o->csv == NULL) return FG_OK;
+    if (!planned_is_model(o->source)) {
+        return fg_fail(err, FG_EINVAL, "%s: not a model file, expected the one that %s is about",
+                       o->source, o->csv);
+    }
+    if (!fg_io_exists(o->csv)) {
+        return fg_fail(err, FG_EIO, "%s: no such file, expected one that fulgur numa has written",
+                       o->csv);
+    }
     fg_status st = numa_find_where(&w, o, err);
     if (st == FG_OK) st = numa_rows_load(&rows, o->csv, &w, false, err);
-    if (st == FG_OK) st = numa_cells(&rows, &cells, &n, err);
-    if (st == FG_OK && n > 0 && !o->json) {
+    if (st == FG_OK) st = numa_cells(&rows, &q->cell, &q->n_cell, err);
+    fg_mem_free(rows.row);
+    return st;
+}
+
+static fg_status expect_cells(const question *q, fg_buf *b, fg_err *err)
+{
+    const numa_opts *o = q->o;
+    if (q->n_cell > 0 && !o->json) {
         printf("\n%6s %8s %-12s %-6s %9s %10s %10s %9s\n", "nodes", "threads", "policy", "pages",
                "context", "measured", "expected", "ratio");
     }
-    for (size_t i = 0; i < n && st == FG_OK; i++) {
-        const numa_row *x = &cells[i];
+    for (size_t i = 0; i < q->n_cell; i++) {
+        const numa_row *x = &q->cell[i];
         question own = *q;
         expectation e;
         if (x->remote > 0.0 && o->remote <= 0.0) own.m.remote = x->remote;
-        st = expect_one(&own, x->nodes, x->policy, x->ctx, x->read_gbs, &e, err);
-        if (st != FG_OK) break;
+        FG_TRY(expect_one(&own, x->nodes, x->policy, x->ctx, x->read_gbs, &e, err));
         if (o->json) {
             fg_buf_printf(b,
                           "%s{\"nodes\": %u, \"threads\": %u, \"policy\": \"%s\", \"pages\": "
@@ -324,9 +350,7 @@ static fg_status expect_rows(const question *q, fg_buf *b, fg_err *err)
                    e.speed.tok_s, x->tok_s / e.speed.tok_s);
         }
     }
-    fg_mem_free(cells);
-    fg_mem_free(rows.row);
-    return st;
+    return FG_OK;
 }
 
 fg_status numa_expect(const numa_opts *given, fg_err *err)
@@ -338,14 +362,16 @@ fg_status numa_expect(const numa_opts *given, fg_err *err)
     FG_TRY(planned_open(&p, o.source, o.type, o.recipe, err));
     const fg_shape *s = fg_file_plan_shape(p.plan);
     fg_status st = fill_lists(&o, s->n_ctx_max, err);
+    if (st == FG_OK) st = load_cells(&q, err);
     if (st == FG_OK) st = find_machine(&q.m, &o, s, err);
     if (st == FG_OK) st = put_machine(&b, &q, err);
     if (st == FG_OK) st = expect_policies(&q, &b, err);
     if (st == FG_OK) fg_buf_put_str(&b, "], \"measured\": [");
-    if (st == FG_OK) st = expect_rows(&q, &b, err);
+    if (st == FG_OK) st = expect_cells(&q, &b, err);
     if (st == FG_OK) fg_buf_put_str(&b, "]}\n");
     if (st == FG_OK && o.json) st = print_buf(&b, err);
     fg_buf_fini(&b);
+    fg_mem_free(q.cell);
     planned_close(&p);
     return st;
 }

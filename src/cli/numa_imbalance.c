@@ -183,6 +183,13 @@ fg_status numa_imbalance(const numa_opts *o, fg_err *err)
     }
     if (t.ctx.n == 0) t.ctx = (numa_list){.v = {0, 32768, 131072, 1048576}, .n = 4};
     while (o->ctx.n == 0 && t.ctx.n > 1 && t.ctx.v[t.ctx.n - 1] > most) t.ctx.n--;
+    for (size_t i = 0; i < t.ctx.n; i++) {
+        if (t.ctx.v[i] <= most) continue;
+        planned_close(&p);
+        return fg_fail(err, FG_EINVAL,
+                       "ctx: %" PRIu64 ", expected at most %" PRIu64 ", where the model ends",
+                       t.ctx.v[i], most);
+    }
     t.policy = o->policy.n == 0 ? FG_NUMA_SLICE : (fg_numa)o->policy.v[0];
     fg_status st = fill(&t, err);
     if (st == FG_OK && o->json) st = print_json(&t, err);

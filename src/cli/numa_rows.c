@@ -210,7 +210,8 @@ static fg_status take_line(const char *at, const char *path, size_t line, const 
         }
         if (!*same || strcmp(text, where->field[i].text) == 0) continue;
         *same = false;
-        (void)fg_fail(err, FG_EINVAL, "%s: %s \"%.150s\", expected \"%.150s\"; --force starts anew",
+        (void)fg_fail(err, FG_EINVAL,
+                      "%s: %s \"%.150s\", expected \"%.150s\"; a sweep starts anew with --force",
                       path, where->field[i].name, text, where->field[i].text);
     }
     if (take_row(at, x)) return FG_OK;

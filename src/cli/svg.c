@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/cli/svg.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "src/base/io.h"
 #include "src/cli/common.h"
@@ -77,12 +74,6 @@ fg_status svg_check_target(const char *path, const char *in, fg_err *err)
     if (stat(path, &out) == 0 && !S_ISREG(out.st_mode)) {
         return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", path);
     }
-    char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    const size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
-    (void)snprintf(folder, sizeof folder, "%.*s", n == 0 ? 1 : (int)n, n == 0 ? "." : path);
-    if (access(folder, W_OK) != 0) {
-        return fg_fail(err, FG_EIO, "%s: %s, expected a folder to write to", path, strerror(errno));
-    }
+    FG_TRY(check_folder(path, err));
     return fg_io_refuse_input(path, in, err);
 }

@@ -37,7 +37,10 @@ fg_status fg_nodes_open(fg_nodes *n, const fg_nodes_opts *o, fg_err *err)
         st = fg_fail(err, FG_EINVAL, "nodes: %u, expected at most %u%s", o->n_node, most,
                      n->topo == NULL ? "" : ", which the machine has");
     }
-    if (n->topo == NULL) po.pretend_nodes = o->n_node == 0 ? 1 : o->n_node;
+    if (n->topo == NULL) { /* so many equal ones */
+        po.pretend_nodes = o->n_node == 0 ? 1 : o->n_node;
+        po.n_node = 0;
+    }
     if (n->topo != NULL) po.n_worker = fg_topo_n_core(n->topo);
     if (n->topo != NULL && o->node_gbs != NULL) {
         fg_place_weigh(o->node_gbs, most, weight);

@@ -40,11 +40,15 @@ static uint32_t n_core_of(const fg_topo *t)
     return t == NULL ? 1 : fg_topo_n_core(t);
 }
 
+static uint32_t n_node_of(const fg_topo *t)
+{
+    return t == NULL ? 1 : fg_topo_n_node(t);
+}
+
 /* Nodes of it that are used. */
 static uint32_t n_real_of(const fg_topo *t, const fg_place_opts *o)
 {
-    const uint32_t n = t == NULL ? 1 : fg_topo_n_node(t);
-    return o->n_node != 0 && o->n_node < n ? o->n_node : n;
+    return o->n_node != 0 ? o->n_node : n_node_of(t);
 }
 
 static uint32_t real_of(const fg_topo *t, uint32_t core)
@@ -142,6 +146,10 @@ fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o
     if (o->pretend_nodes > FG_MAX_NODE) {
         return fg_fail(err, FG_ELIMIT, "nodes: %u, expected at most %d", o->pretend_nodes,
                        FG_MAX_NODE);
+    }
+    if (o->n_node > n_node_of(t)) {
+        return fg_fail(err, FG_EINVAL, "nodes: %u, expected at most %u, which the machine has",
+                       o->n_node, n_node_of(t));
     }
     fg_place *p = fg_mem_zalloc(sizeof *p);
     if (p == NULL) return fg_fail_nomem(err, "placement");

@@ -35,7 +35,7 @@ enum {
 
 typedef struct fg_place_opts {
     uint32_t n_worker; /* at least 1 */
-    uint32_t n_node; /* nodes of the topology to use, the first ones; 0, or more than it has: all */
+    uint32_t n_node;   /* nodes of the topology to use, the first ones; 0: all */
     /* Of those policies that do not say whose a page is (interleave, first touch) the nodes are one
      * as far as work is concerned. */
     fg_numa numa;
@@ -74,7 +74,8 @@ typedef struct fg_place {
     uint32_t n_dealt[FG_MAX_NODE];                /* of each n_deal */
 } fg_place;
 
-/* Without a topology (NULL): one core of one node.  Errors: FG_EINVAL, FG_ELIMIT, FG_ENOMEM. */
+/* Without a topology (NULL): one core of one node.  Errors: FG_EINVAL (more nodes than there are,
+ * among others), FG_ELIMIT, FG_ENOMEM. */
 fg_status fg_place_make(fg_place **out, const fg_topo *t, const fg_place_opts *o, fg_err *err);
 void fg_place_destroy(fg_place **p); /* accepts NULL */
 

@@ -6,6 +6,7 @@
  */
 #include "src/sys/topo.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <hwloc.h>
@@ -396,23 +397,73 @@ fg_topo *fg_topo_create(void)
     return NULL;
 }
 
-/* hwloc would take hours, and memory, for what somebody mistyped: the counts of a description
- * multiply. */
-static fg_status check_size(const char *text, fg_err *err)
+enum { SIDE_BY_SIDE = 64 };
+
+/* Of what is a product, the largest factor up to its root. */
+static uint64_t factor_of(uint64_t n)
+{
+    uint64_t best = 1;
+    for (uint64_t i = 2; i * i <= n; i++) best = n % i == 0 ? i : best;
+    return best;
+}
+
+/* One level of a description, text[len]: "core:8", "8", with attributes behind it.  *n: CPUs of the
+ * levels so far. */
+static void put_level(fg_buf *b, const char *text, size_t len, uint64_t *n)
+{
+    const size_t type = strcspn(text, ":([");
+    const char *count = text[type] == ':' ? text + type + 1 : text;
+    char *end;
+    const uint64_t v = strtoull(count, &end, 0); /* any base, as hwloc has it */
+    const uint64_t groups = v <= SIDE_BY_SIDE || v > MASK_CPUS ? 1 : factor_of(v);
+    if (end != count) *n = v > MASK_CPUS ? (uint64_t)MASK_CPUS + 1 : *n * (v == 0 ? 1 : v);
+    if (groups == 1) {
+        fg_buf_put(b, text, len);
+    } else {
+        fg_buf_printf(b, "group:%llu %.*s%llu%.*s", (unsigned long long)groups, (int)(count - text),
+                      text, (unsigned long long)(v / groups), (int)(text + len - end), end);
+    }
+}
+
+/* hwloc compares each object with all that it has put beside it, so that thousands would take it
+ * minutes: many side by side are put into groups, which nothing else here looks at.  And it would
+ * take hours, and memory, for what somebody mistyped: the counts of a description multiply. */
+static fg_status describe(const char *text, fg_buf *b, fg_err *err)
 {
     uint64_t n = 1;
-    bool inside = false; /* attributes in parentheses */
-    for (const char *s = text; *s != '\0'; s++) {
-        inside = *s == '(' || (inside && *s != ')');
-        if (inside || *s != ':') continue;
-        const uint64_t v = strtoull(s + 1, NULL, 10);
-        n = v > MASK_CPUS ? (uint64_t)MASK_CPUS + 1 : n * (v == 0 ? 1 : v);
+    for (const char *s = text; *s != '\0';) {
+        size_t len = 0;
+        uint32_t inside = 0; /* attributes, which may have spaces */
+        for (; s[len] != '\0' && (inside > 0 || !isspace((unsigned char)s[len])); len++) {
+            inside += s[len] == '(' || s[len] == '[';
+            inside -= inside > 0 && (s[len] == ')' || s[len] == ']');
+        }
+        if (len > 0) put_level(b, s, len, &n);
         if (n > MASK_CPUS) {
             return fg_fail(err, FG_ELIMIT, "topology: %s: too many CPUs, expected at most %d", text,
                            MASK_CPUS);
         }
+        if (s[len] != '\0') fg_buf_put_str(b, " ");
+        s += len + (s[len] != '\0');
     }
-    return FG_OK;
+    return fg_buf_str(b) == NULL ? fg_fail_nomem(err, "topology") : FG_OK;
+}
+
+/* Tells hwloc what to read. */
+static fg_status choose(const fg_topo *t, const char *source, bool is_file, fg_err *err)
+{
+    fg_buf text = {0};
+    fg_status st = is_file ? FG_OK : describe(source, &text, err);
+    if (st == FG_OK &&
+        (is_file ? hwloc_topology_set_xml(t->topology, source)
+                 : hwloc_topology_set_synthetic(t->topology, fg_buf_str(&text))) != 0) {
+        st = fg_fail(err, FG_EINVAL,
+                     "topology: %s, expected an hwloc XML file or a description such as "
+                     "\"node:2 core:8 pu:1\"",
+                     source);
+    }
+    fg_buf_fini(&text);
+    return st;
 }
 
 fg_status fg_topo_create_from(fg_topo **out, const char *source, const char *cpus, fg_err *err)
@@ -424,18 +475,9 @@ fg_status fg_topo_create_from(fg_topo **out, const char *source, const char *cpu
         return fg_fail(err, FG_EINVAL, "topology: %s: no plain file, expected an hwloc XML file",
                        source);
     }
-    if (!there) FG_TRY(check_size(source, err));
     FG_TRY(start(out, err));
-    fg_status st = FG_OK;
     hwloc_bitmap_t set = NULL;
-    const bool known = there ? hwloc_topology_set_xml((*out)->topology, source) == 0
-                             : hwloc_topology_set_synthetic((*out)->topology, source) == 0;
-    if (!known) {
-        st = fg_fail(err, FG_EINVAL,
-                     "topology: %s, expected an hwloc XML file or a description such as "
-                     "\"node:2 core:8 pu:1\"",
-                     source);
-    }
+    fg_status st = choose(*out, source, there, err);
     if (st == FG_OK && cpus != NULL) {
         set = hwloc_bitmap_alloc();
         if (set == NULL) {

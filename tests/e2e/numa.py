@@ -180,6 +180,37 @@ check("cut_line_is_measured_again", run(*SWEEP, "--csv", ONE)[0] == 0 and len(op
 os.mkfifo(path("fifo"))
 check_error("fifo", run("doctor", "--topology", path("fifo"), timeout=20), "no plain file")
 check_error("too_many", run("doctor", "--topology", "node:2 core:1000000 pu:1", timeout=20), "too many CPUs")
+for text in ("9000 9000", "core:0x4000 pu:1", "node:2(memory=1GB) core:4097 pu:1"):
+    check_error(f"too_many_{text[:5]}", run("doctor", "--topology", text, timeout=20), "too many CPUs")
+for text, nodes in (("node:8 core:1024 pu:1", 8), ("core:3000 pu:1", 1), ("pack:2 node:2(memory=1GB) core:130 pu:2", 4)):
+    start = time.time()
+    cores = [n["cores"] for n in ask("doctor", "--topology", text)["nodes"]]
+    check(f"side_by_side_{nodes}", cores == [sum(cores) // nodes] * nodes and sum(cores) in (8192, 3000, 520)
+          and time.time() - start < 5, (cores, time.time() - start))
+# refused before anything is printed or measured, or told that it is of no use
+for name, args, words in [
+        ("no_rows", ["--predict", "--csv", path("none/x.csv")], ["x.csv: no such file"]),
+        ("rows_of_a_model", [NANO, "--predict", "--csv", ONE], ["not a model file"]),
+        ("context", ["--predict", "--ctx", "0,99999999"], ["ctx: 99999999", "32768"]),
+        ("nodes", ["--predict", "--nodes", "1,64"], ["nodes: 64"]),
+        ("imbalance_context", ["--imbalance", "--ctx", "99999999"], ["ctx: 99999999", "32768"])]:
+    args = args if args[0] == NANO else [M, *args]
+    result = run("numa", *args, *(["--read", "10"] if "--predict" in args else []))
+    check_error(f"early_{name}", result, *words)
+    check(f"nothing_printed_{name}", result[1] == b"", result[1])
+for option, act in [("--svg", "--predict"), ("--threads", "--predict"), ("--force", "--predict"), ("--csv", "--imbalance"),
+                    ("--read", "--imbalance"), ("--recipe", "-q")]:
+    value = [] if option == "--force" else ["1"]
+    check_usage(f"no_use_{option[2:]}", run("numa", M, act, option, *value), option, "of no use here")
+check_usage("rows_are_of_here", run("numa", M, "--predict", "--topology", TWO, "--read", "9", "--csv", ONE), "no --topology")
+IDS = path("ids")
+open(IDS, "w").write("5 6")
+for name, args in [("run", ["-p", "a", "-n", "1"]), ("logits", ["--ids", IDS, "--out", path("l")]), ("info", ["--placement"])]:
+    check_error(f"no_such_nodes_{name}", run(name, M, *args, "--nodes", "64"), "nodes: 64, expected at most")
+for name, option in [("bench", "--csv"), ("logits", "--out")]:
+    result = run(name, M, *(["--ids", IDS] if name == "logits" else []), option, path("none/x"))
+    check_error(f"no_folder_{name}", result, "none/x", "expected a folder to write to")
+    check(f"nothing_done_{name}", result[1] == b"", result[1])
 shown = run("numa", M1, "--imbalance", "--topology", TWO, "--ctx", "0", "--json")[1]
 check("nodes_of_a_topology", [c["nodes"] for c in json.loads(shown)["cells"]] == [2], shown)
 finish()

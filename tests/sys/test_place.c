@@ -307,6 +307,9 @@ FG_TEST(bad_options)
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL && p == NULL);
     o = (fg_place_opts){.n_worker = 1, .pretend_nodes = FG_MAX_NODE + 1};
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_ELIMIT);
+    o = (fg_place_opts){.n_worker = 1, .n_node = 2};
+    CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL && p == NULL);
+    CHECK(strstr(err.msg, "nodes: 2, expected at most 1") != NULL);
     o = (fg_place_opts){.n_worker = 1, .pretend_nodes = 2, .weight = none};
     CHECK(fg_place_make(&p, NULL, &o, &err) == FG_EINVAL);
     o = (fg_place_opts){.n_worker = 1, .pretend_nodes = 2, .weight = heavy};
