@@ -173,7 +173,7 @@ FG_API const char *fg_numa_name(fg_numa numa);
 
 /* Where weights are that no bound of memory applies to; changes time only. */
 typedef enum fg_residency {
-    FG_RESIDENCY_AUTO = 0,   /* map */
+    FG_RESIDENCY_AUTO = 0,   /* map: nobody knows how long a run will be */
     FG_RESIDENCY_MAP = 1,    /* the file in the page cache */
     FG_RESIDENCY_COPY = 2,   /* read into memory of the process when the engine opens */
     FG_RESIDENCY_SHARED = 3, /* the same in a file on hugetlbfs or tmpfs, for later processes too */

@@ -252,8 +252,9 @@ static fg_status show_topology(const char *topology, bool json, fg_err *err)
             fg_buf_printf(&b, "%s{\"cores\": %u, \"memory_bytes\": %" PRIu64 ", \"share\": %.6f}",
                           k > 0 ? ", " : "", node->n_core, bytes, share);
         } else {
-            fg_buf_printf(&b, "  %6u cores, %10s: %6.2f %% of every matrix\n", node->n_core,
-                          cli_memory((double)bytes), 100.0 * share);
+            fg_buf_printf(&b, "  %6u core%s %10s: %6.2f %% of every matrix\n", node->n_core,
+                          node->n_core == 1 ? ", " : "s,",
+                          bytes == 0 ? "unknown" : cli_memory((double)bytes), 100.0 * share);
         }
     }
     if (json) fg_buf_put_str(&b, "]}\n");

@@ -222,7 +222,7 @@ static int run(int argc, char **argv)
         {"topology", 0, OPT_STR, &o.topology, 0, 0, "FILE|TEXT",
          "with --predict or --imbalance, another machine: hwloc XML, or 'node:2 core:8 pu:1'"},
         {"read", 0, OPT_RATE, &o.read_gbs, 0, 0, "RATE",
-         "with --predict, of a node from its own memory (default: measured)"},
+         "with --predict, of a node with all its cores from its own memory (default: measured)"},
         {"remote", 0, OPT_F64, &o.remote, 0.01, 1, "X",
          "with --predict, rate of another node's memory next to that (default: by distances)"},
         {"sync", 0, OPT_F64, &o.sync_us, 0.01, 1e4, "US",

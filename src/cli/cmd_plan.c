@@ -207,7 +207,9 @@ static void print_rates(const result *r)
     printf("; attention %.0f\n", x->attn_gmacs);
     if (x->disk_gbs > 0.0) {
         printf("            disk %.2f GB/s%s\n", x->disk_gbs,
-               r->disk_measured ? ", read as experts are" : " (given)");
+               !r->disk_measured        ? " (given)"
+               : r->o->topology != NULL ? ", of this machine: give --disk"
+                                        : ", read as experts are");
     }
 }
 

@@ -152,11 +152,14 @@ const char *cli_policy_name(fg_policy policy);
 
 /* What the manual pages say of homes. */
 #define NUMA_ABOUT                                                                                 \
-    "\n`--residency copy` reads the weights into memory of the process, each NUMA node's part "    \
-    "into "                                                                                        \
-    "its own. `shared` does so in a file on tmpfs or hugetlbfs, `--image`, readable by its owner " \
-    "alone, which later runs of the same model, nodes and policy find and open at once; it stays " \
-    "until it is deleted, and what it holds is trusted."
+    "\n`--residency auto` is `map`, the file in the page cache: a copy is read from the disk "     \
+    "anew each time, and only `fulgur doctor` knows whether it is read faster than a mapping "     \
+    "here, and how long a run has to be for it to pay. `copy` reads the weights into memory "      \
+    "of the process, each NUMA node's part into its own. `shared` does so in a file on tmpfs "     \
+    "or hugetlbfs, `--image`, readable by its owner alone, which later runs of the same "          \
+    "model, nodes and policy find and open at once; it stays until it is deleted, and what "       \
+    "it holds is trusted. Parts of nodes follow their cores, so that they are the same each "      \
+    "time; `--measure-nodes` is for nodes that read less, or more, than their cores say."
 
 /* What the manual pages of these commands say of it. */
 #define STREAM_ABOUT                                                                               \

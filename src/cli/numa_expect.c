@@ -21,8 +21,8 @@
 
 /* Rates of the machine that is asked about. */
 typedef struct machine {
-    double node_gbs[FG_MAX_NODE]; /* each of its own memory; [0] alone when all are alike */
-    bool alike;
+    double node_gbs[FG_MAX_NODE]; /* each of its own memory */
+    bool by_cores;                /* not measured: in proportion to their cores, as their parts */
     double remote, sync_us, attn_gmacs;
     const char *read_by, *remote_by, *sync_by; /* how they are known */
 } machine;
@@ -62,7 +62,7 @@ static fg_status measure_small(machine *m, const numa_opts *o, const fg_shape *s
 static fg_status find_machine(machine *m, const numa_opts *o, const fg_shape *s, fg_err *err)
 {
     fg_nodes n;
-    *m = (machine){.alike = true,
+    *m = (machine){.by_cores = true,
                    .remote = FG_NODES_REMOTE,
                    .sync_us = SYNC_US,
                    .attn_gmacs = (double)INFINITY,
@@ -75,20 +75,27 @@ static fg_status find_machine(machine *m, const numa_opts *o, const fg_shape *s,
         m->remote = n.remote;
         m->remote_by = "distances";
     }
+    uint32_t most = 1;
+    for (uint32_t k = 0; k < n.place->n_home; k++) {
+        const uint32_t weight = n.place->node[k].weight;
+        most = weight > most ? weight : most;
+    }
+    for (uint32_t k = 0; k < n.place->n_home; k++) { /* --read is of one with all its cores */
+        m->node_gbs[k] = o->read_gbs * n.place->node[k].weight / most;
+    }
     fg_nodes_close(&n);
     if (o->topology == NULL && o->read_gbs <= 0.0) {
         fg_node_rates r;
         FG_TRY(fg_node_rates_measure(&r, 0, 0, err));
         FG_TRY(measure_small(m, o, s, err));
         memcpy(m->node_gbs, r.local_gbs, sizeof m->node_gbs);
-        m->alike = false;
+        m->by_cores = false;
         m->read_by = "measured";
         if (r.remote > 0.0) {
             m->remote = r.remote;
             m->remote_by = "measured";
         }
     }
-    if (o->read_gbs > 0.0) m->node_gbs[0] = o->read_gbs;
     if (o->remote > 0.0) {
         m->remote = o->remote;
         m->remote_by = "given";
@@ -103,7 +110,7 @@ static fg_status find_machine(machine *m, const numa_opts *o, const fg_shape *s,
 static double read_of(const machine *m, uint32_t n_node)
 {
     double sum = 0.0;
-    for (uint32_t k = 0; k < n_node; k++) sum += m->node_gbs[m->alike ? 0 : k];
+    for (uint32_t k = 0; k < n_node; k++) sum += m->node_gbs[k];
     return sum;
 }
 
@@ -132,7 +139,7 @@ static fg_status expect_one(const question *q, uint32_t n_node, fg_numa policy, 
                               .here = true,
                               .n_node = n_node,
                               .numa = policy,
-                              .node_gbs = q->m.alike ? NULL : q->m.node_gbs};
+                              .node_gbs = q->m.by_cores ? NULL : q->m.node_gbs};
     fo.n_ctx = pos + 1;
     fo.kv = o->kv;
     fg_rates_assume(&r, read_gbs > 0.0 ? read_gbs : read_of(&q->m, n_node), 0.0);
@@ -168,8 +175,8 @@ static fg_status expect_one(const question *q, uint32_t n_node, fg_numa policy, 
 static const fg_numa usual[] = {FG_NUMA_SLICE, FG_NUMA_INTERLEAVE, FG_NUMA_FIRST_TOUCH,
                                 FG_NUMA_EXPERT, FG_NUMA_MIRROR};
 
-/* Lists that were not given: all nodes of the machine, every policy, the beginning and 32,768; those
- * that were are refused here, before anything is measured or printed. */
+/* Lists that were not given: all nodes of the machine, every policy, the beginning and 32,768;
+ * those that were are refused here, before anything is measured or printed. */
 static fg_status fill_lists(numa_opts *o, uint64_t n_ctx_max, fg_err *err)
 {
     static const uint64_t ctx[] = {0, 32768};

@@ -271,6 +271,31 @@ static void advise_cpu(const fg_doctor *d, advice *a)
     }
 }
 
+/* Of the disk, GB/s; 0: not measured. */
+static double most_disk(const fg_doctor *d)
+{
+    double most = 0.0;
+    for (int i = 0; i < FG_DOCTOR_BLOCKS; i++) {
+        for (int k = 0; k < FG_DOCTOR_FLIGHTS; k++) {
+            most = d->disk_gbs[i][k] > most ? d->disk_gbs[i][k] : most;
+        }
+    }
+    return most;
+}
+
+/* By how much parts by cores make a token longer than parts by bandwidth. */
+static double longer_by_cores(const fg_node_rates *r)
+{
+    double slowest = 0.0, sum = 0.0;
+    for (uint32_t k = 0; k < r->n_node; k++) {
+        if (r->local_gbs[k] <= 0.0) return 0.0;
+        const double time = r->part[k] / r->local_gbs[k];
+        slowest = time > slowest ? time : slowest;
+        sum += r->local_gbs[k];
+    }
+    return r->n_node == 0 ? 0.0 : slowest * sum - 1.0;
+}
+
 static void advise_memory(const fg_doctor *d, advice *a)
 {
     const fg_machine *m = &d->machine;
@@ -287,10 +312,16 @@ static void advise_memory(const fg_doctor *d, advice *a)
             100.0 * d->huge);
     }
     if (d->turns_won == FG_DOCTOR_TURNS && d->turn_anon_gbs > 1.05 * d->turn_map_gbs) {
+        /* a copy costs one reading of the file from disk */
+        const double disk = most_disk(d), gain = 1.0 / d->turn_map_gbs - 1.0 / d->turn_anon_gbs;
+        char when[80] = "for long runs";
+        if (disk > 0.0) {
+            (void)snprintf(when, sizeof when, "where tokens read more than %.0f times the file",
+                           1.0 / disk / gain);
+        }
         say(a,
-            "a copy on huge pages is read %.0f %% faster than a mapped file: for long runs, "
-            "--residency copy",
-            100.0 * (d->turn_anon_gbs / d->turn_map_gbs - 1.0));
+            "a copy on huge pages is read %.0f %% faster than a mapped file: --residency copy, %s",
+            100.0 * (d->turn_anon_gbs / d->turn_map_gbs - 1.0), when);
     }
     uint32_t best = 0;
     for (uint32_t i = 1; i < d->n_row; i++) {
@@ -314,6 +345,12 @@ static void advise_memory(const fg_doctor *d, advice *a)
             "%u NUMA nodes: a mapped file lies where the page cache put it; --residency copy binds "
             "weights to their nodes, fulgur numa compares",
             m->n_node);
+    }
+    if (longer_by_cores(&d->nodes) > 0.1) {
+        say(a,
+            "parts of nodes by their cores make a token %.0f %% longer than by what each node "
+            "reads: --measure-nodes",
+            100.0 * longer_by_cores(&d->nodes));
     }
     if (m->n_node > 1 && m->numa_balancing[0] != '\0' && m->numa_balancing[0] != '0') {
         say(a, "the kernel moves pages between nodes by itself: echo 0 > "

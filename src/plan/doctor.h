@@ -16,7 +16,7 @@ enum {
     FG_DOCTOR_BLOCKS = 4, /* 1, 4, 16 MiB and an expert */
     FG_DOCTOR_FLIGHTS = 3,
     FG_DOCTOR_TURNS = 7,
-    FG_DOCTOR_ADVICE = 12,
+    FG_DOCTOR_ADVICE = 14,
 };
 
 /* One expert of MiniMax-M1 in a q4 file. */

@@ -124,6 +124,8 @@ fg_status fg_node_rates_measure(fg_node_rates *out, uint32_t n_thread, uint32_t 
         read_with(&r, 0, out->local_gbs);
         if (r.n_node > 1) read_with(&r, 1, out->away_gbs);
         for (uint32_t k = 0; k < r.n_node; k++) {
+            const fg_place *p = fg_team_place(r.team);
+            out->part[k] = (double)p->node[k].weight / (double)p->weight;
             local += out->local_gbs[k];
             away += out->away_gbs[k];
         }

@@ -16,6 +16,7 @@ typedef struct fg_node_rates {
     uint32_t n_node, n_thread;
     double local_gbs[FG_MAX_NODE]; /* all nodes at once, each its own; GB/s, 1e9 */
     double away_gbs[FG_MAX_NODE];  /* each the next one's; 0 with one node */
+    double part[FG_MAX_NODE];      /* of every matrix that each has by its cores; sum 1 */
     double remote;                 /* sum of the latter over that of the former; 0 with one node */
 } fg_node_rates;
 

@@ -361,8 +361,9 @@ static fg_status restrict_to(const fg_topo *t, hwloc_const_bitmap_t cpus, fg_err
 static fg_status load(fg_topo *t, const char *name, hwloc_const_bitmap_t cpus, fg_err *err)
 {
     if (hwloc_topology_load(t->topology) != 0) {
-        return fg_fail(err, FG_EINVAL, "topology: %s, expected a machine that hwloc can read",
-                       name);
+        const unsigned v = hwloc_get_api_version();
+        return fg_fail(err, FG_EINVAL, "topology: %s, expected a machine that hwloc %u.%u can read",
+                       name, v >> 16, v >> 8 & 0xff);
     }
     FG_TRY(list_memory(t, err));
     FG_TRY(restrict_to(t, cpus, err));

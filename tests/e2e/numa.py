@@ -98,6 +98,10 @@ broken = path("broken.xml")
 open(broken, "w").write(open(TWO).read()[:2000])
 check_error("broken_xml", run("numa", NANO, "--predict", "--topology", broken, "--read", "9"), "topology")
 check_error("too_many_nodes", run("numa", NANO, "--predict", "--topology", TWO, "--read", "9", "--nodes", "3"), "3", "2")
+p = ask("numa", M1, "--predict", "--topology", "tests/sys/topologies/cpuset.xml", "--read", "100", "--nodes", "1,2", "--policy",
+        "slice", "--ctx", "0")
+check("fewer_cores_read_less", p["read_gbs"] == 150 and [x["read_gbs"] for x in p["expected"]] == [50, 150] and
+      2.5 < p["expected"][1]["times_one_node"] < 3, p)
 d = ask("doctor", "--topology", "tests/sys/topologies/cpuset.xml")
 check("doctor_describes", [n["cores"] for n in d["nodes"]] == [2, 4] and "memory not allowed" in d["topology"], d)
 

@@ -654,8 +654,14 @@ FG_TEST(advice_fits_what_is_wrong)
     CHECK(advises(&d, "2 NUMA nodes") && !advises(&d, "numa_balancing"));
     (void)snprintf(d.machine.numa_balancing, sizeof d.machine.numa_balancing, "1");
     CHECK(advises(&d, "echo 0 > /proc/sys/kernel/numa_balancing"));
+    d = good, d.nodes = (fg_node_rates){.n_node = 2, .local_gbs = {100, 50}, .part = {0.5, 0.5}};
+    CHECK(advises(&d, "a token 50 % longer than by what each node reads"));
+    d.nodes.part[0] = 0.65, d.nodes.part[1] = 0.35; /* 5 % */
+    CHECK(!advises(&d, "--measure-nodes"));
     d = good, d.turn_anon_gbs = 66.0, d.turn_map_gbs = 60.0, d.turns_won = FG_DOCTOR_TURNS;
-    CHECK(advises(&d, "10 % faster than a mapped file"));
+    CHECK(advises(&d, "10 % faster than a mapped file") && advises(&d, "for long runs"));
+    d.disk_gbs[1][2] = 3.0; /* 1 / 3 over 1 / 60 - 1 / 66 */
+    CHECK(advises(&d, "more than 220 times the file"));
     d.turns_won--; /* not always: noise */
     CHECK(!advises(&d, "faster than a mapped file"));
     d.turn_anon_gbs = 62.0, d.turns_won++; /* 3 % */
