@@ -172,6 +172,7 @@ class Vm:
         try:
             with tarfile.open(out) as t:
                 files = {m.name[2:]: t.extractfile(m).read() for m in t.getmembers() if m.isfile()}
+            files = files or None  # zeros, to which nothing was written, are an archive of nothing
         except (tarfile.TarError, OSError):
             files = None
         os.remove(initrd)
