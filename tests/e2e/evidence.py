@@ -16,15 +16,15 @@ import sys
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, finish, nano, path, run
 
 spec = importlib.util.spec_from_file_location("fg_read", "scripts/fg_read.py")
 fg_read = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fg_read)
 
 M, B, TEXT = path("q4 & <b>.fulgur"), path("bf16.fulgur"), path("text.txt")
-run("convert", NANO, M)
-run("convert", NANO, B, "--type", "bf16")
+nano(M)
+nano(B, "--type", "bf16")
 text = open("tests/vectors/nano/tasks.jsonl", "rb").read()[:6000]  # never edited: some checks know its figures
 open(TEXT, "wb").write(text)
 
