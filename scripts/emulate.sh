@@ -4,7 +4,7 @@
 #   program  the whole program, static ARM64: same file, same logits, same text as here
 #   simde    AVX-512 kernels over SIMDe, on any AVX2 machine
 #   bochs    AVX-512 kernels executed by Bochs, without an operating system
-# Usage: sh scripts/emulate.sh [PART ...]      (default: all)
+# Usage: sh scripts/emulate.sh [PART ...]      (default: all; "install" installs what they need, no more)
 # Environment: FULGUR  program of this machine to compare with (default: built here)
 # Prints a line "ok", "FAIL" or "skip" for each check, then a count.  Missing packages are installed
 # if possible; a part whose tools cannot be had is skipped with the reason.  Times and logs are left
@@ -15,19 +15,20 @@ unset MAKEFLAGS MFLAGS
 export LC_ALL=C
 out=$PWD/build/emulate
 cross=aarch64-linux-gnu
-parts=${*:-arm64 program simde bochs}
+parts=$(echo "${*:-arm64 program simde bochs}" | tr , ' ')
 nano=tests/models/m1-nano
 small=tests/vectors/oracle/orig-wide
+mine=$out/$(echo "$parts" | tr ' ' -) # parts may run beside others
 mkdir -p "$out/log"
-rm -f "$out"/*.part "$out/times.txt"
+rm -f "$mine".*
 
 has() { case " $parts " in *" $1 "*) return 0 ;; esac; return 1; }
 
 # Leaves the seconds that commands of this shell have taken of the processor in spent.
 processor() {
-    times >"$out/spent.$lane"
+    times >"$mine.spent$lane"
     spent=$(awk 'NR == 2 { for (i = 1; i <= 2; i++) { split($i, p, "[ms]"); s += p[1] * 60 + p[2] } printf "%d", s }' \
-        "$out/spent.$lane")
+        "$mine.spent$lane")
 }
 
 # check NAME COMMAND...: a verdict line; what the command printed comes before a failure.
@@ -43,7 +44,7 @@ check() {
         echo "FAIL emulate.$checked"
     fi
     processor
-    echo "$(($(date +%s) - begin)) s, processor $((spent - before)) s $checked" >>"$out/times.txt"
+    echo "$(($(date +%s) - begin)) s, processor $((spent - before)) s $checked" >>"$mine.times"
 }
 skip() { echo "skip emulate.$1: $2"; }
 
@@ -79,7 +80,7 @@ arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/base/*.c \
     tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e quant/linalg.c -e quant/feedback.c)
 arm_make() {
-    make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar WERROR=1 BUILD="$arm" "$@"
+    make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar CFLAGS=-O2 WERROR=1 BUILD="$arm" "$@"
 }
 arm_panels=$(arm_objs simd/arm/panel_*.c)
 arm_link() { # NAME MAIN_OBJECT PANEL_OBJECT...
@@ -170,7 +171,7 @@ program_build() {
         -isystem $root/usr/include/$cross/openblas-pthread" \
         LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
                 -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \
-        "$arm/fulgur" "$arm/tests/model/test_invariance"
+        "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance"}
 }
 
 here() { "$fulgur" "$@"; }
@@ -268,7 +269,7 @@ bochs_run() {
     cp tests/emulate/bochs/bochsrc "$dir/"
     printf 'continue\nquit\n' >"$dir/rc.txt"
     rm -f "$dir/serial.txt"
-    (cd "$dir" && timeout 60 script -qec "env TERM=vt100 bochs -q -f bochsrc -unlock -rc rc.txt" \
+    (cd "$dir" && timeout 180 script -qec "env TERM=vt100 bochs -q -f bochsrc -unlock -rc rc.txt" \
         /dev/null </dev/null >screen.txt 2>&1)
     cat "$dir/serial.txt"
     grep -q '^done' "$dir/serial.txt"
@@ -292,7 +293,7 @@ bochs_tests() {
 started=$(date +%s)
 drop() { parts=$(echo " $parts " | sed "s/ $1 / /"); }
 
-prepare() {
+install_parts() {
     pkgs=
     if has arm64 || has program; then
         pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user"
@@ -300,6 +301,10 @@ prepare() {
     if has simde; then pkgs="$pkgs libsimde-dev"; fi
     if has bochs; then pkgs="$pkgs bochs bochs-term grub-pc-bin grub-common xorriso"; fi
     install $pkgs
+}
+
+prepare() {
+    install_parts
     why=$(missing $cross-gcc $cross-ar qemu-aarch64)
     for part in arm64 program; do
         [ -n "$why" ] && has $part && skip $part "$why is missing" && drop $part
@@ -317,21 +322,22 @@ prepare() {
 }
 
 lane=0
-prepare >"$out/prepare.part" 2>&1
-cat "$out/prepare.part"
+[ "$parts" != install ] || { parts="arm64 program simde bochs"; install_parts; exit 0; }
+prepare >"$mine.prepare.part" 2>&1
+cat "$mine.prepare.part"
 # Two lanes, for two cores.
-if has arm64; then lane=1; arm_tests; fi >"$out/lane1.part" 2>&1 &
+if has arm64; then lane=1; arm_tests; fi >"$mine.lane1.part" 2>&1 &
 {
     lane=2
     if has program; then program_tests; fi
     if has simde; then simde_tests; fi
     if has bochs; then bochs_tests; fi
-} >"$out/lane2.part" 2>&1
+} >"$mine.lane2.part" 2>&1
 wait
-cat "$out/lane1.part" "$out/lane2.part"
-passed=$(cat "$out"/*.part | grep -c '^ok ')
-failed=$(cat "$out"/*.part | grep -c '^FAIL ')
-skipped=$(cat "$out"/*.part | grep -c '^skip ')
+cat "$mine.lane1.part" "$mine.lane2.part"
+passed=$(cat "$mine".*.part | grep -c '^ok ')
+failed=$(cat "$mine".*.part | grep -c '^FAIL ')
+skipped=$(cat "$mine".*.part | grep -c '^skip ')
 echo "emulated in $(($(date +%s) - started)) s"
 echo "emulate: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ] && [ $((passed + skipped)) -gt 0 ]
