@@ -128,15 +128,22 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
+$(BUILD)/%.so.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
 $(BUILD)/libfulgur.a: $(LIB_OBJS)
 $(BUILD)/libtools.a: $(TOOL_OBJS)
 $(ARCHIVES):
 	$(Q)rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-# The static and the shared library have the same objects.
+# The static and the shared library have the same objects, but for topo.o: a program has a section there
+# that is read before any library is started, a shared library cannot.
 $(LIB_OBJS): PIC := -fPIC
-$(BUILD)/libfulgur.so: $(LIB_OBJS)
+$(BUILD)/src/sys/topo.o: PIC :=
+$(BUILD)/src/sys/topo.so.o: PIC := -fPIC
+$(BUILD)/libfulgur.so: $(LIB_OBJS:%/topo.o=%/topo.so.o)
 	$(Q)$(CC) $(CFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,libfulgur.so.$(SO_MAJOR) $^ $(LIB_LIBS) -o $@
 
 $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
@@ -243,4 +250,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
