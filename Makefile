@@ -17,7 +17,6 @@ BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 VERSION := $(shell sed -n 's/^\#define FG_VERSION  *"\(.*\)"/\1/p' src/fulgur.h)
 SO_MAJOR := $(firstword $(subst ., ,$(VERSION)))
-PIC_BUILD = $(BUILD)/pic
 Q       := $(if $(V),,@)
 CPUS    := $(shell nproc)
 
@@ -43,7 +42,7 @@ DEBUGF  := $(if $(DEBUG),-DFG_DEBUG=1)
 FPF     := -ffp-contract=off -fno-math-errno
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
-ALL_CFLAGS = $(STD) $(WARN) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) $(PIC) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
+ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
 LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
 
@@ -129,14 +128,22 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
+$(BUILD)/%.so.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
 $(BUILD)/libfulgur.a: $(LIB_OBJS)
 $(BUILD)/libtools.a: $(TOOL_OBJS)
 $(ARCHIVES):
 	$(Q)rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-# The shared library has objects of its own, position-independent and without the program's rooms.
-$(BUILD)/libfulgur.so: $(LIB_OBJS)
+# The static and the shared library have the same objects, but for topo.o: a program has a section there
+# that is read before any library is started, a shared library cannot.
+$(LIB_OBJS): PIC := -fPIC
+$(BUILD)/src/sys/topo.o: PIC :=
+$(BUILD)/src/sys/topo.so.o: PIC := -fPIC
+$(BUILD)/libfulgur.so: $(LIB_OBJS:%/topo.o=%/topo.so.o)
 	$(Q)$(CC) $(CFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,libfulgur.so.$(SO_MAJOR) $^ $(LIB_LIBS) -o $@
 
 $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
@@ -186,8 +193,8 @@ lint: format-check header-check
 	$(Q)sh scripts/check_docs.sh
 
 ## symbols: every global symbol starts with fg_, and the shared library exports what fulgur.h declares
-symbols: $(ARCHIVES) shared
-	$(Q)sh scripts/check_symbols.sh $(ARCHIVES) $(PIC_BUILD)/libfulgur.so
+symbols: $(ARCHIVES) $(BUILD)/libfulgur.so
+	$(Q)sh scripts/check_symbols.sh $^
 
 ## format: rewrites the C files with clang-format
 format:
@@ -199,8 +206,7 @@ format-check:
 	$(Q)awk 'length > 100 { print FILENAME ":" FNR ": over 100 columns"; bad = 1 } END { exit bad }' $(C_FILES)
 
 ## shared: the shared library
-shared:
-	$(Q)$(MAKE) --no-print-directory BUILD=$(PIC_BUILD) PIC=-fPIC $(PIC_BUILD)/libfulgur.so
+shared: $(BUILD)/libfulgur.so
 
 # Manual pages and completions are printed by the program, from its option tables.
 $(BUILD)/pages/made: $(BUILD)/fulgur
@@ -217,7 +223,7 @@ install: $(BUILD)/fulgur $(BUILD)/libfulgur.a $(BUILD)/pages/made shared
 	$(Q)install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(MAN1DIR) $(BASHDIR) $(ZSHDIR))
 	$(Q)install -m 755 $(BUILD)/fulgur $(DESTDIR)$(BINDIR)/fulgur
 	$(Q)install -m 644 $(BUILD)/libfulgur.a $(DESTDIR)$(LIBDIR)/libfulgur.a
-	$(Q)install -m 755 $(PIC_BUILD)/libfulgur.so $(DESTDIR)$(LIBDIR)/libfulgur.so.$(VERSION)
+	$(Q)install -m 755 $(BUILD)/libfulgur.so $(DESTDIR)$(LIBDIR)/libfulgur.so.$(VERSION)
 	$(Q)ln -sf libfulgur.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libfulgur.so.$(SO_MAJOR)
 	$(Q)ln -sf libfulgur.so.$(SO_MAJOR) $(DESTDIR)$(LIBDIR)/libfulgur.so
 	$(Q)install -m 644 src/fulgur.h $(DESTDIR)$(INCLUDEDIR)/fulgur.h
@@ -244,4 +250,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

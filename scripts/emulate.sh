@@ -4,7 +4,7 @@
 #   program  the whole program, static ARM64: same file, same logits, same text as here
 #   simde    AVX-512 kernels over SIMDe, on any AVX2 machine
 #   bochs    AVX-512 kernels executed by Bochs, without an operating system
-# Usage: sh scripts/emulate.sh [PART ...]      (default: all)
+# Usage: sh scripts/emulate.sh [PART ...]      (default: all; "install" installs what they need, no more)
 # Environment: FULGUR  program of this machine to compare with (default: built here)
 # Prints a line "ok", "FAIL" or "skip" for each check, then a count.  Missing packages are installed
 # if possible; a part whose tools cannot be had is skipped with the reason.  Times and logs are left
@@ -15,26 +15,36 @@ unset MAKEFLAGS MFLAGS
 export LC_ALL=C
 out=$PWD/build/emulate
 cross=aarch64-linux-gnu
-parts=${*:-arm64 program simde bochs}
+parts=$(echo "${*:-arm64 program simde bochs}" | tr , ' ')
 nano=tests/models/m1-nano
 small=tests/vectors/oracle/orig-wide
+mine=$out/$(echo "$parts" | tr ' ' -) # parts may run beside others
 mkdir -p "$out/log"
-rm -f "$out"/*.part "$out/times.txt"
+rm -f "$mine".*
 
 has() { case " $parts " in *" $1 "*) return 0 ;; esac; return 1; }
+
+# Leaves the seconds that commands of this shell have taken of the processor in spent.
+processor() {
+    times >"$mine.spent$lane"
+    spent=$(awk 'NR == 2 { for (i = 1; i <= 2; i++) { split($i, p, "[ms]"); s += p[1] * 60 + p[2] } printf "%d", s }' \
+        "$mine.spent$lane")
+}
 
 # check NAME COMMAND...: a verdict line; what the command printed comes before a failure.
 check() {
     checked=$1
     shift
-    begin=$(date +%s)
+    processor
+    begin=$(date +%s) before=$spent
     if "$@" >"$out/log/$checked" 2>&1; then
         echo "ok   emulate.$checked"
     else
         tail -n 15 "$out/log/$checked"
         echo "FAIL emulate.$checked"
     fi
-    echo "$(($(date +%s) - begin)) s $checked" >>"$out/times.txt"
+    processor
+    echo "$(($(date +%s) - begin)) s, processor $((spent - before)) s $checked" >>"$mine.times"
 }
 skip() { echo "skip emulate.$1: $2"; }
 
@@ -70,7 +80,7 @@ arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/base/*.c \
     tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e quant/linalg.c -e quant/feedback.c)
 arm_make() {
-    make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar WERROR=1 BUILD="$arm" "$@"
+    make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar CFLAGS=-O2 WERROR=1 BUILD="$arm" "$@"
 }
 arm_panels=$(arm_objs simd/arm/panel_*.c)
 arm_link() { # NAME MAIN_OBJECT PANEL_OBJECT...
@@ -161,7 +171,7 @@ program_build() {
         -isystem $root/usr/include/$cross/openblas-pthread" \
         LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
                 -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \
-        "$arm/fulgur" "$arm/tests/model/test_invariance"
+        "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance"}
 }
 
 here() { "$fulgur" "$@"; }
@@ -190,8 +200,8 @@ program_run() { # CPU
         [ -s "$out/here.txt" ] && cmp "$out/here.txt" "$out/there.txt"
 }
 
-program_tests() {
-    awk 'BEGIN { for (i = 0; i < 200; i++) { x = (x * 197 + 61) % 509; print x } }' >"$out/ids.txt"
+program_tests() { # more than a chunk of 64 tokens
+    awk 'BEGIN { for (i = 0; i < 80; i++) { x = (x * 197 + 61) % 509; print x } }' >"$out/ids.txt"
     rm -f "$out"/here.* "$out"/there.* "$out"/small.*
     check program.convert_gives_the_same_bytes program_convert
     here logits "$out/here.fulgur" --ids "$out/ids.txt" --out "$out/here.f32" --cpu scalar
@@ -211,7 +221,7 @@ avx2="-mavx2 -mfma -mf16c -mbmi2"
 simde_build() {
     # The suite's objects are the same but for these.
     if [ -d build/test/gcc/simd ] && [ ! -d "$out/simde" ]; then
-        cp -rp build/test/gcc "$out/simde" && rm -rf "$out/simde/pic" "$out/simde/tests" &&
+        cp -rp build/test/gcc "$out/simde" && rm -rf "$out/simde/tests" &&
             rm -f "$out"/simde/*.a "$out"/simde/src/sys/cpu.* "$out"/simde/simd/x86/*_avx512vnni.* \
                 "$out"/simde/simd/x86/*_amx.*
     fi
@@ -259,7 +269,7 @@ bochs_run() {
     cp tests/emulate/bochs/bochsrc "$dir/"
     printf 'continue\nquit\n' >"$dir/rc.txt"
     rm -f "$dir/serial.txt"
-    (cd "$dir" && timeout 60 script -qec "env TERM=vt100 bochs -q -f bochsrc -unlock -rc rc.txt" \
+    (cd "$dir" && timeout 180 script -qec "env TERM=vt100 bochs -q -f bochsrc -unlock -rc rc.txt" \
         /dev/null </dev/null >screen.txt 2>&1)
     cat "$dir/serial.txt"
     grep -q '^done' "$dir/serial.txt"
@@ -283,7 +293,7 @@ bochs_tests() {
 started=$(date +%s)
 drop() { parts=$(echo " $parts " | sed "s/ $1 / /"); }
 
-prepare() {
+install_parts() {
     pkgs=
     if has arm64 || has program; then
         pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user"
@@ -291,6 +301,10 @@ prepare() {
     if has simde; then pkgs="$pkgs libsimde-dev"; fi
     if has bochs; then pkgs="$pkgs bochs bochs-term grub-pc-bin grub-common xorriso"; fi
     install $pkgs
+}
+
+prepare() {
+    install_parts
     why=$(missing $cross-gcc $cross-ar qemu-aarch64)
     for part in arm64 program; do
         [ -n "$why" ] && has $part && skip $part "$why is missing" && drop $part
@@ -307,20 +321,23 @@ prepare() {
     [ -n "${FULGUR:-}" ] || check program.host make -s -j"$(nproc)" BUILD="$out/host" "$fulgur"
 }
 
-prepare >"$out/prepare.part" 2>&1
-cat "$out/prepare.part"
+lane=0
+[ "$parts" != install ] || { parts="arm64 program simde bochs"; install_parts; exit 0; }
+prepare >"$mine.prepare.part" 2>&1
+cat "$mine.prepare.part"
 # Two lanes, for two cores.
-if has arm64; then arm_tests; fi >"$out/lane1.part" 2>&1 &
+if has arm64; then lane=1; arm_tests; fi >"$mine.lane1.part" 2>&1 &
 {
+    lane=2
     if has program; then program_tests; fi
     if has simde; then simde_tests; fi
     if has bochs; then bochs_tests; fi
-} >"$out/lane2.part" 2>&1
+} >"$mine.lane2.part" 2>&1
 wait
-cat "$out/lane1.part" "$out/lane2.part"
-passed=$(cat "$out"/*.part | grep -c '^ok ')
-failed=$(cat "$out"/*.part | grep -c '^FAIL ')
-skipped=$(cat "$out"/*.part | grep -c '^skip ')
+cat "$mine.lane1.part" "$mine.lane2.part"
+passed=$(cat "$mine".*.part | grep -c '^ok ')
+failed=$(cat "$mine".*.part | grep -c '^FAIL ')
+skipped=$(cat "$mine".*.part | grep -c '^skip ')
 echo "emulated in $(($(date +%s) - started)) s"
 echo "emulate: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ] && [ $((passed + skipped)) -gt 0 ]

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/models.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,45 @@
 #include "src/text/sampler.h"
 #include "tests/fg_test.h"
 
+/* The program's own copy, which it may change, of a file that all programs of a run share. */
+static bool copy_shared(const char *shared, const char *out)
+{
+    static char buf[1 << 20];
+    const int from = open(shared, O_RDONLY | O_CLOEXEC);
+    const int to = from < 0 ? -1 : open(out, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    ssize_t n = -1;
+    while (to >= 0 && (n = read(from, buf, sizeof buf)) > 0) {
+        if (write(to, buf, (size_t)n) != n) break;
+    }
+    if (from >= 0) (void)close(from);
+    const bool good = to >= 0 && close(to) == 0 && n == 0;
+    if (to >= 0 && !good) (void)unlink(out);
+    return good;
+}
+
+/* Makes `out`, a file that is the same in every program, once in a run: in the folder that
+ * FULGUR_TEST_MODELS names, and copied from there. */
+static bool make_once(const char *out, bool (*make)(void *ctx, const char *path), void *ctx)
+{
+    const char *dir = getenv("FULGUR_TEST_MODELS"), *leaf = strrchr(out, '/') + 1;
+    char shared[512], mine[540];
+    if (dir == NULL) return make(ctx, out);
+    (void)snprintf(shared, sizeof shared, "%s/%s", dir, leaf);
+    (void)snprintf(mine, sizeof mine, "%s.%ld", shared, (long)getpid());
+    if (access(shared, R_OK) == 0) return copy_shared(shared, out);
+    return make(ctx, mine) && rename(mine, shared) == 0 && copy_shared(shared, out);
+}
+
+static bool convert_to(void *ctx, const char *path)
+{
+    fg_convert_opts *o = ctx;
+    fg_err err = {0};
+    o->out_path = path;
+    if (fg_convert(o, NULL, &err) == FG_OK) return true;
+    fg_test_fail(__FILE__, __LINE__, "convert %s %s: %s", o->src_dir, o->type, err.msg);
+    return false;
+}
+
 const char *model_file(const char *src, const char *type)
 {
     static char path[8][256];
@@ -20,14 +60,10 @@ const char *model_file(const char *src, const char *type)
     const char *leaf = strrchr(src, '/') == NULL ? src : strrchr(src, '/') + 1;
     (void)snprintf(out, sizeof path[0], "%s/%s-%s.fulgur", fg_test_tmpdir(), leaf, type);
     if (access(out, R_OK) == 0) return out;
-    fg_convert_opts o = {.type = type};
-    fg_convert_report r;
-    fg_err err = {0};
-    o.src_dir = src;
-    o.out_path = out;
-    if (fg_convert(&o, &r, &err) == FG_OK) return out;
-    fg_test_fail(__FILE__, __LINE__, "convert %s %s: %s", src, type, err.msg);
-    return NULL;
+    fg_convert_opts o = {.src_dir = src, .type = type};
+    /* the oracle's checkpoints are small, and tests make some of their own */
+    const bool shared = strcmp(src, NANO_DIR) == 0;
+    return (shared ? make_once(out, convert_to, &o) : convert_to(&o, out)) ? out : NULL;
 }
 
 const char *model_file_calibrated(const char *src, const char *recipe, const char *text)
@@ -120,6 +156,29 @@ static fg_status write_down(const writing *w, const char *path, fg_err *err)
     return fg_fail(err, FG_EIO, "%s: not written, expected a text", path);
 }
 
+typedef struct to_write {
+    uint64_t seed;
+    uint32_t n_seq, n_tok;
+} to_write;
+
+static bool write_text(void *ctx, const char *path)
+{
+    const to_write *t = ctx;
+    writing w = {.n_seq = t->n_seq < MAX_SEQ ? t->n_seq : MAX_SEQ};
+    fg_err err = {0};
+    fg_status st = begin(&w, t->seed, t->n_tok, &err);
+    while (st == FG_OK && w.ids[0].len < t->n_tok) st = go_on(&w, &err);
+    if (st == FG_OK) st = write_down(&w, path, &err);
+    for (uint32_t i = 0; i < w.n_seq; i++) {
+        fg_sampler_destroy(&w.sampler[i]);
+        fg_session_destroy(&w.s[i]);
+        fg_ids_fini(&w.ids[i]);
+    }
+    fg_engine_close(&w.e);
+    if (st != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return st == FG_OK;
+}
+
 const char *nano_text(uint64_t seed, uint32_t n_seq, uint32_t n_tok)
 {
     static char path[2][256];
@@ -127,21 +186,8 @@ const char *nano_text(uint64_t seed, uint32_t n_seq, uint32_t n_tok)
     char *out = path[turn = (turn + 1) % 2];
     (void)snprintf(out, sizeof path[0], "%s/nano-%u-%ux%u.txt", fg_test_tmpdir(), (unsigned)seed,
                    n_seq, n_tok);
-    if (access(out, R_OK) == 0) return out;
-    writing w = {.n_seq = n_seq < MAX_SEQ ? n_seq : MAX_SEQ};
-    fg_err err = {0};
-    fg_status st = begin(&w, seed, n_tok, &err);
-    while (st == FG_OK && w.ids[0].len < n_tok) st = go_on(&w, &err);
-    if (st == FG_OK) st = write_down(&w, out, &err);
-    for (uint32_t i = 0; i < w.n_seq; i++) {
-        fg_sampler_destroy(&w.sampler[i]);
-        fg_session_destroy(&w.s[i]);
-        fg_ids_fini(&w.ids[i]);
-    }
-    fg_engine_close(&w.e);
-    if (st == FG_OK) return out;
-    fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
-    return NULL;
+    to_write t = {seed, n_seq, n_tok};
+    return access(out, R_OK) == 0 || make_once(out, write_text, &t) ? out : NULL;
 }
 
 fg_engine *model_open(const char *src, const char *type, uint32_t n_thread, const char *cpu)

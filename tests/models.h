@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Converted models for tests: made on demand, once for each program, in the temporary folder.
+ * Converted models for tests: made on demand in the program's temporary folder.  Nano's are made
+ * once for all programs that have the same folder in FULGUR_TEST_MODELS, and copied from there.
  */
 #ifndef FG_TESTS_MODELS_H
 #define FG_TESTS_MODELS_H

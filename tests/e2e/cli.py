@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, ORACLE, check, check_error, check_usage, finish, path, run
+from e2e import FULGUR, NANO, ORACLE, check, check_error, check_usage, finish, nano, path, run
 
 M = path("nano.fulgur")
 COMMANDS = ["convert", "synth", "run", "chat", "score", "logits", "tokenize", "info", "verify", "bench",
@@ -206,7 +206,7 @@ text = path("text.txt")
 open(text, "w").write("It was a bright cold day, and the clocks were striking. " * 40)
 score = json.loads(run("score", M, text, "--window", "64", "--against", M, "--json")[1])
 check("score_itself", score["kld_mean"] == 0 and score["top1"] == 1 and score["ppl"] == score["ref_ppl"], score)
-run("convert", NANO, path("bf16.fulgur"), "--type", "bf16")
+nano(path("bf16.fulgur"), "--type", "bf16")
 score = json.loads(run("score", M, text, "--window", "64", "--against", path("bf16.fulgur"), "--json")[1])
 check("score_against", 0 < score["kld_mean"] < 0.3 and score["kld_p99"] >= score["kld_mean"], score)
 open(path("ids"), "wb").write(ids)

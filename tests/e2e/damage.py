@@ -11,7 +11,7 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, ORACLE, check, check_error, check_usage, finish, path, report, run
+from e2e import NANO, ORACLE, check, check_error, check_usage, finish, nano, path, report, run
 
 # ---- model files: truncated, flipped, foreign ----
 
@@ -19,7 +19,7 @@ GOOD = path("good.fulgur")
 status, out, err = run("convert", f"{ORACLE}/orig-base", GOOD, "--type", "q4")
 check("convert_good", status == 0, err)
 good = open(GOOD, "rb").read()
-run("convert", NANO, path("nano.fulgur"))
+nano(path("nano.fulgur"))
 nano = open(path("nano.fulgur"), "rb").read()
 IDS = path("ids.txt")
 open(IDS, "w").write("1 2 3 4\n")

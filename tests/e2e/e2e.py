@@ -12,6 +12,7 @@ NANO = "tests/models/m1-nano"
 ORACLE = "tests/vectors/oracle"
 tmp = tempfile.mkdtemp(prefix="fulgur-e2e-")
 suite = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+spent = 0.0  # processor seconds
 counts = {"ok  ": 0, "FAIL": 0, "skip": 0}
 
 
@@ -26,8 +27,28 @@ def run(*args, stdin=b"", preexec=None, env=None, timeout=300):
     return p.returncode, p.stdout, p.stderr
 
 
+def nano(to, *args):
+    """Nano converted to `to` (status 0): once in a run of the suite (FULGUR_TEST_MODELS), copied from there.  For
+    scripts whose matter is not the conversion."""
+    shared = os.environ.get("FULGUR_TEST_MODELS")
+    if not shared:
+        return run("convert", NANO, to, *args)[0]
+    made = os.path.join(shared, "-".join(["cli", *args]) + ".fulgur")
+    if not os.path.exists(made):
+        mine = f"{made}.{os.getpid()}"
+        if run("convert", NANO, mine, *args)[0] != 0:
+            return 1
+        os.rename(mine, made)
+    shutil.copy(made, to)
+    return 0
+
+
 def report(verdict, name, why=""):
     counts[verdict] += 1
+    if "FULGUR_TEST_TIMES" in os.environ:  # since the check before
+        global spent
+        before, spent = spent, sum(os.times()[:4])
+        print(f"  {name}: {spent - before:.2f} s of processor")
     print(f"{verdict} {suite}.{name}{': ' + why if why else ''}", flush=True)
 
 

@@ -12,11 +12,11 @@ import termios
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, report, run
+from e2e import FULGUR, NANO, check, check_error, finish, nano, path, report, run
 
 CC = os.environ.get("CC", "cc")
 M, TEXT = path("m.fulgur"), path("text.txt")
-check("model", run("convert", NANO, M)[0] == 0)
+check("model", nano(M) == 0)
 open(TEXT, "w").write(open("README.md").read()[:1000])
 CALIB = ("convert", NANO, path("c.fulgur"), "--calib", TEXT, "--calib-diagonal")
 

@@ -16,15 +16,15 @@ import sys
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, finish, nano, path, run
 
 spec = importlib.util.spec_from_file_location("fg_read", "scripts/fg_read.py")
 fg_read = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fg_read)
 
 M, B, TEXT = path("q4 & <b>.fulgur"), path("bf16.fulgur"), path("text.txt")
-run("convert", NANO, M)
-run("convert", NANO, B, "--type", "bf16")
+nano(M)
+nano(B, "--type", "bf16")
 text = open("tests/vectors/nano/tasks.jsonl", "rb").read()[:6000]  # never edited: some checks know its figures
 open(TEXT, "wb").write(text)
 
@@ -105,7 +105,7 @@ open(path("shifted.txt"), "wb").write(text[1:])
 other = json.loads(run("score", M, path("shifted.txt"), *SCORE[3:], "--json")[1])
 check("score_sees_the_text", not near(other["nll"], want["nll"], 1e-3) and not near(other["kld_mean"], want["kld_mean"], 1e-3))
 timing = ("seconds", "tokens_per_s")
-same_figures = [json.loads(run(*SCORE, "--json", *o)[1]) for o in (["-t", "1"], ["-t", "3"], ["--cpu", "scalar", "-t", "2"])]
+same_figures = [json.loads(run(*SCORE, "--json", *o)[1]) for o in (["-t", "1"], ["--cpu", "scalar", "-t", "3"])]
 check("score_threads_and_levels", all({k: v for k, v in x.items() if k not in timing} ==
                                       {k: v for k, v in got.items() if k not in timing} for x in same_figures), same_figures)
 

@@ -12,10 +12,10 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, run
+from e2e import FULGUR, check, check_error, finish, nano, path, run
 
 GOOD, M, LINK, IDS, TEXT = path("good.fulgur"), path("m.fulgur"), path("other"), path("ids"), path("text")
-run("convert", NANO, GOOD, "--type", "bf16")
+nano(GOOD, "--type", "bf16")
 bad = bytearray(open(GOOD, "rb").read())
 for i in range(1 << 20, len(bad) - (1 << 20), 4096):
     bad[i] ^= 1  # the same layout, other weights

@@ -14,7 +14,7 @@ import time
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, nano, path, run
 
 # MiniMax-M1's dimensions, for which every matrix is cut over the nodes
 M1 = path("config.json")
@@ -25,7 +25,7 @@ config.update(hidden_size=6144, intermediate_size=9216, num_attention_heads=64, 
 json.dump(config, open(M1, "w"))
 TWO = "tests/sys/topologies/two-socket.xml"
 M = path("nano.fulgur")
-run("convert", NANO, M)
+nano(M)
 
 
 def little_memory():

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, check_usage, finish, path, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, finish, nano, path, run
 
 M = path("nano.fulgur")
 GIVEN = ["--bandwidth", "50GB/s", "--gemm", "500", "--json", "-t", "2"]
@@ -27,7 +27,7 @@ def plan(*args):
 
 # sizes: before the conversion, of the file, and the file itself
 before = plan(NANO, *GIVEN)
-run("convert", NANO, M)
+nano(M)
 after = plan(M, *GIVEN)
 info = json.loads(run("info", M, "--json")[1])
 check("size_is_exact", before["exact"] is True and before["file_bytes"] == os.path.getsize(M) == after["file_bytes"], before)

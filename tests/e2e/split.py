@@ -11,7 +11,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, finish, path, report, run
+from e2e import FULGUR, NANO, check, check_error, finish, nano, path, report, run
 
 ONE, IDS = path("one.fulgur"), path("ids.txt")
 random.seed(5)
@@ -19,7 +19,7 @@ open(IDS, "w").write(" ".join(str(random.randrange(4096)) for _ in range(50)))
 drive = [path("d%d" % i) for i in range(3)]
 for d in drive:
     os.mkdir(d)
-run("convert", NANO, ONE)
+nano(ONE)
 
 
 def logits(m, *args):

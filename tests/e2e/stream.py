@@ -10,10 +10,10 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, path, report, run
+from e2e import FULGUR, NANO, check, check_error, check_usage, choices, finish, nano, path, report, run
 
 M, IDS, TEXT = path("m.fulgur"), path("ids.txt"), path("text.txt")
-run("convert", NANO, M)
+nano(M)
 random.seed(3)
 open(IDS, "w").write(" ".join(str(random.randrange(4096)) for _ in range(60)))
 open(TEXT, "w").write(open("README.md").read()[:2000])

@@ -9,10 +9,10 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import NANO, check, check_error, choices, finish, path, run
+from e2e import check, check_error, choices, finish, nano, path, run
 
 M, TEXT, T, U = path("m.fulgur"), path("text.txt"), path("t.trace"), path("u.trace")
-run("convert", NANO, M)
+nano(M)
 open(TEXT, "w").write(open("README.md").read()[:3000])
 SAME = ("hits", "prefetch_hits", "misses", "prefetches", "wasted", "regret")
 

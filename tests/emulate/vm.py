@@ -268,7 +268,7 @@ def main():
     s = Suite(vm, model, logits)
     machines = {"1_node": one_node, "2_nodes": two_nodes, "4_nodes": lambda s: many_nodes(s, 4),
                 "8_nodes": lambda s: many_nodes(s, 8), "small_node": small_node, "odd_nodes": odd_nodes, "grid": grid}
-    for name in sys.argv[1:] or [m for m in machines if LONG or m != "grid"]:
+    for name in sys.argv[1:] or [m for m in machines if LONG or m not in ("grid", "4_nodes")]:
         machines[name](s)
 
 

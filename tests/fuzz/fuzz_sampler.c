@@ -73,7 +73,7 @@ static void one(const uint8_t *d, size_t n)
     fuzz_check_status(st, &err);
     for (int turn = 0; st == FG_OK && turn < 3; turn++) {
         uint32_t id = UINT32_MAX;
-        double lp = NAN;
+        double lp = (double)NAN;
         const fg_status picked = fg_sampler_pick(s, logit, &id, &lp, &err);
         fuzz_check_status(picked, &err);
         FUZZ_CHECK((picked == FG_OK) == (!broken && any));

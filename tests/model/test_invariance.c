@@ -329,7 +329,7 @@ FG_TEST(every_home_and_policy)
 
 FG_TEST(golden_hash_on_any_number_of_nodes)
 {
-    for (uint32_t nodes = 1; nodes <= 16; nodes++) {
+    for (uint32_t nodes = 1; nodes <= 16; nodes += (uint32_t)fg_test_every(5, 5)) {
         CHECK_U64(hash_nodes("q4", 1 + nodes % 3, nodes, 0, 300), golden_q4);
     }
 }
@@ -338,7 +338,7 @@ FG_TEST(nodes_and_threads)
 {
     const uint64_t want = hash(NANO_DIR, "bf16", 1, NULL, 512, 0, 40);
     CHECK(want != 0);
-    for (uint32_t nodes = 1; nodes <= 16; nodes++) {
+    for (uint32_t nodes = 1; nodes <= 16; nodes += (uint32_t)fg_test_every(3, 5)) {
         for (uint32_t n_thread = 1; n_thread <= 3; n_thread++) {
             CHECK_U64(hash_nodes("bf16", n_thread, nodes, n_thread == 2 ? 1 : 0, 40), want);
         }
