@@ -9,8 +9,8 @@
  *
  * exact in int32, then includes this.  a: rows a_stride elements apart; b_g[i] is the line of 64
  * bytes at b + g * group + i * line; rows of c are FG_KV_BLOCK apart.  n_k is a multiple of 16.
- * Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k the positions rounded up
- * to 64, where a is 0 behind the last one.
+ * Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k the positions rounded
+ * up to 64, where a is 0 behind the last one.
  */
 #ifndef FG_SIMD_ATTN_BODY_H
 #define FG_SIMD_ATTN_BODY_H
@@ -18,7 +18,7 @@
 #ifndef FG_LEVEL /* alone, the header still compiles */
 #define FG_LEVEL(op) fg_##op##__scalar
 #include "simd/vec_scalar.h"
-#include "simd/scalar/attn_scalar.h"
+#include "simd/attn_scalar.h"
 #endif
 
 #include "simd/kernels_decl.h"

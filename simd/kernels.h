@@ -120,17 +120,16 @@ typedef void fg_attn_f16_fn(const float *q, size_t n_q, size_t d, size_t n_pos, 
 typedef float fg_quantize_i16_fn(const float *x, size_t n, int16_t *q);
 
 /* Softmax attention over one block of an int8 cache, in integers, of n_row query rows (any heads of
- * one KV head, any tokens); row r sees the first n_pos[r] positions, 1 to FG_KV_BLOCK.  For each row
- * by itself:
+ * one KV head, any tokens); row r sees the first n_pos[r] positions, 1 to FG_KV_BLOCK.  For each
+ * row by itself:
  *   S[p] = sum_d q[d] * K[p][d], exact int32;  s[p] = ((float)S[p] * k_scale[p]) * q_scale
  *   ml[2r] = m = max s,  ml[2r+1] = 16-lane sum of w[p] = exp(s[p] - m)
  *   U, f = quantize_i16 of w[p] * v_scale[p]
  *   o_r[e] = (float)(sum_p U[p] * V[p][e], exact int32) * f
  * q: [n_row][d], of quantize_i16, as q_scale [n_row].  o: [n_row][d].  d a multiple of 16, at most
- * 1024.
- * k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.  v: [positions/4][d]
- * [4].  Both are readable up to the largest n_pos rounded up to 64, and may hold anything beyond
- * it.  k_scale, v_scale: [largest n_pos]. */
+ * 1024. k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.  v:
+ * [positions/4][d] [4].  Both are readable up to the largest n_pos rounded up to 64, and may hold
+ * anything beyond it.  k_scale, v_scale: [largest n_pos]. */
 typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
                            size_t n_row, size_t d, const int8_t *k, const float *k_scale,
                            const int8_t *v, const float *v_scale, float *ml, float *o);

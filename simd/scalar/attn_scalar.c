@@ -5,6 +5,6 @@
 #define FG_LEVEL(op) fg_##op##__scalar
 #include "simd/vec_scalar.h"
 
-#include "simd/scalar/attn_scalar.h"
+#include "simd/attn_scalar.h"
 
 #include "simd/attn_body.h"

@@ -8,9 +8,9 @@
  * weighted values); the blocks of a span of FG_ATTN_SPAN positions are merged in order, then the
  * spans, so that the result for a token depends on its position only, not on who computed what.
  *
- * What is walked at a time is a tile: some tokens of a sequence with the query heads of one KV head,
- * so that a block's keys and values are used by many rows.  A row is a token and a head, and nothing
- * of it depends on the others of its tile.
+ * What is walked at a time is a tile: some tokens of a sequence with the query heads of one KV
+ * head, so that a block's keys and values are used by many rows.  A row is a token and a head, and
+ * nothing of it depends on the others of its tile.
  */
 #include <math.h>
 #include <string.h>

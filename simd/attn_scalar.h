@@ -2,8 +2,8 @@
  *
  * The product of attn_body.h in plain C.
  */
-#ifndef FG_SIMD_SCALAR_ATTN_SCALAR_H
-#define FG_SIMD_SCALAR_ATTN_SCALAR_H
+#ifndef FG_SIMD_ATTN_SCALAR_H
+#define FG_SIMD_ATTN_SCALAR_H
 
 #include <stddef.h>
 #include <stdint.h>
