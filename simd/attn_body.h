@@ -2,12 +2,12 @@
  *
  * Softmax attention over a block of an int8 cache (attn_i8 of kernels.h), written once over v16 and
  * over the one thing that levels do differently, the product of 16-bit rows and int8 columns.  A
- * level's file defines FG_LEVEL(op), includes its vec_<isa>.h and defines
+ * level's file defines FG_LEVEL(op), includes its vec_<isa>.h, defines ATTN_PRODUCTS as the name of
  *
  *   products(a, a_stride, n_row, n_k, b, line, group, n_group, c):
  *     c[r][16 g + n] = sum_k a[r][k] * b_g[k/4][n][k%4],  g < n_group, n < 16, k < n_k,
  *
- * exact in int32, then includes this.  a: rows a_stride elements apart; b_g[i] is the line of 64
+ * exact in int32, and includes this.  n_row is at most ATTN_ROWS.  a: rows a_stride elements apart; b_g[i] is the line of 64
  * bytes at b + g * group + i * line; rows of c are FG_KV_BLOCK apart.  n_k is a multiple of 16.
  * Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k the positions rounded
  * up to 64, where a is 0 behind the last one.
@@ -19,6 +19,7 @@
 #define FG_LEVEL(op) fg_##op##__scalar
 #include "simd/vec_scalar.h"
 #include "simd/attn_scalar.h"
+#define ATTN_PRODUCTS products
 #endif
 
 #include "simd/kernels_decl.h"
@@ -68,14 +69,14 @@ V16_FN void attn_rows(const int16_t *q, const float *q_scale, const uint16_t *n_
     size_t most = 0;
     for (size_t r = 0; r < n_row; r++) most = n_pos[r] > most ? n_pos[r] : most;
     const size_t up = (most + 63) / 64 * 64;
-    products(q, d, n_row, d, k, 64, 16 * d, (most + 15) / 16, w->dot[0]);
+    ATTN_PRODUCTS(q, d, n_row, d, k, 64, 16 * d, (most + 15) / 16, w->dot[0]);
     for (size_t r = 0; r < n_row; r++) {
         w->f[r] =
             attn_weigh(w->dot[r], q_scale[r], n_pos[r], up, k_scale, v_scale, ml + 2 * r, w->u[r]);
     }
     for (size_t e = 0; e < d; e += FG_KV_BLOCK) {
         const size_t left = (d - e) / 16, n = left < ATTN_GROUPS ? left : (size_t)ATTN_GROUPS;
-        products(w->u[0], FG_KV_BLOCK, n_row, up, v + 4 * e, 4 * d, 64, n, w->dot[0]);
+        ATTN_PRODUCTS(w->u[0], FG_KV_BLOCK, n_row, up, v + 4 * e, 4 * d, 64, n, w->dot[0]);
         for (size_t r = 0; r < n_row; r++) {
             const v16 f = v16_set1(w->f[r]);
             for (size_t i = 0; i < 16 * n; i += 16) {

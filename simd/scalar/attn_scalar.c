@@ -7,4 +7,5 @@
 
 #include "simd/attn_scalar.h"
 
+#define ATTN_PRODUCTS products
 #include "simd/attn_body.h"

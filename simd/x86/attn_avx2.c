@@ -81,4 +81,5 @@ static void products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k
     }
 }
 
+#define ATTN_PRODUCTS products
 #include "simd/attn_body.h"
