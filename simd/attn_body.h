@@ -7,10 +7,10 @@
  *   products(a, a_stride, n_row, n_k, b, line, group, n_group, c):
  *     c[r][16 g + n] = sum_k a[r][k] * b_g[k/4][n][k%4],  g < n_group, n < 16, k < n_k,
  *
- * exact in int32, and includes this.  n_row is at most ATTN_ROWS.  a: rows a_stride elements apart; b_g[i] is the line of 64
- * bytes at b + g * group + i * line; rows of c are FG_KV_BLOCK apart.  n_k is a multiple of 16.
- * Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k the positions rounded
- * up to 64, where a is 0 behind the last one.
+ * exact in int32, and includes this.  n_row is at most ATTN_ROWS.  a: rows a_stride elements apart;
+ * b_g[i] is the line of 64 bytes at b + g * group + i * line; rows of c are FG_KV_BLOCK apart.  n_k
+ * is a multiple of 16. Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k
+ * the positions rounded up to 64, where a is 0 behind the last one.
  */
 #ifndef FG_SIMD_ATTN_BODY_H
 #define FG_SIMD_ATTN_BODY_H

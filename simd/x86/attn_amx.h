@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Attention over an int8 cache for AMX; included by one file that defines FG_LEVEL(op).  A row of 16
- * bits is 256 high + low, both int8; each is multiplied as a tile of 16 rows with 64 elements of 16
- * columns, which lie in the cache as the tile unit wants them.  Two tiles of rows share the columns.
- * Heads that are not whole tiles, and single rows, are left to VNNI.
+ * Attention over an int8 cache for AMX; included by one file that defines FG_LEVEL(op).  A row of
+ * 16 bits is 256 high + low, both int8; each is multiplied as a tile of 16 rows with 64 elements of
+ * 16 columns, which lie in the cache as the tile unit wants them.  Two tiles of rows share the
+ * columns. Heads that are not whole tiles, and single rows, are left to VNNI.
  */
 #ifndef FG_SIMD_X86_ATTN_AMX_H
 #define FG_SIMD_X86_ATTN_AMX_H
