@@ -114,11 +114,9 @@ $(BUILD)/simd/scalar/%.o: ISA := -O2
 # gcc's expression reordering undoes the schedule of the panel tiles (KERNELS.md); clang lacks it.
 NO_TER  := $(shell $(CC) -Werror -fno-tree-ter -E -x c /dev/null >/dev/null 2>&1 && echo -fno-tree-ter)
 $(BUILD)/simd/x86/panel_%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 $(NO_TER)
-$(BUILD)/simd/x86/attn_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 $(NO_TER)
 AVX512  := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -O3
 $(BUILD)/simd/x86/%_avx512vnni.o: ISA := $(AVX512) -fno-math-errno
 $(BUILD)/simd/x86/panel_%_avx512vnni.o: ISA := $(AVX512) $(NO_TER)
-$(BUILD)/simd/x86/attn_avx512vnni.o: ISA := $(AVX512) $(NO_TER)
 $(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
 
 ifeq ($(ARCH),x86_64)
