@@ -22,6 +22,7 @@
 
 enum {
     MAX_TOK = 64,
+    MAX_ROWS = 128, /* of attn_i8 */
     N_SCALAR = (FG_BENCH_ROUNDS + 3) / 4,
     WARM_BYTES = 192 << 10, /* of panels */
     MAX_COLS = 1 << 16,
@@ -47,6 +48,7 @@ typedef enum op {
     OP_ATTN_F32,
     OP_ATTN_F16,
     OP_ATTN_I8,
+    OP_QUANTIZE_I16,
     OP_ATTN_MERGE,
 } op;
 
@@ -69,10 +71,12 @@ typedef struct kernel_job {
     uint8_t *warm; /* WARM_BYTES and one panel */
     uint8_t *cold; /* cold_bytes */
     uint64_t cold_bytes, cold_at;
-    fg_act128 *q;     /* [MAX_TOK] rows of the longest row */
-    float *x, *y;     /* [MAX_TOK] rows, and outputs */
-    uint64_t x_bytes; /* of each of the two */
-    float *gate;      /* as many numbers whose sigmoid is 1: sigmoid_mul works in place */
+    fg_act128 *q;            /* [MAX_TOK] rows of the longest row */
+    float *x, *y;            /* [MAX_TOK] rows, and outputs */
+    uint64_t x_bytes;        /* of each of the two */
+    float q_scale[MAX_ROWS]; /* of attn_i8: rows that see a whole block */
+    uint16_t n_pos[MAX_ROWS];
+    float *gate; /* as many numbers whose sigmoid is 1: sigmoid_mul works in place */
 } kernel_job;
 
 /* ---- one call ---- */
@@ -109,14 +113,16 @@ static void call_attention(const kernel_job *j, const item *it, const fg_kernels
     float *ml = j->y, *o = ml + 2 * c * 16;
     if (it->op == OP_LIGHT_OUT) k->light_out(q, d, c - n, n, d, kt, v, s, decay, o, d);
     if (it->op == OP_LIGHT_FOLD) k->light_fold(d, kt, v, decay, o);
-    const float *qa = j->x, *ka = qa + group * d, *va = ka + m * d, *sa = va + m * d;
+    const float *qa = j->x, *ka = qa + (group + MAX_ROWS) * d, *va = ka + m * d, *sa = va + m * d;
     if (it->op == OP_ATTN_F32) k->attn_f32(qa, group, d, m, ka, va, ml, o);
     if (it->op == OP_ATTN_F16) {
         k->attn_f16(qa, group, d, m, (const uint16_t *)ka, (const uint16_t *)va, ml, o);
     }
     if (it->op == OP_ATTN_I8) {
-        k->attn_i8(qa, group, d, m, (const int8_t *)ka, sa, (const int8_t *)va, sa + m, ml, o);
+        k->attn_i8((const int16_t *)(const void *)qa, j->q_scale, j->n_pos, n, d,
+                   (const int8_t *)ka, sa, (const int8_t *)va, sa + m, ml, o);
     }
+    if (it->op == OP_QUANTIZE_I16) (void)k->quantize_i16(qa, d, (int16_t *)(void *)o);
     if (it->op == OP_ATTN_MERGE) k->attn_merge(ml, o, ml + 2, o + d, d);
 }
 
@@ -143,6 +149,7 @@ static void call(kernel_job *j, const item *it, const fg_kernels *k)
     case OP_ATTN_F32:
     case OP_ATTN_F16:
     case OP_ATTN_I8:
+    case OP_QUANTIZE_I16:
     case OP_ATTN_MERGE: call_attention(j, it, k); break;
     }
 }
@@ -266,8 +273,13 @@ static void add_others(list *l, const fg_shape *s)
     add_vector(l, "light_fold", OP_LIGHT_FOLD, s->d_head, 4.0 * (2.0 * d + 2.0 * c), c * d * d);
     add_vector(l, "attn_f32", OP_ATTN_F32, s->d_head, 8.0 * block, 2.0 * group * block * d);
     add_vector(l, "attn_f16", OP_ATTN_F16, s->d_head, 4.0 * block, 2.0 * group * block * d);
-    add_vector(l, "attn_i8", OP_ATTN_I8, s->d_head, 2.0 * block + 8.0 * block / d,
-               2.0 * group * block * d);
+    static const uint32_t n_row[] = {8, 64, MAX_ROWS};
+    for (size_t i = 0; i < 3; i++) {
+        item *it = add(l, "attn_i8", OP_ATTN_I8, s->d_head, n_row[i]);
+        it->row.bytes = 2.0 * block * d + 8.0 * block;
+        it->row.macs = 2.0 * n_row[i] * block * d;
+    }
+    add_vector(l, "quantize_i16", OP_QUANTIZE_I16, s->d_head, 6.0, 0.0);
     add_vector(l, "attn_merge", OP_ATTN_MERGE, s->d_head, 12.0, 0.0);
 }
 
@@ -277,9 +289,9 @@ static fg_status allocate(kernel_job *j, uint32_t max_cols, fg_err *err)
 {
     const fg_shape *s = j->shape;
     /* attention operands: see call_attention */
-    const uint64_t attn =
-        (uint64_t)s->d_head * (s->d_head + 4 * FG_LIGHT_CHUNK + s->n_head + 2 * FG_KV_BLOCK) +
-        8 * FG_KV_BLOCK + 64 * FG_LIGHT_CHUNK;
+    const uint64_t attn = (uint64_t)s->d_head * (s->d_head + 4 * FG_LIGHT_CHUNK + s->n_head +
+                                                 2 * FG_KV_BLOCK + MAX_ROWS) +
+                          8 * FG_KV_BLOCK + 64 * FG_LIGHT_CHUNK;
     uint64_t n = (uint64_t)MAX_TOK * max_cols;
     const uint64_t widths[] = {4 * (uint64_t)s->d_model + 512, 4 * (uint64_t)s->d_ff,
                                4 * (uint64_t)s->n_head * s->d_head, 4 * (uint64_t)s->n_expert,
@@ -307,6 +319,7 @@ static fg_status allocate(kernel_job *j, uint32_t max_cols, fg_err *err)
     for (uint64_t i = 0; i < n; i++) j->gate[i] = 30.0f;
     fg_bench_fill(j->warm, WARM_BYTES + longest, 2);
     fg_bench_fill(j->cold, j->cold_bytes, 3);
+    for (size_t i = 0; i < MAX_ROWS; i++) j->q_scale[i] = 1e-6f, j->n_pos[i] = FG_KV_BLOCK;
     j->k->quantize_act(j->x, (size_t)(n / FG_SB_COLS * FG_SB_COLS), j->q);
     return FG_OK;
 }

@@ -21,50 +21,10 @@
 
 #include "quant/hadamard.h"
 #include "simd/kernels_decl.h"
-
-static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
+#include "simd/v16_math.h"
 
 /* Items that V16_TILE leaves over go in tiles of these sizes (at least 2), then one by one. */
 enum { V16_HALF = V16_TILE < 4 ? 2 : V16_TILE / 2, V16_QUARTER = V16_TILE < 8 ? 2 : V16_TILE / 4 };
-
-/* The first n < 16 floats at p, other lanes `fill`. */
-V16_FN v16 load_some(const float *p, size_t n, float fill)
-{
-    float lane[16];
-    for (size_t i = 0; i < 16; i++) lane[i] = fill;
-    memcpy(lane, p, n * sizeof *p);
-    return v16_load(lane);
-}
-
-V16_FN void store_some(float *p, size_t n, v16 a)
-{
-    float lane[16];
-    v16_store(lane, a);
-    memcpy(p, lane, n * sizeof *p);
-}
-
-/* e^x.  n = RNE(x / ln 2), r = x - n ln 2 in two steps (the first product is exact: the high part
- * has 15 bits), degree-6 minimax polynomial of e^r on |r| <= 0.3475 (relative error 3.2e-9), times
- * 2^n as 2 * 2^(n-1), so that n = 128 overflows only where it should.
- * 0 for x < -86.99 (n <= -126): results are never subnormal.  +infinity above 88.7228; NaN for
- * NaN, which the operand order of the clamps lets through.  Error below 1 ulp (tested). */
-V16_FN v16 v16_exp(v16 x)
-{
-    x = v16_max(v16_set1(-87.25f), x);
-    x = v16_min(v16_set1(89.0f), x);
-    const v16 t = v16_fma(x, v16_set1(0x1.715476p+0f), v16_set1(v16_bias));
-    const v16 n = v16_sub(t, v16_set1(v16_bias));
-    v16 r = v16_fma(n, v16_set1(-0x1.62e4p-1f), x);
-    r = v16_fma(n, v16_set1(-0x1.7f7d1cp-20f), r);
-    v16 p = v16_set1(0x1.6a3fb8p-10f);
-    p = v16_fma(p, r, v16_set1(0x1.1239e0p-7f));
-    p = v16_fma(p, r, v16_set1(0x1.5558bep-5f));
-    p = v16_fma(p, r, v16_set1(0x1.555492p-3f));
-    p = v16_fma(p, r, v16_set1(0x1.fffffcp-2f));
-    p = v16_fma(p, r, v16_set1(1.0f));
-    p = v16_fma(p, r, v16_set1(1.0f));
-    return v16_mul(v16_add(p, p), v16_pow2_below(t));
-}
 
 V16_FN v16 one_plus_exp_neg(v16 x)
 {
@@ -234,23 +194,6 @@ void FG_LEVEL(rope)(float *x, const float *cos_t, const float *sin_t, size_t hal
             store_some(x + half + i, m, y1);
         }
     }
-}
-
-/* Maximum and weights of n scores; x is readable and writable up to n rounded up to 16, and lanes
- * beyond n hold -infinity, whose weight is 0.  A NaN score is skipped by max(x, m) and then makes
- * the sum NaN. */
-V16_FN void weigh_scores(float *x, size_t n, float *max, float *sum)
-{
-    v16 m = v16_set1(-INFINITY), acc = v16_zero();
-    for (size_t i = 0; i < n; i += 16) m = v16_max(v16_load(x + i), m);
-    *max = v16_hmax(m);
-    m = v16_set1(*max);
-    for (size_t i = 0; i < n; i += 16) {
-        const v16 e = v16_exp(v16_sub(v16_load(x + i), m));
-        v16_store(x + i, e);
-        acc = v16_add(acc, e);
-    }
-    *sum = v16_sum(acc);
 }
 
 float FG_LEVEL(softmax_num)(float *x, size_t n)
@@ -518,20 +461,17 @@ void FG_LEVEL(light_fold)(size_t d, const float *kt, const float *v, const float
 
 /* ---- softmax attention -------------------------------------------------------------------- */
 
-/* How keys and values are stored; a constant at each call. */
-typedef enum kv_kind { KV_F32, KV_F16, KV_I8 } kv_kind;
+/* How keys and values are stored; a constant at each call.  int8: attn_body.h. */
+typedef enum kv_kind { KV_F32, KV_F16 } kv_kind;
 
 V16_FN v16 load_kv(const void *p, kv_kind kv, size_t at)
 {
-    return kv == KV_I8    ? v16_load_i8((const int8_t *)p + at)
-           : kv == KV_F16 ? v16_load_f16((const uint16_t *)p + at)
-                          : v16_load((const float *)p + at);
+    return kv == KV_F16 ? v16_load_f16((const uint16_t *)p + at) : v16_load((const float *)p + at);
 }
 
-/* nt query heads; k_scale and v_scale are used for int8 only. */
+/* nt query heads. */
 V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, kv_kind kv, const void *k,
-                      const float *k_scale, const void *v, const float *v_scale, float *ml,
-                      float *o)
+                      const void *v, float *ml, float *o)
 {
     float w[V16_TILE][FG_KV_BLOCK];
     for (size_t p = 0; p < n_pos; p += 16) {
@@ -541,21 +481,11 @@ V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, kv_kind
             const v16 x = load_kv(k, kv, (p * d) + 16 * c);
             for (size_t t = 0; t < nt; t++) acc[t] = v16_fma(v16_set1(q[t * d + c]), x, acc[t]);
         }
-        const size_t m = n_pos - p;
-        for (size_t t = 0; t < nt; t++) {
-            if (kv == KV_I8) {
-                const v16 f = m >= 16 ? v16_load(k_scale + p) : load_some(k_scale + p, m, 0.0f);
-                acc[t] = v16_mul(acc[t], f);
-            }
-            v16_store(&w[t][p], acc[t]);
-        }
+        for (size_t t = 0; t < nt; t++) v16_store(&w[t][p], acc[t]);
     }
     for (size_t t = 0; t < nt; t++) {
         for (size_t p = n_pos; p % 16 != 0; p++) w[t][p] = -INFINITY;
         weigh_scores(w[t], n_pos, &ml[2 * t], &ml[2 * t + 1]);
-        if (kv == KV_I8) {
-            for (size_t p = 0; p < n_pos; p++) w[t][p] = w[t][p] * v_scale[p];
-        }
     }
     for (size_t e = 0; e < d; e += 16) {
         v16 acc[V16_TILE];
@@ -569,42 +499,36 @@ V16_FN void attn_tile(const float *q, size_t nt, size_t d, size_t n_pos, kv_kind
 }
 
 V16_FN void attn_block(const float *q, size_t n_q, size_t d, size_t n_pos, kv_kind kv,
-                       const void *k, const float *k_scale, const void *v, const float *v_scale,
-                       float *ml, float *o)
+                       const void *k, const void *v, float *ml, float *o)
 {
     size_t h = 0;
     for (; h + V16_TILE <= n_q; h += V16_TILE) {
-        attn_tile(q + h * d, V16_TILE, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+        attn_tile(q + h * d, V16_TILE, d, n_pos, kv, k, v, ml + 2 * h, o + h * d);
     }
     for (; h + V16_HALF <= n_q; h += V16_HALF) {
-        attn_tile(q + h * d, V16_HALF, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
+        attn_tile(q + h * d, V16_HALF, d, n_pos, kv, k, v, ml + 2 * h, o + h * d);
     }
     for (; h + V16_QUARTER <= n_q; h += V16_QUARTER) {
-        attn_tile(q + h * d, V16_QUARTER, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h,
-                  o + h * d);
+        attn_tile(q + h * d, V16_QUARTER, d, n_pos, kv, k, v, ml + 2 * h, o + h * d);
     }
-    for (; h < n_q; h++) {
-        attn_tile(q + h * d, 1, d, n_pos, kv, k, k_scale, v, v_scale, ml + 2 * h, o + h * d);
-    }
+    for (; h < n_q; h++) attn_tile(q + h * d, 1, d, n_pos, kv, k, v, ml + 2 * h, o + h * d);
 }
 
 void FG_LEVEL(attn_f32)(const float *q, size_t n_q, size_t d, size_t n_pos, const float *k,
                         const float *v, float *ml, float *o)
 {
-    attn_block(q, n_q, d, n_pos, KV_F32, k, NULL, v, NULL, ml, o);
+    attn_block(q, n_q, d, n_pos, KV_F32, k, v, ml, o);
 }
 
 void FG_LEVEL(attn_f16)(const float *q, size_t n_q, size_t d, size_t n_pos, const uint16_t *k,
                         const uint16_t *v, float *ml, float *o)
 {
-    attn_block(q, n_q, d, n_pos, KV_F16, k, NULL, v, NULL, ml, o);
+    attn_block(q, n_q, d, n_pos, KV_F16, k, v, ml, o);
 }
 
-void FG_LEVEL(attn_i8)(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
-                       const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
-                       float *o)
+float FG_LEVEL(quantize_i16)(const float *x, size_t n, int16_t *q)
 {
-    attn_block(q, n_q, d, n_pos, KV_I8, k, k_scale, v, v_scale, ml, o);
+    return quantize_row16(x, n, n <= 512 ? 32512.0f : 16256.0f, q);
 }
 
 void FG_LEVEL(attn_merge)(float *ml, float *o, const float *ml_b, const float *o_b, size_t d)

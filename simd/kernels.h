@@ -100,9 +100,9 @@ typedef void fg_light_fold_fn(size_t d, const float *kt, const float *v, const f
 
 /* Softmax attention of n_q query heads (one KV head) over one block of n_pos <= FG_KV_BLOCK
  * positions; partial results to be merged in block order.
- *   s[p] = chain_d(q[d] * K[p][d])  (int8: times k_scale[p] at the end)
+ *   s[p] = chain_d(q[d] * K[p][d])
  *   ml[2h] = m = max s,  ml[2h+1] = 16-lane sum of w[p] = exp(s[p] - m)
- *   o_h[e] = chain_p(w[p] * V[p][e])  (int8: w[p] * v_scale[p] first)
+ *   o_h[e] = chain_p(w[p] * V[p][e])
  * f16: the same as f32 on the numbers that the IEEE halves in k and v stand for.
  * q: [n_q][d], already multiplied by 1/sqrt(d).  k: [n_pos/16 rounded up][d][16] (16 positions
  * interleaved); positions beyond n_pos may hold anything finite.  v: [n_pos][d].
@@ -111,9 +111,28 @@ typedef void fg_attn_f32_fn(const float *q, size_t n_q, size_t d, size_t n_pos, 
                             const float *v, float *ml, float *o);
 typedef void fg_attn_f16_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const uint16_t *k,
                             const uint16_t *v, float *ml, float *o);
-typedef void fg_attn_i8_fn(const float *q, size_t n_q, size_t d, size_t n_pos, const int8_t *k,
-                           const float *k_scale, const int8_t *v, const float *v_scale, float *ml,
-                           float *o);
+
+/* q[i] = x[i] * (top / max|x|) rounded to nearest even, returns max|x| / top; top is 32512 for
+ * n <= 512, else 16256 (n at most 1024), so that a product with int8 fits an int32 sum, and so that
+ * q = 256 high + low with high in -127..127 whether low is signed or not.  The maximum is found as
+ * in quantize_act; a row below 2^-112 counts as zero, with 0 returned, and one with NaN or infinity
+ * becomes zeros, with NaN returned. */
+typedef float fg_quantize_i16_fn(const float *x, size_t n, int16_t *q);
+
+/* Softmax attention over one block of an int8 cache, in integers, of n_row query rows (any heads of
+ * one KV head, any tokens); row r sees the first n_pos[r] positions, 1 to FG_KV_BLOCK.  For each
+ * row by itself:
+ *   S[p] = sum_d q[d] * K[p][d], exact int32;  s[p] = ((float)S[p] * k_scale[p]) * q_scale
+ *   ml[2r] = m = max s,  ml[2r+1] = 16-lane sum of w[p] = exp(s[p] - m)
+ *   U, f = quantize_i16 of w[p] * v_scale[p]
+ *   o_r[e] = (float)(sum_p U[p] * V[p][e], exact int32) * f
+ * q: [n_row][d], of quantize_i16, as q_scale [n_row].  o: [n_row][d].  d a multiple of 16, at most
+ * 1024. k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.  v:
+ * [positions/4][d] [4].  Both are readable up to the largest n_pos rounded up to 64, and may hold
+ * anything beyond it.  k_scale, v_scale: [largest n_pos]. */
+typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
+                           size_t n_row, size_t d, const int8_t *k, const float *k_scale,
+                           const int8_t *v, const float *v_scale, float *ml, float *o);
 
 /* Merges block partials in order: given (m, l, o) and the next block's (ml, ob), d elements:
  *   m' = max(m, mb); o = o * exp(m - m') + ob * exp(mb - m') (product, then fmaf); l alike.
@@ -143,6 +162,7 @@ typedef struct fg_kernels {
     fg_light_fold_fn *light_fold;
     fg_attn_f32_fn *attn_f32;
     fg_attn_f16_fn *attn_f16;
+    fg_quantize_i16_fn *quantize_i16;
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
 } fg_kernels;

@@ -46,11 +46,11 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
     const __m128i *x = (const __m128i *)(const void *)p;
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128(x)), _mm256_cvtph_ps(_mm_loadu_si128(x + 1))};
 }
-V16_FN v16 v16_load_i8(const int8_t *p)
+V16_FN v16 v16_load_i32(const int32_t *p)
 {
-    const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
-                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+    const __m256i *x = (const __m256i *)(const void *)p;
+    return (v16){_mm256_cvtepi32_ps(_mm256_loadu_si256(x)),
+                 _mm256_cvtepi32_ps(_mm256_loadu_si256(x + 1))};
 }
 V16_FN v16 v16_set1(float x)
 {
@@ -173,6 +173,11 @@ V16_FN void v16i_store_i8(int8_t *p, v16i a)
     const __m256i x = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
     const __m128i y = _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     _mm_storeu_si128((__m128i *)(void *)p, y);
+}
+V16_FN void v16i_store_i16(int16_t *p, v16i a)
+{
+    const __m256i x = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+    _mm256_storeu_si256((__m256i *)(void *)p, x);
 }
 
 #endif

@@ -36,10 +36,9 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
-V16_FN v16 v16_load_i8(const int8_t *p)
+V16_FN v16 v16_load_i32(const int32_t *p)
 {
-    const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
 }
 V16_FN v16 v16_set1(float x)
 {
@@ -144,6 +143,10 @@ V16_FN int32_t v16i_hmax(v16i a)
 V16_FN void v16i_store_i8(int8_t *p, v16i a)
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
+}
+V16_FN void v16i_store_i16(int16_t *p, v16i a)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(a));
 }
 
 #endif

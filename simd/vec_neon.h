@@ -50,13 +50,10 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
     return (v16){vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a), vcvt_f32_f16(vget_low_f16(b)),
                  vcvt_high_f32_f16(b)};
 }
-V16_FN v16 v16_load_i8(const int8_t *p)
+V16_FN v16 v16_load_i32(const int32_t *p)
 {
-    const int8x16_t x = vld1q_s8(p);
-    const int16x8_t a = vmovl_s8(vget_low_s8(x)), b = vmovl_s8(vget_high_s8(x));
-    return (v16){
-        vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(a))),
-        vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(b)))};
+    return (v16){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4)),
+                 vcvtq_f32_s32(vld1q_s32(p + 8)), vcvtq_f32_s32(vld1q_s32(p + 12))};
 }
 V16_FN v16 v16_set1(float x)
 {
@@ -196,6 +193,11 @@ V16_FN void v16i_store_i8(int8_t *p, v16i a)
     const int16x8_t lo = vcombine_s16(vmovn_s32(a.q0), vmovn_s32(a.q1));
     const int16x8_t hi = vcombine_s16(vmovn_s32(a.q2), vmovn_s32(a.q3));
     vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+V16_FN void v16i_store_i16(int16_t *p, v16i a)
+{
+    vst1q_s16(p, vcombine_s16(vmovn_s32(a.q0), vmovn_s32(a.q1)));
+    vst1q_s16(p + 8, vcombine_s16(vmovn_s32(a.q2), vmovn_s32(a.q3)));
 }
 
 #endif

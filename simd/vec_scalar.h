@@ -75,7 +75,7 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
 {
     V16_EACH(fg_f16_to_f32(p[i]));
 }
-V16_FN v16 v16_load_i8(const int8_t *p)
+V16_FN v16 v16_load_i32(const int32_t *p)
 {
     V16_EACH((float)p[i]);
 }
@@ -186,6 +186,11 @@ V16_FN int32_t v16i_hmax(v16i a)
 V16_FN void v16i_store_i8(int8_t *p, v16i a)
 {
     for (int i = 0; i < 16; i++) p[i] = (int8_t)a.i[i];
+}
+/* Lanes within -32768..32767. */
+V16_FN void v16i_store_i16(int16_t *p, v16i a)
+{
+    for (int i = 0; i < 16; i++) p[i] = (int16_t)a.i[i];
 }
 
 #undef V16_EACH

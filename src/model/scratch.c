@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/model/scratch.h"
 
-#include "src/base/mem.h"
-
 /* Takes [n_row][width] rows from the mapping, or only measures when base is NULL. */
 static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t width,
                          fg_forms forms)
@@ -61,8 +59,11 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
     const uint64_t router = fg_n_panel(p->n_expert) * fg_n_sb(d) * FG_PANEL_ROWS;
     s->ahead = take_acts(base, &used, 2, d, f32_only);
     s->chains = take_array(base, &used, FG_FEW_TOKENS * router, sizeof(float));
-    s->span_stride = (size_t)(fg_round_up(2 * group, 16) + group * p->d_head);
-    s->attn_stride = 3 * s->span_stride; /* result, span, block */
+    const size_t rows = (size_t)(FG_ATTN_TOKENS * group);
+    s->span_stride = fg_rows_floats((size_t)group, p->d_head);
+    /* result, span, block; queries in 16 bits, their scales and numbers of positions */
+    s->attn_stride = 3 * fg_rows_floats(rows, p->d_head) + (size_t)fg_round_up(rows, 16) * 2 +
+                     (size_t)fg_round_up(rows * p->d_head / 2, 16);
     s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
     const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
     s->spans = take_array(base, &used, p->n_kv_head * n_span * s->span_stride, sizeof(float));

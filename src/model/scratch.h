@@ -6,6 +6,7 @@
 #ifndef FG_SRC_MODEL_SCRATCH_H
 #define FG_SRC_MODEL_SCRATCH_H
 
+#include "src/base/mem.h"
 #include "src/model/model.h"
 #include "src/model/state.h"
 
@@ -44,10 +45,10 @@ typedef struct fg_scratch {
     uint32_t n_wave; /* experts worked on at a time; see moe.c */
     float *chains;   /* [FG_FEW_TOKENS][router panels][router superblocks][16] */
     fg_acts ahead;   /* [2][d_model] input of another layer's router; state after it (f only) */
-    float *attn;     /* [n_thread][attn_stride] per-worker block results */
+    float *attn;     /* [n_thread][attn_stride] what a worker needs for a tile of softmax.c */
     size_t attn_stride;
     float *spans;       /* [n_kv_head][spans of n_ctx][span_stride] results of one token */
-    size_t span_stride; /* (max, sum) of each head, padded, then [group][d_head] */
+    size_t span_stride; /* fg_rows_floats of a group of heads */
     void *map;
     uint64_t bytes;
 } fg_scratch;
@@ -55,8 +56,15 @@ typedef struct fg_scratch {
 enum {
     FG_LOGIT_ROWS = 16, /* tokens whose logits are computed together; bounds the buffer */
     FG_BATCH_MAX = 4096,
-    FG_FEW_TOKENS = 8, /* below it a token's router is split over the workers */
+    FG_FEW_TOKENS = 8,   /* below it a token's router is split over the workers */
+    FG_ATTN_TOKENS = 16, /* of a sequence, that softmax attention walks the cache with at a time */
 };
+
+/* Results of n rows of attention: (max, sum) of each, padded, then [n][d]. */
+static inline size_t fg_rows_floats(size_t n, size_t d)
+{
+    return (size_t)fg_round_up(2 * (uint64_t)n, 16) + n * d;
+}
 
 /* n_ctx: positions of the session's state. */
 fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx, uint32_t n_batch,

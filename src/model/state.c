@@ -10,6 +10,8 @@
 #include "src/base/units.h"
 #include "src/sys/room.h"
 
+enum { ROW_STEP = 64 }; /* positions that kernels may read together */
+
 /* Bump allocation over the mapping; with base == NULL it only measures. */
 typedef struct arena {
     uint8_t *base;
@@ -81,7 +83,7 @@ static void describe(fg_state *st, const fg_shape *s, uint64_t n_ctx, fg_kv_type
         .n_node = 1, .weight = 1, .node = {{.weight = 1}}, .n_deal = 1, .n_dealt = {1}};
     *st = (fg_state){
         .n_ctx = n_ctx,
-        .n_pos = fg_round_up(n_ctx, 16),
+        .n_pos = fg_round_up(n_ctx, ROW_STEP),
         .kv_type = kv,
         .d_head = s->d_head,
         .n_kv_head = s->n_kv_head,
@@ -206,9 +208,16 @@ fg_state_cache fg_state_rows(const fg_state *st, uint32_t l, uint64_t head, uint
         row = st->n_whole[k] * st->span + (at - st->n_whole[k]) * last;
     }
     row += pos % st->span;
+    uint64_t key = row / 16 * 16 * d, value = row * d;
+    if (st->kv_type == FG_KV_INT8) {
+        key += row % 16 * 4;
+        value = row / 4 * 4 * d + row % 4;
+    } else {
+        key += row % 16;
+    }
     return (fg_state_cache){
-        .k = (uint8_t *)y->k_cache + (row / 16 * 16 * d + row % 16) * size,
-        .v = (uint8_t *)y->v_cache + row * d * size,
+        .k = (uint8_t *)y->k_cache + key * size,
+        .v = (uint8_t *)y->v_cache + value * size,
         .k_scale = y->k_scale == NULL ? NULL : y->k_scale + row,
         .v_scale = y->v_scale == NULL ? NULL : y->v_scale + row,
     };
@@ -267,7 +276,7 @@ bool fg_state_rewind(fg_state *st, uint64_t pos)
 void fg_state_copy_cache(fg_state *to, const fg_state *from, const fg_shape *s, uint64_t pos)
 {
     const uint64_t row = (uint64_t)s->d_head * fg_kv_bytes(from->kv_type);
-    const uint64_t n = fg_round_up(pos, 16); /* keys lie in blocks of 16 */
+    const uint64_t n = fg_round_up(pos, 16); /* keys lie in blocks of 16, values of 4 */
     const uint64_t step = to->span < from->span ? to->span : from->span;
     for (uint32_t l = 0; l < s->n_layer; l++) {
         for (uint64_t h = 0; s->attn[l] == FG_ATTN_SOFTMAX && h < s->n_kv_head; h++) {

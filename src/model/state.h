@@ -48,10 +48,11 @@ typedef struct fg_layer_part {
     float *s;  /* [n_head][d_head][d_head], S[h][d_k][d_v] at the chunk start */
     float *kt; /* [n_head][d_head][FG_LIGHT_CHUNK], keys of the chunk, transposed */
     float *v;  /* [n_head][FG_LIGHT_CHUNK][d_head] */
-    /* softmax: its (span, head)s, span after span; together n_row positions, a multiple of 16 */
+    /* softmax: its (span, head)s, span after span; together n_row positions, a multiple of 64 */
     uint64_t n_row;
-    void *k_cache;  /* f32, f16 or int8 [n_row/16][d_head][16], after rotation */
-    void *v_cache;  /* f32, f16 or int8 [n_row][d_head] */
+    void *k_cache;  /* after rotation; f32, f16: [n_row/16][d_head][16],
+                     * int8: [n_row/16][d_head/4][16][4] */
+    void *v_cache;  /* f32, f16: [n_row][d_head], int8: [n_row/4][d_head][4] */
     float *k_scale; /* int8: [n_row] */
     float *v_scale;
 } fg_layer_part;
@@ -60,7 +61,7 @@ typedef struct fg_state {
     uint64_t pos;    /* tokens evaluated so far */
     uint64_t folded; /* multiple of FG_LIGHT_CHUNK: tokens that S stands for */
     uint64_t n_ctx;  /* positions there is room for */
-    uint64_t n_pos;  /* n_ctx rounded up to 16 */
+    uint64_t n_pos;  /* n_ctx rounded up to 64 */
     fg_kv_type kv_type;
     uint32_t d_head, n_kv_head;
     uint64_t span; /* positions of a head that lie together: FG_ATTN_SPAN, or with one
@@ -92,12 +93,21 @@ typedef struct fg_state_light {
 fg_state_light fg_state_head(const fg_state *st, uint32_t l, uint64_t head);
 
 /* The cache of one key-value head of softmax layer l from position pos on; they lie together to the
- * end of pos's span of FG_ATTN_SPAN at least.  Of a key at a position that is no multiple of 16,
- * element e is 16 * e behind k. */
+ * end of pos's span of FG_ATTN_SPAN at least, and what is read with them to a multiple of 64
+ * positions.  Of position pos itself, element e is fg_state_key_at behind k and fg_state_value_at
+ * behind v (elements). */
 typedef struct fg_state_cache {
     void *k, *v;
     float *k_scale, *v_scale; /* int8, else NULL */
 } fg_state_cache;
+static inline uint64_t fg_state_key_at(fg_kv_type kv, uint64_t e)
+{
+    return kv == FG_KV_INT8 ? e / 4 * 64 + e % 4 : 16 * e;
+}
+static inline uint64_t fg_state_value_at(fg_kv_type kv, uint64_t e)
+{
+    return kv == FG_KV_INT8 ? 4 * e : e;
+}
 fg_state_cache fg_state_rows(const fg_state *st, uint32_t l, uint64_t head, uint64_t pos);
 
 /* Work on all n_head heads, `times` over (layers, sequences), taken by the nodes that have them: in

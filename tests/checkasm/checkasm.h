@@ -32,11 +32,14 @@ typedef struct variant {
 } variant;
 
 #if defined(__x86_64__) /* tests/amx_shim.c */
-#define SHIM_VARIANTS(X) X(panel_q4) X(panel_q4lin) X(panel_q5) X(panel_q6) X(panel_q8)
+#define SHIM_VARIANTS(X)                                                                           \
+    X(panel, panel_q4)                                                                             \
+    X(panel, panel_q4lin)                                                                          \
+    X(panel, panel_q5) X(panel, panel_q6) X(panel, panel_q8) X(attn_i8, attn_i8)
 #else
 #define SHIM_VARIANTS(X)
 #endif
-#define DECLARE(slot) fg_panel_fn shim_##slot;
+#define DECLARE(type, slot) fg_##type##_fn shim_##slot;
 SHIM_VARIANTS(DECLARE)
 #undef DECLARE
 
@@ -44,7 +47,7 @@ static const variant variants[] = {
 #define FG_KERNEL(slot, type, symbol, features) {#slot, #type, #symbol, features, (any_fn *)symbol},
 #include "simd/kernels.inc"
 #undef FG_KERNEL
-#define SHIM(slot) {#slot, "panel", "shim_" #slot, FG_CPU_AVX512VNNI, (any_fn *)shim_##slot},
+#define SHIM(type, slot) {#slot, #type, "shim_" #slot, FG_CPU_AVX512VNNI, (any_fn *)shim_##slot},
     SHIM_VARIANTS(SHIM)
 #undef SHIM
 };

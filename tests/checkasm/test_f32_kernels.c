@@ -24,7 +24,7 @@
 
 /* ---- running one kernel on one problem ------------------------------------------------------ */
 
-enum { MAX_OUT = 64 * 160 + 256 * 160, MAX_IN = 8 };
+enum { MAX_OUT = 64 * 160 + 256 * 160, MAX_IN = 12 };
 
 typedef struct problem {
     const char *slot;
@@ -59,6 +59,13 @@ static int8_t *bytes(arena *m, size_t n)
                                     : (int8_t)(fg_rng_u64(&m->rng) >> 40);
     }
     return p;
+}
+
+/* For the caller to fill. */
+static int16_t *shorts(arena *m, size_t n)
+{
+    m->g[m->n] = guard_alloc(n * sizeof(int16_t));
+    return (int16_t *)(void *)m->g[m->n++].p;
 }
 
 static uint16_t *halves(arena *m, size_t n)
@@ -140,13 +147,20 @@ static void run_attn(const problem *p, any_fn *fn, arena *m, result *r)
         const uint16_t *k = halves(m, up * d), *v = halves(m, n_pos * d);
         ((fg_attn_f16_fn *)fn)(q, n_q, d, n_pos, k, v, ml, o);
     } else {
-        const int8_t *k = bytes(m, up * d), *v = bytes(m, n_pos * d);
-        float *ks = floats(m, n_pos), *vs = floats(m, n_pos);
+        const size_t rows = (n_pos + 63) / 64 * 64;
+        const int8_t *k = bytes(m, rows * d), *v = bytes(m, rows * d);
+        float *ks = floats(m, n_pos), *vs = floats(m, n_pos), *qs = floats(m, n_q);
         for (size_t i = 0; i < n_pos; i++) {
             ks[i] = fabsf(ks[i]) * 0.01f;
             vs[i] = fabsf(vs[i]) * 0.01f;
         }
-        ((fg_attn_i8_fn *)fn)(q, n_q, d, n_pos, k, ks, v, vs, ml, o);
+        int16_t *q16 = shorts(m, n_q * d);
+        uint16_t *seen = (uint16_t *)shorts(m, n_q);
+        for (size_t i = 0; i < n_q; i++) { /* in any order; some see all */
+            seen[i] = (uint16_t)(i % 3 == 0 ? n_pos : 1 + (i * 37 + n_pos / 2) % n_pos);
+            qs[i] = fg_quantize_i16__scalar(q + i * d, d, q16 + i * d);
+        }
+        ((fg_attn_i8_fn *)fn)(q16, qs, seen, n_q, d, k, ks, v, vs, ml, o);
     }
     emit(r, ml, 2 * n_q);
     emit(r, o, n_q * d);
@@ -165,6 +179,15 @@ static void run_rest(const problem *p, any_fn *fn, arena *m, result *r)
                 const float v = (float)((const uint8_t *)&a[i])[k];
                 emit(r, &v, 1);
             }
+        }
+    } else if (is(p, "quantize_i16")) {
+        const float *x = floats(m, p->n);
+        int16_t *q = shorts(m, p->n);
+        const float scale = ((fg_quantize_i16_fn *)fn)(x, p->n, q);
+        emit(r, &scale, 1);
+        for (size_t i = 0; i < p->n; i++) {
+            const float v = (float)q[i];
+            emit(r, &v, 1);
         }
     } else if (is(p, "rope")) {
         float *x = floats(m, 2 * p->n), *c = floats(m, p->n), *s = floats(m, p->n);
@@ -199,8 +222,8 @@ static bool run(const problem *p, any_fn *fn, result *r)
         RUN_CAUGHT(faulted, run_light(p, fn, &m, r));
     } else if (is(p, "attn_f32") || is(p, "attn_f16") || is(p, "attn_i8")) {
         RUN_CAUGHT(faulted, run_attn(p, fn, &m, r));
-    } else if (is(p, "quantize_act") || is(p, "rope") || is(p, "softmax_num") ||
-               is(p, "attn_merge")) {
+    } else if (is(p, "quantize_act") || is(p, "quantize_i16") || is(p, "rope") ||
+               is(p, "softmax_num") || is(p, "attn_merge")) {
         RUN_CAUGHT(faulted, run_rest(p, fn, &m, r));
     } else {
         RUN_CAUGHT(faulted, run_vector_op(p, fn, &m, r));
@@ -246,13 +269,14 @@ static void check_all_inputs(problem p)
 
 FG_TEST(vector_kernels_equal_the_reference)
 {
-    static const char *const slots[] = {"rmsnorm",  "axpby",       "axpy",        "silu",
-                                        "silu_mul", "sigmoid_mul", "quantize_act"};
+    static const char *const slots[] = {"rmsnorm",  "axpby",       "axpy",         "silu",
+                                        "silu_mul", "sigmoid_mul", "quantize_act", "quantize_i16"};
     static const size_t sizes[] = {16, 32, 48, 112, 128, 144, 256, 640, 1536};
     for (size_t s = 0; s < sizeof slots / sizeof slots[0]; s++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
             problem p = {.slot = slots[s], .n = sizes[i]};
             if (is(&p, "quantize_act") && p.n % 128 != 0) continue;
+            if (is(&p, "quantize_i16") && p.n > 1024) continue;
             check_all_inputs(p);
             p.a = 1; /* output over an input */
             check_all_inputs(p);
@@ -300,6 +324,19 @@ FG_TEST(attention_kernels_equal_the_reference)
     }
 }
 
+/* Rows beyond one tile, and heads of all sizes: 64, 128 and more have kernels of their own. */
+FG_TEST(integer_attention_equals_the_reference)
+{
+    static const struct {
+        size_t rows, d, positions;
+    } set[] = {{40, 128, 256}, {33, 64, 65}, {16, 128, 63}, {17, 192, 129}, {9, 80, 64},
+               {2, 512, 48},   {3, 528, 17}, {1, 1024, 1},  {35, 64, 1}};
+    for (size_t i = 0; i < sizeof set / sizeof set[0]; i++) {
+        check_all_inputs(
+            (problem){.slot = "attn_i8", .n = set[i].d, .a = set[i].rows, .b = set[i].positions});
+    }
+}
+
 /* The bits themselves, so that a compiler or C library that changes them on all levels at once is
  * noticed.  Inputs are uniform and the decay 1/2, made without libm. */
 FG_TEST(golden_bits)
@@ -313,12 +350,14 @@ FG_TEST(golden_bits)
         {.slot = "light_fold", .n = 64},    {.slot = "attn_f32", .n = 64, .a = 5, .b = 99},
         {.slot = "attn_merge", .n = 64},    {.slot = "attn_i8", .n = 64, .a = 5, .b = 99},
         {.slot = "attn_merge", .n = 128},   {.slot = "attn_f16", .n = 64, .a = 5, .b = 99},
+        {.slot = "quantize_i16", .n = 128},
     };
     static const uint64_t golden[sizeof set / sizeof set[0]] = {
         0x7534309f36210e82, 0x60311cb2ef93a32b, 0xcd284190ab328cf6, 0xd32412f188a18a34,
         0xa9f5ac254dc0a278, 0x891a89f9443e867d, 0xfe165c877c5a4645, 0x2bd2215f116f4893,
         0xf5db484613bc78f5, 0xae5195ae45722b5b, 0x817d6ea51b4d9d6c, 0xc485ca344e8b5da8,
-        0x88f393d38ced1767, 0xc833a6bd508f9706, 0xf0dfde2a961195c1, 0x709c486078bbe83a,
+        0x88f393d38ced1767, 0x04265607d572cdd2, 0xf0dfde2a961195c1, 0x709c486078bbe83a,
+        0x1c98c551ebf2590e,
     };
     for (size_t i = 0; i < N_VARIANTS; i++) {
         if (!runnable(&variants[i])) continue;
@@ -626,32 +665,120 @@ FG_TEST(attention_is_within_its_bound)
     free(v);
 }
 
-/* int8 keys and values are the f32 kernel on the converted numbers, but for where the scales go:
- * with scales that are powers of two the bits are equal. */
-FG_TEST(attention_i8_equals_f32_for_power_of_two_scales)
+/* The formulas of kernels.h, sums in 64 bits, the rest in f32 as written there. */
+static void attend_by_formula(const int16_t *q, float q_scale, size_t n, size_t d, const int8_t *k,
+                              const float *ks, const int8_t *v, const float *vs, float *ml,
+                              float *o)
 {
-    enum { D = 48, P = 77, UP = 80, Q = 5 };
+    _Alignas(64) float w[FG_KV_BLOCK], x[FG_KV_BLOCK];
+    int16_t u[FG_KV_BLOCK];
+    float sum[16] = {0}, most = 0.0f;
+    ml[0] = -INFINITY;
+    for (size_t p = 0; p < n; p++) {
+        int64_t s = 0;
+        for (size_t i = 0; i < d; i++)
+            s += q[i] * k[p / 16 * 16 * d + i / 4 * 64 + p % 16 * 4 + i % 4];
+        CHECK(s == (int32_t)s);
+        w[p] = (float)s * ks[p];
+        w[p] = w[p] * q_scale;
+        ml[0] = w[p] > ml[0] ? w[p] : ml[0];
+    }
+    for (size_t p = 0; p < n; p++) {
+        w[p] = v16_first(v16_exp(v16_set1(w[p] - ml[0])));
+        sum[p % 16] += w[p];
+        x[p] = w[p] * vs[p];
+        most = x[p] > most ? x[p] : most;
+    }
+    for (size_t i = 8; i > 0; i /= 2) {
+        for (size_t j = 0; j < i; j++) sum[j] += sum[j + i];
+    }
+    ml[1] = sum[0];
+    for (size_t p = 0; p < n; p++) u[p] = (int16_t)lrintf(x[p] * (32512.0f / most));
+    for (size_t e = 0; e < d; e++) {
+        int64_t s = 0;
+        for (size_t p = 0; p < n; p++) s += u[p] * v[p / 4 * 4 * d + 4 * e + p % 4];
+        CHECK(s == (int32_t)s);
+        o[e] = (float)s * (most / 32512.0f);
+    }
+}
+
+/* Largest sums included: all of q, K, U and V at their ends. */
+FG_TEST(integer_attention_is_its_formula)
+{
+    static const size_t dims[] = {16, 64, 128, 512, 1024};
     fg_rng r;
     fg_rng_init(&r, 9);
-    static int8_t k8[UP * D], v8[P * D];
-    static float k[UP * D], v[P * D], ks[UP], vs[UP], q[Q * D];
-    fill_floats(&r, IN_NORMAL, q, Q * D);
-    for (int p = 0; p < UP; p++) {
-        ks[p] = ldexpf(1.0f, -(p % 5) - 5);
-        vs[p] = ldexpf(1.0f, -(p % 3) - 4);
+    for (int kind = 0; kind < 6; kind++) {
+        const size_t d = dims[kind % 5], n = kind == 0 ? 77 : 256 - (size_t)kind % 2;
+        float *x = alloc_filled(&r, IN_NORMAL, d), *ks = alloc_filled(&r, IN_NORMAL, n),
+              *vs = alloc_filled(&r, IN_NORMAL, n), ml[2], want_ml[2];
+        _Alignas(64) static float o[1024], want_o[1024];
+        _Alignas(64) static int16_t q[1024];
+        static int8_t k[256 * 1024], v[256 * 1024];
+        const bool ends = kind > 2;
+        for (size_t i = 0; i < d && ends; i++) x[i] = 3.0f;
+        for (size_t i = 0; i < n; i++) ks[i] = ends ? 1e-6f : fabsf(ks[i]) * 0.01f;
+        for (size_t i = 0; i < n; i++) vs[i] = ends ? 0.5f : fabsf(vs[i]) * 0.01f;
+        for (size_t i = 0; i < 256 * d; i++) {
+            k[i] = ends ? 127 : (int8_t)(fg_rng_u64(&r) >> 20);
+            v[i] = ends ? -127 : (int8_t)(fg_rng_u64(&r) >> 20);
+        }
+        const float q_scale = fg_quantize_i16__scalar(x, d, q);
+        CHECK_U64((uint64_t)q[0], ends ? (d > 512 ? 16256 : 32512) : (uint64_t)q[0]);
+        const uint16_t seen = (uint16_t)n;
+        attend_by_formula(q, q_scale, n, d, k, ks, v, vs, want_ml, want_o);
+        fg_attn_i8__scalar(q, &q_scale, &seen, 1, d, k, ks, v, vs, ml, o);
+        CHECK(memcmp(ml, want_ml, sizeof ml) == 0);
+        CHECK(memcmp(o, want_o, d * sizeof *o) == 0);
+        free(x);
+        free(ks);
+        free(vs);
     }
-    for (int i = 0; i < UP * D; i++) {
-        k8[i] = (int8_t)(fg_rng_u64(&r) >> 20);
-        k[i] = (float)k8[i] * ks[i / (16 * D) * 16 + i % 16];
-        if (i >= P * D) continue;
-        v8[i] = (int8_t)(fg_rng_u64(&r) >> 20);
-        v[i] = (float)v8[i] * vs[i / D];
+}
+
+/* int8 attention against the same numbers in f32: within what 15 bits of q and of the weights
+ * leave. */
+FG_TEST(integer_attention_is_near_f32)
+{
+    enum { D = 64, P = 200, UP = 256, Q = 5 };
+    fg_rng r;
+    fg_rng_init(&r, 9);
+    static int8_t k8[UP * D], v8[UP * D];
+    static float k[UP * D], v[P * D], ks[UP], vs[UP], q[Q * D];
+    _Alignas(64) static int16_t q16[Q * D];
+    float q_scale[Q];
+    uint16_t seen[Q];
+    fill_floats(&r, IN_NORMAL, q, Q * D);
+    for (size_t p = 0; p < P; p++) {
+        ks[p] = (float)(0.01 * (0.5 + fg_rng_f64(&r)));
+        vs[p] = (float)(0.01 * (0.5 + fg_rng_f64(&r)));
+        for (size_t i = 0; i < D; i++) {
+            const int8_t a = (int8_t)((int)(fg_rng_u64(&r) % 255) - 127),
+                         b = (int8_t)((int)(fg_rng_u64(&r) % 255) - 127);
+            k8[p / 16 * 16 * D + i / 4 * 64 + p % 16 * 4 + i % 4] = a;
+            v8[p / 4 * 4 * D + 4 * i + p % 4] = b;
+            k[(p / 16 * D + i) * 16 + p % 16] = (float)a * ks[p];
+            v[p * D + i] = (float)b * vs[p];
+        }
+    }
+    for (size_t h = 0; h < Q; h++) {
+        q_scale[h] = fg_quantize_i16__scalar(q + h * D, D, q16 + h * D);
+        seen[h] = P;
     }
     float ml[2][2 * Q], o[2][Q * D];
     fg_attn_f32__scalar(q, Q, D, P, k, v, ml[0], o[0]);
-    fg_attn_i8__scalar(q, Q, D, P, k8, ks, v8, vs, ml[1], o[1]);
-    CHECK(memcmp(ml[0], ml[1], sizeof ml[0]) == 0);
-    CHECK(memcmp(o[0], o[1], sizeof o[0]) == 0);
+    fg_attn_i8__scalar(q16, q_scale, seen, Q, D, k8, ks, v8, vs, ml[1], o[1]);
+    for (size_t h = 0; h < Q; h++) {
+        /* half a step of q in each of D products; then, relative, e^(twice that) of the weights */
+        const double off = 0.5 * (double)q_scale[h] * D * 127.0 * 0.015 + 1e-5;
+        CHECK_NEAR(ml[1][2 * h], ml[0][2 * h], off);
+        CHECK_NEAR(ml[1][2 * h + 1], ml[0][2 * h + 1], (double)ml[0][2 * h + 1] * 2.1 * off);
+        for (size_t e = 0; e < D; e++) { /* half a step of each weight, times a value below 1.9 */
+            const double size = (double)ml[0][2 * h + 1] * 1.905;
+            CHECK_NEAR(o[1][h * D + e], o[0][h * D + e],
+                       2.1 * off * size + P * 0.5 * 0.015 * 127.0 / 32512.0);
+        }
+    }
 }
 
 /* On every level: the bits of the f32 reference on the same numbers, normal and subnormal. */
@@ -775,6 +902,25 @@ static void attn_forgets_last(const float *q, size_t n_q, size_t d, size_t n_pos
     fg_attn_f32__scalar(q, n_q, d, n_pos - 1, k, v, ml, o);
 }
 
+/* Values behind a row's last position count, as if they had a weight. */
+static void attn_i8_sees_all(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
+                             size_t n_row, size_t d, const int8_t *k, const float *k_scale,
+                             const int8_t *v, const float *v_scale, float *ml, float *o)
+{
+    uint16_t most[64] = {0};
+    for (size_t i = 0; i < n_row; i++) most[0] = n_pos[i] > most[0] ? n_pos[i] : most[0];
+    for (size_t i = 0; i < n_row; i++) most[i] = most[0];
+    fg_attn_i8__scalar(q, q_scale, most, n_row, d, k, k_scale, v, v_scale, ml, o);
+}
+
+/* One of 32512 steps. */
+static float quantize_i16_cuts(const float *x, size_t n, int16_t *q)
+{
+    const float scale = fg_quantize_i16__scalar(x, n, q);
+    for (size_t i = 0; i < n; i++) q[i] = (int16_t)(x[i] / scale);
+    return scale;
+}
+
 FG_TEST(broken_kernels_are_caught)
 {
     const struct {
@@ -790,6 +936,8 @@ FG_TEST(broken_kernels_are_caught)
         {{.slot = "light_out", .n = 32, .a = 3, .b = 9}, (any_fn *)light_out_late_decay},
         {{.slot = "quantize_act", .n = 256}, (any_fn *)quantize_truncates},
         {{.slot = "attn_f32", .n = 32, .a = 3, .b = 33}, (any_fn *)attn_forgets_last},
+        {{.slot = "attn_i8", .n = 64, .a = 3, .b = 33}, (any_fn *)attn_i8_sees_all},
+        {{.slot = "quantize_i16", .n = 128}, (any_fn *)quantize_i16_cuts},
     };
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         problem p = broken[i].p;

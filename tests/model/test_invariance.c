@@ -23,7 +23,7 @@
 
 /* XXH3-64 of the logits of `prompt` (300 ids) on nano.  Changes only when the numerics, the
  * quantizer or the recipe change on purpose; say so in the commit. */
-static const uint64_t golden_q4 = 0x97d7af994b93d66e;
+static const uint64_t golden_q4 = 0xe3200b7576863a8b;
 /* The same a token, to say where a difference is; FULGUR_TEST_GOLDEN=1 writes it anew. */
 static const char golden_tokens[] = "tests/vectors/nano/golden_q4.txt";
 

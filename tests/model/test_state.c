@@ -64,11 +64,11 @@ static void tally_row(const fg_state *st, uint8_t *seen, uint64_t h, uint64_t po
     uint64_t at;
     const uint32_t owner = fg_place_deal(&st->place, pos / FG_ATTN_SPAN * st->n_kv_head + h, &at);
     for (uint64_t e = 0; e < d; e++) {
-        t->twice += mark_bytes(st, seen, (uint8_t *)c.k + 16 * e * size, size);
-        t->astray += node_of(st, (uint8_t *)c.k + 16 * e * size, size) != owner;
+        const uint8_t *k = (uint8_t *)c.k + fg_state_key_at(st->kv_type, e) * size,
+                      *v = (uint8_t *)c.v + fg_state_value_at(st->kv_type, e) * size;
+        t->twice += mark_bytes(st, seen, k, size) + mark_bytes(st, seen, v, size);
+        t->astray += node_of(st, k, size) != owner || node_of(st, v, size) != owner;
     }
-    t->twice += mark_bytes(st, seen, c.v, d * size);
-    t->astray += node_of(st, c.v, d * size) != owner;
     t->bytes += 2 * d * size;
     CHECK((c.k_scale != NULL) == (st->kv_type == FG_KV_INT8));
     if (c.k_scale == NULL) return;
@@ -201,7 +201,8 @@ static uint64_t each_row(const fg_state *st, uint64_t n, bool fill)
     for (uint64_t i = 0; i < 3 * n; i++) {
         const fg_state_cache c = fg_state_rows(st, 1, i % 3, i / 3);
         for (uint64_t e = 0; e < 16; e++) {
-            int8_t *k = (int8_t *)c.k + 16 * e, *v = (int8_t *)c.v + e;
+            int8_t *k = (int8_t *)c.k + fg_state_key_at(FG_KV_INT8, e);
+            int8_t *v = (int8_t *)c.v + fg_state_value_at(FG_KV_INT8, e);
             if (fill) *k = (int8_t)(i * 31 + e), *v = (int8_t)(i * 17 + e);
             same += *k == (int8_t)(i * 31 + e) && *v == (int8_t)(i * 17 + e);
         }
