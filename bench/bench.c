@@ -241,23 +241,48 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
 
 /* ---- the machine ---- */
 
-/* Reads the model's mapping, if it is what the model uses, at most half of memory of it, as decode
- * does: all workers, 4 KiB pages. */
-static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err)
+/* The model's mapping, if it is what the model uses, at most half of memory of it. */
+static fg_read_span mapping_of(const fg_bench *b)
 {
     const fg_model_file *f = fg_engine_file(b->e);
-    const fg_extent first = fg_model_file_dense_extent(f, 0);
-    uint64_t bytes = fg_model_file_size(f) - first.offset;
-    bytes = fg_room_share(bytes, 2);
-    bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES;
-    if (fg_engine_store(b->e) != NULL) return FG_OK;
-    out->map.bytes = bytes;
-    out->map_in_cache = bytes < 4 * out->llc_bytes || bytes < (uint64_t)64 << 20;
+    const uint64_t from = fg_model_file_dense_extent(f, 0).offset;
+    if (fg_engine_store(b->e) != NULL) return (fg_read_span){NULL, 0};
+    const uint64_t bytes = fg_room_share(fg_model_file_size(f) - from, 2);
+    return (fg_read_span){fg_model_file_data(f, from), bytes / FG_PAGE_BYTES * FG_PAGE_BYTES};
+}
+
+static bool stays_in_cache(uint64_t bytes, uint64_t llc_bytes)
+{
+    return bytes < 4 * llc_bytes || bytes < (uint64_t)64 << 20;
+}
+
+fg_status fg_bench_limit(fg_bench *b, uint32_t n_pass, fg_bandwidth *out, fg_err *err)
+{
+    if (b->form.n_stream == 0) {
+        fg_bandwidth r;
+        FG_TRY(fg_bench_read(b, 3, &r, err)); /* makes the buffer */
+        fg_read_span span[2] = {{b->buffer.p, b->buffer.bytes}, mapping_of(b)};
+        uint32_t which;
+        if (span[1].bytes > b->buffer.bytes) span[1].bytes = b->buffer.bytes;
+        const uint32_t n = stays_in_cache(span[1].bytes, fg_llc_bytes()) ? 1 : 2;
+        FG_TRY(fg_bandwidth_fastest(b->team, span, n, &b->form, &which, err));
+        b->limit = span[which];
+        b->limit_is_map = which == 1;
+    }
+    return fg_bandwidth_read_as(b->team, &b->form, b->limit.p, b->limit.bytes, n_pass, 0, out, err);
+}
+
+/* Reads it as decode does: all workers, 4 KiB pages. */
+static fg_status measure_mapping(fg_bench *b, fg_bench_machine *out, fg_err *err)
+{
+    const fg_read_span span = mapping_of(b);
+    const uint64_t bytes = span.bytes;
     if (bytes == 0) return FG_OK;
+    out->map.bytes = bytes;
+    out->map_in_cache = stays_in_cache(bytes, out->llc_bytes);
     fg_bandwidth r;
     const uint32_t n_pass = bytes > (uint64_t)4 << 30 ? 3 : bytes > (uint64_t)1 << 26 ? 7 : 101;
-    FG_TRY(
-        fg_bandwidth_read(b->team, fg_model_file_data(f, first.offset), bytes, n_pass, 0, &r, err));
+    FG_TRY(fg_bandwidth_read(b->team, span.p, bytes, n_pass, 0, &r, err));
     out->map.median_gbs = r.median_gbs;
     out->map.best_gbs = r.best_gbs;
     return FG_OK;
@@ -280,6 +305,12 @@ fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *e
     out->anon.best_gbs = r.best_gbs;
     out->anon.bytes = r.bytes;
     out->anon.huge = fg_bandwidth_buffer_huge(&b->buffer);
+    FG_TRY(fg_bench_limit(b, 11, &r, err));
+    out->limit_gbs = r.median_gbs;
+    (void)snprintf(out->limit_form, sizeof out->limit_form, "%s, %u stream%s%s, %u threads",
+                   b->limit_is_map ? "mapping" : "anonymous", b->form.n_stream,
+                   b->form.n_stream == 1 ? "" : "s", b->form.prefetch ? ", prefetch" : "",
+                   b->form.n_worker == 0 ? out->n_thread : b->form.n_worker);
     out->n_sync = fg_bench_measure_sync(b->team, out->sync);
     return fg_bench_gemm(b, &out->gemm, err);
 }

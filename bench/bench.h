@@ -61,7 +61,10 @@ typedef struct fg_bench_machine {
     struct {
         double median_gbs, best_gbs, huge; /* huge: share of the buffer on huge pages */
         uint64_t bytes;
-    } anon, map;       /* an anonymous buffer; the model's own mapping (page cache) */
+    } anon, map; /* an anonymous buffer; the model's own mapping (page cache) */
+    /* The read limit: the best of both, of several streams a thread, of fewer threads. */
+    double limit_gbs;
+    char limit_form[80];
     bool map_in_cache; /* the part read is not large against the last-level cache */
     fg_bench_rates gemm;
     uint32_t n_sync;
@@ -112,7 +115,7 @@ typedef struct fg_bench_run {
     double
         gmac_type[FG_BENCH_TYPES + 1]; /* of those by type, as in fg_bench_machine; last: others */
     /* Limits, measured between the runs, so that a busy moment hits both sides: */
-    double read_gbs;              /* decode: read bandwidth of anonymous memory, median */
+    double read_gbs;              /* decode: the read limit, median */
     double before_gbs, after_gbs; /* the first and the last of them */
     fg_bench_rates gemm;          /* prefill */
     uint32_t n_phase;             /* share of worker 0's time by phase; 0: not available */

@@ -18,10 +18,17 @@ struct fg_bench {
     fg_model *model;
     fg_kv_choice kv;
     fg_bandwidth_buffer buffer; /* created at the first measurement */
+    fg_read_form form;          /* the fastest here; n_stream 0: not looked for yet */
+    fg_read_span limit;         /* what it reads */
+    bool limit_is_map;
 };
 
 /* Read bandwidth of anonymous memory, n_pass passes. */
 fg_status fg_bench_read(fg_bench *b, uint32_t n_pass, fg_bandwidth *out, fg_err *err);
+
+/* The read limit: the fastest form over anonymous memory and over the mapping, where that is larger
+ * than the caches; looked for once, then measured. */
+fg_status fg_bench_limit(fg_bench *b, uint32_t n_pass, fg_bandwidth *out, fg_err *err);
 
 /* GMAC/s of the panel kernels; best run of a few. */
 fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err);

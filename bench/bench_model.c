@@ -201,7 +201,7 @@ static fg_status measure_limits(limits *l, fg_bench *b, bool decode, fg_err *err
     const uint32_t i = l->n_run++;
     if (!decode) return fg_bench_gemm(b, &l->rates[i], err);
     fg_bandwidth r;
-    FG_TRY(fg_bench_read(b, 5, &r, err));
+    FG_TRY(fg_bench_limit(b, 5, &r, err));
     l->read[i] = r.median_gbs;
     return FG_OK;
 }

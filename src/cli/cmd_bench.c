@@ -118,6 +118,8 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
             m->map.median_gbs, m->map.best_gbs, cli_bytes((double)m->map.bytes),
             m->map_in_cache ? ", in cache" : "");
     }
+    say(r, "read limit  %.1f GB/s: %s\n", m->limit_gbs, m->limit_form);
+    note(r, m->limit_gbs, "GB/s", "read.limit");
     note(r, m->anon.median_gbs, "GB/s", "read.anonymous");
     note(r, m->anon.best_gbs, "GB/s", "read.anonymous.best");
     note(r, 100.0 * m->anon.huge, "%", "read.anonymous.huge_pages");
@@ -212,8 +214,8 @@ static void say_decode(report *r, const fg_bench_run *x)
     if (m->map_in_cache) {
         say(r, ", in cache\n");
     } else {
-        say(r, ", %.0f %% of read (%.1f: %.1f before, %.1f after%s)\n", percent(gbs, x->read_gbs),
-            x->read_gbs, x->before_gbs, x->after_gbs,
+        say(r, ", %.0f %% of the read limit (%.1f: %.1f before, %.1f after%s)\n",
+            percent(gbs, x->read_gbs), x->read_gbs, x->before_gbs, x->after_gbs,
             fg_bench_unsteady(x->before_gbs, x->after_gbs) ? ", not steady" : "");
         note(r, percent(gbs, x->read_gbs), "%", "decode.ctx=%" PRIu64 ".of_read", x->ctx);
         note(r, x->read_gbs, "GB/s", "decode.ctx=%" PRIu64 ".read", x->ctx);

@@ -36,8 +36,38 @@ static uint64_t sum_of(const uint8_t *p, uint64_t bytes)
     return a[0] + a[1];
 }
 
+/* The same of n_stream places at equal distances, in turns of 128 bytes. */
+static uint64_t sum_streams(const uint8_t *p, uint64_t bytes, uint32_t n_stream, bool prefetch)
+{
+    const uint64_t each = bytes / n_stream / 128 * 128;
+    vec a = {0}, b = a, c = a, d = a;
+    for (uint64_t i = 0; i < each; i += 128) {
+        for (uint32_t k = 0; k < n_stream; k++) {
+            const vec *v = (const vec *)(const void *)(p + k * each + i);
+            if (prefetch) {
+                __builtin_prefetch((const uint8_t *)v + FG_READ_AHEAD);
+                __builtin_prefetch((const uint8_t *)v + FG_READ_AHEAD + 64);
+            }
+            a += v[0] + v[1];
+            b += v[2] + v[3];
+            c += v[4] + v[5];
+            d += v[6] + v[7];
+        }
+    }
+    a += b + c + d;
+    const uint64_t rest = n_stream * each;
+    return a[0] + a[1] + sum_of(p + rest, bytes - rest);
+}
+
+static uint64_t sum_as(const fg_read_form *form, const uint8_t *p, uint64_t bytes)
+{
+    if (form->n_stream == 1 && !form->prefetch) return sum_of(p, bytes);
+    return sum_streams(p, bytes, form->n_stream, form->prefetch);
+}
+
 typedef struct reading {
     const uint8_t *p;
+    fg_read_form form;
     uint64_t bytes;
     uint32_t n_pass, n_done;
     uint64_t max_ns, start_ns;
@@ -53,13 +83,13 @@ static void read_slices(fg_worker *w, void *arg)
     fg_worker_range(w, r->bytes / FG_PAGE_BYTES, &begin, &end);
     begin *= FG_PAGE_BYTES;
     end *= FG_PAGE_BYTES;
-    uint64_t sum = sum_of(r->p + begin, end - begin);
+    uint64_t sum = sum_as(&r->form, r->p + begin, end - begin);
     for (uint32_t i = 0; i < r->n_pass; i++) {
         fg_worker_sync(w);
         if (r->stop) break;
         const uint64_t t0 = fg_clock_ns();
         if (w->idx == 0 && i == 0) r->start_ns = t0;
-        sum += sum_of(r->p + begin, end - begin);
+        sum += sum_as(&r->form, r->p + begin, end - begin);
         fg_worker_sync(w);
         if (w->idx != 0) continue;
         const uint64_t t1 = fg_clock_ns();
@@ -76,12 +106,23 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32_t n_pass,
-                            uint64_t max_ns, fg_bandwidth *out, fg_err *err)
+fg_status fg_bandwidth_read_as(fg_team *team, const fg_read_form *form, const void *p,
+                               uint64_t bytes, uint32_t n_pass, uint64_t max_ns, fg_bandwidth *out,
+                               fg_err *err)
 {
     *out = (fg_bandwidth){0};
-    reading r = {
-        .p = p, .bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES, .n_pass = n_pass, .max_ns = max_ns};
+    reading r = {.p = p,
+                 .form = *form,
+                 .bytes = bytes / FG_PAGE_BYTES * FG_PAGE_BYTES,
+                 .n_pass = n_pass,
+                 .max_ns = max_ns};
+    const uint32_t size = fg_team_size(team),
+                   n_worker = form->n_worker == 0 ? size : form->n_worker;
+    if ((form->n_stream != 1 && form->n_stream != 2 && form->n_stream != 4) || n_worker > size) {
+        return fg_fail(err, FG_EINVAL,
+                       "bandwidth: %u streams of %u workers, expected 1, 2 or 4 of at most %u",
+                       form->n_stream, n_worker, size);
+    }
     if (n_pass < MIN_PASS || n_pass > MAX_PASS || r.bytes == 0) {
         return fg_fail(err, FG_EINVAL,
                        "bandwidth: %u passes over %llu bytes, expected %d to %d over a page at "
@@ -90,13 +131,64 @@ fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32
     }
     r.gbs = fg_mem_zalloc_array(n_pass, sizeof *r.gbs);
     if (r.gbs == NULL) return fg_fail_nomem(err, "bandwidth");
-    fg_team_run(team, read_slices, &r);
+    fg_team_run_n(team, n_worker, read_slices, &r);
     qsort(r.gbs, r.n_done, sizeof *r.gbs, by_value);
     out->median_gbs = r.gbs[r.n_done / 2];
     out->best_gbs = r.gbs[r.n_done - 1];
     out->bytes = r.bytes;
     out->n_pass = r.n_done;
     fg_mem_free(r.gbs);
+    return FG_OK;
+}
+
+fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32_t n_pass,
+                            uint64_t max_ns, fg_bandwidth *out, fg_err *err)
+{
+    static const fg_read_form plain = {.n_stream = 1};
+    return fg_bandwidth_read_as(team, &plain, p, bytes, n_pass, max_ns, out, err);
+}
+
+/* ---- the fastest form ---- */
+
+typedef struct search {
+    fg_team *team;
+    const fg_read_span *span;
+    double best_gbs;
+    fg_read_form best;
+    uint32_t which;
+} search;
+
+static fg_status try_form(search *s, fg_read_form form, uint32_t which, fg_err *err)
+{
+    fg_bandwidth r;
+    FG_TRY(fg_bandwidth_read_as(s->team, &form, s->span[which].p, s->span[which].bytes, MIN_PASS, 0,
+                                &r, err));
+    if (r.median_gbs <= s->best_gbs) return FG_OK;
+    s->best_gbs = r.median_gbs;
+    s->best = form;
+    s->which = which;
+    return FG_OK;
+}
+
+fg_status fg_bandwidth_fastest(fg_team *team, const fg_read_span *span, uint32_t n,
+                               fg_read_form *form, uint32_t *which, fg_err *err)
+{
+    search s = {.team = team, .span = span, .best = {.n_stream = 1}};
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t streams = 1; streams <= 4; streams *= 2) {
+            FG_TRY(try_form(&s, (fg_read_form){.n_stream = streams}, i, err));
+            FG_TRY(try_form(&s, (fg_read_form){.n_stream = streams, .prefetch = true}, i, err));
+        }
+    }
+    const uint32_t all = fg_team_size(team);
+    for (uint32_t quarters = 3; quarters >= 2; quarters--) {
+        fg_read_form fewer = s.best;
+        fewer.n_worker = all * quarters / 4;
+        if (fewer.n_worker == 0 || fewer.n_worker == all) continue;
+        FG_TRY(try_form(&s, fewer, s.which, err));
+    }
+    *form = s.best;
+    *which = s.which;
     return FG_OK;
 }
 

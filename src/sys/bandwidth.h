@@ -3,7 +3,9 @@
  * What this machine's memory can deliver: a plain read loop on all workers of a team, the yardstick
  * that decode speed is compared with.  Every worker streams its own contiguous part, as the workers
  * of a matrix product do, with 128-bit loads into eight sums; from the first-level cache the loop
- * does several times what memory gives one core, so the loads are never the limit.
+ * does several times what memory gives one core, so the loads are never the limit.  What is
+ * fastest, one place of that part or several in turns, with or without asking ahead, with how many
+ * workers, differs from machine to machine: a limit is the best of them.
  */
 #ifndef FG_SRC_SYS_BANDWIDTH_H
 #define FG_SRC_SYS_BANDWIDTH_H
@@ -48,6 +50,30 @@ double fg_bandwidth_buffer_huge(const fg_bandwidth_buffer *b); /* share on huge 
  * the pass that does not count brings in.  Errors: FG_ENOMEM, FG_EINVAL. */
 fg_status fg_bandwidth_read(fg_team *team, const void *p, uint64_t bytes, uint32_t n_pass,
                             uint64_t max_ns, fg_bandwidth *out, fg_err *err);
+
+/* How the loop reads. */
+typedef struct fg_read_form {
+    uint32_t n_stream; /* places of its part that a worker reads in turns: 1, 2 or 4 */
+    bool prefetch;     /* each asks for its lines FG_READ_AHEAD bytes before it reads them */
+    uint32_t n_worker; /* the first so many of the team, which share all bytes; 0: all */
+} fg_read_form;
+enum { FG_READ_AHEAD = 2048 };
+
+/* The same with that form; fg_bandwidth_read's is one stream of all workers, no prefetch. */
+fg_status fg_bandwidth_read_as(fg_team *team, const fg_read_form *form, const void *p,
+                               uint64_t bytes, uint32_t n_pass, uint64_t max_ns, fg_bandwidth *out,
+                               fg_err *err);
+
+/* Memory to read, as above. */
+typedef struct fg_read_span {
+    const void *p;
+    uint64_t bytes;
+} fg_read_span;
+
+/* The fastest of all forms, with all workers, three quarters and half of them, over the fastest of
+ * n spans, whose number is *which: a median of 3 passes each, some twenty in all. */
+fg_status fg_bandwidth_fastest(fg_team *team, const fg_read_span *span, uint32_t n,
+                               fg_read_form *form, uint32_t *which, fg_err *err);
 
 /* Reads p[bytes] (p: 16-byte aligned, bytes: whole 128) with that loop; the sum is of no use but to
  * keep it alive. */
