@@ -218,6 +218,7 @@ static fg_status store_card(const request *q, const fg_engine *e, const fg_engin
                  .score = *score};
     fg_utf8_file_name(q->text, c.text, sizeof c.text);
     (void)snprintf(c.cache, sizeof c.cache, "%s", fg_card_cache_name(e, q->so.kv));
+    c.numerics = fg_card_numerics(&c);
     return fg_card_store(q->model, &c, err);
 }
 

@@ -242,6 +242,10 @@ static void print_card(const fg_card *c, bool belongs)
     if (!belongs) {
         printf("  NOT OF THESE WEIGHTS: measured on 0x%016" PRIx64 "\n", c->model.data_root);
     }
+    if (c->numerics != fg_card_numerics(c)) {
+        printf("  OF OTHER NUMERICS: version %u of the %s cache's, of which this program has %u\n",
+               c->numerics, c->cache, fg_card_numerics(c));
+    }
     printf("  %-22s %s, %.2f bits per weight, 0x%016" PRIx64 "\n", "reference", c->reference.type,
            c->reference.bits, c->reference.data_root);
     double ci[3][2];
@@ -283,9 +287,11 @@ static void put_cards(fg_buf *b, const fg_model_file *f, const fg_card *cards, s
     fg_buf_printf(b, ", \"data_root\": \"0x%016" PRIx64 "\", \"cards\": [", root);
     for (size_t i = 0; i < n; i++) {
         fg_buf_put_str(b, i == 0 ? "\n" : ",\n");
-        fg_card_put_json(b, &cards[i],
-                         cards[i].model.data_root == root ? ", \"of_these_weights\": true"
-                                                          : ", \"of_these_weights\": false");
+        char extra[80];
+        (void)snprintf(extra, sizeof extra, ", \"of_these_weights\": %s, \"of_these_numerics\": %s",
+                       cards[i].model.data_root == root ? "true" : "false",
+                       cards[i].numerics == fg_card_numerics(&cards[i]) ? "true" : "false");
+        fg_card_put_json(b, &cards[i], extra);
     }
     fg_buf_put_str(b, "]}\n");
 }

@@ -52,6 +52,12 @@ const char *fg_card_cache_name(const fg_engine *e, fg_kv_choice choice)
     return fg_kv_type_name(fg_kv_resolve(choice, quantized));
 }
 
+uint32_t fg_card_numerics(const fg_card *c)
+{
+    return fg_kv_numerics(strcmp(c->cache, fg_kv_type_name(FG_KV_INT8)) == 0 ? FG_KV_INT8
+                                                                             : FG_KV_F32);
+}
+
 /* ---- JSON ---- */
 
 /* The figures of a card: name and place, for reading and writing. */
@@ -105,6 +111,7 @@ void fg_card_put_json(fg_buf *b, const fg_card *c, const char *extra)
     fg_buf_printf(b, "\"window\": %u, \"tokens\": %llu, \"special\": %s, ", c->window,
                   (unsigned long long)c->score.n_token, c->special ? "true" : "false");
     put_text(b, "cache", c->cache);
+    fg_buf_printf(b, "\"numerics\": %u, ", c->numerics);
     put_text(b, "fulgur", c->version);
     put_model(b, "model", &c->model);
     put_model(b, "reference", &c->reference);
@@ -145,7 +152,11 @@ static bool get_model(const fg_json *node, fg_card_model *m)
 /* NULL, or the name of the member that is missing or wrong. */
 static const char *get_card(const fg_json *node, fg_card *c)
 {
-    uint64_t window;
+    const fg_json *numerics = fg_json_get(node, "numerics"); /* older cards have none */
+    uint64_t window, version = 1;
+    if (numerics != NULL && (!fg_json_u64(numerics, &version) || version > UINT32_MAX)) {
+        return "numerics";
+    }
     if (!get_text(node, "text", c->text, sizeof c->text)) return "text";
     if (!get_hash(node, "text_xxh3", &c->text_hash)) return "text_xxh3";
     if (!fg_json_u64(fg_json_get(node, "text_bytes"), &c->text_bytes)) return "text_bytes";
@@ -157,6 +168,7 @@ static const char *get_card(const fg_json *node, fg_card *c)
     if (!get_model(fg_json_get(node, "model"), &c->model)) return "model";
     if (!get_model(fg_json_get(node, "reference"), &c->reference)) return "reference";
     c->window = (uint32_t)window;
+    c->numerics = (uint32_t)version;
     for (size_t i = 0; i < N_FIGURE; i++) {
         double v;
         if (!fg_json_f64(fg_json_get(node, figures[i].name), &v) || !isfinite(v)) {

@@ -3,8 +3,8 @@
  * Quality cards: what a quantized file lost against its reference on a named text, measured with
  * fg_score_run and kept inside the file (metadata key "quality", JSON), so that the evidence
  * travels with the weights.  A card names the weights it was measured on (hash over all tensor
- * data): a card that came to other weights can be told.  Figures do not depend on machine, CPU
- * level or threads.
+ * data): a card that came to other weights can be told; and the numerics, so that one made by a
+ * program that computed otherwise can.  Figures do not depend on machine, CPU level or threads.
  *
  * Nobody but the user sets a card (fulgur score --against REF --card).
  */
@@ -33,16 +33,20 @@ typedef struct fg_card {
     char text[128];     /* name without folder, UTF-8 */
     uint64_t text_hash; /* XXH3-64 of the text's bytes */
     uint64_t text_bytes;
-    uint32_t window;  /* tokens */
-    bool special;     /* markup in the text counted as such */
-    char cache[8];    /* key-value cache of the model: "f32", "f16", "int8" */
-    char version[16]; /* of the program that measured it */
+    uint32_t window;   /* tokens */
+    bool special;      /* markup in the text counted as such */
+    char cache[8];     /* key-value cache of the model: "f32", "f16", "int8" */
+    uint32_t numerics; /* fg_kv_numerics of that cache then */
+    char version[16];  /* of the program that measured it */
     fg_card_model model, reference;
     fg_score score;
 } fg_card;
 
 /* What a card says of a file. */
 fg_card_model fg_card_model_of(const fg_model_file *f);
+
+/* The version of the numerics that a card of this cache would have now. */
+uint32_t fg_card_numerics(const fg_card *c);
 
 /* "f32", "f16" or "int8": what `choice` means for a session of this engine. */
 const char *fg_card_cache_name(const fg_engine *e, fg_kv_choice choice);

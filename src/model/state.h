@@ -35,6 +35,13 @@ enum { FG_ATTN_SPAN = 4 * FG_KV_BLOCK }; /* positions folded by one worker; part
 
 typedef enum fg_kv_type { FG_KV_F32 = 0, FG_KV_INT8 = 1, FG_KV_F16 = 2 } fg_kv_type;
 
+/* Version of the numerics of a run with this cache (simd/KERNELS.md): logits under another one are
+ * other bits.  int8: 1 summed attention in f32, 2 sums integers. */
+static inline uint32_t fg_kv_numerics(fg_kv_type kv)
+{
+    return kv == FG_KV_INT8 ? 2 : 1;
+}
+
 /* Bytes of a key or value element. */
 static inline uint32_t fg_kv_bytes(fg_kv_type kv)
 {

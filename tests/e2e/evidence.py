@@ -121,7 +121,8 @@ first = open(M, "rb").read()
 status, out, err = run(*SCORE, "--card", "--json")
 cards = json.loads(run("info", M, "--quality", "--json")[1])
 c = cards["cards"][0]
-check("card", status == 0 and len(cards["cards"]) == 1 and c["of_these_weights"] and digest(B) == before_b, (out, err, cards))
+check("card", status == 0 and len(cards["cards"]) == 1 and c["of_these_weights"] and c["numerics"] == 2
+      and c["of_these_numerics"] and digest(B) == before_b, (out, err, cards))
 bad = {k: (c.get(k), v) for k, v in want.items() if not near(c.get(k, math.nan), v)}
 check("card_figures", not bad, bad)
 R, RB = fg_read.Reader(M), fg_read.Reader(B)

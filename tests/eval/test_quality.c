@@ -33,6 +33,7 @@ static fg_card make_card(const char *path, uint64_t hash, uint32_t window, doubl
                  .window = window,
                  .special = true,
                  .cache = "int8",
+                 .numerics = 7,
                  .version = "0.1.0",
                  .model = {root_of(path), 4.9375, "q4"},
                  .reference = {UINT64_MAX, 16.0, "bf16"}};
@@ -70,6 +71,7 @@ FG_TEST(a_card_comes_back_as_it_was)
     REQUIRE(list(path, &got, &err) == 1);
     CHECK_STR(got->text, c.text);
     CHECK_STR(got->cache, "int8");
+    CHECK(got->numerics == 7 && fg_card_numerics(got) == fg_kv_numerics(FG_KV_INT8));
     CHECK_STR(got->version, "0.1.0");
     CHECK_STR(got->reference.type, "bf16");
     CHECK_U64(got->text_hash, c.text_hash);
@@ -156,6 +158,7 @@ FG_TEST(bad_lists_are_refused_and_kept)
         LIST(HEAD ", " MODELS ", " FIGURES ", \"top1_stderr\": \"1\""),
         LIST(HEAD ", " MODELS ", " FIGURES ", \"top1_stderr\": 1e999"),
         LIST(HEAD ", " FIGURES ", \"top1_stderr\": 1"),
+        LIST("\"numerics\": \"2\", " HEAD ", " MODELS ", " FIGURES ", \"top1_stderr\": 1"),
         LIST(MODELS ", " FIGURES ", \"top1_stderr\": 1"),
         LIST("\"text_xxh3\": \"0x1\", " HEAD ", " MODELS ", " FIGURES ", \"top1_stderr\": 1"),
     };
@@ -172,7 +175,10 @@ FG_TEST(bad_lists_are_refused_and_kept)
         fg_mem_free(got);
     }
     CHECK_OK(fg_model_file_append_meta(path, "quality", good, sizeof good - 1, &err), &err);
-    CHECK(list(path, &got, &err) == 1); /* control */
+    CHECK(list(path, &got, &err) == 1);                      /* control */
+    CHECK(got->numerics == 1 && fg_card_numerics(got) == 1); /* an f32 cache has not changed */
+    (void)snprintf(got->cache, sizeof got->cache, "int8");
+    CHECK(got->numerics != fg_card_numerics(got)); /* older cards of int8 are of another version */
     fg_mem_free(got);
     CHECK(fg_card_store(path, &c, &err) == FG_OK && list(path, &got, &err) == 2);
     fg_mem_free(got);
