@@ -14,6 +14,16 @@
 
 static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
 
+/* Asks for lines into the second-level cache; they need not be there. */
+V16_FN void fetch_line(const int8_t *p)
+{
+    __builtin_prefetch(p, 0, 2);
+}
+V16_FN void fetch_lines(const int8_t *p, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i += 64) fetch_line(p + i);
+}
+
 /* The first n < 16 floats at p, other lanes `fill`. */
 V16_FN v16 load_some(const float *p, size_t n, float fill)
 {

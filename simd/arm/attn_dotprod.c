@@ -8,9 +8,10 @@
 #endif
 
 #define FG_LEVEL(op) fg_##op##__dotprod
+#include "simd/kernels.h"
 #include "simd/vec_neon.h"
 
-#include "simd/kernels.h"
+#include "simd/v16_math.h"
 
 enum { DOT_MAX_K = 1024, DOT_ROWS = 2 }; /* elements of a head, or positions; rows of a tile */
 
@@ -68,7 +69,8 @@ V16_FN void dot_tile(size_t nr, const dot_planes *p, size_t n_k, const int8_t *b
 }
 
 static void dot_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
-                         const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c)
+                         const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
+                         const int8_t *ahead, size_t ahead_group)
 {
     dot_planes p;
     for (size_t r = 0, n; r < n_row; r += n) {
@@ -76,6 +78,7 @@ static void dot_products(const int16_t *a, size_t a_stride, size_t n_row, size_t
         for (size_t i = 0; i < n; i++) dot_split(&p, i, a + (r + i) * a_stride, n_k);
         for (size_t g = 0; g < n_group; g++) {
             int32_t *y = c + r * FG_KV_BLOCK + 16 * g;
+            if (r == 0) fetch_lines(ahead + g * ahead_group, ahead_group);
             if (n == DOT_ROWS) dot_tile(DOT_ROWS, &p, n_k, b + g * group, line, y);
             if (n != DOT_ROWS) dot_tile(1, &p, n_k, b + g * group, line, y);
         }

@@ -4,9 +4,10 @@
  * a register, and multiplied by an element of four rows each (smlal).
  */
 #define FG_LEVEL(op) fg_##op##__neon
+#include "simd/kernels.h"
 #include "simd/vec_neon.h"
 
-#include "simd/kernels.h"
+#include "simd/v16_math.h"
 
 typedef struct neon_acc {
     int32x4_t c[4]; /* 16 columns */
@@ -46,9 +47,11 @@ V16_FN void neon_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_k, 
 }
 
 static void neon_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
-                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c)
+                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
+                          const int8_t *ahead, size_t ahead_group)
 {
     for (size_t g = 0; g < n_group; g++, b += group, c += 16) {
+        fetch_lines(ahead + g * ahead_group, ahead_group);
         size_t r = 0;
         for (; r + 4 <= n_row; r += 4) {
             neon_tile(4, a + r * a_stride, a_stride, n_k, b, line, c + r * FG_KV_BLOCK);

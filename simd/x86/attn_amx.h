@@ -85,10 +85,11 @@ static void amx_group(attn_tiles *t, bool both, size_t n_k, const int8_t *b, siz
 }
 
 static void amx_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
-                         const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c)
+                         const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
+                         const int8_t *ahead, size_t ahead_group)
 {
     if (n_row < 2 || n_k % AMX_BYTES != 0 || n_k > AMX_MAX_K) {
-        vnni_products(a, a_stride, n_row, n_k, b, line, group, n_group, c);
+        vnni_products(a, a_stride, n_row, n_k, b, line, group, n_group, c, ahead, ahead_group);
         return;
     }
     attn_tiles t;
@@ -96,6 +97,7 @@ static void amx_products(const int16_t *a, size_t a_stride, size_t n_row, size_t
     amx_shapes(n_row);
     AMX_FENCE();
     for (size_t g = 0; g < n_group; g++) {
+        fetch_lines(ahead + g * ahead_group, ahead_group);
         amx_group(&t, n_row > AMX_ROWS, n_k, b + g * group, line);
         AMX_FENCE();
         for (size_t r = 0; r < n_row; r++) {

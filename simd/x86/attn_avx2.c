@@ -8,10 +8,13 @@
 #endif
 
 #define FG_LEVEL(op) fg_##op##__avx2
+#include <stdbool.h>
 #include <string.h>
 
 #include "simd/kernels.h"
 #include "simd/vec_avx2.h"
+
+#include "simd/v16_math.h"
 
 enum { MAX_K = 1024 }; /* elements of a head, or positions of a block */
 
@@ -42,20 +45,29 @@ static void widen_columns(attn_wide *w, size_t n_k, const int8_t *b, size_t line
     }
 }
 
-/* nr (a constant at each call) rows. */
+/* nr rows; it and `fetch` are constants at each call.  Lines from `ahead` on are asked for as the
+ * products go on, 2 for 16 k: all of them at once would stall, for a fifth of the time of what comes
+ * from memory. */
 V16_FN void product_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_k,
-                         const attn_wide *w, int32_t *c)
+                         const attn_wide *w, int32_t *c, bool fetch, const int8_t *ahead)
 {
     __m256i acc[4][2];
     for (size_t r = 0; r < nr; r++) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
-    for (size_t i = 0; i < n_k / 2; i++) {
-        const __m256i x0 = w->pair[i][0], x1 = w->pair[i][1];
-        for (size_t r = 0; r < nr; r++) {
-            int32_t pair;
-            memcpy(&pair, a + r * a_stride + 2 * i, sizeof pair);
-            const __m256i y = _mm256_set1_epi32(pair);
-            acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(x0, y));
-            acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(x1, y));
+    for (size_t i = 0; i < n_k / 2;) {
+        if (fetch) {
+            fetch_line(ahead);
+            fetch_line(ahead + 64);
+            ahead += 128;
+        }
+        for (const size_t end = i + (fetch ? 8 : n_k / 2); i < end; i++) {
+            const __m256i x0 = w->pair[i][0], x1 = w->pair[i][1];
+            for (size_t r = 0; r < nr; r++) {
+                int32_t pair;
+                memcpy(&pair, a + r * a_stride + 2 * i, sizeof pair);
+                const __m256i y = _mm256_set1_epi32(pair);
+                acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(x0, y));
+                acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(x1, y));
+            }
         }
     }
     for (size_t r = 0; r < nr; r++) {
@@ -66,17 +78,24 @@ V16_FN void product_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_
 }
 
 static void products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k, const int8_t *b,
-                     size_t line, size_t group, size_t n_group, int32_t *c)
+                     size_t line, size_t group, size_t n_group, int32_t *c, const int8_t *ahead,
+                     size_t ahead_group)
 {
     attn_wide w;
-    for (size_t g = 0; g < n_group; g++) {
-        widen_columns(&w, n_k, b + g * group, line);
+    for (size_t g = 0; g < n_group; g++, b += group, c += 16, ahead += ahead_group) {
+        widen_columns(&w, n_k, b, line);
         size_t r = 0;
-        for (; r + 4 <= n_row; r += 4) {
-            product_tile(4, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK + 16 * g);
+        for (; r + 4 <= n_row; r += 4) { /* half of the lines in each of the first two tiles */
+            const int16_t *x = a + r * a_stride;
+            int32_t *y = c + r * FG_KV_BLOCK;
+            if (r < 8 && ahead_group != 0) {
+                product_tile(4, x, a_stride, n_k, &w, y, true, ahead + r / 4 * (ahead_group / 2));
+            } else {
+                product_tile(4, x, a_stride, n_k, &w, y, false, NULL);
+            }
         }
         for (; r < n_row; r++) {
-            product_tile(1, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK + 16 * g);
+            product_tile(1, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK, false, NULL);
         }
     }
 }

@@ -13,6 +13,8 @@
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) /* else empty, to compile anywhere */
 
+#include "simd/v16_math.h"
+
 enum { VNNI_MAX_K = 1024 }; /* elements of a head, or positions of a block */
 
 typedef struct vnni_wide {
@@ -56,11 +58,13 @@ V16_FN void vnni_tile(size_t nr, size_t ng, const int16_t *a, size_t a_stride, s
 }
 
 static void vnni_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
-                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c)
+                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
+                          const int8_t *ahead, size_t ahead_group)
 {
     vnni_wide w;
     for (size_t g = 0, n; g < n_group; g += n) {
         n = n_group - g < 2 ? 1 : 2;
+        fetch_lines(ahead + g * ahead_group, n * ahead_group);
         for (size_t i = 0; i < n; i++) vnni_widen(&w, i, n_k, b + (g + i) * group, line);
         for (size_t r = 0, m; r < n_row; r += m) {
             const int16_t *x = a + r * a_stride;
