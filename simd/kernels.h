@@ -167,6 +167,11 @@ typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_
  * The first block is copied by the caller. */
 typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const float *o_b, size_t d);
 
+/* `rounds` of int8 products as the panels of the level need them, on registers alone: what its unit
+ * could do.  Returns how many multiply-adds of a weight those were, a few hundred to a few
+ * thousand a round; 0: not written for this level. */
+typedef uint64_t fg_peak_fn(uint64_t rounds);
+
 typedef struct fg_kernels {
     union { /* by kind, and as panel_<name>; panel_q4lin: the bits of panel_q4 with its table */
         fg_panel_fn *panel[FG_KIND_COUNT];
@@ -193,6 +198,7 @@ typedef struct fg_kernels {
     fg_quantize_i16_fn *quantize_i16;
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
+    fg_peak_fn *peak;
     union { /* by kind, quantized ones only; all NULL on a level without a tile unit */
         fg_tiles_fn *tiles[FG_KIND_QUANTIZED];
         struct {

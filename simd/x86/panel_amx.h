@@ -40,6 +40,7 @@ enum {
     PLANES = 2,                           /* low, high */
     RING = 4,                             /* results kept, of 2 KiB each */
     LAG = 2,                              /* tiles between a product and its sum; below RING */
+    TILE_AHEAD = 4096,                    /* bytes of the panel asked for ahead of their use */
     STEP = AMX_ROWS / 4,                  /* tokens added up after each of a tile's products */
 };
 
@@ -80,7 +81,12 @@ INLINE __m512i scale_bytes(__m512i line, int g)
 INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_work *w)
 {
     const __m512i line = load512(sb);
-    const __mmask64 odd = 0xaaaaaaaaaaaaaaaaull;
+    const __mmask64 even = 0x5555555555555555ull, odd = ~even;
+    const __m512i pairs = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); /* swapped */
+    for (size_t k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
+        _mm_prefetch((const char *)sb + TILE_AHEAD + 64 * k, _MM_HINT_T0);
+    }
     sb += 64;
     UNROLL
     for (int g = 0; g < FG_SB_GROUPS; g++, sb += kind.group_bytes) {
@@ -94,9 +100,9 @@ INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_wo
             const __m512i q = _mm512_sub_epi16(_mm512_maddubs_epi16(c, s_odd), zero);
             const int row = 8 * (g & 1) + quad_of(n);
             _mm512_store_si512(w->plane[g / 2][0][row],
-                               _mm512_mask_blend_epi8(odd, p, _mm512_slli_epi16(q, 8)));
+                               _mm512_mask_shuffle_epi8(p, odd, q, pairs));
             _mm512_store_si512(w->plane[g / 2][1][row],
-                               _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(p, 8), q));
+                               _mm512_mask_shuffle_epi8(q, even, p, pairs));
         }
     }
 }
