@@ -154,9 +154,9 @@ enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9, PEAK_ROUNDS =
 typedef struct gemm_job {
     const fg_bench *b;
     const fg_qkind_info *type; /* NULL: the unit alone */
-    bool all;        /* every worker, else worker 0 alone */
-    uint64_t rounds; /* of a run */
-    uint8_t *buf;    /* [n_thread][buf_stride] panels, activations, results */
+    bool all;                  /* every worker, else worker 0 alone */
+    uint64_t rounds;           /* of a run */
+    uint8_t *buf;              /* [n_thread][buf_stride] panels, activations, results */
     size_t buf_stride;
     double run_ns[GEMM_RUNS];
 } gemm_job;
@@ -178,7 +178,8 @@ static void gemm_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
     static const _Alignas(64) float scale[FG_PANEL_ROWS] = {1.0f};
     uint8_t *act = buf + GEMM_PANEL * bytes;
     float *y = (float *)(void *)(act + GEMM_ACT_BYTES);
-    const fg_act_tiles tiles = { /* the same bytes */
+    const fg_act_tiles tiles = {
+        /* the same bytes */
         .q = (int8_t *)act,
         .d = (float *)(void *)(act + GEMM_TOK * GEMM_SB * FG_SB_COLS),
         .rows = GEMM_TOK,

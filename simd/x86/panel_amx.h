@@ -99,8 +99,7 @@ INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_wo
             const __m512i p = _mm512_sub_epi16(_mm512_maddubs_epi16(c, s), zero);
             const __m512i q = _mm512_sub_epi16(_mm512_maddubs_epi16(c, s_odd), zero);
             const int row = 8 * (g & 1) + quad_of(n);
-            _mm512_store_si512(w->plane[g / 2][0][row],
-                               _mm512_mask_shuffle_epi8(p, odd, q, pairs));
+            _mm512_store_si512(w->plane[g / 2][0][row], _mm512_mask_shuffle_epi8(p, odd, q, pairs));
             _mm512_store_si512(w->plane[g / 2][1][row],
                                _mm512_mask_shuffle_epi8(q, even, p, pairs));
         }
@@ -114,7 +113,8 @@ INLINE void amx_add(const amx_sums *to, const amx_dots *dot, size_t from, size_t
     for (size_t t = from; t < from + n; t++) {
         const __m512i high = _mm512_slli_epi32(load512(dot->of[1][t]), 8);
         const __m512i isum = _mm512_add_epi32(load512(dot->of[0][t]), high);
-        to->acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(to->d[t]), to->acc[t]);
+        to->acc[t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(to->d[t]), to->acc[t]);
     }
 }
 

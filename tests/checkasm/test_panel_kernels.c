@@ -356,8 +356,8 @@ static void check_reference_float(job *j)
     free(y);
 }
 
-static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,
-                                      12, 15, 16, 17, 33, 64, 65, 67, 131, 259};
+static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,   9,  12,
+                                      15, 16, 17, 33, 64, 65, 67, 131, 259};
 
 static void check_kind(int kind)
 {
@@ -681,8 +681,7 @@ static bool lacks_level(int kind, uint32_t features, bool shim)
 {
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const bool is_shim = strncmp(variants[i].name, "shim_", 5) == 0;
-        if (variants[i].features == features && is_shim == shim &&
-            is_of_kind(&variants[i], kind)) {
+        if (variants[i].features == features && is_shim == shim && is_of_kind(&variants[i], kind)) {
             return false;
         }
     }
