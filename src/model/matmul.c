@@ -48,8 +48,8 @@ void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from
  * second-level cache (512 KiB on the smallest CPUs in view, 2 MiB on those with a tile unit) and
  * every pair of them is multiplied before moving on.  Without it each panel would fetch all
  * activations from the third level, which took as long as the arithmetic (512 tokens of 6144: 3.5
- * MB a panel).  48 tokens are a multiple of every kernel's tile; the tile unit's own step is a pass,
- * since a pass unpacks the panel. */
+ * MB a panel).  48 tokens are a multiple of every kernel's tile; the tile unit's own step is a
+ * pass, since a pass unpacks the panel. */
 enum {
     ACT_BLOCK_BYTES = 256 << 10,
     PANEL_GROUP_BYTES = 160 << 10,
