@@ -16,6 +16,7 @@
 #include "src/engine/session.h"
 #include "src/sys/machine.h"
 #include "src/sys/room.h"
+#include "src/sys/topo.h"
 #include "src/sys/cpu.h"
 
 static int by_value(const void *a, const void *b)
@@ -147,15 +148,15 @@ uint32_t fg_bench_measure_sync(fg_team *t, fg_bench_sync out[FG_BENCH_SYNCS])
 
 /* Two panels of 2,048 columns and 64 tokens: 0.2 MiB with the largest type, in every second-level
  * cache; the panel kernel's own blocking sees enough tokens and columns to reach its full rate. */
-enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9 };
+enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9, PEAK_ROUNDS = 256 };
 #define GEMM_NS 2000000u /* of a run, about */
 
 typedef struct gemm_job {
     const fg_bench *b;
-    const fg_qkind_info *type;
-    bool all;        /* every worker, else worker 0 alone */
-    uint64_t rounds; /* of a run */
-    uint8_t *buf;    /* [n_thread][buf_stride] panels, activations, results */
+    const fg_qkind_info *type; /* NULL: the unit alone */
+    bool all;                  /* every worker, else worker 0 alone */
+    uint64_t rounds;           /* of a run */
+    uint8_t *buf;              /* [n_thread][buf_stride] panels, activations, results */
     size_t buf_stride;
     double run_ns[GEMM_RUNS];
 } gemm_job;
@@ -167,13 +168,29 @@ enum {
 
 static void gemm_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
 {
+    if (j->type == NULL) {
+        (void)j->b->model->k.peak(rounds * PEAK_ROUNDS);
+        return;
+    }
     fg_panel_fn *fn = fg_kernels_panel(&j->b->model->k, j->type->type, j->type->lut);
+    fg_tiles_fn *tiles_fn = fg_kernels_tiles(&j->b->model->k, j->type->type, j->type->lut);
     const size_t bytes = (size_t)fg_panel_bytes(j->type->type, (uint64_t)GEMM_SB * FG_SB_COLS);
     static const _Alignas(64) float scale[FG_PANEL_ROWS] = {1.0f};
     uint8_t *act = buf + GEMM_PANEL * bytes;
     float *y = (float *)(void *)(act + GEMM_ACT_BYTES);
+    const fg_act_tiles tiles = {
+        /* the same bytes */
+        .q = (int8_t *)act,
+        .d = (float *)(void *)(act + GEMM_TOK * GEMM_SB * FG_SB_COLS),
+        .rows = GEMM_TOK,
+    };
     for (uint64_t i = 0; i < rounds; i++) {
         for (size_t p = 0; p < GEMM_PANEL; p++) {
+            if (tiles_fn != NULL) {
+                tiles_fn(buf + p * bytes, scale, j->type->lut, &tiles, 0, GEMM_TOK, GEMM_SB,
+                         y + p * FG_PANEL_ROWS, GEMM_PANEL * FG_PANEL_ROWS);
+                continue;
+            }
             fn(buf + p * bytes, scale, j->type->lut, act, GEMM_SB * sizeof(fg_act128), GEMM_TOK,
                GEMM_SB, y + p * FG_PANEL_ROWS, GEMM_PANEL * FG_PANEL_ROWS);
         }
@@ -208,6 +225,15 @@ static void gemm_run(fg_worker *w, void *arg)
     }
 }
 
+/* GMAC/s of runs of `macs` a round. */
+static double gemm_rate(gemm_job *j, bool all, double macs)
+{
+    j->all = all;
+    fg_team_run(j->b->team, gemm_run, j);
+    return macs * (double)j->rounds * (all ? fg_team_size(j->b->team) : 1) /
+           fg_bench_median(j->run_ns, GEMM_RUNS);
+}
+
 fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
 {
     *out = (fg_bench_rates){0};
@@ -225,15 +251,16 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
     for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
         j.type = &fg_qkinds[i];
         out->type[i].name = j.type->name;
-        for (int all = 0; all < 2; all++) {
-            j.all = all == 1;
-            fg_team_run(b->team, gemm_run, &j);
-            const double macs = (double)j.rounds * GEMM_PANEL * GEMM_TOK * GEMM_SB *
-                                (FG_SB_COLS * FG_PANEL_ROWS) * (j.all ? n : 1);
-            const double rate = macs / fg_bench_median(j.run_ns, GEMM_RUNS);
-            *(j.all ? &out->type[i].all_gmacs : &out->type[i].core_gmacs) = rate;
-        }
+        const double macs = GEMM_PANEL * GEMM_TOK * GEMM_SB * FG_SB_COLS * FG_PANEL_ROWS;
+        out->type[i].core_gmacs = gemm_rate(&j, false, macs);
+        out->type[i].all_gmacs = gemm_rate(&j, true, macs);
         if (out->type[i].core_gmacs > out->type[out->best].core_gmacs) out->best = i;
+    }
+    const double peak = (double)b->model->k.peak(PEAK_ROUNDS);
+    j.type = NULL;
+    if (peak > 0.0) {
+        out->unit_core_gmacs = gemm_rate(&j, false, peak);
+        out->unit_all_gmacs = gemm_rate(&j, true, peak);
     }
     fg_mem_free(j.buf);
     return FG_OK;
@@ -298,6 +325,13 @@ fg_status fg_bench_measure_machine(fg_bench *b, fg_bench_machine *out, fg_err *e
         .ram_bytes = room.total,
     };
     fg_machine_cpu_name(out->cpu, sizeof out->cpu);
+    fg_topo *topo = fg_topo_create();
+    if (topo != NULL) {
+        const fg_topo_sum sum = fg_topo_sums(topo);
+        out->n_core = sum.n_core;
+        out->n_cpu = sum.n_cpu;
+    }
+    fg_topo_destroy(topo);
     FG_TRY(measure_mapping(b, out, err)); /* first: brings the file into memory */
     fg_bandwidth r;
     FG_TRY(fg_bench_read(b, 11, &r, err));

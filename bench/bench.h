@@ -42,6 +42,8 @@ typedef struct fg_bench_rates {
         double all_gmacs;  /* all workers at once, together */
     } type[FG_BENCH_TYPES];
     uint32_t best; /* index of the fastest one on one core: the integer peak */
+    /* what the unit that multiplies them does on registers alone; 0: not measured on this level */
+    double unit_core_gmacs, unit_all_gmacs;
 } fg_bench_rates;
 
 /* What it takes the first n workers of a team to wait for each other, microseconds. */
@@ -57,6 +59,7 @@ uint32_t fg_bench_measure_sync(fg_team *t, fg_bench_sync out[FG_BENCH_SYNCS]);
 typedef struct fg_bench_machine {
     char cpu[96]; /* as the system names it */
     uint32_t n_thread;
+    uint32_t n_core, n_cpu; /* physical and logical ones that may be used; 0: not known */
     uint64_t llc_bytes, ram_bytes;
     struct {
         double median_gbs, best_gbs, huge; /* huge: share of the buffer on huge pages */

@@ -15,6 +15,7 @@
 #ifndef FG_SIMD_KERNELS_H
 #define FG_SIMD_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,33 @@ _Static_assert(sizeof(fg_act128) == 144, "activation block is 144 bytes");
  * f32/bf16: per superblock a chain over its 128 columns from 0, then acc = acc + chain. */
 typedef void fg_panel_fn(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
                          const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
+                         size_t y_stride);
+
+/* Quantised rows once more, in the order of a tile unit:
+ *   q[64-column block][row][64], d[superblock][row],
+ * so that any 16 successive rows of a block are 1 KiB in one piece.  rows: from block to block, 16
+ * times an odd number where speed matters (a power of two puts all blocks of a row into few sets of
+ * the caches). */
+typedef struct fg_act_tiles {
+    int8_t *q; /* 64-byte aligned; NULL: not kept */
+    float *d;
+    size_t rows;
+} fg_act_tiles;
+
+/* `rows` for n of them. */
+static inline size_t fg_tile_rows(size_t n)
+{
+    return ((n + 15) / 16 | 1) * 16;
+}
+
+enum {
+    FG_TILE_TOKENS = 12, /* fewer are left to the plain panels, which are faster then */
+    FG_TILE_PASS = 128,  /* tokens that share the unpacking of a panel */
+};
+
+/* As fg_panel_fn, of rows first .. first + n_tok - 1 of act; any n_tok > 0. */
+typedef void fg_tiles_fn(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
+                         const fg_act_tiles *act, size_t first, size_t n_tok, size_t n_sb, float *y,
                          size_t y_stride);
 
 /* out[i] for n/128 blocks of x[n], n a multiple of 128.  q = round-to-nearest-even(x * (127/max)),
@@ -139,6 +167,11 @@ typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_
  * The first block is copied by the caller. */
 typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const float *o_b, size_t d);
 
+/* `rounds` of int8 products as the panels of the level need them, on registers alone: what its unit
+ * could do.  Returns how many multiply-adds of a weight those were, a few hundred to a few
+ * thousand a round; 0: not written for this level. */
+typedef uint64_t fg_peak_fn(uint64_t rounds);
+
 typedef struct fg_kernels {
     union { /* by kind, and as panel_<name>; panel_q4lin: the bits of panel_q4 with its table */
         fg_panel_fn *panel[FG_KIND_COUNT];
@@ -165,6 +198,13 @@ typedef struct fg_kernels {
     fg_quantize_i16_fn *quantize_i16;
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
+    fg_peak_fn *peak;
+    union { /* by kind, quantized ones only; all NULL on a level without a tile unit */
+        fg_tiles_fn *tiles[FG_KIND_QUANTIZED];
+        struct {
+            fg_tiles_fn *tiles_q4, *tiles_q4lin, *tiles_q5, *tiles_q6, *tiles_q8;
+        };
+    };
 } fg_kernels;
 #define FG_QTYPE(id, name, ...)                                                                    \
     _Static_assert(offsetof(fg_kernels, panel_##name) == FG_KIND_##id * sizeof(fg_panel_fn *), "");
@@ -178,7 +218,12 @@ void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags);
 /* Features that the kernels chosen for cpu_flags use: what a report should name as the level. */
 uint32_t fg_kernels_used(uint32_t cpu_flags);
 
+/* There is a tile unit, whose order of activations is wanted. */
+bool fg_kernels_tiled(uint32_t cpu_flags);
+
 /* Panel kernel for a weight type and table; NULL for an unknown type or a missing table. */
 fg_panel_fn *fg_kernels_panel(const fg_kernels *k, fg_qtype type, const fg_lut *lut);
+/* That of the tile unit; NULL where there is none, and for floats. */
+fg_tiles_fn *fg_kernels_tiles(const fg_kernels *k, fg_qtype type, const fg_lut *lut);
 
 #endif

@@ -9,7 +9,7 @@
 
 #include "simd/kernels.h"
 
-fg_panel_fn shim_panel_q4, shim_panel_q4lin, shim_panel_q5, shim_panel_q6, shim_panel_q8;
+fg_tiles_fn shim_tiles_q4, shim_tiles_q4lin, shim_tiles_q5, shim_tiles_q6, shim_tiles_q8;
 fg_attn_i8_fn shim_attn_i8;
 
 #define FG_LEVEL(op) shim_##op

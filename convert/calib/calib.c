@@ -400,7 +400,7 @@ static void gather_rows(fg_worker *w, const job *j)
         const float *mid = c->mid.f + c->row[j->first + r] * c->mid.stride;
         c->m->k.rmsnorm(mid, c->m->layers[j->layer].mlp_norm, p->d_model, (float)p->norm_eps,
                         c->s->xs.f + r * c->s->xs.f_stride);
-        if (c->m->quantized) fg_acts_quantize(&c->m->k, &c->s->xs, r);
+        if (c->m->quantized) fg_acts_quantize(&c->m->k, &c->s->xs, r, j->n);
     }
     fg_worker_sync(w);
 }
@@ -427,7 +427,7 @@ static void stage_expert_out(fg_worker *w, job *j)
     copy_rows(w, j, &c->hidden, &c->s->h, true);
     fg_worker_range(w, j->n, &begin, &end);
     for (uint64_t r = begin; c->m->quantized && r < end; r++) {
-        fg_acts_quantize(&c->m->k, &c->s->h, r);
+        fg_acts_quantize(&c->m->k, &c->s->h, r, j->n);
     }
     fg_worker_sync(w);
     stages(w, j, FG_STAGE_DOWN, FG_STAGE_DOWN);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * AMX-INT8 panels for many tokens, all quantized types; included by one file that defines
- * FG_LEVEL(op).  Few tokens go to the AVX-512-VNNI panels.
+ * FG_LEVEL(op).  Few tokens are left to the AVX-512-VNNI panels (FG_TILE_TOKENS).
  *
  * The group scales stand in the way of tiles: they would allow only 32 columns a tile, with a
  * multiplication after each.  So they are multiplied in before: value * scale fits int16 (at most
@@ -12,10 +12,14 @@
  *   isum = low + (high << 8);  acc = fma((float)isum, act.d, acc)
  * The integers are those of the other levels, so the bits are too.
  *
- * A tile of C is 16 tokens x 16 rows; two tiles of tokens share the weights.  Tokens that do not
- * fill the last tile are covered by moving it back over tokens that are done already; fewer than
- * 16 tokens use shorter tiles.  The results of a pair of tiles are added up after the next pair
- * has been started, so that the vector and the tile unit work side by side.
+ * The four tiles of a superblock's planes stay in registers while all tokens of a pass go by, 16 at
+ * a time: two tile loads, four products, two stores.  The results are added up two tiles of tokens
+ * later, four tokens after each product, so that neither the vector nor the tile unit waits for the
+ * other.  What is stored goes round in 8 KiB: with more of it, or with strided activations, the
+ * first-level cache is what limits (KERNELS.md has the figures).
+ *
+ * Tokens that do not fill the last tile are covered by moving it back over tokens that are done
+ * already; fewer than 16 tokens use shorter tiles.
  */
 #ifndef FG_SIMD_X86_PANEL_AMX_H
 #define FG_SIMD_X86_PANEL_AMX_H
@@ -31,26 +35,41 @@
 #if defined(__AVX512VNNI__) && defined(AMX_CONFIGURE) /* tile_amx.h knows how */
 
 enum {
-    FEWEST_TOKENS = 12, /* below, a call is left to VNNI */
-    PASS_TOKENS = 128,  /* tokens that share an unpacking */
-    PASS_TILES = PASS_TOKENS / AMX_ROWS,
-    HALVES = 2, /* 64 columns each: what a tile holds */
-    PLANES = 2, /* low, high */
+    PASS_TILES = FG_TILE_PASS / AMX_ROWS, /* tiles of tokens that share an unpacking */
+    HALVES = 2,                           /* 64 columns each: what a tile holds */
+    PLANES = 2,                           /* low, high */
+    RING = 4,                             /* results kept, of 2 KiB each */
+    LAG = 2,                              /* tiles between a product and its sum; below RING */
+    TILE_AHEAD = 4096,                    /* bytes of the panel asked for ahead of their use */
+    STEP = AMX_ROWS / 4,                  /* tokens added up after each of a tile's products */
 };
 
-typedef int32_t amx_dots[AMX_ROWS][FG_PANEL_ROWS];
+typedef struct amx_dots {
+    _Alignas(64) int32_t of[PLANES][AMX_ROWS][FG_PANEL_ROWS];
+} amx_dots;
+
+/* Where the results of a tile of tokens belong. */
+typedef struct amx_sums {
+    __m512 *acc;    /* one for each token */
+    const float *d; /* their scales in this superblock */
+} amx_sums;
 
 typedef struct amx_work {
     _Alignas(64) uint8_t plane[HALVES][PLANES][AMX_ROWS][AMX_BYTES]; /* [column quad][row, byte] */
-    _Alignas(64) amx_dots dot[2][2][PLANES]; /* [pair, alternating][tile of the pair] */
+    amx_dots dot[RING];
+    amx_sums to[RING];
+    __m512 acc[PASS_TILES][AMX_ROWS];
 } amx_work;
 
-/* A pair of token tiles, or one. */
-typedef struct amx_pair {
-    const uint8_t *act[2]; /* activation block of the first token */
-    __m512 *acc[2];        /* one for each token */
-    int n;
-} amx_pair;
+/* One pass: at most FG_TILE_PASS tokens. */
+typedef struct amx_job {
+    const uint8_t *panel;
+    const float *row_scale;
+    const fg_act_tiles *act;
+    size_t first, n_tok, n_sb; /* first: row of act */
+    float *y;
+    size_t y_stride;
+} amx_job;
 
 /* Scale g as bytes (s, 0, s, 0) of each lane. */
 INLINE __m512i scale_bytes(__m512i line, int g)
@@ -62,7 +81,12 @@ INLINE __m512i scale_bytes(__m512i line, int g)
 INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_work *w)
 {
     const __m512i line = load512(sb);
-    const __mmask64 odd = 0xaaaaaaaaaaaaaaaaull;
+    const __mmask64 even = 0x5555555555555555ull, odd = ~even;
+    const __m512i pairs = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); /* swapped */
+    for (size_t k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
+        _mm_prefetch((const char *)sb + TILE_AHEAD + 64 * k, _MM_HINT_T0);
+    }
     sb += 64;
     UNROLL
     for (int g = 0; g < FG_SB_GROUPS; g++, sb += kind.group_bytes) {
@@ -75,56 +99,63 @@ INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_wo
             const __m512i p = _mm512_sub_epi16(_mm512_maddubs_epi16(c, s), zero);
             const __m512i q = _mm512_sub_epi16(_mm512_maddubs_epi16(c, s_odd), zero);
             const int row = 8 * (g & 1) + quad_of(n);
-            _mm512_store_si512(w->plane[g / 2][0][row],
-                               _mm512_mask_blend_epi8(odd, p, _mm512_slli_epi16(q, 8)));
+            _mm512_store_si512(w->plane[g / 2][0][row], _mm512_mask_shuffle_epi8(p, odd, q, pairs));
             _mm512_store_si512(w->plane[g / 2][1][row],
-                               _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(p, 8), q));
+                               _mm512_mask_shuffle_epi8(q, even, p, pairs));
         }
     }
 }
 
-/* Tiles: 0 1 and 2 3 are C (low, high) of the two token tiles, 4 and 5 their activations, 6 and 7
- * the planes. */
-INLINE void amx_multiply(const amx_work *w, const amx_pair *p, size_t stride,
-                         amx_dots (*dot)[PLANES])
+/* Tokens from .. from + n - 1 of a tile. */
+INLINE void amx_add(const amx_sums *to, const amx_dots *dot, size_t from, size_t n)
 {
-    const size_t q = offsetof(fg_act128, q);
+    UNROLL
+    for (size_t t = from; t < from + n; t++) {
+        const __m512i high = _mm512_slli_epi32(load512(dot->of[1][t]), 8);
+        const __m512i isum = _mm512_add_epi32(load512(dot->of[0][t]), high);
+        to->acc[t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(to->d[t]), to->acc[t]);
+    }
+}
+
+/* Tiles 4 to 7: low and high plane of the first 64 columns, then of the others. */
+INLINE void amx_load_planes(const amx_work *w)
+{
+    AMX_FENCE();
+    AMX_LOAD(4, w->plane[0][0], AMX_BYTES);
+    AMX_LOAD(5, w->plane[0][1], AMX_BYTES);
+    AMX_LOAD(6, w->plane[1][0], AMX_BYTES);
+    AMX_LOAD(7, w->plane[1][1], AMX_BYTES);
+    AMX_FENCE();
+}
+
+/* A quarter of the sums of an earlier tile; to NULL: there is none. */
+INLINE void amx_step(const amx_sums *to, const amx_dots *done, size_t k)
+{
+    AMX_FENCE();
+    if (to != NULL) amx_add(to, done, k * STEP, STEP);
+    AMX_FENCE();
+}
+
+/* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations. */
+INLINE void amx_tile(const int8_t *q, size_t half, amx_dots *dot, const amx_sums *to,
+                     const amx_dots *done)
+{
     AMX_ZERO(0);
     AMX_ZERO(1);
-    if (p->n == 2) {
-        AMX_ZERO(2);
-        AMX_ZERO(3);
-    }
-    for (int h = 0; h < HALVES; h++) {
-        AMX_LOAD(6, w->plane[h][0], AMX_BYTES);
-        AMX_LOAD(4, p->act[0] + q + (size_t)h * AMX_BYTES, stride);
-        AMX_DOT_SU(0, 4, 6);
-        AMX_LOAD(7, w->plane[h][1], AMX_BYTES);
-        AMX_DOT_SS(1, 4, 7);
-        if (p->n != 2) continue;
-        AMX_LOAD(5, p->act[1] + q + (size_t)h * AMX_BYTES, stride);
-        AMX_DOT_SU(2, 5, 6);
-        AMX_DOT_SS(3, 5, 7);
-    }
-    AMX_STORE(0, dot[0][0], AMX_BYTES);
-    AMX_STORE(1, dot[0][1], AMX_BYTES);
-    if (p->n == 2) {
-        AMX_STORE(2, dot[1][0], AMX_BYTES);
-        AMX_STORE(3, dot[1][1], AMX_BYTES);
-    }
-}
-
-INLINE void amx_add(const amx_pair *p, size_t stride, size_t rows, amx_dots (*dot)[PLANES])
-{
-    for (int k = 0; k < p->n; k++) {
-        for (size_t t = 0; t < rows; t++) {
-            const fg_act128 *a = (const void *)(p->act[k] + t * stride);
-            const __m512i high = _mm512_slli_epi32(load512(dot[k][1][t]), 8);
-            const __m512i isum = _mm512_add_epi32(load512(dot[k][0][t]), high);
-            const __m512 d = _mm512_set1_ps(a->d);
-            p->acc[k][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), d, p->acc[k][t]);
-        }
-    }
+    AMX_LOAD(2, q, AMX_BYTES);
+    AMX_LOAD(3, q + half, AMX_BYTES);
+    AMX_DOT_SU(0, 2, 4);
+    amx_step(to, done, 0);
+    AMX_DOT_SS(1, 2, 5);
+    amx_step(to, done, 1);
+    AMX_DOT_SU(0, 3, 6);
+    amx_step(to, done, 2);
+    AMX_DOT_SS(1, 3, 7);
+    amx_step(to, done, 3);
+    AMX_STORE(0, dot->of[0], AMX_BYTES);
+    AMX_STORE(1, dot->of[1], AMX_BYTES);
+    AMX_FENCE();
 }
 
 /* First token of tile k: the last tile ends with the last token. */
@@ -133,128 +164,89 @@ INLINE size_t tile_start(size_t k, size_t rows, size_t n_tok)
     return k * AMX_ROWS + rows <= n_tok ? k * AMX_ROWS : n_tok - rows;
 }
 
-INLINE void amx_pass(panel_kind kind, __m512i table, const uint8_t *panel, const float *row_scale,
-                     const uint8_t *act, size_t stride, size_t n_tok, size_t n_sb, float *y,
-                     size_t y_stride)
+/* rows: of a tile; fewer than AMX_ROWS when it is the only one. */
+INLINE void amx_multiply(panel_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
+                         size_t n_tile)
 {
-    amx_work w;
-    __m512 acc[PASS_TILES][AMX_ROWS];
-    amx_pair before = {.n = 0}; /* started, not yet added */
-    unsigned parity = 0;
-    const size_t rows = n_tok < AMX_ROWS ? n_tok : AMX_ROWS;
-    const size_t n_tile = (n_tok + AMX_ROWS - 1) / AMX_ROWS;
-    for (size_t k = 0; k < n_tile; k++) {
-        for (size_t t = 0; t < rows; t++) acc[k][t] = _mm512_setzero_ps();
-    }
-    for (size_t i = 0; i < n_sb; i++, act += sizeof(fg_act128)) {
-        amx_unpack(kind, table, panel, &w);
+    const uint8_t *panel = j->panel;
+    const size_t half = j->act->rows * AMX_BYTES, total = n_tile * j->n_sb;
+    size_t at = 0; /* tiles started */
+    for (size_t i = 0; i < j->n_sb; i++) {
+        const int8_t *q = j->act->q + 2 * i * half + j->first * AMX_BYTES;
+        const float *d = j->act->d + i * j->act->rows + j->first;
+        amx_unpack(kind, table, panel, w);
         panel += 64 + FG_SB_GROUPS * kind.group_bytes;
-        for (size_t k = 0; k < n_tile; k += 2) {
-            amx_pair p = {.n = k + 1 < n_tile ? 2 : 1};
-            for (int j = 0; j < p.n; j++) {
-                p.act[j] = act + tile_start(k + (size_t)j, rows, n_tok) * stride;
-                p.acc[j] = acc[k + (size_t)j];
-            }
-            AMX_FENCE();
-            amx_multiply(&w, &p, stride, w.dot[parity]);
-            AMX_FENCE();
-            amx_add(&before, stride, rows, w.dot[parity ^ 1u]);
-            before = p;
-            parity ^= 1u;
+        amx_load_planes(w);
+        for (size_t k = 0; k < n_tile; k++, at++) {
+            const size_t t = tile_start(k, rows, j->n_tok), now = at % RING,
+                         before = (at - LAG) % RING;
+            const bool whole = rows == AMX_ROWS;
+            w->to[now] = (amx_sums){w->acc[k], d + t};
+            amx_tile(q + t * AMX_BYTES, half, &w->dot[now],
+                     whole && at >= LAG ? &w->to[before] : NULL, &w->dot[before]);
+            if (!whole) amx_add(&w->to[now], &w->dot[now], 0, rows);
         }
     }
-    amx_add(&before, stride, rows, w.dot[parity ^ 1u]);
-    const __m512 scale = _mm512_loadu_ps(row_scale);
+    if (rows != AMX_ROWS) return;
+    for (size_t k = total < LAG ? 0 : total - LAG; k < total; k++) {
+        amx_add(&w->to[k % RING], &w->dot[k % RING], 0, AMX_ROWS);
+    }
+}
+
+INLINE void amx_pass(panel_kind kind, __m512i table, const amx_job *j)
+{
+    amx_work w;
+    const size_t rows = j->n_tok < AMX_ROWS ? j->n_tok : AMX_ROWS;
+    const size_t n_tile = (j->n_tok + AMX_ROWS - 1) / AMX_ROWS;
     for (size_t k = 0; k < n_tile; k++) {
-        float *row = y + tile_start(k, rows, n_tok) * y_stride;
+        for (size_t t = 0; t < rows; t++) w.acc[k][t] = _mm512_setzero_ps();
+    }
+    amx_multiply(kind, table, j, &w, rows, n_tile);
+    const __m512 scale = _mm512_loadu_ps(j->row_scale);
+    for (size_t k = 0; k < n_tile; k++) {
+        float *row = j->y + tile_start(k, rows, j->n_tok) * j->y_stride;
         for (size_t t = 0; t < rows; t++) {
-            _mm512_storeu_ps(row + t * y_stride, _mm512_mul_ps(acc[k][t], scale));
+            _mm512_storeu_ps(row + t * j->y_stride, _mm512_mul_ps(w.acc[k][t], scale));
         }
     }
 }
 
 /* Passes as equal as possible. */
-INLINE void amx_run(panel_kind kind, __m512i table, const uint8_t *panel, const float *row_scale,
-                    const void *act, size_t stride, size_t n_tok, size_t n_sb, float *y,
-                    size_t y_stride)
+INLINE void amx_run(panel_kind kind, __m512i table, amx_job j)
 {
-    const uint8_t *a = act;
-    size_t rows = 0; /* configured */
-    for (size_t pass = (n_tok + PASS_TOKENS - 1) / PASS_TOKENS; pass > 0; pass--) {
-        const size_t n = (n_tok + pass - 1) / pass;
+    size_t left = j.n_tok, rows = 0; /* rows: configured */
+    for (size_t pass = (left + FG_TILE_PASS - 1) / FG_TILE_PASS; pass > 0; pass--) {
+        j.n_tok = (left + pass - 1) / pass;
         if (rows == 0) {
             amx_config c = {.palette = 1};
-            rows = n < AMX_ROWS ? n : AMX_ROWS;
+            rows = j.n_tok < AMX_ROWS ? j.n_tok : AMX_ROWS;
             for (int t = 0; t < AMX_TILES; t++) {
                 c.bytes[t] = AMX_BYTES;
-                c.rows[t] = t < 6 ? (uint8_t)rows : AMX_ROWS;
+                c.rows[t] = t < 4 ? (uint8_t)rows : AMX_ROWS;
             }
             AMX_CONFIGURE(&c);
         }
-        amx_pass(kind, table, panel, row_scale, a, stride, n, n_sb, y, y_stride);
-        n_tok -= n;
-        a += n * stride;
-        y += n * y_stride;
+        amx_pass(kind, table, &j);
+        left -= j.n_tok;
+        j.first += j.n_tok;
+        j.y += j.n_tok * j.y_stride;
     }
     AMX_RELEASE();
 }
 
-void FG_LEVEL(panel_q4)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                        const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
-                        size_t y_stride)
-{
-    if (n_tok < FEWEST_TOKENS) {
-        fg_panel_q4__avx512vnni(panel, row_scale, lut, act, act_stride, n_tok, n_sb, y, y_stride);
-        return;
+#define TILES_FN(name, table)                                                                      \
+    void FG_LEVEL(tiles_##name)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,   \
+                                const fg_act_tiles *act, size_t first, size_t n_tok, size_t n_sb,  \
+                                float *y, size_t y_stride)                                         \
+    {                                                                                              \
+        amx_run(kind_##name, table(lut),                                                           \
+                (amx_job){panel, row_scale, act, first, n_tok, n_sb, y, y_stride});                \
     }
-    amx_run(kind_q4, table_q4(lut), panel, row_scale, act, act_stride, n_tok, n_sb, y, y_stride);
-}
-
-void FG_LEVEL(panel_q4lin)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                           const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
-                           size_t y_stride)
-{
-    if (n_tok < FEWEST_TOKENS) {
-        fg_panel_q4lin__avx512vnni(panel, row_scale, lut, act, act_stride, n_tok, n_sb, y,
-                                   y_stride);
-        return;
-    }
-    amx_run(kind_q4lin, table_none(lut), panel, row_scale, act, act_stride, n_tok, n_sb, y,
-            y_stride);
-}
-
-void FG_LEVEL(panel_q5)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                        const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
-                        size_t y_stride)
-{
-    if (n_tok < FEWEST_TOKENS) {
-        fg_panel_q5__avx512vnni(panel, row_scale, lut, act, act_stride, n_tok, n_sb, y, y_stride);
-        return;
-    }
-    amx_run(kind_q5, table_none(lut), panel, row_scale, act, act_stride, n_tok, n_sb, y, y_stride);
-}
-
-void FG_LEVEL(panel_q6)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                        const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
-                        size_t y_stride)
-{
-    if (n_tok < FEWEST_TOKENS) {
-        fg_panel_q6__avx512vnni(panel, row_scale, lut, act, act_stride, n_tok, n_sb, y, y_stride);
-        return;
-    }
-    amx_run(kind_q6, table_none(lut), panel, row_scale, act, act_stride, n_tok, n_sb, y, y_stride);
-}
-
-void FG_LEVEL(panel_q8)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                        const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
-                        size_t y_stride)
-{
-    if (n_tok < FEWEST_TOKENS) {
-        fg_panel_q8__avx512vnni(panel, row_scale, lut, act, act_stride, n_tok, n_sb, y, y_stride);
-        return;
-    }
-    amx_run(kind_q8, table_q8(lut), panel, row_scale, act, act_stride, n_tok, n_sb, y, y_stride);
-}
+TILES_FN(q4, table_q4)
+TILES_FN(q4lin, table_none)
+TILES_FN(q5, table_none)
+TILES_FN(q6, table_none)
+TILES_FN(q8, table_q8)
 
 #endif
 #endif

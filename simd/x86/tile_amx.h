@@ -74,7 +74,12 @@ static inline void amx_shim_dot(int c, int a, int b, int b_signed)
 
 #include <immintrin.h>
 
-#define AMX_CONFIGURE(config_)  _tile_loadconfig(config_)
+/* The compiler's own says that eight bytes are read. */
+#define AMX_CONFIGURE(config_)                                                                     \
+    do {                                                                                           \
+        __asm__ volatile("" : : "r"(config_) : "memory");                                          \
+        _tile_loadconfig(config_);                                                                 \
+    } while (0)
 #define AMX_RELEASE()           _tile_release()
 #define AMX_ZERO(t)             _tile_zero(t)
 #define AMX_LOAD(t, p, stride)  _tile_loadd(t, p, stride)

@@ -110,6 +110,11 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     FG_TRY(fg_bench_measure_machine(b, m, err));
     say(r, "machine     %s, %u threads, %s of memory, %s last-level cache\n", m->cpu, m->n_thread,
         cli_known_memory(m->ram_bytes), cli_memory((double)m->llc_bytes));
+    if (m->n_core != 0) {
+        say(r, "cores       %u physical, %u logical\n", m->n_core, m->n_cpu);
+        note(r, m->n_core, "", "cores.physical");
+        note(r, m->n_cpu, "", "cores.logical");
+    }
     say(r, "read        %.1f GB/s (best %.1f), buffer of %s, %.0f %% on huge pages\n",
         m->anon.median_gbs, m->anon.best_gbs, cli_memory((double)m->anon.bytes),
         100.0 * m->anon.huge);
@@ -134,10 +139,22 @@ static fg_status bench_machine(report *r, fg_bench *b, fg_err *err)
     }
     say(r, "GEMM        GMAC/s from cache, one core (all):");
     for (int i = 0; i < FG_BENCH_TYPES; i++) {
-        say(r, " %s %.0f (%.0f)%s", m->gemm.type[i].name, m->gemm.type[i].core_gmacs,
-            m->gemm.type[i].all_gmacs, i + 1 < FG_BENCH_TYPES ? "," : "\n");
+        const double share = 100.0 * m->gemm.type[i].all_gmacs / m->gemm.unit_all_gmacs;
+        say(r, " %s %.0f (%.0f", m->gemm.type[i].name, m->gemm.type[i].core_gmacs,
+            m->gemm.type[i].all_gmacs);
+        if (m->gemm.unit_all_gmacs > 0.0) {
+            say(r, ", %.0f %% of the unit", share);
+            note(r, share, "%", "gemm.%s.of_unit", m->gemm.type[i].name);
+        }
+        say(r, ")%s", i + 1 < FG_BENCH_TYPES ? "," : "\n");
         note(r, m->gemm.type[i].core_gmacs, "GMAC/s", "gemm.%s.core", m->gemm.type[i].name);
         note(r, m->gemm.type[i].all_gmacs, "GMAC/s", "gemm.%s.all", m->gemm.type[i].name);
+    }
+    if (m->gemm.unit_all_gmacs > 0.0) {
+        say(r, "unit        %.0f GMAC/s a core, %.0f all: multiplications on registers alone\n",
+            m->gemm.unit_core_gmacs, m->gemm.unit_all_gmacs);
+        note(r, m->gemm.unit_core_gmacs, "GMAC/s", "unit.core");
+        note(r, m->gemm.unit_all_gmacs, "GMAC/s", "unit.all");
     }
     say(r, "peak        %.0f GMAC/s a core, %.0f all (%s)\n", m->gemm.type[m->gemm.best].core_gmacs,
         m->gemm.type[m->gemm.best].all_gmacs, m->gemm.type[m->gemm.best].name);

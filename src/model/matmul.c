@@ -6,20 +6,56 @@
 #include "src/model/stages.h"
 
 #include <assert.h>
+#include <string.h>
 
-void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row)
+/* Row `row` of t from blocks q, if t is kept and a product of n_row rows would take it. */
+static void put_tiles(const fg_act_tiles *t, uint64_t row, const fg_act128 *q, size_t n_sb,
+                      uint64_t n_row)
+{
+    const size_t half = FG_SB_COLS / 2;
+    if (t->q == NULL || n_row < FG_TILE_TOKENS) return;
+    for (size_t i = 0; i < n_sb; i++) {
+        memcpy(t->q + (2 * i * t->rows + row) * half, q[i].q, half);
+        memcpy(t->q + ((2 * i + 1) * t->rows + row) * half, q[i].q + half, half);
+        t->d[i * t->rows + row] = q[i].d;
+    }
+}
+
+void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t n_row)
 {
     const float *f = x->f + row * x->f_stride;
-    if (x->q != NULL) k->quantize_act(f, x->f_stride, x->q + row * x->q_stride);
-    if (x->rot != NULL) k->quantize_act_rot(f, x->f_stride, x->rot + row * x->q_stride);
+    fg_act128 *q = x->q == NULL ? NULL : x->q + row * x->q_stride;
+    fg_act128 *rot = x->rot == NULL ? NULL : x->rot + row * x->q_stride;
+    if (q != NULL) {
+        k->quantize_act(f, x->f_stride, q);
+        put_tiles(&x->q_tiles, row, q, x->q_stride, n_row);
+    }
+    if (rot != NULL) {
+        k->quantize_act_rot(f, x->f_stride, rot);
+        put_tiles(&x->rot_tiles, row, rot, x->q_stride, n_row);
+    }
+}
+
+void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from, bool rotated,
+                  uint64_t n_row)
+{
+    fg_act128 *q = (rotated ? x->rot : x->q) + to * x->q_stride;
+    memcpy(q, (rotated ? y->rot : y->q) + from * y->q_stride, y->q_stride * sizeof *q);
+    put_tiles(rotated ? &x->rot_tiles : &x->q_tiles, to, q, x->q_stride, n_row);
 }
 
 /* Cache blocking for many tokens: a block of activation rows and a group of panels are kept in the
- * second-level cache (512 KiB on the smallest CPUs in view) and every pair of them is multiplied
- * before moving on.  Without it each panel would fetch all activations from the third level, which
- * took as long as the arithmetic (512 tokens of 6144: 3.5 MB a panel).  48 tokens are a multiple of
- * every kernel's tile. */
-enum { ACT_BLOCK_BYTES = 256 << 10, PANEL_GROUP_BYTES = 160 << 10, TOKEN_STEP = 48 };
+ * second-level cache (512 KiB on the smallest CPUs in view, 2 MiB on those with a tile unit) and
+ * every pair of them is multiplied before moving on.  Without it each panel would fetch all
+ * activations from the third level, which took as long as the arithmetic (512 tokens of 6144: 3.5
+ * MB a panel).  48 tokens are a multiple of every kernel's tile; the tile unit's own step is a
+ * pass, since a pass unpacks the panel. */
+enum {
+    ACT_BLOCK_BYTES = 256 << 10,
+    PANEL_GROUP_BYTES = 160 << 10,
+    TILE_GROUP_BYTES = 800 << 10,
+    TOKEN_STEP = 48,
+};
 
 static uint64_t tokens_per_block(size_t act_stride)
 {
@@ -27,28 +63,48 @@ static uint64_t tokens_per_block(size_t act_stride)
     return n < TOKEN_STEP ? TOKEN_STEP : n;
 }
 
+/* One panel times rows row .. row + n_tok - 1 of x; tiles NULL: from its plain rows. */
+static void multiply_panel(const fg_matrix *m, const uint8_t *panel, const float *scales,
+                           const fg_acts *x, const fg_act_tiles *tiles, uint64_t row,
+                           uint64_t n_tok, float *y, size_t y_stride)
+{
+    if (tiles != NULL) {
+        m->tiles_fn(panel, scales, m->lut, tiles, (size_t)row, (size_t)n_tok, (size_t)m->n_sb, y,
+                    y_stride);
+    } else if (m->quantized) {
+        m->panel_fn(panel, scales, m->lut, (m->rotated ? x->rot : x->q) + row * x->q_stride,
+                    x->q_stride * sizeof(fg_act128), (size_t)n_tok, (size_t)m->n_sb, y, y_stride);
+    } else {
+        m->panel_fn(panel, scales, m->lut, x->f + row * x->f_stride, x->f_stride * sizeof(float),
+                    (size_t)n_tok, (size_t)m->n_sb, y, y_stride);
+    }
+}
+
 void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_acts *x,
                         uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
                         uint64_t end)
 {
-    const fg_act128 *q = m->rotated ? x->rot : x->q;
-    const uint8_t *act = m->quantized ? (const uint8_t *)(const void *)(q + row0 * x->q_stride)
-                                      : (const uint8_t *)(const void *)(x->f + row0 * x->f_stride);
+    const fg_act_tiles *t = m->rotated ? &x->rot_tiles : &x->q_tiles;
+    const fg_act_tiles *tiles =
+        m->tiles_fn != NULL && t->q != NULL && n_tok >= FG_TILE_TOKENS ? t : NULL;
     const size_t act_stride =
         m->quantized ? x->q_stride * sizeof(fg_act128) : x->f_stride * sizeof(float);
-    const uint64_t block = tokens_per_block(act_stride);
-    const uint64_t panel_bytes = fg_panel_bytes(m->type, m->n_col);
-    const uint64_t group = 1 + PANEL_GROUP_BYTES / panel_bytes;
+    const uint64_t most = tiles != NULL ? FG_TILE_PASS : tokens_per_block(act_stride);
+    const uint64_t group = 1 + (tiles != NULL ? TILE_GROUP_BYTES : PANEL_GROUP_BYTES) /
+                                   fg_panel_bytes(m->type, m->n_col);
+    /* passes of the tile unit as equal as possible: all are large enough for it */
+    const uint64_t n_block = (n_tok + most - 1) / most;
+    const uint64_t block = tiles != NULL ? (n_tok + n_block - 1) / n_block : most;
     for (uint64_t p0 = begin; p0 < end; p0 += group) {
         const uint64_t p1 = end - p0 < group ? end : p0 + group;
-        for (uint64_t t = 0; t < n_tok; t += block) {
-            const uint64_t n = n_tok - t < block ? n_tok - t : block;
+        for (uint64_t r = 0; r < n_tok; r += block) {
+            const uint64_t n = n_tok - r < block ? n_tok - r : block;
             for (uint64_t p = p0; p < p1; p++) {
                 const uint64_t at = p - run->first;
-                m->panel_fn(run->panels + at * m->panel_stride,
-                            run->scales == NULL ? NULL : run->scales + at * FG_PANEL_ROWS, m->lut,
-                            act + t * act_stride, act_stride, (size_t)n, (size_t)m->n_sb,
-                            y->f + (row0 + t) * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
+                multiply_panel(m, run->panels + at * m->panel_stride,
+                               run->scales == NULL ? NULL : run->scales + at * FG_PANEL_ROWS, x,
+                               tiles, row0 + r, n,
+                               y->f + (row0 + r) * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
             }
         }
     }

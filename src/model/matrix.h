@@ -18,6 +18,7 @@ typedef struct fg_matrix {
     uint64_t tensor;       /* its number in the file */
     const fg_lut *lut;     /* NULL: the type has none */
     fg_panel_fn *panel_fn;
+    fg_tiles_fn *tiles_fn; /* NULL: none of this type or level */
     uint64_t panel_stride; /* bytes from panel p to p + 1 */
     uint64_t n_row, n_col, n_panel, n_sb;
     uint64_t bytes; /* weights and scales, what one token reads */

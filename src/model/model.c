@@ -33,6 +33,7 @@ static fg_matrix bind(fg_model *m, const fg_model_file *f, fg_role role, uint32_
         .tensor = number_of(f, t),
         .lut = fg_qtype_has_table(t->type) ? &t->lut : NULL,
         .panel_fn = fg_kernels_panel(&m->k, type, &t->lut),
+        .tiles_fn = fg_kernels_tiles(&m->k, type, &t->lut),
         .panel_stride = t->panel_stride,
         .n_row = t->n_row,
         .n_col = t->n_col,
@@ -172,6 +173,7 @@ fg_status fg_model_create_on(fg_model **out, const fg_model_file *file, const fg
     fg_status st = fg_weights_create(&m->weights, file, home, err);
     if (st != FG_OK) goto fail;
     fg_kernels_init(&m->k, cpu_flags);
+    m->forms.tiles = fg_kernels_tiled(cpu_flags);
     m->alpha_mlp = (float)s->alpha_mlp;
     m->beta_mlp = (float)s->beta_mlp;
     m->embed = bind(m, file, FG_ROLE_EMBED, FG_NO_LAYER, FG_NO_LAYER);

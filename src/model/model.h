@@ -29,6 +29,7 @@ typedef struct fg_model_forms {
     fg_forms attn_out;  /* of the input of `out` */
     fg_forms expert_in; /* of the inputs of an expert's gate and up, gathered from `in` */
     fg_forms hidden;    /* of the input of `down` */
+    bool tiles;         /* in the order of a tile unit, too */
 } fg_model_forms;
 
 typedef struct fg_expert {

@@ -69,8 +69,9 @@ static void quantize_hidden(const fg_worker *w, const fg_batch *b, const wave *v
     for (uint32_t i = 0; i < v->n; i++) n_row += s->first[v->ids[i] + 1] - s->first[v->ids[i]];
     fg_worker_range(w, n_row, &begin, &end);
     for (uint32_t i = 0; i < v->n; i++) {
-        for (uint64_t r = s->first[v->ids[i]]; r < s->first[v->ids[i] + 1]; r++, row++) {
-            if (row >= begin && row < end) fg_acts_quantize(&b->m->k, &s->h, r);
+        const uint64_t r0 = s->first[v->ids[i]], n = s->first[v->ids[i] + 1] - r0;
+        for (uint64_t r = r0; r < r0 + n; r++, row++) {
+            if (row >= begin && row < end) fg_acts_quantize(&b->m->k, &s->h, r, n);
         }
     }
 }

@@ -98,15 +98,12 @@ static void gather(const fg_batch *b, const fg_layer *y, uint64_t begin, uint64_
     for (uint64_t i = begin; i < end; i++) {
         const fg_expert *x = &y->experts[s->sel[i]];
         const uint64_t t = i / b->m->shape->n_used, row = s->row_of[i];
+        const uint64_t n_row = s->first[s->sel[i] + 1] - s->first[s->sel[i]];
         if (x->gate.rotated) { /* and up, as the file format demands */
-            memcpy(s->xs.rot + row * s->xs.q_stride, n->rot + t * n->q_stride,
-                   n->q_stride * sizeof(fg_act128));
+            fg_acts_copy(&s->xs, row, n, t, true, n_row);
             continue;
         }
-        if (x->gate.quantized || x->up.quantized) {
-            memcpy(s->xs.q + row * s->xs.q_stride, n->q + t * n->q_stride,
-                   n->q_stride * sizeof(fg_act128));
-        }
+        if (x->gate.quantized || x->up.quantized) fg_acts_copy(&s->xs, row, n, t, false, n_row);
         if (!x->gate.quantized || !x->up.quantized) {
             memcpy(s->xs.f + row * s->xs.f_stride, n->f + t * n->f_stride,
                    n->f_stride * sizeof(float));

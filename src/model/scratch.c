@@ -1,9 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/model/scratch.h"
 
+static fg_act_tiles take_tiles(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t n_sb)
+{
+    const uint64_t rows = fg_tile_rows((size_t)n_row);
+    fg_act_tiles t = {.rows = (size_t)rows};
+    if (base != NULL) t.q = (int8_t *)(base + *used);
+    *used += fg_round_up(rows * n_sb * FG_SB_COLS, FG_PAGE_BYTES);
+    if (base != NULL) t.d = (float *)(void *)(base + *used);
+    *used += fg_round_up(rows * n_sb * sizeof(float), FG_PAGE_BYTES);
+    return t;
+}
+
 /* Takes [n_row][width] rows from the mapping, or only measures when base is NULL. */
 static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t width,
-                         fg_forms forms)
+                         fg_forms forms, bool tiles)
 {
     const uint64_t stride = fg_round_up(width, FG_SB_COLS);
     fg_acts a = {.f_stride = (size_t)stride, .q_stride = (size_t)(stride / FG_SB_COLS)};
@@ -13,10 +24,12 @@ static fg_acts take_acts(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t
     if (forms.plain) {
         if (base != NULL) a.q = (fg_act128 *)(void *)(base + *used);
         *used += q_bytes;
+        if (tiles) a.q_tiles = take_tiles(base, used, n_row, a.q_stride);
     }
     if (forms.rotated) {
         if (base != NULL) a.rot = (fg_act128 *)(void *)(base + *used);
         *used += q_bytes;
+        if (tiles) a.rot_tiles = take_tiles(base, used, n_row, a.q_stride);
     }
     return a;
 }
@@ -36,19 +49,19 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
     const uint64_t group = p->n_head / p->n_kv_head;
     const fg_forms f32_only = {false, false};
     uint64_t used = 0;
-    s->x = take_acts(base, &used, T, d, f32_only);
-    s->n = take_acts(base, &used, T, d, forms->in);
-    s->u = take_acts(base, &used, T, width, forms->attn_out);
-    s->a = take_acts(base, &used, T, d, f32_only);
-    s->qkv = take_acts(base, &used, T, 3 * width, f32_only);
-    s->gate = take_acts(base, &used, T, width, f32_only);
-    s->router = take_acts(base, &used, T, p->n_expert, f32_only);
-    s->xs = take_acts(base, &used, R, d, forms->expert_in);
-    s->g = take_acts(base, &used, R, p->d_ff, f32_only);
-    s->up = take_acts(base, &used, R, p->d_ff, f32_only);
-    s->h = take_acts(base, &used, R, p->d_ff, forms->hidden);
-    s->y = take_acts(base, &used, R, d, f32_only);
-    s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, f32_only);
+    s->x = take_acts(base, &used, T, d, f32_only, false);
+    s->n = take_acts(base, &used, T, d, forms->in, forms->tiles);
+    s->u = take_acts(base, &used, T, width, forms->attn_out, forms->tiles);
+    s->a = take_acts(base, &used, T, d, f32_only, false);
+    s->qkv = take_acts(base, &used, T, 3 * width, f32_only, false);
+    s->gate = take_acts(base, &used, T, width, f32_only, false);
+    s->router = take_acts(base, &used, T, p->n_expert, f32_only, false);
+    s->xs = take_acts(base, &used, R, d, forms->expert_in, forms->tiles);
+    s->g = take_acts(base, &used, R, p->d_ff, f32_only, false);
+    s->up = take_acts(base, &used, R, p->d_ff, f32_only, false);
+    s->h = take_acts(base, &used, R, p->d_ff, forms->hidden, forms->tiles);
+    s->y = take_acts(base, &used, R, d, f32_only, false);
+    s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, f32_only, false);
     s->cos = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
     s->sin = take_array(base, &used, T * (p->d_rotary / 2), sizeof(float));
     s->sel = take_array(base, &used, R, sizeof *s->sel);
@@ -57,7 +70,7 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
     s->first = take_array(base, &used, (uint64_t)p->n_expert + 1, sizeof *s->first);
     s->active = take_array(base, &used, p->n_expert, sizeof *s->active);
     const uint64_t router = fg_n_panel(p->n_expert) * fg_n_sb(d) * FG_PANEL_ROWS;
-    s->ahead = take_acts(base, &used, 2, d, f32_only);
+    s->ahead = take_acts(base, &used, 2, d, f32_only, false);
     s->chains = take_array(base, &used, FG_FEW_TOKENS * router, sizeof(float));
     const size_t rows = (size_t)(FG_ATTN_TOKENS * group);
     s->span_stride = fg_rows_floats((size_t)group, p->d_head);

@@ -12,12 +12,14 @@
 
 /* Activation rows: f32, and the same quantised for int8 products, as they are (q) and rotated
  * (rot), where the model has matrices that want them; else NULL.  Both are valid only after
- * fg_acts_quantize of that row. */
+ * fg_acts_quantize of that row; on a level with a tile unit they are kept in its order, too, for
+ * products of FG_TILE_TOKENS rows or more. */
 typedef struct fg_acts {
     float *f;
     fg_act128 *q, *rot;
     size_t f_stride; /* elements, multiple of 128 */
     size_t q_stride; /* blocks, f_stride / 128; also of rot */
+    fg_act_tiles q_tiles, rot_tiles;
 } fg_acts;
 
 /* Buffers for up to n_batch tokens, in one mapping. */

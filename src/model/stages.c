@@ -41,7 +41,7 @@ void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t
     fg_scratch *s = b->s;
     b->m->k.rmsnorm(s->x.f + from * s->x.f_stride, weight, shape->d_model, (float)shape->norm_eps,
                     s->n.f + to * s->n.f_stride);
-    fg_acts_quantize(&b->m->k, &s->n, to);
+    fg_acts_quantize(&b->m->k, &s->n, to, b->n_tok);
 }
 
 static void norm_rows(const fg_worker *w, fg_batch *b, const float *weight)
@@ -80,7 +80,7 @@ static void attention_out(fg_worker *w, fg_batch *b, uint32_t l)
     const fg_layer *y = &b->m->layers[l];
     uint64_t begin, end;
     fg_worker_range(w, b->n_tok, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &b->s->u, t);
+    for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &b->s->u, t, b->n_tok);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_NORM);
     const fg_product out = {&y->out, &b->s->u, b->s->a};

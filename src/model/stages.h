@@ -139,8 +139,12 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
  * NULL: they are where the matrices say.  b: the batch that may stop it; NULL: nobody may. */
 void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_product *p,
                  size_t n, uint64_t n_tok);
-/* Fills q and rot of a row, as far as they are there. */
-void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row);
+/* Fills q and rot of a row, as far as they are there.  n_row: rows of the largest product that will
+ * take this one; what few rows do not need is left out. */
+void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t n_row);
+/* Row `to` of x's q (rotated: rot) becomes a copy of row `from` of y's; n_row as above. */
+void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from, bool rotated,
+                  uint64_t n_row);
 /* Row `to` of n = RMSNorm of row `from` of x, quantised too when the model is. */
 void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to);
 

@@ -12,6 +12,7 @@
 #include "src/expert/cache.h"
 #include "src/model/forward.h"
 #include "src/engine/memory.h"
+#include "src/sys/cpu.h"
 
 enum { LAYER_SYNCS = 11 }; /* barriers of a layer in src/model, of one token */
 
@@ -154,6 +155,7 @@ fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place 
         .n_tensor = fg_file_plan_n_tensor(p),
         .place = place,
         .file_bytes = fg_file_plan_file_bytes(p),
+        .forms.tiles = fg_kernels_tiled(fg_cpu_detect()),
     };
     return collect(d, p, err);
 }

@@ -88,6 +88,7 @@ static fg_matrix matrix_of(const passes *p, uint64_t i)
         .scales = quantized ? p->m->scales : NULL,
         .lut = p->type->lut,
         .panel_fn = fg_kernels_panel(&p->m->k, p->type->type, p->type->lut),
+        .tiles_fn = fg_kernels_tiles(&p->m->k, p->type->type, p->type->lut),
         .panel_stride = stride,
         .n_row = p->n_panel * FG_PANEL_ROWS,
         .n_col = k,
@@ -246,13 +247,20 @@ static fg_status allocate(meter *m, fg_err *err)
     m->x.q_stride = (size_t)(k / FG_SB_COLS);
     m->x.f = fg_mem_zalloc_array((size_t)n_tok, (size_t)k * sizeof(float));
     m->x.q = fg_mem_zalloc_array((size_t)n_tok, m->x.q_stride * sizeof *m->x.q);
+    if (m->k.tiles[0] != NULL) {
+        fg_act_tiles *t = &m->x.q_tiles;
+        t->rows = fg_tile_rows((size_t)n_tok);
+        t->q = fg_mem_zalloc_array(t->rows, (size_t)k);
+        t->d = fg_mem_zalloc_array(t->rows, m->x.q_stride * sizeof *t->d);
+        if (t->q == NULL || t->d == NULL) return fg_fail_nomem(err, "rates");
+    }
     m->scales = fg_mem_zalloc_array((size_t)rows, sizeof *m->scales);
     m->y = fg_mem_zalloc_array((size_t)m->y_floats, sizeof *m->y);
     if (m->x.f == NULL || m->x.q == NULL || m->scales == NULL || m->y == NULL) {
         return fg_fail_nomem(err, "rates");
     }
     fg_bench_fill(m->x.f, n_tok * k * sizeof(float), 1);
-    for (uint64_t t = 0; t < n_tok; t++) fg_acts_quantize(&m->k, &m->x, t);
+    for (uint64_t t = 0; t < n_tok; t++) fg_acts_quantize(&m->k, &m->x, t, n_tok);
     return FG_OK;
 }
 
@@ -293,6 +301,8 @@ fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err)
     if (st == FG_OK) st = measure(&m, r, err);
     fg_mem_free(m.x.f);
     fg_mem_free(m.x.q);
+    fg_mem_free(m.x.q_tiles.q);
+    fg_mem_free(m.x.q_tiles.d);
     fg_mem_free(m.scales);
     fg_mem_free(m.y);
     fg_bandwidth_buffer_fini(&m.buffer);

@@ -33,9 +33,9 @@ typedef struct variant {
 
 #if defined(__x86_64__) /* tests/amx_shim.c */
 #define SHIM_VARIANTS(X)                                                                           \
-    X(panel, panel_q4)                                                                             \
-    X(panel, panel_q4lin)                                                                          \
-    X(panel, panel_q5) X(panel, panel_q6) X(panel, panel_q8) X(attn_i8, attn_i8)
+    X(tiles, tiles_q4)                                                                             \
+    X(tiles, tiles_q4lin)                                                                          \
+    X(tiles, tiles_q5) X(tiles, tiles_q6) X(tiles, tiles_q8) X(attn_i8, attn_i8)
 #else
 #define SHIM_VARIANTS(X)
 #endif

@@ -235,6 +235,46 @@ static bool run_job(job *j, fg_panel_fn *fn, float *out)
     return true;
 }
 
+/* Slot panel_TYPE or tiles_TYPE. */
+static bool is_of_kind(const variant *v, int kind)
+{
+    return (strcmp(v->type, "panel") == 0 || strcmp(v->type, "tiles") == 0) &&
+           strcmp(strchr(v->slot, '_'), strchr(kinds[kind].slot, '_')) == 0;
+}
+
+/* Kernels of a tile unit behind the contract of the plain ones: the rows of the call are put in the
+ * order of tiles, behind `FIRST` others, in memory that ends with the last of them. */
+static fg_tiles_fn *tiles_base;
+static void in_tiles(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
+                     const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
+                     size_t y_stride)
+{
+    enum { FIRST = 3 };
+    fg_act_tiles a = {.rows = FIRST + n_tok};
+    guarded q = guard_alloc(2 * n_sb * a.rows * 64), d = guard_alloc(n_sb * a.rows * sizeof *a.d);
+    a.q = (int8_t *)q.p;
+    a.d = (float *)(void *)d.p;
+    memset(q.p, 0x55, 2 * n_sb * a.rows * 64);
+    for (size_t t = 0; t < n_tok; t++) {
+        const fg_act128 *b = (const void *)((const uint8_t *)act + t * act_stride);
+        for (size_t i = 0; i < n_sb; i++) {
+            memcpy(a.q + (2 * i * a.rows + FIRST + t) * 64, b[i].q, 64);
+            memcpy(a.q + ((2 * i + 1) * a.rows + FIRST + t) * 64, b[i].q + 64, 64);
+            a.d[i * a.rows + FIRST + t] = b[i].d;
+        }
+    }
+    tiles_base(panel, row_scale, lut, &a, FIRST, n_tok, n_sb, y, y_stride);
+    guard_free(&q);
+    guard_free(&d);
+}
+
+static fg_panel_fn *plain_fn(const variant *v)
+{
+    if (strcmp(v->type, "tiles") != 0) return (fg_panel_fn *)v->fn;
+    tiles_base = (fg_tiles_fn *)v->fn;
+    return in_tiles;
+}
+
 /* The comparison under test: variant against reference on this job. */
 static bool agrees(job *j, fg_panel_fn *fn)
 {
@@ -253,8 +293,8 @@ static void check_variants(job *j, const char *what)
 {
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const variant *v = &variants[i];
-        if (strcmp(v->slot, kinds[j->kind].slot) != 0 || v->features == 0 || !runnable(v)) continue;
-        if (!agrees(j, (fg_panel_fn *)v->fn)) {
+        if (!is_of_kind(v, j->kind) || v->features == 0 || !runnable(v)) continue;
+        if (!agrees(j, plain_fn(v))) {
             fg_test_fail(__FILE__, __LINE__,
                          "%s: differs from the reference, n_tok %zu n_sb %zu %s", v->name, j->n_tok,
                          j->n_sb, what);
@@ -316,8 +356,8 @@ static void check_reference_float(job *j)
     free(y);
 }
 
-static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,
-                                      12, 15, 16, 17, 33, 64, 65, 67, 131};
+static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,   9,  12,
+                                      15, 16, 17, 33, 64, 65, 67, 131, 259};
 
 static void check_kind(int kind)
 {
@@ -404,23 +444,23 @@ FG_TEST(gemm_equals_gemv)
 {
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const variant *v = &variants[i];
-        if (strcmp(v->type, "panel") != 0 || !runnable(v)) continue;
         int kind = 0;
-        while (strcmp(kinds[kind].slot, v->slot) != 0) kind++;
+        while (kind < N_KINDS && !is_of_kind(v, kind)) kind++;
+        if (kind == N_KINDS || !runnable(v)) continue;
+        fg_panel_fn *const fn = plain_fn(v);
         const bool is_float = kinds[kind].group_len == 0;
         job j;
         float all[13 * 16], one[16];
         make_job(&j, kind, 13, 3);
         fill_job(&j, i, is_float ? IN_NORMAL : P_UNIFORM, P_UNIFORM,
                  is_float ? IN_NORMAL : P_UNIFORM);
-        CHECK(run_job(&j, (fg_panel_fn *)v->fn, all));
+        CHECK(run_job(&j, fn, all));
         for (size_t t = 0; t < 13; t++) {
             job k = j;
             k.n_tok = 1;
             k.act.p += t * j.act_stride;
-            ((fg_panel_fn *)v->fn)(k.panel.p, (const float *)(const void *)k.row_scale.p,
-                                   (const fg_lut *)(const void *)k.lut.p, k.act.p, k.act_stride, 1,
-                                   3, one, 16);
+            fn(k.panel.p, (const float *)(const void *)k.row_scale.p,
+               (const fg_lut *)(const void *)k.lut.p, k.act.p, k.act_stride, 1, 3, one, 16);
             CHECK(same_floats(one, all + 16 * t, 16));
         }
         free_job(&j);
@@ -609,7 +649,8 @@ FG_TEST(dispatch_takes_the_best_permitted)
     fg_kernels_init(&scalar, FG_CPU_SCALAR);
     fg_kernels_init(&best, fg_cpu_detect());
     any_fn *const *p = (any_fn *const *)(const void *)&scalar;
-    for (size_t i = 0; i < sizeof scalar / sizeof *p; i++) CHECK(p[i] != NULL);
+    for (size_t i = 0; i < offsetof(fg_kernels, tiles) / sizeof *p; i++) CHECK(p[i] != NULL);
+    for (size_t i = 0; i < FG_KIND_QUANTIZED; i++) CHECK(scalar.tiles[i] == NULL);
     CHECK(scalar.panel_q4lin == fg_panel_q4lin__scalar && scalar.rmsnorm == fg_rmsnorm__scalar);
 #if defined(__x86_64__)
     const uint32_t have = fg_cpu_detect();
@@ -640,8 +681,7 @@ static bool lacks_level(int kind, uint32_t features, bool shim)
 {
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const bool is_shim = strncmp(variants[i].name, "shim_", 5) == 0;
-        if (variants[i].features == features && is_shim == shim &&
-            strcmp(variants[i].slot, kinds[kind].slot) == 0) {
+        if (variants[i].features == features && is_shim == shim && is_of_kind(&variants[i], kind)) {
             return false;
         }
     }
@@ -651,7 +691,7 @@ static bool lacks_level(int kind, uint32_t features, bool shim)
 static bool is_quantized(const variant *v)
 {
     int kind = 0;
-    while (strcmp(kinds[kind].slot, v->slot) != 0) kind++;
+    while (!is_of_kind(v, kind)) kind++;
     return kind < N_QUANTIZED;
 }
 
@@ -659,7 +699,7 @@ FG_TEST(no_level_lacks_a_type)
 {
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const variant *v = &variants[i];
-        if (strcmp(v->type, "panel") != 0) continue;
+        if (strcmp(v->type, "panel") != 0 && strcmp(v->type, "tiles") != 0) continue;
         const bool shim = strncmp(v->name, "shim_", 5) == 0, quantized = is_quantized(v);
         for (int kind = quantized ? 0 : N_QUANTIZED; kind < (quantized ? N_QUANTIZED : N_KINDS);
              kind++) {

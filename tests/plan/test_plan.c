@@ -21,6 +21,7 @@
 #include "src/plan/nodes.h"
 #include "src/engine/kv.h"
 #include "src/model/forward.h"
+#include "src/sys/cpu.h"
 #include "src/sys/disk.h"
 #include "tests/ckpt.h"
 #include "src/model/mark.h"
@@ -197,7 +198,7 @@ FG_TEST(memory_is_what_a_session_allocates)
         fg_forecast x;
         fg_err err = {0};
         REQUIRE(path != NULL && fg_model_file_open(&f, path, &err) == FG_OK);
-        REQUIRE_OK(fg_model_create(&m, f, 0, &err), &err);
+        REQUIRE_OK(fg_model_create(&m, f, fg_cpu_detect(), &err), &err);
         REQUIRE_OK(fg_demand_of_file(&d, f, NULL, &err), &err);
         CHECK(d.quantized == m->quantized);
         const fg_rates r = flat_rates(50, 500, 2);
