@@ -72,6 +72,7 @@ typedef struct kernel_job {
     uint8_t *cold; /* cold_bytes */
     uint64_t cold_bytes, cold_at;
     fg_act128 *q;            /* [MAX_TOK] rows of the longest row */
+    fg_act_tiles t;          /* as many for a tile unit, if there is one; any numbers */
     float *x, *y;            /* [MAX_TOK] rows, and outputs */
     uint64_t x_bytes;        /* of each of the two */
     float q_scale[MAX_ROWS]; /* of attn_i8: rows that see a whole block */
@@ -97,7 +98,14 @@ static void call_panels(kernel_job *j, const item *it, const fg_kernels *k, size
     const size_t n_sb = it->row.n / FG_SB_COLS;
     const size_t stride = quantized ? n_sb * sizeof(fg_act128) : it->row.n * sizeof(float);
     fg_panel_fn *fn = fg_kernels_panel(k, it->type, it->lut);
+    fg_tiles_fn *tiles_fn =
+        it->row.n_tok >= FG_TILE_TOKENS ? fg_kernels_tiles(k, it->type, it->lut) : NULL;
     for (size_t i = 0; i < n_panel; i++) {
+        if (tiles_fn != NULL) {
+            tiles_fn(next_panel(j, it, i), scale, it->lut, &j->t, 0, it->row.n_tok, n_sb, j->y,
+                     FG_PANEL_ROWS);
+            continue;
+        }
         fn(next_panel(j, it, i), scale, it->lut, quantized ? (const void *)j->q : j->x, stride,
            it->row.n_tok, n_sb, j->y, FG_PANEL_ROWS);
     }
@@ -311,6 +319,14 @@ static fg_status allocate(kernel_job *j, uint32_t max_cols, fg_err *err)
     j->q = fg_mem_alloc((size_t)(n / FG_SB_COLS * sizeof(fg_act128)));
     j->warm = fg_mem_alloc((size_t)(WARM_BYTES + longest));
     j->cold = fg_mem_map((size_t)j->cold_bytes);
+    if (j->k->tiles[0] != NULL) {
+        j->t.rows = fg_tile_rows(MAX_TOK);
+        j->t.q = fg_mem_zalloc_array(j->t.rows, max_cols);
+        j->t.d = fg_mem_zalloc_array(j->t.rows, max_cols / FG_SB_COLS * sizeof *j->t.d);
+        if (j->t.q == NULL || j->t.d == NULL) return fg_fail_nomem(err, "kernel bench");
+        fg_bench_fill(j->t.q, j->t.rows * max_cols, 4);
+        fg_bench_fill(j->t.d, j->t.rows * (max_cols / FG_SB_COLS) * sizeof *j->t.d, 5);
+    }
     if (j->x == NULL || j->y == NULL || j->gate == NULL || j->q == NULL || j->warm == NULL ||
         j->cold == NULL) {
         return fg_fail_nomem(err, "kernel bench");
@@ -376,6 +392,8 @@ done:
     fg_mem_free(j.y);
     fg_mem_free(j.gate);
     fg_mem_free(j.q);
+    fg_mem_free(j.t.q);
+    fg_mem_free(j.t.d);
     fg_mem_free(j.warm);
     fg_mem_unmap(j.cold, (size_t)j.cold_bytes);
     return st;
