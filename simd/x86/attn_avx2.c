@@ -46,8 +46,8 @@ static void widen_columns(attn_wide *w, size_t n_k, const int8_t *b, size_t line
 }
 
 /* nr rows; it and `fetch` are constants at each call.  Lines from `ahead` on are asked for as the
- * products go on, 2 for 16 k: all of them at once would stall, for a fifth of the time of what comes
- * from memory. */
+ * products go on, 2 for 16 k: all of them at once would stall, for a fifth of the time of what
+ * comes from memory. */
 V16_FN void product_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_k,
                          const attn_wide *w, int32_t *c, bool fetch, const int8_t *ahead)
 {
