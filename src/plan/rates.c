@@ -377,5 +377,5 @@ void fg_rates_assume(fg_rates *r, double read_gbs, double peak_gmacs)
     }
     if (read_gbs > 0.0) r->read_gbs = read_gbs;
     /* 8 multiply-adds in f32 in the time of 32 of int8 */
-    if (peak_gmacs > 0.0) r->attn_gmacs = 0.25 * peak_gmacs;
+    if (peak_gmacs > 0.0) r->attn_gmacs = 0.5 * peak_gmacs;
 }

@@ -49,9 +49,9 @@ fg_status fg_rates_measure(fg_rates *r, const fg_rates_opts *o, fg_err *err);
  * src/sys/disk.h, of opening a model, and of src/expert/drives.h. */
 fg_status fg_rates_measure_disk(fg_rates *r, const char *path, fg_err *err);
 
-/* For a machine known by two figures: decode reaches 95 % of read_gbs with every type; a batch 85 %
- * and an expert's part of it 65 % of peak_gmacs, the multiply-adds of all cores from cache.  A
- * figure of 0 leaves its fields alone. */
+/* For a machine known by two figures: decode reaches 95 % of read_gbs with every type; a batch
+ * 85 %, an expert's part of it 65 %, and attention half of peak_gmacs, the multiply-adds of all
+ * cores from cache.  A figure of 0 leaves its fields alone. */
 void fg_rates_assume(fg_rates *r, double read_gbs, double peak_gmacs);
 
 #endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * What this machine's memory can deliver: a plain read loop on all workers of a team, the yardstick
- * that decode speed is compared with.  Every worker streams its own contiguous part, as the workers
- * of a matrix product do, with 128-bit loads into eight sums; from the first-level cache the loop
- * does several times what memory gives one core, so the loads are never the limit.  What is
- * fastest, one place of that part or several in turns, with or without asking ahead, with how many
- * workers, differs from machine to machine: a limit is the best of them.
+ * that decode speed is compared with.  Workers stream contiguous parts, which they take as those of
+ * a matrix product do, with 128-bit loads into eight sums; from the first-level cache the loop does
+ * several times what memory gives one core, so the loads are never the limit.  What is fastest, one
+ * place of a part or several in turns, with or without asking ahead, with how many workers, differs
+ * from machine to machine: a limit is the best of them.
  */
 #ifndef FG_SRC_SYS_BANDWIDTH_H
 #define FG_SRC_SYS_BANDWIDTH_H
