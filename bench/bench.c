@@ -153,7 +153,8 @@ enum { GEMM_SB = 16, GEMM_TOK = 64, GEMM_PANEL = 2, GEMM_RUNS = 9, PEAK_ROUNDS =
 
 typedef struct gemm_job {
     const fg_bench *b;
-    const fg_qkind_info *type; /* NULL: the unit alone */
+    const fg_qkind_info *type; /* NULL: the unit alone, or */
+    bool attn;                 /* attention */
     bool all;                  /* every worker, else worker 0 alone */
     uint64_t rounds;           /* of a run */
     uint8_t *buf;              /* [n_thread][buf_stride] panels, activations, results */
@@ -166,8 +167,40 @@ enum {
     GEMM_Y_BYTES = GEMM_TOK * GEMM_PANEL * FG_PANEL_ROWS * (int)sizeof(float),
 };
 
+/* A block of the cache and the rows of 16 tokens of a key-value head of M1. */
+enum { ATTN_ROWS = 128, ATTN_KV_BYTES = FG_KV_BLOCK * (int)sizeof(float) };
+
+static size_t attn_bytes(size_t d)
+{
+    return ATTN_ROWS * (d * (sizeof(int16_t) + sizeof(float)) + 2 * sizeof(float)) +
+           2 * (FG_KV_BLOCK * d + ATTN_KV_BYTES);
+}
+
+static void attn_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
+{
+    const size_t d = j->b->model->shape->d_head;
+    uint8_t *q = buf, *k = q + ATTN_ROWS * d * sizeof(int16_t), *v = k + FG_KV_BLOCK * d;
+    const float *scales = (const float *)(void *)(v + FG_KV_BLOCK * d);
+    float *ml = (float *)(void *)(v + FG_KV_BLOCK * d + 2 * ATTN_KV_BYTES);
+    float q_scale[ATTN_ROWS];
+    uint16_t n_pos[ATTN_ROWS];
+    for (int r = 0; r < ATTN_ROWS; r++) {
+        q_scale[r] = 0x1p-30f;
+        n_pos[r] = FG_KV_BLOCK;
+    }
+    for (uint64_t i = 0; i < rounds; i++) {
+        j->b->model->k.attn_i8((const int16_t *)(void *)q, q_scale, n_pos, ATTN_ROWS, d,
+                               (const int8_t *)k, scales, (const int8_t *)v, scales + FG_KV_BLOCK,
+                               ml, ml + 2 * ATTN_ROWS);
+    }
+}
+
 static void gemm_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
 {
+    if (j->attn) {
+        attn_once(j, buf, rounds);
+        return;
+    }
     if (j->type == NULL) {
         (void)j->b->model->k.peak(rounds * PEAK_ROUNDS);
         return;
@@ -245,7 +278,8 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
         if (bytes > panel) panel = bytes;
     }
     const size_t panels = GEMM_PANEL * (size_t)panel;
-    j.buf_stride = (size_t)fg_round_up(panels + GEMM_ACT_BYTES + GEMM_Y_BYTES, FG_PAGE_BYTES);
+    const size_t d = b->model->shape->d_head, gemm = panels + GEMM_ACT_BYTES + GEMM_Y_BYTES;
+    j.buf_stride = fg_round_up(gemm > attn_bytes(d) ? gemm : attn_bytes(d), FG_PAGE_BYTES);
     j.buf = fg_mem_zalloc_array(n, j.buf_stride);
     if (j.buf == NULL) return fg_fail_nomem(err, "bench");
     for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
@@ -262,6 +296,10 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
         out->unit_core_gmacs = gemm_rate(&j, false, peak);
         out->unit_all_gmacs = gemm_rate(&j, true, peak);
     }
+    j.attn = true;
+    const double macs = 2.0 * ATTN_ROWS * FG_KV_BLOCK * (double)d;
+    (void)gemm_rate(&j, false, macs); /* decides the length of runs */
+    out->attn_gmacs = gemm_rate(&j, true, macs);
     fg_mem_free(j.buf);
     return FG_OK;
 }

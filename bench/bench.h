@@ -44,6 +44,8 @@ typedef struct fg_bench_rates {
     uint32_t best; /* index of the fastest one on one core: the integer peak */
     /* what the unit that multiplies them does on registers alone; 0: not measured on this level */
     double unit_core_gmacs, unit_all_gmacs;
+    /* attn_i8 of 128 rows on a block of 256 positions in that cache, all workers at once */
+    double attn_gmacs;
 } fg_bench_rates;
 
 /* What it takes the first n workers of a team to wait for each other, microseconds. */
@@ -115,6 +117,7 @@ typedef struct fg_bench_run {
                                * that random tokens meet once) */
     double state_bytes;       /* key-value cache and lightning state, the same */
     double gmac;              /* multiply-adds in weight products for one token, 1e9 */
+    double attn_gmac;         /* in softmax attention for one token, on average */
     double
         gmac_type[FG_BENCH_TYPES + 1]; /* of those by type, as in fg_bench_machine; last: others */
     /* Limits, measured between the runs, so that a busy moment hits both sides: */

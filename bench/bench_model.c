@@ -132,6 +132,14 @@ static double state_bytes(const fg_bench *b, const fg_state *st, uint64_t pos)
     return bytes;
 }
 
+/* Of a token that sees n positions. */
+static double attn_gmac(const fg_shape *s, double n)
+{
+    double layers = 0.0;
+    for (uint32_t l = 0; l < s->n_layer; l++) layers += s->attn[l] == FG_ATTN_SOFTMAX;
+    return layers * 2.0 * n * s->n_head * s->d_head * 1e-9;
+}
+
 /* ---- runs ---- */
 
 typedef struct bench_seq {
@@ -215,6 +223,9 @@ static void fill_limits(limits *l, bool decode, fg_bench_run *out)
         return;
     }
     out->gemm = l->rates[0]; /* names */
+    double attn[MAX_RUN + 1];
+    for (uint32_t i = 0; i < l->n_run; i++) attn[i] = l->rates[i].attn_gmacs;
+    out->gemm.attn_gmacs = fg_bench_median(attn, l->n_run);
     for (int t = 0; t < FG_BENCH_TYPES; t++) {
         double core[MAX_RUN + 1], all[MAX_RUN + 1];
         for (uint32_t i = 0; i < l->n_run; i++) {
@@ -265,6 +276,7 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
     out->best_tok_s = (double)n_tok / seconds[0];
     count_weights(b, decode ? 1 : n_tok, out);
     out->state_bytes = state_bytes(b, q.st, decode ? ctx + n_tok / 2 : ctx + n_tok - 1);
+    out->attn_gmac = attn_gmac(b->model->shape, (double)ctx + 0.5 * (n_tok + 1.0));
     fill_phases(&q.profile, out);
     fill_limits(&lim, decode, out);
 done:
