@@ -18,6 +18,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <utf8proc.h>
 
 #include "src/base/mem.h"
@@ -31,6 +32,9 @@ enum {
     MAX_PATTERN = 1 << 16,
     SHORT_RUN = 16,    /* marks in a row that are sorted by insertion */
     POLL_EVERY = 1024, /* searches */
+    STARTS = 16,       /* bytes in which a match may begin, of a search's first call to PCRE2 */
+    MOST_STARTS = 4096,
+    POLL_MS = 16,
 };
 
 /* Steps of matching, as PCRE2 counts them.  A search begins with few and, when these do not do,
@@ -41,6 +45,11 @@ enum {
 #define FIRST_STEPS   UINT32_C(1024)
 #define MORE_STEPS    8
 #define TEXT_STEPS(n) ((UINT64_C(1) << 24) + UINT64_C(256) * (n))
+
+/* PCRE2 counts steps anew at each place where a match might begin, and one step may read all that
+ * is left of the text, as of (?>a+)+b and a++b|a.  So time counts too: of the processor, not the
+ * wall's, and some twenty times what the patterns in use take. */
+#define TEXT_NS(n) (UINT64_C(2000000000) + UINT64_C(2000) * (n))
 #define HEAP_KIB                                                                                   \
     (UINT32_C(64) << 10) /* of matching without JIT, where each step back has a frame */
 
@@ -62,6 +71,8 @@ struct fg_pretok_state {
     void *poll_ctx;
     uint64_t n_search; /* since its creation */
     uint64_t steps;    /* that the text at hand has left */
+    uint64_t end_ns;   /* on the thread's clock: when its time is over */
+    uint64_t poll_ms;  /* when it was last looked at */
 };
 
 static void *heap_alloc(size_t n, void *ctx)
@@ -332,7 +343,8 @@ fg_status fg_pretok_add(fg_pretok *p, const char *pattern, size_t n, bool litera
     if (st != FG_OK) goto done;
     int number = 0;
     PCRE2_SIZE offset = 0;
-    code = pcre2_compile(text.data, text.len, PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP),
+    code = pcre2_compile(text.data, text.len,
+                         PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | (literal ? PCRE2_LITERAL : PCRE2_UCP),
                          &number, &offset, compile);
     if (code == NULL) {
         PCRE2_UCHAR why[128] = {0};
@@ -406,12 +418,15 @@ typedef struct run {
     fg_err *err;
 } run;
 
-/* PCRE2's answer with no more steps than that. */
-static int match(const run *r, size_t k, const uint8_t *text, size_t n, size_t from, uint32_t steps)
+/* PCRE2's answer with no more steps than that, for matches that begin at most `span` after `from`.
+ * */
+static int match(const run *r, size_t k, const uint8_t *text, size_t n, size_t from, size_t span,
+                 uint32_t steps)
 {
     const pcre2_code *code = r->p->code[k];
     pcre2_match_data *data = r->s->data[k];
     (void)pcre2_set_match_limit(r->s->match, steps);
+    (void)pcre2_set_offset_limit(r->s->match, n - from > span ? from + span : n);
     int rc = PCRE2_ERROR_JIT_BADOPTION;
     if (r->p->jit[k]) rc = pcre2_jit_match(code, text, n, from, 0, data, r->s->match);
     if (rc == PCRE2_ERROR_JIT_BADOPTION || rc == PCRE2_ERROR_JIT_STACKLIMIT) {
@@ -421,9 +436,35 @@ static int match(const run *r, size_t k, const uint8_t *text, size_t n, size_t f
     return rc;
 }
 
-static bool goes_on(fg_pretok_state *s)
+static uint64_t clock_of(clockid_t id)
 {
-    return s->poll == NULL || s->poll(s->poll_ctx);
+    struct timespec t = {0};
+    (void)clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Around each call to PCRE2, so cheap: whether the text has time left, *stopped when it is not
+ * wanted any more. */
+static bool has_time(fg_pretok_state *s, bool due, bool *stopped)
+{
+    const uint64_t now = clock_of(CLOCK_MONOTONIC_COARSE) / 1000000;
+    if (!due && now - s->poll_ms < POLL_MS) return true;
+    s->poll_ms = now;
+    *stopped = s->poll != NULL && !s->poll(s->poll_ctx);
+    return clock_of(CLOCK_THREAD_CPUTIME_ID) < s->end_ns;
+}
+
+/* After a trial that *steps did not do for: whether there are more.  *tried_ns: when it began, 0
+ * for the first one, which is short. */
+static bool more_steps(fg_pretok_state *s, uint64_t *steps, uint64_t *tried_ns)
+{
+    const uint64_t now = clock_of(CLOCK_THREAD_CPUTIME_ID);
+    const uint64_t next_ns = *tried_ns == 0 ? 0 : (now - *tried_ns) * MORE_STEPS;
+    *tried_ns = now;
+    *steps = *steps * MORE_STEPS < UINT32_MAX ? *steps * MORE_STEPS : UINT32_MAX;
+    if (*steps > s->steps || now + next_ns > s->end_ns) return false;
+    s->steps -= *steps;
+    return true;
 }
 
 /* Next match of split k at or after `from`: *begin, *end, or *found false. */
@@ -431,15 +472,21 @@ static fg_status search(const run *r, size_t k, const uint8_t *text, size_t n, s
                         bool *found, size_t *begin, size_t *end)
 {
     fg_pretok_state *s = r->s;
-    bool stopped = s->n_search++ % POLL_EVERY == 0 && !goes_on(s);
-    int rc = stopped ? 0 : match(r, k, text, n, from, FIRST_STEPS);
-    uint64_t steps = FIRST_STEPS;
-    while (rc == PCRE2_ERROR_MATCHLIMIT && !stopped) {
-        steps = steps * MORE_STEPS < UINT32_MAX ? steps * MORE_STEPS : UINT32_MAX;
-        if (steps > s->steps) break;
-        s->steps -= steps;
-        stopped = !goes_on(s);
-        if (!stopped) rc = match(r, k, text, n, from, (uint32_t)steps);
+    bool stopped = false, go = has_time(s, s->n_search++ % POLL_EVERY == 0, &stopped);
+    int rc = PCRE2_ERROR_MATCHLIMIT;
+    uint64_t steps = FIRST_STEPS, tried_ns = 0;
+    for (size_t span = STARTS; go && !stopped; go = go && has_time(s, tried_ns != 0, &stopped)) {
+        rc = match(r, k, text, n, from, span, (uint32_t)steps);
+        if (rc == PCRE2_ERROR_MATCHLIMIT) {
+            go = more_steps(s, &steps, &tried_ns);
+        } else if (rc == PCRE2_ERROR_NOMATCH && n - from > span) {
+            from += span;
+            while (from < n && (text[from] & 0xc0) == 0x80) from++;
+            if (span < MOST_STARTS) span *= 2; /* what is slow comes to has_time */
+            rc = PCRE2_ERROR_MATCHLIMIT;       /* should the time be over */
+        } else {
+            go = false;
+        }
     }
     if (stopped) return fg_fail(r->err, FG_ECANCEL, "text: cancelled, expected all its tokens");
     if (rc == PCRE2_ERROR_MATCHLIMIT) {
@@ -494,5 +541,6 @@ fg_status fg_pretok_run(const fg_pretok *p, fg_pretok_state *s, const uint8_t *t
 {
     const run r = {p, s, emit, ctx, err};
     s->steps = TEXT_STEPS((uint64_t)n);
+    s->end_ns = clock_of(CLOCK_THREAD_CPUTIME_ID) + TEXT_NS((uint64_t)n);
     return split(&r, 0, text, n);
 }

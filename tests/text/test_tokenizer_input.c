@@ -350,6 +350,24 @@ FG_TEST(splitting_can_be_stopped)
     CHECK(n == 0 && calls == 3);
 }
 
+/* What PCRE2 does not count as steps: a step that reads all of the text, and a new count at each
+ * place where a match could begin. */
+FG_TEST(steps_that_are_not_counted_take_time)
+{
+    size_t n;
+    int calls = 0;
+    fg_err err = {0};
+    CHECK(split_letters("(?:a++b|a)*c|a", 300000, NULL, NULL, &n, &err) == FG_ELIMIT);
+    CHECK(strstr(err.msg, "too many steps") != NULL && n == 0);
+    CHECK(split_letters("a++b|a", 300000, stop_at_third, &calls, &n, &err) == FG_ECANCEL);
+    CHECK(n < 300000 && calls == 3);
+    /* control: one pass over the text, to find nothing, and a match far away, are no matter */
+    CHECK(split_letters("a++b", 3000, NULL, NULL, &n, NULL) == FG_OK && n == 1);
+    CHECK(split_letters("b", 2000000, NULL, NULL, &n, NULL) == FG_OK && n == 1);
+    CHECK(split_letters(" ", 2000000, NULL, NULL, &n, NULL) == FG_OK && n == 2);
+    CHECK(split_letters("(?<=a) ", 2000000, NULL, NULL, &n, NULL) == FG_OK && n == 2);
+}
+
 /* Each allocation fails once.  FG_OK is right too where memory was optional (JIT code). */
 FG_TEST(lack_of_memory_is_reported)
 {
