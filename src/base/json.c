@@ -80,7 +80,11 @@ void fg_json_free(fg_json *root)
 
 const fg_json *fg_json_get(const fg_json *node, const char *name)
 {
-    return cJSON_IsObject(node) ? cJSON_GetObjectItemCaseSensitive(node, name) : NULL;
+    const fg_json *found = NULL;
+    for (const fg_json *c = cJSON_IsObject(node) ? node->child : NULL; c != NULL; c = c->next) {
+        if (strcmp(c->string, name) == 0) found = c;
+    }
+    return found;
 }
 
 const fg_json *fg_json_first(const fg_json *node)

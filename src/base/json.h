@@ -33,7 +33,8 @@ fg_status fg_json_parse(fg_json **root, const char *text, size_t n, const char *
 fg_status fg_json_parse_file(fg_json **root, const char *path, uint64_t max_bytes, fg_err *err);
 void fg_json_free(fg_json *root);
 
-/* Member by exact name, or NULL (also when `node` is NULL or not an object).  Linear search. */
+/* Member by exact name, or NULL (also when `node` is NULL or not an object); of several of that
+ * name the last one, as others' readers do.  Linear search. */
 const fg_json *fg_json_get(const fg_json *node, const char *name);
 
 /* Iteration over the children of an object or array, in file order:

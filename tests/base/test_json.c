@@ -48,6 +48,19 @@ FG_TEST(a_nul_in_a_string_is_refused)
     CHECK(parse(outside, sizeof outside - 1, &err) == FG_OK);
 }
 
+/* As Python's reader and with it the checkpoint's own code, so that nobody reads another number. */
+FG_TEST(the_last_of_two_names_counts)
+{
+    static const char text[] = "{\"a\": 1, \"b\": 5, \"a\": 2, \"A\": 3}";
+    fg_json *root;
+    uint64_t v = 0;
+    CHECK(fg_json_parse(&root, text, sizeof text - 1, "j", NULL) == FG_OK);
+    CHECK(fg_json_u64(fg_json_get(root, "a"), &v) && v == 2);
+    CHECK(fg_json_u64(fg_json_get(root, "b"), &v) && v == 5);
+    CHECK(fg_json_get(root, "c") == NULL && fg_json_get(fg_json_get(root, "b"), "a") == NULL);
+    fg_json_free(root);
+}
+
 FG_TEST(strings_are_valid_whatever_comes_in)
 {
     fg_rng r;
