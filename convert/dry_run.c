@@ -128,7 +128,7 @@ static fg_status add_shards(fg_metadata *m, const char *dir, const char *label, 
     fg_hf_index x = {0};
     char *index = fg_io_join(dir, FG_HF_INDEX_NAME), *shard = fg_io_join(dir, single);
     fg_status st = index == NULL || shard == NULL ? fg_fail_nomem(err, dir) : FG_OK;
-    const bool sharded = st == FG_OK && fg_io_exists(index);
+    const bool sharded = st == FG_OK && fg_io_is_named(index);
     if (sharded) st = fg_hf_index_read(&x, dir, err);
     if (sharded && st == FG_OK)
         st = fg_metadata_add_provenance(m, label, x.shard_name, x.n_shard, err);

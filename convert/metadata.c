@@ -128,7 +128,7 @@ fg_status fg_metadata_add_folder(fg_metadata *m, const char *dir, bool checked, 
         char *path = fg_io_join(dir, f->file);
         if (path == NULL) return fg_fail_nomem(err, f->file);
         const fg_status st =
-            fg_io_exists(path) ? fg_metadata_add_file(m, f, path, checked, n_vocab, err) : FG_OK;
+            fg_io_is_named(path) ? fg_metadata_add_file(m, f, path, checked, n_vocab, err) : FG_OK;
         fg_mem_free(path);
         FG_TRY(st);
     }
@@ -144,7 +144,7 @@ static fg_status store_file(const char *dir, const fg_copied_file *f, const char
     char *path = fg_io_join(dir, f->file);
     if (path == NULL) return fg_fail_nomem(err, f->file);
     fg_status st = FG_OK;
-    if (wanted || fg_io_exists(path)) {
+    if (wanted || fg_io_is_named(path)) {
         st = fg_append_open(&a, model, err);
         if (st == FG_OK) {
             const uint32_t n_vocab = fg_model_file_shape(fg_append_file(a))->n_vocab;

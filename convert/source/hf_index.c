@@ -263,7 +263,7 @@ fg_status fg_hf_open(fg_hf_checkpoint *c, const char *dir, fg_hf_presence presen
     fg_status st;
     if (index == NULL || single == NULL) {
         st = fg_fail_nomem(err, dir);
-    } else if (fg_io_exists(index)) {
+    } else if (fg_io_is_named(index)) {
         st = fg_hf_index_read(&c->index, dir, err);
     } else if (fg_io_exists(single)) {
         st = index_single(&c->index, single, err);

@@ -81,6 +81,16 @@ const char *fg_mistaken_kind(const uint8_t *first, size_t n)
     return is_pickle(first, n) ? "a Python pickle (as PyTorch saves)" : NULL;
 }
 
+/* Of a file's first bytes, n of them. */
+static const char *kind_of(const uint8_t *first, size_t n)
+{
+    const char *kind = fg_mistaken_kind(first, n);
+    size_t zero = 0;
+    while (zero < n && first[zero] == 0) zero++;
+    return kind == NULL && n == FIRST && zero == n ? "zeros, as of a download that never came"
+                                                   : kind;
+}
+
 static fg_status refuse(const char *path, const char *kind, const char *wanted, fg_err *err)
 {
     return fg_fail(err, FG_EFORMAT, "%s: %s, expected %s", path, kind, wanted);
@@ -89,7 +99,7 @@ static fg_status refuse(const char *path, const char *kind, const char *wanted, 
 fg_status fg_mistaken_refuse(const void *bytes, size_t n, const char *path, const char *wanted,
                              fg_err *err)
 {
-    const char *kind = fg_mistaken_kind(bytes, n < FIRST ? n : FIRST);
+    const char *kind = kind_of(bytes, n < FIRST ? n : FIRST);
     return kind == NULL ? FG_OK : refuse(path, kind, wanted, err);
 }
 
@@ -106,9 +116,7 @@ fg_status fg_mistaken_explain(fg_status st, const char *path, const char *wanted
     const char *kind = good ? fg_mistaken_kind(first, n) : NULL;
     if (known != NULL) *known = kind != NULL;
     if (good && n == 0) kind = "an empty file";
-    size_t zero = 0;
-    while (zero < n && first[zero] == 0) zero++;
-    if (kind == NULL && n == FIRST && zero == n) kind = "zeros, as of a download that never came";
+    if (good && kind == NULL) kind = kind_of(first, n);
     if (kind == NULL) return st;
     return refuse(path, kind, wanted, err);
 }

@@ -198,6 +198,12 @@ bool fg_io_exists(const char *path)
     return stat(path, &sb) == 0;
 }
 
+bool fg_io_is_named(const char *path)
+{
+    struct stat sb;
+    return lstat(path, &sb) == 0;
+}
+
 fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err)
 {
     struct stat sb, part;

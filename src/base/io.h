@@ -75,6 +75,8 @@ fg_status fg_io_refuse_existing(const char *out, fg_err *err);
 
 bool fg_io_is_dir(const char *path);
 bool fg_io_exists(const char *path);
+/* The same, but a link that leads nowhere counts: opening it says what is wrong. */
+bool fg_io_is_named(const char *path);
 
 /* Opens a new file without a name, so that nothing can be left behind, in the folder of
  * `beside`. */
