@@ -2,9 +2,11 @@
  *
  * fulgur COMMAND ...: finds the command and runs it.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/base/status.h"
 #include "src/cli/args.h"
@@ -36,6 +38,18 @@ static const command *find(int argc, char **argv, int *n_word)
     return NULL;
 }
 
+/* Standard streams that whoever started the program has closed are opened, as what can be neither
+ * read nor written: else the model would be file 0 or 1, a chat's questions be read from it and
+ * reports written into it. */
+static void hold_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) != -1) continue;
+        const int held = open("/", O_PATH); /* the lowest free number */
+        if (held > fd) (void)close(held);
+    }
+}
+
 static int unknown(const char *name)
 {
     fg_err err;
@@ -62,6 +76,7 @@ int main(int argc, char **argv)
 {
     static const char form[] = "--help=";
     int n_word;
+    hold_streams();
     if (argc < 2) {
         (void)help_program(commands, N_COMMAND, NULL);
         return EXIT_USAGE;

@@ -82,6 +82,10 @@ for i, name in enumerate(NAMES):
     out = terminal("verify", bad) + terminal("info", bad)
     check(f"name_on_a_terminal_{i}", harmless(out) and "good" in out and "file " in out, out)
 
+LONG = path("a/" * 1500 + "x")
+for command in (["info", LONG], ["run", MODEL, "-f", LONG], ["logits", MODEL, "--ids", LONG, "--out", path("o")]):
+    check_error(f"long_name_{command[0]}", run(*command), "expected a readable file")
+
 # ---- names from JSON, in error lines ----
 
 for i, evil in enumerate(("\x1b]0;owned\x07", "\u009b31m", "\u202e", "\u2069\u200f", "\x7f")):
@@ -196,6 +200,46 @@ for name, command in (("calib", ["convert", path("say"), path("no.fulgur"), "--c
     status, _, err = result = run(*command, timeout=60)
     check(f"{name}_is_a_device", status in (1, 2) and err.count(b"\n") == 1 and err.startswith(b"fulgur: "), err)
 
+# ---- standard streams that are closed: the model is not taken for one of them ----
+
+shutil.copy(MODEL, path("mine"))
+open(path("few"), "w").write("a few words " * 20)
+for closed in ("0<&-", "1>&-", "2>&-", "0<&- 1>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"):
+    bad = []
+    for command in (f"chat {path('mine')} -n 2", f"score {path('mine')} {path('few')} --against {MODEL} --card",
+                    f"info {path('mine')}", f"run {path('mine')} -f - -n 2",
+                    f"convert {path('say')} {path('closed')} --type f32 --force"):
+        p = subprocess.run(["sh", "-c", f"exec {FULGUR} {command} {closed}"], input=b"x\n", capture_output=True,
+                           timeout=60)
+        writes = command.startswith(("convert", "score"))
+        if p.returncode not in (0, 1) or p.stdout.count(b"\n") > 40:
+            bad.append((command, p))
+        if "1>&-" in closed and p.returncode == 0 and not writes and not command.startswith(("chat", "run")):
+            bad.append((command, "no word of what was lost"))
+        if b"context" in p.stderr or p.stderr.count(b"prompt ") > 1:
+            bad.append((command, "asked itself", p.stderr))
+    check(f"closed_{closed.replace(' ', '_')}", not bad and run("verify", path("mine"))[0] == 0 and
+          run("verify", path("closed"))[0] == 0, bad)
+
+# ---- files of a checkpoint that are named and cannot be had ----
+
+for leaf in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors.index.json"):
+    for kind, target in (("a link to nothing", path("nowhere")), ("symbolic links", leaf), ("zeros", None)):
+        shutil.rmtree(path("ck"), ignore_errors=True)
+        shutil.copytree(path("say"), path("ck"))
+        name = path("ck/" + leaf)
+        if os.path.exists(name):
+            os.remove(name)
+        if target:
+            os.symlink(target, name)
+        else:
+            open(name, "wb").write(bytes(5000))
+        for more in ((), ("--dry-run",)):
+            result = run("convert", path("ck"), path("no.fulgur"), *more)
+            check_error(f"{leaf}_{kind.replace(' ', '_')}{''.join(more)}", result, leaf + ": ")
+            check(f"{leaf}_{kind.replace(' ', '_')}{''.join(more)}_says", kind.encode() in result[2], result)
+check("control: the folder itself is good", run("convert", path("say"), path("no.fulgur"), "--dry-run")[0] == 0)
+
 # ---- a pattern without end ----
 
 TEXT = path("letters")
@@ -209,6 +253,9 @@ for i, pattern in enumerate(("(?:\\p{L}+)+[\\p{N}\\p{P}]|\\p{L}|\\s", "(?:a|aa)+
     result = run("tokenize", path("endless"), "-f", TEXT, timeout=60)
     check_error(f"pattern_{i}", result, "too many steps")
     check(f"pattern_{i}_is_stopped_soon", time.monotonic() - begun < 10, time.monotonic() - begun)
+puppet.make(path("slow"), SAY, pattern="(?:a++b|a)*c|\\p{L}|\\s")  # PCRE2 counts few steps
+open(path("slow_text"), "w").write("a" * 400000)
+check_error("pattern_of_long_steps", run("tokenize", path("slow"), "-f", path("slow_text"), timeout=60), "too many steps")
 status, out, err = run("tokenize", path("endless"), "-p", "plain text")
 check("control: the pattern splits a plain text", status == 0 and len(out.split()) == 10, (out, err))
 
