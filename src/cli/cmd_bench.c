@@ -293,7 +293,6 @@ static fg_status bench_model(report *r, const fg_engine *e, fg_bench *b, fg_err 
                     decode ? "decode " : "prefill", o->ctx[i], most);
                 continue;
             }
-            if (cli_interrupted()) return fg_fail(err, FG_ECANCEL, "bench: cancelled");
             FG_TRY((decode ? fg_bench_decode : fg_bench_prefill)(b, o->ctx[i], n_tok, o->n_run, &x,
                                                                  err));
             (decode ? say_decode : say_prefill)(r, &x);
@@ -450,10 +449,10 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     report r = {.o = &o};
     const char *level = "";
-    cli_catch_interrupt();
     fg_status st = check_output(o.csv, true, (const char *[]){o.model, o.shapes}, 2, &err);
     if (st == FG_OK) st = bench_all(&r, &level, &err);
     if (st == FG_OK && r.failed) st = fg_fail_nomem(&err, "bench");
+    cli_catch_interrupt(); /* until here a signal ends it at once: nothing is written yet */
     if (st == FG_OK && o.json) st = print_json(&r, level, &err);
     if (st == FG_OK && o.csv != NULL) st = write_csv(&r, level, &err);
     fg_mem_free(r.m);

@@ -120,6 +120,15 @@ for name, args in runs.items():
         for f in left:
             os.remove(path("o/" + f))
 
+# ---- a measurement writes nothing before its end, so that it ends at once ----
+p = start("bench", out, "--csv", path("o/b.csv"))
+time.sleep(0.4)
+p.send_signal(signal.SIGTERM)
+t0 = time.time()
+p.communicate(timeout=60)
+check("bench_ends_at_once", p.returncode == -signal.SIGTERM and time.time() - t0 < 3 and os.listdir(path("o")) == [],
+      (p.returncode, time.time() - t0))
+
 # ---- OUT complete is not a failure, whatever becomes of the report ----
 with open("/dev/full", "w") as full:
     p = subprocess.run([FULGUR, "convert", NANO, path("f.fulgur"), *BF16], stdout=full, stderr=subprocess.PIPE)
