@@ -159,7 +159,7 @@ typedef struct gemm_job {
     uint64_t rounds;           /* of a run */
     uint8_t *buf;              /* [n_thread][buf_stride] panels, activations, results */
     size_t buf_stride;
-    double run_ns[GEMM_RUNS];
+    double *run_ns; /* [n_thread][GEMM_RUNS], each worker's own */
 } gemm_job;
 
 enum {
@@ -234,6 +234,7 @@ static void gemm_run(fg_worker *w, void *arg)
 {
     gemm_job *j = arg;
     uint8_t *buf = j->buf + w->idx * j->buf_stride;
+    double *run_ns = j->run_ns + w->idx * GEMM_RUNS;
     if (w->idx != 0 && !j->all) return;
     fg_bench_fill(buf, j->buf_stride, w->idx + 1);
     gemm_once(j, buf, 1);
@@ -245,7 +246,7 @@ static void gemm_run(fg_worker *w, void *arg)
         for (int i = 0; i < GEMM_RUNS; i++) {
             t0 = fg_clock_ns();
             gemm_once(j, buf, j->rounds);
-            j->run_ns[i] = (double)(fg_clock_ns() - t0);
+            run_ns[i] = (double)(fg_clock_ns() - t0);
         }
         return;
     }
@@ -253,18 +254,24 @@ static void gemm_run(fg_worker *w, void *arg)
         fg_worker_sync(w);
         const uint64_t t0 = fg_clock_ns();
         gemm_once(j, buf, j->rounds);
+        run_ns[i] = (double)(fg_clock_ns() - t0);
         fg_worker_sync(w);
-        if (w->idx == 0) j->run_ns[i] = (double)(fg_clock_ns() - t0);
     }
 }
 
-/* GMAC/s of runs of `macs` a round. */
+/* GMAC/s of runs of `macs` a round: what the workers reach, each by its own clock, all together.
+ * Where they share out work, as a model's do, one that a neighbour slows down does not hold up the
+ * others, so it must not here. */
 static double gemm_rate(gemm_job *j, bool all, double macs)
 {
+    const uint32_t n = all ? fg_team_size(j->b->team) : 1;
+    double sum = 0.0;
     j->all = all;
     fg_team_run(j->b->team, gemm_run, j);
-    return macs * (double)j->rounds * (all ? fg_team_size(j->b->team) : 1) /
-           fg_bench_median(j->run_ns, GEMM_RUNS);
+    for (uint32_t i = 0; i < n; i++) {
+        sum += macs * (double)j->rounds / fg_bench_median(j->run_ns + i * GEMM_RUNS, GEMM_RUNS);
+    }
+    return sum;
 }
 
 fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
@@ -281,7 +288,12 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
     const size_t d = b->model->shape->d_head, gemm = panels + GEMM_ACT_BYTES + GEMM_Y_BYTES;
     j.buf_stride = fg_round_up(gemm > attn_bytes(d) ? gemm : attn_bytes(d), FG_PAGE_BYTES);
     j.buf = fg_mem_zalloc_array(n, j.buf_stride);
-    if (j.buf == NULL) return fg_fail_nomem(err, "bench");
+    j.run_ns = fg_mem_zalloc_array(n, GEMM_RUNS * sizeof *j.run_ns);
+    if (j.buf == NULL || j.run_ns == NULL) {
+        fg_mem_free(j.run_ns);
+        fg_mem_free(j.buf);
+        return fg_fail_nomem(err, "bench");
+    }
     for (uint32_t i = 0; i < FG_BENCH_TYPES; i++) {
         j.type = &fg_qkinds[i];
         out->type[i].name = j.type->name;
@@ -300,6 +312,7 @@ fg_status fg_bench_gemm(fg_bench *b, fg_bench_rates *out, fg_err *err)
     const double macs = 2.0 * ATTN_ROWS * FG_KV_BLOCK * (double)d;
     (void)gemm_rate(&j, false, macs); /* decides the length of runs */
     out->attn_gmacs = gemm_rate(&j, true, macs);
+    fg_mem_free(j.run_ns);
     fg_mem_free(j.buf);
     return FG_OK;
 }

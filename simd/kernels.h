@@ -6,7 +6,8 @@
  *     acc = fmaf((float)isum, act.d, acc) in order; y = acc * row_scale;
  *   - f32 sums run in a stated order: a "chain" is fmaf in index order; a "16-lane sum" keeps lane
  *     i % 16 and joins lanes as l[i] + l[i+8], then +4, +2, +1;
- *   - exp, sigmoid and silu are the polynomials of simd/f32_body.h, one body for all levels.
+ *   - exp, sigmoid and silu are the polynomials of simd/v16_math.h and f32_body.h, one body for all
+ *     levels.
  *
  * Contract of all kernels: no allocation, no threads, no CPU-flag reads, void.  Pointers do not
  * alias unless said.  f32 vectors are 64-byte aligned and their length n is a multiple of 16
@@ -154,9 +155,10 @@ typedef float fg_quantize_i16_fn(const float *x, size_t n, int16_t *q);
  *   ml[2r] = m = max s,  ml[2r+1] = 16-lane sum of w[p] = exp(s[p] - m)
  *   U, f = quantize_i16 of w[p] * v_scale[p]
  *   o_r[e] = (float)(sum_p U[p] * V[p][e], exact int32) * f
- * q: [n_row][d], of quantize_i16, as q_scale [n_row].  o: [n_row][d].  d a multiple of 16, at most
- * 1024. k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.  v:
- * [positions/4][d] [4].  Both are readable up to the largest n_pos rounded up to 64, and may hold
+ * q: [n_row][d], of quantize_i16, as q_scale: [n_row].  o: [n_row][d].  d a multiple of 16, at most
+ * 1024.  All but k, v and o are aligned as their types only.
+ * k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.
+ * v: [positions/4][d][4].  Both are readable up to the largest n_pos rounded up to 64, and may hold
  * anything beyond it.  k_scale, v_scale: [largest n_pos]. */
 typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
                            size_t n_row, size_t d, const int8_t *k, const float *k_scale,
@@ -168,8 +170,8 @@ typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_
 typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const float *o_b, size_t d);
 
 /* `rounds` of int8 products as the panels of the level need them, on registers alone: what its unit
- * could do.  Returns how many multiply-adds of a weight those were, a few hundred to a few
- * thousand a round; 0: not written for this level. */
+ * could do.  Returns how many multiply-adds of a weight those were, a few hundred to
+ * some ten thousand a round; 0: not written for this level. */
 typedef uint64_t fg_peak_fn(uint64_t rounds);
 
 typedef struct fg_kernels {

@@ -109,7 +109,6 @@ INLINE void amx_unpack(panel_kind kind, __m512i table, const uint8_t *sb, amx_wo
 /* Tokens from .. from + n - 1 of a tile. */
 INLINE void amx_add(const amx_sums *to, const amx_dots *dot, size_t from, size_t n)
 {
-    UNROLL
     for (size_t t = from; t < from + n; t++) {
         const __m512i high = _mm512_slli_epi32(load512(dot->of[1][t]), 8);
         const __m512i isum = _mm512_add_epi32(load512(dot->of[0][t]), high);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The AMX instructions that panel_amx.h uses, or, with FG_AMX_SHIM defined, the same in plain C:
- * few machines have them and no emulator at hand does.  Tile numbers are literals.
+ * The AMX instructions that panels, attention and the peak use, or, with FG_AMX_SHIM defined, the
+ * same in plain C: few machines have them and no emulator at hand does.  Tile numbers are literals.
  */
 #ifndef FG_SIMD_X86_TILE_AMX_H
 #define FG_SIMD_X86_TILE_AMX_H

@@ -247,25 +247,30 @@ static fg_taps taps_of(fg_session *s)
 
 /* ---- size of the batch ---- */
 
-static uint32_t long_batch(const fg_session *s, uint64_t n)
+/* Of n_item sessions that are evaluated together.  What a mapped file has of the free memory, as
+ * the page cache, is not free for this. */
+static uint32_t long_batch(const fg_session *s, uint64_t n, size_t n_item)
 {
     const fg_model *m = s->e->model;
     const fg_memory_opts o = {.n_ctx = s->state->n_ctx,
                               .n_batch = s->scratch->n_batch,
                               .n_thread = fg_team_size(s->e->team)};
-    const uint64_t bound = fg_engine_spare(s->e),
-                   room = fg_room_share(UINT64_MAX, FG_MEMORY_SPARE_SHARE);
-    return fg_memory_batch(m->shape, &m->forms, &o, n, bound < room ? bound : room);
+    const fg_home home = fg_engine_home(s->e);
+    const bool mapped = home.store == NULL && home.copy == NULL;
+    const uint64_t file = mapped ? fg_model_file_size(fg_engine_file(s->e)) : 0;
+    const uint64_t bound = fg_engine_spare(s->e), free_bytes = fg_room_share(UINT64_MAX, 1);
+    const uint64_t room = free_bytes > file ? (free_bytes - file) / FG_MEMORY_SPARE_SHARE : 0;
+    return fg_memory_batch(m->shape, &m->forms, &o, n, (bound < room ? bound : room) / n_item);
 }
 
 /* Batch that reads the fewest experts for n tokens.  Each batch is taken to read what is not in
  * memory; a larger one has fewer of them, but its scratch takes slots. */
-static uint32_t best_batch(const fg_session *s, uint64_t n)
+static uint32_t best_batch(const fg_session *s, uint64_t n, size_t n_item)
 {
     const uint32_t base = s->scratch->n_batch;
     const fg_store_stats *st = fg_engine_store_stats(s->e);
     if (!s->grows || n <= base) return base;
-    if (st == NULL || st->n_slot == st->n_total) return long_batch(s, n);
+    if (st == NULL || st->n_slot == st->n_total) return long_batch(s, n, n_item);
     const fg_model *m = s->e->model;
     const fg_shape *shape = m->shape;
     const uint64_t least = fg_cache_min_slots(shape->n_layer, shape->n_expert, shape->n_used);
@@ -535,7 +540,7 @@ fg_status fg_session_eval_many(const fg_eval_item *items, size_t n, fg_err *err)
     for (size_t i = 0; i < n; i++) {
         fg_session *s = items[i].session;
         k.total += items[i].n;
-        (void)resize_batch(s, best_batch(s, items[i].n), NULL); /* without it, more is read */
+        (void)resize_batch(s, best_batch(s, items[i].n, n), NULL); /* without it, more is read */
         if (s->scratch->n_batch > most) most = s->scratch->n_batch;
     }
     if (n > 1) {

@@ -209,8 +209,9 @@ bool fg_stopped(const fg_worker *w, fg_batch *b)
     return b->stopped;
 }
 
-/* Whole groups of fg_multiply_panels at M1's widths, which are 2 or 3 panels. */
-enum { STOP_PANELS = 12, FEW_ROWS = 16 };
+/* Whole groups of fg_multiply_panels at M1's widths, which are 2 or 3 panels, or 16 with a tile
+ * unit. */
+enum { STOP_PANELS = 16, FEW_ROWS = 16 };
 
 uint64_t fg_stop_step(const fg_batch *b, uint64_t rows, uint64_t n_panel)
 {

@@ -296,6 +296,20 @@ static double longer_by_cores(const fg_node_rates *r)
     return r->n_node == 0 ? 0.0 : slowest * sum - 1.0;
 }
 
+static void advise_copy(const fg_doctor *d, advice *a)
+{
+    if (d->turns_won != FG_DOCTOR_TURNS || d->turn_anon_gbs <= 1.05 * d->turn_map_gbs) return;
+    /* a copy costs one reading of the file from disk */
+    const double disk = most_disk(d), gain = 1.0 / d->turn_map_gbs - 1.0 / d->turn_anon_gbs;
+    char when[80] = "for long runs";
+    if (disk > 0.0) {
+        (void)snprintf(when, sizeof when, "where tokens read more than %.0f times the file",
+                       1.0 / disk / gain);
+    }
+    say(a, "a copy on huge pages is read %.0f %% faster than a mapped file: --residency copy, %s",
+        100.0 * (d->turn_anon_gbs / d->turn_map_gbs - 1.0), when);
+}
+
 static void advise_memory(const fg_doctor *d, advice *a)
 {
     const fg_machine *m = &d->machine;
@@ -311,18 +325,7 @@ static void advise_memory(const fg_doctor *d, advice *a)
             "only %.0f %% of memory came on huge pages: it is fragmented, or they are refused here",
             100.0 * d->huge);
     }
-    if (d->turns_won == FG_DOCTOR_TURNS && d->turn_anon_gbs > 1.05 * d->turn_map_gbs) {
-        /* a copy costs one reading of the file from disk */
-        const double disk = most_disk(d), gain = 1.0 / d->turn_map_gbs - 1.0 / d->turn_anon_gbs;
-        char when[80] = "for long runs";
-        if (disk > 0.0) {
-            (void)snprintf(when, sizeof when, "where tokens read more than %.0f times the file",
-                           1.0 / disk / gain);
-        }
-        say(a,
-            "a copy on huge pages is read %.0f %% faster than a mapped file: --residency copy, %s",
-            100.0 * (d->turn_anon_gbs / d->turn_map_gbs - 1.0), when);
-    }
+    advise_copy(d, a);
     uint32_t best = 0;
     for (uint32_t i = 1; i < d->n_row; i++) {
         if (d->row[i].anon_gbs > d->row[best].anon_gbs) best = i;

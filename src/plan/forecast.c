@@ -155,7 +155,7 @@ fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place 
         .n_tensor = fg_file_plan_n_tensor(p),
         .place = place,
         .file_bytes = fg_file_plan_file_bytes(p),
-        .forms.tiles = fg_kernels_tiled(fg_cpu_detect()),
+        .forms.tiles = fg_kernels_tiled(fg_cpu_detect()), /* unless the caller knows better */
     };
     return collect(d, p, err);
 }

@@ -70,8 +70,9 @@ typedef struct fg_read_span {
     uint64_t bytes;
 } fg_read_span;
 
-/* The fastest of all forms, with all workers, three quarters and half of them, over the fastest of
- * n spans, whose number is *which: a median of 3 passes each, some twenty in all. */
+/* The fastest of all forms over all n spans with all workers (*which: number of the span), and then
+ * whether three quarters or half of the workers are faster with that form: a median of 3 passes
+ * each, some fourteen in all. */
 fg_status fg_bandwidth_fastest(fg_team *team, const fg_read_span *span, uint32_t n,
                                fg_read_form *form, uint32_t *which, fg_err *err);
 

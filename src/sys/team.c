@@ -11,6 +11,9 @@
  * long the next time, down to a few us: what it waits for may need the very core.  When there are
  * more workers than CPUs, they sleep at once.
  *
+ * Both ways to have threads, OpenMP's and our own, are here (hence 800 lines): all else is theirs
+ * in common.
+ *
  * What is taken of a node's items is one counter: those taken from the front, by its own workers,
  * in the lower half, and those taken from the back, by others, in the upper.
  */

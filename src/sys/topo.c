@@ -407,15 +407,26 @@ static uint64_t factor_of(uint64_t n)
     return best;
 }
 
-/* One level of a description, text[len]: "core:8", "8", with attributes behind it.  *n: CPUs of the
- * levels so far. */
-static void put_level(fg_buf *b, const char *text, size_t len, uint64_t *n)
+/* The type of a level, "core" of "core:8(memory=1GB)"; 0: it has none. */
+static size_t type_length(const char *text, size_t len)
 {
-    const size_t type = strcspn(text, ":([");
-    const char *count = text[type] == ':' ? text + type + 1 : text;
+    const size_t n = strcspn(text, ":([");
+    return n < len && text[n] == ':' ? n : 0;
+}
+
+/* One level of a description, text[len]: "core:8", "8", with attributes behind it.  *n: CPUs of the
+ * levels so far.  May it be put into groups? */
+static void put_level(fg_buf *b, const char *text, size_t len, bool grouped, uint64_t *n)
+{
+    const size_t type = type_length(text, len);
+    const char *count = type != 0 ? text + type + 1 : text;
     char *end;
-    const uint64_t v = strtoull(count, &end, 0); /* any base, as hwloc has it */
-    const uint64_t groups = v <= SIDE_BY_SIDE || v > MASK_CPUS ? 1 : factor_of(v);
+    uint64_t v = strtoull(count, &end, 0); /* any base, as hwloc has it */
+    if (end > text + len) {                /* "core: 8" */
+        end = (char *)(uintptr_t)count;
+        v = 0;
+    }
+    const uint64_t groups = !grouped || v <= SIDE_BY_SIDE || v > MASK_CPUS ? 1 : factor_of(v);
     if (end != count) *n = v > MASK_CPUS ? (uint64_t)MASK_CPUS + 1 : *n * (v == 0 ? 1 : v);
     if (groups == 1) {
         fg_buf_put(b, text, len);
@@ -425,20 +436,31 @@ static void put_level(fg_buf *b, const char *text, size_t len, uint64_t *n)
     }
 }
 
+static size_t level_length(const char *s)
+{
+    size_t len = 0;
+    uint32_t inside = 0; /* attributes, which may have spaces */
+    for (; s[len] != '\0' && (inside > 0 || !isspace((unsigned char)s[len])); len++) {
+        inside += s[len] == '(' || s[len] == '[';
+        inside -= inside > 0 && (s[len] == ')' || s[len] == ']');
+    }
+    return len;
+}
+
 /* hwloc compares each object with all that it has put beside it, so that thousands would take it
  * minutes: many side by side are put into groups, which nothing else here looks at.  And it would
- * take hours, and memory, for what somebody mistyped: the counts of a description multiply. */
+ * take hours, and memory, for what somebody mistyped: the counts of a description multiply.  Where
+ * a level has no type, hwloc gives it one by its place, which a group would change. */
 static fg_status describe(const char *text, fg_buf *b, fg_err *err)
 {
     uint64_t n = 1;
+    bool typed = true;
+    for (const char *s = text; *s != '\0'; s += level_length(s) + (s[level_length(s)] != '\0')) {
+        typed = typed && (level_length(s) == 0 || type_length(s, level_length(s)) != 0);
+    }
     for (const char *s = text; *s != '\0';) {
-        size_t len = 0;
-        uint32_t inside = 0; /* attributes, which may have spaces */
-        for (; s[len] != '\0' && (inside > 0 || !isspace((unsigned char)s[len])); len++) {
-            inside += s[len] == '(' || s[len] == '[';
-            inside -= inside > 0 && (s[len] == ')' || s[len] == ']');
-        }
-        if (len > 0) put_level(b, s, len, &n);
+        const size_t len = level_length(s);
+        if (len > 0) put_level(b, s, len, typed, &n);
         if (n > MASK_CPUS) {
             return fg_fail(err, FG_ELIMIT, "topology: %s: too many CPUs, expected at most %d", text,
                            MASK_CPUS);

@@ -105,7 +105,8 @@ static tally tally_of(const fg_place *p, uint64_t n_ctx, fg_kv_type kv)
     if (st == NULL) return t;
     uint8_t *seen = calloc(1, (size_t)st->bytes);
     for (uint64_t h = 0; h < s.n_kv_head; h++) {
-        for (uint64_t pos = 0; pos < n_ctx; pos++) tally_row(st, seen, h, pos, &t);
+        /* kernels read up to a multiple of 64 positions */
+        for (uint64_t pos = 0; pos < fg_round_up(n_ctx, 64); pos++) tally_row(st, seen, h, pos, &t);
     }
     tally_heads(st, seen, 0, &t);
     tally_heads(st, seen, 2, &t);
@@ -121,7 +122,8 @@ static tally tally_of(const fg_place *p, uint64_t n_ctx, fg_kv_type kv)
 static uint64_t bytes_of(uint64_t n_ctx, fg_kv_type kv)
 {
     const uint64_t row = 2 * (16 * fg_kv_bytes(kv) + (kv == FG_KV_INT8 ? sizeof(float) : 0));
-    return 3 * n_ctx * row + 2 * 12 * (16 * 16 + 2 * 16 * FG_LIGHT_CHUNK) * sizeof(float);
+    return 3 * fg_round_up(n_ctx, 64) * row +
+           2 * 12 * (16 * 16 + 2 * 16 * FG_LIGHT_CHUNK) * sizeof(float);
 }
 
 static void check_places(const uint32_t *weight)

@@ -188,8 +188,14 @@ FG_TEST(bad_topologies)
     CHECK(fg_topo_create_from(&t, "node:2 core:2 pu:1", "x", &err) == FG_EINVAL);
     CHECK(fg_topo_create_from(&t, "node:2 core:2 pu:1", "9", &err) == FG_EINVAL);
     CHECK(fg_topo_create_from(&t, "node:65 core:1 pu:1", NULL, &err) == FG_ELIMIT);
+    CHECK(fg_topo_create_from(&t, "60000 60000 pu:1", NULL, &err) == FG_ELIMIT);
     CHECK_OK(fg_topo_create_from(&t, "node:64 core:1 pu:1", NULL, &err), &err);
     fg_topo_destroy(t);
+    static const char *const untyped[] = {"2 pu:100", "4 pu:128", "2 8 pu:128", "2 100"};
+    for (int i = 0; i < 4; i++) { /* whose types hwloc finds by their places */
+        CHECK_OK(fg_topo_create_from(&t, untyped[i], NULL, &err), &err);
+        fg_topo_destroy(t);
+    }
 }
 
 /* ---- seats ---- */
