@@ -18,7 +18,6 @@
 #include "src/cli/planned.h"
 #include "src/cli/size.h"
 #include "src/plan/nodes.h"
-#include "src/sys/cpu.h"
 #include "src/sys/machine.h"
 #include "src/engine/session.h"
 
@@ -77,13 +76,10 @@ static fg_status find_demand(result *r, fg_err *err)
 {
     const settings *o = r->o;
     planned p;
-    uint32_t flags;
-    FG_TRY(fg_cpu_level_flags(o->cpu, &flags, err));
     FG_TRY(planned_open(&p, o->source, o->type, o->recipe, err));
-    const fg_status st = p.file != NULL
-                             ? fg_demand_of_file(&r->demand, p.file, r->nodes.place, err)
-                             : fg_demand_of_plan(&r->demand, p.plan, r->nodes.place, err);
-    r->demand.forms.tiles = fg_kernels_tiled(flags);
+    fg_status st = p.file != NULL ? fg_demand_of_file(&r->demand, p.file, r->nodes.place, err)
+                                  : fg_demand_of_plan(&r->demand, p.plan, r->nodes.place, err);
+    if (st == FG_OK) st = fg_demand_on_level(&r->demand, o->cpu, err);
     r->exact = p.exact;
     (void)snprintf(r->type, sizeof r->type, "%s", p.type);
     planned_close(&p);

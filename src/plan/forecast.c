@@ -155,9 +155,17 @@ fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place 
         .n_tensor = fg_file_plan_n_tensor(p),
         .place = place,
         .file_bytes = fg_file_plan_file_bytes(p),
-        .forms.tiles = fg_kernels_tiled(fg_cpu_detect()), /* unless the caller knows better */
+        .forms.tiles = fg_kernels_tiled(fg_cpu_detect()),
     };
     return collect(d, p, err);
+}
+
+fg_status fg_demand_on_level(fg_demand *d, fg_cpu_level level, fg_err *err)
+{
+    uint32_t flags;
+    FG_TRY(fg_cpu_level_flags(level, &flags, err));
+    d->forms.tiles = fg_kernels_tiled(flags);
+    return FG_OK;
 }
 
 fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, const fg_place *place,

@@ -103,6 +103,8 @@ fg_status fg_demand_of_file(fg_demand *d, const fg_model_file *f, const fg_place
                             fg_err *err);
 fg_status fg_demand_of_plan(fg_demand *d, const fg_file_plan *p, const fg_place *place,
                             fg_err *err);
+/* For another level than this machine's best.  FG_ENOTSUP: this machine lacks it. */
+fg_status fg_demand_on_level(fg_demand *d, fg_cpu_level level, fg_err *err);
 
 /* ---- forecast ---- */
 
