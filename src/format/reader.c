@@ -490,7 +490,12 @@ fg_status fg_model_file_check_use(fg_model_file *f,
     fg_err why = {0};
     for (uint32_t k = 0; k < f->parts.n; k++) {
         if (moved == NULL && fg_stamp_moved(&f->stamp[k], f->parts.fd[k])) moved = f->parts.path[k];
-        (void)fg_stamp_take(&now[k], f->parts.fd[k]); /* before the bytes are read */
+        /* before the bytes are read; what is behind the weights was read when it was opened, and is
+         * added to, but never shorter */
+        const bool known = fg_stamp_take(&now[k], f->parts.fd[k]);
+        if (known && now[k].size < f->stamp[k].size) {
+            return fail_changed(f, f->parts.path[k], &why, err);
+        }
     }
     if (moved == NULL) return FG_OK;
     if (verify_data(f, progress, ctx, &why) != FG_OK) return fail_changed(f, moved, &why, err);
