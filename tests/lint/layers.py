@@ -75,6 +75,6 @@ accepted("an_impl_of_its_own", {"src/format/zz_impl.h": "", "src/format/zz_own.c
 for ext in ("cu", "cuh", "inc"):
     refused(f"a_{ext}_file_sees_the_model", {f"simd/zz_kernel.{ext}": '#include "src/model/forward.h"\n'},
             f"simd/zz_kernel.{ext}:1: simd may not include src/model/forward.h")
-refused("a_folder_without_rules", {"simd/cuda/zz_kernel.cu": "\n"}, "no rule for simd/cuda")
+refused("a_folder_without_rules", {"simd/zz/zz_kernel.cu": "\n"}, "no rule for simd/zz")
 refused("a_library_in_another_place", {"src/model/zz_model.c": "#include <omp.h>\n"}, "belongs to src/sys/team.c")
 finish()

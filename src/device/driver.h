@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The card's driver: libcuda.so.1, loaded when somebody asks for a card and never before, its
+ * functions as a table, and one card opened with the module of simd/cuda loaded on it. Nothing of
+ * CUDA is needed to build or to start.
+ *
+ * Prototypes and numbers are those of the CUDA driver API reference, written down here.
+ */
+#ifndef FG_SRC_DEVICE_DRIVER_H
+#define FG_SRC_DEVICE_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "simd/cuda/ops.h"
+#include "src/base/status.h"
+
+typedef struct fg_cu_context_ *fg_cu_context;
+typedef struct fg_cu_module_ *fg_cu_module;
+typedef struct fg_cu_function_ *fg_cu_function;
+typedef struct fg_cu_stream_ *fg_cu_stream;
+typedef struct fg_cu_event_ *fg_cu_event;
+typedef struct fg_cu_graph_ *fg_cu_graph;
+typedef struct fg_cu_graph_exec_ *fg_cu_graph_exec;
+
+typedef struct fg_driver {
+#define FG_CUDA_FN(member, name, params) int(*member) params;
+#include "src/device/driver.inc"
+    int version; /* 12080 is 12.8 */
+} fg_driver;
+
+/* Loads the driver once a process; borrowed, never unloaded.  FG_ENOTSUP: none, or too old, and
+ * why. */
+fg_status fg_driver_get(const fg_driver **out, fg_err *err);
+
+/* What a card is. */
+typedef struct fg_gpu_info {
+    char name[128], pci[16];
+    int sm; /* 90 is sm_90 */
+    uint32_t n_sm, max_shared;
+    uint64_t bytes;
+    int numa_node;            /* of the host; -1: unknown */
+    int pcie_gen, pcie_width; /* 0: unknown */
+} fg_gpu_info;
+/* How many there are; 0 without a driver. */
+uint32_t fg_gpu_count(void);
+fg_status fg_gpu_describe(uint32_t idx, fg_gpu_info *out, fg_err *err);
+
+/* A card in use: its primary context is current for the calling thread from here to fg_gpu_close,
+ * and must be used by one thread at a time (fg_gpu_enter makes it current for another).  The
+ * probe kernel has run: the module's code is known to run here. */
+typedef struct fg_gpu {
+    const fg_driver *d;
+    int device;
+    uint32_t idx;
+    fg_gpu_info info;
+    fg_cu_context context;
+    fg_cu_module module;
+    fg_cu_function kernel[FG_CUDA_KERNEL_COUNT];
+} fg_gpu;
+fg_status fg_gpu_open(fg_gpu **out, uint32_t idx, fg_err *err);
+void fg_gpu_close(fg_gpu **gpu); /* accepts NULL */
+fg_status fg_gpu_enter(const fg_gpu *gpu, fg_err *err);
+
+/* The status of a driver call: FG_OK for 0, else FG_ENOMEM (out of the card's memory) or FG_EIO,
+ * "gpu 0: WHAT: NAME (text), expected no error". */
+fg_status fg_gpu_check(const fg_gpu *gpu, int result, const char *what, fg_err *err);
+
+/* A queue of operations on a stream: launch() of an fg_cuda_queue whose ctx is this.  result: of
+ * the first launch that failed, whose kernel `failed` is. */
+typedef struct fg_gpu_queue {
+    const fg_gpu *gpu;
+    fg_cu_stream stream;
+    int result;
+    fg_cuda_kernel failed;
+} fg_gpu_queue;
+fg_cuda_queue fg_gpu_queue_ops(fg_gpu_queue *q);
+
+#endif
