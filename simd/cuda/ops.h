@@ -98,7 +98,7 @@ void fg_cuda_multiply(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n
  *   x = axpby(alpha, r, beta, a), r = n as it is before this call with postnorm, else x  [a]
  *   n = rmsnorm(x) * w; n.q, n.rot = quantize_act, quantize_act_rot of it        [w]
  * from: row t of n is made of row from[t] of x (n_row = length of from); NULL: of row t. */
-enum { FG_CUDA_ON_CARD = 1u << 31 }; /* in row_of: the output lies in y_card */
+#define FG_CUDA_ON_CARD 0x80000000u /* in row_of: the output lies in y_card */
 typedef struct fg_cuda_join {
     uint32_t n_row, d; /* d: true width */
     float *x;
