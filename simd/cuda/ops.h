@@ -74,7 +74,7 @@ typedef struct fg_cuda_matrix {
     const float *scales;
     uint64_t panel_stride;
     uint32_t n_panel, n_sb;
-    fg_kind kind; /* which decides the kernel; float kinds take x.f */
+    fg_qkind kind; /* which decides the kernel; float kinds take x.f */
     bool rotated;
     uint8_t lut[16]; /* FG_KIND_Q4 only: the table itself */
 } fg_cuda_matrix;
