@@ -52,7 +52,8 @@ ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 LIB_DIRS := base sys format text expert model device engine
 TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
              quant/linalg.c quant/feedback.c
-LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c))
+LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c \
+            simd/cuda/*.c))
 ifeq ($(ARCH),x86_64)
 LIB_SRCS += $(wildcard simd/x86/*.c)
 else ifeq ($(ARCH),aarch64)
@@ -67,7 +68,7 @@ ARCHIVES := $(BUILD)/libtools.a $(BUILD)/libfulgur.a
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRCS:%.c=$(BUILD)/%)
 HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h convert/*/*.h bench/*.h simd/*.h \
-             tests/*.h)
+             simd/cuda/*.h tests/*.h)
 C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
@@ -156,6 +157,17 @@ $(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJ
 ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
+# The card's kernels as C++ for the emulator (tests/emulate/cuda), which tests run them in.
+EMU_SRCS := $(wildcard simd/cuda/*.cu) tests/emulate/cuda/cuda_emu.cc
+EMU_OBJS := $(EMU_SRCS:%=$(BUILD)/%.emu.o)
+EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda_emu_kernel.h -Wall -Wextra \
+            $(if $(WERROR),-Werror) $(CFLAGS) $(FPF) $(SANF) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+            -fPIC -fvisibility=hidden -Wno-unused-function -Wno-unknown-pragmas -MMD -MP
+$(BUILD)/%.emu.o: %
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(EMU_FLAGS) -c $< -o $@
+$(patsubst %.c,$(BUILD)/%,$(wildcard tests/cuda/test_*.c)): $(EMU_OBJS)
+
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(BUILD)/%.o)
@@ -250,4 +262,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(EMU_OBJS:.o=.d) $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
