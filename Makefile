@@ -44,7 +44,7 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
 ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
-LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
+LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl -pthread $(OMPF) $(SANF)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 # The library: the rooms of a running model.  What makes, judges and predicts models is the program's
@@ -122,6 +122,7 @@ $(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
 ifeq ($(ARCH),x86_64)
 $(BUILD)/tests/amx_shim.o: ISA := $(AVX512)
 endif
+$(BUILD)/src/device/module.o: ISA := -DFG_LIBDIR='"$(LIBDIR)"'
 ifeq ($(BLAS),link)
 $(BUILD)/quant/linalg.o: ISA := -DFG_BLAS_LINKED=1
 endif
