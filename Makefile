@@ -84,7 +84,7 @@ all: $(BUILD)/fulgur
 lib: $(BUILD)/libfulgur.a
 
 ## tests: builds every test program
-tests: $(TESTS) $(BUILD)/fulgur
+tests: $(TESTS) $(BUILD)/fulgur $(FAKE)
 
 ## check: lint, a build and the quick tests, in 90 seconds on two cores
 check:
@@ -168,6 +168,15 @@ $(BUILD)/%.emu.o: %
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(EMU_FLAGS) -c $< -o $@
 $(patsubst %.c,$(BUILD)/%,$(wildcard tests/cuda/test_*.c)): $(EMU_OBJS)
+
+# A driver whose card is the emulator, for programs that look for one.
+FAKE := $(BUILD)/fakecuda/libcuda.so.1
+FAKE_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulate/cuda/*.c))
+$(FAKE_OBJS): PIC := -fPIC
+$(FAKE): $(FAKE_OBJS) $(EMU_OBJS) $(BUILD)/libfulgur.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -lm -pthread $(SANF) -o $@
+$(BUILD)/tests/device/test_gpu $(BUILD)/tests/e2e/test_gpu_faults: | $(FAKE)
 
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
@@ -263,4 +272,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(EMU_OBJS:.o=.d) $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(EMU_OBJS:.o=.d) $(FAKE_OBJS:.o=.d) $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

@@ -251,9 +251,8 @@ fg_status fg_gpu_describe(uint32_t idx, fg_gpu_info *out, fg_err *err)
 static fg_status find_kernels(fg_gpu *g, fg_err *err)
 {
     for (uint32_t k = 0; k < FG_CUDA_KERNEL_COUNT; k++) {
-        char name[64];
+        const char *name = fg_cuda_kernel_name[k];
         int fixed = 0;
-        (void)snprintf(name, sizeof name, "fg_cuda_%s", fg_cuda_kernel_name[k]);
         FG_TRY(fg_gpu_check(g, g->d->module_function(&g->kernel[k], g->module, name), name, err));
         int r = g->d->function_get(&fixed, FUNC_SHARED, g->kernel[k]);
         if (r == 0 && (uint32_t)fixed < g->info.max_shared) {
