@@ -44,7 +44,7 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
 ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
-LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -pthread $(OMPF) $(SANF)
+LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl -pthread $(OMPF) $(SANF)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 # The library: the rooms of a running model.  What makes, judges and predicts models is the program's
@@ -52,7 +52,8 @@ ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 LIB_DIRS := base sys format text expert model device engine
 TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
              quant/linalg.c quant/feedback.c
-LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c))
+LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c \
+            simd/cuda/*.c))
 ifeq ($(ARCH),x86_64)
 LIB_SRCS += $(wildcard simd/x86/*.c)
 else ifeq ($(ARCH),aarch64)
@@ -67,7 +68,7 @@ ARCHIVES := $(BUILD)/libtools.a $(BUILD)/libfulgur.a
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRCS:%.c=$(BUILD)/%)
 HEADERS  := $(wildcard src/*.h src/*/*.h src/*/*/*.h quant/*.h convert/*.h convert/*/*.h bench/*.h simd/*.h \
-             tests/*.h)
+             simd/cuda/*.h tests/*.h)
 C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/*.[ch] convert/*/*.[ch] \
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
@@ -83,7 +84,7 @@ all: $(BUILD)/fulgur
 lib: $(BUILD)/libfulgur.a
 
 ## tests: builds every test program
-tests: $(TESTS) $(BUILD)/fulgur
+tests: $(TESTS) $(BUILD)/fulgur $(FAKE)
 
 ## check: lint, a build and the quick tests, in 90 seconds on two cores
 check:
@@ -121,6 +122,7 @@ $(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
 ifeq ($(ARCH),x86_64)
 $(BUILD)/tests/amx_shim.o: ISA := $(AVX512)
 endif
+$(BUILD)/src/device/module.o: ISA := -DFG_LIBDIR='"$(LIBDIR)"'
 ifeq ($(BLAS),link)
 $(BUILD)/quant/linalg.o: ISA := -DFG_BLAS_LINKED=1
 endif
@@ -156,6 +158,26 @@ $(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJ
 ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
+# The card's kernels as C++ for the emulator (tests/emulate/cuda), which tests run them in.
+EMU_SRCS := $(wildcard simd/cuda/*.cu) tests/emulate/cuda/cuda_emu.cc
+EMU_OBJS := $(EMU_SRCS:%=$(BUILD)/%.emu.o)
+EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda_emu_kernel.h -Wall -Wextra \
+            $(if $(WERROR),-Werror) $(CFLAGS) $(FPF) $(SANF) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+            -fPIC -fvisibility=hidden -Wno-unused-function -Wno-unknown-pragmas -MMD -MP
+$(BUILD)/%.emu.o: %
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(EMU_FLAGS) -c $< -o $@
+$(patsubst %.c,$(BUILD)/%,$(wildcard tests/cuda/test_*.c)): $(EMU_OBJS)
+
+# A driver whose card is the emulator, for programs that look for one.
+FAKE := $(BUILD)/fakecuda/libcuda.so.1
+FAKE_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulate/cuda/*.c))
+$(FAKE_OBJS): PIC := -fPIC
+$(FAKE): $(FAKE_OBJS) $(EMU_OBJS) $(BUILD)/libfulgur.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -lm -pthread $(SANF) -o $@
+$(BUILD)/tests/device/test_gpu $(BUILD)/tests/e2e/test_gpu_faults: | $(FAKE)
+
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(BUILD)/%.o)
@@ -250,4 +272,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(EMU_OBJS:.o=.d) $(FAKE_OBJS:.o=.d) $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

@@ -35,6 +35,11 @@ typedef enum fg_qkind {
     FG_KIND_COUNT
 } fg_qkind;
 
+union fg_qtype_values { /* for its size alone; named, as C++ wants it */
+#define FG_QTYPE(id, name, value, ...) char id[(value) + 1];
+#include "quant/types.inc"
+};
+
 enum {
     FG_KIND_QUANTIZED = 0
 #define FG_QTYPE(id, name, value, packing, n_code, ...) +((n_code) > 0)
@@ -45,10 +50,7 @@ enum {
 #define FG_QTYPE(id, ...) +1
 #include "quant/types.inc"
     ,
-    FG_QTYPE_END = sizeof(union { /* largest value + 1 */
-#define FG_QTYPE(id, name, value, ...) char id[(value) + 1];
-#include "quant/types.inc"
-    }),
+    FG_QTYPE_END = sizeof(union fg_qtype_values), /* largest value + 1 */
 };
 
 /* Table of q4: value of each code.  `linear` is code - 8; `grid6` is the fixed codebook on a 6-bit

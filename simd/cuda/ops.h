@@ -24,7 +24,7 @@
 
 /* ---- the queue ---- */
 
-/* Kernels by number; the names in the module are fg_cuda_<name>.  FG_CUDA_KERNEL(name) a line. */
+/* Kernels by number; the names in the module are fg_card_<name>.  FG_CUDA_KERNEL(name) a line. */
 typedef enum fg_cuda_kernel {
 #define FG_CUDA_KERNEL(name) FG_CUDA_##name,
 #include "simd/cuda/cuda_kernels.inc"
