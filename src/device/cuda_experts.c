@@ -243,7 +243,7 @@ void cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mi
 {
     cu_device *c = (cu_device *)dev;
     const uint32_t n = c->m->shape->n_expert;
-    bool there[FG_MAX_EXPERT];
+    bool there[FG_MAX_EXPERT] = {false};
     uint64_t rows[3] = {0};
     for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
     const bool streams = !c->few && c->slots.p != 0;
