@@ -1,6 +1,7 @@
 # Fulgur.  `make help` lists the targets.
 # Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, BLAS=link (OpenBLAS is a
-# library like any other, for a static program; else loaded by who calibrates), V=1, PREFIX, DESTDIR.
+# library like any other, for a static program; else loaded by who calibrates), V=1, PREFIX, DESTDIR, NVCC (the compiler of
+# the card's kernels; found where it is, NVCC= for a program without them).
 CC      ?= cc
 ifeq ($(origin CC),default)
 CC      := gcc
@@ -158,6 +159,25 @@ $(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJ
 ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
+# The card's kernels: one module of code for sm_80 and sm_90 and of PTX for newer cards, behind a line that
+# says of which headers (simd/cuda/image.h).  The same for every CC; nothing of CUDA is needed without it.
+NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
+CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc
+CU_ABI  := $(shell cat $(CU_ABI_FILES) | sha256sum | cut -c1-16)
+CU_FLAGS := -std=c++17 -O3 -fmad=false -I. --threads 2 -gencode arch=compute_80,code=[sm_80,compute_80] \
+            -gencode arch=compute_90,code=sm_90
+FATBIN  := build/cuda/fulgur-cuda.fatbin
+$(FATBIN): $(CU_SRCS) $(wildcard simd/cuda/*.cuh) $(CU_ABI_FILES)
+	@mkdir -p $(@D)
+	$(Q)printf '#include "%s"\n' $(CU_SRCS) >$(@D)/module.$$$$.cu && \
+	    $(NVCC) $(CU_FLAGS) -fatbin -o $@.$$$$ $(@D)/module.$$$$.cu && \
+	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$@.$$$$))" && \
+	      cat $@.$$$$; } >$@.$$$$.part && mv $@.$$$$.part $@; status=$$?; \
+	    rm -f $@.$$$$ $@.$$$$.part $(@D)/module.$$$$.cu; exit $$status
+$(BUILD)/simd/cuda/image.o: ISA := -DFG_CUDA_ABI='"$(CU_ABI)"' $(if $(NVCC),-DFG_CUDA_FATBIN='"$(FATBIN)"')
+$(BUILD)/simd/cuda/image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))
+
 # The card's kernels as C++ for the emulator (tests/emulate/cuda), which tests run them in.
 EMU_SRCS := $(wildcard simd/cuda/*.cu) tests/emulate/cuda/cuda_emu.cc
 EMU_OBJS := $(EMU_SRCS:%=$(BUILD)/%.emu.o)
