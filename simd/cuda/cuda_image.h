@@ -21,9 +21,9 @@ extern const char fg_cuda_abi[17];
 /* What this program has in itself, header included; empty (both the same) without nvcc. */
 extern const uint8_t fg_cuda_image[], fg_cuda_image_end[];
 
-/* FG_OK: the module begins FG_CUDA_IMAGE_HEADER behind p, which is 8-byte aligned.  Else "NAME: ...,
- * expected ...": FG_EFORMAT (no such header, cut), FG_EVERSION (of another build).  *driver: as above;
- * may be NULL. */
+/* FG_OK: the module begins FG_CUDA_IMAGE_HEADER behind p, which is 8-byte aligned.  Else "NAME:
+ * ..., expected ...": FG_EFORMAT (no such header, cut), FG_EVERSION (of another build).  *driver:
+ * as above; may be NULL. */
 fg_status fg_cuda_image_check(const void *p, size_t n_bytes, const char *name, int *driver,
                               fg_err *err);
 
