@@ -160,23 +160,25 @@ ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
 # The card's kernels: one module of code for sm_80 and sm_90 and of PTX for newer cards, behind a line that
-# says of which headers (simd/cuda/image.h).  The same for every CC; nothing of CUDA is needed without it.
+# says of which headers (simd/cuda/cuda_image.h).  The same for every CC; nothing of CUDA is needed without it.
 NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
 CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc
 CU_ABI  := $(shell cat $(CU_ABI_FILES) | sha256sum | cut -c1-16)
 CU_FLAGS := -std=c++17 -O3 -fmad=false -I. --threads 2 -gencode arch=compute_80,code=[sm_80,compute_80] \
             -gencode arch=compute_90,code=sm_90
+# The driver that code of this nvcc needs at least: the first one of its major version.
+CU_DRIVER = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')000
 FATBIN  := build/cuda/fulgur-cuda.fatbin
 $(FATBIN): $(CU_SRCS) $(wildcard simd/cuda/*.cuh) $(CU_ABI_FILES)
 	@mkdir -p $(@D)
 	$(Q)printf '#include "%s"\n' $(CU_SRCS) >$(@D)/module.$$$$.cu && \
 	    $(NVCC) $(CU_FLAGS) -fatbin -o $@.$$$$ $(@D)/module.$$$$.cu && \
-	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$@.$$$$))" && \
+	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$@.$$$$)) $(CU_DRIVER)" && \
 	      cat $@.$$$$; } >$@.$$$$.part && mv $@.$$$$.part $@; status=$$?; \
 	    rm -f $@.$$$$ $@.$$$$.part $(@D)/module.$$$$.cu; exit $$status
-$(BUILD)/simd/cuda/image.o: ISA := -DFG_CUDA_ABI='"$(CU_ABI)"' $(if $(NVCC),-DFG_CUDA_FATBIN='"$(FATBIN)"')
-$(BUILD)/simd/cuda/image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))
+$(BUILD)/simd/cuda/cuda_image.o: ISA := -DFG_CUDA_ABI='"$(CU_ABI)"' $(if $(NVCC),-DFG_CUDA_FATBIN='"$(FATBIN)"')
+$(BUILD)/simd/cuda/cuda_image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))
 
 # The card's kernels as C++ for the emulator (tests/emulate/cuda), which tests run them in.
 EMU_SRCS := $(wildcard simd/cuda/*.cu) tests/emulate/cuda/cuda_emu.cc

@@ -1,33 +1,30 @@
 /* SPDX-License-Identifier: MIT
  *
- * The compiled kernels: 64 bytes of head, then what nvcc made (a fatbin), for the driver to load.
- * Built in where nvcc was there when the program was built; else the file fulgur-cuda.fatbin, of
- * the same form.  Little-endian:
- *
- *     0   8 bytes   FG_CUDA_IMAGE_MAGIC
- *     8   u32       FG_CUDA_IMAGE_VERSION
- *    12   u32       the driver's version that it needs at least, 12000 is 12.0
- *    16   u64       fg_cuda_abi() of the sources that it was made of
- *    24   u64       bytes of the fatbin
- *    32   u64       XXH3-64 of them
- *    40   24 bytes  zero
+ * The card's code: a module for cuModuleLoadData, behind a line of 64 bytes that says what it is
+ * for.  It is part of the program when nvcc was there at build time, else a file beside it
+ * (build/cuda/fulgur-cuda.fatbin of a build that had one) may be read.
  */
 #ifndef FG_SIMD_CUDA_CUDA_IMAGE_H
 #define FG_SIMD_CUDA_CUDA_IMAGE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#define FG_CUDA_IMAGE_MAGIC                                                                        \
-    "\x89"                                                                                         \
-    "FGCUDA\n"
-enum { FG_CUDA_IMAGE_VERSION = 1, FG_CUDA_IMAGE_HEAD = 64 };
+#include "src/base/status.h"
 
-/* Head and fatbin; 0 bytes: built without nvcc. */
-extern const uint8_t fg_cuda_image[];
-extern const uint64_t fg_cuda_image_bytes;
+/* "fulgur-cuda 1 abi 0123456789abcdef bytes 0123456789abcdef 12000", spaces, a line feed: abi is a
+ * hash of the headers that program and module share, bytes (hexadecimal) what follows, the last
+ * number the driver that it needs at least (12000 is 12.0). */
+enum { FG_CUDA_IMAGE_HEADER = 64 };
+extern const char fg_cuda_abi[17];
 
-/* Of the kernels' names and parameters that this program launches: an image with another number
- * would read its parameters wrongly. */
-uint64_t fg_cuda_abi(void);
+/* What this program has in itself, header included; empty (both the same) without nvcc. */
+extern const uint8_t fg_cuda_image[], fg_cuda_image_end[];
+
+/* FG_OK: the module begins FG_CUDA_IMAGE_HEADER behind p, which is 8-byte aligned.  Else "NAME:
+ * ..., expected ...": FG_EFORMAT (no such header, cut), FG_EVERSION (of another build).  *driver:
+ * as above; may be NULL. */
+fg_status fg_cuda_image_check(const void *p, size_t n_bytes, const char *name, int *driver,
+                              fg_err *err);
 
 #endif

@@ -269,7 +269,7 @@ static fg_status load_module(fg_gpu *g, fg_err *err)
     fg_err why = {0};
     const fg_status found = fg_module_open(&m, &why);
     if (found != FG_OK) return fg_fail(err, found, "gpu %u: %.450s", g->idx, why.msg);
-    const int v = g->d->version, least = (int)m.driver;
+    const int v = g->d->version, least = m.driver;
     fg_status st = FG_OK;
     if (v < least) {
         st =

@@ -7,8 +7,6 @@
 #include <unistd.h>
 
 #include "simd/cuda/cuda_image.h"
-#include "src/base/buf.h"
-#include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 
@@ -17,34 +15,6 @@
 #ifndef FG_LIBDIR
 #define FG_LIBDIR "/usr/local/lib"
 #endif
-
-fg_status fg_module_check(fg_module_image *out, const void *p, size_t n, const char *path,
-                          fg_err *err)
-{
-    fg_cursor c = fg_cursor_make(p, n);
-    const uint8_t *magic = fg_cursor_bytes(&c, 8);
-    if (magic == NULL || memcmp(magic, FG_CUDA_IMAGE_MAGIC, 8) != 0) {
-        return fg_fail(err, FG_EFORMAT, "%s: another file, expected the kernels of fulgur", path);
-    }
-    const uint32_t version = fg_cursor_u32(&c);
-    out->driver = fg_cursor_u32(&c);
-    const uint64_t abi = fg_cursor_u64(&c), bytes = fg_cursor_u64(&c), hash = fg_cursor_u64(&c);
-    if (!c.bad && (version != FG_CUDA_IMAGE_VERSION || abi != fg_cuda_abi())) {
-        return fg_fail(err, FG_EVERSION,
-                       "%s: kernels of another build, expected those that belong to this program",
-                       path);
-    }
-    if (c.bad || n < FG_CUDA_IMAGE_HEAD || bytes == 0 || bytes != n - FG_CUDA_IMAGE_HEAD) {
-        return fg_fail(err, FG_EFORMAT, "%s: %zu bytes, expected %d more than its head says", path,
-                       n, FG_CUDA_IMAGE_HEAD);
-    }
-    out->fatbin = (const uint8_t *)p + FG_CUDA_IMAGE_HEAD;
-    if (fg_hash64(out->fatbin, bytes) != hash) {
-        return fg_fail(err, FG_ECHECKSUM, "%s: damaged kernels, expected the hash in its head",
-                       path);
-    }
-    return FG_OK;
-}
 
 /* The program's folder and `more`; false: not known. */
 static bool beside_program(char *out, size_t size, const char *more)
@@ -75,8 +45,10 @@ fg_status fg_module_open(fg_module_image *out, fg_err *err)
     char path[PATH_MAX + 64];
     size_t n;
     *out = (fg_module_image){0};
-    if (fg_cuda_image_bytes > 0) {
-        return fg_module_check(out, fg_cuda_image, fg_cuda_image_bytes, "built-in kernels", err);
+    n = (size_t)(fg_cuda_image_end - fg_cuda_image);
+    if (n > 0) {
+        out->fatbin = fg_cuda_image + FG_CUDA_IMAGE_HEADER;
+        return fg_cuda_image_check(fg_cuda_image, n, "built-in kernels", &out->driver, err);
     }
     if (!find_file(path, sizeof path)) {
         return fg_fail(err, FG_ENOTSUP,
@@ -84,7 +56,8 @@ fg_status fg_module_open(fg_module_image *out, fg_err *err)
                        NAME);
     }
     FG_TRY(fg_io_read_all(path, MOST_BYTES, &out->owned, &n, err));
-    const fg_status st = fg_module_check(out, out->owned, n, path, err);
+    const fg_status st = fg_cuda_image_check(out->owned, n, path, &out->driver, err);
+    out->fatbin = out->owned + FG_CUDA_IMAGE_HEADER;
     if (st != FG_OK) fg_module_close(out);
     return st;
 }

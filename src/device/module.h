@@ -14,17 +14,13 @@
 /* What the driver loads. */
 typedef struct fg_module_image {
     const void *fatbin; /* borrowed */
-    uint32_t driver;    /* version that it needs at least */
+    int driver;         /* version that it needs at least */
     char *owned;        /* the file that was read; NULL: built in */
 } fg_module_image;
 
-/* FG_ENOTSUP: none is there; FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM: a file that is not ours, or of
- * another build; FG_EIO, FG_ENOMEM.  Freed with fg_module_close. */
+/* FG_ENOTSUP: none is there; FG_EFORMAT, FG_EVERSION: a file that is not ours, or of another build;
+ * FG_EIO, FG_ENOMEM.  Freed with fg_module_close. */
 fg_status fg_module_open(fg_module_image *out, fg_err *err);
 void fg_module_close(fg_module_image *m);
-
-/* n bytes at p, from `path`, as an image of simd/cuda/cuda_image.h; out->owned is left alone. */
-fg_status fg_module_check(fg_module_image *out, const void *p, size_t n, const char *path,
-                          fg_err *err);
 
 #endif

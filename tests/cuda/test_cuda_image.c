@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "simd/cuda/image.h"
+#include "simd/cuda/cuda_image.h"
 #include "tests/fg_test.h"
 
 static char image[FG_CUDA_IMAGE_HEADER + 100];
@@ -13,7 +13,7 @@ static char image[FG_CUDA_IMAGE_HEADER + 100];
 static void put(const char *abi, unsigned bytes)
 {
     char line[FG_CUDA_IMAGE_HEADER + 1];
-    (void)snprintf(line, sizeof line, "fulgur-cuda 1 abi %.16s bytes %016x", abi, bytes);
+    (void)snprintf(line, sizeof line, "fulgur-cuda 1 abi %.16s bytes %016x 12080", abi, bytes);
     const size_t n = strlen(line);
     memset(image, ' ', FG_CUDA_IMAGE_HEADER);
     memcpy(image, line, n);
@@ -24,14 +24,19 @@ FG_TEST(headers)
 {
     fg_err err;
     put(fg_cuda_abi, 100);
-    CHECK_OK(fg_cuda_image_check(image, sizeof image, "x", &err), &err);
-    CHECK(fg_cuda_image_check(image, sizeof image - 1, "x", &err) == FG_EFORMAT);
+    int driver = 0;
+    CHECK_OK(fg_cuda_image_check(image, sizeof image, "x", &driver, &err), &err);
+    CHECK(driver == 12080);
+    CHECK(fg_cuda_image_check(image, sizeof image - 1, "x", NULL, &err) == FG_EFORMAT);
     CHECK_STR(err.msg, "x: 99 bytes of kernels, expected 100");
-    CHECK(fg_cuda_image_check(image, 63, "x", &err) == FG_EFORMAT);
+    CHECK(fg_cuda_image_check(image, 63, "x", NULL, &err) == FG_EFORMAT);
     put("0123456789abcdef", 100);
-    CHECK(fg_cuda_image_check(image, sizeof image, "x", &err) == FG_EVERSION);
+    CHECK(fg_cuda_image_check(image, sizeof image, "x", NULL, &err) == FG_EVERSION);
+    put(fg_cuda_abi, 100);
+    image[58] = '-';
+    CHECK(fg_cuda_image_check(image, sizeof image, "x", NULL, &err) == FG_EFORMAT);
     image[0] = 'g';
-    CHECK(fg_cuda_image_check(image, sizeof image, "x", &err) == FG_EFORMAT);
+    CHECK(fg_cuda_image_check(image, sizeof image, "x", NULL, &err) == FG_EFORMAT);
 }
 
 FG_TEST(what_is_in_this_program)
@@ -42,7 +47,7 @@ FG_TEST(what_is_in_this_program)
         fg_test_skip("built without nvcc");
         return;
     }
-    CHECK_OK(fg_cuda_image_check(fg_cuda_image, n, "x", &err), &err);
+    CHECK_OK(fg_cuda_image_check(fg_cuda_image, n, "x", NULL, &err), &err);
     CHECK((uintptr_t)fg_cuda_image % 64 == 0);
     CHECK(n < 2u << 20); /* what the program may grow by */
 }

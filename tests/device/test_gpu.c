@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A card opened with the driver that is none (tests/emulate/cuda): what can be wrong with one, and
+ * what this driver answers to.  Each in a process of its own, since a driver is loaded once.
+ */
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "simd/cuda/cuda_image.h"
+#include "src/base/clock.h"
+#include "src/device/driver.h"
+#include "tests/fg_test.h"
+
+/* A path in this program's folder, or in the one above that folder's. */
+static const char *beside(const char *name, bool above)
+{
+    static char path[2][PATH_MAX + 64];
+    char exe[PATH_MAX];
+    const ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    exe[n < 0 ? 0 : n] = '\0';
+    for (int up = above ? 3 : 1; up > 0; up--) {
+        char *slash = strrchr(exe, '/');
+        if (slash != NULL) *slash = '\0';
+    }
+    (void)snprintf(path[above], sizeof path[above], "%s/%s", exe, name);
+    return path[above];
+}
+
+static const char *image_path(void)
+{
+    return beside("fulgur-cuda.fatbin", false);
+}
+
+static void remove_image(void)
+{
+    (void)unlink(image_path());
+}
+
+static bool has_kernels(void)
+{
+    return &fg_cuda_image_end[0] > &fg_cuda_image[0];
+}
+
+/* Where the program has no kernels inside, some that this driver takes. */
+static void make_image(void)
+{
+    static const char body[] = "of the emulator";
+    char head[FG_CUDA_IMAGE_HEADER + 1];
+    if (has_kernels()) return;
+    (void)snprintf(head, sizeof head, "fulgur-cuda 1 abi %s bytes %016zx 12000", fg_cuda_abi,
+                   sizeof body);
+    FILE *f = fopen(image_path(), "wb");
+    CHECK(f != NULL && fprintf(f, "%-63s\n", head) == 64 &&
+          fwrite(body, 1, sizeof body, f) == sizeof body && fclose(f) == 0);
+    (void)atexit(remove_image);
+}
+
+/* Runs it in a process with the driver, which has these settings; the signal it ended with. */
+static int with_driver(const char *settings, void (*run)(void))
+{
+    const char *lib = beside("fakecuda/libcuda.so.1", true);
+    if (access(lib, R_OK) != 0) {
+        fg_test_skip("%s: not there", lib);
+        return 0;
+    }
+    make_image();
+    (void)fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        (void)setenv("FULGUR_FAKE_CUDA", settings, 1);
+        if (dlopen(lib, RTLD_NOW) == NULL) {
+            (void)printf("%s\n", dlerror());
+            _exit(3);
+        }
+        run();
+        (void)fflush(NULL);
+        _exit(fg_test_failed() ? 1 : 0);
+    }
+    int status = -1;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFSIGNALED(status)) return WTERMSIG(status);
+    if (WEXITSTATUS(status) != 0) {
+        fg_test_fail(__FILE__, __LINE__, "with %s: status %d", settings, WEXITSTATUS(status));
+    }
+    return 0;
+}
+
+/* ---- one that works ---- */
+
+static void opens(void)
+{
+    fg_gpu *g = NULL;
+    fg_err err = {0};
+    fg_gpu_info info;
+    CHECK(fg_gpu_expected() && fg_gpu_count() == 2);
+    CHECK(fg_gpu_describe(1, &info, &err) == FG_OK && info.sm == 86 && info.n_sm > 0);
+    CHECK(info.bytes == 1000000 && info.pcie_gen == 0 && info.numa_node == -1);
+    if (fg_gpu_open(&g, 1, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return;
+    }
+    CHECK(strcmp(g->info.name, "emulated card 1") == 0 && g->kernel[FG_CUDA_probe] != NULL);
+    CHECK(fg_gpu_enter(g, &err) == FG_OK);
+    fg_gpu_close(&g);
+    CHECK(g == NULL);
+    fg_gpu_close(&g);
+    CHECK(fg_gpu_open(&g, 2, &err) == FG_ENOTSUP && g == NULL);
+    CHECK(strcmp(err.msg, "gpu 2: 2 cards are here, expected more; try --gpu off") == 0);
+}
+
+static void check_log(const char *log)
+{
+    char text[512] = "";
+    FILE *f = fopen(log, "r");
+    CHECK(f != NULL);
+    if (f == NULL) return;
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    (void)fclose(f);
+    CHECK(strstr(text, "loaded\n") == text);
+    if (strstr(text, "left: memory 0, host 0, streams 0, events 0, graphs 0\n") == NULL) {
+        fg_test_fail(__FILE__, __LINE__, "%s", text);
+    }
+}
+
+FG_TEST(opens_and_closes)
+{
+    char settings[512];
+    const char *log = fg_test_tmp("log");
+    (void)snprintf(settings, sizeof settings, "devices=2,sm=86,bytes=1000000,log=%s", log);
+    CHECK(with_driver(settings, opens) == 0);
+    if (access(log, R_OK) == 0) check_log(log);
+}
+
+/* ---- faults: what is said ---- */
+
+static const struct fault {
+    const char *settings, *words;
+    fg_status status;
+    bool expected; /* that somebody is told who did not ask */
+} faults[] = {
+    {"devices=0", "gpu 0: no card, says the driver, expected one; try --gpu off", FG_ENOTSUP, 0},
+    {"init=803",
+     "gpu 0: the driver does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (system has "
+     "unsupported display driver / cuda driver combination), expected no error; try "
+     "--gpu off",
+     FG_ENOTSUP, 1},
+    {"version=11030", "gpu 0: driver 11.3, expected at least 11.4; try --gpu off", FG_ENOTSUP, 1},
+    {"sm=75", "gpu 0: emulated card 0 is sm_75, expected at least sm_80; try --gpu off", FG_ENOTSUP,
+     1},
+    {"oom=1",
+     "gpu 0: memory for a first kernel: CUDA_ERROR_OUT_OF_MEMORY (out of memory), "
+     "expected no error",
+     FG_ENOMEM, 1},
+    {"bytes=4096",
+     "gpu 0: memory for a first kernel: CUDA_ERROR_OUT_OF_MEMORY (out of memory), "
+     "expected no error",
+     FG_ENOMEM, 1},
+    {"launch=1",
+     "gpu 0: starting a kernel: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES (too many resources "
+     "requested for launch), expected no error",
+     FG_EIO, 1},
+    {"fault=1", ": CUDA_ERROR_LAUNCH_FAILED (unspecified launch failure), expected no error",
+     FG_EIO, 1},
+    {"wrong=1", "gpu 0: a first kernel: wrong numbers, expected 2 x + 1; try --gpu off", FG_EIO, 1},
+    {"hang=1", "gpu 0: a first kernel: no answer within 5000 ms, expected one; try --gpu off",
+     FG_EIO, 1},
+};
+static const struct fault *fault;
+
+static void fails(void)
+{
+    fg_gpu *g = NULL;
+    fg_err err = {0};
+    const uint64_t start = fg_clock_ns();
+    CHECK(fg_gpu_expected() == fault->expected);
+    CHECK(fg_gpu_open(&g, 0, &err) == fault->status && g == NULL);
+    CHECK(fg_clock_ns() - start < 20000000000u);
+    /* which call hears of a fault first, nobody knows */
+    if (strstr(err.msg, fault->words) == NULL) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+}
+
+FG_TEST(faults_are_one_line)
+{
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        fault = &faults[i];
+        CHECK(with_driver(fault->settings, fails) == 0);
+    }
+}
+
+static void too_old_for_the_kernels(void)
+{
+    fg_gpu *g = NULL;
+    fg_err err = {0};
+    CHECK(fg_gpu_open(&g, 0, &err) == FG_ENOTSUP);
+    CHECK(strncmp(err.msg, "gpu 0: driver 11.8, expected at least 1", 39) == 0);
+}
+
+static void no_kernels(void)
+{
+    fg_gpu *g = NULL;
+    fg_err err = {0};
+    remove_image();
+    CHECK(fg_gpu_open(&g, 0, &err) == FG_ENOTSUP);
+    CHECK(strncmp(err.msg, "gpu 0: fulgur-cuda.fatbin: neither", 34) == 0);
+    CHECK(truncate(image_path(), 0) != 0);
+    FILE *f = fopen(image_path(), "w");
+    CHECK(f != NULL && fputs("text", f) >= 0 && fclose(f) == 0);
+    CHECK(fg_gpu_open(&g, 0, &err) == FG_EFORMAT &&
+          strstr(err.msg, "no kernels of this program") != NULL);
+}
+
+FG_TEST(kernels_and_driver_belong_together)
+{
+    CHECK(with_driver("version=11080", too_old_for_the_kernels) == 0);
+    if (!has_kernels()) CHECK(with_driver("devices=1", no_kernels) == 0);
+}
+
+/* ---- what the driver itself answers ---- */
+
+typedef struct rig {
+    fg_gpu *g;
+    const fg_driver *d;
+    fg_cu_stream s, t;
+    fg_cu_event e, f;
+    uint32_t *pin; /* [2][256] */
+    uint64_t card; /* the same */
+} rig;
+
+static bool rig_open(rig *r)
+{
+    fg_err err = {0};
+    *r = (rig){0};
+    CHECK(fg_gpu_open(&r->g, 0, &err) == FG_OK);
+    if (r->g == NULL) return false;
+    void *pin = NULL;
+    r->d = r->g->d;
+    CHECK(r->d->stream_create(&r->s, 0) == 0 && r->d->stream_create(&r->t, 0) == 0);
+    CHECK(r->d->event_create(&r->e, 0) == 0 && r->d->event_create(&r->f, 0) == 0);
+    CHECK(r->d->host_alloc(&pin, 2048, 0) == 0 && r->d->mem_alloc(&r->card, 2048) == 0);
+    r->pin = pin;
+    for (uint32_t i = 0; i < 256; i++) r->pin[i] = i;
+    return !fg_test_failed();
+}
+
+static void rig_close(rig *r)
+{
+    CHECK(r->d->event_destroy(r->e) == 0 && r->d->event_destroy(r->f) == 0);
+    CHECK(r->d->stream_destroy(r->s) == 0 && r->d->stream_destroy(r->t) == 0);
+    CHECK(r->d->host_free(r->pin) == 0 && r->d->mem_free(r->card) == 0);
+    fg_gpu_close(&r->g);
+}
+
+/* x = 2 x + 1 in the card's memory, from its first half to its second or back. */
+static void step(rig *r, fg_cu_stream s, bool back)
+{
+    fg_gpu_queue q = {.gpu = r->g, .stream = s};
+    const fg_cuda_queue ops = fg_gpu_queue_ops(&q);
+    uint32_t *half[2] = {(uint32_t *)(uintptr_t)r->card, (uint32_t *)(uintptr_t)(r->card + 1024)};
+    fg_cuda_probe_card(&ops, &(fg_cuda_probe){half[back], half[!back], 256});
+    CHECK(q.result == 0);
+}
+
+static void streams_and_graphs(void)
+{
+    rig r;
+    fg_cu_graph graph = NULL;
+    fg_cu_graph_exec exec = NULL;
+    fg_err err = {0};
+    float ms = -1.0f;
+    if (!rig_open(&r)) return;
+    const fg_driver *d = r.d;
+    /* two streams, one after the other by an event */
+    CHECK(d->event_record(r.f, r.s) == 0 && d->copy_in(r.card, r.pin, 1024, r.s) == 0);
+    step(&r, r.s, false);
+    CHECK(d->event_record(r.e, r.s) == 0 && d->stream_wait(r.t, r.e, 0) == 0);
+    step(&r, r.t, true);
+    CHECK(d->copy_out(r.pin + 256, r.card, 1024, r.t) == 0);
+    CHECK(fg_gpu_wait(r.g, r.t, 5000, "work", &err) == FG_OK && d->event_query(r.e) == 0);
+    CHECK(r.pin[256] == 3 && r.pin[511] == 255 * 4 + 3);
+    CHECK(d->event_time(&ms, r.f, r.e) == 0 && ms >= 0.0f);
+    /* a graph that forks and joins, launched twice */
+    CHECK(d->capture_begin(r.s, FG_CU_CAPTURE_THREAD) == 0 && d->stream_query(r.s) == 900);
+    step(&r, r.s, false);
+    CHECK(d->event_record(r.e, r.s) == 0 && d->stream_wait(r.t, r.e, 0) == 0);
+    step(&r, r.t, true);
+    CHECK(d->event_record(r.f, r.t) == 0 && d->stream_wait(r.s, r.f, 0) == 0);
+    CHECK(d->capture_end(r.s, &graph) == 0 && d->graph_make(&exec, graph, 0) == 0);
+    CHECK(d->graph_launch(exec, r.s) == 0 && d->graph_launch(exec, r.s) == 0);
+    CHECK(d->copy_out(r.pin + 256, r.card, 1024, r.s) == 0 && d->stream_sync(r.s) == 0);
+    CHECK(r.pin[256] == 63 && r.pin[511] == 255 * 64 + 63);
+    CHECK(d->graph_exec_destroy(exec) == 0 && d->graph_destroy(graph) == 0);
+    /* one that does not join */
+    CHECK(d->capture_begin(r.s, FG_CU_CAPTURE_THREAD) == 0 && d->event_record(r.e, r.s) == 0);
+    CHECK(d->stream_wait(r.t, r.e, 0) == 0);
+    step(&r, r.t, false);
+    CHECK(d->capture_end(r.s, &graph) == 904 && d->graph_destroy(graph) == 0);
+    CHECK(d->event_record(r.e, r.s) == 0 && d->event_record(r.f, r.s) == 0);
+    CHECK(d->event_sync(r.f) == 0);
+    rig_close(&r);
+}
+
+FG_TEST(streams_are_in_order_and_graphs_repeat)
+{
+    char settings[512];
+    const char *log = fg_test_tmp("log2");
+    (void)snprintf(settings, sizeof settings, "log=%s", log);
+    CHECK(with_driver(settings, streams_and_graphs) == 0);
+    if (access(log, R_OK) == 0) check_log(log);
+}
+
+static void breaks_in_the_middle(void)
+{
+    rig r;
+    fg_err err = {0};
+    if (!rig_open(&r)) return;
+    step(&r, r.s, false);
+    step(&r, r.s, false);
+    step(&r, r.s, false);
+    CHECK(fg_gpu_wait(r.g, r.s, 5000, "work", &err) == FG_EIO);
+    CHECK(strstr(err.msg, "gpu 0: work: CUDA_ERROR_LAUNCH_FAILED") == err.msg);
+    CHECK(r.d->mem_free(r.card) == 719 && r.d->stream_sync(r.t) == 719);
+    fg_gpu_close(&r.g);
+}
+
+static void reads_beyond(void)
+{
+    rig r;
+    if (!rig_open(&r)) return;
+    fg_gpu_queue q = {.gpu = r.g, .stream = r.s};
+    const fg_cuda_queue ops = fg_gpu_queue_ops(&q);
+    uint32_t *p = (uint32_t *)(uintptr_t)r.card;
+    fg_cuda_probe_card(&ops, &(fg_cuda_probe){p, p + 256, 257});
+    (void)r.d->stream_sync(r.s);
+}
+
+FG_TEST(a_fault_stays_and_memory_has_ends)
+{
+    CHECK(with_driver("fault=3", breaks_in_the_middle) == 0);
+    if (FG_TEST_SANITIZED) return; /* they end with a status of their own */
+    if (access(beside("fakecuda/libcuda.so.1", true), R_OK) == 0) {
+        CHECK(with_driver("devices=1", reads_beyond) == 11);
+    }
+}
