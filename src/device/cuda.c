@@ -13,7 +13,6 @@
 
 /* ---- memory and errors ---- */
 
-enum { NOT_READY = 600, OUT_OF_MEMORY = 2 };
 enum { ALIGN = 256 };
 
 fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err)
@@ -37,8 +36,8 @@ fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, 
     const uint64_t used =
         c->stats.dense_bytes + c->stats.state_bytes + c->stats.work_bytes + c->stats.resident_bytes;
     const uint64_t room = c->limit > used ? c->limit - used : 0;
-    int result = bytes > room ? OUT_OF_MEMORY : c->d->mem_alloc(&m->p, (size_t)bytes);
-    if (result == OUT_OF_MEMORY) {
+    int result = bytes > room ? FG_CU_OUT_OF_MEMORY : c->d->mem_alloc(&m->p, (size_t)bytes);
+    if (result == FG_CU_OUT_OF_MEMORY) {
         return fg_fail(err, FG_ENOMEM,
                        "gpu %u: %s need %s, expected at most the %s that are free; try a smaller "
                        "context or batch, or --gpu off",
@@ -63,7 +62,7 @@ fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err
     const uint64_t begin = fg_clock_ns();
     for (;;) {
         const int result = c->d->event_query(event);
-        if (result != NOT_READY) return cu_check(c, result, what, err);
+        if (result != FG_CU_NOT_READY) return cu_check(c, result, what, err);
         if (fg_clock_ns() - begin < 60 * SECOND_NS) continue;
         c->broken = FG_EIO;
         return fg_fail(err, FG_EIO, "gpu %u: %s: no answer for a minute, expected one", c->gpu->idx,
@@ -182,15 +181,14 @@ fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
 static fg_status open_queues(cu_device *c, fg_err *err)
 {
     const fg_driver *d = c->d;
-    enum { NON_BLOCKING = 1, NO_TIMING = 2 };
-    FG_TRY(cu_check(c, d->stream_create(&c->main, NON_BLOCKING), "stream", err));
-    FG_TRY(cu_check(c, d->stream_create(&c->copy, NON_BLOCKING), "stream", err));
-    FG_TRY(cu_check(c, d->event_create(&c->routed, NO_TIMING), "event", err));
-    enum { PORTABLE = 1, MAPPED = 2 };
+    FG_TRY(cu_check(c, d->stream_create(&c->main, FG_CU_STREAM_NO_WAIT), "stream", err));
+    FG_TRY(cu_check(c, d->stream_create(&c->copy, FG_CU_STREAM_NO_WAIT), "stream", err));
+    FG_TRY(cu_check(c, d->event_create(&c->routed, FG_CU_EVENT_NO_TIME), "event", err));
+    const unsigned seen = FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED;
     void *p;
-    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->staged, PORTABLE | MAPPED), "mailbox", err));
+    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->staged, seen), "mailbox", err));
     c->staged = p;
-    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->box, PORTABLE | MAPPED), "mailbox", err));
+    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->box, seen), "mailbox", err));
     c->box = p;
     memset(c->box, 0, sizeof *c->box);
     c->queue = (fg_gpu_queue){.gpu = c->gpu, .stream = c->main};

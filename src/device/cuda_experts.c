@@ -12,8 +12,6 @@
 #include "src/expert/heat.h"
 #include "src/sys/room.h"
 
-enum { PORTABLE = 1, READ_ONLY = 8, NO_TIMING = 2 };
-
 static size_t index_of(const cu_device *c, uint32_t layer, uint32_t expert)
 {
     return (size_t)layer * c->m->shape->n_expert + expert;
@@ -91,7 +89,8 @@ fg_status cu_experts_open(cu_device *c, fg_err *err)
     c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);
     c->pinned = fg_mem_zalloc_array(n, sizeof *c->pinned);
     c->mine = fg_mem_zalloc_array(s->n_expert, sizeof *c->mine);
-    if (c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
+    c->order = fg_mem_zalloc_array(n, sizeof *c->order);
+    if (c->order == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
         return fg_fail_nomem(err, "gpu");
     }
     for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
@@ -118,6 +117,7 @@ void cu_experts_close(cu_device *c)
     cu_give(c, &c->slots);
     cu_give(c, &c->table);
     fg_mem_free(c->resident);
+    fg_mem_free(c->order);
     fg_mem_free(c->pinned);
     fg_mem_free(c->mine);
     fg_mem_free(c->from);
@@ -134,7 +134,8 @@ static void pin(cu_device *c, uint32_t l, uint32_t e)
     const size_t i = index_of(c, l, e);
     const uint8_t *p = bytes_of(c, l, e, &n);
     if (c->pinned[i] || n > c->pin_left) return;
-    if (c->d->host_register((void *)(uintptr_t)p, (size_t)n, PORTABLE | READ_ONLY) != 0) {
+    if (c->d->host_register((void *)(uintptr_t)p, (size_t)n,
+                            FG_CU_HOST_PORTABLE | FG_CU_HOST_READ_ONLY) != 0) {
         c->pin_left = 0; /* this memory cannot be */
         return;
     }
@@ -158,19 +159,19 @@ static fg_status make_slots(cu_device *c, fg_err *err)
     c->stats.work_bytes += c->slots.bytes;
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
         c->slot[k].p = c->slots.p + k * each;
-        FG_TRY(cu_check(c, c->d->event_create(&c->slot[k].filled, NO_TIMING), "event", err));
-        FG_TRY(cu_check(c, c->d->event_create(&c->slot[k].free, NO_TIMING), "event", err));
+        FG_TRY(
+            cu_check(c, c->d->event_create(&c->slot[k].filled, FG_CU_EVENT_NO_TIME), "event", err));
+        FG_TRY(
+            cu_check(c, c->d->event_create(&c->slot[k].free, FG_CU_EVENT_NO_TIME), "event", err));
     }
     c->pin_left = fg_room_share(UINT64_MAX, 2);
     pin(c, 0, 0);
-    const uint64_t begin = fg_clock_ns(); /* twice: the first may read the file */
-    FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
-    FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
-    const uint64_t again = fg_clock_ns();
-    FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
-    FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
-    (void)begin;
-    c->rates.copy = (double)(fg_clock_ns() - again) * 1e-9;
+    for (uint32_t i = 0; i < 2; i++) { /* the first may read the file */
+        const uint64_t begin = fg_clock_ns();
+        FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
+        FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
+        c->rates.copy = (double)(fg_clock_ns() - begin) * 1e-9;
+    }
     return FG_OK;
 }
 
@@ -196,9 +197,19 @@ static fg_status add_resident(cu_device *c, uint32_t l, uint32_t e, bool *full, 
     FG_TRY(copy_expert(c, l, e, c->resident[i].p, c->main, err));
     FG_TRY(cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
                     err));
-    c->stats.n_resident++;
+    c->order[c->stats.n_resident++] = i;
     c->stats.resident_bytes += n;
     return FG_OK;
+}
+
+bool cu_experts_yield(cu_device *c)
+{
+    if (c->stats.n_resident == 0) return false;
+    const size_t i = c->order[--c->stats.n_resident];
+    c->stats.resident_bytes -= c->resident[i].bytes;
+    (void)c->d->fill(c->table.p + i * sizeof(fg_cuda_expert), 0, sizeof(fg_cuda_expert), c->main);
+    cu_give(c, &c->resident[i]);
+    return true;
 }
 
 /* The next hottest expert that is not there; without a heat map equally many of each layer. */

@@ -88,6 +88,7 @@ typedef struct cu_device {
     bool floats;         /* some take f32 inputs */
     cu_memory table;     /* fg_cuda_expert [n_layer * n_expert] */
     cu_memory *resident; /* [n_layer * n_expert] */
+    size_t *order;       /* [n_resident] of them, as they were added: the coldest last */
     bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
     uint64_t pin_left;   /* bytes that may be registered yet */
     uint64_t most_bytes; /* of an expert */
@@ -103,6 +104,8 @@ typedef struct cu_device {
 
     /* the pass */
     fg_batch *b;
+    const fg_scratch *host; /* scratch whose address on the card is host_base */
+    uint64_t host_base;
     bool in_graph, few;
     fg_cu_event routed;
     fg_status broken; /* the card is of no use any more */
@@ -141,14 +144,16 @@ fg_status cu_bring(cu_device *c, fg_state *st, fg_err *err);
 fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
 fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
 void cu_forget(fg_device *d, fg_scratch *s);
-/* Address of something in registered scratch as the card sees it. */
-void *cu_host(const cu_device *c, const fg_scratch *s, const void *p);
+/* Address of something in the scratch of the pass as the card sees it. */
+void *cu_host(const cu_device *c, const void *p);
 
 /* ---- experts ---- */
 fg_status cu_experts_open(cu_device *c, fg_err *err);
 void cu_experts_close(cu_device *c);
 /* Slots, and as many residents as fit; once. */
 fg_status cu_experts_fill(cu_device *c, fg_err *err);
+/* Gives up the coldest resident; false: there is none. */
+bool cu_experts_yield(cu_device *c);
 /* Those of few rows that are there, decided on the card; order: where the host finds them. */
 void cu_experts_few(cu_device *c, uint32_t layer);
 void cu_experts_order(cu_device *c);

@@ -12,8 +12,6 @@
 #include "src/base/mem.h"
 #include "src/device/cuda_impl.h"
 
-enum { NOT_READY = 600 };
-
 static uint64_t pointer(const void *p)
 {
     return (uint64_t)(uintptr_t)p;
@@ -225,7 +223,7 @@ static void post(const cu_device *c, uint32_t l)
                       .box = c->box};
     for (uint32_t i = 0; i < a.n; i++) {
         a.piece[i].from = p[i].from;
-        a.piece[i].to = cu_host(c, c->b->s, p[i].to);
+        a.piece[i].to = cu_host(c, p[i].to);
         a.piece[i].bytes = p[i].bytes;
     }
     fg_cuda_post_layer(&c->ops, &a);
@@ -248,7 +246,7 @@ static fg_status record(cu_device *c, fg_err *err)
         if (c->graph.few) cu_experts_few(c, l);
         post(c, l);
         j = join_of(c, 1);
-        add_experts(c, &j, cu_host(c, h, h->y.f), cu_host(c, h, h->row_of));
+        add_experts(c, &j, cu_host(c, h->y.f), cu_host(c, h->row_of));
     }
     j.w = c->final_norm;
     fg_cuda_join_rows(&c->ops, &j);
@@ -272,11 +270,10 @@ static uint64_t positions_for(const fg_state *st)
 
 static fg_status capture(cu_device *c, fg_err *err)
 {
-    enum { THREAD_LOCAL = 1 };
     fg_cu_graph graph = NULL;
     if (c->graph.exec != NULL) (void)c->d->graph_exec_destroy(c->graph.exec);
     c->graph.exec = NULL;
-    FG_TRY(cu_check(c, c->d->capture_begin(c->main, THREAD_LOCAL), "graph", err));
+    FG_TRY(cu_check(c, c->d->capture_begin(c->main, FG_CU_CAPTURE_THREAD), "graph", err));
     const fg_status recorded = record(c, err);
     const int ended = c->d->capture_end(c->main, &graph);
     FG_TRY(recorded);
@@ -337,7 +334,7 @@ static fg_status await_ticket(cu_device *c, uint32_t ticket, fg_err *err)
 #endif
         if (turn % 4096 != 0) continue; /* once in a while: is it alive at all? */
         const int result = c->d->stream_query(c->main);
-        if (result != NOT_READY && result != 0) return cu_check(c, result, "token", err);
+        if (result != FG_CU_NOT_READY && result != 0) return cu_check(c, result, "token", err);
         const bool over =
             result == 0 && atomic_load_explicit(routed, memory_order_acquire) != ticket;
         if (!over && fg_clock_ns() - begin < UINT64_C(20000000000)) continue;
@@ -455,7 +452,7 @@ fg_status cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
     fg_cuda_join j = join_of(c, c->b->n_tok);
     if (c->few) { /* the host's rows are few, too: they are read where they are */
         const fg_scratch *s = c->b->s;
-        add_experts(c, &j, cu_host(c, s, s->y.f), cu_host(c, s, s->row_of));
+        add_experts(c, &j, cu_host(c, s->y.f), cu_host(c, s->row_of));
     } else {
         add_experts(c, &j, c->work.y.f, c->work.row_of);
     }

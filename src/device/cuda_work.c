@@ -84,7 +84,10 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     *w = (cu_work){.n_row = n_row};
     arena a = {0};
     lay_out(w, c->m, experts, &a);
-    const fg_status st = cu_take(c, &memory, a.used, "activations", err);
+    fg_status st;
+    do { /* a resident expert saves less than a pass that is not cut saves */
+        st = cu_take(c, &memory, a.used, "activations", err);
+    } while (st == FG_ENOMEM && cu_experts_yield(c));
     w->memory = memory;
     c->stats.work_bytes += memory.bytes;
     if (st != FG_OK) {
@@ -101,12 +104,16 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
 
 fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err)
 {
-    enum { PORTABLE = 1, MAPPED = 2 };
-    if (s->device == &c->base) return FG_OK;
-    FG_TRY(cu_check(c, c->d->host_register(s->map, (size_t)s->bytes, PORTABLE | MAPPED), "scratch",
-                    err));
-    s->device = &c->base;
-    return FG_OK;
+    if (s->device != &c->base) {
+        FG_TRY(cu_check(
+            c,
+            c->d->host_register(s->map, (size_t)s->bytes, FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED),
+            "scratch", err));
+        s->device = &c->base;
+    }
+    if (c->host == s) return FG_OK;
+    c->host = s;
+    return cu_check(c, c->d->host_pointer(&c->host_base, s->map, 0), "scratch", err);
 }
 
 void cu_forget(fg_device *dev, fg_scratch *s)
@@ -114,13 +121,13 @@ void cu_forget(fg_device *dev, fg_scratch *s)
     cu_device *c = (cu_device *)dev;
     (void)fg_gpu_enter(c->gpu, NULL);
     if (c->graph.s == s) c->graph.s = NULL;
+    if (c->host == s) c->host = NULL;
     (void)c->d->host_unregister(s->map);
     s->device = NULL;
 }
 
-void *cu_host(const cu_device *c, const fg_scratch *s, const void *p)
+void *cu_host(const cu_device *c, const void *p)
 {
-    uint64_t base = 0;
-    if (c->d->host_pointer(&base, s->map, 0) != 0) return NULL;
-    return (void *)(uintptr_t)(base + (uint64_t)((const uint8_t *)p - (const uint8_t *)s->map));
+    const uint64_t at = (uint64_t)((const uint8_t *)p - (const uint8_t *)c->host->map);
+    return (void *)(uintptr_t)(c->host_base + at);
 }
