@@ -26,13 +26,19 @@
 #include <stdint.h>
 #include <string.h>
 
-#define _Static_assert static_assert
+#define _Static_assert static_assert /* C11 headers follow, here and elsewhere */
 #define _Alignas alignas
 #include "simd/cuda/ops.h"
-#undef _Static_assert
-#undef _Alignas
 
 #define FG_DEV static __device__ __forceinline__
+
+/* Step i of the n of a chain; the emulator can be told to take them in reverse, for the controls of
+ * tests. */
+#if defined(FG_EMULATED)
+#define FG_ORDER(i, n) ((fg_emu_broken & FG_EMU_REVERSED) != 0 ? (n)-1 - (i) : (i))
+#else
+#define FG_ORDER(i, n) (i)
+#endif
 
 #if defined(__CUDACC__)
 
