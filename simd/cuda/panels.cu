@@ -2,6 +2,7 @@
  *
  * Products: kernels of each kind.
  */
+#include "simd/cuda/floats.cuh"
 #include "simd/cuda/gemm.cuh"
 
 #define GEMV(name, K)                                                                              \
@@ -57,27 +58,6 @@ GEMMS(q8, FG_KIND_Q8)
  * Models as they were published, and routers: per superblock a chain over its columns, the chains
  * added in order.  Half a warp is a panel's rows. */
 
-FG_DEV float weight_of(const uint16_t *w)
-{
-    return f_of((uint32_t)*w << 16);
-}
-FG_DEV float weight_of(const float *w)
-{
-    return *w;
-}
-
-/* The chain over a superblock of row r. */
-template <class T> FG_DEV float chain128(const T *w, const float *x, uint32_t r)
-{
-    float c = 0.0f;
-#pragma unroll 16
-    for (uint32_t k = 0; k < 128; k++) {
-        const uint32_t at = FG_ORDER(k, 128);
-        c = fma_rn(weight_of(w + 16 * at + r), x[at], c);
-    }
-    return c;
-}
-
 /* One row: a block a panel, its half warps take superblocks in turn. */
 enum { FLOAT_HALVES = FG_FLOAT_THREADS / 16, FLOAT_PIECE = 512 };
 template <class T> FG_DEV void gemv_floats(const fg_floats_args &a, float (*part)[16])
@@ -90,7 +70,7 @@ template <class T> FG_DEV void gemv_floats(const fg_floats_args &a, float (*part
     for (uint32_t sb0 = 0; sb0 < a.n_sb; sb0 += FLOAT_PIECE) {
         const uint32_t n = a.n_sb - sb0 < FLOAT_PIECE ? a.n_sb - sb0 : (uint32_t)FLOAT_PIECE;
         for (uint32_t sb = half; sb < n; sb += FLOAT_HALVES) {
-            part[sb][r] = chain128(w + (uint64_t)(sb0 + sb) * 2048, a.x + 128 * (sb0 + sb), r);
+            part[sb][r] = chain128<32>(w + (uint64_t)(sb0 + sb) * 2048, a.x + 128 * (sb0 + sb), r);
         }
         sync_block();
         for (uint32_t sb = 0; half == 0 && sb < n; sb++) acc = acc + part[sb][r];
@@ -117,7 +97,7 @@ template <class T> FG_DEV void gemm_floats(const fg_floats_args &a, float (*x)[1
                 a.x[(uint64_t)(t0 + i / 128) * a.x_stride + 128 * (uint64_t)sb + i % 128];
         }
         sync_block();
-        if (t < n) acc = acc + chain128(w + (uint64_t)sb * 2048, x[t], r);
+        if (t < n) acc = acc + chain128<32>(w + (uint64_t)sb * 2048, x[t], r);
     }
     if (t < n) m->y[(uint64_t)(t0 + t) * m->y_stride + 16 * p + r] = acc;
 }

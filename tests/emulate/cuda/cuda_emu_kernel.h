@@ -201,7 +201,7 @@ static inline void cp_commit(void)
 template <int N> static inline void cp_wait(void)
 {
 }
-static inline uint32_t ld_volatile(const uint32_t *p)
+static inline uint32_t ld_system(const uint32_t *p)
 {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
@@ -217,9 +217,21 @@ static inline void fence_card(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-static inline uint32_t atomic_inc(uint32_t *p)
+static inline uint32_t atomic_add(uint32_t *p, uint32_t v)
 {
-    return __atomic_fetch_add(p, 1u, __ATOMIC_SEQ_CST);
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+static inline uint32_t warp_ballot(bool yes)
+{
+    const uint32_t v = yes;
+    const fg_emu_lane *s = fg_emu_exchange(&v, 1);
+    uint32_t m = 0;
+    for (unsigned i = 0; i < 32; i++) m |= s[i].v[0] << i;
+    return m;
+}
+static inline uint32_t count_bits(uint32_t v)
+{
+    return (uint32_t)__builtin_popcount(v);
 }
 
 static inline float fma_rn(float x, float y, float z)
