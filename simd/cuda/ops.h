@@ -97,7 +97,8 @@ void fg_cuda_multiply(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n
  *   a = 0, then a = axpy(sel_w[i], y of the row's expert i), i = 0 .. n_used-1   [row_of]
  *   x = axpby(alpha, r, beta, a), r = n as it is before this call with postnorm, else x  [a]
  *   n = rmsnorm(x) * w; n.q, n.rot = quantize_act, quantize_act_rot of it        [w]
- * from: row t of n is made of row from[t] of x (n_row = length of from); NULL: of row t. */
+ * from: row t of n is made of row from[t] of x (n_row = length of from), with neither combination
+ * nor residual; NULL: of row t. */
 #define FG_CUDA_ON_CARD 0x80000000u /* in row_of: the output lies in y_card */
 typedef struct fg_cuda_join {
     uint32_t n_row, d; /* d: true width */
@@ -138,7 +139,7 @@ typedef struct fg_cuda_hidden {
 void fg_cuda_hidden_rows(const fg_cuda_queue *q, const fg_cuda_hidden *h);
 
 /* Rows of y become rows of x (quantized forms where both have them, else f): row t of y is row
- * from[t] of x. */
+ * from[t] of x; all of it, as far as the smaller stride goes. */
 typedef struct fg_cuda_gather {
     uint32_t n_row;
     const uint32_t *from;
@@ -155,7 +156,9 @@ typedef struct fg_cuda_router {
     uint32_t n_stride;
     uint32_t *sel; /* [n_tok][n_used] */
     float *sel_w;
+    float *work; /* fg_cuda_route_bytes */
 } fg_cuda_router;
+uint64_t fg_cuda_route_bytes(uint32_t n_tok, uint32_t n_expert, uint32_t n_sb);
 void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r);
 
 /* silu, light_fold, light_out of one sequence, as src/model/lightning.c: qkv rows [head][q k v][d]
@@ -258,7 +261,7 @@ typedef struct fg_cuda_probe {
 } fg_cuda_probe;
 void fg_cuda_probe_card(const fg_cuda_queue *q, const fg_cuda_probe *p);
 
-/* Sums what lies at p, so that it is read and nothing else: the card's read rate. */
+/* Adds the words that lie at p (whole 16 bytes) to *sum: the card's read rate. */
 typedef struct fg_cuda_read {
     const void *p;
     uint64_t bytes;

@@ -26,13 +26,19 @@
 #include <stdint.h>
 #include <string.h>
 
-#define _Static_assert static_assert
+#define _Static_assert static_assert /* C11 headers follow, here and elsewhere */
 #define _Alignas alignas
 #include "simd/cuda/ops.h"
-#undef _Static_assert
-#undef _Alignas
 
 #define FG_DEV static __device__ __forceinline__
+
+/* Step i of the n of a chain; the emulator can be told to take them in reverse, for the controls of
+ * tests. */
+#if defined(FG_EMULATED)
+#define FG_ORDER(i, n) ((fg_emu_broken & FG_EMU_REVERSED) != 0 ? (n)-1 - (i) : (i))
+#else
+#define FG_ORDER(i, n) (i)
+#endif
 
 #if defined(__CUDACC__)
 
@@ -146,7 +152,7 @@ template <int N> FG_DEV void cp_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 /* Words that the host, or another block, writes or reads while the kernel runs. */
-FG_DEV uint32_t ld_volatile(const uint32_t *p)
+FG_DEV uint32_t ld_system(const uint32_t *p)
 {
     uint32_t v;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -164,9 +170,19 @@ FG_DEV void fence_card(void)
 {
     __threadfence();
 }
-FG_DEV uint32_t atomic_inc(uint32_t *p)
+/* Integers only: sums of floats have an order. */
+FG_DEV uint32_t atomic_add(uint32_t *p, uint32_t v)
 {
-    return atomicAdd(p, 1u);
+    return atomicAdd(p, v);
+}
+/* Bit i: lane i says so. */
+FG_DEV uint32_t warp_ballot(bool yes)
+{
+    return __ballot_sync(0xffffffffu, yes);
+}
+FG_DEV uint32_t count_bits(uint32_t v)
+{
+    return (uint32_t)__popc(v);
 }
 FG_DEV float fma_rn(float x, float y, float z)
 {

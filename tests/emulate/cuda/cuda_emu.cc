@@ -74,6 +74,7 @@ struct emulator {
 
 __thread fg_emu_now *fg_emu_now_;
 static __thread emulator *emu;
+unsigned fg_emu_broken;
 static uint64_t order_seed;
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -372,6 +373,11 @@ int fg_emu_run(fg_cuda_kernel kernel, const uint32_t grid[3], uint32_t block, ui
 void fg_emu_order(uint64_t seed)
 {
     order_seed = seed;
+}
+
+void fg_emu_break(unsigned what)
+{
+    fg_emu_broken = what;
 }
 
 static void launch(void *ctx, const fg_cuda_launch *l)

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define FG_EMULATED 1
+enum { FG_EMU_UNFUSED = 1, FG_EMU_REVERSED = 2, FG_EMU_OTHER_TREE = 4 }; /* as in cuda_emu.h */
 
 struct uint2 {
     uint32_t x, y;
@@ -41,6 +42,7 @@ struct fg_emu_now {
 };
 extern "C" {
 extern __thread struct fg_emu_now *fg_emu_now_;
+extern unsigned fg_emu_broken;
 void fg_emu_sync_block(void);
 void fg_emu_sync_warp(void);
 void fg_emu_pause(void);
@@ -108,6 +110,7 @@ static inline uint32_t shfl_xor(uint32_t v, unsigned mask)
 }
 static inline uint32_t shfl_down(uint32_t v, unsigned by)
 {
+    if (__builtin_expect(fg_emu_broken & FG_EMU_OTHER_TREE, 0) && by < 16) by = 8 / by;
     const unsigned lane = threadIdx.x % 32;
     return fg_emu_exchange(&v, 1)[lane + by < 32 ? lane + by : lane].v[0];
 }
@@ -198,7 +201,7 @@ static inline void cp_commit(void)
 template <int N> static inline void cp_wait(void)
 {
 }
-static inline uint32_t ld_volatile(const uint32_t *p)
+static inline uint32_t ld_system(const uint32_t *p)
 {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
@@ -214,13 +217,26 @@ static inline void fence_card(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-static inline uint32_t atomic_inc(uint32_t *p)
+static inline uint32_t atomic_add(uint32_t *p, uint32_t v)
 {
-    return __atomic_fetch_add(p, 1u, __ATOMIC_SEQ_CST);
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+static inline uint32_t warp_ballot(bool yes)
+{
+    const uint32_t v = yes;
+    const fg_emu_lane *s = fg_emu_exchange(&v, 1);
+    uint32_t m = 0;
+    for (unsigned i = 0; i < 32; i++) m |= s[i].v[0] << i;
+    return m;
+}
+static inline uint32_t count_bits(uint32_t v)
+{
+    return (uint32_t)__builtin_popcount(v);
 }
 
 static inline float fma_rn(float x, float y, float z)
 {
+    if (__builtin_expect(fg_emu_broken & FG_EMU_UNFUSED, 0)) return x * y + z;
     return fmaf(x, y, z);
 }
 static inline float i2f(int32_t x)

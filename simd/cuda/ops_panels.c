@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Launches of panels.cu: products that may run together, do.
+ */
+#include <string.h>
+
+#include "simd/cuda/ops_impl.h"
+#include "simd/cuda/panel_args.h"
+
+typedef struct kind_kernels {
+    fg_cuda_kernel gemv, gemm1, gemm4, gemm8;
+    uint32_t sb_bytes, warps; /* of a GEMV's block, at most */
+} kind_kernels;
+
+/* Warps: such that some 130 KB are on their way. */
+#define KIND(name, sb, warps)                                                                      \
+    {                                                                                              \
+        FG_CUDA_gemv_##name, FG_CUDA_gemm1_##name, FG_CUDA_gemm4_##name, FG_CUDA_gemm8_##name, sb, \
+            warps                                                                                  \
+    }
+static const kind_kernels kinds[FG_KIND_QUANTIZED] = {
+    [FG_KIND_Q4] = KIND(q4, 64 + 4 * 256, FG_GEMV_WARPS),
+    [FG_KIND_Q4LIN] = KIND(q4lin, 64 + 4 * 256, FG_GEMV_WARPS),
+    [FG_KIND_Q5] = KIND(q5, 64 + 4 * 320, FG_GEMV_WARPS),
+    [FG_KIND_Q6] = KIND(q6, 64 + 4 * 384, 20),
+    [FG_KIND_Q8] = KIND(q8, 64 + 4 * 512, 16),
+};
+
+static uint32_t up_div(uint64_t a, uint64_t b)
+{
+    return (uint32_t)((a + b - 1) / b);
+}
+
+/* ---- the division of a GEMV ---- */
+
+/* Bytes of dynamic shared memory (gemv.cuh). */
+static uint32_t gemv_shared(const kind_kernels *k, uint32_t warps, fg_card_split s)
+{
+    return warps * FG_GEMV_STAGES * k->sb_bytes + s.piece * (128 + 4 + 2 * s.round * 64);
+}
+
+typedef struct gemv_plan {
+    fg_card_split split;
+    uint32_t grid, warps, shared;
+} gemv_plan;
+
+/* n_panel panels of n_sb superblocks among the multiprocessors.  A round is some eight superblocks
+ * a warp; where shared memory is short, first that is less, then the pieces, then the warps. */
+static gemv_plan plan_gemv(const fg_cuda_queue *q, const kind_kernels *k, uint32_t n_panel,
+                           uint32_t n_sb)
+{
+    gemv_plan g = {.grid = n_panel < q->n_sm ? n_panel : q->n_sm, .warps = k->warps};
+    const uint32_t own = up_div(n_panel, g.grid); /* panels of a block */
+    const uint64_t items = (uint64_t)own * n_sb;
+    if (items < g.warps) g.warps = items < 4 ? 4 : (uint32_t)items;
+    g.split.piece = n_sb < 128 ? n_sb : 128;
+    g.split.round = up_div(8 * (uint64_t)g.warps, g.split.piece);
+    if (g.split.round > own) g.split.round = own;
+    while (gemv_shared(k, g.warps, g.split) > q->max_shared) {
+        if (g.split.round > 1) {
+            g.split.round--;
+        } else if (g.split.piece > 32) {
+            g.split.piece = 32;
+        } else {
+            g.warps--;
+        }
+    }
+    g.shared = gemv_shared(k, g.warps, g.split);
+    return g;
+}
+
+/* ---- products ---- */
+
+static const fg_act128 *quantized(const fg_cuda_product *p)
+{
+    return p->m->rotated ? p->x.rot : p->x.q;
+}
+
+/* b may run in a's launch. */
+static bool together(const fg_cuda_product *a, const fg_cuda_product *b)
+{
+    return a->m->kind == b->m->kind && a->m->n_sb == b->m->n_sb && a->m->rotated == b->m->rotated &&
+           a->x.f == b->x.f && a->x.q == b->x.q && a->x.rot == b->x.rot &&
+           (a->m->kind != FG_KIND_Q4 || memcmp(a->m->lut, b->m->lut, sizeof a->m->lut) == 0);
+}
+
+static uint32_t list_matrices(fg_card_matrix *to, const fg_cuda_product *p, size_t n)
+{
+    uint32_t n_panel = 0;
+    for (size_t i = 0; i < n; i++) {
+        const fg_cuda_matrix *m = p[i].m;
+        to[i] = (fg_card_matrix){m->panels,       m->scales,  p[i].y,
+                                 m->panel_stride, m->n_panel, p[i].y_stride};
+        n_panel += m->n_panel;
+    }
+    return n_panel;
+}
+
+static void multiply_floats(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n,
+                            uint32_t n_tok)
+{
+    fg_floats_args a = {.n_matrix = (uint32_t)n,
+                        .n_sb = p->m->n_sb,
+                        .n_tok = n_tok,
+                        .x = p->x.f,
+                        .x_stride = p->x.f_stride};
+    const bool bf16 = p->m->kind == FG_KIND_BF16;
+    a.n_panel = list_matrices(a.m, p, n);
+    if (n_tok == 1) {
+        const fg_cuda_kernel k = bf16 ? FG_CUDA_gemv_bf16 : FG_CUDA_gemv_f32;
+        FG_LAUNCH_KERNEL(q, k, FG_GRID(a.n_panel), FG_FLOAT_THREADS, 0, a);
+    } else {
+        const fg_cuda_kernel k = bf16 ? FG_CUDA_gemm_bf16 : FG_CUDA_gemm_f32;
+        const uint32_t n_tile = up_div(n_tok, FG_FLOAT_TOKENS);
+        FG_LAUNCH_KERNEL(q, k, FG_GRID(a.n_panel * n_tile), FG_FLOAT_THREADS, 0, a);
+    }
+}
+
+static void multiply_row(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n)
+{
+    const kind_kernels *k = &kinds[p->m->kind];
+    fg_gemv_args a = {.n_matrix = (uint32_t)n, .n_sb = p->m->n_sb, .x = quantized(p)};
+    a.n_panel = list_matrices(a.m, p, n);
+    memcpy(a.lut, p->m->lut, sizeof a.lut);
+    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb);
+    a.split = g.split;
+    FG_LAUNCH_KERNEL(q, k->gemv, FG_GRID(g.grid), 32 * g.warps, g.shared, a);
+}
+
+/* Rows in tiles of 8, and in whole blocks of them. */
+static uint32_t tiles_of(uint32_t n_tok)
+{
+    return n_tok <= 8 ? 1 : n_tok <= 32 ? 4 : 8;
+}
+static uint32_t packed_rows(uint32_t n_tok)
+{
+    const uint32_t block = 8 * tiles_of(n_tok);
+    return (n_tok + block - 1) / block * block;
+}
+
+uint64_t fg_cuda_multiply_bytes(uint32_t n_tok, uint32_t n_sb)
+{
+    return (uint64_t)packed_rows(n_tok) * n_sb * (FG_SB_COLS + sizeof(float));
+}
+
+static void multiply_rows(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n,
+                          uint32_t n_tok, const fg_pack_args *x)
+{
+    const kind_kernels *k = &kinds[p->m->kind];
+    const uint32_t n_tile = tiles_of(n_tok);
+    fg_gemm_args a = {.n_matrix = (uint32_t)n,
+                      .n_sb = x->n_sb,
+                      .n_tok = n_tok,
+                      .n_row = x->n_row,
+                      .f = x->f,
+                      .d = x->d};
+    a.n_panel = list_matrices(a.m, p, n);
+    memcpy(a.lut, p->m->lut, sizeof a.lut);
+    const uint32_t grid = up_div(a.n_panel, FG_GEMM_WARPS) * (x->n_row / (8 * n_tile));
+    const fg_cuda_kernel kernel = n_tile == 1 ? k->gemm1 : n_tile == 4 ? k->gemm4 : k->gemm8;
+    FG_LAUNCH_KERNEL(q, kernel, FG_GRID(grid), 32 * FG_GEMM_WARPS, 0, a);
+}
+
+/* Activations of p as the tensor units take them, in work, unless x says that they are there. */
+static void pack(const fg_cuda_queue *q, const fg_cuda_product *p, uint32_t n_tok, void *work,
+                 fg_pack_args *x)
+{
+    const uint32_t n_sb = p->m->n_sb, n_row = packed_rows(n_tok);
+    if (x->x == quantized(p) && x->n_sb == n_sb) return;
+    *x = (fg_pack_args){.x = quantized(p),
+                        .q_stride = p->x.q_stride,
+                        .n_tok = n_tok,
+                        .n_row = n_row,
+                        .n_sb = n_sb,
+                        .f = work,
+                        .d = (float *)(void *)((uint8_t *)work + (uint64_t)n_row * n_sb * 128)};
+    FG_LAUNCH(q, pack, FG_GRID(up_div((uint64_t)n_row / 8 * n_sb * 64, 256)), 256, 0, *x);
+}
+
+void fg_cuda_multiply(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n, uint32_t n_tok,
+                      void *work)
+{
+    fg_pack_args x = {0};
+    for (size_t i = 0, m; n_tok > 0 && i < n; i += m) {
+        for (m = 1; m < FG_CARD_PRODUCTS && i + m < n && together(&p[i], &p[i + m]); m++) continue;
+        if ((uint32_t)p[i].m->kind >= (uint32_t)FG_KIND_QUANTIZED) {
+            multiply_floats(q, p + i, m, n_tok);
+        } else if (n_tok == 1) {
+            multiply_row(q, p + i, m);
+        } else {
+            pack(q, &p[i], n_tok, work, &x);
+            multiply_rows(q, p + i, m, n_tok, &x);
+        }
+    }
+}
