@@ -125,7 +125,7 @@ FG_DEV void rows_values(const fg_cuda_softmax &a, uint32_t g, uint64_t p, const 
     } else {
         for (uint32_t i = 0; i < most; i++) {
             const float x = cached<KV>(a.v_cache, (at + i) * d + e);
-    #pragma unroll
+#pragma unroll
             for (uint32_t k = 0; k < 4; k++) {
                 o[k] = i < n[k] ? fma_rn(w->s[r + k][i], x, o[k]) : o[k];
             }

@@ -85,7 +85,8 @@ static attention attention_copy(const attention *from)
     fg_rng r;
     fg_rng_init(&r, 1);
     attention y = attention_new(&r, from->s, from->pos, from->n_row);
-    const size_t scales = 4 * (size_t)(y.s.n_kv_head * y.n_pos), cos = 4 * y.n_row * (size_t)y.s.half;
+    const size_t scales = 4 * (size_t)(y.s.n_kv_head * y.n_pos),
+                 cos = 4 * y.n_row * (size_t)y.s.half;
     memcpy(y.k.p, from->k.p, cache_bytes(&y));
     memcpy(y.v.p, from->v.p, cache_bytes(&y));
     memcpy(y.k_scale.p, from->k_scale.p, scales);
