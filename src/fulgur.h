@@ -229,7 +229,13 @@ typedef struct fg_engine_opts {
     /* Parts of the nodes follow what each reads of its own memory, measured at opening, instead of
      * its cores; half a second, where there are several. */
     bool measure_nodes;
+    /* The card that does the dense parts, and holds as many experts as fit: its number,
+     * FG_GPU_OFF, or FG_GPU_AUTO, the first one if it can be had; when there is one that cannot,
+     * `note` is told why.  Changes time only. */
+    int32_t gpu;
+    uint64_t gpu_bytes; /* of its memory to use at most; 0: all that is free */
 } fg_engine_opts;
+enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };
 
 /* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
  * the caller's struct. */

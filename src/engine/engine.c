@@ -24,7 +24,8 @@ void fg_engine_opts_init(fg_engine_opts *o, size_t size)
                               .pin = true,
                               .policy = FG_POLICY_LRU,
                               .predict = FG_PREDICT_ROUTER,
-                              .io = FG_IO_AUTO};
+                              .io = FG_IO_AUTO,
+                              .gpu = FG_GPU_OFF};
     fg_opts_init(o, size, &d, sizeof d);
 }
 
