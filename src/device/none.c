@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/model/device.h"
 
-static fg_status open_none(void **ctx, const fg_model *m, const fg_device_opts *o, fg_err *err)
+static fg_status open_none(fg_device **out, const fg_model *m, const fg_device_opts *o, fg_err *err)
 {
     (void)m;
-    *ctx = NULL;
+    *out = NULL;
     return fg_fail(err, FG_ENOTSUP, "device %u: this build drives none, expected one that does",
                    o->idx);
 }

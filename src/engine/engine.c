@@ -3,6 +3,7 @@
  * The engine: one opened model, who owns what of it.
  */
 
+#include <stdio.h>
 #include <string.h>
 
 #include "src/base/io.h"
@@ -10,6 +11,7 @@
 #include "src/base/mem.h"
 #include "src/base/opts.h"
 #include "src/base/units.h"
+#include "src/device/driver.h"
 #include "src/expert/heat.h"
 #include "src/engine/memory.h"
 #include "src/engine/engine_impl.h"
@@ -168,6 +170,37 @@ static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     return fg_copy_create(&e->copy, e->file, e->slices, &co, err);
 }
 
+/* A card, if one is wanted. */
+static fg_status open_device(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    if (o->gpu == FG_GPU_OFF) return FG_OK;
+    if (o->gpu < 0 && o->gpu != FG_GPU_AUTO) {
+        return fg_fail(err, FG_EINVAL, "gpu: %d, expected a number from 0 on, off or auto", o->gpu);
+    }
+    fg_err why = {0};
+    const fg_device_opts d = {.idx = o->gpu == FG_GPU_AUTO ? 0 : (uint32_t)o->gpu,
+                              .bytes = o->gpu_bytes,
+                              .progress = o->progress,
+                              .progress_ctx = o->progress_ctx};
+    const fg_status st = fg_device_cuda.open(&e->device, e->model, &d, &why);
+    e->device_wanted = o->gpu != FG_GPU_AUTO;
+    if (st == FG_OK) return FG_OK;
+    if (e->device_wanted || st == FG_ECANCEL) {
+        if (err != NULL) *err = why;
+        return st;
+    }
+    fg_engine_no_device(e, &why);
+    return FG_OK;
+}
+
+void fg_engine_no_device(const fg_engine *e, const fg_err *why)
+{
+    char line[sizeof why->msg + 32];
+    if (e->note == NULL || !fg_gpu_expected()) return;
+    (void)snprintf(line, sizeof line, "%s; going on without", why->msg);
+    e->note(e->note_ctx, line);
+}
+
 /* Who sits where, who has what, and the weights there. */
 static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
@@ -191,7 +224,8 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     if (e->store == NULL && e->copy == NULL) FG_TRY(fg_model_file_mapped(e->file, err));
     const fg_home home = fg_engine_home(e);
     FG_TRY(fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err));
-    return fg_engine_settle(e, o, err);
+    FG_TRY(fg_engine_settle(e, o, err));
+    return open_device(e, o, err);
 }
 
 fg_home fg_engine_home(const fg_engine *e)
@@ -220,6 +254,13 @@ uint64_t fg_engine_spare(fg_engine *e)
     return weights > all ? weights - all : 0;
 }
 
+bool fg_engine_device_stats(const fg_engine *e, fg_device_stats *out)
+{
+    if (e->device == NULL) return false;
+    e->device->ops->stats(e->device, out);
+    return true;
+}
+
 fg_store *fg_engine_store(fg_engine *e)
 {
     return e->store;
@@ -246,6 +287,8 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
     const fg_engine_opts *opts = &o;
     fg_engine *e = fg_mem_zalloc(sizeof *e);
     if (e == NULL) return fg_fail_nomem(err, path);
+    e->note = opts->note;
+    e->note_ctx = opts->note_ctx;
     fg_status st = choose_cpu(opts->cpu, &e->cpu_flags, err);
     if (st == FG_OK && fg_io_is_dir(path)) {
         st = fg_fail(err, FG_EIO,
@@ -269,6 +312,7 @@ void fg_engine_close(fg_engine **e)
     fg_mem_free((*e)->sample_mask);
     fg_tokenizer_destroy(&(*e)->tokenizer);
     fg_team_detach((*e)->team);
+    if ((*e)->device != NULL) (*e)->device->ops->close((*e)->device);
     fg_model_destroy(&(*e)->model);
     fg_store_destroy(&(*e)->store);
     fg_copy_destroy(&(*e)->copy);

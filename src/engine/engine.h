@@ -18,6 +18,7 @@
 #include "src/text/stream.h"
 #include "src/text/tokenizer.h"
 #include "src/fulgur.h"
+#include "src/model/device.h"
 #include "src/model/weights.h"
 #include "src/sys/team.h"
 
@@ -43,6 +44,9 @@ fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err
 
 /* Features that the engine's kernels use, as src/sys/cpu.h has them. */
 uint32_t fg_engine_cpu_flags(const fg_engine *e);
+
+/* What the card holds and did so far; false without one. */
+bool fg_engine_device_stats(const fg_engine *e, fg_device_stats *out);
 
 /* The expert store; NULL when the engine has no bound of memory. */
 fg_store *fg_engine_store(fg_engine *e);

@@ -19,6 +19,10 @@ struct fg_engine {
     uint64_t ram_bytes, session_bytes; /* the bound; what sessions take of it */
     fg_placement placement;
     fg_model *model;
+    fg_device *device;  /* NULL: everything is done here */
+    bool device_wanted; /* by number: what it cannot is an error */
+    void (*note)(void *ctx, const char *line);
+    void *note_ctx;
     fg_team *team;
     uint32_t cpu_flags;
     fg_tokenizer *tokenizer; /* NULL until asked for */
@@ -29,5 +33,8 @@ struct fg_engine {
  * answer; with FG_NUMA_STRICT FG_ELIMIT when some are elsewhere.  Other errors: those of fg_settle.
  * */
 fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err);
+
+/* Tells the user, who left it to us, why there is no card. */
+void fg_engine_no_device(const fg_engine *e, const fg_err *why);
 
 #endif

@@ -63,6 +63,22 @@ void fg_session_ask_always(fg_session *s)
     s->ask_ns = 0;
 }
 
+/* The state gets its copy on the card; a session that has none there runs without. */
+static fg_status attach(fg_session *s, fg_err *err)
+{
+    fg_err why = {0};
+    fg_device *d = s->e->device;
+    if (d == NULL) return FG_OK;
+    const fg_status st = d->ops->attach(d, s->state, &why);
+    if (st == FG_OK) return FG_OK;
+    if (s->e->device_wanted) {
+        if (err != NULL) *err = why;
+        return st;
+    }
+    fg_engine_no_device(s->e, &why);
+    return FG_OK;
+}
+
 static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
 {
     const fg_model *m = s->e->model;
@@ -76,6 +92,7 @@ static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
                               .place = fg_team_place(s->e->team)};
     fg_memory memory;
     FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, o.place, err));
+    FG_TRY(attach(s, err));
     FG_TRY(fg_scratch_create(&s->scratch, m, n_ctx, s->n_batch, n_thread, err));
     if (s->stops) FG_TRY(fg_mark_reserve(&s->undo, shape, err));
     FG_TRY(fg_memory_of_session(&memory, shape, &m->forms, &o, err));
@@ -480,11 +497,15 @@ static fg_status one_pass(work *k, fg_err *err)
         .n_seq = k->n_seq,
         .ids = k->ids != NULL ? k->ids : k->item[0].ids + k->part[0].done,
         .n_tok = k->n_row,
+        .device = e->device,
         .profile = k->lead->profile,
         .go_on = stops ? go_on : NULL,
         .go_on_ctx = k,
         .ask_ns = k->lead->ask_ns,
     };
+    for (uint32_t i = 0; i < k->n_seq; i++) {
+        if (k->seq[i].st->device == NULL) b.device = NULL;
+    }
     FG_LOG(2, "pass: %u rows of %u sequences%s", k->n_row, k->n_seq, stops ? ", may stop" : "");
     const uint64_t pass = e->store == NULL ? 0 : fg_store_pass(e->store);
     const fg_status st = fg_forward(e->team, &b, &failed);

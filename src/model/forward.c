@@ -5,9 +5,9 @@
 #include "src/model/forward.h"
 
 #include "src/base/clock.h"
+#include "src/model/device.h"
 
-/* Shows rows of x to each sequence's observer. */
-static void tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer)
+void fg_tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer)
 {
     if (w->idx != 0) return;
     const fg_acts *x = &b->s->x;
@@ -26,12 +26,12 @@ static void pass(fg_worker *w, void *arg)
     fg_embed(w, b);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_EMBED);
-    tap_hidden(w, b, -1);
+    fg_tap_hidden(w, b, -1);
     for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
         fg_stages(w, b, l, FG_STAGE_ATTN_NORM, FG_STAGE_MLP_OUT);
         fg_worker_sync(w);
         if (b->status != FG_OK) return; /* all workers see the same */
-        tap_hidden(w, b, (int32_t)l);
+        fg_tap_hidden(w, b, (int32_t)l);
         /* the next layer only reads x until its first barrier */
     }
     fg_head(w, b);
@@ -47,7 +47,12 @@ fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
     b->status = FG_OK;
     b->stopped = false;
     b->err = err;
-    (b->n_tok == 1 ? fg_team_run_paced : fg_team_run_long)(team, pass, b);
+    for (uint32_t i = 0; i < b->n_seq && b->device == NULL; i++) {
+        FG_TRY(fg_state_fetch(b->seq[i].st, err));
+        fg_state_wrote(b->seq[i].st, b->seq[i].st->pos);
+    }
+    (b->n_tok == 1 ? fg_team_run_paced
+                   : fg_team_run_long)(team, b->device == NULL ? pass : fg_hybrid_pass, b);
     if (b->status == FG_ECANCEL) return b->status;
     for (uint32_t i = 0; i < b->n_seq; i++) fg_state_advance(b->seq[i].st, b->seq[i].n);
     return b->status;

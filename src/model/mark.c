@@ -90,9 +90,9 @@ fg_status fg_mark_reserve(fg_mark *mark, const fg_shape *s, fg_err *err)
     return make_room(mark, fg_mark_bytes(s, FG_LIGHT_CHUNK - 1), err);
 }
 
-fg_status fg_mark_take(fg_mark *mark, fg_team *team, const fg_model *m, const fg_state *st,
-                       fg_err *err)
+fg_status fg_mark_take(fg_mark *mark, fg_team *team, const fg_model *m, fg_state *st, fg_err *err)
 {
+    FG_TRY(fg_state_fetch(st, err));
     FG_TRY(make_room(mark, fg_mark_bytes(m->shape, st->pos), err));
     mark->pos = st->pos;
     job j = {m, st, mark, false};
@@ -106,6 +106,8 @@ void fg_mark_restore(const fg_mark *mark, fg_team *team, const fg_model *m, fg_s
     fg_team_run(team, copy_heads, &j);
     st->pos = mark->pos;
     st->folded = mark->pos - fg_mark_tail(mark->pos);
+    st->light_here = true;
+    st->light_there = false;
 }
 
 void fg_mark_fini(fg_mark *mark)

@@ -36,9 +36,8 @@ uint64_t fg_mark_bytes(const fg_shape *s, uint64_t pos);
 fg_status fg_mark_reserve(fg_mark *mark, const fg_shape *s, fg_err *err);
 
 /* Takes a mark of the state.  *mark is zeroed or an earlier mark, whose memory is used again if it
- * is large enough.  FG_ENOMEM leaves it empty. */
-fg_status fg_mark_take(fg_mark *mark, fg_team *team, const fg_model *m, const fg_state *st,
-                       fg_err *err);
+ * is large enough.  FG_ENOMEM leaves it empty; others: those of fg_state_fetch. */
+fg_status fg_mark_take(fg_mark *mark, fg_team *team, const fg_model *m, fg_state *st, fg_err *err);
 
 /* Puts the state back to the mark's position.  Of the cache, rows before it must be as they
  * were. */

@@ -146,15 +146,16 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
 {
     fg_scratch *s = b->s;
     fg_weights *weights = b->m->weights;
+    const uint32_t n_active = s->n_active; /* after the last barrier worker 0 may write it */
     uint32_t done = 0;
     for (;;) {
         const wave v = {s->active + done, s->n_wave};
         if (v.n == 0) break; /* stopped */
         done += v.n;
-        if (w->idx == 0 && done == s->n_active) fg_look_ahead(b, l);
+        if (w->idx == 0 && done == n_active) fg_look_ahead(b, l);
         wave_hidden(w, b, l, &v);
         wave_down(w, b, l, &v);
-        if (done == s->n_active) break;
+        if (done == n_active) break;
         if (w->idx == 0) {
             fg_poll(w, b);
             s->n_wave = b->status == FG_OK ? fg_weights_wave(weights) : 0;

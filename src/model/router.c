@@ -73,7 +73,7 @@ static void select_experts(const fg_batch *b, uint64_t t)
 }
 
 /* Counting sort of (token, slot) by expert; stable, so the order is a function of the routing. */
-static void sort_by_expert(const fg_batch *b)
+static void sort_by_expert(const fg_batch *b, const bool *mine)
 {
     const fg_shape *shape = b->m->shape;
     fg_scratch *s = b->s;
@@ -82,20 +82,24 @@ static void sort_by_expert(const fg_batch *b)
     for (uint64_t i = 0; i < n; i++) s->first[s->sel[i] + 1]++;
     s->n_active = 0;
     for (uint32_t e = 0; e < shape->n_expert; e++) {
-        if (s->first[e + 1] != 0) s->active[s->n_active++] = e;
+        if (s->first[e + 1] != 0 && (mine == NULL || !mine[e])) s->active[s->n_active++] = e;
         s->first[e + 1] += s->first[e];
     }
-    for (uint64_t i = 0; i < n; i++) s->row_of[i] = s->first[s->sel[i]]++;
+    for (uint64_t i = 0; i < n; i++) {
+        s->row_of[i] = s->first[s->sel[i]]++;
+        if (mine != NULL && mine[s->sel[i]]) s->row_of[i] |= FG_ROW_ELSEWHERE;
+    }
     for (uint32_t e = shape->n_expert; e > 0; e--) s->first[e] = s->first[e - 1];
     s->first[0] = 0;
 }
 
-/* Copies the inputs of (token, slot) pairs begin .. end-1 to their places in the sorted order. */
-static void gather(const fg_batch *b, const fg_layer *y, uint64_t begin, uint64_t end)
+void fg_route_gather(const fg_batch *b, uint32_t l, uint64_t begin, uint64_t end)
 {
+    const fg_layer *y = &b->m->layers[l];
     fg_scratch *s = b->s;
     const fg_acts *n = &s->n;
     for (uint64_t i = begin; i < end; i++) {
+        if ((s->row_of[i] & FG_ROW_ELSEWHERE) != 0) continue;
         const fg_expert *x = &y->experts[s->sel[i]];
         const uint64_t t = i / b->m->shape->n_used, row = s->row_of[i];
         const uint64_t n_row = s->first[s->sel[i] + 1] - s->first[s->sel[i]];
@@ -123,6 +127,19 @@ static void tap_experts(const fg_batch *b, uint32_t l)
     }
 }
 
+void fg_route_begin(fg_batch *b, uint32_t l, const bool *mine)
+{
+    const uint64_t n_row = (uint64_t)b->n_tok * b->m->shape->n_used;
+    tap_experts(b, l);
+    sort_by_expert(b, mine);
+    b->s->n_wave = 0;
+    if (b->s->n_active > 0) {
+        fg_weights_begin(b->m->weights, l, b->s->active, b->s->n_active);
+        b->s->n_wave = fg_weights_wave(b->m->weights);
+    }
+    if (n_row <= FG_FEW_TOKENS) fg_route_gather(b, l, 0, n_row);
+}
+
 void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
 {
     const fg_layer *y = &b->m->layers[l];
@@ -140,17 +157,11 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
         }
         if (b->n_tok > 1) fg_worker_sync(w);
     }
-    if (w->idx == 0) {
-        tap_experts(b, l);
-        sort_by_expert(b);
-        fg_weights_begin(b->m->weights, l, b->s->active, b->s->n_active);
-        b->s->n_wave = fg_weights_wave(b->m->weights);
-        if (n_row <= FG_FEW_TOKENS) gather(b, y, 0, n_row);
-    }
+    if (w->idx == 0) fg_route_begin(b, l, NULL);
     fg_worker_sync(w);
     if (n_row > FG_FEW_TOKENS) {
         fg_worker_range(w, n_row, &begin, &end);
-        gather(b, y, begin, end);
+        fg_route_gather(b, l, begin, end);
         fg_worker_sync(w);
     }
     fg_mark_phase(w, b, FG_PHASE_ROUTER);

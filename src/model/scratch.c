@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/model/scratch.h"
 
+#include "src/model/device.h"
+
 static fg_act_tiles take_tiles(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t n_sb)
 {
     const uint64_t rows = fg_tile_rows((size_t)n_row);
@@ -117,6 +119,7 @@ fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx,
 void fg_scratch_destroy(fg_scratch **s)
 {
     if (*s == NULL) return;
+    if ((*s)->device != NULL) (*s)->device->ops->forget((*s)->device, *s);
     fg_mem_unmap((*s)->map, (size_t)(*s)->bytes);
     fg_mem_free(*s);
     *s = NULL;

@@ -53,6 +53,7 @@ typedef struct fg_scratch {
     size_t span_stride; /* fg_rows_floats of a group of heads */
     void *map;
     uint64_t bytes;
+    struct fg_device *device; /* that has seen it, and is told when it goes */
 } fg_scratch;
 
 enum {

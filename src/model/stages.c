@@ -137,8 +137,7 @@ void fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage la
     }
 }
 
-/* The first `most` rows from *t on that want logits; *t is after the last one looked at. */
-static uint64_t wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint64_t most)
+uint64_t fg_wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint64_t most)
 {
     uint64_t n = 0;
     for (; *t < b->n_tok && n < most; (*t)++) {
@@ -149,7 +148,7 @@ static uint64_t wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint
     return n;
 }
 
-static void give_logits(const fg_batch *b, const uint32_t *rows, uint64_t n)
+void fg_give_logits(const fg_batch *b, const uint32_t *rows, uint64_t n)
 {
     const fg_scratch *s = b->s;
     for (uint64_t i = 0; i < n; i++) {
@@ -170,14 +169,14 @@ void fg_head(fg_worker *w, fg_batch *b)
     fg_scratch *s = b->s;
     uint32_t rows[FG_LOGIT_ROWS];
     uint64_t t = 0, begin, end;
-    for (uint64_t n; (n = wanted_rows(b, &t, rows, FG_LOGIT_ROWS)) > 0;) {
+    for (uint64_t n; (n = fg_wanted_rows(b, &t, rows, FG_LOGIT_ROWS)) > 0;) {
         fg_worker_range(w, n, &begin, &end);
         for (uint64_t i = begin; i < end; i++) fg_norm_row(b, b->m->final_norm, rows[i], i);
         fg_worker_sync(w);
         const fg_product head = {&b->m->lm_head, &s->n, s->logits};
         fg_multiply(w, b->m->weights, NULL, &head, 1, n); /* rows may be given out */
         fg_worker_sync(w);
-        if (w->idx == 0) give_logits(b, rows, n);
+        if (w->idx == 0) fg_give_logits(b, rows, n);
         fg_worker_sync(w);
         fg_mark_phase(w, b, FG_PHASE_HEAD);
     }

@@ -88,9 +88,10 @@ typedef struct fg_batch {
     fg_scratch *s;
     const fg_seq *seq; /* [n_seq] of different states, covering the rows in order */
     uint32_t n_seq;
-    const uint32_t *ids; /* [n_tok], all < n_vocab */
-    uint32_t n_tok;      /* T, 1 .. n_batch */
-    fg_profile *profile; /* may be NULL; times are added */
+    const uint32_t *ids;      /* [n_tok], all < n_vocab */
+    uint32_t n_tok;           /* T, 1 .. n_batch */
+    struct fg_device *device; /* that the states are attached to; NULL: all is done here */
+    fg_profile *profile;      /* may be NULL; times are added */
     /* Asked by worker 0 after each sub-layer, and some times a second within one, with the layers
      * done; false stops the pass.  NULL: it cannot be stopped. */
     bool (*go_on)(void *ctx, uint32_t layer);
@@ -121,6 +122,12 @@ void fg_stages(fg_worker *w, fg_batch *b, uint32_t layer, fg_stage from, fg_stag
 void fg_embed(const fg_worker *w, const fg_batch *b);
 /* Logits of all rows that want them, each sequence's to its own function. */
 void fg_head(fg_worker *w, fg_batch *b);
+/* The first `most` rows from *t on that want logits; *t is after the last one looked at. */
+uint64_t fg_wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint64_t most);
+/* The n rows of s->logits go to who wants them. */
+void fg_give_logits(const fg_batch *b, const uint32_t *rows, uint64_t n);
+/* Shows rows of x to each sequence's observer. */
+void fg_tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer);
 
 /* ---- what stages are made of ---- */
 
@@ -151,6 +158,13 @@ void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_route(fg_worker *w, fg_batch *b, uint32_t l);
+/* Its second half, when sel and sel_w are there: by worker 0, who shows them to the observers,
+ * sorts the rows by expert and begins the host's; mine [n_expert]: the device's, whose rows get
+ * FG_ROW_ELSEWHERE in row_of and are not among s->active; NULL: none. */
+#define FG_ROW_ELSEWHERE 0x80000000u
+void fg_route_begin(fg_batch *b, uint32_t l, const bool *mine);
+/* Copies the inputs of (token, slot) pairs begin .. end-1 to their places in the sorted order. */
+void fg_route_gather(const fg_batch *b, uint32_t l, uint64_t begin, uint64_t end);
 /* HIDDEN and DOWN together, wave by wave: weights from anywhere, which are read while they are
  * used. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);

@@ -8,6 +8,7 @@
 
 #include "src/base/mem.h"
 #include "src/base/units.h"
+#include "src/model/device.h"
 #include "src/sys/room.h"
 
 enum { ROW_STEP = 64 }; /* positions that kernels may read together */
@@ -173,6 +174,7 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
         fg_state_destroy(&st);
         return code;
     }
+    fg_state_wrote(st, 0);
     *out = st;
     return FG_OK;
 }
@@ -180,6 +182,7 @@ fg_status fg_state_create(fg_state **out, const fg_shape *s, uint64_t n_ctx, fg_
 void fg_state_destroy(fg_state **st)
 {
     if (*st == NULL) return;
+    if ((*st)->device != NULL) (*st)->device->ops->detach((*st)->device, *st);
     fg_mem_unmap((*st)->map, (size_t)(*st)->bytes);
     fg_mem_free((*st)->part);
     fg_mem_free(*st);
@@ -250,12 +253,28 @@ void fg_state_reset(fg_state *st)
 {
     (void)madvise(st->map, (size_t)st->bytes, MADV_DONTNEED); /* anonymous: zero on next touch */
     st->pos = st->folded = 0;
+    fg_state_wrote(st, 0);
+}
+
+fg_status fg_state_fetch(fg_state *st, fg_err *err)
+{
+    return st->device == NULL ? FG_OK : st->device->ops->fetch(st->device, st, err);
+}
+
+void fg_state_wrote(fg_state *st, uint64_t from)
+{
+    st->light_here = true;
+    st->light_there = false;
+    st->rows_here = UINT64_MAX;
+    if (st->rows_there > from) st->rows_there = from;
 }
 
 void fg_state_reset_to(fg_state *st, uint64_t pos)
 {
     st->pos = st->folded = 0;
     fg_state_advance(st, pos);
+    st->light_here = st->light_there = true; /* nobody cares what it is */
+    st->rows_here = st->rows_there = UINT64_MAX;
 }
 
 void fg_state_advance(fg_state *st, uint64_t n)

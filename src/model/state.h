@@ -64,6 +64,8 @@ typedef struct fg_layer_part {
     float *v_scale;
 } fg_layer_part;
 
+struct fg_device;
+
 typedef struct fg_state {
     uint64_t pos;    /* tokens evaluated so far */
     uint64_t folded; /* multiple of FG_LIGHT_CHUNK: tokens that S stands for */
@@ -81,6 +83,12 @@ typedef struct fg_state {
     void *map;
     uint64_t bytes;
     uint64_t end[FG_MAX_NODE]; /* of the mapping: where node k's bytes end, and k + 1's begin */
+    struct fg_device *device;  /* NULL: the host's alone */
+    void *card;                /* the device's own: its copy */
+    /* With a device: which side has the newest lightning state, and up to which position each has
+     * the cache. */
+    bool light_here, light_there;
+    uint64_t rows_here, rows_there;
 } fg_state;
 
 /* Memory that a state takes when fully used; FG_ELIMIT when it does not fit 63 bits.  place NULL,
@@ -141,6 +149,13 @@ void fg_state_advance(fg_state *st, uint64_t n);
 /* Goes back to pos (at most the present one) if that is free; false, and nothing has changed, when
  * S is beyond it. */
 bool fg_state_rewind(fg_state *st, uint64_t pos);
+
+/* What is newer on a device comes to memory; done already where there is none.  Errors: those of
+ * fg_device_ops. */
+fg_status fg_state_fetch(fg_state *st, fg_err *err);
+/* The host has written lightning state, and rows of the cache from position `from` up to the
+ * present one: a device's are stale. */
+void fg_state_wrote(fg_state *st, uint64_t from);
 
 /* Copies the first `pos` rows of the key-value cache into another state of the same shape and type,
  * of any number of nodes. */

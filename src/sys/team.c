@@ -39,6 +39,7 @@
 #include "src/sys/topo.h"
 
 enum { SPIN_ROUNDS = 4000, SPIN_LEAST = 400 }; /* pause instructions: 4000 are 10 to 50 us */
+enum { PATIENCE = 16 };                        /* of them, where a device is waited for */
 enum { GROUP = 8 };
 
 typedef struct counter {
@@ -155,7 +156,7 @@ static void release(fg_team *t, meeting *last)
     for (uint32_t i = 0; i < t->n_group; i++) futex_wake_all(&t->group[i].generation);
 }
 
-void fg_worker_sync(fg_worker *w)
+static void sync_workers(fg_worker *w, uint32_t patience)
 {
     fg_team *t = w->team;
     w->rest.begin = w->rest.end = 0;
@@ -171,7 +172,7 @@ void fg_worker_sync(fg_worker *w)
         release(t, last);
         return;
     }
-    for (uint32_t i = 0; i < me->spin_rounds; i++) {
+    for (uint64_t i = 0; i < (uint64_t)me->spin_rounds * patience; i++) {
         if (atomic_load_explicit(&g->generation, memory_order_acquire) != gen) {
             if (me->spin_rounds < t->spin_most) me->spin_rounds *= 2;
             return;
@@ -182,6 +183,16 @@ void fg_worker_sync(fg_worker *w)
     atomic_fetch_add(&last->sleepers, 1);
     while (atomic_load(&g->generation) == gen) futex_wait(&g->generation, gen);
     atomic_fetch_sub(&last->sleepers, 1);
+}
+
+void fg_worker_sync(fg_worker *w)
+{
+    sync_workers(w, 1);
+}
+
+void fg_worker_sync_patient(fg_worker *w)
+{
+    sync_workers(w, PATIENCE);
 }
 
 /* ---- sharing out ---- */

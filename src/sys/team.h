@@ -83,6 +83,9 @@ void fg_team_run_paced(fg_team *t, void (*fn)(fg_worker *w, void *arg), void *ar
 
 /* Barrier over all workers of the run; also a memory fence. */
 void fg_worker_sync(fg_worker *w);
+/* The same where one of them waits for a device, a few hundred us: who comes first spins that long
+ * before it sleeps, since being woken costs as much as the wait, 80 times a token. */
+void fg_worker_sync_patient(fg_worker *w);
 
 /* This worker's contiguous share of items 0..n-1; shares differ by at most one item. */
 void fg_worker_range(const fg_worker *w, uint64_t n, uint64_t *begin, uint64_t *end);

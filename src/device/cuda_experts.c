@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Experts on the card: those that stay (residents), and in passes of many rows those that are
+ * copied to it for one layer of one pass, through three slots, so that a copy runs while the
+ * products of the one before do.
+ */
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/mem.h"
+#include "src/device/cuda_impl.h"
+#include "src/expert/heat.h"
+#include "src/sys/room.h"
+
+enum { PORTABLE = 1, READ_ONLY = 8, NO_TIMING = 2 };
+
+static size_t index_of(const cu_device *c, uint32_t layer, uint32_t expert)
+{
+    return (size_t)layer * c->m->shape->n_expert + expert;
+}
+
+/* An expert's bytes, all of it in one piece. */
+static const uint8_t *bytes_of(const cu_device *c, uint32_t l, uint32_t e, uint64_t *n)
+{
+    const fg_extent x = fg_model_file_expert_extent(c->m->file, l, e);
+    *n = x.bytes;
+    return fg_model_file_data(c->m->file, x.offset);
+}
+
+/* Where its matrices are once those bytes are at p. */
+static fg_cuda_expert expert_at(const cu_device *c, uint32_t l, uint32_t e, uint64_t p)
+{
+    uint64_t n;
+    const uint8_t *base = bytes_of(c, l, e, &n);
+    const fg_expert *x = &c->m->layers[l].experts[e];
+#define AT(q)                                                                                      \
+    ((q) == NULL ? NULL : (const void *)(uintptr_t)(p + (uint64_t)((const uint8_t *)(q)-base)))
+    return (fg_cuda_expert){.gate = AT(x->gate.panels),
+                            .up = AT(x->up.panels),
+                            .down = AT(x->down.panels),
+                            .gate_scale = AT(x->gate.scales),
+                            .up_scale = AT(x->up.scales),
+                            .down_scale = AT(x->down.scales)};
+#undef AT
+}
+
+static fg_cuda_matrix shape_of(const fg_matrix *m)
+{
+    fg_cuda_matrix w = {.panel_stride = m->panel_stride,
+                        .n_panel = (uint32_t)m->n_panel,
+                        .n_sb = (uint32_t)m->n_sb,
+                        .kind = fg_qkind_of((uint32_t)m->type, m->lut),
+                        .rotated = m->rotated};
+    if (m->lut != NULL) memcpy(w.lut, m->lut->v, sizeof w.lut);
+    return w;
+}
+
+static bool alike(const fg_cuda_matrix *a, const fg_cuda_matrix *b)
+{
+    return a->panel_stride == b->panel_stride && a->kind == b->kind && a->rotated == b->rotated &&
+           memcmp(a->lut, b->lut, sizeof a->lut) == 0;
+}
+
+/* One launch does all experts of a token that are there, so they must be of one make. */
+static void look_at_layer(cu_device *c, uint32_t l)
+{
+    const fg_expert *x = c->m->layers[l].experts;
+    cu_layer *y = &c->layer[l];
+    y->gate = shape_of(&x[0].gate);
+    y->up = shape_of(&x[0].up);
+    y->down = shape_of(&x[0].down);
+    y->alike = true;
+    for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
+        const fg_cuda_matrix g = shape_of(&x[e].gate), u = shape_of(&x[e].up),
+                             d = shape_of(&x[e].down);
+        uint64_t n;
+        (void)bytes_of(c, l, e, &n);
+        if (n > c->most_bytes) c->most_bytes = n;
+        y->alike = y->alike && alike(&g, &y->gate) && alike(&u, &y->up) && alike(&d, &y->down);
+        c->floats = c->floats || !x[e].gate.quantized || !x[e].up.quantized;
+    }
+}
+
+fg_status cu_experts_open(cu_device *c, fg_err *err)
+{
+    const fg_shape *s = c->m->shape;
+    const size_t n = (size_t)s->n_layer * s->n_expert;
+    /* guesses, until the first layers were measured */
+    c->rates =
+        (fg_share_rates){.copy = 0.01, .card_row = 1.5e-6, .host_read = 1e-3, .host_row = 1e-4};
+    c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);
+    c->pinned = fg_mem_zalloc_array(n, sizeof *c->pinned);
+    c->mine = fg_mem_zalloc_array(s->n_expert, sizeof *c->mine);
+    if (c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
+        return fg_fail_nomem(err, "gpu");
+    }
+    for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
+    FG_TRY(cu_take(c, &c->table, n * sizeof(fg_cuda_expert), "table of experts", err));
+    return cu_check(c, c->d->fill(c->table.p, 0, (size_t)c->table.bytes, c->main), "experts", err);
+}
+
+void cu_experts_close(cu_device *c)
+{
+    const fg_shape *s = c->m->shape;
+    for (uint32_t l = 0; l < s->n_layer && c->resident != NULL; l++) {
+        for (uint32_t e = 0; e < s->n_expert; e++) {
+            uint64_t n;
+            const size_t i = index_of(c, l, e);
+            cu_give(c, &c->resident[i]);
+            if (c->pinned == NULL || !c->pinned[i]) continue;
+            (void)c->d->host_unregister((void *)(uintptr_t)bytes_of(c, l, e, &n));
+        }
+    }
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
+        if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
+    }
+    cu_give(c, &c->slots);
+    cu_give(c, &c->table);
+    fg_mem_free(c->resident);
+    fg_mem_free(c->pinned);
+    fg_mem_free(c->mine);
+    fg_mem_free(c->from);
+    c->resident = NULL;
+}
+
+/* ---- copying ---- */
+
+/* Registers the bytes where that is possible and allowed: the card then reads them at the rate of
+ * its bus, and the copy does not keep this thread. */
+static void pin(cu_device *c, uint32_t l, uint32_t e)
+{
+    uint64_t n;
+    const size_t i = index_of(c, l, e);
+    const uint8_t *p = bytes_of(c, l, e, &n);
+    if (c->pinned[i] || n > c->pin_left) return;
+    if (c->d->host_register((void *)(uintptr_t)p, (size_t)n, PORTABLE | READ_ONLY) != 0) {
+        c->pin_left = 0; /* this memory cannot be */
+        return;
+    }
+    c->pinned[i] = true;
+    c->pin_left -= n;
+}
+
+static fg_status copy_expert(cu_device *c, uint32_t l, uint32_t e, uint64_t to, fg_cu_stream on,
+                             fg_err *err)
+{
+    uint64_t n;
+    const uint8_t *p = bytes_of(c, l, e, &n);
+    return cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err);
+}
+
+static fg_status make_slots(cu_device *c, fg_err *err)
+{
+    fg_err why = {0};
+    const uint64_t each = fg_round_up(c->most_bytes, 256);
+    if (cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
+    c->stats.work_bytes += c->slots.bytes;
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        c->slot[k].p = c->slots.p + k * each;
+        FG_TRY(cu_check(c, c->d->event_create(&c->slot[k].filled, NO_TIMING), "event", err));
+        FG_TRY(cu_check(c, c->d->event_create(&c->slot[k].free, NO_TIMING), "event", err));
+    }
+    c->pin_left = fg_room_share(UINT64_MAX, 2);
+    pin(c, 0, 0);
+    const uint64_t begin = fg_clock_ns(); /* twice: the first may read the file */
+    FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
+    FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
+    const uint64_t again = fg_clock_ns();
+    FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
+    FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
+    (void)begin;
+    c->rates.copy = (double)(fg_clock_ns() - again) * 1e-9;
+    return FG_OK;
+}
+
+/* ---- residents ---- */
+
+/* Kept free for passes that are larger than the first. */
+#define RESERVE_BYTES (UINT64_C(2) << 30)
+
+static fg_status add_resident(cu_device *c, uint32_t l, uint32_t e, bool *full, fg_err *err)
+{
+    uint64_t n;
+    size_t free_bytes = 0, all = 0;
+    fg_err why = {0};
+    const size_t i = index_of(c, l, e);
+    (void)bytes_of(c, l, e, &n);
+    (void)c->d->mem_info(&free_bytes, &all);
+    const uint64_t used =
+        c->stats.dense_bytes + c->stats.state_bytes + c->stats.work_bytes + c->stats.resident_bytes;
+    *full = free_bytes < n + RESERVE_BYTES || used + n + RESERVE_BYTES > c->limit ||
+            cu_take(c, &c->resident[i], n, "expert", &why) != FG_OK;
+    if (*full) return FG_OK;
+    const fg_cuda_expert x = expert_at(c, l, e, c->resident[i].p);
+    FG_TRY(copy_expert(c, l, e, c->resident[i].p, c->main, err));
+    FG_TRY(cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
+                    err));
+    c->stats.n_resident++;
+    c->stats.resident_bytes += n;
+    return FG_OK;
+}
+
+/* The next hottest expert that is not there; without a heat map equally many of each layer. */
+static size_t next_expert(const cu_device *c, const fg_heat *heat, size_t turn)
+{
+    const fg_shape *s = c->m->shape;
+    const size_t n = (size_t)s->n_layer * s->n_expert;
+    if (heat->use == NULL)
+        return index_of(c, (uint32_t)(turn % s->n_layer), (uint32_t)(turn / s->n_layer));
+    size_t best = n;
+    for (size_t i = 0; i < n; i++) {
+        if (c->resident[i].p != 0) continue;
+        if (best == n || heat->use[i] > heat->use[best]) best = i;
+    }
+    return best;
+}
+
+fg_status cu_experts_fill(cu_device *c, fg_err *err)
+{
+    const fg_shape *s = c->m->shape;
+    fg_heat heat = {.use = NULL};
+    bool full = false;
+    fg_status st = FG_OK;
+    if (c->filled) return FG_OK;
+    c->filled = true;
+    FG_TRY(make_slots(c, err));
+    if (fg_heat_load(c->m->file, &heat, NULL) != FG_OK) heat.use = NULL;
+    for (size_t i = 0; i < (size_t)s->n_layer * s->n_expert && !full && st == FG_OK; i++) {
+        const size_t at = next_expert(c, &heat, i);
+        const uint32_t l = (uint32_t)(at / s->n_expert);
+        if (!c->layer[l].alike) continue;
+        st = add_resident(c, l, (uint32_t)(at % s->n_expert), &full, err);
+    }
+    fg_mem_free(heat.use);
+    FG_TRY(st);
+    return cu_work_reserve(c, c->work.n_row, err); /* with buffers for experts */
+}
+
+/* ---- a layer ---- */
+
+void cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
+{
+    cu_device *c = (cu_device *)dev;
+    const uint32_t n = c->m->shape->n_expert;
+    bool there[FG_MAX_EXPERT] = {false};
+    uint64_t rows[3] = {0};
+    for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
+    const bool streams = !c->few && c->slots.p != 0;
+    (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
+    for (uint32_t e = 0; e < n; e++) rows[!mine[e] ? 0 : there[e] ? 1 : 2] += n_row[e];
+    for (size_t k = 0; k < 3; k++) c->stats.n_expert_rows[k] += rows[k];
+    memcpy(c->mine, mine, n * sizeof *mine);
+}
+
+void cu_experts_few(cu_device *c, uint32_t l)
+{
+    const cu_work *w = &c->work;
+    const cu_layer *y = &c->layer[l];
+    const fg_shape *s = c->m->shape;
+    if (!y->alike) return;
+    fg_cuda_few_experts(
+        &c->ops, &(fg_cuda_experts){
+                     .n_tok = c->b->n_tok,
+                     .n_used = s->n_used,
+                     .table = (const fg_cuda_expert *)(uintptr_t)c->table.p + index_of(c, l, 0),
+                     .sel = w->sel,
+                     .gate = y->gate,
+                     .up = y->up,
+                     .down = y->down,
+                     .x = w->n,
+                     .g = w->g.f,
+                     .up_y = w->up.f,
+                     .g_stride = w->g.f_stride,
+                     .h = w->h,
+                     .y = w->y.f,
+                     .y_stride = w->y.f_stride,
+                 });
+}
+
+/* The card puts the output of a token's i-th expert into row token * n_used + i. */
+void cu_experts_order(cu_device *c)
+{
+    const uint64_t n = (uint64_t)c->b->n_tok * c->m->shape->n_used;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t *row = &c->b->s->row_of[i];
+        if ((*row & FG_ROW_ELSEWHERE) != 0) *row = FG_ROW_ELSEWHERE | (uint32_t)i;
+    }
+}
+
+static fg_status send_order(cu_device *c, fg_err *err)
+{
+    const fg_scratch *s = c->b->s;
+    const cu_work *w = &c->work;
+    const uint32_t used = c->m->shape->n_used;
+    const uint64_t n = (uint64_t)c->b->n_tok * used;
+    if (n > c->from_room) {
+        fg_mem_free(c->from);
+        c->from_room = 0;
+        c->from = fg_mem_zalloc_array((size_t)n, sizeof *c->from);
+        if (c->from == NULL) return fg_fail_nomem(err, "gpu");
+        c->from_room = n;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        c->from[s->row_of[i] & ~FG_ROW_ELSEWHERE] = (uint32_t)(i / used);
+    }
+    const uint64_t bytes = n * sizeof *c->from;
+    FG_TRY(cu_check(c, c->d->copy_in((uint64_t)(uintptr_t)w->from, c->from, (size_t)bytes, c->main),
+                    "copy", err));
+    return cu_check(
+        c, c->d->copy_in((uint64_t)(uintptr_t)w->row_of, s->row_of, (size_t)bytes, c->main), "copy",
+        err);
+}
+
+/* All rows of one expert, which is at x. */
+static void run_expert(cu_device *c, uint32_t l, uint32_t e, const fg_cuda_expert *x)
+{
+    const cu_work *w = &c->work;
+    const fg_expert *m = &c->m->layers[l].experts[e];
+    const uint32_t r0 = c->b->s->first[e], n = c->b->s->first[e + 1] - r0;
+    fg_cuda_matrix gate = shape_of(&m->gate), up = shape_of(&m->up), down = shape_of(&m->down);
+    gate.panels = x->gate;
+    gate.scales = x->gate_scale;
+    up.panels = x->up;
+    up.scales = x->up_scale;
+    down.panels = x->down;
+    down.scales = x->down_scale;
+    const fg_cuda_gather rows = {.n_row = n, .from = w->from + r0, .x = w->n, .y = w->xs};
+    fg_cuda_gather_rows(&c->ops, &rows);
+    const fg_cuda_product in[] = {{&gate, w->xs, w->g.f, w->g.f_stride},
+                                  {&up, w->xs, w->up.f, w->up.f_stride}};
+    fg_cuda_multiply(&c->ops, in, 2, n, w->multiply);
+    fg_cuda_hidden_rows(&c->ops, &(fg_cuda_hidden){.n_row = n,
+                                                   .d = c->m->shape->d_ff,
+                                                   .g = w->g.f,
+                                                   .up = w->up.f,
+                                                   .g_stride = w->g.f_stride,
+                                                   .h = w->h});
+    const fg_cuda_product out = {&down, w->h, w->y.f + (size_t)r0 * w->y.f_stride, w->y.f_stride};
+    fg_cuda_multiply(&c->ops, &out, 1, n, w->multiply);
+}
+
+static fg_status run_streamed(cu_device *c, uint32_t l, uint32_t e, fg_err *err)
+{
+    const fg_driver *d = c->d;
+    cu_slot *slot = &c->slot[c->turn++ % CU_SLOTS];
+    pin(c, l, e);
+    FG_TRY(cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
+    FG_TRY(copy_expert(c, l, e, slot->p, c->copy, err));
+    FG_TRY(cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
+    FG_TRY(cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
+    const fg_cuda_expert x = expert_at(c, l, e, slot->p);
+    run_expert(c, l, e, &x);
+    return cu_check(c, d->event_record(slot->free, c->main), "slot", err);
+}
+
+fg_status cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
+{
+    if (c->few) {
+        if (c->stats.n_resident > 0) cu_experts_few(c, l);
+        return cu_launched(c, err);
+    }
+    FG_TRY(send_order(c, err));
+    for (uint32_t pass = 0; pass < 2; pass++) { /* those that are there first */
+        for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
+            const cu_memory *there = &c->resident[index_of(c, l, e)];
+            if (!c->mine[e] || (there->p != 0) != (pass == 0)) continue;
+            if (there->p != 0) {
+                const fg_cuda_expert x = expert_at(c, l, e, there->p);
+                run_expert(c, l, e, &x);
+            } else {
+                FG_TRY(run_streamed(c, l, e, err));
+            }
+        }
+    }
+    return cu_launched(c, err);
+}
+
+/* What the host needed, against what was expected of it: the next layer is shared by it. */
+static void learn(cu_device *c)
+{
+    const fg_scratch *s = c->b->s;
+    double expected = 0.0;
+    for (uint32_t i = 0; i < s->n_active; i++) {
+        const uint32_t e = s->active[i], n = s->first[e + 1] - s->first[e];
+        const double row = n * c->rates.host_row;
+        expected += row > c->rates.host_read ? row : c->rates.host_read;
+    }
+    if (expected <= 0.0) return;
+    const double ratio = (double)(fg_clock_ns() - c->started_ns) * 1e-9 / expected;
+    const double step = ratio > 4.0 ? 4.0 : ratio < 0.25 ? 0.25 : ratio;
+    c->rates.host_row *= (1.0 + step) / 2.0;
+    c->rates.host_read *= (1.0 + step) / 2.0;
+}
+
+fg_status cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
+{
+    const fg_scratch *s = c->b->s;
+    const cu_work *w = &c->work;
+    (void)l;
+    if (c->few) return FG_OK;
+    learn(c);
+    for (uint32_t i = 0; i < s->n_active; i++) { /* ascending: neighbours go together */
+        const uint32_t from = s->first[s->active[i]];
+        while (i + 1 < s->n_active && s->first[s->active[i] + 1] == s->first[s->active[i + 1]]) i++;
+        const uint64_t n = s->first[s->active[i] + 1] - from, stride = s->y.f_stride;
+        FG_TRY(cu_check(c,
+                        c->d->copy_in((uint64_t)(uintptr_t)(w->y.f + from * stride),
+                                      s->y.f + from * stride, (size_t)(n * stride * sizeof(float)),
+                                      c->main),
+                        "copy", err));
+    }
+    return FG_OK;
+}

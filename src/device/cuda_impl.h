@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The inside of the CUDA device, for the files of this folder: cuda.c opens it and copies the dense
+ * weights, cuda_state.c has the states, cuda_work.c the buffers of a pass, cuda_pass.c runs it,
+ * cuda_experts.c has the experts on the card.
+ */
+#ifndef FG_SRC_DEVICE_CUDA_IMPL_H
+#define FG_SRC_DEVICE_CUDA_IMPL_H
+
+#include "src/device/driver.h"
+#include "src/device/share.h"
+#include "src/model/device.h"
+
+_Static_assert(FG_ROW_ELSEWHERE == FG_CUDA_ON_CARD, "one mark in row_of");
+
+/* Memory of the card. */
+typedef struct cu_memory {
+    uint64_t p, bytes;
+} cu_memory;
+
+/* Dense weights of a layer on the card. */
+typedef struct cu_layer {
+    fg_cuda_matrix qkv, out_gate, q, k, v, out, router;
+    const float *attn_norm, *mlp_norm, *inner_norm, *decay;
+    bool alike; /* its experts have the same types, strides and tables: they may be on the card */
+    fg_cuda_matrix gate, up, down; /* of each of them, without pointers */
+    uint64_t expert_bytes;
+} cu_layer;
+
+/* Buffers of a pass of up to n_row rows; host: addresses of scratch as the card sees it. */
+typedef struct cu_work {
+    cu_memory memory;
+    uint32_t n_row;
+    fg_cuda_acts x, n, u, a, qkv, gate, xs, g, up, h, y, logits;
+    float *cos, *sin, *sel_w;
+    uint32_t *sel, *row_of,
+        *from; /* from: token of each sorted row; rows whose logits are wanted */
+    void *multiply, *light;
+} cu_work;
+
+/* An expert that is there for one pass: a slot, what fills it and what empties it. */
+typedef struct cu_slot {
+    uint64_t p;
+    fg_cu_event filled, free;
+} cu_slot;
+enum { CU_SLOTS = 3, CU_MAX_SEQ = 256 };
+
+/* What goes to the card at the begin of each pass. */
+typedef struct cu_block {
+    fg_cuda_pass pass;
+    fg_cuda_seq seq[CU_MAX_SEQ];
+} cu_block;
+
+/* A decoded token as one graph: valid for these. */
+typedef struct cu_graph {
+    fg_cu_graph_exec exec;
+    const fg_state *st;
+    const fg_scratch *s;
+    uint64_t pos_most;
+    bool few; /* with experts on the card */
+} cu_graph;
+
+typedef struct cu_state cu_state;
+
+typedef struct cu_device {
+    fg_device base;
+    fg_gpu *gpu;
+    const fg_driver *d;
+    const fg_model *m;
+    uint64_t limit; /* of the card's memory */
+    fg_cu_stream main, copy;
+    fg_gpu_queue queue;
+    fg_cuda_queue ops;
+    cu_memory dense;
+    cu_layer *layer; /* [n_layer] */
+    fg_cuda_matrix head;
+    const float *final_norm;
+
+    cu_work work;
+    cu_memory attn;       /* work of softmax attention */
+    cu_memory block;      /* cu_block */
+    cu_block *staged;     /* the same, pinned */
+    fg_cuda_mailbox *box; /* pinned */
+    uint32_t ticket;
+    cu_graph graph;
+
+    /* experts */
+    bool floats;         /* some take f32 inputs */
+    cu_memory table;     /* fg_cuda_expert [n_layer * n_expert] */
+    cu_memory *resident; /* [n_layer * n_expert] */
+    bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
+    uint64_t pin_left;   /* bytes that may be registered yet */
+    uint64_t most_bytes; /* of an expert */
+    bool filled;         /* slots and residents were chosen */
+    cu_memory slots;     /* none: experts are not copied for a pass */
+    cu_slot slot[CU_SLOTS];
+    uint32_t turn;  /* slot that is next */
+    bool *mine;     /* [n_expert] of this layer */
+    uint32_t *from; /* [from_room] token of each sorted row */
+    uint64_t from_room;
+    fg_share_rates rates;
+    uint64_t started_ns; /* the host's experts of this layer */
+
+    /* the pass */
+    fg_batch *b;
+    bool in_graph, few;
+    fg_cu_event routed;
+    fg_status broken; /* the card is of no use any more */
+    fg_device_stats stats;
+} cu_device;
+
+/* ---- memory ---- */
+fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
+void cu_give(cu_device *c, cu_memory *m);
+/* The status of a driver call of the device; a fault of the card is remembered. */
+fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err);
+/* Of all launches so far. */
+fg_status cu_launched(cu_device *c, fg_err *err);
+/* Waits for a stream, with an end to its patience; the team's worker 0 polls go_on meanwhile. */
+fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
+
+/* ---- weights ---- */
+fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err);
+
+/* ---- states ---- */
+struct cu_state {
+    cu_memory memory;
+    struct {
+        float *s, *kt, *v;
+        void *k_cache, *v_cache;
+        float *k_scale, *v_scale;
+    } * layer; /* [n_layer] */
+};
+fg_status cu_attach(fg_device *d, fg_state *st, fg_err *err);
+void cu_detach(fg_device *d, fg_state *st);
+fg_status cu_fetch(fg_device *d, fg_state *st, fg_err *err);
+/* What is newer in memory goes to the card. */
+fg_status cu_bring(cu_device *c, fg_state *st, fg_err *err);
+
+/* ---- buffers ---- */
+fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
+fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
+void cu_forget(fg_device *d, fg_scratch *s);
+/* Address of something in registered scratch as the card sees it. */
+void *cu_host(const cu_device *c, const fg_scratch *s, const void *p);
+
+/* ---- experts ---- */
+fg_status cu_experts_open(cu_device *c, fg_err *err);
+void cu_experts_close(cu_device *c);
+/* Slots, and as many residents as fit; once. */
+fg_status cu_experts_fill(cu_device *c, fg_err *err);
+/* Those of few rows that are there, decided on the card; order: where the host finds them. */
+void cu_experts_few(cu_device *c, uint32_t layer);
+void cu_experts_order(cu_device *c);
+void cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
+fg_status cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
+/* Rows of the host's experts go to the card, and what it took is noted. */
+fg_status cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);
+
+/* ---- the pass ---- */
+fg_status cu_begin(fg_device *d, fg_batch *b, fg_err *err);
+fg_status cu_routed(fg_device *d, uint32_t layer, fg_err *err);
+fg_status cu_start(fg_device *d, uint32_t layer, fg_err *err);
+fg_status cu_done(fg_device *d, uint32_t layer, fg_status status, fg_err *err);
+fg_status cu_hidden(fg_device *d, fg_err *err);
+fg_status cu_logits(fg_device *d, const uint32_t *rows, uint32_t n, fg_err *err);
+fg_status cu_end(fg_device *d, fg_err *err);
+
+#endif
