@@ -11,6 +11,7 @@
 #include "src/base/utf8.h"
 #include "src/cli/help.h"
 #include "src/cli/size.h"
+#include "src/fulgur.h"
 
 enum { FIRST_LONG = 256, WANTED_SIZE = 256 };
 
@@ -96,6 +97,18 @@ static bool parse_rate(const opt *o, const char *text)
     return rate_parse(text, o->value);
 }
 
+static bool parse_gpu(const opt *o, const char *text)
+{
+    uint64_t v = 0;
+    opt number = *o;
+    number.value = &v;
+    number.max = 255;
+    const bool is_auto = strcmp(text, "auto") == 0, off = strcmp(text, "off") == 0;
+    if (!is_auto && !off && !parse_u64(&number, text)) return false;
+    *(int32_t *)o->value = is_auto ? FG_GPU_AUTO : off ? FG_GPU_OFF : (int32_t)v;
+    return true;
+}
+
 static bool parse_choice(const opt *o, const char *text)
 {
     const opt_choice *c = o->value;
@@ -144,6 +157,12 @@ static void wanted_rate(const opt *o, char *out, size_t size)
 {
     (void)o;
     (void)snprintf(out, size, "a rate such as 3GB/s");
+}
+
+static void wanted_gpu(const opt *o, char *out, size_t size)
+{
+    (void)o;
+    (void)snprintf(out, size, "auto, off or the number of a card");
 }
 
 static void wanted_choice(const opt *o, char *out, size_t size)

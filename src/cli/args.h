@@ -20,6 +20,7 @@
     X(OPT_F64, double, f64)                                                                        \
     X(OPT_SIZE, uint64_t, size)       /* bytes: 24G, 24GB */                                       \
     X(OPT_RATE, double, rate)         /* 1e9 bytes a second: 3GB/s */                              \
+    X(OPT_GPU, int32_t, gpu)          /* a card's number, or FG_GPU_AUTO, FG_GPU_OFF */            \
     X(OPT_CHOICE, opt_choice, choice) /* an enum, made with CHOICE */
 
 typedef enum opt_kind {

@@ -413,7 +413,7 @@ static int run(int argc, char **argv)
                   .n_prompt = 512,
                   .n_gen = 32,
                   .n_run = 5,
-                  .eo = fg_engine_opts_default()};
+                  .eo = cli_engine_opts()};
     const opt opts[] = {
         {"prompt", 'p', OPT_U32, &o.n_prompt, 0, 65536, "N",
          "tokens of a prefill; 0: none (default: 512)"},
@@ -435,6 +435,7 @@ static int run(int argc, char **argv)
         CACHE_OPT(o.kv),
         ENGINE_OPTS(o.eo),
         NUMA_OPTS(o.eo),
+        GPU_OPTS(o.eo),
         STREAM_OPTS(o.eo),
     };
     int status;
@@ -446,6 +447,7 @@ static int run(int argc, char **argv)
         return args_usage(&cmd_bench, "--ctx: %s, expected up to %d numbers with commas between",
                           o.ctx_list, MAX_CTX);
     }
+    if (o.json) cli_gpu_silent(&o.eo);
     fg_err err = {0};
     report r = {.o = &o};
     const char *level = "";

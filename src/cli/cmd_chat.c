@@ -26,7 +26,7 @@ const command cmd_chat = {
         "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
         "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
         "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
-        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT,
+        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT GPU_ABOUT,
     .run = run,
 };
 
@@ -178,7 +178,7 @@ static int converse(talk *k)
 
 static int run(int argc, char **argv)
 {
-    fg_engine_opts eo = fg_engine_opts_default();
+    fg_engine_opts eo = cli_engine_opts();
     fg_session_opts so = fg_session_opts_default();
     so.stops = true;
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
@@ -196,6 +196,7 @@ static int run(int argc, char **argv)
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         NUMA_OPTS(eo),
+        GPU_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;

@@ -138,7 +138,7 @@ static fg_status write_logits(fg_engine *e, fg_session *s, const fg_ids *ids, co
 
 static int run(int argc, char **argv)
 {
-    fg_engine_opts eo = fg_engine_opts_default();
+    fg_engine_opts eo = cli_engine_opts();
     fg_session_opts so = fg_session_opts_default();
     const char *ids_path = NULL, *out = NULL, *model;
     bool json = false;
@@ -154,6 +154,7 @@ static int run(int argc, char **argv)
         CACHE_OPT(so.kv),
         ENGINE_OPTS(eo),
         NUMA_OPTS(eo),
+        GPU_OPTS(eo),
         STREAM_OPTS(eo),
     };
     int status;
@@ -165,6 +166,7 @@ static int run(int argc, char **argv)
         return args_usage(&cmd_logits, "no %s, expected --ids and --out",
                           ids_path == NULL ? "--ids" : "--out");
     }
+    if (json) cli_gpu_silent(&eo);
     fg_err err = {0};
     fg_engine *e = NULL;
     fg_session *s = NULL;

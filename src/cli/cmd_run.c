@@ -25,7 +25,7 @@ const command cmd_run = {
         "error with the tokens and the speed of prompt and generation. It ends at the model's "
         "end token, after `--n-predict` tokens, when the context is full, or at Ctrl-C.\n"
         "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT
-            NUMA_ABOUT,
+            NUMA_ABOUT GPU_ABOUT,
     .run = run,
 };
 
@@ -143,7 +143,7 @@ static fg_status complete(request *q, work *w, fg_err *err)
 static int run(int argc, char **argv)
 {
     request q = {
-        .eo = fg_engine_opts_default(), .so = fg_session_opts_default(), .go = gen_opts_default()};
+        .eo = cli_engine_opts(), .so = fg_session_opts_default(), .go = gen_opts_default()};
     q.so.stops = true;
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &q.prompt, 0, 0, "TEXT", "the text to continue"},
@@ -160,6 +160,7 @@ static int run(int argc, char **argv)
         CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
         NUMA_OPTS(q.eo),
+        GPU_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
     int status;
@@ -171,6 +172,7 @@ static int run(int argc, char **argv)
         return args_usage(&cmd_run, "%s, expected one of -p and -f",
                           q.prompt == NULL ? "no text" : "both -p and -f");
     }
+    if (q.json) cli_gpu_silent(&q.eo);
     fg_err err = {0};
     work w = {0};
     cli_catch_interrupt();

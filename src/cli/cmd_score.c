@@ -150,6 +150,7 @@ static fg_status least_bytes(const request *q, const char *path, fg_kv_choice kv
     fg_engine *e = NULL;
     fg_session *s = NULL;
     eo.ram_bytes = 0;
+    eo.gpu = FG_GPU_OFF;
     FG_TRY(open_engine(&e, path, &eo, err));
     so.n_batch = part_tokens(q->so.window, fg_engine_shape(e)->n_vocab);
     const fg_status st = fg_session_create(&s, e, &so, err);
@@ -256,7 +257,7 @@ static fg_status score(request *q, fg_engine *e, fg_engine *ref, fg_err *err)
 
 static int run(int argc, char **argv)
 {
-    request q = {.eo = fg_engine_opts_default(), .so = {.window = 512}};
+    request q = {.eo = cli_engine_opts(), .so = {.window = 512}};
     const char *operand[2];
     const opt opts[] = {
         {"window", 'w', OPT_U32, &q.so.window, 2, 1e7, "N", "tokens of a window (default: 512)"},
@@ -269,6 +270,7 @@ static int run(int argc, char **argv)
         CACHE_OPT(q.so.kv),
         ENGINE_OPTS(q.eo),
         NUMA_OPTS(q.eo),
+        GPU_OPTS(q.eo),
         STREAM_OPTS(q.eo),
     };
     int status;
@@ -277,6 +279,7 @@ static int run(int argc, char **argv)
         return status;
     }
     if (q.card && q.against == NULL) return args_usage(&cmd_score, "--card, expected --against");
+    if (q.json) cli_gpu_silent(&q.eo);
     q.model = operand[0];
     q.text = operand[1];
     fg_err err = {0};

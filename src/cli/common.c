@@ -234,12 +234,29 @@ static void show_note(void *ctx, const char *line)
     fprintf(stderr, "fulgur: %s\n", line);
 }
 
+fg_engine_opts cli_engine_opts(void)
+{
+    fg_engine_opts o = fg_engine_opts_default();
+    o.gpu = FG_GPU_AUTO;
+    return o;
+}
+
+static void show_all_but_cards(void *ctx, const char *line)
+{
+    if (strncmp(line, "gpu ", 4) != 0) show_note(ctx, line);
+}
+
+void cli_gpu_silent(fg_engine_opts *o)
+{
+    o->note = show_all_but_cards;
+}
+
 fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opts, fg_err *err)
 {
     fg_engine_opts o = *opts;
     progress p;
     progress_start(&p, "weights", "B");
-    o.note = show_note;
+    if (o.note == NULL) o.note = show_note;
     o.progress = progress_show;
     o.progress_ctx = &p;
     const fg_status st = fg_engine_open(e, path, &o, err);

@@ -150,6 +150,28 @@ const char *cli_policy_name(fg_policy policy);
             "with --ram, how they are read"                                                        \
     }
 
+/* The card; of commands whose options begin with cli_engine_opts(). */
+#define GPU_OPTS(o)                                                                                \
+    {"gpu", 0, OPT_GPU,      &(o).gpu,                                                             \
+     0,     0, "auto|off|N", "card that does the dense parts and some experts (default: auto)"},   \
+    {                                                                                              \
+        "gpu-mem", 0, OPT_SIZE, &(o).gpu_bytes, 0, 0, "SIZE",                                      \
+            "memory of the card to use, e.g. 40G (default: what is free)"                          \
+    }
+
+/* fg_engine_opts_default, and a card if there is one that can be used. */
+fg_engine_opts cli_engine_opts(void);
+/* For a command that prints JSON: why there is no card is told nobody who did not ask for one. */
+void cli_gpu_silent(fg_engine_opts *o);
+
+/* What the manual pages say of it. */
+#define GPU_ABOUT                                                                                  \
+    "\nWith `--gpu` a card does attention, norms, routers and the head, and the experts that fit " \
+    "into its memory; the others stay with the processor. `auto` is the first card if it can be "  \
+    "used, and says in a line why one that is there cannot; a number is that card or an error. "   \
+    "The answers are the same in every bit. Nothing of CUDA is needed but the driver, which is "   \
+    "opened when a card is asked for, and never with `off`."
+
 /* What the manual pages say of homes. */
 #define NUMA_ABOUT                                                                                 \
     "\n`--residency auto` is `map`, the file in the page cache: a copy is read from the disk "     \
@@ -227,7 +249,7 @@ void print_speed(fg_engine *e, const gen_stats *g);
 /* With --ram, one line on stderr: experts in memory, hits, bytes and rate of reading. */
 void print_store(fg_engine *e);
 
-/* fg_engine_open; what the engine has to note is a line on stderr. */
+/* fg_engine_open; what the engine has to note is a line on stderr, unless opts has a note. */
 fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opts, fg_err *err);
 
 /* Before a figure is given out or stored: fg_engine_check, with a line of progress when it has to

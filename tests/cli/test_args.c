@@ -33,6 +33,7 @@ typedef struct values {
     uint32_t u32;
     uint64_t u64, size;
     double f64, rate;
+    int32_t gpu;
     color choice;
 } values;
 
@@ -83,6 +84,7 @@ static bool parse(values *v, const char *line, const char **operand, int *status
         {"f64", 0, OPT_F64, &v->f64, 0, 1, "X", "a share"},
         {"size", 0, OPT_SIZE, &v->size, 0, 0, "SIZE", "bytes"},
         {"rate", 0, OPT_RATE, &v->rate, 0, 0, "RATE", "bytes a second"},
+        {"gpu", 0, OPT_GPU, &v->gpu, 0, 0, "N", "a card"},
         {"choice", 'c', OPT_CHOICE, CHOICE(v->choice, color_name, N_COLOR), 0, 0, "COLOR", "color"},
     };
     static char copy[512];
@@ -169,6 +171,25 @@ FG_TEST(what_is_refused_is_named)
         }
         fg_test_fail(__FILE__, __LINE__, "%s: %d, status %d, %s, expected %s", bad[i].line, good,
                      status, text, bad[i].say == NULL ? "no error" : bad[i].say);
+    }
+}
+
+FG_TEST(cards)
+{
+    static const struct {
+        const char *line;
+        int32_t gpu;
+    } tries[] = {{"m w --gpu auto", -2}, {"m w --gpu off", -1}, {"m w --gpu 0", 0},
+                 {"m w --gpu 255", 255}, {"m w --gpu 256", 99}, {"m w --gpu on", 99},
+                 {"m w --gpu=", 99},     {"m w --gpu -1", 99},  {"m w --gpu 1x", 99}};
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        values v = {.gpu = 99};
+        const char *operand[N_OPERAND];
+        char text[TEXT];
+        int status;
+        CHECK(parse(&v, tries[i].line, operand, &status, text) == (tries[i].gpu != 99));
+        CHECK(v.gpu == tries[i].gpu);
+        if (v.gpu == 99) CHECK(strstr(text, "expected auto, off or the number of a card") != NULL);
     }
 }
 

@@ -45,6 +45,7 @@ typedef struct values {
     uint32_t u32;
     uint64_t u64, size;
     double f64, rate;
+    int32_t gpu;
     unsigned choice;
 } values;
 
@@ -99,6 +100,7 @@ static void check_values(const values *v)
     FUZZ_CHECK(v->f64 >= -1000 && v->f64 <= 1000);
     FUZZ_CHECK(v->size < (uint64_t)1 << 62);
     FUZZ_CHECK(v->rate >= 0 && v->rate < 1e6);
+    FUZZ_CHECK(v->gpu >= -2 && v->gpu < 256);
 }
 
 static void one(const uint8_t *d, size_t n)
@@ -112,6 +114,7 @@ static void one(const uint8_t *d, size_t n)
         {"f64", 0, OPT_F64, &v.f64, -1000, 1000, "X", "a number"},
         {"size", 0, OPT_SIZE, &v.size, 0, 0, "SIZE", "a size"},
         {"rate", 0, OPT_RATE, &v.rate, 0, 0, "RATE", "a rate"},
+        {"gpu", 0, OPT_GPU, &v.gpu, 0, 0, "N", "a card"},
         {"choice", 'c', OPT_CHOICE, CHOICE(v.choice, color_name, 4), 0, 0, "COLOR", "a color"},
     };
     char line[MAX_LINE + 1], *word[MAX_WORD + 2] = {"paint"};
@@ -126,7 +129,7 @@ static void one(const uint8_t *d, size_t n)
         if (at != NULL) *at++ = '\0';
     }
     const silence quiet = be_silent(said);
-    const bool good = args_parse(&paint, opts, 8, n_word, word, operand, 2, &status);
+    const bool good = args_parse(&paint, opts, 9, n_word, word, operand, 2, &status);
     speak(quiet);
     FUZZ_CHECK(good || status == EXIT_OK || status == EXIT_USAGE);
     if (!good && status == EXIT_USAGE) check_line(said);
