@@ -18,8 +18,9 @@
  * other.  What is stored goes round in 8 KiB: with more of it, or with strided activations, the
  * first-level cache is what limits (KERNELS.md has the figures).
  *
- * Tokens that do not fill the last tile are covered by moving it back over tokens that are done
- * already; fewer than 16 tokens use shorter tiles.
+ * All tiles of a pass are as high as each other, 33 tokens three of 11, since everything that a tile
+ * costs grows with its rows.  What is left over is covered by moving the last one back over tokens
+ * that are done already.
  */
 #ifndef FG_SIMD_X86_PANEL_AMX_H
 #define FG_SIMD_X86_PANEL_AMX_H
@@ -41,7 +42,7 @@ enum {
     RING = 4,                             /* results kept, of 2 KiB each */
     LAG = 2,                              /* tiles between a product and its sum; below RING */
     TILE_AHEAD = 4096,                    /* bytes of the panel asked for ahead of their use */
-    STEP = AMX_ROWS / 4,                  /* tokens added up after each of a tile's products */
+    STEPS = 4,                            /* products of a tile; sums are made between them */
 };
 
 typedef struct amx_dots {
@@ -129,15 +130,21 @@ INLINE void amx_load_planes(const amx_work *w)
 }
 
 /* A quarter of the sums of an earlier tile; to NULL: there is none. */
-INLINE void amx_step(const amx_sums *to, const amx_dots *done, size_t k)
+INLINE void amx_step(const amx_sums *to, const amx_dots *done, size_t k, size_t rows)
 {
+    const size_t from = k * rows / STEPS;
     AMX_FENCE();
-    if (to != NULL) amx_add(to, done, k * STEP, STEP);
+    if (to == NULL) {
+    } else if (rows == AMX_ROWS) { /* without a loop */
+        amx_add(to, done, k * AMX_ROWS / STEPS, AMX_ROWS / STEPS);
+    } else {
+        amx_add(to, done, from, (k + 1) * rows / STEPS - from);
+    }
     AMX_FENCE();
 }
 
 /* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations. */
-INLINE void amx_tile(const int8_t *q, size_t half, amx_dots *dot, const amx_sums *to,
+INLINE void amx_tile(const int8_t *q, size_t half, size_t rows, amx_dots *dot, const amx_sums *to,
                      const amx_dots *done)
 {
     AMX_ZERO(0);
@@ -145,25 +152,30 @@ INLINE void amx_tile(const int8_t *q, size_t half, amx_dots *dot, const amx_sums
     AMX_LOAD(2, q, AMX_BYTES);
     AMX_LOAD(3, q + half, AMX_BYTES);
     AMX_DOT_SU(0, 2, 4);
-    amx_step(to, done, 0);
+    amx_step(to, done, 0, rows);
     AMX_DOT_SS(1, 2, 5);
-    amx_step(to, done, 1);
+    amx_step(to, done, 1, rows);
     AMX_DOT_SU(0, 3, 6);
-    amx_step(to, done, 2);
+    amx_step(to, done, 2, rows);
     AMX_DOT_SS(1, 3, 7);
-    amx_step(to, done, 3);
+    amx_step(to, done, 3, rows);
     AMX_STORE(0, dot->of[0], AMX_BYTES);
     AMX_STORE(1, dot->of[1], AMX_BYTES);
     AMX_FENCE();
 }
 
+/* Rows of each of n_tile tiles. */
+INLINE size_t tile_rows(size_t n_tile, size_t n_tok)
+{
+    return (n_tok + n_tile - 1) / n_tile;
+}
+
 /* First token of tile k: the last tile ends with the last token. */
 INLINE size_t tile_start(size_t k, size_t rows, size_t n_tok)
 {
-    return k * AMX_ROWS + rows <= n_tok ? k * AMX_ROWS : n_tok - rows;
+    return (k + 1) * rows <= n_tok ? k * rows : n_tok - rows;
 }
 
-/* rows: of a tile; fewer than AMX_ROWS when it is the only one. */
 INLINE void amx_multiply(panel_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
                          size_t n_tile)
 {
@@ -179,24 +191,21 @@ INLINE void amx_multiply(panel_kind kind, __m512i table, const amx_job *j, amx_w
         for (size_t k = 0; k < n_tile; k++, at++) {
             const size_t t = tile_start(k, rows, j->n_tok), now = at % RING,
                          before = (at - LAG) % RING;
-            const bool whole = rows == AMX_ROWS;
             w->to[now] = (amx_sums){w->acc[k], d + t};
-            amx_tile(q + t * AMX_BYTES, half, &w->dot[now],
-                     whole && at >= LAG ? &w->to[before] : NULL, &w->dot[before]);
-            if (!whole) amx_add(&w->to[now], &w->dot[now], 0, rows);
+            amx_tile(q + t * AMX_BYTES, half, rows, &w->dot[now], at >= LAG ? &w->to[before] : NULL,
+                     &w->dot[before]);
         }
     }
-    if (rows != AMX_ROWS) return;
     for (size_t k = total < LAG ? 0 : total - LAG; k < total; k++) {
-        amx_add(&w->to[k % RING], &w->dot[k % RING], 0, AMX_ROWS);
+        amx_add(&w->to[k % RING], &w->dot[k % RING], 0, rows);
     }
 }
 
 INLINE void amx_pass(panel_kind kind, __m512i table, const amx_job *j)
 {
     amx_work w;
-    const size_t rows = j->n_tok < AMX_ROWS ? j->n_tok : AMX_ROWS;
     const size_t n_tile = (j->n_tok + AMX_ROWS - 1) / AMX_ROWS;
+    const size_t rows = tile_rows(n_tile, j->n_tok);
     for (size_t k = 0; k < n_tile; k++) {
         for (size_t t = 0; t < rows; t++) w.acc[k][t] = _mm512_setzero_ps();
     }
@@ -213,18 +222,16 @@ INLINE void amx_pass(panel_kind kind, __m512i table, const amx_job *j)
 /* Passes as equal as possible. */
 INLINE void amx_run(panel_kind kind, __m512i table, amx_job j)
 {
-    size_t left = j.n_tok, rows = 0; /* rows: configured */
+    size_t left = j.n_tok;
     for (size_t pass = (left + FG_TILE_PASS - 1) / FG_TILE_PASS; pass > 0; pass--) {
         j.n_tok = (left + pass - 1) / pass;
-        if (rows == 0) {
-            amx_config c = {.palette = 1};
-            rows = j.n_tok < AMX_ROWS ? j.n_tok : AMX_ROWS;
-            for (int t = 0; t < AMX_TILES; t++) {
-                c.bytes[t] = AMX_BYTES;
-                c.rows[t] = t < 4 ? (uint8_t)rows : AMX_ROWS;
-            }
-            AMX_CONFIGURE(&c);
+        amx_config c = {.palette = 1};
+        for (int t = 0; t < AMX_TILES; t++) {
+            const size_t n_tile = (j.n_tok + AMX_ROWS - 1) / AMX_ROWS;
+            c.bytes[t] = AMX_BYTES;
+            c.rows[t] = t < 4 ? (uint8_t)tile_rows(n_tile, j.n_tok) : AMX_ROWS;
         }
+        AMX_CONFIGURE(&c);
         amx_pass(kind, table, &j);
         left -= j.n_tok;
         j.first += j.n_tok;
