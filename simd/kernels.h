@@ -68,7 +68,7 @@ static inline size_t fg_tile_rows(size_t n)
 
 enum {
     FG_TILE_TOKENS = 12, /* fewer are left to the plain panels, which are faster then */
-    FG_TILE_PASS = 128,  /* tokens that share the unpacking of a panel */
+    FG_TILE_PASS = 160,  /* tokens that share the unpacking of a panel */
 };
 
 /* As fg_panel_fn, of rows first .. first + n_tok - 1 of act; any n_tok > 0. */
