@@ -18,9 +18,9 @@
  * other.  What is stored goes round in 8 KiB: with more of it, or with strided activations, the
  * first-level cache is what limits (KERNELS.md has the figures).
  *
- * All tiles of a pass are as high as each other, 33 tokens three of 11, since everything that a tile
- * costs grows with its rows.  What is left over is covered by moving the last one back over tokens
- * that are done already.
+ * All tiles of a pass are as high as each other, 33 tokens three of 11, since everything that a
+ * tile costs grows with its rows.  What is left over is covered by moving the last one back over
+ * tokens that are done already.
  */
 #ifndef FG_SIMD_X86_PANEL_AMX_H
 #define FG_SIMD_X86_PANEL_AMX_H
