@@ -118,7 +118,8 @@ $(BUILD)/simd/x86/panel_%_avx2.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -O3 $(NO_TER
 AVX512  := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -O3
 $(BUILD)/simd/x86/%_avx512vnni.o: ISA := $(AVX512) -fno-math-errno
 $(BUILD)/simd/x86/panel_%_avx512vnni.o: ISA := $(AVX512) $(NO_TER)
-$(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) -mamx-tile -mamx-int8
+AMX     := -mavx512vbmi -mamx-tile -mamx-int8
+$(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) $(AMX)
 
 ifeq ($(ARCH),x86_64)
 $(BUILD)/tests/amx_shim.o: ISA := $(AVX512)

@@ -99,6 +99,29 @@ enum { FG_BENCH_ROUNDS = 21 };
 fg_status fg_bench_measure_kernels(fg_bench *b, const uint32_t *n_col, size_t n_shape,
                                    fg_bench_kernel **rows, size_t *n, fg_err *err);
 
+/* ---- products of many tokens, all workers ---- */
+
+enum { FG_BENCH_MANY_COLS = 6144, FG_BENCH_MANY_LEVELS = 3, FG_BENCH_MANY_TOKS = 3 };
+
+/* GMAC/s of all workers together, each by its own clock: medians of a few runs in turns. */
+typedef struct fg_bench_many {
+    uint32_t n_tok[FG_BENCH_MANY_TOKS];
+    uint32_t n_level;
+    struct {
+        const char *name; /* of the CPU level */
+        double gmacs[FG_BENCH_TYPES][FG_BENCH_MANY_TOKS];
+        double peak; /* of the unit on registers alone; 0: not measured on this level */
+        /* with a tile unit, else 0: the same products without unpacking and sums, planes in the
+         * first-level cache (fg_pattern_fn), for 512 rows of activations at the stride of plain
+         * rows, and for 128 in the order of tiles */
+        double pattern, pattern_tiles;
+    } level[FG_BENCH_MANY_LEVELS];
+} fg_bench_many;
+
+/* Panels of every type as a prefill multiplies them, of rows of FG_BENCH_MANY_COLS columns, from
+ * memory, on the best levels that the engine's allows (not the scalar one).  FG_ENOMEM. */
+fg_status fg_bench_measure_many(fg_bench *b, fg_bench_many *out, fg_err *err);
+
 /* Reads "name rows columns" lines ('#' starts a comment) and returns the different column counts,
  * at most max of them. */
 fg_status fg_bench_read_shapes(const char *path, uint32_t *n_col, size_t max, size_t *n,
@@ -117,6 +140,7 @@ typedef struct fg_bench_run {
                                * that random tokens meet once) */
     double state_bytes;       /* key-value cache and lightning state, the same */
     double gmac;              /* multiply-adds in weight products for one token, 1e9 */
+    double expert_gmac;       /* of those in experts */
     double attn_gmac;         /* in softmax attention for one token, on average */
     double
         gmac_type[FG_BENCH_TYPES + 1]; /* of those by type, as in fg_bench_machine; last: others */

@@ -109,6 +109,8 @@ static void count_weights(const fg_bench *b, uint32_t n_tok, fg_bench_run *out)
         const fg_matrix *part[] = {&x->gate, &x->up, &x->down};
         for (size_t i = 0; i < 3; i++) {
             count(part[i], (double)s->n_used, out);
+            out->expert_gmac +=
+                (double)s->n_used * (double)part[i]->n_row * (double)part[i]->n_col * 1e-9;
             out->weight_bytes += met * (double)part[i]->bytes;
         }
     }

@@ -227,7 +227,7 @@ simde_build() {
     fi
     make -s -j"$(nproc)" BUILD="$out/simde" \
         AVX512="$avx2 -O1 -Dalways_inline=unused -w -Wno-psabi -include tests/emulate/simde_extra.h" \
-        CFLAGS="-O2 -g '-D__builtin_cpu_supports(x)=1'" \
+        AMX="-mamx-tile -mamx-int8" CFLAGS="-O2 -g '-D__builtin_cpu_supports(x)=1'" \
         $(for t in tests/checkasm/test_*.c; do echo "$out/simde/${t%.c}"; done) \
         "$out/simde/tests/model/test_invariance" &&
         ! objdump -d "$out"/simde/simd/x86/*_avx512vnni.o | grep zmm

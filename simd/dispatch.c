@@ -15,6 +15,7 @@
 void fg_kernels_init(fg_kernels *k, uint32_t cpu_flags)
 {
     for (size_t i = 0; i < FG_KIND_QUANTIZED; i++) k->tiles[i] = NULL;
+    k->pattern = NULL;
 #define FG_KERNEL(slot, type, symbol, features)                                                    \
     if ((cpu_flags & (uint32_t)(features)) == (uint32_t)(features)) k->slot = symbol;
 #include "simd/kernels.inc"

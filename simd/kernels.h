@@ -68,7 +68,7 @@ static inline size_t fg_tile_rows(size_t n)
 
 enum {
     FG_TILE_TOKENS = 12, /* fewer are left to the plain panels, which are faster then */
-    FG_TILE_PASS = 128,  /* tokens that share the unpacking of a panel */
+    FG_TILE_PASS = 160,  /* tokens that share the unpacking of a panel */
 };
 
 /* As fg_panel_fn, of rows first .. first + n_tok - 1 of act; any n_tok > 0. */
@@ -182,6 +182,11 @@ typedef void fg_attn_merge_fn(float *ml, float *o, const float *ml_b, const floa
  * some ten thousand a round; 0: not written for this level. */
 typedef uint64_t fg_peak_fn(uint64_t rounds);
 
+/* What the panels of a tile unit come to without unpacking and sums: n_tok activation rows, a
+ * multiple of 32, times the 16 rows of n_sb superblocks, in two planes that stay in the first-level
+ * cache; every result is stored.  Row t of 64-column block b is at act + b * block + t * row. */
+typedef void fg_pattern_fn(const int8_t *act, size_t block, size_t row, size_t n_tok, size_t n_sb);
+
 typedef struct fg_kernels {
     union { /* by kind, and as panel_<name>; panel_q4lin: the bits of panel_q4 with its table */
         fg_panel_fn *panel[FG_KIND_COUNT];
@@ -215,6 +220,7 @@ typedef struct fg_kernels {
             fg_tiles_fn *tiles_q4, *tiles_q4lin, *tiles_q5, *tiles_q6, *tiles_q8;
         };
     };
+    fg_pattern_fn *pattern; /* NULL on such a level */
 } fg_kernels;
 #define FG_QTYPE(id, name, ...)                                                                    \
     _Static_assert(offsetof(fg_kernels, panel_##name) == FG_KIND_##id * sizeof(fg_panel_fn *), "");

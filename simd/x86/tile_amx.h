@@ -10,6 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 enum { AMX_TILES = 8, AMX_ROWS = 16, AMX_BYTES = 64 };
 
 /* The operand of ldtilecfg. */
@@ -70,9 +74,21 @@ static inline void amx_shim_dot(int c, int a, int b, int b_signed)
 #define AMX_DOT_SU(c, a, b)     amx_shim_dot(c, a, b, 0)
 #define AMX_DOT_SS(c, a, b)     amx_shim_dot(c, a, b, 1)
 
-#elif defined(__AMX_INT8__) || defined(__AMXINT8__) /* gcc, older clang */
+/* Needs AVX-512-VBMI, which every machine with tiles has. */
+#if defined(__AVX512F__)
+static inline __m512i amx_shim_look_up(__m512i at, __m512i table)
+{
+    uint8_t i[64], t[64];
+    memcpy(i, &at, sizeof i);
+    memcpy(t, &table, sizeof t);
+    for (size_t k = 0; k < sizeof i; k++) i[k] = t[i[k] % 64];
+    memcpy(&at, i, sizeof i);
+    return at;
+}
+#define AMX_LOOK_UP(at, table) amx_shim_look_up(at, table)
+#endif
 
-#include <immintrin.h>
+#elif defined(__AMX_INT8__) || defined(__AMXINT8__) /* gcc, older clang */
 
 /* The compiler's own says that eight bytes are read. */
 #define AMX_CONFIGURE(config_)                                                                     \
@@ -86,6 +102,7 @@ static inline void amx_shim_dot(int c, int a, int b, int b_signed)
 #define AMX_STORE(t, p, stride) _tile_stored(t, p, stride)
 #define AMX_DOT_SU(c, a, b)     _tile_dpbsud(c, a, b)
 #define AMX_DOT_SS(c, a, b)     _tile_dpbssd(c, a, b)
+#define AMX_LOOK_UP(at, table)  _mm512_permutexvar_epi8(at, table)
 
 #endif
 

@@ -197,6 +197,50 @@ static fg_status bench_kernels(report *r, fg_bench *b, fg_err *err)
     return FG_OK;
 }
 
+/* Products of many tokens on all cores; what they are compared with is the tile unit's work without
+ * the rest of it, or the vector unit. */
+static fg_status bench_many(report *r, fg_bench *b, fg_err *err)
+{
+    fg_bench_many m;
+    FG_TRY(fg_bench_measure_many(b, &m, err));
+    for (uint32_t l = 0; l < m.n_level; l++) {
+        const char *name = m.level[l].name;
+        const double pattern = m.level[l].pattern, peak = m.level[l].peak;
+        const double limit = pattern > 0.0 ? pattern : peak;
+        say(r, "\nGEMM, all %u threads, %s, rows of %d from memory, GMAC/s (%% of %s)\n",
+            r->machine.n_thread, name, FG_BENCH_MANY_COLS,
+            pattern > 0.0 ? "the pattern" : "the unit");
+        for (int t = 0; t < FG_BENCH_TYPES; t++) {
+            say(r, "  %-6s", r->machine.gemm.type[t].name);
+            for (int i = 0; i < FG_BENCH_MANY_TOKS; i++) {
+                const double gmacs = m.level[l].gmacs[t][i], share = percent(gmacs, limit);
+                char key[64];
+                (void)snprintf(key, sizeof key, "many.%s.%s.t=%u", name,
+                               r->machine.gemm.type[t].name, m.n_tok[i]);
+                say(r, "%s %u tokens %.0f (%.0f %%)", i == 0 ? "" : ",", m.n_tok[i], gmacs, share);
+                note(r, gmacs, "GMAC/s", "%s", key);
+                if (limit > 0.0) {
+                    note(r, share, "%", "%s.of_%s", key, pattern > 0.0 ? "pattern" : "unit");
+                }
+            }
+            say(r, "\n");
+        }
+        if (peak > 0.0) {
+            say(r, "  unit   %.0f on registers alone\n", peak);
+            note(r, peak, "GMAC/s", "many.%s.unit", name);
+        }
+        if (pattern > 0.0) {
+            say(r,
+                "  pattern %.0f: 512 rows, planes in the first-level cache, stores;"
+                " 128 in the order of tiles %.0f\n",
+                pattern, m.level[l].pattern_tiles);
+            note(r, pattern, "GMAC/s", "many.%s.pattern", name);
+            note(r, m.level[l].pattern_tiles, "GMAC/s", "many.%s.pattern.tiles", name);
+        }
+    }
+    return FG_OK;
+}
+
 /* ---- the model ---- */
 
 /* GMAC/s that all cores would reach on this mix of types at their GEMM rates. */
@@ -262,6 +306,17 @@ static void say_attention(report *r, const fg_bench_run *x)
     }
 }
 
+/* The experts' matrices in the experts' share of the time. */
+static void say_experts(report *r, const fg_bench_run *x)
+{
+    for (uint32_t i = 0; i < x->n_phase && x->expert_gmac > 0.0; i++) {
+        if (strcmp(x->phase[i].name, "experts") != 0 || x->phase[i].share <= 0.0) continue;
+        const double gmacs = x->tok_s * x->expert_gmac / x->phase[i].share;
+        say(r, "  experts %.0f GMAC/s\n", gmacs);
+        note(r, gmacs, "GMAC/s", "prefill.ctx=%" PRIu64 ".experts", x->ctx);
+    }
+}
+
 static void say_prefill(report *r, const fg_bench_run *x)
 {
     const double gmacs = x->tok_s * x->gmac, mix = mix_limit(x);
@@ -270,6 +325,7 @@ static void say_prefill(report *r, const fg_bench_run *x)
         x->tok_s, x->best_tok_s, x->n_tok, gmacs);
     say(r, ", %.0f %% of peak x cores, %.0f %% of GEMM for its types\n", percent(gmacs, peak),
         percent(gmacs, mix));
+    say_experts(r, x);
     say_attention(r, x);
     note(r, x->tok_s, "tok/s", "prefill.ctx=%" PRIu64, x->ctx);
     note(r, x->best_tok_s, "tok/s", "prefill.ctx=%" PRIu64 ".best", x->ctx);
@@ -395,6 +451,7 @@ static fg_status bench_all(report *r, const char **level, fg_err *err)
     if (st == FG_OK) fg_bench_set_cache(b, o->kv);
     if (st == FG_OK) st = bench_machine(r, b, err);
     if (st == FG_OK && o->kernels) st = bench_kernels(r, b, err);
+    if (st == FG_OK && o->kernels) st = bench_many(r, b, err);
     if (st == FG_OK) st = bench_model(r, e, b, err);
     if (st == FG_OK) st = check_engine(e, err);
     if (st == FG_OK) print_store(e);
@@ -423,7 +480,8 @@ static int run(int argc, char **argv)
          "positions before them (default: 0,4096,32768,131072)"},
         {"runs", 'r', OPT_U32, &o.n_run, 1, 101, "N",
          "runs, of which the median counts (default: 5)"},
-        {"kernels", 0, OPT_FLAG, &o.kernels, 0, 0, NULL, "also every kernel by itself"},
+        {"kernels", 0, OPT_FLAG, &o.kernels, 0, 0, NULL,
+         "also every kernel by itself, and GEMM of many tokens"},
         {"shapes", 0, OPT_STR, &o.shapes, 0, 0, "FILE",
          "for --kernels: lines 'name rows columns' (default: those of M1)"},
         {"cold", 0, OPT_FLAG, &o.cold, 0, 0, NULL,

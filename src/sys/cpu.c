@@ -67,7 +67,7 @@ uint32_t fg_cpu_detect(void)
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512vnni")) {
             flags |= FG_CPU_AVX512VNNI;
-            if (amx_granted()) flags |= FG_CPU_AMX;
+            if (__builtin_cpu_supports("avx512vbmi") && amx_granted()) flags |= FG_CPU_AMX;
         }
     }
 #elif defined(__aarch64__)

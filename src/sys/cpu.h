@@ -14,7 +14,7 @@ enum {
     FG_CPU_SCALAR = 0,
     FG_CPU_AVX2 = 1 << 0,       /* AVX2, FMA, F16C, BMI2, and the OS saves ymm */
     FG_CPU_AVX512VNNI = 1 << 1, /* AVX-512 F, BW, DQ, VL, VNNI (Ice Lake, Zen 4), zmm saved */
-    FG_CPU_AMX = 1 << 2,        /* AMX-TILE, AMX-INT8, and the OS grants the tile state */
+    FG_CPU_AMX = 1 << 2,        /* AMX-TILE, AMX-INT8, AVX-512-VBMI; the OS grants tile state */
     FG_CPU_NEON = 1 << 3,       /* ARMv8 baseline */
     FG_CPU_DOTPROD = 1 << 4,    /* sdot (ARMv8.2) */
     FG_CPU_I8MM = 1 << 5,       /* smmla (ARMv8.6) */

@@ -266,10 +266,13 @@ check_error("bench_csv_over_the_model", run(*BENCH, "--csv", S), "the same file 
 check("bench_csv_left_the_model", open(S, "rb").read(4096) == before)
 check("bench_csv", open(path("b.csv")).read().count("\n") == 1 + len(bench))
 status, out, err = run("bench", S, "-p", "0", "-n", "0", "-r", "3", "--kernels", "--json")
-timed = {name.split(".")[1] for name in json.loads(out)["metrics"] if name.startswith("kernel.")}
+figures = json.loads(out)
+many = {name: m["value"] for name, m in figures["metrics"].items() if name.startswith("many.%s.q" % figures["level"])}
+check("bench_many_tokens", figures["level"] == "scalar" or len(many) >= 15 and min(many.values()) > 0, many)
+timed = {name.split(".")[1] for name in figures["metrics"] if name.startswith("kernel.")}
 slots = re.findall(r"^    fg_\w+_fn \*(\w+);", open("simd/kernels.h").read(), re.M)
 slots += ["panel_" + kind for kind in re.findall(r"^FG_Q(?:TYPE|KIND)\(\w+,\s*(\w+),", open("quant/types.inc").read(), re.M)]
-slots.remove("peak")  # the unit alone, which bench gives apart
+slots = [s for s in slots if s not in ("peak", "pattern")]  # what the unit does without a kernel, given apart
 check("bench_times_every_kernel", len(slots) > 20 and not set(slots) - timed, set(slots) - timed)
 check("bench_ctx", run("bench", S, "--ctx", "1,")[0] == 2)
 
