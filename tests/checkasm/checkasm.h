@@ -136,8 +136,8 @@ UNUSED_OK static double gamma_of(double n)
     return n * unit / (1.0 - n * unit);
 }
 
-/* Bell-shaped, mean 0, variance 1, within 3.5: a sum of four, since a logarithm and a cosine for each
- * would take most of the time under an emulator. */
+/* Bell-shaped, mean 0, variance 1, within 3.5: a sum of four, since a logarithm and a cosine for
+ * each would take most of the time under an emulator. */
 UNUSED_OK static double normal_of(fg_rng *r)
 {
     const uint64_t a = fg_rng_u64(r), b = fg_rng_u64(r);
