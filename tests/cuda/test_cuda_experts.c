@@ -159,7 +159,7 @@ FG_TEST(experts_controls)
 
 /* ---- the mailbox ---- */
 
-/* A host on its own thread: sees tickets in order, with what was posted before them, and answers. */
+void *all[] = {gate, up, down, gs, us, ds, sel, q, rot, hq, hrot, x, h, e.g, e.up_y, e.y, g, u, y};
 typedef struct host {
     fg_cuda_mailbox box;
     _Alignas(16) uint32_t posted[64];
