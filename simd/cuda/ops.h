@@ -156,7 +156,7 @@ typedef struct fg_cuda_router {
     uint32_t n_stride;
     uint32_t *sel; /* [n_tok][n_used] */
     float *sel_w;
-    float *work; /* fg_cuda_route_bytes */
+    float *work; /* fg_cuda_route_bytes(n_tok or more, ..) */
 } fg_cuda_router;
 uint64_t fg_cuda_route_bytes(uint32_t n_tok, uint32_t n_expert, uint32_t n_sb);
 void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r);

@@ -35,4 +35,8 @@ static inline void fg_cuda_launch_args(const fg_cuda_queue *q, fg_cuda_kernel ke
     q->launch(q->ctx, &l);
 }
 
+/* fg_cuda_hidden_rows of the rows whose expert is on the card. */
+void fg_cuda_hidden_of_experts(const fg_cuda_queue *q, const fg_cuda_hidden *h,
+                               const fg_cuda_expert *table, const uint32_t *sel);
+
 #endif

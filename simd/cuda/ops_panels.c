@@ -8,15 +8,15 @@
 #include "simd/cuda/panel_args.h"
 
 typedef struct kind_kernels {
-    fg_cuda_kernel gemv, gemm1, gemm4, gemm8;
+    fg_cuda_kernel gemv, gemm1, gemm4, gemm8, experts;
     uint32_t sb_bytes, warps; /* of a GEMV's block, at most */
 } kind_kernels;
 
 /* Warps: such that some 130 KB are on their way. */
 #define KIND(name, sb, warps)                                                                      \
     {                                                                                              \
-        FG_CUDA_gemv_##name, FG_CUDA_gemm1_##name, FG_CUDA_gemm4_##name, FG_CUDA_gemm8_##name, sb, \
-            warps                                                                                  \
+        FG_CUDA_gemv_##name, FG_CUDA_gemm1_##name, FG_CUDA_gemm4_##name, FG_CUDA_gemm8_##name,     \
+            FG_CUDA_experts_##name, sb, warps                                                      \
     }
 static const kind_kernels kinds[FG_KIND_QUANTIZED] = {
     [FG_KIND_Q4] = KIND(q4, 64 + 4 * 256, FG_GEMV_WARPS),
@@ -56,7 +56,8 @@ static gemv_plan plan_gemv(const fg_cuda_queue *q, const kind_kernels *k, uint32
     g.split.piece = n_sb < 128 ? n_sb : 128;
     g.split.round = up_div(8 * (uint64_t)g.warps, g.split.piece);
     if (g.split.round > own) g.split.round = own;
-    while (gemv_shared(k, g.warps, g.split) > q->max_shared) {
+    const uint32_t most = q->max_shared - 2048; /* kernels have a little of their own */
+    while (gemv_shared(k, g.warps, g.split) > most) {
         if (g.split.round > 1) {
             g.split.round--;
         } else if (g.split.piece > 32) {
@@ -192,4 +193,90 @@ void fg_cuda_multiply(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n
             multiply_rows(q, p + i, m, n_tok, &x);
         }
     }
+}
+
+/* ---- experts on the card ---- */
+
+/* The matrices parts[0 .. n-1] of every slot times its input, in one launch; they are of one kind
+ * and width. */
+typedef struct expert_call {
+    const fg_cuda_matrix *m[2];
+    uint32_t part[2], n;
+    float *y[2];
+    uint32_t y_stride;
+    const fg_cuda_acts *x;
+    bool row_of_slot;
+} expert_call;
+
+static void multiply_experts(const fg_cuda_queue *q, const fg_cuda_experts *e, const expert_call *c)
+{
+    const fg_cuda_matrix *m = c->m[0];
+    fg_experts_args a = {.table = e->table,
+                         .sel = e->sel,
+                         .n_matrix = c->n,
+                         .n_sb = m->n_sb,
+                         .n_slot = e->n_tok * e->n_used,
+                         .n_used = e->n_used,
+                         .row_of_slot = c->row_of_slot,
+                         .x = m->rotated ? c->x->rot : c->x->q,
+                         .x_f = c->x->f};
+    for (uint32_t i = 0; i < c->n; i++) {
+        a.m[i] = (fg_card_matrix){.y = c->y[i],
+                                  .panel_stride = c->m[i]->panel_stride,
+                                  .n_panel = c->m[i]->n_panel,
+                                  .y_stride = c->y_stride};
+        a.part[i] = c->part[i];
+        a.n_panel += c->m[i]->n_panel;
+    }
+    memcpy(a.lut, m->lut, sizeof a.lut);
+    if ((uint32_t)m->kind >= (uint32_t)FG_KIND_QUANTIZED) {
+        const fg_cuda_kernel k =
+            m->kind == FG_KIND_BF16 ? FG_CUDA_experts_bf16 : FG_CUDA_experts_f32;
+        a.x_stride = c->x->f_stride;
+        FG_LAUNCH_KERNEL(q, k, FG_GRID(2 * q->n_sm), FG_FLOAT_THREADS, 0, a);
+        return;
+    }
+    const kind_kernels *k = &kinds[m->kind];
+    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb);
+    a.x_stride = c->x->q_stride;
+    a.split = g.split;
+    FG_LAUNCH_KERNEL(q, k->experts, FG_GRID(q->n_sm), 32 * g.warps, g.shared, a);
+}
+
+void fg_cuda_few_experts(const fg_cuda_queue *q, const fg_cuda_experts *e)
+{
+    if (e->n_tok == 0) return;
+    expert_call gate = {.m = {&e->gate, &e->up},
+                        .part = {FG_EXPERT_GATE, FG_EXPERT_UP},
+                        .n = 2,
+                        .y = {e->g, e->up_y},
+                        .y_stride = e->g_stride,
+                        .x = &e->x};
+    const fg_cuda_product both[2] = {{&e->gate, e->x, NULL, 0}, {&e->up, e->x, NULL, 0}};
+    if (!together(&both[0], &both[1])) {
+        gate.n = 1;
+        const expert_call up = {.m = {&e->up},
+                                .part = {FG_EXPERT_UP},
+                                .n = 1,
+                                .y = {e->up_y},
+                                .y_stride = e->g_stride,
+                                .x = &e->x};
+        multiply_experts(q, e, &up);
+    }
+    multiply_experts(q, e, &gate);
+    const fg_cuda_hidden h = {.n_row = e->n_tok * e->n_used,
+                              .d = e->gate.n_panel * FG_PANEL_ROWS,
+                              .g = e->g,
+                              .up = e->up_y,
+                              .g_stride = e->g_stride,
+                              .h = e->h};
+    fg_cuda_hidden_of_experts(q, &h, e->table, e->sel);
+    const expert_call down = {.m = {&e->down},
+                              .part = {FG_EXPERT_DOWN},
+                              .n = 1,
+                              .y = {e->y},
+                              .y_stride = e->y_stride,
+                              .x = &e->h,
+                              .row_of_slot = true};
+    multiply_experts(q, e, &down);
 }

@@ -56,6 +56,13 @@ void fg_cuda_hidden_rows(const fg_cuda_queue *q, const fg_cuda_hidden *h)
     launch_hidden(q, &a);
 }
 
+void fg_cuda_hidden_of_experts(const fg_cuda_queue *q, const fg_cuda_hidden *h,
+                               const fg_cuda_expert *table, const uint32_t *sel)
+{
+    const fg_hidden_args a = {*h, table, sel};
+    launch_hidden(q, &a);
+}
+
 void fg_cuda_gather_rows(const fg_cuda_queue *q, const fg_cuda_gather *g)
 {
     if (g->n_row != 0) FG_LAUNCH(q, gather, FG_GRID(g->n_row), 256, 0, *g);
@@ -64,7 +71,8 @@ void fg_cuda_gather_rows(const fg_cuda_queue *q, const fg_cuda_gather *g)
 uint64_t fg_cuda_route_bytes(uint32_t n_tok, uint32_t n_expert, uint32_t n_sb)
 {
     const uint64_t row = (uint64_t)up_div(n_expert, FG_PANEL_ROWS) * FG_PANEL_ROWS * sizeof(float);
-    return n_tok * row * (n_tok <= FG_ROUTE_FEW ? n_sb : 1);
+    const uint32_t few = n_tok < FG_ROUTE_FEW ? n_tok : FG_ROUTE_FEW;
+    return n_tok * row + (uint64_t)few * n_sb * row;
 }
 
 void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r)

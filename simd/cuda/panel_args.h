@@ -63,12 +63,21 @@ typedef struct fg_floats_args {
     const float *x;
 } fg_floats_args;
 
-/* Matrices of the experts that are on the card: gate and up of x's rows, or down of the hidden
- * ones, which `second` tells. */
+/* One or two matrices of the experts that are on the card: m has no pointers but y, of slot 0. */
+enum { FG_EXPERT_GATE, FG_EXPERT_UP, FG_EXPERT_DOWN };
 typedef struct fg_experts_args {
-    fg_cuda_experts e;
+    const fg_cuda_expert *table;
+    const uint32_t *sel;
+    fg_card_matrix m[2];
+    uint32_t part[2];
+    uint32_t n_matrix, n_panel; /* of all */
+    uint32_t n_sb, n_slot, n_used;
+    uint32_t row_of_slot; /* 0: a slot's input is its row's, 1: a row of its own */
     fg_card_split split;
-    uint32_t second;
+    const fg_act128 *x;
+    const float *x_f;
+    uint64_t x_stride; /* of what the kind takes */
+    uint8_t lut[16];
 } fg_experts_args;
 
 #endif

@@ -60,17 +60,18 @@ GEMMS(q8, FG_KIND_Q8)
 
 /* One row: a block a panel, its half warps take superblocks in turn. */
 enum { FLOAT_HALVES = FG_FLOAT_THREADS / 16, FLOAT_PIECE = 512 };
-template <class T> FG_DEV void gemv_floats(const fg_floats_args &a, float (*part)[16])
+template <class T>
+FG_DEV void gemv_floats(const fg_card_matrix *m, uint32_t p, const float *x, uint32_t n_sb,
+                        float (*part)[16])
 {
     const uint32_t r = threadIdx.x % 16, half = threadIdx.x / 16;
-    uint32_t p = blockIdx.x;
-    const fg_card_matrix *m = find_panel(a.m, &p);
+    m = find_panel(m, &p);
     const T *w = (const T *)(const void *)(m->panels + p * m->panel_stride);
     float acc = 0.0f;
-    for (uint32_t sb0 = 0; sb0 < a.n_sb; sb0 += FLOAT_PIECE) {
-        const uint32_t n = a.n_sb - sb0 < FLOAT_PIECE ? a.n_sb - sb0 : (uint32_t)FLOAT_PIECE;
+    for (uint32_t sb0 = 0; sb0 < n_sb; sb0 += FLOAT_PIECE) {
+        const uint32_t n = n_sb - sb0 < FLOAT_PIECE ? n_sb - sb0 : (uint32_t)FLOAT_PIECE;
         for (uint32_t sb = half; sb < n; sb += FLOAT_HALVES) {
-            part[sb][r] = chain128<32>(w + (uint64_t)(sb0 + sb) * 2048, a.x + 128 * (sb0 + sb), r);
+            part[sb][r] = chain128<32>(w + (uint64_t)(sb0 + sb) * 2048, x + 128 * (sb0 + sb), r);
         }
         sync_block();
         for (uint32_t sb = 0; half == 0 && sb < n; sb++) acc = acc + part[sb][r];
@@ -107,12 +108,12 @@ typedef float float_rows[FG_FLOAT_TOKENS][132];
 FG_KERNEL(gemv_bf16, fg_floats_args, FG_FLOAT_THREADS, 2)
 {
     FG_SHARED(float_part, part);
-    gemv_floats<uint16_t>(a, part);
+    gemv_floats<uint16_t>(a.m, blockIdx.x, a.x, a.n_sb, part);
 }
 FG_KERNEL(gemv_f32, fg_floats_args, FG_FLOAT_THREADS, 2)
 {
     FG_SHARED(float_part, part);
-    gemv_floats<float>(a, part);
+    gemv_floats<float>(a.m, blockIdx.x, a.x, a.n_sb, part);
 }
 FG_KERNEL(gemm_bf16, fg_floats_args, FG_FLOAT_THREADS, 2)
 {
@@ -124,3 +125,100 @@ FG_KERNEL(gemm_f32, fg_floats_args, FG_FLOAT_THREADS, 2)
     FG_SHARED(float_rows, x);
     gemm_floats<float>(a, x);
 }
+
+/* ---- the experts that are on the card ----
+ * A slot is a row and one of its experts.  Which slots count is known on the card alone: blocks are
+ * shared out among them, a block to one of them at a time. */
+
+/* Slots whose expert is here, in order, by the first warp. */
+struct expert_slots {
+    uint32_t n;
+    uint16_t slot[FG_CUDA_FEW * 64];
+};
+FG_DEV void find_slots(const fg_experts_args &a, expert_slots &s)
+{
+    if (threadIdx.x < 32) {
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < a.n_slot; i += 32) {
+            const uint32_t slot = i + threadIdx.x;
+            const bool here = slot < a.n_slot && a.table[a.sel[slot]].gate != NULL;
+            const uint32_t all = warp_ballot(here);
+            if (here) {
+                s.slot[n + count_bits(all & ((1u << threadIdx.x) - 1))] = (uint16_t)slot;
+            }
+            n += count_bits(all);
+        }
+        if (threadIdx.x == 0) s.n = n;
+    }
+    sync_block();
+}
+
+/* The matrices of a slot's expert, by one thread. */
+struct expert_list {
+    fg_card_matrix m[2];
+};
+FG_DEV void list_expert(const fg_experts_args &a, uint32_t slot, expert_list &l)
+{
+    const fg_cuda_expert &e = a.table[a.sel[slot]];
+    for (uint32_t i = 0; i < a.n_matrix; i++) {
+        fg_card_matrix m = a.m[i];
+        const uint32_t part = a.part[i];
+        m.panels = part == FG_EXPERT_GATE ? e.gate : part == FG_EXPERT_UP ? e.up : e.down;
+        m.scales = part == FG_EXPERT_GATE ? e.gate_scale
+                   : part == FG_EXPERT_UP ? e.up_scale
+                                          : e.down_scale;
+        m.y += (uint64_t)slot * m.y_stride;
+        l.m[i] = m;
+    }
+}
+
+/* Calls f(list, row of x, first panel, step) for what this block has to do. */
+template <class F>
+FG_DEV void for_slots(const fg_experts_args &a, expert_slots &s, expert_list &l, F f)
+{
+    find_slots(a, s);
+    const uint32_t n = s.n, n_block = gridDim.x;
+    for (uint32_t i = n == 0 || n_block < n ? blockIdx.x : blockIdx.x % n; i < n; i += n_block) {
+        const uint32_t slot = s.slot[i];
+        if (threadIdx.x == 0) list_expert(a, slot, l);
+        sync_block();
+        const uint32_t first = n_block < n ? 0 : blockIdx.x / n;
+        f(l.m, a.row_of_slot != 0 ? slot : slot / a.n_used, first,
+          n_block < n ? 1 : (n_block - i + n - 1) / n);
+        sync_block();
+    }
+}
+
+#define EXPERTS(name, K)                                                                           \
+    FG_KERNEL(experts_##name, fg_experts_args, 32 * FG_GEMV_WARPS, 1)                              \
+    {                                                                                              \
+        FG_SHARED_MORE(uint8_t, shared);                                                           \
+        FG_SHARED(expert_slots, slots);                                                            \
+        FG_SHARED(expert_list, list);                                                              \
+        for_slots(a, slots, list,                                                                  \
+                  [&](const fg_card_matrix *m, uint32_t row, uint32_t first, uint32_t step) {      \
+                      gemv<K>(m, first, step, a.n_panel, a.n_sb, a.split, a.lut,                   \
+                              a.x + (uint64_t)row * a.x_stride, shared);                           \
+                  });                                                                              \
+    }
+EXPERTS(q4, FG_KIND_Q4)
+EXPERTS(q4lin, FG_KIND_Q4LIN)
+EXPERTS(q5, FG_KIND_Q5)
+EXPERTS(q6, FG_KIND_Q6)
+EXPERTS(q8, FG_KIND_Q8)
+
+#define EXPERTS_OF_FLOATS(name, T)                                                                 \
+    FG_KERNEL(experts_##name, fg_experts_args, FG_FLOAT_THREADS, 2)                                \
+    {                                                                                              \
+        FG_SHARED(float_part, part);                                                               \
+        FG_SHARED(expert_slots, slots);                                                            \
+        FG_SHARED(expert_list, list);                                                              \
+        for_slots(a, slots, list,                                                                  \
+                  [&](const fg_card_matrix *m, uint32_t row, uint32_t first, uint32_t step) {      \
+                      for (uint32_t p = first; p < a.n_panel; p += step) {                         \
+                          gemv_floats<T>(m, p, a.x_f + (uint64_t)row * a.x_stride, a.n_sb, part);  \
+                      }                                                                            \
+                  });                                                                              \
+    }
+EXPERTS_OF_FLOATS(bf16, uint16_t)
+EXPERTS_OF_FLOATS(f32, float)

@@ -35,7 +35,7 @@ typedef struct cu_work {
     float *cos, *sin, *sel_w;
     uint32_t *sel, *row_of,
         *from; /* from: token of each sorted row; rows whose logits are wanted */
-    void *multiply, *light;
+    void *multiply, *light, *route;
 } cu_work;
 
 /* An expert that is there for one pass: a slot, what fills it and what empties it. */

@@ -160,7 +160,8 @@ static void attend(cu_device *c, uint32_t l)
                                              .n = w->n.f,
                                              .n_stride = w->n.f_stride,
                                              .sel = w->sel,
-                                             .sel_w = w->sel_w});
+                                             .sel_w = w->sel_w,
+                                             .work = w->route});
 }
 
 /* ---- what passes between card and host ---- */

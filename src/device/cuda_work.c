@@ -68,6 +68,7 @@ static void lay_out(cu_work *w, const fg_model *m, bool experts, arena *a)
     w->from = take(a, (R > FG_LOGIT_ROWS ? R : (uint64_t)FG_LOGIT_ROWS) * sizeof(uint32_t));
     const uint32_t rows = w->n_row > FG_LOGIT_ROWS ? w->n_row : (uint32_t)FG_LOGIT_ROWS;
     w->multiply = take(a, fg_cuda_multiply_bytes(rows, most_sb(s)));
+    w->route = take(a, fg_cuda_route_bytes(w->n_row, s->n_expert, (uint32_t)fg_n_sb(s->d_model)));
     w->light = take(a, fg_cuda_light_bytes(w->n_row, s->n_head));
 }
 

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Experts that the card holds, the mailbox and the read rate, in the emulator.
+ */
+#include "tests/checkasm/checkasm.h"
+
+#include <pthread.h>
+
+#include "tests/cuda/cuda_check.h"
+
+enum { D = 256, N_EXPERT = 6, ABSENT = 2 };
+
+typedef struct model {
+    fg_qkind gate, up, down;
+    uint32_t d_ff, n_tok, n_used;
+} model;
+
+/* A matrix for each expert. */
+static uint8_t *make_matrices(fg_rng *r, fg_cuda_matrix *m, fg_qkind kind, uint32_t n_row,
+                              uint32_t n_col, bool rotated, float **scales)
+{
+    const uint64_t stride = fg_panel_bytes(fg_qkinds[kind].type, n_col);
+    *m = (fg_cuda_matrix){.panel_stride = stride,
+                          .n_panel = (n_row + 15) / 16,
+                          .n_sb = (n_col + 127) / 128,
+                          .kind = kind,
+                          .rotated = rotated};
+    memcpy(m->lut, fg_lut_grid6.v, 16);
+    const size_t n = (size_t)N_EXPERT * m->n_panel * stride;
+    uint8_t *p = aligned_alloc(64, n);
+    *scales = aligned_alloc(64, 64 * (size_t)N_EXPERT * m->n_panel);
+    if (p == NULL || *scales == NULL) abort();
+    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(fg_rng_u64(r) % 128);
+    for (size_t i = 0; kind == FG_KIND_F32 && i < n / 4; i++) {
+        const float v = (float)normal_of(r);
+        memcpy(p + 4 * i, &v, 4);
+    }
+    for (size_t i = 0; kind == FG_KIND_BF16 && i < n / 2; i++) {
+        const uint32_t u = bits_of_float((float)normal_of(r));
+        memcpy(p + 2 * i, (const uint8_t *)&u + 2, 2);
+    }
+    for (size_t i = 0; i < 16 * (size_t)N_EXPERT * m->n_panel; i++) {
+        (*scales)[i] = (float)(fg_rng_f64(r) * 1e-4);
+    }
+    return p;
+}
+
+/* y = W_e x by the scalar level. */
+static void multiply(const fg_cuda_matrix *m, const uint8_t *panels, const float *scales,
+                     const float *f, const fg_act128 *q, const fg_act128 *rot, float *y)
+{
+    fg_kernels k;
+    fg_kernels_init(&k, 0);
+    const void *x = (unsigned)m->kind >= FG_KIND_QUANTIZED ? (const void *)f : m->rotated ? rot : q;
+    for (uint32_t p = 0; p < m->n_panel; p++) {
+        k.panel[m->kind](panels + p * m->panel_stride, scales + 16 * p, &fg_lut_grid6, x, 0, 1,
+                         m->n_sb, y + 16 * (size_t)p, 16);
+    }
+}
+
+static float *new_floats(size_t n)
+{
+    float *p = aligned_alloc(64, (4 * n + 63) / 64 * 64);
+    if (p == NULL) abort();
+    memset(p, 0, 4 * n);
+    return p;
+}
+
+static bool experts_agree(const model *c)
+{
+    fg_kernels k;
+    fg_kernels_init(&k, 0);
+    fg_rng r;
+    fg_rng_init(&r, c->d_ff + c->n_tok);
+    const uint32_t ff = (c->d_ff + 127) / 128 * 128, n_slot = c->n_tok * c->n_used;
+    fg_cuda_experts e = {
+        .n_tok = c->n_tok, .n_used = c->n_used, .g_stride = ff, .y_stride = D + 16};
+    float *gs, *us, *ds;
+    uint8_t *gate = make_matrices(&r, &e.gate, c->gate, c->d_ff, D, true, &gs);
+    uint8_t *up = make_matrices(&r, &e.up, c->up, c->d_ff, D, c->up == c->gate, &us);
+    uint8_t *down = make_matrices(&r, &e.down, c->down, D, c->d_ff, false, &ds);
+    fg_cuda_expert table[N_EXPERT];
+    for (uint32_t i = 0; i < N_EXPERT; i++) {
+        table[i] = (fg_cuda_expert){gate + i * e.gate.n_panel * e.gate.panel_stride,
+                                    up + i * e.up.n_panel * e.up.panel_stride,
+                                    down + i * e.down.n_panel * e.down.panel_stride,
+                                    gs + 16 * (size_t)i * e.gate.n_panel,
+                                    us + 16 * (size_t)i * e.up.n_panel,
+                                    ds + 16 * (size_t)i * e.down.n_panel};
+    }
+    table[ABSENT] = (fg_cuda_expert){0};
+    uint32_t *sel = calloc(n_slot, sizeof *sel);
+    if (sel == NULL) abort();
+    for (uint32_t i = 0; i < n_slot; i++) sel[i] = (i * 5 + i / c->n_used) % N_EXPERT;
+    fg_act128 *q = calloc(c->n_tok * 2, sizeof *q), *rot = calloc(c->n_tok * 2, sizeof *q);
+    fg_act128 *hq = calloc(n_slot * (ff / 128), sizeof *q);
+    fg_act128 *hrot = calloc(n_slot * (ff / 128), sizeof *q);
+    if (q == NULL || rot == NULL || hq == NULL || hrot == NULL) abort();
+    float *x = new_floats((size_t)c->n_tok * D), *h = new_floats((size_t)n_slot * ff);
+    fill_floats(&r, IN_NORMAL, x, (size_t)c->n_tok * D);
+    k.quantize_act(x, (size_t)c->n_tok * D, q);
+    k.quantize_act_rot(x, (size_t)c->n_tok * D, rot);
+    e.table = table;
+    e.sel = sel;
+    e.x = (fg_cuda_acts){x, q, rot, D, 2};
+    e.h = (fg_cuda_acts){h, hq, hrot, ff, ff / 128};
+    e.g = new_floats((size_t)n_slot * ff);
+    e.up_y = new_floats((size_t)n_slot * ff);
+    e.y = new_floats((size_t)n_slot * e.y_stride);
+    fg_emu_log log;
+    const fg_cuda_queue queue = fg_emu_queue(&log);
+    bool faulted, ok = true;
+    RUN_CAUGHT(faulted, fg_cuda_few_experts(&queue, &e));
+    if (faulted || log.result != 0) fg_test_fail(__FILE__, __LINE__, "fault or launch");
+    float *g = new_floats(ff), *u = new_floats(ff), *y = new_floats(D);
+    for (uint32_t i = 0; i < n_slot; i++) {
+        const fg_cuda_expert *w = &table[sel[i]];
+        const float *got = e.y + (size_t)i * e.y_stride;
+        memset(y, 0, 4 * D);
+        if (w->gate != NULL) {
+            const size_t t = i / c->n_used;
+            multiply(&e.gate, w->gate, w->gate_scale, x + t * D, q + 2 * t, rot + 2 * t, g);
+            multiply(&e.up, w->up, w->up_scale, x + t * D, q + 2 * t, rot + 2 * t, u);
+            k.silu_mul(g, u, ff, g);
+            k.quantize_act(g, ff, hq);
+            multiply(&e.down, w->down, w->down_scale, g, hq, NULL, y);
+        }
+        ok = ok && same_floats(y, got, D);
+    }
+    void *all[] = {gate, up, down, gs,  us,     ds,  sel, q, rot, hq,
+                   hrot, x,  h,    e.g, e.up_y, e.y, g,   u, y};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    return ok;
+}
+
+FG_TEST(experts)
+{
+    for (unsigned kind = 0; kind < FG_KIND_COUNT; kind++) {
+        const fg_qkind a = (fg_qkind)kind;
+        if (a == FG_KIND_Q4LIN) continue; /* a table goes with all of a test */
+        CHECK(experts_agree(&(model){a, a, FG_KIND_Q6, 128, 1, 2}));
+        CHECK(experts_agree(&(model){FG_KIND_Q4, FG_KIND_Q4, a, 384, 3, 2}));
+    }
+    fg_emu_order(5);
+    CHECK(experts_agree(&(model){FG_KIND_Q4, FG_KIND_Q5, FG_KIND_Q8, 272, 8, 3}));
+    CHECK(experts_agree(&(model){FG_KIND_Q4, FG_KIND_Q4, FG_KIND_Q4, 128, 8, 6}));
+    fg_emu_order(0);
+}
+
+FG_TEST(experts_controls)
+{
+    const model c = {FG_KIND_Q4, FG_KIND_Q4, FG_KIND_Q6, 384, 1, 2};
+    for (unsigned what = 1; what <= 2; what *= 2) {
+        fg_emu_break(what);
+        CHECK(!experts_agree(&c));
+    }
+    fg_emu_break(0);
+}
+
+/* ---- the mailbox ---- */
+
+void *all[] = {gate, up, down, gs, us, ds, sel, q, rot, hq, hrot, x, h, e.g, e.up_y, e.y, g, u, y};
+typedef struct host {
+    fg_cuda_mailbox box;
+    _Alignas(16) uint32_t posted[64];
+    uint32_t n_layer, first;
+    bool answer, torn;
+} host;
+
+static void *be_host(void *p)
+{
+    host *h = p;
+    for (uint32_t l = 0; l < h->n_layer; l++) {
+        while (__atomic_load_n(&h->box.routed, __ATOMIC_ACQUIRE) != h->first + l + 1) continue;
+        for (size_t i = 0; i < 61; i++) h->torn = h->torn || h->posted[i] != l * 64 + i;
+        if (h->answer) __atomic_store_n(&h->box.done, h->first + l + 1, __ATOMIC_RELEASE);
+    }
+    if (!h->answer) __atomic_store_n(&h->box.abort, 1u, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void converse(bool answer, uint32_t n_layer)
+{
+    static host h;
+    h = (host){.n_layer = n_layer, .first = 0xfffffff0u, .answer = answer}; /* tickets wrap */
+    h.box.routed = h.box.done = h.first;
+    const fg_cuda_pass pass = {h.first, 1};
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, be_host, &h) == 0);
+    _Alignas(16) uint32_t from[64];
+    fg_emu_log log;
+    const fg_cuda_queue q = fg_emu_queue(&log);
+    for (uint32_t l = 0; l < n_layer; l++) {
+        for (uint32_t i = 0; i < 64; i++) from[i] = l * 64 + i;
+        const fg_cuda_post post = {
+            &pass, l, 2, {{from, h.posted, 40 * 4}, {from + 40, h.posted + 40, 21 * 4}}, &h.box};
+        fg_cuda_post_layer(&q, &post);
+        fg_cuda_await_layer(&q, &(fg_cuda_await){&pass, l, &h.box});
+        CHECK(log.result == 0);
+        if (answer) CHECK(h.box.done == h.first + l + 1);
+    }
+    (void)pthread_join(thread, NULL);
+    CHECK(!h.torn && h.posted[61] == 0);
+}
+
+FG_TEST(mailbox)
+{
+    converse(true, 40);
+}
+
+FG_TEST(mailbox_aborts)
+{
+    converse(false, 1);
+}
+
+FG_TEST(read_rate)
+{
+    enum { N = 100003 * 4 };
+    uint32_t *p = aligned_alloc(64, 4 * N), sum = 5, want = 5;
+    REQUIRE(p != NULL);
+    for (uint32_t i = 0; i < N; i++) want += p[i] = i * 2654435761u;
+    fg_emu_log log;
+    const fg_cuda_queue q = fg_emu_queue(&log);
+    fg_cuda_read_rate(&q, &(fg_cuda_read){p, 4 * N, &sum});
+    CHECK(log.result == 0 && sum == want);
+    free(p);
+}
