@@ -175,19 +175,26 @@ typedef struct fg_cuda_light {
     uint32_t u_stride;
     void *work;
 } fg_cuda_light;
-uint64_t fg_cuda_light_bytes(uint32_t n_most, uint32_t n_head);
+uint64_t fg_cuda_light_bytes(uint32_t n_most, uint32_t n_head); /* 0 for one row */
 void fg_cuda_lightning(const fg_cuda_queue *q, const fg_cuda_light *a);
 
 /* rope, scaling, the cache's quantization, attn_<kv>, attn_merge and the division of one sequence,
  * as src/model/softmax.c: qkv rows (q heads, k heads, v heads) to u rows; the cache gets the rows'
- * keys and values.  The cache lies as that of one node: KV head g from position g * n_pos on.
- * pos_most: pos + n at most.  work: fg_cuda_softmax_bytes. */
+ * keys and values, the queries of qkv are overwritten.  d: at most FG_CUDA_MAX_HEAD.  The cache
+ * lies as that of one node: KV head g from position g * n_pos on.  pos_most: pos + n at most.
+ * work: fg_cuda_softmax_bytes. */
+enum {
+    FG_CUDA_KV_F32 = 0,
+    FG_CUDA_KV_INT8 = 1,
+    FG_CUDA_KV_F16 = 2,
+    FG_CUDA_MAX_HEAD = 1024,
+};
 typedef struct fg_cuda_softmax {
     const fg_cuda_seq *seq;
     uint32_t n_most;
     uint64_t pos_most, n_pos;
     uint32_t n_head, n_kv_head, d, half; /* half: d_rotary / 2 */
-    uint32_t kv_type;                    /* fg_kv_type of src/model/state.h */
+    uint32_t kv_type;                    /* FG_CUDA_KV_, which are those of src/model/state.h */
     void *k_cache, *v_cache;
     float *k_scale, *v_scale;
     float *qkv;

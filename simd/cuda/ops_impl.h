@@ -16,7 +16,8 @@
     fg_cuda_launch_args((q), (kernel), (const uint32_t[3])grid_, (block_), (shared_), &(args_),    \
                         sizeof(args_))
 #define FG_LAUNCH(q, name, grid_, block_, shared_, args_)                                          \
-    FG_LAUNCH_KERNEL(q, FG_CUDA_##name, grid_, block_, shared_, args_)
+    fg_cuda_launch_args((q), FG_CUDA_##name, (const uint32_t[3])grid_, (block_), (shared_),        \
+                        &(args_), sizeof(args_))
 
 /* Zeros of the grid count as 1. */
 static inline void fg_cuda_launch_args(const fg_cuda_queue *q, fg_cuda_kernel kernel,

@@ -113,6 +113,14 @@ FG_DEV void imma(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 }
+/* The same, added to d. */
+FG_DEV void imma_add(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 /* Loads of what no kernel of the launch writes and nobody needs again soon: weights. */
 FG_DEV uint4 ld16(const void *p)
 {
@@ -293,6 +301,16 @@ FG_DEV float f_of_half(uint32_t h)
     if (exponent == 31) return f_of(sign | 0x7f800000u | fraction << 13);
     if (exponent != 0) return f_of(sign | (exponent + 112u) << 23 | fraction << 13);
     return f_of(sign | bits_of(i2f((int32_t)fraction) * 0x1p-24f));
+}
+
+/* Four floats, 16-byte aligned. */
+FG_DEV float4 load_f4(const float *p)
+{
+    return *(const float4 *)(const void *)p;
+}
+FG_DEV void store_f4(float *p, float4 x)
+{
+    *(float4 *)(void *)p = x;
 }
 
 /* Signed byte i of a word. */

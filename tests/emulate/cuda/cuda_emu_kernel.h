@@ -72,7 +72,7 @@ void *fg_emu_shared(const void *key, size_t bytes);
     static void name##_body(const type &a)
 
 #define FG_SHARED(type, name)                                                                      \
-    typedef type name##_type;                                                                      \
+    using name##_type = type;                                                                      \
     static const char name##_key = 0;                                                              \
     name##_type &name = *(name##_type *)fg_emu_shared(&name##_key, sizeof(name##_type))
 #define FG_SHARED_MORE(type, name) type *name = (type *)(void *)fg_emu_now_->shared
@@ -171,6 +171,13 @@ static inline void imma(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t
             d[i] = dp4a(x->v[2 + row], y->v[5], d[i]);
         }
     }
+}
+
+static inline void imma_add(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    int32_t x[4];
+    imma(x, a, b0, b1);
+    for (int i = 0; i < 4; i++) d[i] += x[i];
 }
 
 static inline uint4 ld16(const void *p)
