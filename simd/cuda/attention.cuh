@@ -24,7 +24,8 @@
 #include "simd/cuda/attn_sizes.h"
 #include "simd/cuda/primitives.cuh"
 
-namespace fg_attn {
+namespace fg_attn
+{
 
 enum {
     BLOCK = FG_KV_BLOCK,
@@ -33,8 +34,8 @@ enum {
     WARPS = 8,
 };
 
-#define TOP_WEIGHT 32512.0f
-#define NAN_BITS 0x7fc00000u
+#define TOP_WEIGHT     32512.0f
+#define NAN_BITS       0x7fc00000u
 #define MINUS_INFINITY f_of(0xff800000u)
 
 FG_DEV uint32_t abs_bits(float x)
@@ -104,7 +105,8 @@ FG_DEV float *result_of(const fg_cuda_softmax &a, attn_row r)
  * values [d]. */
 FG_DEV float *partial_at(const fg_cuda_softmax &a, uint64_t block, attn_row r)
 {
-    return (float *)a.work + ((block * a.n_most + r.token) * a.n_head + r.head) * (a.d + FG_ATTN_PARTIAL);
+    return (float *)a.work +
+           ((block * a.n_most + r.token) * a.n_head + r.head) * (a.d + FG_ATTN_PARTIAL);
 }
 /* Visible positions of the block at p. */
 FG_DEV uint32_t seen_of_block(uint64_t seen, uint64_t p)
@@ -191,7 +193,7 @@ FG_DEV float4 times4(float4 x, float f)
 }
 FG_DEV float4 scales_at(const float *p, uint64_t at, bool there)
 {
-    return there ? load4(p + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+    return there ? load_f4(p + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
 }
 
 } // namespace fg_attn

@@ -4,7 +4,8 @@
  */
 #include "simd/cuda/attention.cuh"
 
-namespace fg_attn {
+namespace fg_attn
+{
 
 /* ---- store ---- */
 
@@ -69,15 +70,16 @@ FG_DEV void store_row(const fg_cuda_softmax &a, const float *x, size_t at, bool 
         const uint32_t bits = largest(x, d);
         const float inverse = 127.0f / f_of(bits);
         const bool finite = bits < 0x7f800000u, some = bits != 0 && abs_bits(inverse) < 0x7f800000u;
-        uint8_t *to = (uint8_t *)cache + (key ? at / 16 * 16 * d + at % 16 * 4
-                                              : at / 4 * 4 * (size_t)d + at % 4);
+        uint8_t *to = (uint8_t *)cache +
+                      (key ? at / 16 * 16 * d + at % 16 * 4 : at / 4 * 4 * (size_t)d + at % 4);
         for (uint32_t i = lane; i < d; i += 32) {
             const int32_t q = finite && some ? f2i_rn(x[i] * inverse) : 0;
             to[key ? i / 4 * 64 + i % 4 : 4 * i] = (uint8_t)q;
         }
         if (lane != 0) return;
-        (key ? a.k_scale : a.v_scale)[at] = !finite ? f_of(NAN_BITS) : some ? f_of(bits) / 127.0f
-                                                                            : 0.0f;
+        (key ? a.k_scale : a.v_scale)[at] = !finite ? f_of(NAN_BITS)
+                                            : some  ? f_of(bits) / 127.0f
+                                                    : 0.0f;
         return;
     }
     const size_t base = key ? at / 16 * 16 * d + at % 16 : at * d;
@@ -123,9 +125,9 @@ FG_KERNEL(attn_store, fg_cuda_softmax, 256, 2)
 /* ---- few rows ---- */
 
 struct split_work {
-    float s[8][BLOCK + 16];        /* scores; rows 16 banks apart */
-    uint8_t u[16][BLOCK + 16];     /* weights: high bytes of 8 rows, low ones; 4 banks apart */
-    int32_t o[8][D + 8];           /* of the upper half of the block */
+    float s[8][BLOCK + 16];    /* scores; rows 16 banks apart */
+    uint8_t u[16][BLOCK + 16]; /* weights: high bytes of 8 rows, low ones; 4 banks apart */
+    int32_t o[8][D + 8];       /* of the upper half of the block */
     float scale[8];
 };
 
@@ -155,8 +157,9 @@ FG_DEV void load_values(const fg_cuda_softmax &a, uint32_t g, uint64_t p, uint64
 }
 
 /* Scores of the warp's 32 positions of the block at p, row by row. */
-FG_DEV void split_scores(const fg_cuda_softmax &a, uint32_t g, uint64_t p, uint32_t n, float q_scale,
-                         const uint32_t q[STEPS][4], const uint4 k[STEPS][2], split_work *w)
+FG_DEV void split_scores(const fg_cuda_softmax &a, uint32_t g, uint64_t p, uint32_t n,
+                         float q_scale, const uint32_t q[STEPS][4], const uint4 k[STEPS][2],
+                         split_work *w)
 {
     const uint32_t lane = threadIdx.x % 32, row = lane / 4;
     const uint32_t at = threadIdx.x / 32 * 32 + lane % 4 * 4;
@@ -167,7 +170,7 @@ FG_DEV void split_scores(const fg_cuda_softmax &a, uint32_t g, uint64_t p, uint3
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
         const float4 scale = scales_at(a.k_scale, from + 16 * i, at + 16 * i < n);
-        store4(&w->s[row][at + 16 * i], scores4(joined4(d, i), scale, q_scale, at + 16 * i, n));
+        store_f4(&w->s[row][at + 16 * i], scores4(joined4(d, i), scale, q_scale, at + 16 * i, n));
     }
 }
 
@@ -250,8 +253,8 @@ FG_DEV void split_result(const int32_t d[4][4], bool there, float *o, split_work
         const uint32_t own = 256u * (uint32_t)s[x / 4] + (uint32_t)s[2 + x / 4];
         y[x] = i2f((int32_t)(own + (uint32_t)w->o[row][e + x])) * f;
     }
-    store4(o + e, float4{y[0], y[1], y[2], y[3]});
-    store4(o + e + 4, float4{y[4], y[5], y[6], y[7]});
+    store_f4(o + e, float4{y[0], y[1], y[2], y[3]});
+    store_f4(o + e + 4, float4{y[4], y[5], y[6], y[7]});
 }
 
 /* blockIdx.x: tile of 8 rows, .y: which blocks of positions, in turn, .z: KV head.  The next keys
@@ -261,7 +264,8 @@ FG_KERNEL(attn_split_i8, fg_cuda_softmax, 256, 2)
     FG_SHARED(split_work, w);
     const uint32_t g = blockIdx.z, warp = threadIdx.x / 32;
     const uint64_t r0 = (uint64_t)blockIdx.x * FG_ATTN_SPLIT_ROWS;
-    const attn_row mine = row_at(a, g, r0 + threadIdx.x % 32 / 4), weighed = row_at(a, g, r0 + warp);
+    const attn_row mine = row_at(a, g, r0 + threadIdx.x % 32 / 4),
+                   weighed = row_at(a, g, r0 + warp);
     uint64_t seen = 0; /* most of the tile */
     for (uint32_t i = 0; i < 8; i++) {
         const uint64_t n = row_at(a, g, r0 + i).seen;
@@ -279,19 +283,25 @@ FG_KERNEL(attn_split_i8, fg_cuda_softmax, 256, 2)
         split_scores(a, g, p, seen_of_block(mine.seen, p), q_scale, q, k, &w);
         load_keys(a, g, next, seen, k);
         sync_block();
-        split_weights(a, g, p, seen_of_block(weighed.seen, p),
-                      partial_at(a, p / BLOCK, weighed), &w);
+        split_weights(a, g, p, seen_of_block(weighed.seen, p), partial_at(a, p / BLOCK, weighed),
+                      &w);
         sync_block();
         int32_t d[4][4] = {};
         split_values(&w, seen - p, v, d);
         load_values(a, g, next, seen, v);
-        split_result(d, seen_of_block(mine.seen, p) != 0, partial_at(a, p / BLOCK, mine) + FG_ATTN_PARTIAL, &w);
+        split_result(d, seen_of_block(mine.seen, p) != 0,
+                     partial_at(a, p / BLOCK, mine) + FG_ATTN_PARTIAL, &w);
     }
 }
 
 /* ---- join ---- */
 
-enum { JOIN_SPANS = 64, JOIN_BLOCKS = JOIN_SPANS * SPAN_BLOCKS, JOIN_COLS = FG_ATTN_JOIN_COLS, JOIN_WAYS = 4 };
+enum {
+    JOIN_SPANS = 64,
+    JOIN_BLOCKS = JOIN_SPANS * SPAN_BLOCKS,
+    JOIN_COLS = FG_ATTN_JOIN_COLS,
+    JOIN_WAYS = 4
+};
 
 struct join_work {
     float m[JOIN_BLOCKS], l[JOIN_BLOCKS];

@@ -4,7 +4,8 @@
  */
 #include "simd/cuda/attention.cuh"
 
-namespace fg_attn {
+namespace fg_attn
+{
 
 enum { TILE_ROWS = FG_ATTN_TILE_ROWS, PARTS = BLOCK / 32 }; /* parts of a block: 32 positions */
 
@@ -83,8 +84,8 @@ FG_DEV uint32_t most4(uint32_t bits, float4 x)
 
 /* From scores to weights in the order of the next product's fragments; the row's maximum, sum and
  * scale of weights.  A lane of the contract's sum is one of a thread's four running sums. */
-FG_DEV void tile_weights(const float *v_scale, uint32_t n, float4 s[PARTS][2],
-                         uint32_t u[PARTS][4], float *max, float *sum, float *scale)
+FG_DEV void tile_weights(const float *v_scale, uint32_t n, float4 s[PARTS][2], uint32_t u[PARTS][4],
+                         float *max, float *sum, float *scale)
 {
     const uint32_t lane = threadIdx.x % 32;
     float m = MINUS_INFINITY;
@@ -111,8 +112,10 @@ FG_DEV void tile_weights(const float *v_scale, uint32_t n, float4 s[PARTS][2],
 #pragma unroll
     for (uint32_t k = 0; k < 2 * PARTS; k++) {
         const float4 x = s[k / 2][k % 2];
-        const uint32_t y0 = none ? 0 : rounded(x.x * inverse), y1 = none ? 0 : rounded(x.y * inverse);
-        const uint32_t y2 = none ? 0 : rounded(x.z * inverse), y3 = none ? 0 : rounded(x.w * inverse);
+        const uint32_t y0 = none ? 0 : rounded(x.x * inverse),
+                       y1 = none ? 0 : rounded(x.y * inverse);
+        const uint32_t y2 = none ? 0 : rounded(x.z * inverse),
+                       y3 = none ? 0 : rounded(x.w * inverse);
         u[k / 2][k % 2 * 2] = high_bytes(y0, y1, y2, y3);
         u[k / 2][k % 2 * 2 + 1] = low_bytes(y0, y1, y2, y3);
     }
@@ -164,9 +167,9 @@ FG_DEV void tile_span(const fg_cuda_softmax &a, tile_state *r, const tile_work *
     for (uint32_t k = 0; k < 8; k++) {
         float *to = u + k / 2 * 32 + k % 2 * 4;
         float4 x = w->o[k][threadIdx.x];
-        if (p != 0) x = merge4(load4(to), x, f);
+        if (p != 0) x = merge4(load_f4(to), x, f);
         if (last) x = float4{x.x / l, x.y / l, x.z / l, x.w / l};
-        store4(to, x);
+        store_f4(to, x);
     }
 }
 

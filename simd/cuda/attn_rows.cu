@@ -4,7 +4,8 @@
  */
 #include "simd/cuda/attention.cuh"
 
-namespace fg_attn {
+namespace fg_attn
+{
 
 struct rows_work {
     float s[8][BLOCK];           /* scores, then weights of a float cache */
@@ -214,8 +215,9 @@ template <int KV> FG_DEV void attn_rows(const fg_cuda_softmax &a, rows_work *w)
             for (uint32_t i = 0; i < 4; i++) {
                 const uint32_t r = r4 + i;
                 if (p >= w->seen[r]) continue;
-                float *to = split ? partial_at(a, p / BLOCK, row_at(a, g, r0 + r)) + FG_ATTN_PARTIAL + e
-                                  : &o[r * d + e];
+                float *to =
+                    split ? partial_at(a, p / BLOCK, row_at(a, g, r0 + r)) + FG_ATTN_PARTIAL + e
+                          : &o[r * d + e];
                 *to = begins ? y[i] : fma_rn(y[i], w->f[r].next, *to * w->f[r].was);
             }
         }

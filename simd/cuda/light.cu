@@ -14,7 +14,8 @@
 #include "simd/cuda/attn_sizes.h"
 #include "simd/cuda/primitives.cuh"
 
-namespace fg_light {
+namespace fg_light
+{
 
 enum {
     CHUNK = FG_LIGHT_CHUNK,
@@ -81,11 +82,11 @@ FG_DEV void query_and_key(const fg_cuda_light &a, light_chunk y, uint32_t h, uin
         return;
     }
     float *p = row_of(a, y, i, h) + c;
-    *q = silu4(load4(p));
-    *k = silu4(load4(p + a.d));
-    store4(p, *q);
-    store4(p + a.d, *k);
-    store4(p + 2 * a.d, silu4(load4(p + 2 * a.d)));
+    *q = silu4(load_f4(p));
+    *k = silu4(load_f4(p + a.d));
+    store_f4(p, *q);
+    store_f4(p + a.d, *k);
+    store_f4(p + 2 * a.d, silu4(load_f4(p + 2 * a.d)));
 }
 
 FG_DEV void put_column(float *p, float4 x)
@@ -118,8 +119,8 @@ FG_KERNEL(light_scores, fg_cuda_light, 128, 3)
         sync_block();
 #pragma unroll 4
         for (uint32_t c = 0; c < n; c++) {
-            const float4 q = load4(qt + c * CHUNK + i4), k0 = load4(kt + c * CHUNK + j8),
-                         k1 = load4(kt + c * CHUNK + j8 + 4);
+            const float4 q = load_f4(qt + c * CHUNK + i4), k0 = load_f4(kt + c * CHUNK + j8),
+                         k1 = load_f4(kt + c * CHUNK + j8 + 4);
             add4(acc[0], k0.x, q);
             add4(acc[1], k0.y, q);
             add4(acc[2], k0.z, q);
@@ -140,15 +141,15 @@ FG_KERNEL(light_scores, fg_cuda_light, 128, 3)
         for (uint32_t k = 0; k < 4; k++) {
             acc[r][k] = i4 + k >= j ? decay[i4 + k - j] * acc[r][k] : 0.0f;
         }
-        store4(to + j * CHUNK, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
+        store_f4(to + j * CHUNK, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
     }
 }
 
 /* What a block of light_walk has in shared memory. */
 struct light_walk_work {
     float s[PIECE][WALK_COLS];
-    float x[PIECE * CHUNK];    /* queries [c][i], or keys [j][c] */
-    float at[CHUNK][CHUNK];    /* [j][i] */
+    float x[PIECE * CHUNK]; /* queries [c][i], or keys [j][c] */
+    float at[CHUNK][CHUNK]; /* [j][i] */
     float v[2][CHUNK][WALK_COLS];
 };
 
@@ -163,9 +164,9 @@ FG_DEV void move_state(const fg_cuda_light &a, light_walk_work *w, uint32_t c0, 
         if (e0 + e >= a.d) continue;
         float *p = a.s + ((size_t)blockIdx.y * a.d + c0 + c) * a.d + e0 + e;
         if (in) {
-            store4(&w->s[c][e], load4(p));
+            store_f4(&w->s[c][e], load_f4(p));
         } else {
-            store4(p, load4(&w->s[c][e]));
+            store_f4(p, load_f4(&w->s[c][e]));
         }
     }
 }
@@ -177,9 +178,9 @@ FG_DEV void load_values(const fg_cuda_light &a, light_chunk y, float (*v)[WALK_C
     for (uint32_t k = threadIdx.x; k < CHUNK * (WALK_COLS / 4); k += 128) {
         const uint32_t i = k / (WALK_COLS / 4), e = k % (WALK_COLS / 4) * 4;
         if (i >= y.hi || e0 + e >= a.d) continue;
-        const float *p = i < y.lo ? a.v + ((size_t)h * CHUNK + i) * a.d
-                                  : row_of(a, y, i, h) + 2 * (size_t)a.d;
-        store4(&v[i][e], load4(p + e0 + e));
+        const float *p =
+            i < y.lo ? a.v + ((size_t)h * CHUNK + i) * a.d : row_of(a, y, i, h) + 2 * (size_t)a.d;
+        store_f4(&v[i][e], load_f4(p + e0 + e));
     }
 }
 
@@ -193,8 +194,8 @@ FG_DEV void fold(const fg_cuda_light &a, light_chunk y, light_walk_work *w,
     for (uint32_t k = tid; k < CHUNK * n / 4; k += 128) {
         const uint32_t j = k / (n / 4), at = k % (n / 4) * 4;
         if (j < y.lo) continue;
-        const float4 key = load4(row_of(a, y, j, h) + a.d + c0 + at);
-        store4(w->x + j * PIECE + at, scale4(decay[CHUNK - 1 - j], key));
+        const float4 key = load_f4(row_of(a, y, j, h) + a.d + c0 + at);
+        store_f4(w->x + j * PIECE + at, scale4(decay[CHUNK - 1 - j], key));
     }
     for (uint32_t k = tid; k < n * y.lo; k += 128) {
         const uint32_t j = k % y.lo, at = k / y.lo;
@@ -210,8 +211,8 @@ FG_DEV void fold(const fg_cuda_light &a, light_chunk y, light_walk_work *w,
         }
 #pragma unroll 4
         for (uint32_t j = 0; j < CHUNK; j++) {
-            const float4 x = load4(&v[j][e]), k0 = load4(w->x + j * PIECE + c),
-                         k1 = load4(w->x + j * PIECE + c + 4);
+            const float4 x = load_f4(&v[j][e]), k0 = load_f4(w->x + j * PIECE + c),
+                         k1 = load_f4(w->x + j * PIECE + c + 4);
             add4(acc[0], k0.x, x);
             add4(acc[1], k0.y, x);
             add4(acc[2], k0.z, x);
@@ -223,7 +224,7 @@ FG_DEV void fold(const fg_cuda_light &a, light_chunk y, light_walk_work *w,
         }
 #pragma unroll
         for (uint32_t r = 0; r < 8; r++) {
-            store4(&w->s[c + r][e], float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
+            store_f4(&w->s[c + r][e], float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
         }
     }
     sync_block();
@@ -238,12 +239,12 @@ FG_DEV void add_state(const fg_cuda_light &a, light_chunk y, light_walk_work *w,
         const uint32_t i = k / 2 % CHUNK, c = (k / 2 / CHUNK * 2 + k % 2) * 4;
         const bool there = i >= y.lo && i < y.hi;
         put_column(w->x + c * CHUNK + i,
-                   there ? load4(row_of(a, y, i, blockIdx.y) + c0 + c) : zero4());
+                   there ? load_f4(row_of(a, y, i, blockIdx.y) + c0 + c) : zero4());
     }
     sync_block();
 #pragma unroll 4
     for (uint32_t c = 0; c < n; c++) {
-        const float4 q = load4(w->x + c * CHUNK + i4), s = load4(&w->s[c][e]);
+        const float4 q = load_f4(w->x + c * CHUNK + i4), s = load_f4(&w->s[c][e]);
         add4(acc[0], q.x, s);
         add4(acc[1], q.y, s);
         add4(acc[2], q.z, s);
@@ -266,7 +267,7 @@ FG_DEV void add_values(const fg_cuda_light &a, light_chunk y, const light_walk_w
     }
 #pragma unroll 4
     for (uint32_t j = 0; j <= i4; j++) {
-        const float4 c = load4(&w->at[j][i4]), x = load4(&v[j][e]);
+        const float4 c = load_f4(&w->at[j][i4]), x = load_f4(&v[j][e]);
         add4(acc[0], c.x, x);
         add4(acc[1], c.y, x);
         add4(acc[2], c.z, x);
@@ -276,9 +277,9 @@ FG_DEV void add_values(const fg_cuda_light &a, light_chunk y, const light_walk_w
     for (uint32_t t = 0; t < 4; t++) {
         const uint32_t i = i4 + t;
         if (i < y.lo || i >= y.hi) continue;
-        for (uint32_t j = i4 + 1; j <= i; j++) add4(acc[t], w->at[j][i], load4(&v[j][e]));
-        store4(a.u + (y.row + i) * a.u_stride + (size_t)h * a.d + at,
-               float4{acc[t][0], acc[t][1], acc[t][2], acc[t][3]});
+        for (uint32_t j = i4 + 1; j <= i; j++) add4(acc[t], w->at[j][i], load_f4(&v[j][e]));
+        store_f4(a.u + (y.row + i) * a.u_stride + (size_t)h * a.d + at,
+                 float4{acc[t][0], acc[t][1], acc[t][2], acc[t][3]});
     }
 }
 
@@ -298,7 +299,7 @@ FG_KERNEL(light_walk, fg_cuda_light, 128, 2)
         if (!is_there(y)) break;
         load_values(a, y, w->v[turn]);
         for (uint32_t i = threadIdx.x; i < CHUNK * CHUNK / 4; i += 128) {
-            store4(&w->at[0][0] + 4 * i, load4(scores + (size_t)k * CHUNK * CHUNK + 4 * i));
+            store_f4(&w->at[0][0] + 4 * i, load_f4(scores + (size_t)k * CHUNK * CHUNK + 4 * i));
         }
         float acc[4][4] = {};
         for (uint32_t c0 = 0; c0 < a.d; c0 += PIECE) {
@@ -325,7 +326,8 @@ FG_KERNEL(light_keep, fg_cuda_light, 256, 1)
     const uint32_t h = blockIdx.x, n = a.seq->n;
     const uint64_t end = a.seq->pos + n;
     for (uint32_t k = threadIdx.x; k < CHUNK * a.d; k += 256) {
-        const uint32_t i = k % CHUNK, c = k / CHUNK, back = (uint32_t)((end + CHUNK - 1 - i) % CHUNK);
+        const uint32_t i = k % CHUNK, c = k / CHUNK,
+                       back = (uint32_t)((end + CHUNK - 1 - i) % CHUNK);
         if (back >= n) continue;
         const float *p = a.qkv + (size_t)(a.seq->first + n - 1 - back) * a.qkv_stride;
         a.kt[((size_t)h * a.d + c) * CHUNK + i] = p[(size_t)h * 3 * a.d + a.d + c];
@@ -375,15 +377,15 @@ FG_DEV void fold_one(light_one_work *w, const float *decay, uint32_t n, uint32_t
 #pragma unroll 2
     for (uint32_t j = 0; j < CHUNK; j++) {
         const float f = decay[CHUNK - 1 - j];
-        const float4 x = load4(&w->v[j][e]);
+        const float4 x = load_f4(&w->v[j][e]);
 #pragma unroll
         for (uint32_t r = 0; r < 8; r++) add4(acc[r], f * w->kt[c + r][j], x);
     }
 #pragma unroll
     for (uint32_t r = 0; r < 8; r++) {
         const float4 x = {acc[r][0], acc[r][1], acc[r][2], acc[r][3]};
-        store4(&w->s[c + r][e], x);
-        store4(s + (c + r) * stride + e, x);
+        store_f4(&w->s[c + r][e], x);
+        store_f4(s + (c + r) * stride + e, x);
     }
 }
 
@@ -392,7 +394,7 @@ FG_DEV float chain(const float *x, const float *y, uint32_t stride, uint32_t n, 
 {
 #pragma unroll 8
     for (uint32_t c = 0; c < n; c += 4) {
-        const float4 f = load4(x + c);
+        const float4 f = load_f4(x + c);
         acc = fma_rn(f.x, y[c * stride], acc);
         acc = fma_rn(f.y, y[(c + 1) * stride], acc);
         acc = fma_rn(f.z, y[(c + 2) * stride], acc);

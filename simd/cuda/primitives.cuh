@@ -304,14 +304,15 @@ FG_DEV float f_of_half(uint32_t h)
 }
 
 /* Four floats, 16-byte aligned. */
-FG_DEV float4 load4(const float *p)
+FG_DEV float4 load_f4(const float *p)
 {
     return *(const float4 *)(const void *)p;
 }
-FG_DEV void store4(float *p, float4 x)
+FG_DEV void store_f4(float *p, float4 x)
 {
     *(float4 *)(void *)p = x;
 }
+
 /* Signed byte i of a word. */
 FG_DEV int32_t byte_of(uint32_t w, unsigned i)
 {

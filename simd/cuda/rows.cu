@@ -6,6 +6,15 @@
 #include "simd/cuda/rows.cuh"
 #include "simd/cuda/rows_args.h"
 
+FG_DEV float4 load4(const float *p)
+{
+    return *(const float4 *)(const void *)p;
+}
+FG_DEV void store4(float *p, const float4 &v)
+{
+    *(float4 *)(void *)p = v;
+}
+
 /* a = fma(c, y, a) in each. */
 FG_DEV void axpy4(float4 &a, float c, const float4 &y)
 {

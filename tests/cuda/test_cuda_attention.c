@@ -389,4 +389,10 @@ FG_TEST(faults_are_found)
         CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, n, n, 0, FEWER_BITS));
         CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, n, n, 0, NO_ROPE));
     }
+    fg_emu_break(FG_EMU_UNFUSED);
+    CHECK(!equal((shape){FG_KV_F32, 4, 1, 32, 16}, 300, 1, 1, 0, NONE));
+    fg_emu_break(FG_EMU_OTHER_TREE);
+    CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, 1, 1, 0, NONE));
+    CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, 12, 12, 0, NONE));
+    fg_emu_break(0);
 }

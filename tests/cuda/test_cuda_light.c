@@ -269,4 +269,8 @@ FG_TEST(faults_are_found)
         CHECK(!equal(1, 128, 60, 0, 70, split, 0, NO_FOLD));
         CHECK(!equal(1, 128, 60, 0, 70, split, 0, OLD_KEY));
     }
+    fg_emu_break(FG_EMU_UNFUSED);
+    CHECK(!equal(1, 128, 60, 0, 1, 1, 0, NONE));
+    CHECK(!equal(1, 128, 60, 0, 3, 3, 0, NONE));
+    fg_emu_break(0);
 }

@@ -72,7 +72,7 @@ void *fg_emu_shared(const void *key, size_t bytes);
     static void name##_body(const type &a)
 
 #define FG_SHARED(type, name)                                                                      \
-    using name##_type = type;                                                                       \
+    using name##_type = type;                                                                      \
     static const char name##_key = 0;                                                              \
     name##_type &name = *(name##_type *)fg_emu_shared(&name##_key, sizeof(name##_type))
 #define FG_SHARED_MORE(type, name) type *name = (type *)(void *)fg_emu_now_->shared
