@@ -65,3 +65,7 @@ TODO(fg_cuda_few_experts, const fg_cuda_experts *j)
 {
     (void)q, (void)j;
 }
+TODO(fg_cuda_read_rate, const fg_cuda_read *j)
+{
+    (void)q, (void)j;
+}
