@@ -32,11 +32,11 @@ void cards_measure(cards *c)
         }
     }
     for (uint32_t i = 0; i < c->n_shown; i++) {
-        (void)fg_card_measure(&c->card[i].card, &c->card[i].more, i, &c->card[i].err);
+        (void)fg_gpu_card_measure(&c->card[i].card, &c->card[i].more, i, &c->card[i].err);
     }
 }
 
-static void print_card(uint32_t idx, const fg_card *c, const fg_card_measured *m)
+static void print_card(uint32_t idx, const fg_gpu_card *c, const fg_gpu_card_measured *m)
 {
     const fg_gpu_info *x = &m->info;
     printf("gpu %-7u %s, sm_%d, %u multiprocessors, %s, driver %d.%d\n", idx, cli_shown(x->name),
@@ -73,8 +73,8 @@ void cards_put(const cards *c, fg_buf *b)
 {
     fg_buf_put_str(b, "\"gpus\": [");
     for (uint32_t i = 0; i < c->n_shown; i++) {
-        const fg_card *k = &c->card[i].card;
-        const fg_card_measured *m = &c->card[i].more;
+        const fg_gpu_card *k = &c->card[i].card;
+        const fg_gpu_card_measured *m = &c->card[i].more;
         fg_buf_put_str(b, i == 0 ? "{" : ", {");
         if (c->card[i].err.code != FG_OK) {
             put_text(b, "error", c->card[i].err.msg);
@@ -102,7 +102,8 @@ static void print_line(const char *what, uint64_t bytes)
     printf("  %-28s %10s\n", what, cli_bytes((double)bytes));
 }
 
-static void print_memory(const fg_card *c, const fg_gpu_memory *m, uint64_t n_ctx, uint32_t n_batch)
+static void print_memory(const fg_gpu_card *c, const fg_gpu_memory *m, uint64_t n_ctx,
+                         uint32_t n_batch)
 {
     char name[64];
     printf("\ngpu         %s: %s to use, read at %.0f GB/s, the bus at %.1f\n", cli_shown(c->name),
@@ -131,12 +132,13 @@ static void print_memory(const fg_card *c, const fg_gpu_memory *m, uint64_t n_ct
            m->streams ? "" : "; none can pass through");
 }
 
-void card_plan_print(const fg_card *c, const fg_card_forecast *f, uint64_t n_ctx, uint32_t n_batch)
+void card_plan_print(const fg_gpu_card *c, const fg_gpu_card_forecast *f, uint64_t n_ctx,
+                     uint32_t n_batch)
 {
     print_memory(c, &f->memory, n_ctx, n_batch);
     if (!f->memory.fits) return;
     for (int i = 0; i < 2; i++) {
-        const fg_card_speed *s = &f->decode[i];
+        const fg_gpu_card_speed *s = &f->decode[i];
         if (i == 1 && s->pos == 0) break;
         printf("decode   behind %-11s %8.2f tok/s with experts on the host, %.2f with those that "
                "stay, uniform routing (%.2f without a card; %.1f ms the card, %.1f ms layers, %.1f "
@@ -145,7 +147,7 @@ void card_plan_print(const fg_card *c, const fg_card_forecast *f, uint64_t n_ctx
                1e3 * s->layers_s, 1e3 * s->experts_s);
     }
     for (int i = 0; i < 2; i++) {
-        const fg_card_speed *s = &f->prefill[i];
+        const fg_gpu_card_speed *s = &f->prefill[i];
         if (i == 1 && s->pos == 0) break;
         printf("prefill  behind %-11s %8.2f tok/s with %.1f experts of a layer copied, %.2f with "
                "none, %.2f with all (%.2f without a card)\n",
@@ -155,7 +157,7 @@ void card_plan_print(const fg_card *c, const fg_card_forecast *f, uint64_t n_ctx
     printf("            with everything of the host's in its memory\n");
 }
 
-static void put_speeds(fg_buf *b, const char *name, const fg_card_speed s[2], bool prefill)
+static void put_speeds(fg_buf *b, const char *name, const fg_gpu_card_speed s[2], bool prefill)
 {
     fg_buf_printf(b, ", \"%s\": [", name);
     for (int i = 0; i < 2; i++) {
@@ -176,7 +178,7 @@ static void put_speeds(fg_buf *b, const char *name, const fg_card_speed s[2], bo
     fg_buf_put_str(b, "]");
 }
 
-void card_plan_put(const fg_card *c, const fg_card_forecast *f, uint32_t n_batch, fg_buf *b)
+void card_plan_put(const fg_gpu_card *c, const fg_gpu_card_forecast *f, uint32_t n_batch, fg_buf *b)
 {
     const fg_gpu_memory *m = &f->memory;
     fg_buf_put_str(b, "\"gpu\": {");

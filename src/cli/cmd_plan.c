@@ -66,8 +66,8 @@ typedef struct settings {
 typedef struct result {
     const settings *o;
     planned p;
-    fg_card card;
-    fg_card_forecast gf;
+    fg_gpu_card card;
+    fg_gpu_card_forecast gf;
     fg_machine machine;
     fg_nodes nodes;
     fg_demand demand;
@@ -164,14 +164,14 @@ static void find_disk(result *r)
 static fg_status find_card(result *r, const fg_forecast_opts *fo, fg_err *err)
 {
     const settings *o = r->o;
-    const fg_card_fit fit = fg_card_fit_default();
-    fg_card_measured more;
+    const fg_gpu_card_fit fit = fg_gpu_card_fit_default();
+    fg_gpu_card_measured more;
     if (!o->gpu && o->gpu_spec == NULL) return FG_OK;
-    if (o->gpu_spec != NULL) FG_TRY(fg_card_parse(&r->card, o->gpu_spec, err));
-    if (o->gpu_spec == NULL) FG_TRY(fg_card_measure(&r->card, &more, 0, err));
+    if (o->gpu_spec != NULL) FG_TRY(fg_gpu_card_parse(&r->card, o->gpu_spec, err));
+    if (o->gpu_spec == NULL) FG_TRY(fg_gpu_card_measure(&r->card, &more, 0, err));
     if (o->gpu_bytes != 0 && o->gpu_bytes < r->card.bytes) r->card.bytes = o->gpu_bytes;
-    return fg_card_forecast_make(&r->gf, &r->card, &fit, r->p.plan, &r->demand, &r->rates, &r->f,
-                                 fo, r->n_long, err);
+    return fg_gpu_card_forecast_make(&r->gf, &r->card, &fit, r->p.plan, &r->demand, &r->rates,
+                                     &r->f, fo, r->n_long, err);
 }
 
 static fg_status collect(result *r, fg_err *err)

@@ -24,8 +24,8 @@ static uint64_t tensor_bytes(const fg_tensor *t)
            up(scales);
 }
 
-/* What the placement gives a tensor of an expert (FORMAT.md 5.2): panels of gate and up are one run,
- * counted with gate. */
+/* What the placement gives a tensor of an expert (FORMAT.md 5.2): panels of gate and up are one
+ * run, counted with gate. */
 static uint64_t placed_bytes(const fg_tensor *t)
 {
     const uint64_t n_panel = fg_n_panel(t->n_row);

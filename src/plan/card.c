@@ -15,7 +15,7 @@
 
 enum { H100_SM = 132 };
 
-void fg_card_assume(fg_card *c, uint32_t n_sm)
+void fg_gpu_card_assume(fg_gpu_card *c, uint32_t n_sm)
 {
     c->gemm_gmacs = 120000.0 * n_sm / H100_SM;
     c->fma_gmacs = 15000.0 * n_sm / H100_SM;
@@ -39,11 +39,11 @@ static bool take_figure(const char **at, const char *suffix, double *gigabytes)
     return true;
 }
 
-fg_status fg_card_parse(fg_card *out, const char *text, fg_err *err)
+fg_status fg_gpu_card_parse(fg_gpu_card *out, const char *text, fg_err *err)
 {
     const char *at = text;
     double memory = 0.0;
-    *out = (fg_card){0};
+    *out = (fg_gpu_card){0};
     if (!take_figure(&at, "", &memory) || *at++ != ',' || !take_figure(&at, "/s", &out->read_gbs) ||
         *at++ != ',' || !take_figure(&at, "/s", &out->copy_gbs) || *at != '\0') {
         return fg_fail(err, FG_EINVAL,
@@ -53,20 +53,20 @@ fg_status fg_card_parse(fg_card *out, const char *text, fg_err *err)
     }
     out->bytes = (uint64_t)(memory * 1e9);
     (void)snprintf(out->name, sizeof out->name, "%.120s", text);
-    fg_card_assume(out, H100_SM);
+    fg_gpu_card_assume(out, H100_SM);
     return FG_OK;
 }
 
-fg_card_fit fg_card_fit_default(void)
+fg_gpu_card_fit fg_gpu_card_fit_default(void)
 {
-    return (fg_card_fit){.gemv = 0.8, .layer_us = 20.0, .box_us = 10.0};
+    return (fg_gpu_card_fit){.gemv = 0.8, .layer_us = 20.0, .box_us = 10.0};
 }
 
 /* ---- time ---- */
 
 typedef struct timing {
-    const fg_card *c;
-    const fg_card_fit *fit;
+    const fg_gpu_card *c;
+    const fg_gpu_card_fit *fit;
     const fg_demand *d;
     const fg_rates *r;
     const fg_forecast_opts *o;
@@ -128,7 +128,7 @@ static double layer_with_residents(const timing *x, double host_each, double car
     return t;
 }
 
-static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_card_speed *out)
+static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card_speed *out)
 {
     const fg_shape *s = &x->d->shape;
     const double R = x->c->read_gbs * 1e9, gemv = x->fit->gemv * R;
@@ -139,7 +139,7 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_card_spe
                            x->d->experts.imbalance * fg_forecast_away(x->d, x->r) *
                            (1.0 + x->o->fit.other_decode);
     const double uses = (double)s->n_layer * s->n_used;
-    *out = (fg_card_speed){
+    *out = (fg_gpu_card_speed){
         .pos = pos,
         .host_tok_s = host_tok_s,
         .card_s =
@@ -154,7 +154,8 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_card_spe
         inverse(other + s->n_layer * layer_with_residents(x, experts / uses, each));
 }
 
-/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied. */
+/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied.
+ * */
 typedef struct sides {
     double met, there, host_each, card_each, copy_each;
 } sides;
@@ -181,7 +182,7 @@ static double best_copies(const sides *y)
 }
 
 static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host_tok_s,
-                    fg_card_speed *out)
+                    fg_gpu_card_speed *out)
 {
     const fg_shape *s = &x->d->shape;
     const double n = n_batch, R = x->c->read_gbs * 1e9, gemm = x->c->gemm_gmacs;
@@ -196,7 +197,7 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
     y.card_each = larger(bytes / R, rows * sum_of(x->d->experts.gmac) / uses / gemm);
     y.copy_each = bytes / (x->c->copy_gbs * 1e9);
     const double attn = n * attention_gmac(s, (double)pos + 0.5 * n) / x->c->fma_gmacs;
-    *out = (fg_card_speed){.pos = pos, .host_tok_s = host_tok_s, .n_copied = best_copies(&y)};
+    *out = (fg_gpu_card_speed){.pos = pos, .host_tok_s = host_tok_s, .n_copied = best_copies(&y)};
     out->card_s = n * sum_of(x->d->dense.gmac) / gemm + attn + sum_of(x->d->head.bytes) / R;
     out->layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6;
     const double other = out->card_s + out->layers_s;
@@ -209,12 +210,12 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
     }
 }
 
-fg_status fg_card_forecast_make(fg_card_forecast *out, const fg_card *c, const fg_card_fit *fit,
-                                const fg_file_plan *p, const fg_demand *d, const fg_rates *r,
-                                const fg_forecast *f, const fg_forecast_opts *o, uint32_t n_batch,
-                                fg_err *err)
+fg_status fg_gpu_card_forecast_make(fg_gpu_card_forecast *out, const fg_gpu_card *c,
+                                    const fg_gpu_card_fit *fit, const fg_file_plan *p,
+                                    const fg_demand *d, const fg_rates *r, const fg_forecast *f,
+                                    const fg_forecast_opts *o, uint32_t n_batch, fg_err *err)
 {
-    *out = (fg_card_forecast){0};
+    *out = (fg_gpu_card_forecast){0};
     const fg_gpu_memory_opts mo = {.bytes = c->bytes,
                                    .n_ctx = o->n_ctx,
                                    .n_batch = n_batch,

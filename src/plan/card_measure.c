@@ -109,11 +109,12 @@ static void clean_up(rig *r)
     if (r->stream != NULL) (void)d->stream_destroy(r->stream);
 }
 
-fg_status fg_card_measure(fg_card *out, fg_card_measured *more, uint32_t idx, fg_err *err)
+fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint32_t idx,
+                              fg_err *err)
 {
     rig r = {0};
-    *out = (fg_card){0};
-    *more = (fg_card_measured){0};
+    *out = (fg_gpu_card){0};
+    *more = (fg_gpu_card_measured){0};
     FG_TRY(fg_gpu_open(&r.g, idx, err));
     r.d = r.g->d;
     fg_status st = prepare(&r, &more->free_bytes, err);
@@ -128,6 +129,6 @@ fg_status fg_card_measure(fg_card *out, fg_card_measured *more, uint32_t idx, fg
     fg_gpu_close(&r.g);
     (void)snprintf(out->name, sizeof out->name, "%s", more->info.name);
     out->bytes = more->info.bytes;
-    fg_card_assume(out, more->info.n_sm);
+    fg_gpu_card_assume(out, more->info.n_sm);
     return st;
 }

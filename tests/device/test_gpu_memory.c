@@ -39,7 +39,8 @@ static fg_shape m1_shape(void)
 static fg_tensor_choice choose(void *ctx, fg_role role, uint32_t layer, uint32_t expert)
 {
     (void)ctx, (void)layer, (void)expert;
-    return (fg_tensor_choice){.type = role >= FG_ROLE_EXPERT_GATE ? FG_TYPE_Q4
+    return (fg_tensor_choice){.lut = fg_lut_linear,
+                              .type = role >= FG_ROLE_EXPERT_GATE ? FG_TYPE_Q4
                                       : role == FG_ROLE_LM_HEAD   ? FG_TYPE_Q8
                                                                   : FG_TYPE_Q6};
 }
