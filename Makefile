@@ -199,6 +199,7 @@ $(FAKE_OBJS): PIC := -fPIC
 $(FAKE): $(FAKE_OBJS) $(EMU_OBJS) $(BUILD)/libfulgur.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -lm -pthread $(SANF) -o $@
+	$(Q)printf '%-63s\n%s' "fulgur-cuda 1 abi $(CU_ABI) bytes 0000000000000010 11040" 'of the emulator!' >$(@D)/fulgur-cuda.fatbin
 $(BUILD)/tests/device/test_gpu $(BUILD)/tests/e2e/test_gpu_faults: | $(FAKE)
 
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).

@@ -9,6 +9,7 @@
 
 #include "src/base/buf.h"
 #include "src/base/json.h"
+#include "src/cli/card_report.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/plan/doctor.h"
@@ -25,7 +26,8 @@ const command cmd_doctor = {
                "fulgur doctor --topology server.xml",
     .description =
         "Describes the machine: processor, kernel level, nodes, memory, and what memory and "
-        "disk reach when measured; then what should be set differently, and how.\n"
+        "disk reach when measured, and so with a card, if there is one that runs; then what should "
+        "be set differently, and how.\n"
         "`--topology` shows another machine instead, from hwloc XML or a description: what is "
         "counted of it, and what each node would own. Nothing is measured then.",
     .run = run,
@@ -122,11 +124,12 @@ static void print_disk(const fg_doctor *d, const char *path)
     printf(")\n");
 }
 
-static void print_text(const fg_doctor *d, const char *path)
+static void print_text(const fg_doctor *d, const cards *c, const char *path)
 {
     fg_advice advice[FG_DOCTOR_ADVICE];
     const size_t n = fg_doctor_advise(d, advice);
     print_machine(&d->machine);
+    cards_print(c);
     print_memory(d);
     print_node_rates(&d->nodes);
     print_disk(d, path);
@@ -214,13 +217,15 @@ static void put_measured(fg_buf *b, const fg_doctor *d)
     fg_buf_put_str(b, "]}");
 }
 
-static fg_status print_json(const fg_doctor *d, fg_err *err)
+static fg_status print_json(const fg_doctor *d, const cards *c, fg_err *err)
 {
     fg_advice advice[FG_DOCTOR_ADVICE];
     const size_t n = fg_doctor_advise(d, advice);
     fg_buf b = {0};
     fg_buf_put_str(&b, "{\"machine\": ");
     put_machine(&b, &d->machine);
+    fg_buf_put_str(&b, ", ");
+    cards_put(c, &b);
     put_measured(&b, d);
     fg_buf_put_str(&b, ", \"advice\": [");
     for (size_t i = 0; i < n; i++) {
@@ -284,6 +289,7 @@ static int run(int argc, char **argv)
     }
     fg_err err = {0};
     fg_doctor d;
+    cards c;
     progress p;
     if (topology != NULL) {
         return show_topology(topology, json, &err) == FG_OK ? cli_finish_stdout() : cli_fail(&err);
@@ -292,7 +298,8 @@ static int run(int argc, char **argv)
     progress_start(&p, "doctor", "step");
     fg_status st = fg_doctor_run(&d, n_thread, path, step, &p, &err);
     progress_end(&p);
-    if (st == FG_OK && json) st = print_json(&d, &err);
-    if (st == FG_OK && !json) print_text(&d, path);
+    if (st == FG_OK) cards_measure(&c);
+    if (st == FG_OK && json) st = print_json(&d, &c, &err);
+    if (st == FG_OK && !json) print_text(&d, &c, path);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

@@ -13,6 +13,7 @@
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/cli/card_report.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
 #include "src/cli/planned.h"
@@ -30,7 +31,8 @@ const command cmd_plan = {
     .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s\n"
                "fulgur plan m1.fulgur --ram 64G\n"
                "fulgur plan config.json --type q4 --bandwidth 400GB/s --nodes 2\n"
-               "fulgur plan config.json --topology server.xml --bandwidth 400GB/s --gemm 9000",
+               "fulgur plan config.json --topology server.xml --bandwidth 400GB/s --gemm 9000\n"
+               "fulgur plan config.json --gpu-spec 80GB,3.3TB/s,55GB/s --ctx 32768",
     .description =
         "Says, without running it, whether a model fits, where each of its parts would live, "
         "and how fast it will be. It takes a model file, a checkpoint folder, or a config.json "
@@ -40,7 +42,11 @@ const command cmd_plan = {
         "with `fulgur trace replay`.\n"
         "`--topology` is another machine, as `lstopo FILE.xml` stores it or in hwloc's words; "
         "memory and threads are then its own. What each policy of placement gives there, with the "
-        "arithmetic, is `fulgur numa --predict`, which has the same model.",
+        "arithmetic, is `fulgur numa --predict`, which has the same model.\n"
+        "`--gpu` also says what would be on the first card here, which is measured, and how fast "
+        "it "
+        "would be then; `--gpu-spec` takes its memory, the rate of that and the bus's instead, for "
+        "a card one does not have.",
     .run = run,
 };
 
@@ -51,12 +57,17 @@ typedef struct settings {
     uint32_t n_thread, n_node;
     const char *topology;
     fg_numa numa;
-    bool json;
+    bool json, gpu;
+    const char *gpu_spec; /* NULL: the card that is here */
+    uint64_t gpu_bytes;
     fg_forecast_opts fo;
 } settings;
 
 typedef struct result {
     const settings *o;
+    planned p;
+    fg_gpu_card card;
+    fg_gpu_card_forecast gf;
     fg_machine machine;
     fg_nodes nodes;
     fg_demand demand;
@@ -75,15 +86,13 @@ typedef struct result {
 static fg_status find_demand(result *r, fg_err *err)
 {
     const settings *o = r->o;
-    planned p;
-    FG_TRY(planned_open(&p, o->source, o->type, o->recipe, err));
-    fg_status st = p.file != NULL ? fg_demand_of_file(&r->demand, p.file, r->nodes.place, err)
-                                  : fg_demand_of_plan(&r->demand, p.plan, r->nodes.place, err);
-    if (st == FG_OK) st = fg_demand_on_level(&r->demand, o->cpu, err);
-    r->exact = p.exact;
-    (void)snprintf(r->type, sizeof r->type, "%s", p.type);
-    planned_close(&p);
-    return st;
+    planned *p = &r->p;
+    FG_TRY(planned_open(p, o->source, o->type, o->recipe, err));
+    FG_TRY(p->file != NULL ? fg_demand_of_file(&r->demand, p->file, r->nodes.place, err)
+                           : fg_demand_of_plan(&r->demand, p->plan, r->nodes.place, err));
+    r->exact = p->exact;
+    (void)snprintf(r->type, sizeof r->type, "%s", p->type);
+    return fg_demand_on_level(&r->demand, o->cpu, err);
 }
 
 /* Tokens of a batch that each expert which it meets gets. */
@@ -152,6 +161,19 @@ static void find_disk(result *r)
     fg_mem_free(folder);
 }
 
+static fg_status find_card(result *r, const fg_forecast_opts *fo, fg_err *err)
+{
+    const settings *o = r->o;
+    const fg_gpu_card_fit fit = fg_gpu_card_fit_default();
+    fg_gpu_card_measured more;
+    if (!o->gpu && o->gpu_spec == NULL) return FG_OK;
+    if (o->gpu_spec != NULL) FG_TRY(fg_gpu_card_parse(&r->card, o->gpu_spec, err));
+    if (o->gpu_spec == NULL) FG_TRY(fg_gpu_card_measure(&r->card, &more, 0, err));
+    if (o->gpu_bytes != 0 && o->gpu_bytes < r->card.bytes) r->card.bytes = o->gpu_bytes;
+    return fg_gpu_card_forecast_make(&r->gf, &r->card, &fit, r->p.plan, &r->demand, &r->rates,
+                                     &r->f, fo, r->n_long, err);
+}
+
 static fg_status collect(result *r, fg_err *err)
 {
     fg_forecast_opts fo = r->o->fo;
@@ -173,9 +195,11 @@ static fg_status collect(result *r, fg_err *err)
     r->n_long = fo.n_long > fo.n_batch ? fo.n_long : fo.n_batch;
     FG_TRY(find_rates(r, err));
     FG_TRY(fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err));
-    if (!r->f.fits || r->f.resident || r->rates.disk_gbs > 0.0) return FG_OK;
-    find_disk(r);
-    return fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err);
+    if (r->f.fits && !r->f.resident && r->rates.disk_gbs <= 0.0) {
+        find_disk(r);
+        FG_TRY(fg_forecast_make(&r->f, &r->demand, &r->rates, r->rates.n_thread, &fo, err));
+    }
+    return find_card(r, &fo, err);
 }
 
 /* ---- text ---- */
@@ -357,6 +381,7 @@ static void print_text(const result *r)
     for (int i = 0; i < 2; i++) {
         if (i == 0 || r->f.prefill[1].pos > 0) print_speed_row(r, "prefill", &r->f.prefill[i]);
     }
+    if (r->card.bytes > 0) card_plan_print(&r->card, &r->gf, r->o->fo.n_ctx, r->n_long);
 }
 
 /* ---- JSON ---- */
@@ -429,6 +454,10 @@ static fg_status print_json(const result *r, fg_err *err)
     fg_buf_put_str(&b, "}");
     put_speed(&b, "decode", f->decode);
     put_speed(&b, "prefill", f->prefill);
+    if (r->card.bytes > 0) {
+        fg_buf_put_str(&b, ", ");
+        card_plan_put(&r->card, &r->gf, r->n_long, &b);
+    }
     fg_buf_put_str(&b, "}\n");
     return print_buf(&b, err);
 }
@@ -465,6 +494,11 @@ static int run(int argc, char **argv)
          "share of reads hidden behind the same layer's experts (default: 1)"},
         {"recall", 0, OPT_F64, &o.fo.fit.recall, 0, 1, "X",
          "share of missing experts that reading ahead finds; see fulgur trace (default: 0.7)"},
+        {"gpu", 0, OPT_FLAG, &o.gpu, 0, 0, NULL, "with the first card here, which is measured"},
+        {"gpu-spec", 0, OPT_STR, &o.gpu_spec, 0, 0, "MEMORY,RATE,BUS",
+         "with another card, e.g. 80GB,3.3TB/s,55GB/s"},
+        {"gpu-mem", 0, OPT_SIZE, &o.gpu_bytes, 0, 0, "SIZE",
+         "memory of the card to use (default: all)"},
         {"json", 0, OPT_FLAG, &o.json, 0, 0, NULL, "JSON on stdout"},
         CACHE_OPT(o.fo.kv),
         THREAD_OPTS(o),
@@ -483,6 +517,7 @@ static int run(int argc, char **argv)
     fg_status st = collect(&r, &err);
     if (st == FG_OK && o.json) st = print_json(&r, &err);
     if (st == FG_OK && !o.json) print_text(&r);
+    planned_close(&r.p);
     fg_nodes_close(&r.nodes);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }

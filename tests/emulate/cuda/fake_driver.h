@@ -72,6 +72,8 @@ int fake_enter(void);
 /* Memory that the card sees; n bytes from p on all in one piece.  The lock is held. */
 typedef enum fake_kind { FAKE_CARD = 1, FAKE_PINNED = 2, FAKE_REGISTERED = 4 } fake_kind;
 bool fake_holds(const void *p, size_t n, unsigned kinds);
+/* Until all streams have done what was put into them, as a driver waits before memory goes. */
+void fake_wait_for_streams(void);
 void fake_count_left(uint64_t *card, uint64_t *host);
 
 #endif

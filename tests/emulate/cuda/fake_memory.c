@@ -282,6 +282,7 @@ static int drop_piece(const void *p, fake_kind kind, const char *what)
 {
     int result = CU_INVALID_VALUE;
     fake_lock();
+    fake_wait_for_streams();
     for (size_t i = 0; i < n_piece; i++) {
         if (piece[i].p != p || piece[i].kind != kind) continue;
         if (kind == FAKE_CARD) fake.used -= piece[i].bytes;

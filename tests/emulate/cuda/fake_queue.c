@@ -352,6 +352,18 @@ int fg_fake_stream_query(fg_cu_stream s)
     return r;
 }
 
+void fake_wait_for_streams(void)
+{
+    for (fg_cu_stream s = streams; s != NULL;) {
+        if (is_idle(s)) {
+            s = s->next;
+            continue;
+        }
+        wait_for(&s->idle, "freeing memory");
+        s = streams; /* it may be gone */
+    }
+}
+
 /* With the lock held: does it, or captures it. */
 static int submit(fg_cu_stream s, const op *o)
 {

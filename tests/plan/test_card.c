@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The forecast with a card: descriptions of cards, the formulas by hand, and what must hold of them
+ * whatever the card is.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/plan/card.h"
+#include "tests/fg_test.h"
+#include "tests/models.h"
+
+FG_TEST(descriptions)
+{
+    static const char *const bad[] = {"",
+                                      "80GB",
+                                      "80GB,3.3TB/s",
+                                      "80GB,3.3TB/s,55GB",
+                                      "80,3.3,55",
+                                      "-80GB,1TB/s,1GB/s",
+                                      "0GB,1TB/s,1GB/s",
+                                      "80GB,3.3TB/s,55GB/s,",
+                                      "80GB;3.3TB/s;55GB/s",
+                                      "80GB,nanTB/s,55GB/s",
+                                      "80GB,infTB/s,55GB/s",
+                                      "80MB,1TB/s,1GB/s"};
+    fg_gpu_card c;
+    fg_err err = {0};
+    CHECK(fg_gpu_card_parse(&c, "80GB,3.3TB/s,55GB/s", &err) == FG_OK);
+    CHECK(c.bytes == 80000000000 && c.read_gbs == 3300.0 && c.copy_gbs == 55.0);
+    CHECK(c.gemm_gmacs == 120000.0 && c.fma_gmacs == 15000.0);
+    CHECK(fg_gpu_card_parse(&c, "0.5TB,900GB/s,6.4GB/s", &err) == FG_OK && c.bytes == 500000000000);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        CHECK(fg_gpu_card_parse(&c, bad[i], &err) == FG_EINVAL &&
+              strstr(err.msg, "expected") != NULL);
+    }
+}
+
+typedef struct rig {
+    fg_model_file *file;
+    fg_demand d;
+    fg_rates r;
+    fg_forecast f;
+    fg_forecast_opts o;
+    fg_gpu_card c;
+} rig;
+
+/* Nano on a host of 10 GB/s and 100 GMAC/s. */
+static bool open_rig(rig *y)
+{
+    fg_err err = {0};
+    *y = (rig){.o = fg_forecast_opts_default()};
+    const char *path = model_file(NANO_DIR, "q4");
+    if (path == NULL || fg_model_file_open(&y->file, path, &err) != FG_OK) return false;
+    CHECK(fg_demand_of_file(&y->d, y->file, NULL, &err) == FG_OK);
+    fg_rates_assume(&y->r, 10.0, 100.0);
+    y->r.n_thread = 1;
+    y->o.n_ctx = 256;
+    CHECK(fg_forecast_make(&y->f, &y->d, &y->r, 1, &y->o, &err) == FG_OK);
+    CHECK(fg_gpu_card_parse(&y->c, "8GB,1TB/s,20GB/s", &err) == FG_OK);
+    return !fg_test_failed();
+}
+
+static fg_gpu_card_forecast make(const rig *y, uint32_t n_batch)
+{
+    fg_gpu_card_forecast g;
+    fg_err err = {0};
+    const fg_gpu_card_fit fit = fg_gpu_card_fit_default();
+    CHECK(fg_gpu_card_forecast_make(&g, &y->c, &fit, fg_model_file_plan(y->file), &y->d, &y->r,
+                                    &y->f, &y->o, n_batch, &err) == FG_OK);
+    return g;
+}
+
+static bool near(double a, double b)
+{
+    return fabs(a - b) <= 1e-9 * fabs(b);
+}
+
+static double total(const double *v)
+{
+    double sum = 0.0;
+    for (uint32_t t = 0; t < FG_RATE_TYPES; t++) sum += v[t];
+    return sum;
+}
+
+FG_TEST(a_token_by_hand)
+{
+    rig y;
+    if (!open_rig(&y)) return;
+    const fg_gpu_card_forecast g = make(&y, 64);
+    const fg_shape *s = &y.d.shape;
+    const fg_gpu_card_speed *x = &g.decode[0];
+    const double dense = (total(y.d.dense.bytes) + total(y.d.head.bytes)) / (0.8 * 1e12);
+    double macs = 0.0;
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        macs += s->attn[l] == FG_ATTN_SOFTMAX ? 2.0 * s->n_head * s->d_head : 0.0;
+    }
+    const double kv = fg_balance_cache_bytes(s, 0, FG_KV_INT8) / 1e12, attn = macs / 15e12;
+    const double state = fg_balance_heads_bytes(s) / 1e12 + (kv > attn ? kv : attn);
+    const double experts = total(y.d.experts.bytes) / 9.5e9 * 1.04;
+    CHECK(near(x->card_s, dense + state) && near(x->experts_s, experts));
+    CHECK(near(x->layers_s, s->n_layer * 30e-6));
+    CHECK(near(1.0 / x->tok_s, dense + state + experts + s->n_layer * 30e-6));
+    CHECK(!near(1.0 / x->tok_s, dense + state + experts)); /* control */
+    /* all of nano's experts fit */
+    CHECK(g.memory.n_resident == g.memory.n_expert);
+    CHECK(near(1.0 / x->resident_tok_s,
+               dense + state + s->n_layer * 30e-6 + total(y.d.experts.bytes) / (0.8 * 1e12)));
+    fg_model_file_close(&y.file);
+}
+
+FG_TEST(more_is_never_slower)
+{
+    rig y;
+    double before[3] = {0};
+    if (!open_rig(&y)) return;
+    const uint64_t all = make(&y, 64).memory.needed + FG_GPU_RESERVE_BYTES;
+    for (uint32_t step = 0; step <= 40; step++) {
+        y.c.bytes = all + step * (make(&y, 64).memory.expert * 8);
+        const fg_gpu_card_forecast g = make(&y, 64);
+        const fg_gpu_card_speed *d = &g.decode[1], *p = &g.prefill[1];
+        CHECK(g.memory.fits && d->resident_tok_s >= d->tok_s * 0.999999);
+        /* what is on the card stays with it, even where the host has time left */
+        CHECK(d->resident_tok_s >= before[0] && p->shared_tok_s >= before[1] * 0.99);
+        CHECK(p->shared_tok_s >= p->tok_s * 0.999999 &&
+              p->shared_tok_s >= p->copied_tok_s * 0.999999);
+        CHECK(p->n_copied >= 0.0 && p->n_copied <= y.d.shape.n_expert);
+        before[0] = d->resident_tok_s;
+        before[1] = p->shared_tok_s;
+    }
+    y.c.bytes = make(&y, 64).memory.needed - 1;
+    const fg_gpu_card_forecast g = make(&y, 64);
+    CHECK(!g.memory.fits && g.decode[0].tok_s == 0.0 && g.prefill[0].shared_tok_s == 0.0);
+    /* a slow bus copies nothing that the host does as fast */
+    y.c.bytes = all;
+    y.c.copy_gbs = 1e-3;
+    CHECK(make(&y, 64).prefill[0].n_copied < 0.1);
+    y.c.copy_gbs = 1e6;
+    y.c.gemm_gmacs = 1e9;
+    CHECK(make(&y, 64).prefill[0].n_copied > 0.9 * (1 - pow(0.5, 64)));
+    fg_model_file_close(&y.file);
+}
