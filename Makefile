@@ -166,7 +166,7 @@ NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/n
 CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
 CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc
 CU_ABI  := $(shell cat $(CU_ABI_FILES) | sha256sum | cut -c1-16)
-CU_FLAGS := -std=c++17 -O3 -fmad=false -I. --threads 2 -gencode arch=compute_80,code=[sm_80,compute_80] \
+CU_FLAGS := -std=c++17 -O3 -fmad=false -Xfatbin -compress-all -I. --threads 2 -gencode arch=compute_80,code=[sm_80,compute_80] \
             -gencode arch=compute_90,code=sm_90
 # The driver that code of this nvcc needs at least: the first one of its major version.
 CU_DRIVER = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')000

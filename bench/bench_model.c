@@ -74,7 +74,8 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
     FG_TRY(fg_engine_charge(b->e, (*st)->bytes + (*scratch)->bytes, 0, err));
     fill_job j = {s, *st, ctx};
     if (ctx > 0) fg_team_run(b->team, fill_state, &j);
-    return FG_OK;
+    fg_device *d = fg_engine_device(b->e); /* its own cache stays zeros */
+    return d == NULL ? FG_OK : d->ops->attach(d, *st, err);
 }
 
 /* ---- what a token costs ---- */
@@ -175,6 +176,7 @@ static fg_status run_once(bench_seq *q, uint64_t ctx, double *seconds, fg_err *e
             .n_seq = 1,
             .ids = q->ids + i,
             .n_tok = n,
+            .device = q->st->device,
             .profile = &q->profile,
         };
         FG_TRY(fg_forward(q->b->team, &batch, err));

@@ -254,6 +254,11 @@ uint64_t fg_engine_spare(fg_engine *e)
     return weights > all ? weights - all : 0;
 }
 
+fg_device *fg_engine_device(const fg_engine *e)
+{
+    return e->device;
+}
+
 bool fg_engine_device_stats(const fg_engine *e, fg_device_stats *out)
 {
     if (e->device == NULL) return false;

@@ -45,6 +45,8 @@ fg_status fg_engine_sample_mask(fg_engine *e, const uint64_t **mask, fg_err *err
 /* Features that the engine's kernels use, as src/sys/cpu.h has them. */
 uint32_t fg_engine_cpu_flags(const fg_engine *e);
 
+/* The card, for who makes states of his own; NULL without one. */
+fg_device *fg_engine_device(const fg_engine *e);
 /* What the card holds and did so far; false without one. */
 bool fg_engine_device_stats(const fg_engine *e, fg_device_stats *out);
 
