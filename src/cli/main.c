@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "src/base/status.h"
@@ -50,6 +51,41 @@ static void hold_streams(void)
     }
 }
 
+/* Kernels keep their tiles on the stack, and threads have as much of it as the limit says: what is
+ * too little for one would end in SIGSEGV somewhere. */
+enum { STACK_LEAST = 256, KIB = 1024 };
+
+static bool stack_is_enough(void)
+{
+    struct rlimit limit;
+    char line[120]; /* fprintf would want 8 KiB for one */
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= STACK_LEAST * KIB) return true;
+    const int n = snprintf(line, sizeof line,
+                           "fulgur: stack: a limit of %llu KiB, expected at least %d (ulimit -s)\n",
+                           (unsigned long long)limit.rlim_cur / KIB, STACK_LEAST);
+    (void)!write(STDERR_FILENO, line, (size_t)n);
+    return false;
+}
+
+/* OpenMP's own limit for its threads must not make it less.  Its library reads the environment
+ * before main begins, hence this comes before libraries, and before a sanitizer is ready. */
+__attribute__((no_sanitize("address", "thread", "undefined"))) static void
+drop_stack_sizes(int argc, char **argv, char **env)
+{
+    (void)argc;
+    (void)argv;
+    char **to = env;
+    for (; *env != NULL; env++) {
+        if (strncmp(*env, "OMP_STACKSIZE=", 14) == 0) continue;
+        if (strncmp(*env, "GOMP_STACKSIZE=", 15) == 0) continue;
+        *to++ = *env;
+    }
+    *to = NULL;
+}
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(int, char **,
+                                                            char **) = drop_stack_sizes;
+
 static int unknown(const char *name)
 {
     fg_err err;
@@ -90,6 +126,7 @@ int main(int argc, char **argv)
     }
     if (strcmp(first, "help") == 0) return help(argc - 2, argv + 2, "full");
     if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) return help_version();
+    if (!stack_is_enough()) return EXIT_FAILED;
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     cli_catch_lost_files();
     const command *c = find(argc - 1, argv + 1, &n_word);

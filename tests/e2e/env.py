@@ -70,6 +70,22 @@ if absent is not None and not SANITIZED:
 check("openblas_control", run(*CALIB, env={"OPENBLAS_NUM_THREADS": "7"})[0] == 0)
 os.remove(path("c.fulgur"))
 
+# ---- little stack: one line, or enough of it ----
+for kilo in (16, 64, 128, 256):
+    if SANITIZED:
+        report("skip", f"stack_{kilo}", "a sanitizer's frames are larger")
+        continue
+    limit = lambda: resource.setrlimit(resource.RLIMIT_STACK, (kilo << 10,) * 2)
+    for args in (["run", M, "-p", "a", "-n", "1"], ["score", M, TEXT], ["verify", M]):
+        result = run(*args, preexec=limit)
+        if kilo < 256:
+            check_error(f"stack_{kilo}_{args[0]}", result, f"stack: a limit of {kilo} KiB", "ulimit -s")
+        else:
+            check(f"stack_{kilo}_{args[0]}", result[0] == 0, result)
+for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
+    result = run("run", M, "-p", "a", "-n", "1", "-t", "2", env={name: "20"})
+    check(name, result[0] == 0, result)
+
 # ---- little address space: an end, and no hang ----
 for mega in (30, 60, 100, 150):
     if SANITIZED:
