@@ -215,9 +215,9 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(ARCHIVES)
 header-check:
 	$(Q)printf '%s\n' $(HEADERS) | xargs -P $(CPUS) -I{} $(CC) $(STD) $(WARN) -Werror -fsyntax-only -x c {}
 
-## syntax: every test compiles, without being built
+## syntax: the commands and every test compile, without being built
 syntax:
-	$(Q)printf '%s\n' $(TEST_SRCS) | \
+	$(Q)printf '%s\n' $(CLI_SRCS) $(TEST_SRCS) | \
 	    xargs -P $(CPUS) -I{} $(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -fsyntax-only {}
 
 ## analyze: clang's static analyzer over the sources, no warning; takes minutes

@@ -167,7 +167,7 @@ arm_tests() {
 
 program_build() {
     lib=$root/usr/lib/$cross
-    arm_make BLAS=link PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
+    arm_make CFLAGS=-O1 BLAS=link PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
         -isystem $root/usr/include/$cross/openblas-pthread" \
         LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
                 -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \
@@ -216,17 +216,17 @@ program_tests() { # more than a chunk of 64 tokens
 # ---- AVX-512 ----------------------------------------------------------------------------------
 
 avx2="-mavx2 -mfma -mf16c -mbmi2"
-# Speed does not matter and the unrolled tiles take gcc minutes, hence little optimization; every
-# feature check says yes, so that the level is chosen; AMX is asked of the CPU itself.
+# Speed does not matter and the unrolled tiles take gcc minutes, hence little optimization and no
+# debugging information, three quarters of the time; every feature check says yes, so that the level is
+# chosen; AMX is asked of the CPU itself.
 simde_build() {
     # The suite's objects are the same but for these.
     if [ -d build/test/gcc/simd ] && [ ! -d "$out/simde" ]; then
         cp -rp build/test/gcc "$out/simde" && rm -rf "$out/simde/tests" &&
-            rm -f "$out"/simde/*.a "$out"/simde/src/sys/cpu.* "$out"/simde/simd/x86/*_avx512vnni.* \
-                "$out"/simde/simd/x86/*_amx.*
+            rm -f "$out"/simde/*.a "$out"/simde/src/sys/cpu.* "$out"/simde/simd/x86/*_avx512vnni.*
     fi
     make -s -j"$(nproc)" BUILD="$out/simde" \
-        AVX512="$avx2 -O1 -Dalways_inline=unused -w -Wno-psabi -include tests/emulate/simde_extra.h" \
+        AVX512="$avx2 -O1 -g0 -Dalways_inline=unused -w -Wno-psabi -include tests/emulate/simde_extra.h" \
         CFLAGS="-O2 -g '-D__builtin_cpu_supports(x)=1'" \
         $(for t in tests/checkasm/test_*.c; do echo "$out/simde/${t%.c}"; done) \
         "$out/simde/tests/model/test_invariance" &&

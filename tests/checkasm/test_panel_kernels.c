@@ -225,8 +225,9 @@ static bool run_job(job *j, fg_panel_fn *fn, float *out)
                            (const fg_lut *)(const void *)j->lut.p, j->act.p, j->act_stride,
                            j->n_tok, j->n_sb, y, j->y_stride));
     if (faulted) return false;
-    for (size_t i = 0; i < 4 * n; i++) {
-        if (i / 4 % j->y_stride >= 16 && j->y.p[i] != 0xa5) return false;
+    for (size_t i = 0, at = 0; i < 4 * n; i++) {
+        if (at >= 16 && j->y.p[i] != 0xa5) return false;
+        if (i % 4 == 3 && ++at == j->y_stride) at = 0;
     }
     for (uint8_t *p = j->y.map; p < j->y.p; p++) {
         if (*p != 0) return false; /* in front of the buffer */
@@ -275,31 +276,48 @@ static fg_panel_fn *plain_fn(const variant *v)
     return in_tiles;
 }
 
+/* What the reference makes of this job, to be freed. */
+static float *wanted(job *j)
+{
+    float *want = calloc(16 * j->n_tok, 4);
+    if (want == NULL) abort();
+    if (!run_job(j, (fg_panel_fn *)reference_of(kinds[j->kind].slot)->fn, want)) {
+        fg_test_fail(__FILE__, __LINE__, "%s: reference faulted", kinds[j->kind].slot);
+    }
+    return want;
+}
+
+static bool gives(job *j, fg_panel_fn *fn, const float *want)
+{
+    float *got = calloc(16 * j->n_tok, 4);
+    if (got == NULL) abort();
+    const bool ok = run_job(j, fn, got) && same_floats(want, got, 16 * j->n_tok);
+    free(got);
+    return ok;
+}
+
 /* The comparison under test: variant against reference on this job. */
 static bool agrees(job *j, fg_panel_fn *fn)
 {
-    fg_panel_fn *ref = (fg_panel_fn *)reference_of(kinds[j->kind].slot)->fn;
-    float *want = calloc(16 * j->n_tok, 4), *got = calloc(16 * j->n_tok, 4);
-    if (want == NULL || got == NULL) abort();
-    bool ok = run_job(j, ref, want);
-    if (!ok) fg_test_fail(__FILE__, __LINE__, "%s: reference faulted", kinds[j->kind].slot);
-    ok = run_job(j, fn, got) && same_floats(want, got, 16 * j->n_tok);
+    float *want = wanted(j);
+    const bool ok = gives(j, fn, want);
     free(want);
-    free(got);
     return ok;
 }
 
 static void check_variants(job *j, const char *what)
 {
+    float *want = wanted(j);
     for (size_t i = 0; i < N_VARIANTS; i++) {
         const variant *v = &variants[i];
         if (!is_of_kind(v, j->kind) || v->features == 0 || !runnable(v)) continue;
-        if (!agrees(j, plain_fn(v))) {
+        if (!gives(j, plain_fn(v), want)) {
             fg_test_fail(__FILE__, __LINE__,
                          "%s: differs from the reference, n_tok %zu n_sb %zu %s", v->name, j->n_tok,
                          j->n_sb, what);
         }
     }
+    free(want);
 }
 
 /* Reference against exact integers: |y - y_exact| within gamma(n_sb + 1) of the absolute sum, and
@@ -363,15 +381,16 @@ static void check_kind(int kind)
 {
     const bool is_float = kinds[kind].group_len == 0;
     const int n_pat = is_float ? N_INPUTS : N_PATTERNS;
+    /* all pairs on small jobs, the diagonal on large ones */
+    const size_t few = fg_test_long() ? 9 : 4, many = fg_test_long() ? SIZE_MAX : 67;
     uint64_t seed = 1000 * (uint64_t)kind;
     for (size_t c = 0; c < sizeof token_counts / sizeof token_counts[0]; c++) {
-        for (size_t n_sb = 1; n_sb <= 3; n_sb++) {
+        for (size_t n_sb = token_counts[c] > many ? 3 : 1; n_sb <= 3; n_sb++) {
             job j;
             make_job(&j, kind, token_counts[c], n_sb);
             for (int w = 0; w < n_pat && !fg_test_failed(); w++) {
                 for (int a = 0; a < n_pat; a++) {
-                    /* all pairs on small jobs, the diagonal on large ones */
-                    if (token_counts[c] > 9 && w != a) continue;
+                    if (token_counts[c] > few && w != a) continue;
                     const int s = (w + 3 * a + (int)n_sb) % N_PATTERNS;
                     char what[64];
                     (void)snprintf(what, sizeof what, "inputs %d %d %d seed %llu", w, s, a,

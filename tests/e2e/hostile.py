@@ -147,8 +147,12 @@ for i, name in enumerate((NAMES[2], NAMES[4])):
 # ---- JSON that wants memory ----
 
 
+SANITIZED = b"__asan_init" in open(FULGUR, "rb").read()  # takes terabytes of addresses
+
+
 def limited():
-    resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+    if not SANITIZED:
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
 
 
 def peak(*args):
@@ -167,7 +171,7 @@ for i, text in enumerate((b'{"a":[' + b"0," * (25 << 20) + b"0]}", b'{"a":[' + b
         f.write(len(text).to_bytes(8, "little") + text)
     result, mb = peak("convert", path("ck"), path("no.fulgur"))
     check_error(f"header_of_values_{i}", result, "model.safetensors", "values")
-    check(f"header_of_values_{i}_takes_little", mb < 400, mb)
+    check(f"header_of_values_{i}_takes_little", mb < (2000 if SANITIZED else 400), mb)
 for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
     shutil.rmtree(path("ck"), ignore_errors=True)
     shutil.copytree(path("say"), path("ck"))
@@ -175,7 +179,7 @@ for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
         f.write(b"[" + b"0," * (4 << 20) + b"0]")
     result, mb = peak("convert", path("ck"), path("no.fulgur"))
     check_error(f"{name}_of_values", result, name)
-    check(f"{name}_of_values_takes_little", mb < 200, mb)
+    check(f"{name}_of_values_takes_little", mb < (2000 if SANITIZED else 200), mb)
 
 # ---- texts ----
 
