@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "src/device/driver.h"
+#include "tests/cuda/cuda_card.h"
 
 #undef fg_emu_queue
 
@@ -32,6 +32,11 @@ bool check_on_card(void)
 {
     open_card();
     return gpu != NULL;
+}
+
+const fg_gpu *check_gpu(void)
+{
+    return gpu;
 }
 
 static void launch(void *ctx, const fg_cuda_launch *l)
