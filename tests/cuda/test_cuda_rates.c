@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the card's kernels reach at the sizes of MiniMax-M1, as share of the rate of its memory: on
- * a card only (FULGUR_TEST_CARD=N).  Launches follow each other in a stream, each on other bytes, so
- * that no matrix is in the second-level cache.
+ * a card only (FULGUR_TEST_CARD=N).  Launches follow each other in a stream, each on other bytes,
+ * so that no matrix is in the second-level cache.
  */
 #include "tests/cuda/cuda_check.h"
 
