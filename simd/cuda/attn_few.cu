@@ -93,7 +93,7 @@ FG_DEV void store_row(const fg_cuda_softmax &a, const float *x, size_t at, bool 
     }
 }
 
-/* A block: a row of the call and a KV head; a warp: a head at a time. */
+/* blockIdx.x: row of the call, .y: KV head; a warp of the blocks of .z: a head at a time. */
 FG_KERNEL(attn_store, fg_cuda_softmax, 256, 2)
 {
     FG_SHARED(float[WARPS][FG_CUDA_MAX_HEAD], rows);
@@ -102,7 +102,8 @@ FG_KERNEL(attn_store, fg_cuda_softmax, 256, 2)
     const size_t row = (size_t)a.seq->first + t, at = (size_t)(g * a.n_pos + a.seq->pos + t);
     float *p = a.qkv + row * a.qkv_stride, *x = rows[threadIdx.x / 32];
     const float scale = 1.0f / sqrt_rn(i2f((int32_t)d));
-    for (uint32_t k = threadIdx.x / 32; k < group + 2; k += WARPS) {
+    for (uint32_t k = blockIdx.z * WARPS + threadIdx.x / 32; k < group + 2;
+         k += WARPS * gridDim.z) {
         if (k < group) {
             float *q = p + (size_t)(g * group + k) * d;
             rope(a, q, row, scale, x);

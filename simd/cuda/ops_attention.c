@@ -92,7 +92,8 @@ static void attend_split(const fg_cuda_queue *q, const fg_cuda_softmax *a)
 
 void fg_cuda_attention(const fg_cuda_queue *q, const fg_cuda_softmax *a)
 {
-    FG_LAUNCH(q, attn_store, FG_GRID(a->n_most, a->n_kv_head), 256, 0, *a);
+    const uint32_t heads = a->n_head / a->n_kv_head + 2; /* of a KV head, a warp each */
+    FG_LAUNCH(q, attn_store, FG_GRID(a->n_most, a->n_kv_head, parts(heads, 8)), 256, 0, *a);
     if (splits(a)) {
         attend_split(q, a);
         return;
