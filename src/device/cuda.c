@@ -2,6 +2,7 @@
  *
  * Opening and closing the CUDA device, and the dense weights on it.
  */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,11 +52,27 @@ fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, 
 
 void cu_give(cu_device *c, cu_memory *m)
 {
-    if (m->p != 0) (void)c->d->mem_free(m->p);
+    if (m->p != 0 && !c->gpu->hangs) (void)c->d->mem_free(m->p);
     *m = (cu_memory){0};
 }
 
 #define SECOND_NS UINT64_C(1000000000)
+
+void cu_give_up(cu_device *c)
+{
+    c->broken = FG_EIO;
+    if (c->box != NULL) {
+        atomic_store_explicit((_Atomic uint32_t *)&c->box->abort, 1, memory_order_release);
+    }
+    (void)fg_gpu_wait(c->gpu, c->main, 2000, "abort", NULL);
+}
+
+fg_status cu_drain(cu_device *c, const char *what, fg_err *err)
+{
+    const fg_status st = fg_gpu_wait(c->gpu, c->main, 60000, what, err);
+    if (st == FG_EIO) c->broken = st;
+    return st;
+}
 
 fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err)
 {
@@ -64,7 +81,7 @@ fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err
         const int result = c->d->event_query(event);
         if (result != FG_CU_NOT_READY) return cu_check(c, result, what, err);
         if (fg_clock_ns() - begin < 60 * SECOND_NS) continue;
-        c->broken = FG_EIO;
+        cu_give_up(c);
         return fg_fail(err, FG_EIO, "gpu %u: %s: no answer for a minute, expected one", c->gpu->idx,
                        what);
     }
@@ -196,25 +213,32 @@ static fg_status open_queues(cu_device *c, fg_err *err)
     return cu_take(c, &c->block, sizeof(cu_block), "pass", err);
 }
 
+/* What is on the card.  Of one that hangs nothing is given back: each of these calls would wait. */
+static void close_card(cu_device *c)
+{
+    const fg_driver *d = c->d;
+    (void)fg_gpu_enter(c->gpu, NULL);
+    if (c->main != NULL && c->broken == FG_OK) {
+        (void)fg_gpu_wait(c->gpu, c->main, 60000, "closing", NULL);
+    }
+    cu_experts_close(c);
+    if (c->gpu->hangs) return;
+    if (c->graph.exec != NULL) (void)d->graph_exec_destroy(c->graph.exec);
+    cu_memory *const all[] = {&c->dense, &c->work.memory, &c->attn, &c->block};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) cu_give(c, all[i]);
+    if (c->staged != NULL) (void)d->host_free(c->staged);
+    if (c->box != NULL) (void)d->host_free(c->box);
+    if (c->routed != NULL) (void)d->event_destroy(c->routed);
+    if (c->main != NULL) (void)d->stream_destroy(c->main);
+    if (c->copy != NULL) (void)d->stream_destroy(c->copy);
+}
+
 static void close_device(fg_device *dev)
 {
     cu_device *c = (cu_device *)dev;
     if (c == NULL) return;
-    const fg_driver *d = c->d;
-    if (c->gpu != NULL) {
-        (void)fg_gpu_enter(c->gpu, NULL);
-        if (c->main != NULL && c->broken == FG_OK) (void)d->stream_sync(c->main);
-        cu_experts_close(c);
-        if (c->graph.exec != NULL) (void)d->graph_exec_destroy(c->graph.exec);
-        cu_memory *const all[] = {&c->dense, &c->work.memory, &c->attn, &c->block};
-        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) cu_give(c, all[i]);
-        if (c->staged != NULL) (void)d->host_free(c->staged);
-        if (c->box != NULL) (void)d->host_free(c->box);
-        if (c->routed != NULL) (void)d->event_destroy(c->routed);
-        if (c->main != NULL) (void)d->stream_destroy(c->main);
-        if (c->copy != NULL) (void)d->stream_destroy(c->copy);
-        fg_gpu_close(&c->gpu);
-    }
+    if (c->gpu != NULL) close_card(c);
+    fg_gpu_close(&c->gpu);
     fg_mem_free(c->layer);
     fg_mem_free(c);
 }

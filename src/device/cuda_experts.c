@@ -9,6 +9,7 @@
 #include "src/base/clock.h"
 #include "src/base/mem.h"
 #include "src/device/cuda_impl.h"
+#include "src/device/gpu_memory.h"
 #include "src/expert/heat.h"
 #include "src/sys/room.h"
 
@@ -106,11 +107,11 @@ void cu_experts_close(cu_device *c)
             uint64_t n;
             const size_t i = index_of(c, l, e);
             cu_give(c, &c->resident[i]);
-            if (c->pinned == NULL || !c->pinned[i]) continue;
+            if (c->pinned == NULL || !c->pinned[i] || c->gpu->hangs) continue;
             (void)c->d->host_unregister((void *)(uintptr_t)bytes_of(c, l, e, &n));
         }
     }
-    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+    for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
     }
@@ -177,9 +178,6 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 
 /* ---- residents ---- */
 
-/* Kept free for passes that are larger than the first. */
-#define RESERVE_BYTES (UINT64_C(2) << 30)
-
 static fg_status add_resident(cu_device *c, uint32_t l, uint32_t e, bool *full, fg_err *err)
 {
     uint64_t n;
@@ -190,7 +188,7 @@ static fg_status add_resident(cu_device *c, uint32_t l, uint32_t e, bool *full, 
     (void)c->d->mem_info(&free_bytes, &all);
     const uint64_t used =
         c->stats.dense_bytes + c->stats.state_bytes + c->stats.work_bytes + c->stats.resident_bytes;
-    *full = free_bytes < n + RESERVE_BYTES || used + n + RESERVE_BYTES > c->limit ||
+    *full = free_bytes < n + FG_GPU_RESERVE_BYTES || used + n + FG_GPU_RESERVE_BYTES > c->limit ||
             cu_take(c, &c->resident[i], n, "expert", &why) != FG_OK;
     if (*full) return FG_OK;
     const fg_cuda_expert x = expert_at(c, l, e, c->resident[i].p);

@@ -119,6 +119,10 @@ void cu_give(cu_device *c, cu_memory *m);
 fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err);
 /* Of all launches so far. */
 fg_status cu_launched(cu_device *c, fg_err *err);
+/* The card does not answer: it is broken, and hangs when the abort word does not help. */
+void cu_give_up(cu_device *c);
+/* Waits for all that is in the main stream, a minute at most. */
+fg_status cu_drain(cu_device *c, const char *what, fg_err *err);
 /* Waits for a stream, with an end to its patience; the team's worker 0 polls go_on meanwhile. */
 fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
 

@@ -277,6 +277,7 @@ static fg_status capture(cu_device *c, fg_err *err)
     FG_TRY(cu_check(c, c->d->capture_begin(c->main, FG_CU_CAPTURE_THREAD), "graph", err));
     const fg_status recorded = record(c, err);
     const int ended = c->d->capture_end(c->main, &graph);
+    if (recorded != FG_OK && graph != NULL) (void)c->d->graph_destroy(graph);
     FG_TRY(recorded);
     FG_TRY(cu_check(c, ended, "graph", err));
     const int made = c->d->graph_make(&c->graph.exec, graph, 0);
@@ -339,7 +340,7 @@ static fg_status await_ticket(cu_device *c, uint32_t ticket, fg_err *err)
         const bool over =
             result == 0 && atomic_load_explicit(routed, memory_order_acquire) != ticket;
         if (!over && fg_clock_ns() - begin < UINT64_C(20000000000)) continue;
-        c->broken = FG_EIO;
+        cu_give_up(c);
         return fg_fail(err, FG_EIO, "gpu %u: token: %s, expected the routing of a layer",
                        c->gpu->idx, over ? "ended" : "no answer for 20 seconds");
     }
@@ -469,7 +470,7 @@ fg_status cu_hidden(fg_device *dev, fg_err *err)
     const uint64_t bytes = (uint64_t)c->b->n_tok * s->x.f_stride * sizeof(float);
     FG_TRY(cu_check(c, c->d->copy_out(s->x.f, pointer(c->work.x.f), (size_t)bytes, c->main), "copy",
                     err));
-    return cu_check(c, c->d->stream_sync(c->main), "hidden state", err);
+    return cu_drain(c, "hidden state", err);
 }
 
 fg_status cu_logits(fg_device *dev, const uint32_t *rows, uint32_t n, fg_err *err)

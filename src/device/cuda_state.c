@@ -152,8 +152,8 @@ fg_status cu_fetch(fg_device *dev, fg_state *st, fg_err *err)
     FG_TRY(fg_gpu_enter(c->gpu, err));
     if (!st->light_here) move_light(&m, st);
     if (st->rows_here < st->pos) move_rows(&m, st, st->rows_here, st->pos);
-    if (m.result == 0) m.result = c->d->stream_sync(c->main);
     FG_TRY(cu_check(c, m.result, "state", err));
+    FG_TRY(cu_drain(c, "state", err));
     st->light_here = true;
     st->rows_here = UINT64_MAX;
     return FG_OK;

@@ -123,7 +123,7 @@ void cu_forget(fg_device *dev, fg_scratch *s)
     (void)fg_gpu_enter(c->gpu, NULL);
     if (c->graph.s == s) c->graph.s = NULL;
     if (c->host == s) c->host = NULL;
-    (void)c->d->host_unregister(s->map);
+    if (!c->gpu->hangs) (void)c->d->host_unregister(s->map);
     s->device = NULL;
 }
 

@@ -120,6 +120,7 @@ static uint64_t work_bytes(const fg_shape *s, const fg_model_forms *f, uint32_t 
     n += 2 * up(T * (s->d_rotary / 2) * sizeof(float));
     n += 3 * up(R * sizeof(float)) + up((R > L ? R : L) * sizeof(uint32_t));
     n += up(fg_cuda_multiply_bytes((uint32_t)most, (uint32_t)fg_n_sb(widest)));
+    n += up(fg_cuda_route_bytes(n_batch, s->n_expert, (uint32_t)fg_n_sb(s->d_model)));
     return n + up(fg_cuda_light_bytes(n_batch, s->n_head));
 }
 

@@ -14,7 +14,10 @@
 #include "simd/cuda/cuda_image.h"
 #include "src/base/clock.h"
 #include "src/device/driver.h"
+#include "src/device/gpu_memory.h"
+#include "src/plan/forecast.h"
 #include "tests/fg_test.h"
+#include "tests/models.h"
 
 /* A path in this program's folder, or in the one above that folder's. */
 static const char *beside(const char *name, bool above)
@@ -171,6 +174,7 @@ static const struct fault {
      FG_EIO, 1},
 };
 static const struct fault *fault;
+static char nano[PATH_MAX];
 
 static void fails(void)
 {
@@ -218,6 +222,63 @@ FG_TEST(kernels_and_driver_belong_together)
 {
     CHECK(with_driver("version=11080", too_old_for_the_kernels) == 0);
     if (!has_kernels()) CHECK(with_driver("devices=1", no_kernels) == 0);
+}
+
+/* ---- what a run takes of its memory ---- */
+
+static void takes_what_the_ledger_says(void)
+{
+    enum { N = 20 };
+    static const uint32_t ids[N] = {200, 201, 202, 203, 204, 205, 206, 207, 208, 209,
+                                    210, 211, 212, 213, 214, 215, 216, 217, 218, 219};
+    fg_err err = {0};
+    fg_engine *e = NULL;
+    fg_session *s = NULL;
+    fg_device_stats got;
+    fg_gpu_memory m = {0};
+    fg_engine_opts eo = fg_engine_opts_default();
+    fg_session_opts so = fg_session_opts_default();
+    eo.gpu = 0;
+    eo.n_thread = 1;
+    so.n_ctx = so.n_batch = N;
+    fg_status st = fg_engine_open(&e, nano, &eo, &err);
+    if (st == FG_OK) st = fg_session_create(&s, e, &so, &err);
+    if (st == FG_OK) st = fg_session_eval(s, ids, N, NULL, NULL, &err);
+    if (st != FG_OK || !fg_engine_device_stats(e, &got)) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return;
+    }
+    const fg_file_plan *p = fg_model_file_plan(fg_engine_file(e));
+    fg_demand d;
+    CHECK(fg_demand_of_file(&d, fg_engine_file(e), NULL, &err) == FG_OK);
+    const fg_gpu_memory_opts mo = {.bytes = (uint64_t)8 << 30,
+                                   .n_ctx = N,
+                                   .n_batch = N,
+                                   .kv = d.quantized ? FG_KV_INT8 : FG_KV_F32};
+    CHECK(fg_gpu_memory_make(&m, p, &d.forms, &mo, &err) == FG_OK);
+    CHECK(got.dense_bytes == m.dense && got.state_bytes == m.lightning + m.kv);
+    CHECK(got.work_bytes == m.work + m.slots);
+    CHECK(got.n_resident == m.n_resident && m.n_resident == m.n_expert);
+    CHECK(got.resident_bytes <= m.resident && got.resident_bytes > m.resident / 2);
+    if (fg_test_failed()) {
+        (void)printf("dense %llu, ledger %llu; state %llu, %llu; work %llu, %llu\n",
+                     (unsigned long long)got.dense_bytes, (unsigned long long)m.dense,
+                     (unsigned long long)got.state_bytes, (unsigned long long)(m.lightning + m.kv),
+                     (unsigned long long)got.work_bytes, (unsigned long long)(m.work + m.slots));
+    }
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+}
+
+FG_TEST(the_ledger_is_what_a_run_takes)
+{
+    static const char *const types[] = {"q4", "bf16"};
+    for (size_t i = 0; i < 2; i++) {
+        const char *path = model_file(NANO_DIR, types[i]);
+        if (path == NULL) return;
+        (void)snprintf(nano, sizeof nano, "%s", path);
+        CHECK(with_driver("devices=1", takes_what_the_ledger_says) == 0);
+    }
 }
 
 /* ---- what the driver itself answers ---- */

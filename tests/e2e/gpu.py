@@ -16,7 +16,7 @@ from e2e import FULGUR, NANO, check, check_error, check_usage, finish, nano, pat
 
 M, IDS, LOG = path("nano.fulgur"), path("ids.txt"), path("log")
 check("model", nano(M) == 0)
-open(IDS, "w").write(" ".join(str(i) for i in range(200, 240)))
+open(IDS, "w").write(" ".join(str(i) for i in range(200, 212)))
 DRIVER = os.path.abspath(os.path.join(os.path.dirname(FULGUR), "fakecuda"))
 needed = subprocess.run(["ldd", FULGUR], capture_output=True, text=True).stdout
 check("nothing_of_cuda_is_linked", "libc.so" in needed and not re.search("cuda|nv", needed), needed)
@@ -90,6 +90,23 @@ for name, settings, words, told in [
     status, out, err = run(*RUN, "--json", env=fake(settings), timeout=60)
     check(f"json.{name}", status == 0 and b"gpu" not in err and json.loads(out), err)
 check_error("second_of_one", run(*RUN, "--gpu", "1", env=fake()), "gpu 1: 1 card is here")
+
+# ---- the same answers; a fault in the middle, and what is there till then stays ----
+status, out, err = run(*RUN, "--gpu", "0", env=fake())
+log = open(LOG).read()
+check("same_text", (status, out) == plain[:2], (status, out, err))
+check("graphs_and_nothing_left", re.search(r"graph launches [1-9]", log) and
+      "left: memory 0, host 0, streams 0, events 0, graphs 0" in log, log)
+for gpu in ("off", "0"):
+    run("logits", M, "--ids", IDS, "--out", path(gpu + ".f32"), "--gpu", gpu, env=fake())
+check("same_bits", open(path("off.f32"), "rb").read() == open(path("0.f32"), "rb").read())
+for settings in ("fault=2", "fault=60", "fault=300", "launch=3", "launch=150", "oom=3", "bytes=3000000"):
+    status, out, err = result = run(*RUN, "--gpu", "0", env=fake(settings), timeout=100)
+    check(f"in_the_middle.{settings}.text", plain[1].startswith(out.rstrip(b"\n")), out)
+    check_error(f"in_the_middle.{settings}", (status, out, err), "gpu 0: ")
+    out = path("broken.f32")
+    check_error(f"in_the_middle.{settings}.file", run("logits", M, "--ids", IDS, "--out", out, "--gpu", "0", env=fake(settings)), "gpu 0: ")
+    check(f"in_the_middle.{settings}.nothing_half_written", not os.path.exists(out))
 
 # ---- doctor and plan ----
 d = run("doctor", "--dir", M, "-t", "1", "--json", env=fake("bytes=8000000"))
