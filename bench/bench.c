@@ -191,7 +191,7 @@ static void attn_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
     for (uint64_t i = 0; i < rounds; i++) {
         j->b->model->k.attn_i8((const int16_t *)(void *)q, q_scale, n_pos, ATTN_ROWS, d,
                                (const int8_t *)k, scales, (const int8_t *)v, scales + FG_KV_BLOCK,
-                               ml, ml + 2 * ATTN_ROWS);
+                               ml, ml + 2 * ATTN_ROWS, NULL);
     }
 }
 

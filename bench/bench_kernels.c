@@ -128,7 +128,7 @@ static void call_attention(const kernel_job *j, const item *it, const fg_kernels
     }
     if (it->op == OP_ATTN_I8) {
         k->attn_i8((const int16_t *)(const void *)qa, j->q_scale, j->n_pos, n, d,
-                   (const int8_t *)ka, sa, (const int8_t *)va, sa + m, ml, o);
+                   (const int8_t *)ka, sa, (const int8_t *)va, sa + m, ml, o, NULL);
     }
     if (it->op == OP_QUANTIZE_I16) (void)k->quantize_i16(qa, d, (int16_t *)(void *)o);
     if (it->op == OP_ATTN_MERGE) k->attn_merge(ml, o, ml + 2, o + d, d);

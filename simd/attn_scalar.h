@@ -9,13 +9,12 @@
 #include <stdint.h>
 
 #include "simd/kernels.h"
+#include "simd/v16_math.h"
 
 static void products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k, const int8_t *b,
-                     size_t line, size_t group, size_t n_group, int32_t *c, const int8_t *ahead,
-                     size_t ahead_group)
+                     size_t line, size_t group, size_t n_group, int32_t *c, attn_ahead *ahead)
 {
     (void)ahead;
-    (void)ahead_group;
     for (size_t r = 0; r < n_row; r++) {
         for (size_t i = 0; i < 16 * n_group; i++) {
             const int8_t *x = b + i / 16 * group + i % 16 * 4;

@@ -148,6 +148,13 @@ typedef void fg_attn_f16_fn(const float *q, size_t n_q, size_t d, size_t n_pos, 
  * becomes zeros, with NaN returned. */
 typedef float fg_quantize_i16_fn(const float *x, size_t n, int16_t *q);
 
+/* A whole block that will be wanted next: it is asked for, from memory, while another is worked on,
+ * and never read. */
+typedef struct fg_attn_next {
+    const int8_t *k, *v;
+    const float *k_scale, *v_scale;
+} fg_attn_next;
+
 /* Softmax attention over one block of an int8 cache, in integers, of n_row query rows (any heads of
  * one KV head, any tokens); row r sees the first n_pos[r] positions, 1 to FG_KV_BLOCK.  For each
  * row by itself:
@@ -159,10 +166,11 @@ typedef float fg_quantize_i16_fn(const float *x, size_t n, int16_t *q);
  * 1024.  All but k, v and o are aligned as their types only.
  * k: [positions/16][d/4][16][4], 16 positions of 4 elements a line of 64 bytes.
  * v: [positions/4][d][4].  Both are readable up to the largest n_pos rounded up to 64, and may hold
- * anything beyond it.  k_scale, v_scale: [largest n_pos]. */
+ * anything beyond it.  k_scale, v_scale: [largest n_pos].  next: may be NULL. */
 typedef void fg_attn_i8_fn(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
                            size_t n_row, size_t d, const int8_t *k, const float *k_scale,
-                           const int8_t *v, const float *v_scale, float *ml, float *o);
+                           const int8_t *v, const float *v_scale, float *ml, float *o,
+                           const fg_attn_next *next);
 
 /* Merges block partials in order: given (m, l, o) and the next block's (ml, ob), d elements:
  *   m' = max(m, mb); o = o * exp(m - m') + ob * exp(mb - m') (product, then fmaf); l alike.

@@ -15,13 +15,32 @@
 static const float v16_bias = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, RNE */
 
 /* Asks for lines into the second-level cache; they need not be there. */
-V16_FN void fetch_line(const int8_t *p)
+V16_FN void fetch_line(const void *p)
 {
     __builtin_prefetch(p, 0, 2);
 }
-V16_FN void fetch_lines(const int8_t *p, size_t n_bytes)
+
+/* Keys, then values, of a block of attention, as lines: `half` of each; `at`: the next one to be
+ * asked for, of the first `due`, which is as many as are wanted up to the end of what is done
+ * now. */
+typedef struct attn_ahead {
+    const int8_t *k, *v;
+    size_t half, at, due;
+} attn_ahead;
+
+/* At most n more of those due: all of them at once would stall, for a fifth of the time of what
+ * comes from memory. */
+V16_FN void fetch_ahead(attn_ahead *x, size_t n)
 {
-    for (size_t i = 0; i < n_bytes; i += 64) fetch_line(p + i);
+    for (; n > 0 && x->at < x->due; n--, x->at++) {
+        fetch_line(x->at < x->half ? x->k + 64 * x->at : x->v + 64 * (x->at - x->half));
+    }
+}
+
+/* Of those due, for each of n_step steps. */
+V16_FN size_t ahead_step(const attn_ahead *x, size_t n_step)
+{
+    return n_step == 0 ? 0 : (x->due - x->at + n_step - 1) / n_step;
 }
 
 /* The first n < 16 floats at p, other lanes `fill`. */

@@ -70,15 +70,16 @@ V16_FN void dot_tile(size_t nr, const dot_planes *p, size_t n_k, const int8_t *b
 
 static void dot_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
-                         const int8_t *ahead, size_t ahead_group)
+                         attn_ahead *ahead)
 {
     dot_planes p;
+    const size_t step = ahead_step(ahead, n_group * ((n_row + DOT_ROWS - 1) / DOT_ROWS));
     for (size_t r = 0, n; r < n_row; r += n) {
         n = n_row - r < DOT_ROWS ? 1 : (size_t)DOT_ROWS;
         for (size_t i = 0; i < n; i++) dot_split(&p, i, a + (r + i) * a_stride, n_k);
         for (size_t g = 0; g < n_group; g++) {
             int32_t *y = c + r * FG_KV_BLOCK + 16 * g;
-            if (r == 0) fetch_lines(ahead + g * ahead_group, ahead_group);
+            fetch_ahead(ahead, step);
             if (n == DOT_ROWS) dot_tile(DOT_ROWS, &p, n_k, b + g * group, line, y);
             if (n != DOT_ROWS) dot_tile(1, &p, n_k, b + g * group, line, y);
         }

@@ -48,12 +48,13 @@ V16_FN void neon_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_k, 
 
 static void neon_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
                           const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
-                          const int8_t *ahead, size_t ahead_group)
+                          attn_ahead *ahead)
 {
+    const size_t step = ahead_step(ahead, n_group * ((n_row + 3) / 4));
     for (size_t g = 0; g < n_group; g++, b += group, c += 16) {
-        fetch_lines(ahead + g * ahead_group, ahead_group);
         size_t r = 0;
         for (; r + 4 <= n_row; r += 4) {
+            fetch_ahead(ahead, step);
             neon_tile(4, a + r * a_stride, a_stride, n_k, b, line, c + r * FG_KV_BLOCK);
         }
         for (; r < n_row; r++) {

@@ -56,7 +56,8 @@ static void amx_shapes(size_t n_row)
     AMX_CONFIGURE(&shape);
 }
 
-static void amx_group(attn_tiles *t, bool both, size_t n_k, const int8_t *b, size_t line)
+static void amx_group(attn_tiles *t, bool both, size_t n_k, const int8_t *b, size_t line,
+                      attn_ahead *ahead, size_t n_ahead)
 {
     AMX_ZERO(0);
     AMX_ZERO(1);
@@ -66,6 +67,7 @@ static void amx_group(attn_tiles *t, bool both, size_t n_k, const int8_t *b, siz
     }
     for (size_t k = 0; k < n_k; k += AMX_BYTES, b += AMX_ROWS * line) {
         AMX_LOAD(6, b, line);
+        fetch_ahead(ahead, n_ahead);
         AMX_LOAD(4, &t->plane[AMX_HIGH][0][k], AMX_MAX_K);
         AMX_DOT_SS(0, 4, 6);
         AMX_LOAD(4, &t->plane[AMX_LOW][0][k], AMX_MAX_K);
@@ -86,19 +88,22 @@ static void amx_group(attn_tiles *t, bool both, size_t n_k, const int8_t *b, siz
 
 static void amx_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
                          const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
-                         const int8_t *ahead, size_t ahead_group)
+                         attn_ahead *ahead)
 {
     if (n_row < 2 || n_k % AMX_BYTES != 0 || n_k > AMX_MAX_K) {
-        vnni_products(a, a_stride, n_row, n_k, b, line, group, n_group, c, ahead, ahead_group);
+        vnni_products(a, a_stride, n_row, n_k, b, line, group, n_group, c, ahead);
         return;
     }
     attn_tiles t;
+    /* half of the lines with the tiles of a group, half with its rows */
+    const size_t lines = ahead_step(ahead, n_group);
+    const size_t step = (lines / 2 + n_k / AMX_BYTES - 1) / (n_k / AMX_BYTES);
+    const size_t row = (lines / 2 + n_row - 1) / n_row;
     amx_split(&t, a, a_stride, n_row, n_k);
     amx_shapes(n_row);
     AMX_FENCE();
     for (size_t g = 0; g < n_group; g++) {
-        fetch_lines(ahead + g * ahead_group, ahead_group);
-        amx_group(&t, n_row > AMX_ROWS, n_k, b + g * group, line);
+        amx_group(&t, n_row > AMX_ROWS, n_k, b + g * group, line, ahead, step);
         AMX_FENCE();
         for (size_t r = 0; r < n_row; r++) {
             attn_dots *dot = t.dot[r / AMX_ROWS];
@@ -106,6 +111,7 @@ static void amx_products(const int16_t *a, size_t a_stride, size_t n_row, size_t
             const __m512i low = _mm512_load_si512(dot[AMX_LOW][r % AMX_ROWS]);
             _mm512_storeu_si512(c + r * FG_KV_BLOCK + 16 * g,
                                 _mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
+            fetch_ahead(ahead, row);
         }
         AMX_FENCE();
     }

@@ -45,21 +45,18 @@ static void widen_columns(attn_wide *w, size_t n_k, const int8_t *b, size_t line
     }
 }
 
-/* nr rows; it and `fetch` are constants at each call.  Lines from `ahead` on are asked for as the
- * products go on, 2 for 16 k: all of them at once would stall, for a fifth of the time of what
- * comes from memory. */
+enum { FETCH_K = 32 }; /* elements between two fetches */
+
+/* nr (a constant at each call) rows; n_ahead lines are asked for every FETCH_K. */
 V16_FN void product_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_k,
-                         const attn_wide *w, int32_t *c, bool fetch, const int8_t *ahead)
+                         const attn_wide *w, int32_t *c, attn_ahead *ahead, size_t n_ahead)
 {
     __m256i acc[4][2];
     for (size_t r = 0; r < nr; r++) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
     for (size_t i = 0; i < n_k / 2;) {
-        if (fetch) {
-            fetch_line(ahead);
-            fetch_line(ahead + 64);
-            ahead += 128;
-        }
-        for (const size_t end = i + (fetch ? 8 : n_k / 2); i < end; i++) {
+        const size_t left = n_k / 2 - i;
+        fetch_ahead(ahead, n_ahead);
+        for (const size_t end = i + (left < FETCH_K / 2 ? left : FETCH_K / 2); i < end; i++) {
             const __m256i x0 = w->pair[i][0], x1 = w->pair[i][1];
             for (size_t r = 0; r < nr; r++) {
                 int32_t pair;
@@ -78,24 +75,19 @@ V16_FN void product_tile(size_t nr, const int16_t *a, size_t a_stride, size_t n_
 }
 
 static void products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k, const int8_t *b,
-                     size_t line, size_t group, size_t n_group, int32_t *c, const int8_t *ahead,
-                     size_t ahead_group)
+                     size_t line, size_t group, size_t n_group, int32_t *c, attn_ahead *ahead)
 {
     attn_wide w;
-    for (size_t g = 0; g < n_group; g++, b += group, c += 16, ahead += ahead_group) {
+    const size_t n_tile = n_row < 4 ? n_row : n_row / 4;
+    const size_t step = ahead_step(ahead, n_group * n_tile * ((n_k + FETCH_K - 1) / FETCH_K));
+    for (size_t g = 0; g < n_group; g++, b += group, c += 16) {
         widen_columns(&w, n_k, b, line);
         size_t r = 0;
-        for (; r + 4 <= n_row; r += 4) { /* half of the lines in each of the first two tiles */
-            const int16_t *x = a + r * a_stride;
-            int32_t *y = c + r * FG_KV_BLOCK;
-            if (r < 8 && ahead_group != 0) {
-                product_tile(4, x, a_stride, n_k, &w, y, true, ahead + r / 4 * (ahead_group / 2));
-            } else {
-                product_tile(4, x, a_stride, n_k, &w, y, false, NULL);
-            }
+        for (; r + 4 <= n_row; r += 4) {
+            product_tile(4, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK, ahead, step);
         }
         for (; r < n_row; r++) {
-            product_tile(1, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK, false, NULL);
+            product_tile(1, a + r * a_stride, a_stride, n_k, &w, c + r * FG_KV_BLOCK, ahead, step);
         }
     }
 }

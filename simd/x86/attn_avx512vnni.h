@@ -35,20 +35,26 @@ static void vnni_widen(vnni_wide *w, size_t g, size_t n_k, const int8_t *b, size
     }
 }
 
-/* nr rows and ng groups, both constants at each call. */
+enum { VNNI_FETCH_K = 16 }; /* elements between two fetches */
+
+/* nr rows and ng groups, both constants at each call; n_ahead lines are asked for every
+ * VNNI_FETCH_K. */
 V16_FN void vnni_tile(size_t nr, size_t ng, const int16_t *a, size_t a_stride, size_t n_k,
-                      const vnni_wide *w, int32_t *c)
+                      const vnni_wide *w, int32_t *c, attn_ahead *ahead, size_t n_ahead)
 {
     __m512i acc[8][2];
     for (size_t r = 0; r < nr; r++) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
-    for (size_t i = 0; i < n_k / 2; i++) {
-        const __m512i x0 = w->pair[i][0], x1 = ng > 1 ? w->pair[i][1] : x0;
-        for (size_t r = 0; r < nr; r++) {
-            int32_t pair;
-            memcpy(&pair, a + r * a_stride + 2 * i, sizeof pair);
-            const __m512i y = _mm512_set1_epi32(pair);
-            acc[r][0] = _mm512_dpwssd_epi32(acc[r][0], x0, y);
-            if (ng > 1) acc[r][1] = _mm512_dpwssd_epi32(acc[r][1], x1, y);
+    for (size_t i = 0; i < n_k / 2;) {
+        fetch_ahead(ahead, n_ahead);
+        for (const size_t end = i + VNNI_FETCH_K / 2; i < end; i++) {
+            const __m512i x0 = w->pair[i][0], x1 = ng > 1 ? w->pair[i][1] : x0;
+            for (size_t r = 0; r < nr; r++) {
+                int32_t pair;
+                memcpy(&pair, a + r * a_stride + 2 * i, sizeof pair);
+                const __m512i y = _mm512_set1_epi32(pair);
+                acc[r][0] = _mm512_dpwssd_epi32(acc[r][0], x0, y);
+                if (ng > 1) acc[r][1] = _mm512_dpwssd_epi32(acc[r][1], x1, y);
+            }
         }
     }
     for (size_t r = 0; r < nr; r++) {
@@ -59,24 +65,25 @@ V16_FN void vnni_tile(size_t nr, size_t ng, const int16_t *a, size_t a_stride, s
 
 static void vnni_products(const int16_t *a, size_t a_stride, size_t n_row, size_t n_k,
                           const int8_t *b, size_t line, size_t group, size_t n_group, int32_t *c,
-                          const int8_t *ahead, size_t ahead_group)
+                          attn_ahead *ahead)
 {
     vnni_wide w;
+    const size_t n_tile = n_row < 8 ? (n_row < 4 ? n_row : 1) : n_row / 8;
+    const size_t step = ahead_step(ahead, (n_group + 1) / 2 * n_tile * (n_k / VNNI_FETCH_K));
     for (size_t g = 0, n; g < n_group; g += n) {
         n = n_group - g < 2 ? 1 : 2;
-        fetch_lines(ahead + g * ahead_group, n * ahead_group);
         for (size_t i = 0; i < n; i++) vnni_widen(&w, i, n_k, b + (g + i) * group, line);
         for (size_t r = 0, m; r < n_row; r += m) {
             const int16_t *x = a + r * a_stride;
             int32_t *y = c + r * FG_KV_BLOCK + 16 * g;
             const size_t left = n_row - r;
             m = left >= 8 ? 8 : left >= 4 ? 4 : 1;
-            if (m == 8 && n == 2) vnni_tile(8, 2, x, a_stride, n_k, &w, y);
-            if (m == 4 && n == 2) vnni_tile(4, 2, x, a_stride, n_k, &w, y);
-            if (m == 1 && n == 2) vnni_tile(1, 2, x, a_stride, n_k, &w, y);
-            if (m == 8 && n == 1) vnni_tile(8, 1, x, a_stride, n_k, &w, y);
-            if (m == 4 && n == 1) vnni_tile(4, 1, x, a_stride, n_k, &w, y);
-            if (m == 1 && n == 1) vnni_tile(1, 1, x, a_stride, n_k, &w, y);
+            if (m == 8 && n == 2) vnni_tile(8, 2, x, a_stride, n_k, &w, y, ahead, step);
+            if (m == 4 && n == 2) vnni_tile(4, 2, x, a_stride, n_k, &w, y, ahead, step);
+            if (m == 1 && n == 2) vnni_tile(1, 2, x, a_stride, n_k, &w, y, ahead, step);
+            if (m == 8 && n == 1) vnni_tile(8, 1, x, a_stride, n_k, &w, y, ahead, step);
+            if (m == 4 && n == 1) vnni_tile(4, 1, x, a_stride, n_k, &w, y, ahead, step);
+            if (m == 1 && n == 1) vnni_tile(1, 1, x, a_stride, n_k, &w, y, ahead, step);
         }
     }
 }

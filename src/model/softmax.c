@@ -141,8 +141,9 @@ static void merge(const tile *y, partial into, partial next, size_t first)
     }
 }
 
-/* The block at position p, for all tokens that see some of it. */
-static void fold_block(const tile *y, uint64_t p, partial to)
+/* The block at position p, for all tokens that see some of it; next: what is wanted after it, k
+ * NULL: nothing. */
+static void fold_block(const tile *y, uint64_t p, partial to, const fg_state_cache *next)
 {
     const fg_kernels *k = &y->b->m->k;
     const fg_state_cache c = fg_state_rows(y->seq, y->l, y->g, p);
@@ -162,18 +163,22 @@ static void fold_block(const tile *y, uint64_t p, partial to)
     }
     if (y->seq->kv_type != FG_KV_INT8) return;
     const size_t row = first * group;
+    const fg_attn_next ahead = {next->k, next->v, next->k_scale, next->v_scale};
     k->attn_i8(y->q + row * d, y->q_scale + row, y->n_pos + row, y->n_tok * group - row, d, c.k,
-               c.k_scale, c.v, c.v_scale, to.ml + 2 * row, to.o + row * d);
+               c.k_scale, c.v, c.v_scale, to.ml + 2 * row, to.o + row * d,
+               next->k == NULL ? NULL : &ahead);
 }
 
-/* The span at position p, block by block in order. */
-static void fold_span(const tile *y, uint64_t p, partial out)
+/* The span at position p, block by block in order; next: as above, after the span. */
+static void fold_span(const tile *y, uint64_t p, partial out, const fg_state_cache *next)
 {
-    const uint64_t seen = y->pos + y->n_tok, span = p + FG_ATTN_SPAN;
-    fold_block(y, p, out);
-    for (p += FG_KV_BLOCK; p < span && p < seen; p += FG_KV_BLOCK) {
-        fold_block(y, p, y->block);
-        merge(y, out, y->block, first_at(y, p));
+    const uint64_t first = p, seen = y->pos + y->n_tok, end = p + FG_ATTN_SPAN;
+    for (; p < end && p < seen; p += FG_KV_BLOCK) {
+        const uint64_t then = p + FG_KV_BLOCK;
+        fg_state_cache ahead = *next;
+        if (then < end && then < seen) ahead = fg_state_rows(y->seq, y->l, y->g, then);
+        fold_block(y, p, p == first ? out : y->block, &ahead);
+        if (p != first) merge(y, out, y->block, first_at(y, p));
     }
 }
 
@@ -190,14 +195,39 @@ static void finish_head(const fg_batch *b, uint64_t t, uint64_t g, const float *
 /* All spans of a tile, merged in order, by one worker. */
 static void attend(fg_worker *w, const tile *y)
 {
-    for (uint64_t p = 0; p < y->pos + y->n_tok; p += FG_ATTN_SPAN) {
+    const uint64_t seen = y->pos + y->n_tok;
+    for (uint64_t p = 0; p < seen; p += FG_ATTN_SPAN) {
+        fg_state_cache next = {0};
         if (fg_stopped(w, y->b)) return;
-        fold_span(y, p, p == 0 ? y->all : y->span);
+        if (p + FG_ATTN_SPAN < seen) next = fg_state_rows(y->seq, y->l, y->g, p + FG_ATTN_SPAN);
+        fold_span(y, p, p == 0 ? y->all : y->span, &next);
         if (p != 0) merge(y, y->all, y->span, first_at(y, p));
     }
     for (size_t i = 0; i < y->n_tok * y->group; i++) {
         finish_head(y->b, y->t + i / y->group, y->g, y->all.ml + 2 * i, y->all.o + i * y->d,
                     i % y->group);
+    }
+}
+
+/* The (span, head)s of a piece. */
+static void attend_piece(fg_batch *b, uint32_t l, float *scratch, const fg_place *place,
+                         const fg_share *share, const fg_work_piece *at, uint64_t n_span)
+{
+    const fg_shape *s = b->m->shape;
+    const fg_seq *seq = &b->seq[0];
+    const size_t group = s->n_head / s->n_kv_head;
+    uint64_t item = fg_place_dealt(place, at->node, at->begin - share->begin[at->node]);
+    for (uint64_t i = at->begin; i < at->end; i++) {
+        const uint64_t g = item % s->n_kv_head, span = item / s->n_kv_head;
+        fg_state_cache next = {0};
+        if (i + 1 < at->end) {
+            item = fg_place_dealt(place, at->node, i + 1 - share->begin[at->node]);
+            next =
+                fg_state_rows(seq->st, l, item % s->n_kv_head, item / s->n_kv_head * FG_ATTN_SPAN);
+        }
+        const tile y = tile_of(b, l, g, seq, 0, 1, scratch);
+        float *to = b->s->spans + (g * n_span + span) * b->s->span_stride;
+        fold_span(&y, span * FG_ATTN_SPAN, partial_at(to, group, s->d_head), &next);
     }
 }
 
@@ -214,15 +244,7 @@ static void attend_split(fg_worker *w, fg_batch *b, uint32_t l, float *scratch)
     const fg_work_row row = {0, &share};
     const fg_work_list list = {&row, 1, false};
     fg_work_piece at;
-    while (fg_worker_take(w, &list, &at)) {
-        for (uint64_t i = at.begin; i < at.end; i++) {
-            const uint64_t item = fg_place_dealt(place, at.node, i - share.begin[at.node]);
-            const uint64_t g = item % s->n_kv_head, span = item / s->n_kv_head;
-            const tile y = tile_of(b, l, g, &b->seq[0], 0, 1, scratch);
-            float *to = b->s->spans + (g * n_span + span) * stride;
-            fold_span(&y, span * FG_ATTN_SPAN, partial_at(to, group, d));
-        }
-    }
+    while (fg_worker_take(w, &list, &at)) attend_piece(b, l, scratch, place, &share, &at, n_span);
     fg_worker_sync(w);
     uint64_t begin, end;
     fg_worker_range(w, s->n_head, &begin, &end);

@@ -13,6 +13,8 @@
 
 enum { ROW_STEP = 64 }; /* positions that kernels may read together */
 
+#define HUGE_PAGES_FROM ((uint64_t)64 << 20) /* bytes of a state */
+
 /* Bump allocation over the mapping; with base == NULL it only measures. */
 typedef struct arena {
     uint8_t *base;
@@ -156,6 +158,11 @@ static fg_status fill(fg_state *st, const fg_shape *s, fg_err *err)
                        "smaller context",
                        fg_text_count(st->n_ctx).s, fg_text_memory((double)st->bytes).s);
     }
+#ifdef MADV_HUGEPAGE
+    /* A token reads all of it once, in runs of a few KiB of each head, and would walk the page table
+     * for each 4 KiB.  A head's first tokens take a huge page each, hence not where all is small. */
+    if (st->bytes >= HUGE_PAGES_FROM) (void)madvise(st->map, (size_t)st->bytes, MADV_HUGEPAGE);
+#endif
     arena a = {st->map, 0, false};
     lay_out(&a, st, s);
     return bind(st, err);

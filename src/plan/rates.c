@@ -170,7 +170,7 @@ static void attend(const meter *m, fg_kv_type kv, float *buf)
         uint16_t *n_pos = (uint16_t *)(void *)(q_scale + g);
         for (size_t i = 0; i < g; i++) q_scale[i] = 1e-6f, n_pos[i] = FG_KV_BLOCK;
         m->k.attn_i8((const int16_t *)(const void *)q, q_scale, n_pos, g, d, (const int8_t *)k,
-                     scale, (const int8_t *)v, scale + n, ml, o);
+                     scale, (const int8_t *)v, scale + n, ml, o, NULL);
     } else if (kv == FG_KV_F16) {
         m->k.attn_f16(q, g, d, n, (const uint16_t *)k, (const uint16_t *)v, ml, o);
     } else {

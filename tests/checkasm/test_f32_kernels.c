@@ -160,7 +160,8 @@ static void run_attn(const problem *p, any_fn *fn, arena *m, result *r)
             seen[i] = (uint16_t)(i % 3 == 0 ? n_pos : 1 + (i * 37 + n_pos / 2) % n_pos);
             qs[i] = fg_quantize_i16__scalar(q + i * d, d, q16 + i * d);
         }
-        ((fg_attn_i8_fn *)fn)(q16, qs, seen, n_q, d, k, ks, v, vs, ml, o);
+        const fg_attn_next next = {k, v, ks, vs}; /* asked for, not read: it is too short */
+        ((fg_attn_i8_fn *)fn)(q16, qs, seen, n_q, d, k, ks, v, vs, ml, o, n_q % 2 ? &next : NULL);
     }
     emit(r, ml, 2 * n_q);
     emit(r, o, n_q * d);
@@ -727,7 +728,7 @@ FG_TEST(integer_attention_is_its_formula)
         CHECK_U64((uint64_t)q[0], ends ? (d > 512 ? 16256 : 32512) : (uint64_t)q[0]);
         const uint16_t seen = (uint16_t)n;
         attend_by_formula(q, q_scale, n, d, k, ks, v, vs, want_ml, want_o);
-        fg_attn_i8__scalar(q, &q_scale, &seen, 1, d, k, ks, v, vs, ml, o);
+        fg_attn_i8__scalar(q, &q_scale, &seen, 1, d, k, ks, v, vs, ml, o, NULL);
         CHECK(memcmp(ml, want_ml, sizeof ml) == 0);
         CHECK(memcmp(o, want_o, d * sizeof *o) == 0);
         free(x);
@@ -767,7 +768,7 @@ FG_TEST(integer_attention_is_near_f32)
     }
     float ml[2][2 * Q], o[2][Q * D];
     fg_attn_f32__scalar(q, Q, D, P, k, v, ml[0], o[0]);
-    fg_attn_i8__scalar(q16, q_scale, seen, Q, D, k8, ks, v8, vs, ml[1], o[1]);
+    fg_attn_i8__scalar(q16, q_scale, seen, Q, D, k8, ks, v8, vs, ml[1], o[1], NULL);
     for (size_t h = 0; h < Q; h++) {
         /* half a step of q in each of D products; then, relative, e^(twice that) of the weights */
         const double off = 0.5 * (double)q_scale[h] * D * 127.0 * 0.015 + 1e-5;
@@ -905,12 +906,13 @@ static void attn_forgets_last(const float *q, size_t n_q, size_t d, size_t n_pos
 /* Values behind a row's last position count, as if they had a weight. */
 static void attn_i8_sees_all(const int16_t *q, const float *q_scale, const uint16_t *n_pos,
                              size_t n_row, size_t d, const int8_t *k, const float *k_scale,
-                             const int8_t *v, const float *v_scale, float *ml, float *o)
+                             const int8_t *v, const float *v_scale, float *ml, float *o,
+                             const fg_attn_next *next)
 {
     uint16_t most[64] = {0};
     for (size_t i = 0; i < n_row; i++) most[0] = n_pos[i] > most[0] ? n_pos[i] : most[0];
     for (size_t i = 0; i < n_row; i++) most[i] = most[0];
-    fg_attn_i8__scalar(q, q_scale, most, n_row, d, k, k_scale, v, v_scale, ml, o);
+    fg_attn_i8__scalar(q, q_scale, most, n_row, d, k, k_scale, v, v_scale, ml, o, next);
 }
 
 /* One of 32512 steps. */
