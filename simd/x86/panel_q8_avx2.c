@@ -51,6 +51,7 @@ static void q8_gemv(const uint8_t *panel, const float *row_scale, const fg_act12
         UNROLL
         for (int g = 0; g < FG_SB_GROUPS; g++) {
             __m256i dot[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            fetch_group(panel + 64 + GROUP_BYTES * g, GROUP_BYTES);
             UNROLL
             for (int c = 0; c < QUADS; c++) {
                 const __m256i xe = _mm256_set1_epi32(a.pair[0][QUADS * g + c]);
