@@ -10,8 +10,8 @@
  * exact in int32, and includes this.  n_row is at most ATTN_ROWS.  a: rows a_stride elements apart;
  * b_g[i] is the line of 64 bytes at b + g * group + i * line; rows of c are FG_KV_BLOCK apart.  n_k
  * is a multiple of 16. Keys: a line is 16 positions, n_k = d.  Values: a line is 16 columns, n_k
- * the positions rounded up to 64, where a is 0 behind the last one.  ahead: what is wanted next from
- * memory (fetch_ahead), to be asked for on the way, as evenly as the loops allow.
+ * the positions rounded up to 64, where a is 0 behind the last one.  ahead: what is wanted next
+ * from memory (fetch_ahead), to be asked for on the way, as evenly as the loops allow.
  */
 #ifndef FG_SIMD_ATTN_BODY_H
 #define FG_SIMD_ATTN_BODY_H

@@ -366,7 +366,7 @@ static void stage_head(fg_worker *w, job *j)
     uint64_t begin, end;
     copy_rows(w, j, &c->x, &c->s->x, true);
     fg_worker_range(w, j->n, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_norm_row(&j->b, c->m->final_norm, t, t);
+    for (uint64_t t = begin; t < end; t++) fg_norm_row(w, &j->b, c->m->final_norm, t, t);
     add_moments(w, j, &c->s->n);
 }
 

@@ -267,7 +267,7 @@ static void stage_head(fg_worker *w, job *j)
     uint64_t begin, end;
     copy_rows(w, j, j->from, true);
     fg_worker_range(w, j->n, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_norm_row(&j->b, r->base->final_norm, t, t);
+    for (uint64_t t = begin; t < end; t++) fg_norm_row(w, &j->b, r->base->final_norm, t, t);
     fg_worker_sync(w);
     fg_multiply(w, r->base->weights, NULL, &head, 1, j->n);
     fg_worker_sync(w);

@@ -9,7 +9,7 @@
 
 void fg_tap_hidden(const fg_worker *w, const fg_batch *b, int32_t layer)
 {
-    if (w->idx != 0) return;
+    if (w->idx != 0 || b->status != FG_OK) return;
     const fg_acts *x = &b->s->x;
     for (uint32_t i = 0; i < b->n_seq; i++) {
         const fg_seq *q = &b->seq[i];
@@ -24,13 +24,15 @@ static void pass(fg_worker *w, void *arg)
     fg_batch *b = arg;
     if (w->idx == 0 && b->profile != NULL) b->profile->last_ns = fg_clock_ns();
     fg_embed(w, b);
-    fg_worker_sync(w);
+    if (!fg_each(w, b)) fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_EMBED);
     fg_tap_hidden(w, b, -1);
     for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
-        fg_stages(w, b, l, FG_STAGE_ATTN_NORM, FG_STAGE_MLP_OUT);
-        fg_worker_sync(w);
-        if (b->status != FG_OK) return; /* all workers see the same */
+        if (!fg_stages(w, b, l, FG_STAGE_ATTN_NORM, FG_STAGE_MLP_OUT)) return;
+        if (!fg_each(w, b)) {
+            fg_worker_sync(w);
+            if (b->status != FG_OK) return; /* all workers see the same */
+        } /* else they see it in the next layer, and worker 0 before it gives logits */
         fg_tap_hidden(w, b, (int32_t)l);
         /* the next layer only reads x until its first barrier */
     }
@@ -46,6 +48,7 @@ fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
 {
     b->status = FG_OK;
     b->stopped = false;
+    b->each = b->n_tok == 1 && b->device == NULL;
     b->err = err;
     for (uint32_t i = 0; i < b->n_seq && b->device == NULL; i++) {
         FG_TRY(fg_state_fetch(b->seq[i].st, err));

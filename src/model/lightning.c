@@ -51,15 +51,59 @@ static void head(const fg_batch *b, const fg_seq *q, uint32_t l, uint64_t h)
     }
 }
 
+/* x = sigmoid(x), as sigmoid_mul has it. */
+static void sigmoid(const fg_kernels *k, float *x, size_t n)
+{
+    enum { STEP = 64 };
+    for (size_t i = 0; i < n; i += STEP) {
+        const size_t m = n - i < STEP ? n - i : STEP;
+        _Alignas(64) float g[STEP];
+        memcpy(g, x + i, m * sizeof *g);
+        for (size_t j = 0; j < m; j++) x[i + j] = 1.0f;
+        k->sigmoid_mul(x + i, g, m);
+    }
+}
+
+/* x *= g; n is a multiple of 16. */
+static void multiply(float *restrict x, const float *restrict g, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        for (size_t j = 0; j < 16; j++) x[i + j] *= g[i + j];
+    }
+}
+
+/* u = RMSNorm(u) * sigmoid(gate) of this worker's rows; of the only row, if it is each worker's,
+ * the sigmoid was shared out with the heads. */
+static void gate_rows(const fg_worker *w, const fg_batch *b, uint32_t l)
+{
+    const fg_shape *shape = b->m->shape;
+    const fg_kernels *k = &b->m->k;
+    const fg_scratch *s = b->s;
+    const fg_acts *to = &fg_own_rows(w, b)->u;
+    const size_t width = (size_t)shape->n_head * shape->d_head;
+    uint64_t begin, end;
+    fg_own_range(w, b, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) {
+        float *u = to->f + t * to->f_stride;
+        const float *gate = s->gate.f + t * s->gate.f_stride;
+        k->rmsnorm(s->u.f + t * s->u.f_stride, b->m->layers[l].inner_norm, width,
+                   (float)shape->inner_norm_eps, u);
+        if (fg_each(w, b)) {
+            multiply(u, gate, width);
+        } else {
+            k->sigmoid_mul(u, gate, width);
+        }
+    }
+}
+
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
 {
     const fg_layer *y = &b->m->layers[l];
     const fg_shape *shape = b->m->shape;
-    const fg_kernels *k = &b->m->k;
     fg_scratch *s = b->s;
-    uint64_t begin, end;
+    const fg_acts *n = &fg_own_rows(w, b)->n;
 
-    const fg_product in[] = {{&y->qkv, &s->n, s->qkv}, {&y->out_gate, &s->n, s->gate}};
+    const fg_product in[] = {{&y->qkv, n, s->qkv}, {&y->out_gate, n, s->gate}};
     fg_multiply(w, b->m->weights, b, in, 2, b->n_tok);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
@@ -67,17 +111,12 @@ void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l)
     fg_heads at;
     while (fg_take_heads(w, shape->n_head, b->n_seq, &at)) {
         for (uint64_t i = at.begin; i < at.end && !fg_stopped(w, b); i++) {
-            head(b, &b->seq[i / at.n_head], l, at.first + i % at.n_head);
+            const uint64_t h = at.first + i % at.n_head;
+            head(b, &b->seq[i / at.n_head], l, h);
+            if (fg_each(w, b)) sigmoid(&b->m->k, s->gate.f + h * shape->d_head, shape->d_head);
         }
     }
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_LIGHTNING);
-
-    const size_t width = (size_t)shape->n_head * shape->d_head;
-    fg_worker_range(w, b->n_tok, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) {
-        float *u = s->u.f + t * s->u.f_stride;
-        k->rmsnorm(u, y->inner_norm, width, (float)shape->inner_norm_eps, u);
-        k->sigmoid_mul(u, s->gate.f + t * s->gate.f_stride, width);
-    }
+    gate_rows(w, b, l);
 }

@@ -3,6 +3,8 @@
  * The experts [MODEL.md (22), (23)]:  y_e = W2 (silu(W1 m) * (W3 m)).  Rows lie sorted by expert
  * (router.c); a single decoded token is the same path with one row for each expert.
  */
+#include <stdatomic.h>
+
 #include "src/model/stages.h"
 
 /* In waves: all of the layer's experts at once where they are in memory, a few at a time where they
@@ -12,6 +14,24 @@ typedef struct wave {
     const uint32_t *ids;
     uint32_t n;
 } wave;
+
+/* Columns of panels p .. last-1 of row r of h are there: who has made the last of a block quantizes
+ * it, so that nobody waits for whole rows. */
+static void quantize_done(const fg_batch *b, uint64_t r, uint64_t p, uint64_t last,
+                          uint64_t n_panel)
+{
+    enum { PANELS = FG_SB_COLS / FG_PANEL_ROWS };
+    const fg_scratch *s = b->s;
+    for (uint64_t i = p / PANELS; p < last; i++, p = i * PANELS) {
+        const uint64_t end = (i + 1) * PANELS, all = (end < n_panel ? end : n_panel) - i * PANELS;
+        const uint32_t n = (uint32_t)((end < last ? end : last) - p);
+        const uint64_t at = r * s->h.q_stride + i;
+        if (atomic_fetch_add_explicit(&s->h_done[at], n, memory_order_acq_rel) + n != all) continue;
+        const float *f = s->h.f + r * s->h.f_stride + i * FG_SB_COLS;
+        if (s->h.q != NULL) b->m->k.quantize_act(f, FG_SB_COLS, s->h.q + at);
+        if (s->h.rot != NULL) b->m->k.quantize_act_rot(f, FG_SB_COLS, s->h.rot + at);
+    }
+}
 
 /* h = silu(W1 x) * (W3 x) for panels begin .. end-1 of expert e, some at a time: enough columns
  * for silu to run at speed, few enough to be in the cache still. */
@@ -38,6 +58,7 @@ static void gate_up_panels(const fg_worker *w, fg_batch *b, uint32_t l, uint32_t
         for (uint64_t r = r0; r < r0 + n; r++) {
             b->m->k.silu_mul(s->g.f + r * s->g.f_stride + col, s->up.f + r * s->up.f_stride + col,
                              width, s->h.f + r * s->h.f_stride + col);
+            if (fg_each(w, b)) quantize_done(b, r, p, last, x->gate.n_panel);
         }
     }
 }
@@ -115,7 +136,7 @@ static void share_out(fg_worker *w, fg_batch *b, uint32_t l, const wave *v,
 static void wave_hidden(fg_worker *w, fg_batch *b, uint32_t l, const wave *v)
 {
     share_out(w, b, l, v, gate_of, gate_up_panels);
-    if (b->m->quantized) {
+    if (b->m->quantized && !fg_each(w, b)) {
         quantize_hidden(w, b, v);
         fg_worker_sync(w);
     }

@@ -21,6 +21,7 @@ static void router_logits(const fg_batch *b, const fg_matrix *r, uint64_t t, uin
 static void router_logits_split(fg_worker *w, const fg_batch *b, const fg_matrix *r)
 {
     fg_scratch *s = b->s;
+    const fg_acts *in = &fg_own_rows(w, b)->n;
     const uint64_t n = r->n_panel * r->n_sb, sb_bytes = fg_qtype_get(r->type)->sb_bytes;
     uint64_t begin, end;
     const fg_panel_run run = fg_weights_run(b->m->weights, r, FG_NO_LAYER, w->node);
@@ -29,20 +30,20 @@ static void router_logits_split(fg_worker *w, const fg_batch *b, const fg_matrix
         for (uint64_t i = begin; i < end; i++) {
             const uint64_t p = i / r->n_sb, k = i % r->n_sb;
             r->panel_fn(run.panels + p * r->panel_stride + k * sb_bytes, NULL, NULL,
-                        s->n.f + t * s->n.f_stride + k * FG_SB_COLS, 0, 1, 1,
+                        in->f + t * in->f_stride + k * FG_SB_COLS, 0, 1, 1,
                         s->chains + (t * n + i) * FG_PANEL_ROWS, 0);
         }
     }
     fg_worker_sync(w);
     if (w->idx != 0) return;
-    for (uint64_t t = 0; t < b->n_tok; t++) {
-        for (uint64_t row = 0; row < r->n_panel * FG_PANEL_ROWS; row++) {
-            const float *c = s->chains + (t * n + row / FG_PANEL_ROWS * r->n_sb) * FG_PANEL_ROWS +
-                             row % FG_PANEL_ROWS;
-            float acc = 0.0f;
-            for (uint64_t k = 0; k < r->n_sb; k++) acc = acc + c[k * FG_PANEL_ROWS];
-            s->router.f[t * s->router.f_stride + row] = acc;
+    for (uint64_t i = 0; i < b->n_tok * r->n_panel; i++) {
+        float acc[FG_PANEL_ROWS] = {0}; /* rows side by side: a chain alone waits for itself */
+        for (uint64_t k = 0; k < r->n_sb; k++) {
+            const float *c = s->chains + (i * r->n_sb + k) * FG_PANEL_ROWS;
+            for (int row = 0; row < FG_PANEL_ROWS; row++) acc[row] = acc[row] + c[row];
         }
+        const uint64_t t = i / r->n_panel, p = i % r->n_panel;
+        memcpy(s->router.f + t * s->router.f_stride + p * FG_PANEL_ROWS, acc, sizeof acc);
     }
 }
 
@@ -146,7 +147,7 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
     const uint64_t n_row = (uint64_t)b->n_tok * b->m->shape->n_used;
     uint64_t begin, end;
     if (w->n > 1 && b->n_tok < w->n && b->n_tok <= FG_FEW_TOKENS) {
-        fg_worker_sync(w); /* n is complete */
+        if (!fg_each(w, b)) fg_worker_sync(w); /* n is complete */
         router_logits_split(w, b, &y->router);
         for (uint64_t t = 0; w->idx == 0 && t < b->n_tok; t++) select_experts(b, t);
     } else {
@@ -157,7 +158,12 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
         }
         if (b->n_tok > 1) fg_worker_sync(w);
     }
-    if (w->idx == 0) fg_route_begin(b, l, NULL);
+    if (w->idx == 0) {
+        fg_route_begin(b, l, NULL);
+        if (fg_each(w, b)) {
+            memset((void *)b->s->h_done, 0, n_row * b->s->h.q_stride * sizeof *b->s->h_done);
+        }
+    }
     fg_worker_sync(w);
     if (n_row > FG_FEW_TOKENS) {
         fg_worker_range(w, n_row, &begin, &end);

@@ -81,6 +81,15 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
                      (size_t)fg_round_up(rows * p->d_head / 2, 16);
     s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
     const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
+    s->h_done = take_array(base, &used, p->n_used * s->h.q_stride, sizeof *s->h_done);
+    for (uint32_t i = 0; i <= n_thread; i++) {
+        fg_rows own = {s->x, s->n, s->u, s->a};
+        if (i > 1) own.x = take_acts(base, &used, 1, d, f32_only, false);
+        if (i > 1) own.n = take_acts(base, &used, 1, d, forms->in, false);
+        if (i > 0) own.u = take_acts(base, &used, 1, width, forms->attn_out, false);
+        if (i > 0) own.a = take_acts(base, &used, 1, d, f32_only, false);
+        if (s->rows != NULL) s->rows[i] = own;
+    }
     s->spans = take_array(base, &used, p->n_kv_head * n_span * s->span_stride, sizeof(float));
     s->bytes = used;
 }
@@ -103,6 +112,11 @@ fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx,
     fg_scratch *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "scratch");
     s->n_batch = n_batch;
+    s->rows = fg_mem_zalloc_array((size_t)n_thread + 1, sizeof *s->rows);
+    if (s->rows == NULL) {
+        fg_scratch_destroy(&s);
+        return fg_fail_nomem(err, "scratch");
+    }
     lay_out(s, m->shape, &m->forms, n_ctx, n_thread, NULL);
     s->map = fg_mem_map((size_t)s->bytes);
     if (s->map == NULL) {
@@ -121,6 +135,7 @@ void fg_scratch_destroy(fg_scratch **s)
     if (*s == NULL) return;
     if ((*s)->device != NULL) (*s)->device->ops->forget((*s)->device, *s);
     fg_mem_unmap((*s)->map, (size_t)(*s)->bytes);
+    fg_mem_free((*s)->rows);
     fg_mem_free(*s);
     *s = NULL;
 }

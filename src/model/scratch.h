@@ -22,27 +22,36 @@ typedef struct fg_acts {
     fg_act_tiles q_tiles, rot_tiles;
 } fg_acts;
 
+/* What the steps between products make of rows. */
+typedef struct fg_rows {
+    fg_acts x, n, u, a; /* as below; of u, f may be that of all where nothing is done to it */
+} fg_rows;
+
 /* Buffers for up to n_batch tokens, in one mapping. */
 typedef struct fg_scratch {
     uint32_t n_batch;
-    fg_acts x;        /* [T][d_model] stream between layers (f only) */
-    fg_acts n;        /* [T][d_model] normed input of the current sub-layer */
-    fg_acts u;        /* [T][n_head * d_head] attention output before out_proj */
-    fg_acts a;        /* [T][d_model] sub-layer output (f only) */
-    fg_acts qkv;      /* [T][3 * n_head * d_head] (f only); softmax: q, then k, v after it */
-    fg_acts gate;     /* [T][n_head * d_head] output gate (f only) */
-    fg_acts router;   /* [T][n_expert] (f only) */
-    fg_acts xs;       /* [T * n_used][d_model] inputs sorted by expert */
-    fg_acts g, up;    /* [T * n_used][d_ff] (f only) */
-    fg_acts h;        /* [T * n_used][d_ff] silu(g) * up */
-    fg_acts y;        /* [T * n_used][d_model] expert outputs, sorted by expert (f only) */
-    fg_acts logits;   /* [FG_LOGIT_ROWS][n_vocab] (f only) */
-    float *cos, *sin; /* [T][d_rotary / 2] */
-    uint32_t *sel;    /* [T][n_used] selected experts, best first */
-    float *sel_w;     /* [T][n_used] their weights */
-    uint32_t *row_of; /* [T][n_used] row in the sorted order */
-    uint32_t *first;  /* [n_expert + 1] first sorted row of each expert */
-    uint32_t *active; /* [n_expert] experts with rows, ascending */
+    /* [0]: the rows of all; [1 + i]: one row of worker i's, which may be the only one it computes
+     * with.  Worker 0's x and n are those of all. */
+    fg_rows *rows;
+    fg_acts x;      /* [T][d_model] stream between layers (f only) */
+    fg_acts n;      /* [T][d_model] normed input of the current sub-layer */
+    fg_acts u;      /* [T][n_head * d_head] attention output before out_proj */
+    fg_acts a;      /* [T][d_model] sub-layer output (f only) */
+    fg_acts qkv;    /* [T][3 * n_head * d_head] (f only); softmax: q, then k, v after it */
+    fg_acts gate;   /* [T][n_head * d_head] output gate (f only) */
+    fg_acts router; /* [T][n_expert] (f only) */
+    fg_acts xs;     /* [T * n_used][d_model] inputs sorted by expert */
+    fg_acts g, up;  /* [T * n_used][d_ff] (f only) */
+    fg_acts h;      /* [T * n_used][d_ff] silu(g) * up */
+    _Atomic uint32_t *h_done; /* [n_used][blocks of h] panels of a token's h that are there */
+    fg_acts y;                /* [T * n_used][d_model] expert outputs, sorted by expert (f only) */
+    fg_acts logits;           /* [FG_LOGIT_ROWS][n_vocab] (f only) */
+    float *cos, *sin;         /* [T][d_rotary / 2] */
+    uint32_t *sel;            /* [T][n_used] selected experts, best first */
+    float *sel_w;             /* [T][n_used] their weights */
+    uint32_t *row_of;         /* [T][n_used] row in the sorted order */
+    uint32_t *first;          /* [n_expert + 1] first sorted row of each expert */
+    uint32_t *active;         /* [n_expert] experts with rows, ascending */
     uint32_t n_active;
     uint32_t n_wave; /* experts worked on at a time; see moe.c */
     float *chains;   /* [FG_FEW_TOKENS][router panels][router superblocks][16] */

@@ -291,7 +291,8 @@ void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l)
     const fg_layer *y = &b->m->layers[l];
     const fg_shape *shape = b->m->shape;
     fg_scratch *s = b->s;
-    fg_product in[] = {{&y->q, &s->n, s->qkv}, {&y->k, &s->n, s->qkv}, {&y->v, &s->n, s->qkv}};
+    const fg_acts *n = &fg_own_rows(w, b)->n;
+    fg_product in[] = {{&y->q, n, s->qkv}, {&y->k, n, s->qkv}, {&y->v, n, s->qkv}};
     in[1].y.f += (size_t)shape->n_head * shape->d_head; /* columns after q */
     in[2].y.f = in[1].y.f + (size_t)shape->n_kv_head * shape->d_head;
 

@@ -20,13 +20,15 @@ void fg_embed(const fg_worker *w, const fg_batch *b)
 {
     const fg_model *m = b->m;
     const size_t half = m->shape->d_rotary / 2;
+    const fg_acts *x = &fg_own_rows(w, b)->x;
     uint64_t begin, end;
-    fg_worker_range(w, b->n_tok, &begin, &end);
+    fg_own_range(w, b, &begin, &end);
     for (uint64_t t = begin; t < end; t++) {
         uint64_t pos;
         (void)fg_batch_seq(b, t, &pos);
-        fg_model_embed(m, b->ids[t], b->s->x.f + t * b->s->x.f_stride);
-        for (size_t j = 0; j < half; j++) { /* angles in double: positions reach 10 M */
+        fg_model_embed(m, b->ids[t], x->f + t * x->f_stride);
+        if (fg_each(w, b) && w->idx != 0) return; /* angles are for all */
+        for (size_t j = 0; j < half; j++) {       /* angles in double: positions reach 10 M */
             double sin_x, cos_x;
             fg_sincos((double)pos * m->rope_freq[j], &sin_x, &cos_x);
             b->s->cos[t * half + j] = (float)cos_x;
@@ -35,39 +37,41 @@ void fg_embed(const fg_worker *w, const fg_batch *b)
     }
 }
 
-void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to)
+void fg_norm_row(const fg_worker *w, const fg_batch *b, const float *weight, uint64_t from,
+                 uint64_t to)
 {
+    const fg_rows *rows = fg_own_rows(w, b);
     const fg_shape *shape = b->m->shape;
-    fg_scratch *s = b->s;
-    b->m->k.rmsnorm(s->x.f + from * s->x.f_stride, weight, shape->d_model, (float)shape->norm_eps,
-                    s->n.f + to * s->n.f_stride);
-    fg_acts_quantize(&b->m->k, &s->n, to, b->n_tok);
+    b->m->k.rmsnorm(rows->x.f + from * rows->x.f_stride, weight, shape->d_model,
+                    (float)shape->norm_eps, rows->n.f + to * rows->n.f_stride);
+    fg_acts_quantize(&b->m->k, &rows->n, to, b->n_tok);
 }
 
 static void norm_rows(const fg_worker *w, fg_batch *b, const float *weight)
 {
     uint64_t begin, end;
-    fg_worker_range(w, b->n_tok, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_norm_row(b, weight, t, t);
+    fg_own_range(w, b, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) fg_norm_row(w, b, weight, t, t);
     fg_mark_phase(w, b, FG_PHASE_NORM);
 }
 
 /* x = alpha r + beta a. */
-static void residual_rows(const fg_worker *w, const fg_batch *b, float alpha, float beta)
+static void residual_rows(const fg_worker *w, const fg_batch *b, float alpha, float beta,
+                          const fg_acts *a)
 {
-    fg_scratch *s = b->s;
+    const fg_rows *rows = fg_own_rows(w, b);
     uint64_t begin, end;
-    fg_worker_range(w, b->n_tok, &begin, &end);
+    fg_own_range(w, b, &begin, &end);
     for (uint64_t t = begin; t < end; t++) {
-        float *x = s->x.f + t * s->x.f_stride;
-        const float *r = b->m->shape->postnorm ? s->n.f + t * s->n.f_stride : x;
-        b->m->k.axpby(alpha, r, beta, s->a.f + t * s->a.f_stride, b->m->shape->d_model, x);
+        float *x = rows->x.f + t * rows->x.f_stride;
+        const float *r = b->m->shape->postnorm ? rows->n.f + t * rows->n.f_stride : x;
+        b->m->k.axpby(alpha, r, beta, a->f + t * a->f_stride, b->m->shape->d_model, x);
     }
 }
 
 static void attention(fg_worker *w, fg_batch *b, uint32_t l)
 {
-    fg_worker_sync(w);
+    if (!fg_each(w, b)) fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_NORM);
     switch (b->m->layers[l].kind) {
     case FG_ATTN_LIGHTNING: fg_lightning(w, b, l); break;
@@ -78,28 +82,31 @@ static void attention(fg_worker *w, fg_batch *b, uint32_t l)
 static void attention_out(fg_worker *w, fg_batch *b, uint32_t l)
 {
     const fg_layer *y = &b->m->layers[l];
+    fg_acts u = fg_own_rows(w, b)->u;
     uint64_t begin, end;
-    fg_worker_range(w, b->n_tok, &begin, &end);
-    for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &b->s->u, t, b->n_tok);
-    fg_worker_sync(w);
+    if (y->kind == FG_ATTN_SOFTMAX) u.f = b->s->u.f; /* as all of them left it */
+    fg_own_range(w, b, &begin, &end);
+    for (uint64_t t = begin; t < end; t++) fg_acts_quantize(&b->m->k, &u, t, b->n_tok);
+    if (!fg_each(w, b)) fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_NORM);
-    const fg_product out = {&y->out, &b->s->u, b->s->a};
+    const fg_product out = {&y->out, &u, b->s->a};
     fg_multiply(w, b->m->weights, b, &out, 1, b->n_tok);
     fg_poll(w, b);
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_ATTN_MATMUL);
-    residual_rows(w, b, y->alpha_attn, y->beta_attn);
+    residual_rows(w, b, y->alpha_attn, y->beta_attn, &b->s->a);
 }
 
 /* a = sum of the experts' outputs of each row, best expert first. */
 static void combine(const fg_worker *w, const fg_batch *b)
 {
     const fg_shape *shape = b->m->shape;
-    fg_scratch *s = b->s;
+    const fg_scratch *s = b->s;
+    const fg_acts *to = &fg_own_rows(w, b)->a;
     uint64_t begin, end;
-    fg_worker_range(w, b->n_tok, &begin, &end);
+    fg_own_range(w, b, &begin, &end);
     for (uint64_t t = begin; t < end; t++) {
-        float *a = s->a.f + t * s->a.f_stride;
+        float *a = to->f + t * to->f_stride;
         memset(a, 0, shape->d_model * sizeof(float));
         for (uint64_t i = t * shape->n_used; i < (t + 1) * shape->n_used; i++) {
             b->m->k.axpy(s->sel_w[i], s->y.f + s->row_of[i] * s->y.f_stride, shape->d_model, a);
@@ -107,7 +114,7 @@ static void combine(const fg_worker *w, const fg_batch *b)
     }
 }
 
-void fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage last)
+bool fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage last)
 {
     const fg_model *m = b->m;
     if (w->idx == 0) b->layer = l;
@@ -117,7 +124,7 @@ void fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage la
         case FG_STAGE_ATTN: attention(w, b, l); break;
         case FG_STAGE_ATTN_OUT:
             attention_out(w, b, l);
-            if (b->status != FG_OK) return; /* no later check: worker 0 may write it again */
+            if (b->status != FG_OK) return false; /* later worker 0 may write it again */
             break;
         case FG_STAGE_MLP_NORM: norm_rows(w, b, m->layers[l].mlp_norm); break;
         case FG_STAGE_ROUTE: fg_route(w, b, l); break;
@@ -131,10 +138,13 @@ void fg_stages(fg_worker *w, fg_batch *b, uint32_t l, fg_stage from, fg_stage la
             break;
         case FG_STAGE_DOWN: fg_moe_down(w, b, l); break;
         case FG_STAGE_COMBINE: combine(w, b); break;
-        case FG_STAGE_MLP_OUT: residual_rows(w, b, m->alpha_mlp, m->beta_mlp); break;
+        case FG_STAGE_MLP_OUT:
+            residual_rows(w, b, m->alpha_mlp, m->beta_mlp, &fg_own_rows(w, b)->a);
+            break;
         case FG_STAGE_COUNT: break;
         }
     }
+    return true;
 }
 
 uint64_t fg_wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint64_t most)
@@ -171,12 +181,13 @@ void fg_head(fg_worker *w, fg_batch *b)
     uint64_t t = 0, begin, end;
     for (uint64_t n; (n = fg_wanted_rows(b, &t, rows, FG_LOGIT_ROWS)) > 0;) {
         fg_worker_range(w, n, &begin, &end);
-        for (uint64_t i = begin; i < end; i++) fg_norm_row(b, b->m->final_norm, rows[i], i);
-        fg_worker_sync(w);
-        const fg_product head = {&b->m->lm_head, &s->n, s->logits};
+        if (fg_each(w, b)) begin = 0, end = 1;
+        for (uint64_t i = begin; i < end; i++) fg_norm_row(w, b, b->m->final_norm, rows[i], i);
+        if (!fg_each(w, b)) fg_worker_sync(w);
+        const fg_product head = {&b->m->lm_head, &fg_own_rows(w, b)->n, s->logits};
         fg_multiply(w, b->m->weights, NULL, &head, 1, n); /* rows may be given out */
         fg_worker_sync(w);
-        if (w->idx == 0) fg_give_logits(b, rows, n);
+        if (w->idx == 0 && b->status == FG_OK) fg_give_logits(b, rows, n);
         fg_worker_sync(w);
         fg_mark_phase(w, b, FG_PHASE_HEAD);
     }

@@ -9,6 +9,10 @@
  * entered when each worker's own rows (fg_worker_range over T) of what it reads are there, and
  * leaves its own rows of what it wrote; a stage that needs the rows of others begins with a
  * barrier.
+ *
+ * The row of a pass that decodes one token is every worker's own (fg_own_rows): what stands between
+ * two products is computed by each of them from what all can read, with the same bits, so that
+ * nobody waits for it: a barrier and a row handed round take longer.
  */
 #ifndef FG_SRC_MODEL_STAGES_H
 #define FG_SRC_MODEL_STAGES_H
@@ -54,7 +58,8 @@ typedef struct fg_profile {
     uint64_t last_ns; /* clock at the last mark; internal */
 } fg_profile;
 
-/* Observers, called by worker 0 while the others wait; NULL members are not called.
+/* Observers, called by worker 0 while the others leave alone what is shown; NULL members are not
+ * called.
  * hidden: after each layer l, x[T][d_model] rows `stride` elements apart; l = -1: embedding;
  *         l = n_layer: final norm (only rows whose logits were wanted).
  * experts: selected experts of layer l, [T][n_used], with weights.
@@ -90,6 +95,7 @@ typedef struct fg_batch {
     uint32_t n_seq;
     const uint32_t *ids;      /* [n_tok], all < n_vocab */
     uint32_t n_tok;           /* T, 1 .. n_batch */
+    bool each;                /* decoding one token here: its row is each worker's own */
     struct fg_device *device; /* that the states are attached to; NULL: all is done here */
     fg_profile *profile;      /* may be NULL; times are added */
     /* Asked by worker 0 after each sub-layer, and some times a second within one, with the layers
@@ -114,13 +120,34 @@ static inline const fg_seq *fg_batch_seq(const fg_batch *b, uint64_t t, uint64_t
     return q;
 }
 
-/* Stages from .. last of one layer, by all workers.  Returns early when b->status is not FG_OK, as
- * all workers see it alike. */
-void fg_stages(fg_worker *w, fg_batch *b, uint32_t layer, fg_stage from, fg_stage last);
+/* Every worker computes the row by itself. */
+static inline bool fg_each(const fg_worker *w, const fg_batch *b)
+{
+    return b->each && w->n > 1;
+}
+
+/* The rows that this worker's steps between products read and write. */
+static inline const fg_rows *fg_own_rows(const fg_worker *w, const fg_batch *b)
+{
+    return &b->s->rows[fg_each(w, b) ? 1 + w->idx : 0];
+}
+
+/* Which of them: its share of T, or the only one. */
+static inline void fg_own_range(const fg_worker *w, const fg_batch *b, uint64_t *begin,
+                                uint64_t *end)
+{
+    fg_worker_range(w, b->n_tok, begin, end);
+    if (fg_each(w, b)) *begin = 0, *end = 1;
+}
+
+/* Stages from .. last of one layer, by all workers.  Returns early, with false, when b->status is
+ * not FG_OK, as all workers see it alike; that of the last stages is seen by the next call. */
+bool fg_stages(fg_worker *w, fg_batch *b, uint32_t layer, fg_stage from, fg_stage last);
 
 /* x = rows of the embedding, and the rotary angles of the rows' positions. */
 void fg_embed(const fg_worker *w, const fg_batch *b);
-/* Logits of all rows that want them, each sequence's to its own function. */
+/* Logits of all rows that want them, each sequence's to its own function, unless the pass
+ * failed. */
 void fg_head(fg_worker *w, fg_batch *b);
 /* The first `most` rows from *t on that want logits; *t is after the last one looked at. */
 uint64_t fg_wanted_rows(const fg_batch *b, uint64_t *t, uint32_t *rows, uint64_t most);
@@ -153,7 +180,8 @@ void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint6
 void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from, bool rotated,
                   uint64_t n_row);
 /* Row `to` of n = RMSNorm of row `from` of x, quantised too when the model is. */
-void fg_norm_row(const fg_batch *b, const float *weight, uint64_t from, uint64_t to);
+void fg_norm_row(const fg_worker *w, const fg_batch *b, const float *weight, uint64_t from,
+                 uint64_t to);
 
 void fg_lightning(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_softmax(fg_worker *w, fg_batch *b, uint32_t l);

@@ -159,8 +159,8 @@ static fg_status fill(fg_state *st, const fg_shape *s, fg_err *err)
                        fg_text_count(st->n_ctx).s, fg_text_memory((double)st->bytes).s);
     }
 #ifdef MADV_HUGEPAGE
-    /* A token reads all of it once, in runs of a few KiB of each head, and would walk the page table
-     * for each 4 KiB.  A head's first tokens take a huge page each, hence not where all is small. */
+    /* A token reads all of it once and would walk the page table for each 4 KiB.  A head's first
+     * tokens take a huge page each, hence not where all is small. */
     if (st->bytes >= HUGE_PAGES_FROM) (void)madvise(st->map, (size_t)st->bytes, MADV_HUGEPAGE);
 #endif
     arena a = {st->map, 0, false};
