@@ -166,18 +166,20 @@ NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/n
 CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
 CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc
 CU_ABI  := $(shell cat $(CU_ABI_FILES) | sha256sum | cut -c1-16)
-CU_FLAGS := -std=c++17 -O3 -fmad=false -Xfatbin -compress-all -I. --threads 2 -gencode arch=compute_80,code=[sm_80,compute_80] \
-            -gencode arch=compute_90,code=sm_90
+# Code for all is made of one PTX, which scripts/check_ptx.sh reads.
+CU_FLAGS := -std=c++17 -O3 -fmad=false -I. -arch=compute_80
+CU_CARDS := -gencode arch=compute_80,code=[sm_80,sm_90,compute_80] --threads 2 -Xfatbin=-compress-all
 # The driver that code of this nvcc needs at least: the first one of its major version.
 CU_DRIVER = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')000
 FATBIN  := build/cuda/fulgur-cuda.fatbin
 $(FATBIN): $(CU_SRCS) $(wildcard simd/cuda/*.cuh) $(CU_ABI_FILES)
 	@mkdir -p $(@D)
-	$(Q)printf '#include "%s"\n' $(CU_SRCS) >$(@D)/module.$$$$.cu && \
-	    $(NVCC) $(CU_FLAGS) -fatbin -o $@.$$$$ $(@D)/module.$$$$.cu && \
-	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$@.$$$$)) $(CU_DRIVER)" && \
-	      cat $@.$$$$; } >$@.$$$$.part && mv $@.$$$$.part $@; status=$$?; \
-	    rm -f $@.$$$$ $@.$$$$.part $(@D)/module.$$$$.cu; exit $$status
+	$(Q)t=$$(mktemp -d $(@D)/XXXXXX) && printf '#include "%s"\n' $(CU_SRCS) >$$t/module.cu && \
+	    $(NVCC) $(CU_FLAGS) -ptx -o $$t/module.ptx $$t/module.cu && \
+	    $(NVCC) $(CU_CARDS) -fatbin -o $$t/code $$t/module.ptx && \
+	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$$t/code)) $(CU_DRIVER)" && \
+	      cat $$t/code; } >$$t/image && mv $$t/module.ptx $(@D)/module.ptx && mv $$t/image $@; status=$$?; \
+	    rm -rf $$t; exit $$status
 $(BUILD)/simd/cuda/cuda_image.o: ISA := -DFG_CUDA_ABI='"$(CU_ABI)"' $(if $(NVCC),-DFG_CUDA_FATBIN='"$(FATBIN)"')
 $(BUILD)/simd/cuda/cuda_image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))
 
@@ -190,7 +192,7 @@ EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda
 $(BUILD)/%.emu.o: %
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(EMU_FLAGS) -c $< -o $@
-$(patsubst %.c,$(BUILD)/%,$(wildcard tests/cuda/test_*.c)): $(EMU_OBJS)
+$(patsubst %.c,$(BUILD)/%,$(wildcard tests/cuda/test_*.c)): $(EMU_OBJS) $(BUILD)/tests/cuda/cuda_card.o
 
 # A driver whose card is the emulator, for programs that look for one.
 FAKE := $(BUILD)/fakecuda/libcuda.so.1

@@ -33,10 +33,12 @@ typedef struct many_level {
     fg_kernels k;
 } many_level;
 
+typedef enum many_what { PRODUCT, PEAK, PATTERN, PATTERN_TILES } many_what;
+
 /* What is measured in turns. */
 typedef struct many_item {
     const many_level *level;
-    enum { PRODUCT, PEAK, PATTERN, PATTERN_TILES } what;
+    many_what what;
     uint32_t type, n_tok; /* of a product */
     double *gmacs;        /* where the result belongs */
 } many_item;
@@ -157,7 +159,7 @@ static fg_status find_levels(many_job *j, uint32_t flags, fg_bench_many *out, fg
     return FG_OK;
 }
 
-static void add_item(many_job *j, uint32_t level, int what, uint32_t type, uint32_t n_tok,
+static void add_item(many_job *j, uint32_t level, many_what what, uint32_t type, uint32_t n_tok,
                      double *gmacs)
 {
     j->item[j->n_item] = (many_item){.level = &j->level[level], .type = type, .n_tok = n_tok};

@@ -46,10 +46,6 @@ FG_DEV uint32_t max_u(uint32_t x, uint32_t y)
 {
     return x > y ? x : y;
 }
-FG_DEV uint64_t min_u64(uint64_t x, uint64_t y)
-{
-    return x < y ? x : y;
-}
 /* Of a row whose largest |x| has these bits, as quantize_i16: to multiply with (0: all zero), and
  * its scale. */
 FG_DEV float inverse_of(uint32_t bits, float top)
@@ -87,11 +83,17 @@ struct attn_row {
     uint32_t token, head; /* of the call, of all */
     uint64_t seen;        /* positions; 0: no such row */
 };
-FG_DEV attn_row row_at(const fg_cuda_softmax &a, uint32_t g, uint64_t r)
+FG_DEV attn_row row_at(const fg_cuda_softmax &a, uint32_t g, uint32_t r)
 {
-    const uint32_t group = a.n_head / a.n_kv_head, token = (uint32_t)(r / group);
+    const uint32_t group = a.n_head / a.n_kv_head, token = r / group;
     if (token >= a.seq->n) return attn_row{0, 0, 0};
-    return attn_row{token, g * group + (uint32_t)(r % group), a.seq->pos + token + 1};
+    return attn_row{token, g * group + r % group, a.seq->pos + token + 1};
+}
+/* What rows first .. first+n-1 see at most. */
+FG_DEV uint64_t most_seen(const fg_cuda_softmax &a, uint32_t first, uint32_t n)
+{
+    const uint32_t all = a.seq->n * (a.n_head / a.n_kv_head);
+    return first >= all ? 0 : row_at(a, 0, (all - first < n ? all : first + n) - 1).seen;
 }
 FG_DEV float *query_of(const fg_cuda_softmax &a, attn_row r)
 {

@@ -93,7 +93,7 @@ FG_DEV void store_row(const fg_cuda_softmax &a, const float *x, size_t at, bool 
     }
 }
 
-/* A block: a row of the call and a KV head; a warp: a head at a time. */
+/* blockIdx.x: row of the call, .y: KV head; a warp of the blocks of .z: a head at a time. */
 FG_KERNEL(attn_store, fg_cuda_softmax, 256, 2)
 {
     FG_SHARED(float[WARPS][FG_CUDA_MAX_HEAD], rows);
@@ -102,7 +102,8 @@ FG_KERNEL(attn_store, fg_cuda_softmax, 256, 2)
     const size_t row = (size_t)a.seq->first + t, at = (size_t)(g * a.n_pos + a.seq->pos + t);
     float *p = a.qkv + row * a.qkv_stride, *x = rows[threadIdx.x / 32];
     const float scale = 1.0f / sqrt_rn(i2f((int32_t)d));
-    for (uint32_t k = threadIdx.x / 32; k < group + 2; k += WARPS) {
+    for (uint32_t k = blockIdx.z * WARPS + threadIdx.x / 32; k < group + 2;
+         k += WARPS * gridDim.z) {
         if (k < group) {
             float *q = p + (size_t)(g * group + k) * d;
             rope(a, q, row, scale, x);
@@ -263,14 +264,10 @@ FG_KERNEL(attn_split_i8, fg_cuda_softmax, 256, 2)
 {
     FG_SHARED(split_work, w);
     const uint32_t g = blockIdx.z, warp = threadIdx.x / 32;
-    const uint64_t r0 = (uint64_t)blockIdx.x * FG_ATTN_SPLIT_ROWS;
+    const uint32_t r0 = blockIdx.x * FG_ATTN_SPLIT_ROWS;
     const attn_row mine = row_at(a, g, r0 + threadIdx.x % 32 / 4),
                    weighed = row_at(a, g, r0 + warp);
-    uint64_t seen = 0; /* most of the tile */
-    for (uint32_t i = 0; i < 8; i++) {
-        const uint64_t n = row_at(a, g, r0 + i).seen;
-        seen = n > seen ? n : seen;
-    }
+    const uint64_t seen = most_seen(a, r0, FG_ATTN_SPLIT_ROWS);
     uint64_t p = (uint64_t)blockIdx.y * BLOCK;
     if (p >= seen) return;
     uint32_t q[STEPS][4];
@@ -332,6 +329,33 @@ FG_DEV void join_factors(join_work *w, uint32_t n, bool begins, float m)
     }
 }
 
+/* The blocks of the thread's spans, some spans at a time, so that many loads are on their way. */
+FG_DEV void join_blocks(join_work *w, const float *o, size_t stride, uint32_t n)
+{
+    enum { STEP = 4 };
+    const uint32_t e = threadIdx.x % JOIN_COLS;
+    for (uint32_t s0 = threadIdx.x / JOIN_COLS; s0 * SPAN_BLOCKS < n; s0 += STEP * JOIN_WAYS) {
+        float x[STEP][SPAN_BLOCKS];
+#pragma unroll
+        for (uint32_t i = 0; i < STEP; i++) {
+#pragma unroll
+            for (uint32_t k = 0; k < SPAN_BLOCKS; k++) {
+                const uint32_t b = (s0 + i * JOIN_WAYS) * SPAN_BLOCKS + k;
+                x[i][k] = b < n ? o[b * stride] : 0.0f;
+            }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < STEP; i++) {
+            const uint32_t s = s0 + i * JOIN_WAYS, b = s * SPAN_BLOCKS;
+            float y = x[i][0];
+            for (uint32_t k = 1; k < SPAN_BLOCKS; k++) {
+                if (b + k < n) y = fma_rn(x[i][k], w->f[b + k].next, y * w->f[b + k].was);
+            }
+            if (b < n) w->o[s][e] = y;
+        }
+    }
+}
+
 /* blockIdx.x: head, .y: 128 columns, .z: row of the call.  Four threads a column share the spans,
  * the first of them merges these in order. */
 FG_KERNEL(attn_join, fg_cuda_softmax, JOIN_COLS *JOIN_WAYS, 1)
@@ -347,7 +371,8 @@ FG_KERNEL(attn_join, fg_cuda_softmax, JOIN_COLS *JOIN_WAYS, 1)
     const float *ml = partial_at(a, 0, r), *o = ml + FG_ATTN_PARTIAL + column;
     float m = 0.0f, l = 0.0f, y = 0.0f;
     for (uint64_t b0 = 0; b0 < n_block; b0 += JOIN_BLOCKS) {
-        const uint32_t n = (uint32_t)min_u64(n_block - b0, JOIN_BLOCKS);
+        const uint32_t n =
+            n_block - b0 < JOIN_BLOCKS ? (uint32_t)(n_block - b0) : (uint32_t)JOIN_BLOCKS;
         const uint32_t n_span = (n + SPAN_BLOCKS - 1) / SPAN_BLOCKS;
         for (uint32_t k = tid; k < n; k += JOIN_COLS * JOIN_WAYS) {
             w.m[k] = ml[(b0 + k) * stride];
@@ -355,19 +380,7 @@ FG_KERNEL(attn_join, fg_cuda_softmax, JOIN_COLS *JOIN_WAYS, 1)
         }
         sync_block();
         join_factors(&w, n, b0 == 0, m);
-        for (uint32_t s = way; there && s < n_span; s += JOIN_WAYS) {
-            const uint32_t b = s * SPAN_BLOCKS;
-            float x[SPAN_BLOCKS];
-#pragma unroll
-            for (uint32_t k = 0; k < SPAN_BLOCKS; k++) {
-                x[k] = b + k < n ? o[(b0 + b + k) * stride] : 0.0f;
-            }
-#pragma unroll
-            for (uint32_t k = 1; k < SPAN_BLOCKS; k++) {
-                if (b + k < n) x[0] = fma_rn(x[k], w.f[b + k].next, x[0] * w.f[b + k].was);
-            }
-            w.o[s][e] = x[0];
-        }
+        if (there) join_blocks(&w, o + b0 * stride, stride, n);
         sync_block();
         for (uint32_t s = 0; s < n_span; s++) {
             const bool first = b0 == 0 && s == 0;

@@ -108,16 +108,13 @@ FG_DEV void tile_weights(const float *v_scale, uint32_t n, float4 s[PARTS][2], u
     bits = max_u(bits, shfl_xor(bits, 1));
     bits = max_u(bits, shfl_xor(bits, 2));
     const float inverse = inverse_of(bits, TOP_WEIGHT);
-    const bool none = inverse == 0.0f;
 #pragma unroll
     for (uint32_t k = 0; k < 2 * PARTS; k++) {
         const float4 x = s[k / 2][k % 2];
-        const uint32_t y0 = none ? 0 : rounded(x.x * inverse),
-                       y1 = none ? 0 : rounded(x.y * inverse);
-        const uint32_t y2 = none ? 0 : rounded(x.z * inverse),
-                       y3 = none ? 0 : rounded(x.w * inverse);
-        u[k / 2][k % 2 * 2] = high_bytes(y0, y1, y2, y3);
-        u[k / 2][k % 2 * 2 + 1] = low_bytes(y0, y1, y2, y3);
+        const uint32_t y0 = rounded(x.x * inverse), y1 = rounded(x.y * inverse),
+                       y2 = rounded(x.z * inverse), y3 = rounded(x.w * inverse);
+        u[k / 2][k % 2 * 2] = inverse == 0.0f ? 0 : high_bytes(y0, y1, y2, y3);
+        u[k / 2][k % 2 * 2 + 1] = inverse == 0.0f ? 0 : low_bytes(y0, y1, y2, y3);
     }
     lanes = float4{lanes.x + shfl_down_f(lanes.x, 2), lanes.y + shfl_down_f(lanes.y, 2),
                    lanes.z + shfl_down_f(lanes.z, 2), lanes.w + shfl_down_f(lanes.w, 2)};
@@ -180,11 +177,11 @@ FG_KERNEL(attn_tile_i8, fg_cuda_softmax, 256, 2)
 {
     FG_SHARED_MORE(tile_work, w);
     const uint32_t g = blockIdx.y, lane = threadIdx.x % 32;
-    const uint64_t n_row = (uint64_t)a.seq->n * (a.n_head / a.n_kv_head);
-    const uint64_t n_tile = (n_row + TILE_ROWS - 1) / TILE_ROWS;
+    const uint32_t n_row = a.seq->n * (a.n_head / a.n_kv_head);
+    const uint32_t n_tile = (n_row + TILE_ROWS - 1) / TILE_ROWS;
     if (blockIdx.x >= n_tile) return;
-    const uint64_t first = (n_tile - 1 - blockIdx.x) * TILE_ROWS;
-    const uint64_t seen = row_at(a, g, min_u64(first + TILE_ROWS, n_row) - 1).seen;
+    const uint32_t first = (n_tile - 1 - blockIdx.x) * TILE_ROWS;
+    const uint64_t seen = most_seen(a, first, TILE_ROWS);
     tile_state r;
     r.row = row_at(a, g, first + threadIdx.x / 32 * 8 + lane / 4);
     r.q_scale = load_query(a, r.row, r.q);
@@ -193,6 +190,7 @@ FG_KERNEL(attn_tile_i8, fg_cuda_softmax, 256, 2)
     cp_commit();
     for (uint64_t p = 0; p < seen; p += BLOCK) {
         const uint32_t n = seen_of_block(r.row.seen, p), n_warp = warp_max(n);
+        const bool full = warp_max(BLOCK - n) == 0; /* most are: nothing to leave out */
         const uint64_t from = g * a.n_pos + p;
         float4 s[PARTS][2];
         uint32_t u[PARTS][4];
@@ -201,11 +199,19 @@ FG_KERNEL(attn_tile_i8, fg_cuda_softmax, 256, 2)
         sync_block(); /* the keys are there, and nobody reads values any more */
         fetch_values(a, g, p, seen_of_block(seen, p), w);
         cp_commit();
-        tile_scores(a, r, w, from, n, n_warp, s);
+        if (full) {
+            tile_scores(a, r, w, from, BLOCK, BLOCK, s);
+        } else {
+            tile_scores(a, r, w, from, n, n_warp, s);
+        }
         sync_block();
         fetch_keys(a, g, p + BLOCK, seen_of_block(seen, p + BLOCK), w);
         cp_commit();
-        tile_weights(a.v_scale + from, n, s, u, &m, &l, &scale);
+        if (full) {
+            tile_weights(a.v_scale + from, BLOCK, s, u, &m, &l, &scale);
+        } else {
+            tile_weights(a.v_scale + from, n, s, u, &m, &l, &scale);
+        }
         const bool begins = p % SPAN == 0;
         attn_factors f = {0.0f, 0.0f};
         if (begins) {

@@ -135,7 +135,7 @@ FG_DEV void rows_values(const fg_cuda_softmax &a, uint32_t g, uint64_t p, const 
 }
 
 template <int KV>
-FG_DEV void rows_queries(const fg_cuda_softmax &a, uint32_t g, uint64_t r0, rows_work *w)
+FG_DEV void rows_queries(const fg_cuda_softmax &a, uint32_t g, uint32_t r0, rows_work *w)
 {
     const uint32_t d = a.d, words = KV == FG_CUDA_KV_INT8 ? d / 2 : d;
     uint32_t *q = (uint32_t *)(void *)w->more;
@@ -152,7 +152,7 @@ FG_DEV void rows_queries(const fg_cuda_softmax &a, uint32_t g, uint64_t r0, rows
 }
 
 /* The span that began at p: (max, sum) by the row's warp, then columns by those who have them. */
-FG_DEV void rows_span(const fg_cuda_softmax &a, uint32_t g, uint64_t r0, uint64_t p, rows_work *w)
+FG_DEV void rows_span(const fg_cuda_softmax &a, uint32_t g, uint32_t r0, uint64_t p, rows_work *w)
 {
     const uint32_t row = threadIdx.x / 32, d = a.d;
     const float *o = w->more + 8 * d;
@@ -181,14 +181,10 @@ FG_DEV void rows_span(const fg_cuda_softmax &a, uint32_t g, uint64_t r0, uint64_
 template <int KV> FG_DEV void attn_rows(const fg_cuda_softmax &a, rows_work *w)
 {
     const uint32_t g = blockIdx.z, row = threadIdx.x / 32, d = a.d;
-    const uint64_t r0 = (uint64_t)blockIdx.x * FG_ATTN_SPLIT_ROWS;
+    const uint32_t r0 = blockIdx.x * FG_ATTN_SPLIT_ROWS;
     const bool split = a.work != NULL;
     float *o = w->more + 8 * d;
-    uint64_t seen = 0;
-    for (uint32_t i = 0; i < 8; i++) {
-        const uint64_t n = row_at(a, g, r0 + i).seen;
-        seen = n > seen ? n : seen;
-    }
+    const uint64_t seen = most_seen(a, r0, FG_ATTN_SPLIT_ROWS);
     rows_queries<KV>(a, g, r0, w);
     sync_block();
     for (uint64_t p = (uint64_t)blockIdx.y * BLOCK; p < seen; p += (uint64_t)gridDim.y * BLOCK) {

@@ -406,7 +406,7 @@ FG_DEV float chain(const float *x, const float *y, uint32_t stride, uint32_t n, 
 /* Columns e0 .. e0+cols-1.  Threads 0 to 63 have a column, 64 to 127 an earlier token's key, 128
  * the token's own. */
 FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, uint32_t e0,
-                     uint32_t i, bool folds)
+                     uint32_t i, bool folds, bool begins)
 {
     const uint32_t tid = threadIdx.x, h = blockIdx.y, d = a.d;
     const uint32_t cols = d - e0 < ONE_COLS ? d - e0 : (uint32_t)ONE_COLS;
@@ -414,6 +414,9 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
     const float *decay = a.decay + (size_t)h * (CHUNK + 1);
     float *values = a.v + (size_t)h * CHUNK * d + e0;
     fetch_rows(w->v[0], values, d, old, cols);
+    const bool scores = tid >= 64 && tid < 128 && j < i;
+    const float f = decay[tid < 64 ? i + 1 : scores ? i - j : 0];
+    const float own = tid < cols ? p[2 * d + e0 + tid] : 0.0f;
     float acc = 0.0f;
     for (uint32_t c0 = 0; c0 < d; c0 += PIECE) {
         const uint32_t n = d - c0 < PIECE ? d - c0 : (uint32_t)PIECE;
@@ -421,6 +424,9 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
         fetch_rows(w->s[0], s, d, n, cols);
         fetch_rows(w->kt[0], a.kt + ((size_t)h * d + c0) * CHUNK, CHUNK, n, old);
         cp_commit();
+        if (begins && c0 == 0) { /* all else is on its way */
+            for (uint32_t c = tid; c < 2 * d; c += 256) w->qk[c] = silu_f32(p[c]);
+        }
         cp_wait<0>();
         sync_block();
         if (folds) {
@@ -428,21 +434,21 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
             sync_block();
         }
         if (tid < cols) acc = chain(w->qk + c0, &w->s[0][tid], ONE_COLS, n, acc);
-        if (tid >= 64 && tid < 128 && j < i) acc = chain(w->qk + c0, &w->kt[0][j], CHUNK, n, acc);
+        if (scores) acc = chain(w->qk + c0, &w->kt[0][j], CHUNK, n, acc);
         if (tid == 128) acc = chain(w->qk + c0, w->qk + d + c0, 1, n, acc);
         sync_block();
     }
-    if (tid >= 64 && tid < 128 && j < i) w->a[j] = decay[i - j] * acc;
-    if (tid == 128) w->a[i] = decay[0] * acc;
+    if (scores) w->a[j] = f * acc;
+    if (tid == 128) w->a[i] = f * acc;
     sync_block();
     if (tid < cols) {
-        const float own = silu_f32(p[2 * d + e0 + tid]);
-        acc = decay[i + 1] * acc;
+        const float value = silu_f32(own);
+        acc = f * acc;
 #pragma unroll 8
         for (uint32_t t = 0; t < i; t++) acc = fma_rn(w->a[t], w->v[t][tid], acc);
-        acc = fma_rn(w->a[i], own, acc);
+        acc = fma_rn(w->a[i], value, acc);
         a.u[a.seq->first * (size_t)a.u_stride + (size_t)h * d + e0 + tid] = acc;
-        values[(size_t)i * d + tid] = own;
+        values[(size_t)i * d + tid] = value;
     }
     sync_block();
 }
@@ -455,9 +461,8 @@ FG_KERNEL(light_one, fg_cuda_light, 256, 2)
     const bool folds = a.seq->pos == a.seq->folded + CHUNK;
     if (a.seq->n == 0 || (folds && blockIdx.x != 0)) return;
     const float *p = a.qkv + a.seq->first * (size_t)a.qkv_stride + (size_t)h * 3 * d;
-    for (uint32_t c = tid; c < 2 * d; c += 256) w->qk[c] = silu_f32(p[c]);
     for (uint32_t k = blockIdx.x; k < (folds ? parts : blockIdx.x + 1); k++) {
-        one_part(a, w, p, k * ONE_COLS, i, folds);
+        one_part(a, w, p, k * ONE_COLS, i, folds, k == blockIdx.x);
     }
     if (blockIdx.x != 0) return;
     for (uint32_t c = tid; c < d; c += 256) a.kt[((size_t)h * d + c) * CHUNK + i] = w->qk[d + c];

@@ -182,7 +182,7 @@ void fg_cuda_lightning(const fg_cuda_queue *q, const fg_cuda_light *a);
  * as src/model/softmax.c: qkv rows (q heads, k heads, v heads) to u rows; the cache gets the rows'
  * keys and values, the queries of qkv are overwritten.  d: at most FG_CUDA_MAX_HEAD.  The cache
  * lies as that of one node: KV head g from position g * n_pos on.  pos_most: pos + n at most.
- * work: fg_cuda_softmax_bytes. */
+ * work: fg_cuda_softmax_bytes, enough for fewer rows and positions too. */
 enum {
     FG_CUDA_KV_F32 = 0,
     FG_CUDA_KV_INT8 = 1,

@@ -46,17 +46,20 @@ static uint64_t blocks(const fg_cuda_softmax *a)
 }
 
 /* Few rows do not fill a card, so their positions are split; what comes of that must fit memory
- * too, which for one row it does: a twentieth of the cache. */
+ * too, which for one row it does: a fourteenth of an int8 cache. */
+enum { SPLIT_MOST = 8, PARTIALS = 1024 };
+
 static bool splits(const fg_cuda_softmax *a)
 {
-    enum { ROWS = 8, PARTIALS = 4096 };
-    return a->n_most <= 1 || (a->n_most <= ROWS && a->n_most * blocks(a) <= PARTIALS);
+    return a->n_most <= 1 || (a->n_most <= SPLIT_MOST && a->n_most * blocks(a) <= PARTIALS);
 }
 
 uint64_t fg_cuda_softmax_bytes(const fg_cuda_softmax *a)
 {
-    if (!splits(a)) return 0;
-    return blocks(a) * a->n_most * a->n_head * (a->d + FG_ATTN_PARTIAL) * sizeof(float);
+    const uint64_t one = blocks(a), most = one > PARTIALS ? one : PARTIALS;
+    const uint64_t rows = a->n_most < SPLIT_MOST ? a->n_most : SPLIT_MOST;
+    const uint64_t n = rows * one < most ? rows * one : most;
+    return n * a->n_head * (a->d + FG_ATTN_PARTIAL) * sizeof(float);
 }
 
 /* Every row by blocks of 8 rows: y of them share the positions. */
@@ -89,7 +92,8 @@ static void attend_split(const fg_cuda_queue *q, const fg_cuda_softmax *a)
 
 void fg_cuda_attention(const fg_cuda_queue *q, const fg_cuda_softmax *a)
 {
-    FG_LAUNCH(q, attn_store, FG_GRID(a->n_most, a->n_kv_head), 256, 0, *a);
+    const uint32_t heads = a->n_head / a->n_kv_head + 2; /* of a KV head, a warp each */
+    FG_LAUNCH(q, attn_store, FG_GRID(a->n_most, a->n_kv_head, parts(heads, 8)), 256, 0, *a);
     if (splits(a)) {
         attend_split(q, a);
         return;

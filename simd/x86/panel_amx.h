@@ -231,11 +231,12 @@ INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_work
 /* Tokens from .. from + n - 1 of a tile. */
 INLINE void amx_add(const amx_sums *to, const amx_dots *dot, size_t from, size_t n)
 {
-    for (size_t t = from; t < from + n; t++) {
-        const __m512i high = _mm512_slli_epi32(load512(dot->of[1][t]), 8);
-        const __m512i isum = _mm512_add_epi32(load512(dot->of[0][t]), high);
-        to->acc[t] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(to->d[t]), to->acc[t]);
+    __m512 *acc = to->acc + from; /* not read again behind each store */
+    const float *d = to->d + from;
+    for (size_t t = 0; t < n; t++) {
+        const __m512i high = _mm512_slli_epi32(load512(dot->of[1][from + t]), 8);
+        const __m512i isum = _mm512_add_epi32(load512(dot->of[0][from + t]), high);
+        acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(d[t]), acc[t]);
     }
 }
 

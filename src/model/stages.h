@@ -95,9 +95,9 @@ typedef struct fg_batch {
     uint32_t n_seq;
     const uint32_t *ids;      /* [n_tok], all < n_vocab */
     uint32_t n_tok;           /* T, 1 .. n_batch */
+    bool each;                /* decoding one token here: its row is each worker's own */
     struct fg_device *device; /* that the states are attached to; NULL: all is done here */
-    bool each;           /* n_tok is 1, and all stages of all layers run: rows are each worker's */
-    fg_profile *profile; /* may be NULL; times are added */
+    fg_profile *profile;      /* may be NULL; times are added */
     /* Asked by worker 0 after each sub-layer, and some times a second within one, with the layers
      * done; false stops the pass.  NULL: it cannot be stopped. */
     bool (*go_on)(void *ctx, uint32_t layer);

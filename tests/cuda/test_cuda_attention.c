@@ -380,6 +380,25 @@ FG_TEST(threads_in_random_order)
     fg_emu_order(0);
 }
 
+/* Memory for some rows and positions is enough for fewer of either. */
+FG_TEST(work_grows)
+{
+    fg_cuda_softmax a = {.n_head = 64, .n_kv_head = 8, .d = 128};
+    uint64_t wider = 0;
+    for (a.n_most = 1; a.n_most < 20; a.n_most++) {
+        uint64_t last = 0;
+        for (a.pos_most = 1; a.pos_most < 2000000; a.pos_most += 1 + a.pos_most / 7) {
+            const uint64_t bytes = fg_cuda_softmax_bytes(&a), rows = a.n_most < 8 ? a.n_most : 8;
+            const uint64_t block = (a.pos_most + 255) / 256;
+            CHECK(bytes >= last && bytes >= block * 64 * 144 * 4);
+            if (rows * block <= 1024) CHECK(bytes >= rows * block * 64 * 144 * 4);
+            last = bytes;
+        }
+        CHECK(last >= wider);
+        wider = last;
+    }
+}
+
 /* What is compared tells these from the contract. */
 FG_TEST(faults_are_found)
 {

@@ -2,11 +2,9 @@
  *
  * Experts that the card holds, the mailbox and the read rate, in the emulator.
  */
-#include "tests/checkasm/checkasm.h"
+#include "tests/cuda/cuda_check.h"
 
 #include <pthread.h>
-
-#include "tests/cuda/cuda_check.h"
 
 enum { D = 256, N_EXPERT = 6, ABSENT = 2 };
 
@@ -14,6 +12,19 @@ typedef struct model {
     fg_qkind gate, up, down;
     uint32_t d_ff, n_tok, n_used;
 } model;
+
+/* Memory that the card sees, given back all at once. */
+static guarded pool[24];
+static size_t n_pool;
+static void *take(size_t bytes)
+{
+    pool[n_pool] = guard_alloc((bytes + 63) / 64 * 64);
+    return pool[n_pool++].p;
+}
+static void give_back(void)
+{
+    while (n_pool > 0) guard_free(&pool[--n_pool]);
+}
 
 /* A matrix for each expert. */
 static uint8_t *make_matrices(fg_rng *r, fg_cuda_matrix *m, fg_qkind kind, uint32_t n_row,
@@ -27,9 +38,8 @@ static uint8_t *make_matrices(fg_rng *r, fg_cuda_matrix *m, fg_qkind kind, uint3
                           .rotated = rotated};
     memcpy(m->lut, fg_lut_grid6.v, 16);
     const size_t n = (size_t)N_EXPERT * m->n_panel * stride;
-    uint8_t *p = aligned_alloc(64, n);
-    *scales = aligned_alloc(64, 64 * (size_t)N_EXPERT * m->n_panel);
-    if (p == NULL || *scales == NULL) abort();
+    uint8_t *p = take(n);
+    *scales = take(64 * (size_t)N_EXPERT * m->n_panel);
     for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(fg_rng_u64(r) % 128);
     for (size_t i = 0; kind == FG_KIND_F32 && i < n / 4; i++) {
         const float v = (float)normal_of(r);
@@ -60,10 +70,7 @@ static void multiply(const fg_cuda_matrix *m, const uint8_t *panels, const float
 
 static float *new_floats(size_t n)
 {
-    float *p = aligned_alloc(64, (4 * n + 63) / 64 * 64);
-    if (p == NULL) abort();
-    memset(p, 0, 4 * n);
-    return p;
+    return take(4 * n);
 }
 
 static bool experts_agree(const model *c)
@@ -79,7 +86,7 @@ static bool experts_agree(const model *c)
     uint8_t *gate = make_matrices(&r, &e.gate, c->gate, c->d_ff, D, true, &gs);
     uint8_t *up = make_matrices(&r, &e.up, c->up, c->d_ff, D, c->up == c->gate, &us);
     uint8_t *down = make_matrices(&r, &e.down, c->down, D, c->d_ff, false, &ds);
-    fg_cuda_expert table[N_EXPERT];
+    fg_cuda_expert *table = take(N_EXPERT * sizeof *table);
     for (uint32_t i = 0; i < N_EXPERT; i++) {
         table[i] = (fg_cuda_expert){gate + i * e.gate.n_panel * e.gate.panel_stride,
                                     up + i * e.up.n_panel * e.up.panel_stride,
@@ -89,13 +96,11 @@ static bool experts_agree(const model *c)
                                     ds + 16 * (size_t)i * e.down.n_panel};
     }
     table[ABSENT] = (fg_cuda_expert){0};
-    uint32_t *sel = calloc(n_slot, sizeof *sel);
-    if (sel == NULL) abort();
+    uint32_t *sel = take(n_slot * sizeof *sel);
     for (uint32_t i = 0; i < n_slot; i++) sel[i] = (i * 5 + i / c->n_used) % N_EXPERT;
-    fg_act128 *q = calloc(c->n_tok * 2, sizeof *q), *rot = calloc(c->n_tok * 2, sizeof *q);
-    fg_act128 *hq = calloc(n_slot * (ff / 128), sizeof *q);
-    fg_act128 *hrot = calloc(n_slot * (ff / 128), sizeof *q);
-    if (q == NULL || rot == NULL || hq == NULL || hrot == NULL) abort();
+    fg_act128 *q = take(c->n_tok * 2 * sizeof *q), *rot = take(c->n_tok * 2 * sizeof *q);
+    fg_act128 *hq = take(n_slot * (ff / 128) * sizeof *q);
+    fg_act128 *hrot = take(n_slot * (ff / 128) * sizeof *q);
     float *x = new_floats((size_t)c->n_tok * D), *h = new_floats((size_t)n_slot * ff);
     fill_floats(&r, IN_NORMAL, x, (size_t)c->n_tok * D);
     k.quantize_act(x, (size_t)c->n_tok * D, q);
@@ -127,9 +132,7 @@ static bool experts_agree(const model *c)
         }
         ok = ok && same_floats(y, got, D);
     }
-    void *all[] = {gate, up, down, gs,  us,     ds,  sel, q, rot, hq,
-                   hrot, x,  h,    e.g, e.up_y, e.y, g,   u, y};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    give_back();
     return ok;
 }
 
@@ -149,6 +152,7 @@ FG_TEST(experts)
 
 FG_TEST(experts_controls)
 {
+    CONTROLS_OF_THE_EMULATOR;
     const model c = {FG_KIND_Q4, FG_KIND_Q4, FG_KIND_Q6, 384, 1, 2};
     for (unsigned what = 1; what <= 2; what *= 2) {
         fg_emu_break(what);
@@ -159,7 +163,8 @@ FG_TEST(experts_controls)
 
 /* ---- the mailbox ---- */
 
-void *all[] = {gate, up, down, gs, us, ds, sel, q, rot, hq, hrot, x, h, e.g, e.up_y, e.y, g, u, y};
+/* A host on its own thread: sees tickets in order, with what was posted before them, and
+ * answers. */
 typedef struct host {
     fg_cuda_mailbox box;
     _Alignas(16) uint32_t posted[64];
@@ -181,26 +186,28 @@ static void *be_host(void *p)
 
 static void converse(bool answer, uint32_t n_layer)
 {
-    static host h;
-    h = (host){.n_layer = n_layer, .first = 0xfffffff0u, .answer = answer}; /* tickets wrap */
-    h.box.routed = h.box.done = h.first;
-    const fg_cuda_pass pass = {h.first, 1};
+    host *h = take(sizeof *h);
+    fg_cuda_pass *pass = take(sizeof *pass);
+    uint32_t *from = take(64 * sizeof *from);
+    *h = (host){.n_layer = n_layer, .first = 0xfffffff0u, .answer = answer}; /* tickets wrap */
+    h->box.routed = h->box.done = h->first;
+    *pass = (fg_cuda_pass){h->first, 1};
     pthread_t thread;
-    REQUIRE(pthread_create(&thread, NULL, be_host, &h) == 0);
-    _Alignas(16) uint32_t from[64];
+    REQUIRE(pthread_create(&thread, NULL, be_host, h) == 0);
     fg_emu_log log;
     const fg_cuda_queue q = fg_emu_queue(&log);
     for (uint32_t l = 0; l < n_layer; l++) {
         for (uint32_t i = 0; i < 64; i++) from[i] = l * 64 + i;
         const fg_cuda_post post = {
-            &pass, l, 2, {{from, h.posted, 40 * 4}, {from + 40, h.posted + 40, 21 * 4}}, &h.box};
+            pass, l, 2, {{from, h->posted, 40 * 4}, {from + 40, h->posted + 40, 21 * 4}}, &h->box};
         fg_cuda_post_layer(&q, &post);
-        fg_cuda_await_layer(&q, &(fg_cuda_await){&pass, l, &h.box});
+        fg_cuda_await_layer(&q, &(fg_cuda_await){pass, l, &h->box});
         CHECK(log.result == 0);
-        if (answer) CHECK(h.box.done == h.first + l + 1);
+        if (answer) CHECK(h->box.done == h->first + l + 1);
     }
     (void)pthread_join(thread, NULL);
-    CHECK(!h.torn && h.posted[61] == 0);
+    CHECK(!h->torn && h->posted[61] == 0);
+    give_back();
 }
 
 FG_TEST(mailbox)
@@ -216,12 +223,12 @@ FG_TEST(mailbox_aborts)
 FG_TEST(read_rate)
 {
     enum { N = 100003 * 4 };
-    uint32_t *p = aligned_alloc(64, 4 * N), sum = 5, want = 5;
-    REQUIRE(p != NULL);
+    uint32_t *p = take(4 * N), *sum = take(4), want = 5;
+    *sum = 5;
     for (uint32_t i = 0; i < N; i++) want += p[i] = i * 2654435761u;
     fg_emu_log log;
     const fg_cuda_queue q = fg_emu_queue(&log);
-    fg_cuda_read_rate(&q, &(fg_cuda_read){p, 4 * N, &sum});
-    CHECK(log.result == 0 && sum == want);
-    free(p);
+    fg_cuda_read_rate(&q, &(fg_cuda_read){p, 4 * N, sum});
+    CHECK(log.result == 0 && *sum == want);
+    give_back();
 }

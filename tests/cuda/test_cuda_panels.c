@@ -2,8 +2,6 @@
  *
  * Products of the card, in the emulator, against the panels of the scalar level, bit for bit.
  */
-#include "tests/checkasm/checkasm.h"
-
 #include "tests/cuda/cuda_check.h"
 
 static const char *name_of(fg_qkind kind)
@@ -179,6 +177,7 @@ FG_TEST(long_rows)
 
 FG_TEST(controls)
 {
+    CONTROLS_OF_THE_EMULATOR;
     static const fg_qkind seen[] = {FG_KIND_Q6, FG_KIND_BF16, FG_KIND_F32};
     for (size_t i = 0; i < sizeof seen / sizeof *seen; i++) {
         for (uint32_t n_tok = 1; n_tok < 10; n_tok += 8) {

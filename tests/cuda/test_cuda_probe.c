@@ -2,22 +2,22 @@
  *
  * The emulator itself, by its smallest kernel.
  */
-#include <string.h>
-
-#include "tests/emulate/cuda/cuda_emu.h"
-#include "tests/fg_test.h"
+#include "tests/cuda/cuda_check.h"
 
 static void probe(void)
 {
-    uint32_t in[1000], out[1001];
+    guarded x = guard_alloc(4000), y = guard_alloc(4004);
+    uint32_t *in = (uint32_t *)(void *)x.p, *out = (uint32_t *)(void *)y.p;
     for (uint32_t i = 0; i < 1000; i++) in[i] = i * 2654435761u;
-    memset(out, 0x55, sizeof out);
+    memset(out, 0x55, 4004);
     fg_emu_log log;
     const fg_cuda_queue q = fg_emu_queue(&log);
     fg_cuda_probe_card(&q, &(fg_cuda_probe){in, out, 1000});
     REQUIRE(log.result == 0 && log.n_launch == 1);
     for (uint32_t i = 0; i < 1000; i++) REQUIRE(out[i] == 2 * in[i] + 1);
     CHECK(out[1000] == 0x55555555u);
+    guard_free(&x);
+    guard_free(&y);
 }
 
 FG_TEST(probe_in_order)
@@ -34,6 +34,7 @@ FG_TEST(probe_in_random_order)
 
 FG_TEST(a_launch_that_no_card_accepts)
 {
+    CONTROLS_OF_THE_EMULATOR;
     const uint32_t grid[3] = {1, 1, 1}, none[3] = {1, 0, 1};
     const fg_cuda_probe p = {0};
     CHECK(fg_emu_run(FG_CUDA_probe, grid, 32, 0, &p, sizeof p) == 0);

@@ -2,8 +2,6 @@
  *
  * Rows between the products, in the emulator, against the scalar level's kernels, bit for bit.
  */
-#include "tests/checkasm/checkasm.h"
-
 #include "tests/cuda/cuda_check.h"
 
 enum { ROWS = 5 };
@@ -199,6 +197,7 @@ FG_TEST(join)
 
 FG_TEST(join_controls)
 {
+    CONTROLS_OF_THE_EMULATOR;
     for (unsigned what = 1; what <= 4; what *= 2) {
         bool seen = false;
         for (uint32_t d = 512; d < 1024;
@@ -327,6 +326,7 @@ FG_TEST(gate_and_hidden)
 
 FG_TEST(gate_and_hidden_controls)
 {
+    CONTROLS_OF_THE_EMULATOR;
     for (unsigned what = 1; what <= 4; what *= 2) {
         bool seen = false;
         fg_emu_break(what);
@@ -339,7 +339,10 @@ FG_TEST(gate_and_hidden_controls)
 
 FG_TEST(gather)
 {
-    const uint32_t d = 208, from[4] = {3, 3, 0, 4};
+    const uint32_t d = 208;
+    guarded rows_from = guard_alloc(16);
+    memcpy(rows_from.p, (const uint32_t[4]){3, 3, 0, 4}, 16);
+    const uint32_t *from = (const uint32_t *)(void *)rows_from.p;
     fg_rng r;
     fg_rng_init(&r, 9);
     for (int forms = 0; forms < 3; forms++) {
@@ -370,6 +373,7 @@ FG_TEST(gather)
         free_rows(&x);
         free_rows(&y);
     }
+    guard_free(&rows_from);
 }
 
 /* ---- router ---- */
@@ -480,6 +484,7 @@ FG_TEST(router)
 
 FG_TEST(router_controls)
 {
+    CONTROLS_OF_THE_EMULATOR;
     for (unsigned what = 1; what <= 2; what *= 2) {
         fg_emu_break(what);
         CHECK(!route_agrees(4, 32, 32, 1024, IN_UNIFORM, false));
