@@ -187,7 +187,7 @@ $(BUILD)/simd/cuda/cuda_image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))
 EMU_SRCS := $(wildcard simd/cuda/*.cu) tests/emulate/cuda/cuda_emu.cc
 EMU_OBJS := $(EMU_SRCS:%=$(BUILD)/%.emu.o)
 EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda_emu_kernel.h -Wall -Wextra \
-            $(if $(WERROR),-Werror) $(CFLAGS) $(FPF) $(SANF) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+            $(if $(WERROR),-Werror) $(CFLAGS) $(if $(SAN),-O1) $(FPF) $(SANF) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
             -fPIC -fvisibility=hidden -Wno-unused-function -Wno-unknown-pragmas -MMD -MP
 $(BUILD)/%.emu.o: %
 	@mkdir -p $(@D)
