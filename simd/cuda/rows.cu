@@ -333,12 +333,20 @@ FG_DEV void select_best(const fg_cuda_router &r, float *p, uint32_t t)
     for (uint32_t i = lane; i < r.n_used; i += 32) weight[i] = weight[i] / sum;
 }
 
+/* Chains are read into shared memory at once, where they fit. */
 typedef float floats1024[1024];
+typedef float route_stage[FG_ROUTE_STAGE];
 FG_KERNEL(select, fg_route_args, 1024, 1)
 {
     FG_SHARED(floats1024, p);
+    FG_SHARED(route_stage, stage);
     const uint32_t n = 16 * a.r.m.n_panel, t = blockIdx.x;
     const float *chain = a.r.work + (uint64_t)t * a.n_chain * n;
+    if (a.n_chain > 1 && (uint64_t)a.n_chain * n <= FG_ROUTE_STAGE) {
+        for (uint32_t i = threadIdx.x; i < a.n_chain * n; i += blockDim.x) stage[i] = chain[i];
+        chain = stage;
+        sync_block();
+    }
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
         float acc = 0.0f;
 #pragma unroll 8
