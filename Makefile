@@ -190,7 +190,7 @@ EMU_OBJS := $(EMU_SRCS:%=$(BUILD)/%.emu.o)
 EMU_SAN := $(if $(findstring thread,$(SAN)),$(if $(shell $(CC) --version | grep -i clang),-mllvm \
            -tsan-instrument-func-entry-exit=0,--param tsan-instrument-func-entry-exit=0))
 EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda_emu_kernel.h -Wall -Wextra \
-            $(if $(WERROR),-Werror) $(CFLAGS) $(FPF) $(SANF) $(EMU_SAN) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+            $(if $(WERROR),-Werror) $(CFLAGS) $(if $(SAN),-O1) $(FPF) $(SANF) $(EMU_SAN) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
             -fPIC -fvisibility=hidden -Wno-unused-function -Wno-unknown-pragmas -MMD -MP
 $(BUILD)/%.emu.o: %
 	@mkdir -p $(@D)

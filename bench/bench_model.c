@@ -253,7 +253,8 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
                        n_tok, n_run, MAX_RUN);
     }
     bench_seq q = {.b = b, .n_tok = n_tok, .n_batch = 1};
-    const uint32_t usual = FG_SESSION_LONG_BATCH;
+    const uint32_t usual =
+        fg_engine_device(b->e) != NULL ? FG_SESSION_CARD_BATCH : FG_SESSION_LONG_BATCH;
     if (!decode) q.n_batch = n_tok < usual ? n_tok : usual;
     fg_rng_init(&q.rng, ctx + n_tok);
     double seconds[MAX_RUN];

@@ -337,6 +337,10 @@ typedef struct fg_session_opts {
                       * of one mark */
 } fg_session_opts;
 enum { FG_SESSION_BATCH = 512, FG_SESSION_LONG_BATCH = 2048, FG_SESSION_MARKS = 4 };
+enum {
+    FG_SESSION_CARD_BATCH = 16384
+}; /* instead of LONG_BATCH with a card, which experts are
+                                         * copied to for a pass */
 
 /* size: of the caller's struct. */
 FG_API void fg_session_opts_init(fg_session_opts *o, size_t size);

@@ -271,6 +271,7 @@ static uint32_t long_batch(const fg_session *s, uint64_t n, size_t n_item)
     const fg_model *m = s->e->model;
     const fg_memory_opts o = {.n_ctx = s->state->n_ctx,
                               .n_batch = s->scratch->n_batch,
+                              .n_long = s->state->device != NULL ? FG_SESSION_CARD_BATCH : 0,
                               .n_thread = fg_team_size(s->e->team)};
     const fg_home home = fg_engine_home(s->e);
     const bool mapped = home.store == NULL && home.copy == NULL;
