@@ -205,7 +205,9 @@ $(FAKE): $(FAKE_OBJS) $(EMU_OBJS) $(BUILD)/libfulgur.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -lm -pthread $(SANF) -o $@
 	$(Q)printf '%-63s\n%s' "fulgur-cuda 1 abi $(CU_ABI) bytes 0000000000000010 11040" 'of the emulator!' >$(@D)/fulgur-cuda.fatbin
-$(BUILD)/tests/device/test_gpu $(BUILD)/tests/e2e/test_gpu_faults: | $(FAKE)
+HYBRID := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hybrid/test_*.c))
+$(BUILD)/tests/device/test_gpu $(HYBRID): $(BUILD)/tests/device/fake_card.o | $(FAKE)
+$(HYBRID): $(BUILD)/tests/hybrid/card_rig.o
 
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
@@ -301,4 +303,4 @@ clean:
 help:
 	$(Q)sed -n 's/^## //p' $(MAKEFILE_LIST)
 
--include $(EMU_OBJS:.o=.d) $(FAKE_OBJS:.o=.d) $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)
+-include $(EMU_OBJS:.o=.d) $(FAKE_OBJS:.o=.d) $(BUILD)/tests/device/fake_card.d $(BUILD)/tests/hybrid/card_rig.d $(BUILD)/src/sys/topo.so.d $(FUZZ_OBJS:.o=.d) $(TEST_SUPPORT:.o=.d) $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(TESTS:=.d)

@@ -334,8 +334,12 @@ static void run_expert(cu_device *c, uint32_t l, uint32_t e, const fg_cuda_exper
     up.scales = x->up_scale;
     down.panels = x->down;
     down.scales = x->down_scale;
-    const fg_cuda_gather rows = {.n_row = n, .from = w->from + r0, .x = w->n, .y = w->xs};
+    fg_cuda_gather rows = {.n_row = n, .from = w->from + r0, .x = w->n, .y = w->xs};
     fg_cuda_gather_rows(&c->ops, &rows);
+    if ((w->xs.q != NULL || w->xs.rot != NULL) && (!m->gate.quantized || !m->up.quantized)) {
+        rows.x.q = rows.x.rot = NULL; /* an expert among quantized ones that takes floats */
+        fg_cuda_gather_rows(&c->ops, &rows);
+    }
     const fg_cuda_product in[] = {{&gate, w->xs, w->g.f, w->g.f_stride},
                                   {&up, w->xs, w->up.f, w->up.f_stride}};
     fg_cuda_multiply(&c->ops, in, 2, n, w->multiply);

@@ -3,95 +3,18 @@
  * A card opened with the driver that is none (tests/emulate/cuda): what can be wrong with one, and
  * what this driver answers to.  Each in a process of its own, since a driver is loaded once.
  */
-#include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "simd/cuda/cuda_image.h"
 #include "src/base/clock.h"
 #include "src/device/driver.h"
 #include "src/device/gpu_memory.h"
 #include "src/plan/forecast.h"
+#include "tests/device/fake_card.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
-
-/* A path in this program's folder, or in the one above that folder's. */
-static const char *beside(const char *name, bool above)
-{
-    static char path[2][PATH_MAX + 64];
-    char exe[PATH_MAX];
-    const ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[n < 0 ? 0 : n] = '\0';
-    for (int up = above ? 3 : 1; up > 0; up--) {
-        char *slash = strrchr(exe, '/');
-        if (slash != NULL) *slash = '\0';
-    }
-    (void)snprintf(path[above], sizeof path[above], "%s/%s", exe, name);
-    return path[above];
-}
-
-static const char *image_path(void)
-{
-    return beside("fulgur-cuda.fatbin", false);
-}
-
-static void remove_image(void)
-{
-    (void)unlink(image_path());
-}
-
-static bool has_kernels(void)
-{
-    return &fg_cuda_image_end[0] > &fg_cuda_image[0];
-}
-
-/* Where the program has no kernels inside, some that this driver takes. */
-static void make_image(void)
-{
-    static const char body[] = "of the emulator";
-    char head[FG_CUDA_IMAGE_HEADER + 1];
-    if (has_kernels()) return;
-    (void)snprintf(head, sizeof head, "fulgur-cuda 1 abi %s bytes %016zx 12000", fg_cuda_abi,
-                   sizeof body);
-    FILE *f = fopen(image_path(), "wb");
-    CHECK(f != NULL && fprintf(f, "%-63s\n", head) == 64 &&
-          fwrite(body, 1, sizeof body, f) == sizeof body && fclose(f) == 0);
-    (void)atexit(remove_image);
-}
-
-/* Runs it in a process with the driver, which has these settings; the signal it ended with. */
-static int with_driver(const char *settings, void (*run)(void))
-{
-    const char *lib = beside("fakecuda/libcuda.so.1", true);
-    if (access(lib, R_OK) != 0) {
-        fg_test_skip("%s: not there", lib);
-        return 0;
-    }
-    make_image();
-    (void)fflush(NULL);
-    const pid_t pid = fork();
-    if (pid == 0) {
-        (void)setenv("FULGUR_FAKE_CUDA", settings, 1);
-        if (dlopen(lib, RTLD_NOW) == NULL) {
-            (void)printf("%s\n", dlerror());
-            _exit(3);
-        }
-        run();
-        (void)fflush(NULL);
-        _exit(fg_test_failed() ? 1 : 0);
-    }
-    int status = -1;
-    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
-    if (WIFSIGNALED(status)) return WTERMSIG(status);
-    if (WEXITSTATUS(status) != 0) {
-        fg_test_fail(__FILE__, __LINE__, "with %s: status %d", settings, WEXITSTATUS(status));
-    }
-    return 0;
-}
 
 /* ---- one that works ---- */
 
@@ -135,7 +58,7 @@ FG_TEST(opens_and_closes)
     char settings[512];
     const char *log = fg_test_tmp("log");
     (void)snprintf(settings, sizeof settings, "devices=2,sm=86,bytes=1000000,log=%s", log);
-    CHECK(with_driver(settings, opens) == 0);
+    CHECK(fake_card_run(settings, opens) == 0);
     if (access(log, R_OK) == 0) check_log(log);
 }
 
@@ -192,7 +115,7 @@ FG_TEST(faults_are_one_line)
 {
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         fault = &faults[i];
-        CHECK(with_driver(fault->settings, fails) == 0);
+        CHECK(fake_card_run(fault->settings, fails) == 0);
     }
 }
 
@@ -208,11 +131,11 @@ static void no_kernels(void)
 {
     fg_gpu *g = NULL;
     fg_err err = {0};
-    remove_image();
+    (void)unlink(fake_card_image());
     CHECK(fg_gpu_open(&g, 0, &err) == FG_ENOTSUP);
     CHECK(strncmp(err.msg, "gpu 0: fulgur-cuda.fatbin: neither", 34) == 0);
-    CHECK(truncate(image_path(), 0) != 0);
-    FILE *f = fopen(image_path(), "w");
+    CHECK(truncate(fake_card_image(), 0) != 0);
+    FILE *f = fopen(fake_card_image(), "w");
     CHECK(f != NULL && fputs("text", f) >= 0 && fclose(f) == 0);
     CHECK(fg_gpu_open(&g, 0, &err) == FG_EFORMAT &&
           strstr(err.msg, "no kernels of this program") != NULL);
@@ -220,8 +143,8 @@ static void no_kernels(void)
 
 FG_TEST(kernels_and_driver_belong_together)
 {
-    CHECK(with_driver("version=11080", too_old_for_the_kernels) == 0);
-    if (!has_kernels()) CHECK(with_driver("devices=1", no_kernels) == 0);
+    CHECK(fake_card_run("version=11080", too_old_for_the_kernels) == 0);
+    if (!fake_card_has_kernels()) CHECK(fake_card_run("devices=1", no_kernels) == 0);
 }
 
 /* ---- what a run takes of its memory ---- */
@@ -277,7 +200,7 @@ FG_TEST(the_ledger_is_what_a_run_takes)
         const char *path = model_file(NANO_DIR, types[i]);
         if (path == NULL) return;
         (void)snprintf(nano, sizeof nano, "%s", path);
-        CHECK(with_driver("devices=1", takes_what_the_ledger_says) == 0);
+        CHECK(fake_card_run("devices=1", takes_what_the_ledger_says) == 0);
     }
 }
 
@@ -430,7 +353,7 @@ FG_TEST(streams_are_in_order_and_graphs_repeat)
     char settings[512];
     const char *log = fg_test_tmp("log2");
     (void)snprintf(settings, sizeof settings, "log=%s", log);
-    CHECK(with_driver(settings, streams_and_graphs) == 0);
+    CHECK(fake_card_run(settings, streams_and_graphs) == 0);
     if (access(log, R_OK) == 0) check_log(log);
 }
 
@@ -461,9 +384,9 @@ static void reads_beyond(void)
 
 FG_TEST(a_fault_stays_and_memory_has_ends)
 {
-    CHECK(with_driver("fault=3", breaks_in_the_middle) == 0);
+    CHECK(fake_card_run("fault=3", breaks_in_the_middle) == 0);
     if (FG_TEST_SANITIZED) return; /* they end with a status of their own */
-    if (access(beside("fakecuda/libcuda.so.1", true), R_OK) == 0) {
-        CHECK(with_driver("devices=1", reads_beyond) == 11);
+    if (access(fake_card_driver(), R_OK) == 0) {
+        CHECK(fake_card_run("devices=1", reads_beyond) == 11);
     }
 }
