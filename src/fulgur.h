@@ -329,7 +329,8 @@ typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
     uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, for a longer
                        * prompt up to FG_SESSION_LONG_BATCH where an eighth of the free memory has
-                       * room for them, and when not all experts are in memory as many as make the
+                       * room for them, with a card up to what that has room for, and when not all
+                       * experts are in memory as many as make the
                        * fewest reads, within the bound.  Never changes the result */
     fg_kv_choice kv;
     uint32_t n_mark; /* marks kept at most; 0: FG_SESSION_MARKS */
@@ -337,10 +338,6 @@ typedef struct fg_session_opts {
                       * of one mark */
 } fg_session_opts;
 enum { FG_SESSION_BATCH = 512, FG_SESSION_LONG_BATCH = 2048, FG_SESSION_MARKS = 4 };
-enum {
-    FG_SESSION_CARD_BATCH = 16384
-}; /* instead of LONG_BATCH with a card, which experts are
-                                         * copied to for a pass */
 
 /* size: of the caller's struct. */
 FG_API void fg_session_opts_init(fg_session_opts *o, size_t size);
