@@ -549,6 +549,19 @@ void print_store(fg_engine *e)
             s->predict_on ? "" : "; it cost more than it gained and is off");
 }
 
+static void print_card(const fg_engine *e)
+{
+    fg_device_stats s;
+    if (!fg_engine_device_stats(e, &s) || args_quiet()) return;
+    const uint64_t *n = s.n_expert_rows, all = n[0] + n[1] + n[2];
+    const double rows = all == 0 ? 1.0 : (double)all;
+    fprintf(stderr,
+            "card: %s experts on it (%s), which did %.1f %% of all rows; copied ones %.1f %%",
+            cli_count(s.n_resident), cli_bytes((double)s.resident_bytes),
+            100.0 * (double)n[1] / rows, 100.0 * (double)n[2] / rows);
+    fprintf(stderr, "; %s changed places\n", cli_count(s.n_moved));
+}
+
 void print_speed(fg_engine *e, const gen_stats *g)
 {
     if (args_quiet()) return;
@@ -565,4 +578,5 @@ void print_speed(fg_engine *e, const gen_stats *g)
     if (decode != prompt) fprintf(stderr, " (%u to generate)", decode);
     fprintf(stderr, ", %s\n", fg_engine_cpu(e));
     print_store(e);
+    print_card(e);
 }

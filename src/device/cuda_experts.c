@@ -90,8 +90,9 @@ fg_status cu_experts_open(cu_device *c, fg_err *err)
     c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);
     c->pinned = fg_mem_zalloc_array(n, sizeof *c->pinned);
     c->mine = fg_mem_zalloc_array(s->n_expert, sizeof *c->mine);
-    c->order = fg_mem_zalloc_array(n, sizeof *c->order);
-    if (c->order == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
+    c->hot = (fg_hot){.n = n, .n_expert = s->n_expert};
+    c->hot.expert = fg_mem_zalloc_array(n, sizeof *c->hot.expert);
+    if (c->hot.expert == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
         return fg_fail_nomem(err, "gpu");
     }
     for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
@@ -111,6 +112,8 @@ void cu_experts_close(cu_device *c)
             (void)c->d->host_unregister((void *)(uintptr_t)bytes_of(c, l, e, &n));
         }
     }
+    cu_give(c, &c->move.memory);
+    if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
     for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
@@ -118,7 +121,7 @@ void cu_experts_close(cu_device *c)
     cu_give(c, &c->slots);
     cu_give(c, &c->table);
     fg_mem_free(c->resident);
-    fg_mem_free(c->order);
+    fg_mem_free(c->hot.expert);
     fg_mem_free(c->pinned);
     fg_mem_free(c->mine);
     fg_mem_free(c->from);
@@ -178,72 +181,159 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 
 /* ---- residents ---- */
 
-static fg_status add_resident(cu_device *c, uint32_t l, uint32_t e, bool *full, fg_err *err)
+/* Expert i is at *to from now on: the card finds it by the table. */
+static fg_status set_resident(cu_device *c, size_t i, cu_memory to, fg_err *err)
 {
+    const uint32_t n = c->m->shape->n_expert;
+    const fg_cuda_expert x = expert_at(c, (uint32_t)(i / n), (uint32_t)(i % n), to.p);
+    c->resident[i] = to;
+    c->hot.expert[i].place = FG_HOT_CARD;
+    c->hot.expert[i].bytes = to.bytes;
+    return cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
+                    err);
+}
+
+/* It is there no more; its place is the caller's. */
+static fg_status unset_resident(cu_device *c, size_t i, cu_memory *was, fg_err *err)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    *was = c->resident[i];
+    c->resident[i] = (cu_memory){0};
+    c->hot.expert[i].place = FG_HOT_HOST;
+    (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &c->hot.expert[i].bytes);
+    return cu_check(
+        c, c->d->fill(c->table.p + i * sizeof(fg_cuda_expert), 0, sizeof(fg_cuda_expert), c->main),
+        "expert", err);
+}
+
+static fg_status add_resident(cu_device *c, size_t i, bool *full, fg_err *err)
+{
+    const uint32_t l = (uint32_t)(i / c->m->shape->n_expert),
+                   e = (uint32_t)(i % c->m->shape->n_expert);
     uint64_t n;
     size_t free_bytes = 0, all = 0;
     fg_err why = {0};
-    const size_t i = index_of(c, l, e);
+    cu_memory to = {0};
     (void)bytes_of(c, l, e, &n);
     (void)c->d->mem_info(&free_bytes, &all);
     const uint64_t used =
         c->stats.dense_bytes + c->stats.state_bytes + c->stats.work_bytes + c->stats.resident_bytes;
     *full = free_bytes < n + FG_GPU_RESERVE_BYTES || used + n + FG_GPU_RESERVE_BYTES > c->limit ||
-            cu_take(c, &c->resident[i], n, "expert", &why) != FG_OK;
+            cu_take(c, &to, n, "expert", &why) != FG_OK;
     if (*full) return FG_OK;
-    const fg_cuda_expert x = expert_at(c, l, e, c->resident[i].p);
-    FG_TRY(copy_expert(c, l, e, c->resident[i].p, c->main, err));
-    FG_TRY(cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
-                    err));
-    c->order[c->stats.n_resident++] = i;
+    c->stats.n_resident++;
     c->stats.resident_bytes += n;
-    return FG_OK;
+    FG_TRY(set_resident(c, i, to, err));
+    return copy_expert(c, l, e, to.p, c->main, err);
 }
 
-bool cu_experts_yield(cu_device *c)
+/* Counts to start from: those of the file's heat map. */
+static void start_counts(cu_device *c)
 {
-    if (c->stats.n_resident == 0) return false;
-    const size_t i = c->order[--c->stats.n_resident];
-    c->stats.resident_bytes -= c->resident[i].bytes;
-    (void)c->d->fill(c->table.p + i * sizeof(fg_cuda_expert), 0, sizeof(fg_cuda_expert), c->main);
-    cu_give(c, &c->resident[i]);
-    return true;
+    const uint32_t n = c->m->shape->n_expert;
+    fg_heat heat = {.use = NULL};
+    const bool has = fg_heat_load(c->m->file, &heat, NULL) == FG_OK && heat.use != NULL;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        fg_hot_expert *x = &c->hot.expert[i];
+        (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &x->bytes);
+        x->place = c->layer[i / n].alike ? FG_HOT_HOST : FG_HOT_NEVER;
+        if (!has || heat.n_tok == 0) continue;
+        x->use = (float)((double)heat.use[i] / (double)heat.n_tok * FG_HOT_WINDOW);
+    }
+    fg_mem_free(heat.use);
 }
 
-/* The next hottest expert that is not there; without a heat map equally many of each layer. */
-static size_t next_expert(const cu_device *c, const fg_heat *heat, size_t turn)
+/* The most used expert that is not there; without counts equally many of each layer. */
+static size_t next_expert(const cu_device *c)
 {
-    const fg_shape *s = c->m->shape;
-    const size_t n = (size_t)s->n_layer * s->n_expert;
-    if (heat->use == NULL)
-        return index_of(c, (uint32_t)(turn % s->n_layer), (uint32_t)(turn / s->n_layer));
-    size_t best = n;
-    for (size_t i = 0; i < n; i++) {
-        if (c->resident[i].p != 0) continue;
-        if (best == n || heat->use[i] > heat->use[best]) best = i;
+    const uint32_t n = c->hot.n_expert;
+    size_t best = c->hot.n;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        const fg_hot_expert *x = &c->hot.expert[i];
+        if (x->place != FG_HOT_HOST) continue;
+        const bool more = best == c->hot.n || x->use > c->hot.expert[best].use;
+        const bool tie = !more && x->use >= c->hot.expert[best].use;
+        if (more || (tie && i % n < best % n)) best = i;
     }
     return best;
 }
 
 fg_status cu_experts_fill(cu_device *c, fg_err *err)
 {
-    const fg_shape *s = c->m->shape;
-    fg_heat heat = {.use = NULL};
     bool full = false;
-    fg_status st = FG_OK;
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
-    if (fg_heat_load(c->m->file, &heat, NULL) != FG_OK) heat.use = NULL;
-    for (size_t i = 0; i < (size_t)s->n_layer * s->n_expert && !full && st == FG_OK; i++) {
-        const size_t at = next_expert(c, &heat, i);
-        const uint32_t l = (uint32_t)(at / s->n_expert);
-        if (!c->layer[l].alike) continue;
-        st = add_resident(c, l, (uint32_t)(at % s->n_expert), &full, err);
+    FG_TRY(cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
+    start_counts(c);
+    for (size_t i; !full && (i = next_expert(c)) < c->hot.n;) {
+        FG_TRY(add_resident(c, i, &full, err));
     }
-    fg_mem_free(heat.use);
-    FG_TRY(st);
     return cu_work_reserve(c, c->work.n_row, err); /* with buffers for experts */
+}
+
+/* ---- moving ---- */
+
+/* A move costs some milliseconds of the bus, and of this thread where memory cannot be registered:
+ * a few a second at most, and a fiftieth of the time. */
+enum { MOVE_NS = 200000000, MOVE_SHARE = 50 };
+
+/* What has come is resident. */
+static fg_status finish_move(cu_device *c, bool wait, fg_err *err)
+{
+    cu_move *v = &c->move;
+    if (!v->busy) return FG_OK;
+    if (wait) FG_TRY(cu_wait(c, v->copied, "expert", err));
+    const int result = c->d->event_query(v->copied);
+    if (result == FG_CU_NOT_READY) return FG_OK;
+    FG_TRY(cu_check(c, result, "expert", err));
+    v->busy = false;
+    const cu_memory to = v->memory;
+    v->memory = (cu_memory){0};
+    c->stats.n_moved++;
+    return set_resident(c, v->in, to, err);
+}
+
+fg_status cu_experts_move(cu_device *c, fg_err *err)
+{
+    cu_move *v = &c->move;
+    const fg_driver *d = c->d;
+    size_t out;
+    FG_TRY(finish_move(c, c->restless, err));
+    const uint64_t now = fg_clock_ns();
+    if (v->busy || (now < v->next_ns && !c->restless)) return FG_OK;
+    v->next_ns = now + MOVE_NS;
+    if (!fg_hot_choose(&c->hot, c->restless ? -1.0f : FG_HOT_MARGIN, &v->in, &out)) return FG_OK;
+    FG_TRY(unset_resident(c, out, &v->memory, err));
+    /* what was launched before may read the place still */
+    FG_TRY(cu_check(c, d->event_record(v->copied, c->main), "expert", err));
+    FG_TRY(cu_check(c, d->stream_wait(c->copy, v->copied, 0), "expert", err));
+    const uint32_t l = (uint32_t)(v->in / c->hot.n_expert), e = (uint32_t)(v->in % c->hot.n_expert);
+    pin(c, l, e);
+    FG_TRY(copy_expert(c, l, e, v->memory.p, c->copy, err));
+    FG_TRY(cu_check(c, d->event_record(v->copied, c->copy), "expert", err));
+    v->busy = true;
+    const uint64_t took = fg_clock_ns() - now;
+    if (took > MOVE_NS / MOVE_SHARE) v->next_ns = now + MOVE_SHARE * took;
+    return FG_OK;
+}
+
+void fg_device_cuda_restless(fg_device *d)
+{
+    ((cu_device *)d)->restless = true;
+}
+
+bool cu_experts_yield(cu_device *c)
+{
+    cu_memory was;
+    if (finish_move(c, true, NULL) != FG_OK) return false;
+    const size_t i = fg_hot_coldest(&c->hot);
+    if (i == c->hot.n) return false;
+    (void)unset_resident(c, i, &was, NULL);
+    c->stats.n_resident--;
+    c->stats.resident_bytes -= was.bytes;
+    cu_give(c, &was);
+    return true;
 }
 
 /* ---- a layer ---- */
@@ -254,6 +344,8 @@ void cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mi
     const uint32_t n = c->m->shape->n_expert;
     bool there[FG_MAX_EXPERT] = {false};
     uint64_t rows[3] = {0};
+    if (l == 0) fg_hot_fade(&c->hot, c->b->n_tok);
+    fg_hot_saw(&c->hot, l, n_row, c->b->n_tok);
     for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
     const bool streams = !c->few && c->slots.p != 0;
     (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);

@@ -8,6 +8,7 @@
 #define FG_SRC_DEVICE_CUDA_IMPL_H
 
 #include "src/device/driver.h"
+#include "src/device/hot.h"
 #include "src/device/share.h"
 #include "src/model/device.h"
 
@@ -44,6 +45,15 @@ typedef struct cu_slot {
     fg_cu_event filled, free;
 } cu_slot;
 enum { CU_SLOTS = 3, CU_MAX_SEQ = 256 };
+
+/* An expert on its way to the place of one that was on the card. */
+typedef struct cu_move {
+    bool busy;
+    size_t in;        /* layer * n_expert + expert */
+    cu_memory memory; /* its place, which is no resident's meanwhile */
+    fg_cu_event copied;
+    uint64_t next_ns; /* none before */
+} cu_move;
 
 /* What goes to the card at the begin of each pass. */
 typedef struct cu_block {
@@ -88,7 +98,9 @@ typedef struct cu_device {
     bool floats;         /* some take f32 inputs */
     cu_memory table;     /* fg_cuda_expert [n_layer * n_expert] */
     cu_memory *resident; /* [n_layer * n_expert] */
-    size_t *order;       /* [n_resident] of them, as they were added: the coldest last */
+    fg_hot hot;          /* of them all */
+    cu_move move;
+    bool restless;       /* for tests */
     bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
     uint64_t pin_left;   /* bytes that may be registered yet */
     uint64_t most_bytes; /* of an expert */
@@ -159,6 +171,8 @@ fg_status cu_experts_open(cu_device *c, fg_err *err);
 void cu_experts_close(cu_device *c);
 /* Slots, and as many residents as fit; once. */
 fg_status cu_experts_fill(cu_device *c, fg_err *err);
+/* Between two passes: an expert that has come takes its place, and the next one sets out. */
+fg_status cu_experts_move(cu_device *c, fg_err *err);
 /* Gives up the coldest resident; false: there is none. */
 bool cu_experts_yield(cu_device *c);
 /* Those of few rows that are there, decided on the card; order: where the host finds them. */

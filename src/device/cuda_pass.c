@@ -407,6 +407,7 @@ fg_status cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
     FG_TRY(cu_see_scratch(c, b->s, err));
     FG_TRY(cu_work_reserve(c, b->n_tok, err));
     FG_TRY(cu_experts_fill(c, err));
+    FG_TRY(cu_experts_move(c, err));
     for (uint32_t i = 0; i < b->n_seq; i++) {
         fg_state *st = b->seq[i].st;
         FG_TRY(cu_bring(c, st, err));

@@ -12,6 +12,7 @@
 
 #include "convert/convert.h"
 #include "src/base/hash.h"
+#include "src/device/gpu_memory.h"
 #include "tests/device/fake_card.h"
 #include "tests/fg_test.h"
 #include "tests/golden.h"
@@ -226,6 +227,57 @@ FG_TEST(caches)
         split(fg_test_long() ? 300 : 5, 1);
         same();
     }
+}
+
+/* ---- experts that change places ---- */
+
+/* Memory of the card for a third of the experts. */
+static uint64_t a_third(void)
+{
+    card_rig r;
+    fg_device_stats st = {.dense_bytes = 0};
+    if (!card_rig_open(&r, job.path, 2, job.kv, &job.o)) return 0;
+    fg_session *s = card_session(&r, 512);
+    CHECK(s != NULL && card_go_to(&r, s, 2, 0) && fg_engine_device_stats(r.e, &st));
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+    return FG_GPU_RESERVE_BYTES + st.dense_bytes + st.state_bytes + st.work_bytes +
+           st.resident_bytes / 3;
+}
+
+static void changes_places(void)
+{
+    static const struct {
+        uint64_t to;
+        size_t step;
+    } parts[] = {{12, 1}, {30, 3}, {60, 0}, {66, 1}};
+    card_rig r;
+    fg_device_stats st;
+    uint64_t passes = 0;
+    job.o.gpu_bytes = a_third();
+    REQUIRE(card_rig_open(&r, job.path, 66, job.kv, &job.o));
+    fg_session *s = card_session(&r, 512);
+    REQUIRE(s != NULL);
+    fg_device_cuda_restless(fg_engine_device(r.e));
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        const uint64_t n = parts[i].to - fg_session_pos(s);
+        passes += parts[i].step == 0 ? 1 : n / parts[i].step;
+        if (!card_go_to(&r, s, parts[i].to, parts[i].step)) break;
+    }
+    const fg_shape *y = fg_engine_shape(r.e);
+    CHECK(fg_engine_device_stats(r.e, &st));
+    CHECK_U64(st.n_moved, passes - 1); /* the last one is on its way */
+    CHECK(st.n_resident > 0 && st.n_resident < (uint64_t)y->n_layer * y->n_expert);
+    CHECK(st.n_expert_rows[BY_HOST] > 0 && st.n_expert_rows[BY_RESIDENTS] > 0);
+    CHECK(st.n_expert_rows[BY_COPIES] > 0);
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+}
+
+FG_TEST(experts_change_places_at_every_token)
+{
+    if (!set_job(TINY_DIR, "q4")) return;
+    CHECK(fake_card_run("devices=1", changes_places) == 0);
 }
 
 /* ---- homes and nodes ---- */
