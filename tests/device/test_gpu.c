@@ -5,6 +5,7 @@
  */
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -261,7 +262,7 @@ FG_TEST(rows_and_tokens_have_the_bits_of_the_host)
     const char *path = model_file(NANO_DIR, "q4");
     if (path == NULL) return;
     (void)snprintf(nano, sizeof nano, "%s", path);
-    CHECK(with_driver("devices=1", host_and_card) == 0);
+    CHECK(fake_card_run("devices=1", host_and_card) == 0);
 }
 
 /* ---- what the driver itself answers ---- */

@@ -298,7 +298,7 @@ FG_TEST(long_prompts_get_larger_batches)
     CHECK_U64(larger.long_bytes, more);
     CHECK_U64(larger.all_ram_bytes, usual.all_ram_bytes);
     o.ram_bytes -= 8;
-    CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o), 1024);
     o.ram_bytes = usual.all_ram_bytes - 1; /* streamed */
     CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
 }
