@@ -119,6 +119,7 @@ typedef struct cu_device {
     const fg_scratch *host; /* scratch whose address on the card is host_base */
     uint64_t host_base;
     bool in_graph, few;
+    uint32_t next; /* layer to be launched after this one */
     fg_cu_event routed;
     fg_status broken; /* the card is of no use any more */
     fg_device_stats stats;

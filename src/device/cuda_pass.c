@@ -390,6 +390,11 @@ static fg_status launch_layer(cu_device *c, uint32_t l, fg_err *err)
     return cu_check(c, c->d->event_record(c->routed, c->main), "event", err);
 }
 
+static fg_status launch_next(cu_device *c, fg_err *err)
+{
+    return c->next < c->m->shape->n_layer ? launch_layer(c, c->next, err) : FG_OK;
+}
+
 fg_status cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
@@ -461,7 +466,9 @@ fg_status cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
     }
     fg_cuda_join_rows(&c->ops, &j);
     FG_TRY(cu_launched(c, err));
-    return l + 1 < c->m->shape->n_layer ? launch_layer(c, l + 1, err) : FG_OK;
+    c->next = l + 1;
+    /* x is shown before the next layer has its way with it */
+    return shows_hidden(c->b) ? FG_OK : launch_next(c, err);
 }
 
 fg_status cu_hidden(fg_device *dev, fg_err *err)
@@ -471,7 +478,8 @@ fg_status cu_hidden(fg_device *dev, fg_err *err)
     const uint64_t bytes = (uint64_t)c->b->n_tok * s->x.f_stride * sizeof(float);
     FG_TRY(cu_check(c, c->d->copy_out(s->x.f, pointer(c->work.x.f), (size_t)bytes, c->main), "copy",
                     err));
-    return cu_drain(c, "hidden state", err);
+    FG_TRY(cu_drain(c, "hidden state", err));
+    return launch_next(c, err);
 }
 
 fg_status cu_logits(fg_device *dev, const uint32_t *rows, uint32_t n, fg_err *err)

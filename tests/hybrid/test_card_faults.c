@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A card that faults under a session: one line, the session answers it from then on, nothing waits
+ * for ever, and the process goes on without a card.
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/base/clock.h"
+#include "tests/device/fake_card.h"
+#include "tests/fg_test.h"
+#include "tests/hybrid/card_rig.h"
+#include "tests/models.h"
+
+static char path[PATH_MAX];
+static const char *words;
+static size_t step;
+static bool faults; /* it is one of the card's, that nobody comes back from */
+
+static void convert(void)
+{
+    CHECK(model_file(TINY_DIR, "q4") != NULL);
+}
+
+enum { N_TOK = 12 };
+
+/* Tokens until it fails. */
+static fg_status until(fg_session *s, const card_rig *r, fg_err *err)
+{
+    while (fg_session_pos(s) < N_TOK) {
+        const fg_status st =
+            fg_session_eval(s, r->ids + fg_session_pos(s), step, NULL, NULL, err);
+        if (st != FG_OK) return st;
+        CHECK(card_is_plain(r, s)); /* what was said before is right */
+    }
+    return FG_OK;
+}
+
+static void check_line(const fg_err *err)
+{
+    if (strncmp(err->msg, "gpu 0: ", 7) != 0 || strstr(err->msg, words) == NULL ||
+        strchr(err->msg, '\n') != NULL) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err->msg);
+    }
+}
+
+static void breaks(void)
+{
+    card_rig r;
+    fg_err err = {0}, again = {0};
+    fg_session *fork = NULL;
+    const uint64_t begin = fg_clock_ns();
+    REQUIRE(card_rig_open(&r, path, N_TOK, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *s = card_session(&r, 64);
+    REQUIRE(s != NULL);
+    const fg_status st = until(s, &r, &err);
+    CHECK(st == FG_EIO);
+    check_line(&err);
+    const uint64_t pos = fg_session_pos(s);
+    CHECK(fg_session_eval(s, r.ids, 1, NULL, NULL, &again) == st && again.code == st);
+    CHECK_STR(again.msg, err.msg);
+    CHECK_U64(fg_session_pos(s), pos);
+    if (faults) { /* what is on the card is lost, and said to be */
+        CHECK(fg_session_fork(&fork, s, &again) != FG_OK && fork == NULL);
+        fg_session_reset(s);
+        CHECK(fg_session_eval(s, r.ids, 1, NULL, NULL, &again) == FG_EIO);
+    }
+    fg_session_destroy(&s);
+    fg_engine_close(&r.e);
+    /* the same process without a card */
+    r.e = model_open_file(path, 1, NULL);
+    s = r.e == NULL ? NULL : card_session(&r, 64);
+    CHECK(s != NULL && card_go_to(&r, s, N_TOK, 0));
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+    CHECK(fg_clock_ns() - begin < UINT64_C(60000000000));
+}
+
+static void check(const char *settings, const char *what, size_t at_once, bool of_card)
+{
+    words = what;
+    step = at_once;
+    faults = of_card;
+    (void)fg_test_tmpdir();
+    CHECK(fake_card_run(NULL, convert) == 0);
+    if (fg_test_failed() || access(fake_card_driver(), R_OK) != 0) return;
+    (void)snprintf(path, sizeof path, "%s", model_file(TINY_DIR, "q4"));
+    CHECK(fake_card_run(settings, breaks) == 0);
+}
+
+FG_TEST(a_fault_in_a_token)
+{
+    check("fault=70", "CUDA_ERROR_LAUNCH_FAILED", 1, true);
+    check("fault=195", "CUDA_ERROR_LAUNCH_FAILED", 1, true);
+}
+
+FG_TEST(a_fault_in_a_pass)
+{
+    check("fault=20", "CUDA_ERROR_LAUNCH_FAILED", 3, true);
+    check("fault=130", "CUDA_ERROR_LAUNCH_FAILED", 4, true);
+}
+
+FG_TEST(a_launch_that_is_refused)
+{
+    check("launch=30", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", 3, false);
+    check("launch=40", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", 1, false); /* while it is captured */
+}
+
+/* A card that never answers: its abort word does not help, what is on it is left there. */
+FG_TEST(a_kernel_that_hangs)
+{
+    if (!fg_test_long()) return; /* patience takes 20 seconds */
+    check("hang=70", "no answer for 20 seconds", 1, true);
+}
+
+FG_TEST(a_flag_that_is_lost)
+{
+    if (!fg_test_long()) return;
+    check("lose=9", "no answer for 20 seconds", 1, true);
+}
+
+static void no_room(void)
+{
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_err err = {0};
+    fg_engine *e = NULL;
+    fg_session *s = NULL;
+    o.n_thread = 1;
+    o.gpu = 0;
+    o.gpu_bytes = 4 << 20;
+    REQUIRE_OK(fg_engine_open(&e, path, &o, &err), &err);
+    fg_session_opts so = fg_session_opts_default();
+    so.n_ctx = 2048;
+    so.kv = FG_KV_CHOICE_F32;
+    so.n_batch = 512;
+    fg_status st = fg_session_create(&s, e, &so, &err);
+    uint32_t ids[512];
+    card_prompt(ids, 512, fg_engine_shape(e)->n_vocab);
+    if (st == FG_OK) st = fg_session_eval(s, ids, 512, NULL, NULL, &err);
+    CHECK(st == FG_ENOMEM);
+    CHECK(strstr(err.msg, "try a smaller context or batch, or --gpu off") != NULL);
+    fg_session_destroy(&s);
+    so.n_ctx = 64; /* less fits */
+    so.n_batch = 4;
+    CHECK_OK(fg_session_create(&s, e, &so, &err), &err);
+    if (s != NULL) CHECK_OK(fg_session_eval(s, ids, 9, NULL, NULL, &err), &err);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+}
+
+FG_TEST(too_little_memory)
+{
+    (void)fg_test_tmpdir();
+    CHECK(fake_card_run(NULL, convert) == 0);
+    if (fg_test_failed() || access(fake_card_driver(), R_OK) != 0) return;
+    (void)snprintf(path, sizeof path, "%s", model_file(TINY_DIR, "q4"));
+    CHECK(fake_card_run("devices=1", no_room) == 0);
+}

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A conversation moves between the host and the card at any token, is marked, rewound, forked,
+ * stopped and evaluated in company, and its logits are those of a plain run on the host.
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/engine/engine_impl.h"
+#include "tests/device/fake_card.h"
+#include "tests/fg_test.h"
+#include "tests/hybrid/card_rig.h"
+#include "tests/models.h"
+
+static char path[PATH_MAX];
+
+static void convert(void)
+{
+    CHECK(model_file(TINY_DIR, "q4") != NULL);
+}
+
+static void with_card(void (*run)(void))
+{
+    (void)fg_test_tmpdir();
+    CHECK(fake_card_run(NULL, convert) == 0);
+    if (fg_test_failed() || access(fake_card_driver(), R_OK) != 0) return;
+    (void)snprintf(path, sizeof path, "%s", model_file(TINY_DIR, "q4"));
+    CHECK(fake_card_run("devices=1", run) == 0);
+}
+
+/* ---- below the session: passes on either side ---- */
+
+typedef struct raw {
+    card_rig r;
+    fg_state *st;
+    fg_scratch *s;
+    bool same; /* all logits so far */
+} raw;
+
+static void compare(void *ctx, uint64_t pos, const float *logits)
+{
+    raw *w = ctx;
+    const size_t n = w->r.n_vocab;
+    w->same = w->same && memcmp(logits, w->r.want + pos * n, n * sizeof *logits) == 0;
+}
+
+/* A state that has nothing, on either side. */
+static bool raw_state(raw *w, fg_kv_type kv)
+{
+    fg_engine *e = w->r.e;
+    fg_err err = {0};
+    fg_state_destroy(&w->st);
+    fg_status st =
+        fg_state_create(&w->st, e->model->shape, CARD_MOST, kv, fg_team_place(e->team), &err);
+    if (st == FG_OK) st = e->device->ops->attach(e->device, w->st, &err);
+    CHECK_OK(st, &err);
+    w->same = true;
+    return st == FG_OK;
+}
+
+static bool raw_open(raw *w, size_t n, fg_kv_type kv, fg_kv_choice choice, uint32_t nodes)
+{
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_err err = {0};
+    *w = (raw){.same = true};
+    o.n_thread = nodes > 1 ? 2 : 1;
+    o.pretend_nodes = nodes;
+    if (!card_rig_open(&w->r, path, n, choice, &o)) return false;
+    const fg_model *m = w->r.e->model;
+    CHECK_OK(fg_scratch_create(&w->s, m, CARD_MOST, 512, o.n_thread, &err), &err);
+    return raw_state(w, kv) && !fg_test_failed();
+}
+
+static void raw_close(raw *w)
+{
+    fg_scratch_destroy(&w->s);
+    fg_state_destroy(&w->st);
+    card_rig_close(&w->r);
+}
+
+/* The text's next n tokens in one pass; true: all logits so far are the plain run's. */
+static bool raw_eval(raw *w, uint32_t n, bool card)
+{
+    const fg_seq seq = {.st = w->st, .n = n, .on_logits = compare, .on_logits_ctx = w};
+    fg_batch b = {.m = w->r.e->model,
+                  .s = w->s,
+                  .seq = &seq,
+                  .n_seq = 1,
+                  .ids = w->r.ids + w->st->pos,
+                  .n_tok = n,
+                  .device = card ? w->r.e->device : NULL};
+    fg_err err = {0};
+    CHECK_OK(fg_forward(w->r.e->team, &b, &err), &err);
+    return w->same && err.code == FG_OK;
+}
+
+/* The next n one by one. */
+static bool raw_steps(raw *w, uint32_t n, bool card)
+{
+    while (n-- > 0) {
+        if (!raw_eval(w, 1, card)) return false;
+    }
+    return true;
+}
+
+#define SAME(call)                                                                                 \
+    do {                                                                                           \
+        if (!(call)) {                                                                             \
+            fg_test_fail(__FILE__, __LINE__, "%s: other logits at %llu", #call,                    \
+                         (unsigned long long)w.st->pos);                                           \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
+
+/* Forth and back, at the begin, in and at the end of chunks of 64. */
+static void hands_over(void)
+{
+    raw w;
+    REQUIRE(raw_open(&w, 200, FG_KV_INT8, FG_KV_CHOICE_INT8, 1));
+    SAME(raw_eval(&w, 5, true));
+    SAME(raw_steps(&w, 1, false));
+    SAME(raw_steps(&w, 2, true));
+    SAME(raw_eval(&w, 9, false));
+    SAME(raw_eval(&w, 46, false)); /* 63 */
+    SAME(raw_steps(&w, 1, true));  /* fills the chunk */
+    SAME(raw_steps(&w, 1, false)); /* folds it */
+    SAME(raw_steps(&w, 1, true));
+    SAME(raw_eval(&w, 62, false)); /* 128, not folded */
+    SAME(raw_steps(&w, 2, true));  /* folds there */
+    SAME(raw_steps(&w, 1, false));
+    SAME(raw_eval(&w, 61, true)); /* 192 */
+    SAME(raw_eval(&w, 5, false));
+    /* back within the chunk, and another way forth */
+    CHECK(fg_state_rewind(w.st, 193));
+    SAME(raw_steps(&w, 1, true));
+    CHECK(fg_state_rewind(w.st, 192));
+    SAME(raw_eval(&w, 3, false));
+    CHECK(fg_state_rewind(w.st, 194));
+    SAME(raw_eval(&w, 6, true));
+    raw_close(&w);
+}
+
+FG_TEST(hands_over_at_any_token)
+{
+    with_card(hands_over);
+}
+
+static void at_spans(fg_kv_type kv, fg_kv_choice choice, uint32_t nodes)
+{
+    raw w;
+    REQUIRE(raw_open(&w, 1034, kv, choice, nodes));
+    SAME(raw_eval(&w, 500, false));
+    SAME(raw_eval(&w, 512, false)); /* 1012 */
+    SAME(raw_eval(&w, 9, true));
+    SAME(raw_steps(&w, 2, false));
+    SAME(raw_steps(&w, 2, true)); /* 1025 */
+    SAME(raw_steps(&w, 2, false));
+    SAME(raw_eval(&w, 7, true));
+    raw_close(&w);
+}
+
+static void spans_of_one_node(void)
+{
+    at_spans(FG_KV_F16, FG_KV_CHOICE_F16, 1);
+}
+static void spans_of_nodes(void)
+{
+    at_spans(FG_KV_INT8, FG_KV_CHOICE_INT8, 3);
+    if (fg_test_long()) at_spans(FG_KV_F32, FG_KV_CHOICE_F32, 2);
+}
+
+FG_TEST(hands_over_across_spans)
+{
+    with_card(spans_of_one_node);
+    with_card(spans_of_nodes);
+}
+
+/* What has to be brought, is: without, other logits come out. */
+typedef enum lie { LIE_NONE, LIE_LIGHT_THERE, LIE_ROWS_THERE, LIE_LIGHT_HERE, LIE_ROWS_HERE } lie;
+
+static bool with_lie(raw *w, lie what)
+{
+    const bool to_card = what == LIE_LIGHT_THERE || what == LIE_ROWS_THERE;
+    if (!raw_state(w, FG_KV_INT8)) return false;
+    if (!raw_eval(w, 9, true) || !raw_eval(w, 9, !to_card)) return false;
+    if (what == LIE_LIGHT_THERE) w->st->light_there = true;
+    if (what == LIE_ROWS_THERE) w->st->rows_there = UINT64_MAX;
+    if (what == LIE_LIGHT_HERE) w->st->light_here = true;
+    if (what == LIE_ROWS_HERE) w->st->rows_here = UINT64_MAX;
+    return raw_eval(w, 1, to_card);
+}
+
+static void lies(void)
+{
+    raw w;
+    REQUIRE(raw_open(&w, 19, FG_KV_INT8, FG_KV_CHOICE_INT8, 1));
+    CHECK(with_lie(&w, LIE_NONE));
+    for (lie i = LIE_LIGHT_THERE; i <= LIE_ROWS_HERE; i++) {
+        CHECK(!with_lie(&w, i));
+    }
+    raw_close(&w);
+}
+
+FG_TEST(a_state_that_is_not_brought_is_seen) /* negative control */
+{
+    with_card(lies);
+}
+
+/* ---- sessions ---- */
+
+static uint64_t back_to(fg_session *s, uint64_t pos)
+{
+    uint64_t at = UINT64_MAX;
+    fg_err err = {0};
+    CHECK_OK(fg_session_rewind(s, pos, &at, &err), &err);
+    return at;
+}
+
+static void marks_and_forks(void)
+{
+    card_rig r;
+    fg_err err = {0};
+    REQUIRE(card_rig_open(&r, path, 140, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *a = card_session(&r, 100), *b = NULL;
+    REQUIRE(a != NULL && card_go_to(&r, a, 70, 0));
+    CHECK_OK(fg_session_mark(a, &err), &err);
+    REQUIRE(card_go_to(&r, a, 72, 1));
+    REQUIRE_OK(fg_session_fork(&b, a, &err), &err);
+    CHECK(card_is_plain(&r, b));
+    const uint32_t stray[3] = {1, 2, 3};
+    CHECK_OK(fg_session_eval(a, stray, 3, NULL, NULL, &err), &err);
+    CHECK(!card_is_plain(&r, a)); /* negative control */
+    REQUIRE(card_go_to(&r, b, 74, 1));
+    CHECK_U64(back_to(a, 71), 71); /* within the chunk */
+    REQUIRE(card_go_to(&r, a, 73, 1));
+    REQUIRE(card_go_to(&r, b, 135, 0));
+    REQUIRE(card_go_to(&r, a, 131, 0));
+    CHECK_U64(back_to(a, 100), 70); /* to the mark */
+    REQUIRE(card_go_to(&r, a, 72, 1));
+    REQUIRE(card_go_to(&r, a, 90, 0));
+    REQUIRE(card_go_to(&r, b, 137, 1));
+    fg_session_reset(b);
+    REQUIRE(card_go_to(&r, b, 3, 0));
+    fg_session_destroy(&b);
+    fg_session_destroy(&a);
+    card_rig_close(&r);
+}
+
+FG_TEST(marks_rewinds_and_forks)
+{
+    with_card(marks_and_forks);
+}
+
+/* Two sessions at different places in one pass. */
+static void in_company(void)
+{
+    static const size_t n[][2] = {{5, 3}, {1, 1}, {1, 1}, {40, 1}, {1, 66}, {1, 1}};
+    card_rig r;
+    fg_err err = {0};
+    REQUIRE(card_rig_open(&r, path, 100, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *s[2] = {card_session(&r, 100), card_session(&r, 100)};
+    REQUIRE(s[0] != NULL && s[1] != NULL);
+    for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
+        fg_eval_item item[2];
+        for (size_t k = 0; k < 2; k++) {
+            item[k] =
+                (fg_eval_item){.session = s[k], .ids = r.ids + fg_session_pos(s[k]), .n = n[i][k]};
+        }
+        REQUIRE_OK(fg_session_eval_many(item, 2, &err), &err);
+        CHECK(card_is_plain(&r, s[0]) && card_is_plain(&r, s[1]));
+        if (i == 2) REQUIRE(card_go_to(&r, s[1], fg_session_pos(s[1]) + 2, 1)); /* one alone */
+    }
+    fg_session_destroy(&s[0]);
+    fg_session_destroy(&s[1]);
+    card_rig_close(&r);
+}
+
+FG_TEST(two_sessions_in_one_pass)
+{
+    with_card(in_company);
+}
+
+/* Stops at the k-th question. */
+typedef struct stopper {
+    int left;
+} stopper;
+
+static bool ask(void *ctx, size_t done, size_t total)
+{
+    stopper *k = ctx;
+    (void)done;
+    (void)total;
+    return k->left-- > 0;
+}
+
+static void stops(void)
+{
+    card_rig r;
+    fg_err err = {0};
+    fg_session *s = NULL;
+    int n_stopped = 0;
+    REQUIRE(card_rig_open(&r, path, 100, FG_KV_CHOICE_AUTO, NULL));
+    fg_session_opts o = fg_session_opts_default();
+    o.n_ctx = CARD_MOST;
+    o.n_batch = 64;
+    o.stops = true;
+    REQUIRE_OK(fg_session_create(&s, r.e, &o, &err), &err);
+    fg_session_ask_always(s);
+    REQUIRE(card_go_to(&r, s, 50, 0));
+    for (int after = 0; after < 8; after += 1 + after / 2) {
+        stopper k = {after};
+        fg_session_set_progress(s, ask, &k);
+        const fg_status st = fg_session_eval(s, r.ids + 50, 30, NULL, NULL, &err);
+        fg_session_set_progress(s, NULL, NULL);
+        if (st == FG_OK) break;
+        CHECK(st == FG_ECANCEL);
+        CHECK_U64(fg_session_pos(s), 50);
+        n_stopped++;
+        REQUIRE(card_go_to(&r, s, 52, 1)); /* and goes on */
+        CHECK_U64(back_to(s, 50), 50);
+    }
+    CHECK(n_stopped >= 4);
+    if (fg_session_pos(s) == 50) REQUIRE(card_go_to(&r, s, 90, 0));
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+}
+
+FG_TEST(stopped_in_the_middle_and_goes_on)
+{
+    with_card(stops);
+}
+
+/* ---- hidden states ---- */
+
+/* Embedding, layers and the final norm of some. */
+enum { TAP_TOK = 12, TAP_LAYERS = 6, TAP_D = 64 };
+typedef struct tapped {
+    float x[TAP_LAYERS][TAP_TOK][TAP_D];
+    size_t n;
+} tapped;
+
+static void keep(void *ctx, int32_t layer, uint64_t pos, uint64_t n_tok, const float *x,
+                 size_t stride)
+{
+    tapped *t = ctx;
+    for (uint64_t i = 0; i < n_tok; i++, t->n++) {
+        memcpy(t->x[layer + 1][pos + i], x + i * stride, TAP_D * sizeof *x);
+    }
+}
+
+static bool tap(tapped *t, fg_engine *e, const uint32_t *ids)
+{
+    static const size_t parts[] = {9, 1, 2};
+    fg_session *s = e == NULL ? NULL : model_session(e, 100, 64);
+    const fg_taps taps = {.hidden = keep, .ctx = t};
+    fg_err err = {0};
+    fg_status st = s == NULL ? FG_ENOMEM : FG_OK;
+    if (st == FG_OK) fg_session_set_taps(s, &taps);
+    for (size_t i = 0, at = 0; i < 3 && st == FG_OK; at += parts[i++]) {
+        st = fg_session_eval(s, ids + at, parts[i], NULL, NULL, &err);
+    }
+    fg_session_destroy(&s);
+    CHECK(t->n >= (size_t)TAP_TOK * (TAP_LAYERS - 1));
+    return st == FG_OK;
+}
+
+static void taps(void)
+{
+    static tapped card, host;
+    card_rig r;
+    REQUIRE(card_rig_open(&r, path, 2, FG_KV_CHOICE_AUTO, NULL));
+    const fg_shape *y = fg_engine_shape(r.e);
+    REQUIRE(y->n_layer + 2 == TAP_LAYERS && y->d_model == TAP_D);
+    fg_engine *e = model_open_file(path, 1, NULL);
+    CHECK(tap(&card, r.e, r.ids) && tap(&host, e, r.ids));
+    CHECK_U64(card.n, host.n);
+    for (int l = 0; l < TAP_LAYERS; l++) {
+        for (int t = 0; t < TAP_TOK; t++) {
+            if (memcmp(card.x[l][t], host.x[l][t], sizeof host.x[l][t]) == 0) continue;
+            fg_test_fail(__FILE__, __LINE__, "layer %d, token %d: other hidden state", l - 1, t);
+            return;
+        }
+    }
+    fg_engine_close(&e);
+    card_rig_close(&r);
+}
+
+FG_TEST(hidden_states_are_equal)
+{
+    with_card(taps);
+}
