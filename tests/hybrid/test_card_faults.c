@@ -30,8 +30,7 @@ enum { N_TOK = 12 };
 static fg_status until(fg_session *s, const card_rig *r, fg_err *err)
 {
     while (fg_session_pos(s) < N_TOK) {
-        const fg_status st =
-            fg_session_eval(s, r->ids + fg_session_pos(s), step, NULL, NULL, err);
+        const fg_status st = fg_session_eval(s, r->ids + fg_session_pos(s), step, NULL, NULL, err);
         if (st != FG_OK) return st;
         CHECK(card_is_plain(r, s)); /* what was said before is right */
     }
