@@ -75,7 +75,7 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
     fill_job j = {s, *st, ctx};
     if (ctx > 0) fg_team_run(b->team, fill_state, &j);
     fg_device *d = fg_engine_device(b->e); /* its own cache stays zeros */
-    return d == NULL ? FG_OK : d->ops->attach(d, *st, err);
+    return d == NULL ? FG_OK : d->ops->attach(d, *st, *scratch, err);
 }
 
 /* ---- what a token costs ---- */
@@ -253,7 +253,9 @@ static fg_status measure(fg_bench *b, uint64_t ctx, uint32_t n_tok, uint32_t n_r
                        n_tok, n_run, MAX_RUN);
     }
     bench_seq q = {.b = b, .n_tok = n_tok, .n_batch = 1};
-    const uint32_t usual = FG_SESSION_LONG_BATCH;
+    fg_device *d = fg_engine_device(b->e);
+    const uint32_t most = d == NULL ? 0 : d->ops->most_rows(d);
+    const uint32_t usual = most > FG_SESSION_LONG_BATCH ? most : (uint32_t)FG_SESSION_LONG_BATCH;
     if (!decode) q.n_batch = n_tok < usual ? n_tok : usual;
     fg_rng_init(&q.rng, ctx + n_tok);
     double seconds[MAX_RUN];

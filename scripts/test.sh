@@ -132,7 +132,7 @@ asan_jobs() {
 
 # Threads.
 tsan_jobs() {
-    printf 'tsan %s\n' tests/sys/test_team tests/device/test_gpu tests/sys/test_place "tests/model/test_invariance tiny_q4" \
+    printf 'tsan %s\n' tests/sys/test_team "tests/device/test_gpu streams" "tests/device/test_gpu rows" tests/sys/test_place "tests/model/test_invariance tiny_q4" \
         "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
         "tests/convert/test_convert thread_count" tests/quant/test_feedback "tests/convert/test_calib workers" \
         "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny" \

@@ -329,7 +329,8 @@ typedef struct fg_session_opts {
     uint64_t n_ctx;   /* positions; 0: the model's maximum, at most 4096 */
     uint32_t n_batch; /* tokens evaluated together in prefill; 0: FG_SESSION_BATCH, for a longer
                        * prompt up to FG_SESSION_LONG_BATCH where an eighth of the free memory has
-                       * room for them, and when not all experts are in memory as many as make the
+                       * room for them, with a card up to what that has room for, and when not all
+                       * experts are in memory as many as make the
                        * fewest reads, within the bound.  Never changes the result */
     fg_kv_choice kv;
     uint32_t n_mark; /* marks kept at most; 0: FG_SESSION_MARKS */

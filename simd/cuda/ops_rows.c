@@ -91,5 +91,9 @@ void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r)
         const fg_cuda_product p = {&r->m, x, r->work, n};
         fg_cuda_multiply(q, &p, 1, r->n_tok, NULL);
     }
-    FG_LAUNCH(q, select, FG_GRID(r->n_tok), 32 * up_div(n, 32), 0, a);
+    /* some four chains a thread, and a thread an expert */
+    const uint32_t wanted = up_div((uint64_t)a.n_chain * n, 4 * 32), least = up_div(n, 32);
+    uint32_t warps = wanted < 16 ? wanted : 16;
+    if (warps < least) warps = least;
+    FG_LAUNCH(q, select, FG_GRID(r->n_tok), 32 * warps, 0, a);
 }

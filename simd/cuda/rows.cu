@@ -15,6 +15,43 @@ FG_DEV void store4(float *p, const float4 &v)
     *(float4 *)(void *)p = v;
 }
 
+/* A thread has elements i .. i + 3, i = 4 (thread + u * threads), of a row, and so a warp whole blocks
+ * of 128.  The first ROW_KEPT of them stay in registers while the norm is found, and what they are
+ * multiplied by is on its way meanwhile; the rest of a long row is read again. */
+enum { ROW_KEPT = 4 };
+FG_DEV uint32_t element(uint32_t u)
+{
+    return 4 * (threadIdx.x + u * blockDim.x);
+}
+FG_DEV void load_kept(float4 v[ROW_KEPT], const float *p, uint32_t d)
+{
+#pragma unroll
+    for (uint32_t u = 0; u < ROW_KEPT; u++) {
+        v[u] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (element(u) < d) v[u] = load4(p + element(u));
+    }
+}
+FG_DEV void store_kept(float *p, const float4 v[ROW_KEPT], uint32_t d)
+{
+#pragma unroll
+    for (uint32_t u = 0; u < ROW_KEPT; u++) {
+        if (element(u) < d) store4(p + element(u), v[u]);
+    }
+}
+
+/* f(u, i) for all of a thread's elements; beyond d too, to the end of a block. */
+template <class F> FG_DEV void for_kept(uint32_t d, F f)
+{
+#pragma unroll
+    for (uint32_t u = 0; u < ROW_KEPT; u++) {
+        if (element(u) / 128 < (d + 127) / 128) f(u, element(u));
+    }
+}
+template <class F> FG_DEV void for_rest(uint32_t d, F f)
+{
+    for (uint32_t u = ROW_KEPT; element(u) / 128 < (d + 127) / 128; u++) f(element(u));
+}
+
 /* a = fma(c, y, a) in each. */
 FG_DEV void axpy4(float4 &a, float c, const float4 &y)
 {
@@ -24,31 +61,91 @@ FG_DEV void axpy4(float4 &a, float c, const float4 &y)
     a.w = fma_rn(c, y.w, a.w);
 }
 
-/* Elements i .. i+3 of the experts' outputs of row t, best first. */
+/* fma(alpha, r, beta * a) */
+FG_DEV float4 axpby4(float alpha, const float4 &r, float beta, const float4 &a)
+{
+    return {fma_rn(alpha, r.x, beta * a.x), fma_rn(alpha, r.y, beta * a.y),
+            fma_rn(alpha, r.z, beta * a.z), fma_rn(alpha, r.w, beta * a.w)};
+}
+
+/* The weighted output of the k-th expert of row t. */
+FG_DEV const float *output_of(const fg_cuda_join &j, uint32_t t, uint32_t k, float *weight)
+{
+    const uint64_t at = (uint64_t)t * j.n_used + k;
+    const uint32_t row = j.row_of[at];
+    *weight = j.sel_w[at];
+    const float *y = (row & FG_CUDA_ON_CARD) != 0 ? j.y_card : j.y_host;
+    return y + (uint64_t)(row & ~FG_CUDA_ON_CARD) * j.y_stride;
+}
+
+/* Outputs of row t's experts, best first, added up; two of them are on their way at a time, from
+ * the host's memory perhaps. */
+FG_DEV void combine_kept(float4 sum[ROW_KEPT], const fg_cuda_join &j, uint32_t t)
+{
+#pragma unroll
+    for (uint32_t u = 0; u < ROW_KEPT; u++) sum[u] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint32_t k = 0; k < j.n_used; k += 2) {
+        float w0, w1 = 0.0f;
+        float4 y0[ROW_KEPT], y1[ROW_KEPT];
+        const float *p0 = output_of(j, t, k, &w0);
+        const float *p1 = k + 1 < j.n_used ? output_of(j, t, k + 1, &w1) : p0;
+        load_kept(y0, p0, j.d);
+        load_kept(y1, p1, j.d);
+#pragma unroll
+        for (uint32_t u = 0; u < ROW_KEPT; u++) {
+            axpy4(sum[u], w0, y0[u]);
+            if (k + 1 < j.n_used) axpy4(sum[u], w1, y1[u]);
+        }
+    }
+}
 FG_DEV float4 combine(const fg_cuda_join &j, uint32_t t, uint32_t i)
 {
     float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint32_t k = 0; k < j.n_used; k++) {
-        const uint32_t at = j.row_of[(uint64_t)t * j.n_used + k];
-        const float *y = (at & FG_CUDA_ON_CARD) != 0 ? j.y_card : j.y_host;
-        y += (uint64_t)(at & ~FG_CUDA_ON_CARD) * j.y_stride;
-        axpy4(sum, j.sel_w[(uint64_t)t * j.n_used + k], load4(y + i));
+        float w;
+        const float *y = output_of(j, t, k, &w);
+        axpy4(sum, w, load4(y + i));
     }
     return sum;
 }
 
-/* Row t of x with what the sub-layer adds to it, elements i .. i+3. */
-FG_DEV float4 residual4(const fg_cuda_join &j, uint32_t t, uint32_t i)
+/* Row t of x with what the sub-layer adds to it: what is kept into v, the rest into x alone. */
+FG_DEV void add_residual(float4 v[ROW_KEPT], const fg_cuda_join &j, uint32_t t, float *x)
 {
-    const float *r = j.postnorm ? j.n.f + (uint64_t)t * j.n.f_stride
-                                : (const float *)j.x + (uint64_t)t * j.x_stride;
-    float4 v = j.row_of != NULL ? combine(j, t, i) : load4(j.a + (uint64_t)t * j.a_stride + i);
-    const float4 o = load4(r + i);
-    v.x = fma_rn(j.alpha, o.x, j.beta * v.x);
-    v.y = fma_rn(j.alpha, o.y, j.beta * v.y);
-    v.z = fma_rn(j.alpha, o.z, j.beta * v.z);
-    v.w = fma_rn(j.alpha, o.w, j.beta * v.w);
-    return v;
+    const float *r = j.postnorm ? j.n.f + (uint64_t)t * j.n.f_stride : x;
+    const float *a = j.a + (uint64_t)t * j.a_stride;
+    float4 old[ROW_KEPT];
+    load_kept(old, r, j.d);
+    if (j.row_of != NULL) {
+        combine_kept(v, j, t);
+    } else {
+        load_kept(v, a, j.d);
+    }
+#pragma unroll
+    for (uint32_t u = 0; u < ROW_KEPT; u++) v[u] = axpby4(j.alpha, old[u], j.beta, v[u]);
+    store_kept(x, v, j.d);
+    for_rest(j.d, [&](uint32_t i) {
+        if (i >= j.d) return;
+        const float4 add = j.row_of != NULL ? combine(j, t, i) : load4(a + i);
+        store4(x + i, axpby4(j.alpha, load4(r + i), j.beta, add));
+    });
+}
+
+/* The row that norm_scale reads: all of v and the rest of x, in shared memory where it fits. */
+FG_DEV const float *lay_row(float *shared, uint32_t in_shared, const float4 v[ROW_KEPT],
+                            const float *x, uint32_t d)
+{
+    if (in_shared == 0) return x;
+    store_kept(shared, v, d);
+    for_rest(d, [&](uint32_t i) {
+        if (i < d) store4(shared + i, load4(x + i));
+    });
+    return shared;
+}
+
+FG_DEV float4 normed(const float4 &x, float s, const float4 &w)
+{
+    return {(x.x * s) * w.x, (x.y * s) * w.y, (x.z * s) * w.z, (x.w * s) * w.w};
 }
 
 FG_KERNEL(join, fg_join_args, ROW_THREADS, 1)
@@ -57,55 +154,65 @@ FG_KERNEL(join, fg_join_args, ROW_THREADS, 1)
     FG_SHARED(float, scale);
     const fg_cuda_join &j = a.j;
     const uint32_t t = blockIdx.x, from = j.from != NULL ? j.from[t] : t;
-    float *x = j.x + (uint64_t)from * j.x_stride, *row = a.in_shared != 0 ? shared : x;
-    for (uint32_t i = 4 * threadIdx.x; i < j.d; i += 4 * blockDim.x) {
-        float4 v;
-        if (j.residual && j.from == NULL) {
-            v = residual4(j, t, i);
-            store4(x + i, v);
-        } else {
-            v = load4(x + i);
-        }
-        if (a.in_shared != 0) store4(row + i, v);
+    float *x = j.x + (uint64_t)from * j.x_stride;
+    float4 v[ROW_KEPT], w[ROW_KEPT];
+    if (j.w != NULL) load_kept(w, j.w, j.d);
+    if (j.residual && j.from == NULL) {
+        add_residual(v, j, t, x);
+    } else {
+        load_kept(v, x, j.d);
     }
     if (j.w == NULL) return; /* all of the block */
+    const float *row = lay_row(shared, a.in_shared, v, x, j.d);
     sync_block();
     norm_scale(row, j.d, j.eps, &scale);
     sync_block();
-    const float s = scale;
-    for_blocks(j.d, [&](uint32_t b, uint32_t i) {
-        float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (i < j.d) {
-            const float4 o = load4(row + i), w = load4(j.w + i);
-            v = {(o.x * s) * w.x, (o.y * s) * w.y, (o.z * s) * w.z, (o.w * s) * w.w};
-        }
-        store_forms(j.n, t, b, i, v);
+    const float s = scale; /* NaN perhaps, which must not get into what fills up a row */
+    const float4 zero = {0.0f, 0.0f, 0.0f, 0.0f};
+    for_kept(j.d, [&](uint32_t u, uint32_t i) {
+        const float4 o = normed(v[u], s, w[u]);
+        store_forms(j.n, t, i / 128, i, i < j.d ? o : zero);
+    });
+    for_rest(j.d, [&](uint32_t i) {
+        float4 o = zero;
+        if (i < j.d) o = normed(load4(row + i), s, load4(j.w + i));
+        store_forms(j.n, t, i / 128, i, o);
     });
 }
 
 /* u = ((u * s) * w) * sigmoid(gate). */
+FG_DEV float4 gated(const float4 &n, const float4 &g)
+{
+    return {n.x * sigmoid_f32(g.x), n.y * sigmoid_f32(g.y), n.z * sigmoid_f32(g.z),
+            n.w * sigmoid_f32(g.w)};
+}
+
 FG_KERNEL(gate, fg_gate_args, ROW_THREADS, 1)
 {
     FG_SHARED_MORE(float, shared);
     FG_SHARED(float, scale);
     const fg_cuda_gate &g = a.g;
     const uint32_t t = blockIdx.x;
-    float *u = g.u.f + (uint64_t)t * g.u.f_stride, *row = a.in_shared != 0 ? shared : u;
-    for (uint32_t i = 4 * threadIdx.x; a.in_shared != 0 && i < g.d; i += 4 * blockDim.x) {
-        store4(row + i, load4(u + i));
-    }
+    const float *x = g.u.f + (uint64_t)t * g.u.f_stride;
+    const float *gate = g.gate + (uint64_t)t * g.gate_stride;
+    float4 v[ROW_KEPT], w[ROW_KEPT], c[ROW_KEPT];
+    load_kept(v, x, g.d);
+    load_kept(w, g.w, g.d);
+    load_kept(c, gate, g.d);
+    const float *row = lay_row(shared, a.in_shared, v, x, g.d);
     sync_block();
     norm_scale(row, g.d, g.eps, &scale);
     sync_block();
-    const float s = scale, *gate = g.gate + (uint64_t)t * g.gate_stride;
-    for_blocks(g.d, [&](uint32_t b, uint32_t i) {
-        float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (i < g.d) {
-            const float4 o = load4(row + i), w = load4(g.w + i), c = load4(gate + i);
-            v = {((o.x * s) * w.x) * sigmoid_f32(c.x), ((o.y * s) * w.y) * sigmoid_f32(c.y),
-                 ((o.z * s) * w.z) * sigmoid_f32(c.z), ((o.w * s) * w.w) * sigmoid_f32(c.w)};
-        }
-        store_forms(g.u, t, b, i, v);
+    const float s = scale; /* NaN perhaps, which must not get into what fills up a row */
+    const float4 zero = {0.0f, 0.0f, 0.0f, 0.0f};
+    for_kept(g.d, [&](uint32_t u, uint32_t i) {
+        const float4 o = gated(normed(v[u], s, w[u]), c[u]);
+        store_forms(g.u, t, i / 128, i, i < g.d ? o : zero);
+    });
+    for_rest(g.d, [&](uint32_t i) {
+        float4 o = zero;
+        if (i < g.d) o = gated(normed(load4(row + i), s, load4(g.w + i)), load4(gate + i));
+        store_forms(g.u, t, i / 128, i, o);
     });
 }
 
@@ -226,12 +333,20 @@ FG_DEV void select_best(const fg_cuda_router &r, float *p, uint32_t t)
     for (uint32_t i = lane; i < r.n_used; i += 32) weight[i] = weight[i] / sum;
 }
 
+/* Chains are read into shared memory at once, where they fit. */
 typedef float floats1024[1024];
+typedef float route_stage[FG_ROUTE_STAGE];
 FG_KERNEL(select, fg_route_args, 1024, 1)
 {
     FG_SHARED(floats1024, p);
+    FG_SHARED(route_stage, stage);
     const uint32_t n = 16 * a.r.m.n_panel, t = blockIdx.x;
     const float *chain = a.r.work + (uint64_t)t * a.n_chain * n;
+    if (a.n_chain > 1 && (uint64_t)a.n_chain * n <= FG_ROUTE_STAGE) {
+        for (uint32_t i = threadIdx.x; i < a.n_chain * n; i += blockDim.x) stage[i] = chain[i];
+        chain = stage;
+        sync_block();
+    }
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
         float acc = 0.0f;
 #pragma unroll 8

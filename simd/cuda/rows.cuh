@@ -27,16 +27,6 @@ FG_DEV void norm_scale(const float *row, uint32_t n, float eps, float *scale)
     if (threadIdx.x == 0) *scale = 1.0f / sqrt_rn(acc / (float)n + eps);
 }
 
-/* f(b, i) for the blocks of 128 of a row of d, a warp a block: lane l has elements i = 128 b + 4 l
- * .. i + 3, which may be beyond d. */
-template <class F> FG_DEV void for_blocks(uint32_t d, F f)
-{
-    const uint32_t n = (d + 127) / 128;
-    for (uint32_t b = threadIdx.x / 32; b < n; b += blockDim.x / 32) {
-        f(b, 128 * b + 4 * (threadIdx.x & 31));
-    }
-}
-
 /* quantize_act of the block whose elements 4 l .. 4 l + 3 lane l has. */
 FG_DEV void quantize_block(const float4 &v, fg_act128 *o)
 {

@@ -32,6 +32,9 @@ typedef struct fg_route_args {
     uint32_t n_chain;
 } fg_route_args;
 
-enum { FG_ROUTE_FEW = 8 }; /* rows whose router is taken by superblocks */
+enum {
+    FG_ROUTE_FEW = 8,      /* rows whose router is taken by superblocks */
+    FG_ROUTE_STAGE = 8192, /* chains of a row that fit into shared memory */
+};
 
 #endif

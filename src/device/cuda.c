@@ -50,6 +50,17 @@ fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, 
     return FG_OK;
 }
 
+fg_status cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err)
+{
+    fg_err why = {0};
+    fg_status st;
+    do {
+        st = cu_take(c, m, bytes, what, &why);
+    } while (st == FG_ENOMEM && cu_experts_yield(c));
+    if (st != FG_OK && err != NULL) *err = why;
+    return st;
+}
+
 void cu_give(cu_device *c, cu_memory *m)
 {
     if (m->p != 0 && !c->gpu->hangs) (void)c->d->mem_free(m->p);
@@ -279,6 +290,7 @@ const fg_device_ops fg_device_cuda = {
     .attach = cu_attach,
     .detach = cu_detach,
     .fetch = cu_fetch,
+    .most_rows = cu_most_rows,
     .forget = cu_forget,
     .begin = cu_begin,
     .routed = cu_routed,

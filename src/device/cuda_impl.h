@@ -127,6 +127,8 @@ typedef struct cu_device {
 
 /* ---- memory ---- */
 fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
+/* The same; residents give way to it. */
+fg_status cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
 void cu_give(cu_device *c, cu_memory *m);
 /* The status of a driver call of the device; a fault of the card is remembered. */
 fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err);
@@ -151,7 +153,7 @@ struct cu_state {
         float *k_scale, *v_scale;
     } * layer; /* [n_layer] */
 };
-fg_status cu_attach(fg_device *d, fg_state *st, fg_err *err);
+fg_status cu_attach(fg_device *d, fg_state *st, fg_scratch *s, fg_err *err);
 void cu_detach(fg_device *d, fg_state *st);
 fg_status cu_fetch(fg_device *d, fg_state *st, fg_err *err);
 /* What is newer in memory goes to the card. */
@@ -159,6 +161,7 @@ fg_status cu_bring(cu_device *c, fg_state *st, fg_err *err);
 
 /* ---- buffers ---- */
 fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
+uint32_t cu_most_rows(fg_device *d);
 fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
 void cu_forget(fg_device *d, fg_scratch *s);
 /* Address of something in the scratch of the pass as the card sees it. */

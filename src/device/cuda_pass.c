@@ -300,7 +300,7 @@ static fg_status attention_work(cu_device *c, fg_err *err)
     if (most <= c->attn.bytes) return FG_OK;
     c->graph.st = NULL; /* it has the old address */
     c->stats.work_bytes -= c->attn.bytes;
-    const fg_status st = cu_take(c, &c->attn, most, "attention", err);
+    const fg_status st = cu_take_first(c, &c->attn, most, "attention", err);
     c->stats.work_bytes += c->attn.bytes;
     return st;
 }

@@ -38,17 +38,15 @@ static uint64_t lay_out(cu_state *y, const fg_state *st, const fg_shape *s, uint
     return used;
 }
 
-fg_status cu_attach(fg_device *dev, fg_state *st, fg_err *err)
+static fg_status make_copy(cu_device *c, fg_state *st, fg_err *err)
 {
-    cu_device *c = (cu_device *)dev;
     const fg_shape *s = c->m->shape;
-    FG_TRY(fg_gpu_enter(c->gpu, err));
     cu_state *y = fg_mem_zalloc(sizeof *y);
     if (y == NULL) return fg_fail_nomem(err, "gpu");
     y->layer = fg_mem_zalloc_array(s->n_layer, sizeof *y->layer);
     fg_status code = y->layer == NULL ? fg_fail_nomem(err, "gpu") : FG_OK;
     if (code == FG_OK) {
-        code = cu_take(c, &y->memory, lay_out(y, st, s, 0), "state and key-value cache", err);
+        code = cu_take_first(c, &y->memory, lay_out(y, st, s, 0), "state and key-value cache", err);
     }
     if (code == FG_OK) { /* what was never written must at least be finite */
         (void)lay_out(y, st, s, y->memory.p);
@@ -62,11 +60,22 @@ fg_status cu_attach(fg_device *dev, fg_state *st, fg_err *err)
         return code;
     }
     c->stats.state_bytes += y->memory.bytes;
-    st->device = dev;
+    st->device = &c->base;
     st->card = y;
     st->light_there = false;
     st->rows_there = 0;
     return FG_OK;
+}
+
+fg_status cu_attach(fg_device *dev, fg_state *st, fg_scratch *s, fg_err *err)
+{
+    cu_device *c = (cu_device *)dev;
+    FG_TRY(fg_gpu_enter(c->gpu, err));
+    FG_TRY(make_copy(c, st, err));
+    fg_status code = cu_see_scratch(c, s, err);
+    if (code == FG_OK) code = cu_work_reserve(c, s->n_batch, err);
+    if (code != FG_OK) cu_detach(dev, st);
+    return code;
 }
 
 void cu_detach(fg_device *dev, fg_state *st)

@@ -85,10 +85,8 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     *w = (cu_work){.n_row = n_row};
     arena a = {0};
     lay_out(w, c->m, experts, &a);
-    fg_status st;
-    do { /* a resident expert saves less than a pass that is not cut saves */
-        st = cu_take(c, &memory, a.used, "activations", err);
-    } while (st == FG_ENOMEM && cu_experts_yield(c));
+    /* a resident expert saves less than a pass that is not cut saves */
+    const fg_status st = cu_take_first(c, &memory, a.used, "activations", err);
     w->memory = memory;
     c->stats.work_bytes += memory.bytes;
     if (st != FG_OK) {
@@ -99,6 +97,34 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     lay_out(w, c->m, experts, &a);
     /* padding of rows is read by products */
     return cu_check(c, c->d->fill(memory.p, 0, (size_t)memory.bytes, c->main), "activations", err);
+}
+
+/* What passes may take in the end: all but what others have, residents not counted. */
+static uint64_t room_for_work(const cu_device *c)
+{
+    size_t free_bytes = 0, all = 0;
+    (void)c->d->mem_info(&free_bytes, &all);
+    const fg_device_stats *s = &c->stats;
+    const uint64_t had = c->work.memory.bytes, others = s->work_bytes - had;
+    const uint64_t fixed = s->dense_bytes + s->state_bytes + others;
+    const uint64_t allowed = c->limit > fixed ? c->limit - fixed : 0;
+    const uint64_t there = free_bytes + had + s->resident_bytes;
+    return allowed < there ? allowed : there;
+}
+
+uint32_t cu_most_rows(fg_device *dev)
+{
+    cu_device *c = (cu_device *)dev;
+    uint32_t n = FG_BATCH_MAX;
+    (void)fg_gpu_enter(c->gpu, NULL);
+    const uint64_t room = room_for_work(c);
+    for (; n > 1; n /= 2) { /* a sixteenth for attention's own, and for what lies between */
+        cu_work w = {.n_row = n};
+        arena a = {0};
+        lay_out(&w, c->m, true, &a);
+        if (a.used <= room - room / 16) break;
+    }
+    return n;
 }
 
 /* ---- the host's scratch ---- */

@@ -27,13 +27,17 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
 uint32_t fg_memory_batch(const fg_shape *shape, const fg_model_forms *forms,
                          const fg_memory_opts *o, uint64_t n, uint64_t spare)
 {
+    const uint64_t had = fg_scratch_bytes(shape, forms, o->n_ctx, o->n_batch, o->n_thread);
     if (n <= o->n_batch) return o->n_batch;
-    const uint64_t n_pass = (n - 1) / FG_SESSION_LONG_BATCH + 1;
-    const uint32_t batch = (uint32_t)((n - 1) / n_pass + 1);
-    if (batch <= o->n_batch) return o->n_batch;
-    const uint64_t more = fg_scratch_bytes(shape, forms, o->n_ctx, batch, o->n_thread) -
-                          fg_scratch_bytes(shape, forms, o->n_ctx, o->n_batch, o->n_thread);
-    return more <= spare ? batch : o->n_batch;
+    for (uint64_t most = o->n_long == 0 ? FG_SESSION_LONG_BATCH : o->n_long; most > o->n_batch;
+         most /= 2) {
+        const uint64_t n_pass = (n - 1) / most + 1;
+        const uint32_t batch = (uint32_t)((n - 1) / n_pass + 1);
+        if (batch <= o->n_batch) break;
+        const uint64_t more = fg_scratch_bytes(shape, forms, o->n_ctx, batch, o->n_thread) - had;
+        if (more <= spare) return batch;
+    }
+    return o->n_batch;
 }
 
 uint64_t fg_memory_bound(uint64_t ram, uint64_t most, uint64_t room)

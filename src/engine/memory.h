@@ -22,6 +22,7 @@
 typedef struct fg_memory_opts {
     uint64_t n_ctx;             /* positions */
     uint32_t n_batch, n_thread; /* rows of a pass; workers */
+    uint32_t n_long; /* rows of a long prompt's passes at most; 0: FG_SESSION_LONG_BATCH */
     fg_kv_type kv;
     bool stops;            /* a pass can be undone: one mark */
     const fg_place *place; /* as in fg_state_size; NULL: one node */
@@ -45,8 +46,9 @@ fg_status fg_memory_of_session(fg_memory *out, const fg_shape *shape, const fg_m
 enum { FG_MEMORY_SPARE_SHARE = 8 };
 
 /* Rows of a pass for a prompt of n tokens while all weights are in memory: equal passes of up to
- * FG_SESSION_LONG_BATCH, so that an expert that has been read serves many rows, or o->n_batch when
- * n is not more, or when the larger passes would take more than `spare` bytes above it. */
+ * o->n_long, so that an expert that has been read (or copied to a card) serves many rows, or up to
+ * a half, a quarter, ... of it when they would take more than `spare` bytes above o->n_batch rows,
+ * which it is when n is not more or nothing else fits. */
 uint32_t fg_memory_batch(const fg_shape *shape, const fg_model_forms *forms,
                          const fg_memory_opts *o, uint64_t n, uint64_t spare);
 

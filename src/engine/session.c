@@ -69,7 +69,7 @@ static fg_status attach(fg_session *s, fg_err *err)
     fg_err why = {0};
     fg_device *d = s->e->device;
     if (d == NULL) return FG_OK;
-    const fg_status st = d->ops->attach(d, s->state, &why);
+    const fg_status st = d->ops->attach(d, s->state, s->scratch, &why);
     if (st == FG_OK) return FG_OK;
     if (s->e->device_wanted) {
         if (err != NULL) *err = why;
@@ -92,8 +92,8 @@ static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
                               .place = fg_team_place(s->e->team)};
     fg_memory memory;
     FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, o.place, err));
-    FG_TRY(attach(s, err));
     FG_TRY(fg_scratch_create(&s->scratch, m, n_ctx, s->n_batch, n_thread, err));
+    FG_TRY(attach(s, err));
     if (s->stops) FG_TRY(fg_mark_reserve(&s->undo, shape, err));
     FG_TRY(fg_memory_of_session(&memory, shape, &m->forms, &o, err));
     s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
@@ -269,8 +269,10 @@ static fg_taps taps_of(fg_session *s)
 static uint32_t long_batch(const fg_session *s, uint64_t n, size_t n_item)
 {
     const fg_model *m = s->e->model;
+    fg_device *d = s->state->device;
     const fg_memory_opts o = {.n_ctx = s->state->n_ctx,
                               .n_batch = s->scratch->n_batch,
+                              .n_long = d == NULL ? 0 : d->ops->most_rows(d),
                               .n_thread = fg_team_size(s->e->team)};
     const fg_home home = fg_engine_home(s->e);
     const bool mapped = home.store == NULL && home.copy == NULL;

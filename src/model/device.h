@@ -55,11 +55,14 @@ typedef struct fg_device_ops {
     fg_status (*open)(fg_device **out, const fg_model *m, const fg_device_opts *o, fg_err *err);
     void (*close)(fg_device *d);
 
-    /* A state that passes may be run on; detach is called before it goes, by fg_state_destroy. */
-    fg_status (*attach)(fg_device *d, fg_state *st, fg_err *err);
+    /* A state that passes may be run on, of as many rows as that scratch has, or of more as far as
+     * there is memory; detach is called before it goes, by fg_state_destroy. */
+    fg_status (*attach)(fg_device *d, fg_state *st, fg_scratch *s, fg_err *err);
     void (*detach)(fg_device *d, fg_state *st);
     /* What is newer on the card comes to memory (fg_state_fetch). */
     fg_status (*fetch)(fg_device *d, fg_state *st, fg_err *err);
+    /* Rows of the largest pass that there is memory for. */
+    uint32_t (*most_rows)(fg_device *d);
     /* Scratch that a pass used goes; by fg_scratch_destroy. */
     void (*forget)(fg_device *d, fg_scratch *s);
 

@@ -67,7 +67,7 @@ typedef struct fg_scratch {
 
 enum {
     FG_LOGIT_ROWS = 16, /* tokens whose logits are computed together; bounds the buffer */
-    FG_BATCH_MAX = 4096,
+    FG_BATCH_MAX = 16384,
     FG_FEW_TOKENS = 8,   /* below it a token's router is split over the workers */
     FG_ATTN_TOKENS = 16, /* of a sequence, that softmax attention walks the cache with at a time */
 };

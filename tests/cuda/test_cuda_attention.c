@@ -5,8 +5,7 @@
  */
 #include "src/base/fp.h"
 #include "src/model/state.h"
-#include "tests/checkasm/checkasm.h"
-#include "tests/emulate/cuda/cuda_emu.h"
+#include "tests/cuda/cuda_check.h"
 
 _Static_assert((int)FG_CUDA_KV_F32 == (int)FG_KV_F32 && (int)FG_CUDA_KV_F16 == (int)FG_KV_F16 &&
                    (int)FG_CUDA_KV_INT8 == (int)FG_KV_INT8 && FG_ATTN_SPAN == 1024,
@@ -174,7 +173,7 @@ static void block(const attention *y, const fg_kernels *k, const float *q, uint6
         int16_t q16[FG_CUDA_MAX_HEAD];
         const float scale = k->quantize_i16(q, d, q16);
         for (size_t i = 0; f == FEWER_BITS && i < d; i++) q16[i] = (int16_t)(q16[i] / 2 * 2);
-        k->attn_i8(q16, &scale, &n, 1, d, c.k, c.k_scale, c.v, c.v_scale, ml, o);
+        k->attn_i8(q16, &scale, &n, 1, d, c.k, c.k_scale, c.v, c.v_scale, ml, o, NULL);
     } else if (y->s.kv == FG_KV_F16) {
         k->attn_f16(q, 1, d, n, c.k, c.v, ml, o);
     } else {
@@ -317,7 +316,9 @@ FG_TEST(few_and_many_rows)
     for (size_t i = 0; i < N_STARTS; i++) {
         CHECK(equal((shape){FG_KV_INT8, 8, 1, 128, 64}, starts[i], 12, 12, 0, NONE));
         CHECK(equal((shape){FG_KV_INT8, 6, 2, 128, 32}, starts[i], 3, 3, 0, NONE));
-        CHECK(equal((shape){FG_KV_INT8, 3, 1, 128, 32}, starts[i], 23, 23, 4, NONE));
+        if (i % 2 == 1 || fg_test_long()) {
+            CHECK(equal((shape){FG_KV_INT8, 3, 1, 128, 32}, starts[i], 23, 23, 4, NONE));
+        }
         for (size_t k = 0; k < 3; k++) {
             CHECK(equal((shape){kinds[k], 10, 2, 16, 8}, starts[i], 10, 10, 0, NONE));
             CHECK(equal((shape){kinds[k], 2, 1, 48, 5}, starts[i], 3, 3, 2, NONE));
@@ -337,11 +338,11 @@ FG_TEST(odd_heads)
 
 FG_TEST(any_split_gives_the_same)
 {
-    const uint32_t splits[] = {1, 3, 64, 511}, n = fg_test_long() ? 600 : 70;
+    const uint32_t splits[] = {1, 3, 64, 511}, n = fg_test_long() ? 600 : 44;
     for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++) {
-        CHECK(equal((shape){FG_KV_INT8, 2, 1, 128, 64}, 990, n, splits[i], 0, NONE));
-        CHECK(equal((shape){FG_KV_INT8, 3, 1, 32, 8}, 990, n, splits[i], 0, NONE));
-        CHECK(equal((shape){FG_KV_F32, 2, 2, 16, 8}, 200, n, splits[i], 0, NONE));
+        CHECK(equal((shape){FG_KV_INT8, 2, 1, 128, 64}, 1000, n, splits[i], 0, NONE));
+        CHECK(equal((shape){FG_KV_INT8, 3, 1, 32, 8}, 1000, n, splits[i], 0, NONE));
+        CHECK(equal((shape){FG_KV_F32, 2, 2, 16, 8}, 230, n, splits[i], 0, NONE));
     }
 }
 
@@ -408,6 +409,7 @@ FG_TEST(faults_are_found)
         CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, n, n, 0, FEWER_BITS));
         CHECK(!equal((shape){FG_KV_INT8, 4, 1, 128, 16}, 300, n, n, 0, NO_ROPE));
     }
+    if (check_on_card()) return; /* it cannot be told to be wrong */
     fg_emu_break(FG_EMU_UNFUSED);
     CHECK(!equal((shape){FG_KV_F32, 4, 1, 32, 16}, 300, 1, 1, 0, NONE));
     fg_emu_break(FG_EMU_OTHER_TREE);

@@ -9,13 +9,17 @@ static const char *name_of(fg_qkind kind)
     return fg_qkinds[kind].name;
 }
 
-/* n_tok rows of n_sb blocks, of mixed magnitudes so that the order of sums shows; 0, NaN once. */
+/* n blocks of mixed magnitudes, so that the order of sums shows; some 0, some of them (bad_blocks)
+ * no numbers. */
+static bool bad_blocks;
 static void fill_blocks(fg_rng *r, fg_act128 *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         memset(&x[i], 0, sizeof x[i]);
         x[i].d =
             i % 13 == 5 ? 0.0f : ldexpf((float)(fg_rng_f64(r) - 0.5), (int)(fg_rng_u64(r) % 20));
+        if (bad_blocks && i == 2) x[i].d = NAN;
+        if (bad_blocks && i == 9) x[i].d = INFINITY;
         for (size_t k = 0; k < 128; k++) {
             const int v = (int)(fg_rng_u64(r) % 255) - 127;
             x[i].q[k] = (int8_t)(i % 7 == 3 ? (v < 0 ? -127 : 127) : v);
@@ -69,6 +73,7 @@ typedef struct job {
     uint32_t n_sb, n_tok, n_product, n_panel[6];
 } job;
 
+static bool split_sums; /* control: two halves of a row added up by themselves */
 static bool product_agrees(const fg_cuda_product *p, const panels *w, uint32_t n_tok)
 {
     fg_kernels k;
@@ -78,15 +83,25 @@ static bool product_agrees(const fg_cuda_product *p, const panels *w, uint32_t n
     const size_t stride = is_float ? 4 * p->x.f_stride : sizeof(fg_act128) * p->x.q_stride;
     float *want = calloc(16 * (size_t)n_tok, sizeof *want);
     if (want == NULL) abort();
+    float *rest = calloc(16 * (size_t)n_tok, sizeof *rest);
+    if (rest == NULL) abort();
+    const size_t half = split_sums ? p->m->n_sb / 2 : 0, of = is_float ? 512 : sizeof(fg_act128);
     bool ok = true;
     for (size_t i = 0; ok && i < p->m->n_panel; i++) {
-        k.panel[p->m->kind](p->m->panels + i * p->m->panel_stride, p->m->scales + 16 * i, &w->lut,
-                            x, stride, n_tok, p->m->n_sb, want, 16);
+        const uint8_t *panel = p->m->panels + i * p->m->panel_stride;
+        fg_panel_fn *fn = k.panel[p->m->kind];
+        fn(panel + half * (p->m->panel_stride / p->m->n_sb), p->m->scales + 16 * i, &w->lut,
+           (const uint8_t *)x + half * of, stride, n_tok, p->m->n_sb - half, want, 16);
+        if (half != 0) {
+            fn(panel, p->m->scales + 16 * i, &w->lut, x, stride, n_tok, half, rest, 16);
+            for (size_t j = 0; j < 16 * (size_t)n_tok; j++) want[j] += rest[j];
+        }
         for (size_t t = 0; t < n_tok; t++) {
             ok = ok && same_floats(want + 16 * t, p->y + t * p->y_stride + 16 * i, 16);
         }
     }
     free(want);
+    free(rest);
     return ok;
 }
 
@@ -173,6 +188,27 @@ FG_TEST(long_rows)
 {
     CHECK(agrees(&(job){FG_KIND_Q6, fg_test_long() ? 8192 : 300, 1, 2, {5, 1}}));
     CHECK(agrees(&(job){FG_KIND_BF16, 1100, 1, 1, {1}}));
+}
+
+/* A block that was NaN or infinite makes its row NaN, and no other. */
+FG_TEST(rows_that_are_no_numbers)
+{
+    bad_blocks = true;
+    CHECK(agrees(&(job){FG_KIND_Q6, 3, 12, 2, {3, 1}}));
+    CHECK(agrees(&(job){FG_KIND_Q4, 5, 1, 1, {3}}));
+    bad_blocks = false;
+}
+
+FG_TEST(split_sums_are_seen)
+{
+    for (unsigned kind = 0; kind < FG_KIND_COUNT; kind++) {
+        for (uint32_t n_tok = 1; n_tok < 10; n_tok += 8) {
+            const job j = {(fg_qkind)kind, 24, n_tok, 1, {4}};
+            split_sums = true;
+            CHECK(!agrees(&j));
+            split_sums = false;
+        }
+    }
 }
 
 FG_TEST(controls)

@@ -6,8 +6,10 @@
  */
 #include "tests/cuda/cuda_check.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
+#include "src/base/mem.h"
 #include "tests/cuda/cuda_card.h"
 
 static const uint64_t POOL = 1ull << 30; /* bytes of weights; several times the cache */
@@ -19,6 +21,7 @@ typedef struct card {
     fg_gpu_queue queue;
     fg_cuda_queue ops;
     uint64_t pool, x, y, work, scales;
+    uint64_t seq, rows, u, attn; /* of attention */
     fg_cu_event begin, end;
     double read; /* bytes a second */
 } card;
@@ -161,6 +164,97 @@ static void show_rows(const card *c)
     }
 }
 
+/* ---- attention, one layer of M1; states and caches are taken from the pool ---- */
+
+typedef struct rows {
+    uint64_t pos;
+    uint32_t n;
+} rows;
+
+static void lightning(const card *c, const void *what, uint32_t i)
+{
+    enum { H = 64, D = 128, BYTES = 4 * H * (D * D + 2 * 64 * D) };
+    const rows *r = what;
+    const uint64_t s = c->pool + i % (POOL / BYTES) * BYTES, kt = s + 4ull * H * D * D;
+    fg_cuda_lightning(&c->ops, &(fg_cuda_light){.seq = at(c->seq),
+                                                .n_most = r->n,
+                                                .n_head = H,
+                                                .d = D,
+                                                .qkv = at(c->rows),
+                                                .qkv_stride = 3 * H * D,
+                                                .s = at(s),
+                                                .kt = at(kt),
+                                                .v = at(kt + 4ull * H * D * 64),
+                                                .decay = at(c->scales),
+                                                .u = at(c->u),
+                                                .u_stride = H * D,
+                                                .work = at(c->attn)});
+}
+
+static fg_cuda_softmax softmax_of(const card *c, const rows *r, uint64_t cache)
+{
+    const uint64_t n_pos = fg_round_up(r->pos + r->n, 64), bytes = 8 * n_pos * 128;
+    return (fg_cuda_softmax){.seq = at(c->seq),
+                             .n_most = r->n,
+                             .pos_most = r->pos + r->n,
+                             .n_pos = n_pos,
+                             .n_head = 64,
+                             .n_kv_head = 8,
+                             .d = 128,
+                             .half = 32,
+                             .kv_type = FG_CUDA_KV_INT8,
+                             .k_cache = at(cache),
+                             .v_cache = at(cache + bytes),
+                             .k_scale = at(cache + 2 * bytes),
+                             .v_scale = at(cache + 2 * bytes + 32 * n_pos),
+                             .qkv = at(c->rows),
+                             .qkv_stride = 80 * 128,
+                             .cos = at(c->scales),
+                             .sin = at(c->scales),
+                             .u = at(c->u),
+                             .u_stride = 64 * 128,
+                             .work = at(c->attn)};
+}
+
+static void softmax(const card *c, const void *what, uint32_t i)
+{
+    const rows *r = what;
+    const uint64_t bytes = 8 * fg_round_up(r->pos + r->n, 64) * (2 * 128 + 8);
+    const fg_cuda_softmax a = softmax_of(c, r, c->pool + i % (POOL / bytes) * bytes);
+    fg_cuda_attention(&c->ops, &a);
+}
+
+/* Zeros are as good as anything: no path depends on values.  folded: of lightning. */
+static void show_attention(card *c)
+{
+    static const rows light[] = {{63, 1}, {64, 1}, {0, 512}, {0, 2048}};
+    static const rows kv[] = {{4095, 1}, {32767, 1},    {131071, 1},   {0, 512},
+                              {0, 2048}, {30720, 2048}, {131072, 2048}};
+    const fg_driver *d = c->gpu->d;
+    const uint64_t light_work = fg_cuda_light_bytes(2048, 64);
+    const fg_cuda_softmax most = softmax_of(c, &(rows){131072, 2048}, 0);
+    const uint64_t work = fg_cuda_softmax_bytes(&most);
+    c->seq = take(c, sizeof(fg_cuda_seq));
+    c->rows = take(c, 4ull * 2048 * 3 * 64 * 128);
+    c->u = take(c, 4ull * 2048 * 64 * 128);
+    c->attn = take(c, work > light_work ? work : light_work);
+    for (size_t i = 0; i < sizeof light / sizeof *light; i++) {
+        const fg_cuda_seq seq = {light[i].pos, 0, 0, light[i].n};
+        REQUIRE(d->copy_in(c->seq, &seq, sizeof seq, c->queue.stream) == 0);
+        const double s = seconds(c, lightning, &light[i]);
+        printf("lightning at %" PRIu64 ", %u rows: %.1f us\n", light[i].pos, light[i].n, s * 1e6);
+    }
+    for (size_t i = 0; i < sizeof kv / sizeof *kv; i++) {
+        const fg_cuda_seq seq = {kv[i].pos, 0, 0, kv[i].n};
+        REQUIRE(d->copy_in(c->seq, &seq, sizeof seq, c->queue.stream) == 0);
+        const double s = seconds(c, softmax, &kv[i]), n = kv[i].n;
+        const double seen = n * ((double)kv[i].pos + (n + 1) / 2);
+        printf("softmax at %" PRIu64 ", %u rows: %.1f us, %.0f GB/s of the cache, %.1f TMAC/s\n",
+               kv[i].pos, kv[i].n, s * 1e6, 2112.0 * ((double)kv[i].pos + n) / s * 1e-9,
+               seen * 64 * 256 / s * 1e-12);
+    }
+}
+
 static void read_pool(const card *c, const void *what, uint32_t i)
 {
     (void)what, (void)i;
@@ -189,4 +283,5 @@ FG_TEST(rates)
            c.read * 1e-9);
     show_products(&c);
     show_rows(&c);
+    show_attention(&c);
 }

@@ -184,7 +184,7 @@ FG_TEST(join)
         {16, 0, false, false, IN_NORMAL},   {256, 0, true, true, IN_NORMAL},
         {256, 0, true, false, IN_OUTLIER},  {272, 2, true, true, IN_NORMAL},
         {6144, 2, true, true, IN_OUTLIER},  {1040, 9, true, false, IN_UNIFORM},
-        {384, 1, true, true, IN_SUBNORMAL}, {512, 2, true, true, IN_NAN},
+        {384, 1, true, true, IN_SUBNORMAL}, {528, 2, true, true, IN_NAN},
         {512, 2, true, false, IN_INF},      {512, 0, false, false, IN_ZERO},
         {25600, 2, true, true, IN_NORMAL}, /* more than shared memory holds */
     };

@@ -5,6 +5,7 @@
  */
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -202,6 +203,66 @@ FG_TEST(the_ledger_is_what_a_run_takes)
         (void)snprintf(nano, sizeof nano, "%s", path);
         CHECK(fake_card_run("devices=1", takes_what_the_ledger_says) == 0);
     }
+}
+
+/* Logits of 6 tokens together and of 3 alone, [9][n_vocab]; malloc'ed. */
+static float *nine_rows(int32_t gpu, uint64_t *n_graph, size_t *bytes)
+{
+    static const uint32_t ids[9] = {200, 201, 202, 203, 204, 205, 206, 207, 208};
+    fg_err err = {0};
+    fg_device_stats got = {0};
+    fg_engine_opts eo = fg_engine_opts_default();
+    eo.gpu = gpu;
+    eo.n_thread = 1; /* OpenMP's do not outlive a fork */
+    fg_engine *e = NULL;
+    if (fg_engine_open(&e, nano, &eo, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+        return NULL;
+    }
+    const size_t row = fg_engine_shape(e)->n_vocab;
+    fg_session *s = model_session(e, 64, 0);
+    float *first = model_logits(s, e, ids, 6, 0), *alone = model_logits(s, e, ids + 6, 3, 1);
+    (void)fg_engine_device_stats(e, &got);
+    *n_graph = got.n_graph;
+    *bytes = 9 * row * sizeof(float);
+    float *all = malloc(*bytes);
+    if (first != NULL && alone != NULL && all != NULL) {
+        memcpy(all, first, 6 * row * sizeof(float));
+        memcpy(all + 6 * row, alone, 3 * row * sizeof(float));
+    }
+    free(first);
+    free(alone);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return all;
+}
+
+static void host_and_card(void)
+{
+    uint64_t n_graph;
+    size_t n, m;
+    float *here = nine_rows(FG_GPU_OFF, &n_graph, &n), *there;
+    CHECK(n_graph == 0);
+    there = nine_rows(0, &n_graph, &m);
+    CHECK(n_graph == 3 && n == m);
+    CHECK(here != NULL && there != NULL && memcmp(here, there, n) == 0);
+    if (there != NULL && here != NULL) {
+        uint32_t bit;
+        memcpy(&bit, there, sizeof bit);
+        bit ^= 1;
+        memcpy(there, &bit, sizeof bit);
+        CHECK(memcmp(here, there, n) != 0); /* control */
+    }
+    free(here);
+    free(there);
+}
+
+FG_TEST(rows_and_tokens_have_the_bits_of_the_host)
+{
+    const char *path = model_file(NANO_DIR, "q4");
+    if (path == NULL) return;
+    (void)snprintf(nano, sizeof nano, "%s", path);
+    CHECK(fake_card_run("devices=1", host_and_card) == 0);
 }
 
 /* ---- what the driver itself answers ---- */

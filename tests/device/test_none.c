@@ -10,7 +10,7 @@
 FG_TEST(none_is_an_answer)
 {
     fg_err err = {0};
-    void *ctx = &err;
+    fg_device *ctx = (fg_device *)&err;
     const fg_device_opts o = {.idx = 3};
     CHECK(fg_device_none.open(&ctx, NULL, &o, &err) == FG_ENOTSUP);
     CHECK(ctx == NULL && err.code == FG_ENOTSUP);

@@ -108,6 +108,11 @@ for settings in ("fault=2", "fault=60", "fault=300", "launch=3", "launch=150", "
     check_error(f"in_the_middle.{settings}.file", run("logits", M, "--ids", IDS, "--out", out, "--gpu", "0", env=fake(settings)), "gpu 0: ")
     check(f"in_the_middle.{settings}.nothing_half_written", not os.path.exists(out))
 
+if os.environ.get("FULGUR_TEST_LONG"):  # those that wait for somebody who does not come
+    for settings, words in [("lose=3", "no answer for 20 seconds"), ("hang=100", "no answer for a minute"),
+                            ("hang=300", "no answer for 20 seconds")]:
+        check_error(f"in_the_middle.{settings}", run(*RUN, "--gpu", "0", env=fake(settings), timeout=200), "gpu 0: ", words)
+
 # ---- doctor and plan ----
 d = run("doctor", "--dir", M, "-t", "1", "--json", env=fake("bytes=8000000"))
 d = json.loads(d[1])

@@ -714,7 +714,7 @@ FG_TEST(nodes_take_what_the_ledger_says)
         REQUIRE(e != NULL);
         fg_session *s = model_session(e, 3000, 40);
         fg_memory m;
-        const fg_memory_opts mo = {3000, 40, 2, FG_KV_INT8, false, fg_team_place(e->team)};
+        const fg_memory_opts mo = {3000, 40, 2, FG_KV_INT8, false, .place = fg_team_place(e->team)};
         CHECK_OK(fg_memory_of_session(&m, fg_engine_shape(e), &e->model->forms, &mo, &err), &err);
         CHECK_U64(fg_session_bytes(s), m.session);
         CHECK_U64(m.lightning + m.kv + m.scratch, m.session);
@@ -736,7 +736,7 @@ FG_TEST(a_session_takes_what_the_ledger_says)
         o.n_ctx = 300;
         o.n_batch = 40;
         o.stops = stops == 1;
-        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops, NULL};
+        const fg_memory_opts mo = {300, 40, 2, FG_KV_INT8, o.stops, .place = NULL};
         CHECK_OK(fg_memory_of_session(&m, w.m->shape, &w.m->forms, &mo, &err), &err);
         REQUIRE(fg_session_create(&s, r.e, &o, &err) == FG_OK);
         CHECK_U64(fg_session_bytes(s), m.session);

@@ -283,7 +283,7 @@ FG_TEST(long_prompts_get_larger_batches)
     const uint64_t more = fg_scratch_bytes(&d.shape, &d.forms, 4096, 2048, 16) -
                           fg_scratch_bytes(&d.shape, &d.forms, 4096, 512, 16);
     CHECK_U64(fg_memory_batch(&d.shape, &d.forms, &mo, 2048, more), 2048);
-    CHECK_U64(fg_memory_batch(&d.shape, &d.forms, &mo, 2048, more - 1), 512);
+    CHECK_U64(fg_memory_batch(&d.shape, &d.forms, &mo, 2048, more - 1), 1024);
 
     /* the plan says what the session does, and counts it in no sum */
     const fg_rates r = flat_rates(100, 1000, 5);
@@ -298,7 +298,7 @@ FG_TEST(long_prompts_get_larger_batches)
     CHECK_U64(larger.long_bytes, more);
     CHECK_U64(larger.all_ram_bytes, usual.all_ram_bytes);
     o.ram_bytes -= 8;
-    CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o), 1024);
     o.ram_bytes = usual.all_ram_bytes - 1; /* streamed */
     CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
 }
