@@ -116,6 +116,8 @@ asan_jobs() {
             */test_convert) printf "asan $p %s\n" source_form allocation ;;
             */test_invariance) echo "asan $p tiny_q4" ;;
             */test_copy) echo "asan $p left_alone" ;;
+            */test_card_bits) printf "asan $p %s\n" copied places ;;
+            */test_card_moves) printf "asan $p %s\n" any_token spans ;;
             */test_slices) echo "asan $p wrong_piece" ;;
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
             */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
@@ -133,7 +135,8 @@ tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team "tests/device/test_gpu streams" "tests/device/test_gpu rows" tests/sys/test_place "tests/model/test_invariance tiny_q4" \
         "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
         "tests/convert/test_convert thread_count" tests/quant/test_feedback "tests/convert/test_calib workers" \
-        "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny"
+        "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny" \
+        "tests/hybrid/test_card_moves any_token" "tests/hybrid/test_card_bits places"
     [ "$what" = long ] && echo "tsan tests/expert/test_drives"
 }
 

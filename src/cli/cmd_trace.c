@@ -204,7 +204,9 @@ typedef struct table {
     const char *path;
     const fg_trace *t;
     const fg_trace_head *h;
-    uint64_t ram_bytes;
+    uint64_t ram_bytes, card_bytes; /* card_bytes: 0: without */
+    uint64_t n_resident;
+    fg_replay_card card;
     uint32_t ahead, n_slot;
     bool file_heat; /* else that of the trace's first half */
     uint64_t *heat; /* [n_layer * n_expert] */
@@ -267,6 +269,12 @@ static fg_status fill(table *x, fg_err *err)
     x->file_heat = fg_trace_get_heat(x->t, x->heat);
     if (!x->file_heat) FG_TRY(fg_replay_heat(x->t, 0, h->n_pass / 2, x->heat, err));
     FG_TRY(fill_rows(x, err));
+    if (x->card_bytes != 0) {
+        const uint64_t all = (uint64_t)h->n_layer * h->n_expert;
+        x->n_resident = x->card_bytes / h->slot_bytes;
+        if (x->n_resident > all) x->n_resident = all;
+        FG_TRY(fg_replay_residents(x->t, x->n_resident, x->heat, &x->card, err));
+    }
     return fg_replay_recall(x->t, x->recall, err);
 }
 
@@ -303,6 +311,32 @@ static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k,
     return r->n > 0;
 }
 
+static double split_share(const table *x)
+{
+    return share(x->n_resident, (uint64_t)x->h->n_layer * x->h->n_expert);
+}
+
+static void print_card(const table *x)
+{
+    const fg_replay_card *c = &x->card;
+    if (x->card_bytes == 0) return;
+    printf("\ncard       %s of %u experts on it, reads served: heat map %.2f %%, running counts "
+           "%.2f %% (%s moved), row split %.2f %%\n",
+           cli_count(x->n_resident), x->h->n_layer * x->h->n_expert,
+           100.0 * share(c->n_heat, c->n_read), 100.0 * share(c->n_running, c->n_read),
+           cli_count(c->n_moved), 100.0 * split_share(x));
+}
+
+static void print_json_card(const table *x)
+{
+    const fg_replay_card *c = &x->card;
+    if (x->card_bytes == 0) return;
+    printf("\"card\": {\"bytes\": %" PRIu64 ", \"residents\": %" PRIu64 ", \"reads\": %" PRIu64
+           ", \"heat\": %.6f, \"running\": %.6f, \"moved\": %" PRIu64 ", \"row_split\": %.6f},\n",
+           x->card_bytes, x->n_resident, c->n_read, share(c->n_heat, c->n_read),
+           share(c->n_running, c->n_read), c->n_moved, split_share(x));
+}
+
 static void print_text(const table *x)
 {
     const fg_trace_head *h = x->h;
@@ -335,6 +369,7 @@ static void print_text(const table *x)
                100.0 * share(r->s.n_wasted, r->s.n_prefetch), r->s.n_regret,
                r->as_recorded ? "  as recorded" : "");
     }
+    print_card(x);
     printf("\n%-10s", "recall");
     for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) printf("   %u ahead @2   @3   @4", d);
     printf("\n");
@@ -408,7 +443,9 @@ static void print_json(const table *x)
            x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead,
            x->file_heat ? "file" : "first half of the trace");
     print_json_rows(x);
-    printf("],\n\"recall\": [");
+    printf("],\n");
+    print_json_card(x);
+    printf("\"recall\": [");
     print_json_recall(x);
     printf("]}\n");
 }
@@ -421,6 +458,8 @@ static int run_replay(int argc, char **argv)
         {"ram", 0, OPT_SIZE, &x.ram_bytes, 0, 0, "SIZE", "memory to use, as with run"},
         {"ahead", 0, OPT_U32, &x.ahead, 1, FG_PREDICT_AHEAD, "N",
          "layers that a predictor reads ahead (default: as recorded)"},
+        {"gpu-mem", 0, OPT_SIZE, &x.card_bytes, 0, 0, "SIZE",
+         "memory for experts on a card: what share of reads it would serve"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
     };
     int status;

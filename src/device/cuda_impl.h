@@ -8,7 +8,7 @@
 #define FG_SRC_DEVICE_CUDA_IMPL_H
 
 #include "src/device/driver.h"
-#include "src/device/hot.h"
+#include "src/expert/hot.h"
 #include "src/device/share.h"
 #include "src/model/device.h"
 

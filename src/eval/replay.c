@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/expert/hot.h"
 
 /* Rooms that every walk needs. */
 typedef struct walk {
@@ -243,6 +244,79 @@ fg_status fg_replay_heat(const fg_trace *t, uint64_t from, uint64_t to, uint64_t
     }
     walk_fini(&w);
     return FG_OK;
+}
+
+/* ---- a card ---- */
+
+enum { MOVE_PASSES = 3 };
+
+/* Counts as of the heat map, and its n_resident hottest on the card. */
+static void place_hottest(fg_hot *h, const walk *w, const uint64_t *heat, uint64_t n_resident)
+{
+    double all = 0.0;
+    for (size_t i = 0; i < h->n; i++) all += (double)heat[i];
+    const double n_tok = all / (double)(w->h->n_layer * w->h->n_used);
+    for (size_t i = 0; i < h->n; i++) {
+        h->expert[i].use = n_tok > 0.0 ? (float)((double)heat[i] / n_tok * FG_HOT_WINDOW) : 0.0f;
+        h->expert[i].place = FG_HOT_HOST;
+    }
+    for (uint64_t k = 0; k < n_resident; k++) {
+        size_t best = h->n;
+        for (size_t i = 0; i < h->n; i++) {
+            if (h->expert[i].place != FG_HOT_HOST) continue;
+            if (best == h->n || heat[i] > heat[best]) best = i;
+        }
+        h->expert[best].place = FG_HOT_CARD;
+    }
+}
+
+static void replay_card(walk *w, fg_hot *h, uint32_t *n_row, const bool *first, fg_replay_card *out)
+{
+    size_t in, cold;
+    for (uint64_t p = 1; fg_trace_next(w->t, &w->pass); p++) {
+        fg_hot_fade(h, w->pass.n_tok);
+        for (uint32_t l = 0; l < w->h->n_layer; l++) {
+            const size_t at = (size_t)l * w->h->n_expert;
+            const uint32_t n = walk_layer(w, l);
+            memset(n_row, 0, w->h->n_expert * sizeof *n_row);
+            for (uint64_t i = 0; i < (uint64_t)w->pass.n_tok * w->h->n_used; i++) {
+                n_row[w->sel[i]]++;
+            }
+            out->n_read += n;
+            for (uint32_t i = 0; i < n; i++) {
+                out->n_heat += first[at + w->ids[i]];
+                out->n_running += h->expert[at + w->ids[i]].place == FG_HOT_CARD;
+            }
+            fg_hot_saw(h, l, n_row, w->pass.n_tok);
+        }
+        if (p % MOVE_PASSES != 0 || !fg_hot_choose(h, FG_HOT_MARGIN, &in, &cold)) continue;
+        h->expert[in].place = FG_HOT_CARD;
+        h->expert[cold].place = FG_HOT_HOST;
+        out->n_moved++;
+    }
+}
+
+fg_status fg_replay_residents(const fg_trace *t, uint64_t n_resident, const uint64_t *heat,
+                              fg_replay_card *out, fg_err *err)
+{
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    *out = (fg_replay_card){.n_read = 0};
+    fg_hot h = {.n = (size_t)w.h->n_layer * w.h->n_expert, .n_expert = w.h->n_expert};
+    h.expert = fg_mem_zalloc_array(h.n, sizeof *h.expert);
+    uint32_t *n_row = fg_mem_zalloc_array(h.n_expert, sizeof *n_row);
+    bool *first = fg_mem_zalloc_array(h.n, sizeof *first);
+    const bool ok = h.expert != NULL && n_row != NULL && first != NULL;
+    if (ok) {
+        place_hottest(&h, &w, heat, n_resident);
+        for (size_t i = 0; i < h.n; i++) first[i] = h.expert[i].place == FG_HOT_CARD;
+        replay_card(&w, &h, n_row, first, out);
+    }
+    fg_mem_free(h.expert);
+    fg_mem_free(n_row);
+    fg_mem_free(first);
+    walk_fini(&w);
+    return ok ? FG_OK : fg_fail_nomem(err, "replay");
 }
 
 /* ---- recall ---- */

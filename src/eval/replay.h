@@ -41,6 +41,17 @@ fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *opts, fg_cache_
 fg_status fg_replay_heat(const fg_trace *t, uint64_t from, uint64_t to, uint64_t *heat,
                          fg_err *err);
 
+/* Experts that stay on a card, of an expert's reads that passes ask for: those of the heat map, and
+ * from them on those of running counts (src/expert/hot.h), a move every third pass at most.  A card
+ * that held the same share of each expert's rows instead would serve that share of every read. */
+typedef struct fg_replay_card {
+    uint64_t n_read, n_heat, n_running, n_moved;
+} fg_replay_card;
+
+/* heat [n_layer * n_expert]; n_resident: at most as many.  Errors: FG_ENOMEM. */
+fg_status fg_replay_residents(const fg_trace *t, uint64_t n_resident, const uint64_t *heat,
+                              fg_replay_card *out, fg_err *err);
+
 enum { FG_RECALL_FIRST = 2, FG_RECALL_LAST = 4 };
 
 /* Passes of one token: of the experts that a layer asked for, how many were among the `k` that a

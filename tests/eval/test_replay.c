@@ -633,3 +633,48 @@ FG_TEST(slots_of_a_bound)
     h.slot_bytes = (uint64_t)1 << 62;
     CHECK(fg_trace_slots(&h, UINT64_MAX, &n, &err) == FG_OK && n == 3);
 }
+
+/* ---- a card ---- */
+
+/* Experts 0 and 1 in every layer, whatever the heat map says. */
+FG_TEST(residents_of_a_card)
+{
+    enum { PASSES = 6000 };
+    const path_text path = tmp_path("card.trace");
+    fg_err err = {0};
+    fg_trace_writer *w;
+    fg_trace *t = NULL;
+    fg_replay_card got;
+    REQUIRE_OK(fg_trace_create(&w, path.s, &small, NULL, &err), &err);
+    for (uint32_t p = 0; p < PASSES; p++) {
+        const uint32_t sel[N_USED] = {p % 4 == 0 ? 5 : 0, 1};
+        fg_guess g = {0};
+        fg_trace_begin(w, 1, true);
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            fg_trace_layer(w, l, sel);
+            fg_trace_guess(w, l, &g);
+        }
+    }
+    REQUIRE_OK(fg_trace_finish(w, &err), &err);
+    fg_trace_writer_destroy(&w);
+    REQUIRE_OK(fg_trace_open(&t, path.s, &err), &err);
+    uint64_t heat[N_LAYER * N_EXPERT] = {0};
+    CHECK_OK(fg_replay_heat(t, 0, PASSES, heat, &err), &err);
+    CHECK_OK(fg_replay_residents(t, N_LAYER, heat, &got, &err), &err); /* one a layer: number 1 */
+    CHECK_U64(got.n_read, (uint64_t)PASSES * N_LAYER * N_USED);
+    CHECK_U64(got.n_heat, got.n_read / 2);
+    CHECK_U64(got.n_running, got.n_read / 2);
+    CHECK_U64(got.n_moved, 0);
+    CHECK_OK(fg_replay_residents(t, 0, heat, &got, &err), &err);
+    CHECK(got.n_heat == 0 && got.n_running == 0);
+    CHECK_OK(fg_replay_residents(t, N_LAYER * N_EXPERT, heat, &got, &err), &err);
+    CHECK(got.n_heat == got.n_read && got.n_running == got.n_read);
+    /* a heat map of another text: running counts find out */
+    memset(heat, 0, sizeof heat);
+    for (uint32_t l = 0; l < N_LAYER; l++) heat[l * N_EXPERT + 8] = 10;
+    CHECK_OK(fg_replay_residents(t, N_LAYER, heat, &got, &err), &err);
+    CHECK_U64(got.n_heat, 0);
+    CHECK(got.n_running > got.n_read / 3);
+    CHECK_U64(got.n_moved, N_LAYER);
+    fg_trace_close(&t);
+}

@@ -7,8 +7,8 @@
  * of their counts, and of thousands the luckiest and the unluckiest by most; only what differs by
  * more than FG_HOT_MARGIN such roots changes places, so that nothing goes to and fro.
  */
-#ifndef FG_SRC_DEVICE_HOT_H
-#define FG_SRC_DEVICE_HOT_H
+#ifndef FG_SRC_EXPERT_HOT_H
+#define FG_SRC_EXPERT_HOT_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "src/device/hot.h"
+#include "src/expert/hot.h"
 
 #include <math.h>
 

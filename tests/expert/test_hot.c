@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which experts get a place on the card (src/device/hot.h): by hand; that what is used equally
+ * Which experts get a place on the card (src/expert/hot.h): by hand; that what is used equally
  * often stays where it is; that what is not ends on the card and does not go to and fro.
  */
 #include <string.h>
 
 #include "src/base/rng.h"
-#include "src/device/hot.h"
+#include "src/expert/hot.h"
 #include "tests/fg_test.h"
 
 enum { LAYERS = 10, EXPERTS = 16, N = LAYERS * EXPERTS, USED = 2 };
