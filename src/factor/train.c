@@ -7,6 +7,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/mem.h"
+#include "src/sys/cpu.h"
 
 struct fg_factor_trainer {
     fg_factor_model *model;
@@ -21,6 +22,18 @@ struct fg_factor_trainer {
     fg_factor_job job; /* of the pass that runs */
     uint64_t n_pass;
 };
+
+fg_status fg_factor_machine_open(fg_factor_machine *m, uint32_t n_thread, fg_err *err)
+{
+    *m = (fg_factor_machine){0};
+    fg_kernels_init(&m->k, fg_cpu_detect());
+    return fg_team_create(&m->team, n_thread, false, err);
+}
+
+void fg_factor_machine_close(fg_factor_machine *m)
+{
+    fg_team_destroy(&m->team);
+}
 
 static size_t moment_floats(fg_factor_rule rule, size_t stride)
 {

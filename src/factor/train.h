@@ -8,6 +8,14 @@
 
 #include "src/factor/factor_model.h"
 
+/* The best kernels of this machine and a team; n_thread 0: one a core. */
+typedef struct fg_factor_machine {
+    fg_kernels k;
+    fg_team *team;
+} fg_factor_machine;
+fg_status fg_factor_machine_open(fg_factor_machine *m, uint32_t n_thread, fg_err *err);
+void fg_factor_machine_close(fg_factor_machine *m);
+
 typedef struct fg_factor_trainer fg_factor_trainer;
 
 /* Copies what it needs of train.  team, borrowed, may be NULL; the result does not depend on it,
