@@ -115,6 +115,7 @@ asan_jobs() {
             */test_split) printf "asan $p %s\n" others parts drives allocation ;;
             */test_convert) printf "asan $p %s\n" source_form allocation ;;
             */test_invariance) echo "asan $p tiny_q4" ;;
+            */factor/test_train) echo "asan $p bits" ;;
             */test_copy) echo "asan $p left_alone" ;;
             */test_slices) echo "asan $p wrong_piece" ;;
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
@@ -133,7 +134,8 @@ tsan_jobs() {
     printf 'tsan %s\n' tests/sys/test_team "tests/device/test_gpu streams" "tests/device/test_gpu rows" tests/sys/test_place "tests/model/test_invariance tiny_q4" \
         "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
         "tests/convert/test_convert thread_count" tests/quant/test_feedback "tests/convert/test_calib workers" \
-        "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny"
+        "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny" \
+        "tests/factor/test_train bits"
     [ "$what" = long ] && echo "tsan tests/expert/test_drives"
 }
 

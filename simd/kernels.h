@@ -188,11 +188,11 @@ typedef uint64_t fg_peak_fn(uint64_t rounds);
  * cache; every result is stored.  Row t of 64-column block b is at act + b * block + t * row. */
 typedef void fg_pattern_fn(const int8_t *act, size_t block, size_t row, size_t n_tok, size_t n_sb);
 
-/* One pass over groups of entries, in order: for each the prediction r^ of its entries, their refined
- * errors by the job's rule from their states ([group][state][lane] from `state` on; factor_math.h
- * has the formulas), then the step of both factors and biases from their old values.  A dot product
- * is a chain of fma over vectors of 8 lanes, joined +4 +2 +1.  Nothing is written for lanes without
- * an entry but their states. */
+/* One pass over groups of entries, in order: for each the prediction r^ of its entries, their
+ * refined errors by the job's rule from their states ([group][state][lane] from `state` on;
+ * factor_math.h has the formulas), then the step of both factors and biases from their old values.
+ * A dot product is a chain of fma over vectors of 8 lanes, joined +4 +2 +1.  Nothing is written for
+ * lanes without an entry but their states. */
 typedef void fg_factor_pass_fn(const fg_factor_job *j, const fg_factor_group *g, size_t n_group,
                                float *state);
 

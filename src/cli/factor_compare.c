@@ -234,7 +234,7 @@ static void draw_curves(fg_buf *b, const comparison *c, const frame *f)
 static fg_status draw(const comparison *c, const char *path, fg_err *err)
 {
     fg_buf b = {0};
-    frame f = {.low = INFINITY};
+    frame f = {.low = (double)INFINITY};
     double most[2] = {1.0, 1e-3};
     for (unsigned a = 0; a < FG_ALGO_COUNT; a++) {
         for (uint32_t i = 0; i < c->n_point[a]; i++) f.low = fmin(f.low, c->curve[a][i].rmse);

@@ -39,7 +39,8 @@ static const fg_factor_algorithm table[FG_ALGO_COUNT] = {
         STEPS(.0007, .07, 0.0, 0.0, .004, .07),
         LINEAR("beta1", .8, .5, .95), FIXED("beta2", 0.0), FIXED("eps", 0.0)}},
     [FG_ALGO_ADAGRAD] = {"adagrad", FG_FACTOR_ADAGRAD, FG_PARAM_GAIN + 3, {
-        {"eta", .05, 1e-2, .5, true, .05}, {"lambda", .07, 2e-2, .3, true, .07}, FIXED("decay", 0.0),
+        {"eta", .05, 1e-2, .5, true, .05}, {"lambda", .07, 2e-2, .3, true, .07},
+        FIXED("decay", 0.0),
         {"eta_bias", .005, 3e-4, 3e-2, true, .005}, {"lambda_bias", .07, 1e-3, .3, true, .07},
         FIXED("beta1", 0.0), FIXED("beta2", 0.0), FIXED("eps", 1e-6)}},
     [FG_ALGO_ADAM] = {"adam", FG_FACTOR_ADAM, FG_PARAM_GAIN + 3, {
@@ -58,7 +59,8 @@ static const fg_factor_algorithm table[FG_ALGO_COUNT] = {
         LINEAR("dd", -1.845, -3.0, 3.0)}},
     [FG_ALGO_ADS_CHEAP] = {"ads-cheap", FG_FACTOR_ADS_CHEAP, FG_PARAM_GAIN + 7, {
         STEPS(.003861, .09635, 0.0, 0.0, .010659, .09099),
-        LINEAR("k1", 1.301, .5, 2.5), LINEAR("k2", .0217, 0.0, 1.0), TWO("k3", 0.0, 0.0, 1.0, false, .0787),
+        LINEAR("k1", 1.301, .5, 2.5), LINEAR("k2", .0217, 0.0, 1.0),
+        TWO("k3", 0.0, 0.0, 1.0, false, .0787),
         TWO("b01", .7213, .1, 1.5, false, .346), LOGARITHMIC("b02", .02063, 1e-3, .2),
         LOGARITHMIC("b03", .001678, 1e-4, 1e-2), LINEAR("delta", .772, .2, 1.5)}},
     [FG_ALGO_ADS] = {"ads", FG_FACTOR_ADS, FG_PARAM_GAIN + 12, {

@@ -12,7 +12,7 @@
 #include "src/base/hash.h"
 #include "src/base/mem.h"
 #include "src/sys/cpu.h"
-#include "tests/factor/ratings.h"
+#include "tests/factor/generated.h"
 #include "tests/fg_test.h"
 
 static fg_kernels kernels_of(uint32_t flags)

@@ -4,8 +4,8 @@
  * true factors N(0, .45^2), biases .4 and .5, noise .85 and 3 % outliers N(0, 2^2), rounded to
  * 1..5.
  */
-#ifndef FG_TESTS_FACTOR_RATINGS_H
-#define FG_TESTS_FACTOR_RATINGS_H
+#ifndef FG_TESTS_FACTOR_GENERATED_H
+#define FG_TESTS_FACTOR_GENERATED_H
 
 #include <math.h>
 #include <stdlib.h>
