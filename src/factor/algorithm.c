@@ -88,7 +88,7 @@ fg_factor_opts fg_factor_opts_default(fg_factor_algo algo, bool bias)
     fg_factor_opts o = {.algo = algo,
                         .rank = 20,
                         .bias = bias,
-                        .init = bias ? .05 : .04,
+                        .init = bias ? .1 : .04,
                         .seed = 1,
                         .max_epoch = 1000,
                         .patience = 10,

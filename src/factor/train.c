@@ -176,10 +176,11 @@ static double seconds_since(uint64_t ns)
     return 1e-9 * (double)(fg_clock_ns() - ns);
 }
 
-/* One epoch and its error; *last_gain is the epoch of the last gain of min_gain. */
+/* One epoch and its error; *last_gain is the epoch of the last gain of min_gain over the one before,
+ * since slow gains add up where a start is flat: with biases and small factors it is a saddle. */
 static fg_status run_epoch(fg_factor_run *r, fg_factor_trainer *t, const fg_visits *valid,
                            const fg_factor_opts *o, uint64_t start, uint32_t *last_gain,
-                           fg_err *err)
+                           double *gained, fg_err *err)
 {
     fg_factor_score s;
     const uint64_t begin = fg_clock_ns();
@@ -191,7 +192,10 @@ static fg_status run_epoch(fg_factor_run *r, fg_factor_trainer *t, const fg_visi
     }
     r->curve[r->n_epoch++] = (fg_factor_point){s.rmse, seconds_since(start)};
     r->diverged = !(s.rmse < 1e6);
-    if (r->best == 0 || s.rmse < r->best_rmse - o->min_gain) *last_gain = r->n_epoch;
+    if (*last_gain == 0 || s.rmse < *gained - o->min_gain) {
+        *last_gain = r->n_epoch;
+        *gained = s.rmse;
+    }
     if (!r->diverged && (r->best == 0 || s.rmse < r->best_rmse)) {
         r->best = r->n_epoch;
         r->best_rmse = s.rmse;
@@ -208,6 +212,7 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
     fg_factor_trainer *t = NULL;
     fg_visits list = {0};
     uint32_t last_gain = 0;
+    double gained = 0.0;
     *out = (fg_factor_run){0};
     if (valid->n == 0) {
         return fg_fail(err, FG_EINVAL, "validation: no entries, expected at least one");
@@ -222,7 +227,7 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
     const uint64_t start = fg_clock_ns();
     while (st == FG_OK && out->n_epoch < o->max_epoch && !out->diverged &&
            out->n_epoch - last_gain < o->patience) {
-        st = run_epoch(out, t, &list, o, start, &last_gain, err);
+        st = run_epoch(out, t, &list, o, start, &last_gain, &gained, err);
         if (st == FG_OK && progress != NULL && !progress(ctx, out)) {
             st = fg_fail(err, FG_ECANCEL, "training: interrupted, expected to end");
         }

@@ -13,9 +13,9 @@ from e2e import check, check_error, finish, path, run
 
 R, M, BAD = path("ratings.csv"), path("m.factors"), path("bad.txt")
 random.seed(4)
-factor = {k: [random.uniform(-1, 1) for _ in range(3)] for k in [*range(200), *(1000 + i for i in range(150))]}
+factor = {k: [random.uniform(-1.7, 1.7)] for k in [*range(200), *(1000 + i for i in range(150))]}
 rows = [(f"u{u}", f"film {i}", round(3 + sum(a * b for a, b in zip(factor[u], factor[1000 + i]))), u * i)
-        for u in range(200) for i in range(150) if random.random() < .3]
+        for u in range(200) for i in range(150) if random.random() < .5]
 with open(R, "w") as f:
     f.write("user,item,rating,time\n" + "".join(f'{u},"{i}",{r},{t}\n' for u, i, r, t in rows))
 

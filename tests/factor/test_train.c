@@ -108,6 +108,46 @@ FG_TEST(bits)
     ratings_free(part);
 }
 
+/* With biases the start is a saddle: biases are learned at once, factors only when they have grown
+ * for some dozens of epochs in which nothing seems to happen.  One strong factor, no noise. */
+FG_TEST(start_is_no_end)
+{
+    const fg_kernels k = kernels_of(fg_cpu_detect());
+    double with_patience = 0.0, without = 0.0;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        fg_rng r;
+        fg_err err = {0};
+        float a[200], b[150];
+        fg_hdi part[2] = {{.n_row = 200, .n_col = 150}, {.n_row = 200, .n_col = 150}};
+        fg_rng_init(&r, seed);
+        for (int i = 0; i < 200; i++) a[i] = (float)(3.4 * fg_rng_f64(&r) - 1.7);
+        for (int i = 0; i < 150; i++) b[i] = (float)(3.4 * fg_rng_f64(&r) - 1.7);
+        for (uint32_t u = 0; u < 200; u++) {
+            for (uint32_t i = 0; i < 150; i++) {
+                if (fg_rng_f64(&r) >= .5) continue;
+                fg_hdi *h = &part[fg_rng_f64(&r) < .2];
+                REQUIRE_OK(fg_hdi_add(h, u, i, 3.0f + a[u] * b[i], &err), &err);
+            }
+        }
+        for (int hasty = 0; hasty < 2; hasty++) {
+            fg_factor_run run = {0};
+            fg_factor_opts o = fg_factor_opts_default(FG_ALGO_SGD, true);
+            o.seed = seed;
+            o.patience = hasty == 1 ? 2 : o.patience;
+            o.init = hasty == 1 ? .01 : o.init;
+            CHECK_OK(fg_factor_train(&run, &part[0], &part[1], &o, &k, NULL, NULL, NULL, &err),
+                     &err);
+            double *worst = hasty == 1 ? &without : &with_patience;
+            *worst = fg_test_worst(*worst, run.best_rmse);
+            fg_factor_run_fini(&run);
+        }
+        for (int h = 0; h < 2; h++) fg_hdi_fini(&part[h]);
+    }
+    printf("     %.3f, and %.3f without patience\n", with_patience, without);
+    CHECK(with_patience < .4);
+    CHECK(without > .8);
+}
+
 /* Aims of a pass on AVX2: full ADS within 2.5, cheap within 1.5 times plain SGD. */
 FG_TEST(speed)
 {
