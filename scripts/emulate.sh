@@ -77,7 +77,7 @@ arm=$out/arm64
 root=$out/debian/sysroot
 arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 # What the kernel tests need; no third-party library but the header of xxHash.
-arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/base/*.c \
+arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/factor/algorithm.c src/base/*.c \
     tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e quant/linalg.c -e quant/feedback.c)
 arm_make() {
     make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar CFLAGS=-O2 WERROR=1 BUILD="$arm" "$@"

@@ -115,6 +115,7 @@ asan_jobs() {
             */test_split) printf "asan $p %s\n" others parts drives allocation ;;
             */test_convert) printf "asan $p %s\n" source_form allocation ;;
             */test_invariance) echo "asan $p tiny_q4" ;;
+            */factor/test_train) echo "asan $p bits" ;;
             */test_copy) echo "asan $p left_alone" ;;
             */test_card_bits) printf "asan $p %s\n" copied places ;;
             */test_card_moves) printf "asan $p %s\n" any_token spans ;;
@@ -136,7 +137,8 @@ tsan_jobs() {
         "tests/engine/test_session sequences" "tests/engine/test_session leaves_no_trace" \
         "tests/convert/test_convert thread_count" tests/quant/test_feedback "tests/convert/test_calib workers" \
         "tests/expert/test_store replaced" "tests/expert/test_store store_gives" "tests/expert/test_stream tiny" \
-        "tests/hybrid/test_card_moves any_token" "tests/hybrid/test_card_bits places"
+        "tests/hybrid/test_card_moves any_token" "tests/hybrid/test_card_bits places" \
+        "tests/factor/test_train bits"
     [ "$what" = long ] && echo "tsan tests/expert/test_drives"
 }
 

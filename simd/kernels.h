@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "quant/qtype.h"
+#include "simd/factor_job.h"
 
 enum {
     FG_LIGHT_CHUNK = 64, /* tokens of a lightning chunk, aligned to absolute positions */
@@ -187,6 +188,18 @@ typedef uint64_t fg_peak_fn(uint64_t rounds);
  * cache; every result is stored.  Row t of 64-column block b is at act + b * block + t * row. */
 typedef void fg_pattern_fn(const int8_t *act, size_t block, size_t row, size_t n_tok, size_t n_sb);
 
+/* One pass over groups of entries, in order: for each the prediction r^ of its entries, their
+ * refined errors by the job's rule from their states ([group][state][lane] from `state` on;
+ * factor_math.h has the formulas), then the step of both factors and biases from their old values.
+ * A dot product is a chain of fma over vectors of 8 lanes, joined +4 +2 +1.  Nothing is written for
+ * lanes without an entry but their states. */
+typedef void fg_factor_pass_fn(const fg_factor_job *j, const fg_factor_group *g, size_t n_group,
+                               float *state);
+
+/* out[8 * group + lane] = r^ of the entry; lanes without one are written, too. */
+typedef void fg_factor_predict_fn(const fg_factor_job *j, const fg_factor_group *g, size_t n_group,
+                                  float *out);
+
 typedef struct fg_kernels {
     union { /* by kind, and as panel_<name>; panel_q4lin: the bits of panel_q4 with its table */
         fg_panel_fn *panel[FG_KIND_COUNT];
@@ -213,6 +226,8 @@ typedef struct fg_kernels {
     fg_quantize_i16_fn *quantize_i16;
     fg_attn_i8_fn *attn_i8;
     fg_attn_merge_fn *attn_merge;
+    fg_factor_pass_fn *factor_pass;
+    fg_factor_predict_fn *factor_predict;
     fg_peak_fn *peak;
     union { /* by kind, quantized ones only; all NULL on a level without a tile unit */
         fg_tiles_fn *tiles[FG_KIND_QUANTIZED];

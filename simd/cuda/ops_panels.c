@@ -33,10 +33,12 @@ static uint32_t up_div(uint64_t a, uint64_t b)
 
 /* ---- the division of a GEMV ---- */
 
-/* Bytes of dynamic shared memory (gemv.cuh). */
+/* Bytes of dynamic shared memory (gemv.cuh).  The last array is of floats, which ptxas reads four
+ * at a time where it knows of one: what is behind its end must be there. */
 static uint32_t gemv_shared(const kind_kernels *k, uint32_t warps, fg_card_split s)
 {
-    return warps * FG_GEMV_STAGES * k->sb_bytes + s.piece * (128 + 4 + 2 * s.round * 64);
+    enum { BEHIND = 16 };
+    return warps * FG_GEMV_STAGES * k->sb_bytes + s.piece * (128 + 4 + 2 * s.round * 64) + BEHIND;
 }
 
 typedef struct gemv_plan {

@@ -63,7 +63,8 @@ typedef struct command {
     /* For the manual page and fulgur help COMMAND: paragraphs, a newline between two; what stands
      * in `backquotes` is set in bold. */
     const char *description;
-    const struct command *sub; /* a command of two words that begins with this one; NULL: none */
+    const struct command *sub; /* a command of two words that begins with this one, and of such
+                                  a command the next; NULL: none */
     int (*run)(int argc, char **argv);
 } command;
 

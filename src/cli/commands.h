@@ -23,7 +23,8 @@
     X(plan)                                                                                        \
     X(doctor)                                                                                      \
     X(numa)                                                                                        \
-    X(trace)
+    X(trace)                                                                                       \
+    X(factor)
 
 #define COMMAND_DECLARE(name) extern const command cmd_##name;
 COMMANDS(COMMAND_DECLARE)

@@ -75,7 +75,12 @@ void bash_command(const command *c, const opt *opts, int n_opt)
     for (int i = 0; i < n_common; i++) {
         printf("--%s%s", common[i].name, i + 1 < n_common ? " " : "'\n");
     }
-    if (c->sub != NULL) printf("        second='%s'\n", strrchr(c->sub->name, ' ') + 1);
+    if (c->sub != NULL && strchr(c->name, ' ') == NULL) {
+        fputs("        second='", stdout);
+        for (const command *s = c->sub; s != NULL; s = s->sub) {
+            printf("%s%s", strrchr(s->name, ' ') + 1, s->sub == NULL ? "'\n" : " ");
+        }
+    }
     puts("        case $prev in");
     for (int i = 0; i < n_opt; i++) bash_value(&opts[i]);
     for (int i = 0; i < n_common; i++) bash_value(&common[i]);
@@ -100,10 +105,12 @@ int bash_program(const command *const *all, int n)
     put_names(all, n);
     puts(" --help --version' -- \"$cur\")\n        return\n    fi");
     for (int i = 0; i < n; i++) {
-        if (all[i]->sub == NULL) continue;
-        printf("    if [ \"$name ${COMP_WORDS[2]}\" = '%s' ] && [ \"$COMP_CWORD\" -gt 2 ]; then\n"
-               "        name='%s'\n    fi\n",
-               all[i]->sub->name, all[i]->sub->name);
+        for (const command *s = all[i]->sub; s != NULL; s = s->sub) {
+            printf(
+                "    if [ \"$name ${COMP_WORDS[2]}\" = '%s' ] && [ \"$COMP_CWORD\" -gt 2 ]; then\n"
+                "        name='%s'\n    fi\n",
+                s->name, s->name);
+        }
     }
     puts("    case $name in");
     const int status = ask_commands(all, n, form);
@@ -196,11 +203,16 @@ int zsh_program(const command *const *all, int n)
          "    shift words\n    (( CURRENT-- ))");
     for (int i = 0; i < n; i++) {
         if (all[i]->sub == NULL) continue;
-        const char *second = strrchr(all[i]->sub->name, ' ') + 1;
-        printf("    if [[ $name == %s && $CURRENT == 2 ]]; then\n        compadd %s\n"
-               "    elif [[ \"$name $words[2]\" == '%s' ]]; then\n"
-               "        name='%s'\n        shift words\n        (( CURRENT-- ))\n    fi\n",
-               all[i]->name, second, all[i]->sub->name, all[i]->sub->name);
+        printf("    if [[ $name == %s && $CURRENT == 2 ]]; then\n        compadd", all[i]->name);
+        for (const command *s = all[i]->sub; s != NULL; s = s->sub) {
+            printf(" %s", strrchr(s->name, ' ') + 1);
+        }
+        for (const command *s = all[i]->sub; s != NULL; s = s->sub) {
+            printf("\n    elif [[ \"$name $words[2]\" == '%s' ]]; then\n"
+                   "        name='%s'\n        shift words\n        (( CURRENT-- ))",
+                   s->name, s->name);
+        }
+        puts("\n    fi");
     }
     puts("    case $name in");
     const int status = ask_commands(all, n, form);

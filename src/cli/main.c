@@ -31,10 +31,12 @@ static const command *find(int argc, char **argv, int *n_word)
         const command *c = commands[i];
         if (strcmp(argv[0], c->name) != 0) continue;
         *n_word = 1;
-        if (c->sub == NULL || argc < 2) return c;
-        if (strcmp(argv[1], c->sub->name + strlen(c->name) + 1) != 0) return c;
-        *n_word = 2;
-        return c->sub;
+        for (const command *s = argc < 2 ? NULL : c->sub; s != NULL; s = s->sub) {
+            if (strcmp(argv[1], s->name + strlen(c->name) + 1) != 0) continue;
+            *n_word = 2;
+            return s;
+        }
+        return c;
     }
     return NULL;
 }

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Ratings as text: a line "user item rating [time]", with spaces, tabs, "::", commas or semicolons
+ * between (the first line says which), ids any text, a first line without a number as third field
+ * taken for names of columns, empty lines skipped.
+ */
+#ifndef FG_SRC_FACTOR_RATINGS_H
+#define FG_SRC_FACTOR_RATINGS_H
+
+#include <stdbool.h>
+
+#include "src/factor/hdi.h"
+
+/* Texts numbered from 0 in the order in which they came.  Zero-initialise. */
+typedef struct fg_id_table {
+    char *text; /* ids one after the other, each ended by a NUL */
+    size_t n_text, text_cap;
+    uint64_t *start; /* [n] offset of each */
+    size_t start_cap;
+    uint32_t n;
+    uint32_t *slot; /* [n_slot] 1 + id; 0: free */
+    size_t n_slot;
+} fg_id_table;
+
+void fg_id_table_fini(fg_id_table *t);
+const char *fg_id_text(const fg_id_table *t, uint32_t id);
+/* The number of an id; adds it when it is new.  FG_ENOMEM, FG_ELIMIT. */
+fg_status fg_id_add(fg_id_table *t, const char *s, size_t n, uint32_t *id, fg_err *err);
+/* UINT32_MAX: not there. */
+uint32_t fg_id_find(const fg_id_table *t, const char *s, size_t n);
+
+typedef struct fg_ratings {
+    fg_hdi m;
+    double *time; /* [m.n], NULL when no line has one */
+    size_t time_cap;
+    fg_id_table user, item;
+    uint64_t n_repeat; /* lines of a pair that came again */
+} fg_ratings;
+
+/* Adds the lines of a text to r, whose ids keep their numbers; `name` is for messages.  pairs:
+ * lines "user item" as well, with rating 0.  Then repeats are united as `how` says; pairs keep all.
+ * Errors: FG_EFORMAT with line number and reason, FG_EINVAL (repeats), FG_ENOMEM, FG_ELIMIT. */
+fg_status fg_ratings_parse(fg_ratings *r, const char *text, size_t n, const char *name, bool pairs,
+                           fg_hdi_repeats how, fg_err *err);
+void fg_ratings_fini(fg_ratings *r);
+
+/* Cuts entries into three parts of the shares given (sum above 0), by a seed, or by_time: earliest
+ * first.  Parts have the dimensions of r->m.  FG_ENOMEM; FG_EINVAL without times. */
+fg_status fg_ratings_split(const fg_ratings *r, const double share[3], uint64_t seed, bool by_time,
+                           fg_hdi part[3], fg_err *err);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Matrices, texts of ratings, their parts, and models as files.
+ */
+#include "src/factor/ratings.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/factor/factor_file.h"
+#include "tests/fg_test.h"
+
+static fg_status parse(fg_ratings *r, const char *text, fg_hdi_repeats how, fg_err *err)
+{
+    *r = (fg_ratings){0};
+    *err = (fg_err){0};
+    return fg_ratings_parse(r, text, strlen(text), "text", false, how, err);
+}
+
+FG_TEST(forms)
+{
+    static const char *const text[] = {
+        "u1 i1 3\nu2 i1 4\nu1 i2 5\n",
+        "u1\ti1\t3\t881250949\nu2\ti1\t4\t881250950\r\n\nu1\ti2\t5\t1",
+        "u1::i1::3::978300760\nu2::i1::4::978302109\nu1::i2::5::978301968\n",
+        "user,item,rating\n\"u1\",i1,3.0\nu2,i1,4\nu1,\"i2\",5\n",
+        "\xef\xbb\xbfu1;i1;3\nu2;i1;4\nu1;i2;5\n",
+        "  u1   i1 3 9\nu2 i1\t4 \nu1 i2 5 7 8 9\n",
+    };
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        fg_ratings r;
+        fg_err err;
+        CHECK_OK(parse(&r, text[i], FG_HDI_REFUSE, &err), &err);
+        REQUIRE(r.m.n == 3 && r.user.n == 2 && r.item.n == 2);
+        CHECK_STR(fg_id_text(&r.user, 1), "u2");
+        CHECK_STR(fg_id_text(&r.item, 1), "i2");
+        CHECK(r.m.entry[2].row == 0 && r.m.entry[2].col == 1);
+        CHECK_NEAR(r.m.entry[2].value, 5.0, 0.0);
+        fg_ratings_fini(&r);
+    }
+}
+
+FG_TEST(bad_lines_are_named)
+{
+    static const char *const text[][2] = {
+        {"a b 3\nc d x\n", "text: line 2: rating x, expected a number within 1e30"},
+        {"a b 3\nc d nan\n", "text: line 2: rating nan, expected a number within 1e30"},
+        {"a b 3\n\nc\n", "text: line 3: one field, expected user, item and rating"},
+        {"a,b,3\n,d,3\n", "text: line 2: an empty id, expected user, item and rating"},
+    };
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        fg_ratings r;
+        fg_err err;
+        CHECK(parse(&r, text[i][0], FG_HDI_LAST, &err) == FG_EFORMAT);
+        CHECK_STR(err.msg, text[i][1]);
+        fg_ratings_fini(&r);
+    }
+}
+
+FG_TEST(repeats)
+{
+    static const char text[] = "a x 1 10\nb x 2 20\na x 3 30\na y 4 40\na x 5 50\n";
+    fg_ratings r;
+    fg_err err;
+    CHECK_OK(parse(&r, text, FG_HDI_LAST, &err), &err);
+    CHECK(r.m.n == 3 && r.n_repeat == 2);
+    CHECK_NEAR(r.m.entry[2].value, 5.0, 0.0);
+    CHECK_NEAR(r.time[2], 50.0, 0.0);
+    fg_ratings_fini(&r);
+    CHECK_OK(parse(&r, text, FG_HDI_MEAN, &err), &err);
+    CHECK_NEAR(r.m.entry[2].value, 3.0, 1e-6);
+    fg_ratings_fini(&r);
+    CHECK(parse(&r, text, FG_HDI_REFUSE, &err) == FG_EINVAL);
+    CHECK_STR(err.msg, "text: 2 repeated pairs, expected none");
+    fg_ratings_fini(&r);
+}
+
+static void make_ratings(fg_ratings *r)
+{
+    char line[64];
+    fg_err err = {0};
+    fg_buf b = {0};
+    for (int u = 0; u < 40; u++) {
+        for (int i = u % 3; i < 50; i += 3) {
+            (void)snprintf(line, sizeof line, "u%d i%d %d %d\n", u, i, 1 + (u + i) % 5, 50 * u + i);
+            fg_buf_put_str(&b, line);
+        }
+    }
+    CHECK_OK(parse(r, fg_buf_str(&b), FG_HDI_REFUSE, &err), &err);
+    fg_buf_fini(&b);
+}
+
+FG_TEST(index_and_parts)
+{
+    fg_ratings r;
+    fg_err err = {0};
+    fg_hdi part[3];
+    make_ratings(&r);
+    REQUIRE_OK(fg_hdi_make_index(&r.m, &err), &err);
+    for (int side = 0; side < 2; side++) {
+        const fg_hdi_index *x = side == 0 ? &r.m.by_row : &r.m.by_col;
+        uint64_t n = 0;
+        for (uint32_t k = 0; k < (side == 0 ? r.m.n_row : r.m.n_col); k++) {
+            for (uint64_t i = x->start[k]; i < x->start[k + 1]; i++, n++) {
+                const fg_hdi_entry *e = &r.m.entry[x->at[i]];
+                CHECK((side == 0 ? e->row : e->col) == k);
+                CHECK(i == x->start[k] || x->at[i] > x->at[i - 1]);
+            }
+        }
+        CHECK_U64(n, r.m.n);
+    }
+    const double share[3] = {70, 10, 20};
+    for (int by_time = 0; by_time < 2; by_time++) {
+        REQUIRE_OK(fg_ratings_split(&r, share, 5, by_time == 1, part, &err), &err);
+        CHECK_U64(part[0].n + part[1].n + part[2].n, r.m.n);
+        CHECK_U64(part[2].n, (r.m.n * 2 + 5) / 10);
+        /* by time the first users train, the last ones test */
+        CHECK((part[2].entry[0].row > part[0].entry[part[0].n - 1].row) == (by_time == 1));
+        for (int k = 0; k < 3; k++) fg_hdi_fini(&part[k]);
+    }
+    fg_ratings_fini(&r);
+}
+
+/* Any byte changed, any length: refused.  The file as it was: the same model. */
+FG_TEST(model_file)
+{
+    fg_ratings r;
+    fg_err err = {0};
+    fg_factor_model *m = NULL, *back = NULL;
+    fg_id_table row, col;
+    make_ratings(&r);
+    for (int bias = 0; bias < 2; bias++) {
+        fg_factor_opts o = fg_factor_opts_default(FG_ALGO_ADS, bias == 1);
+        o.rank = 5;
+        REQUIRE_OK(fg_factor_model_create(&m, &r.m, &o, &err), &err);
+        const char *path = fg_test_tmp("model");
+        REQUIRE_OK(fg_factor_save(path, m, &r.user, &r.item, &err), &err);
+        REQUIRE_OK(fg_factor_load(path, &back, &row, &col, &err), &err);
+        CHECK(back->algo == FG_ALGO_ADS && back->rank == 5 && (back->bx != NULL) == (bias == 1));
+        CHECK(memcmp(back->x, m->x, m->n_row * m->stride * sizeof *m->x) == 0);
+        CHECK(memcmp(back->y, m->y, m->n_col * m->stride * sizeof *m->y) == 0);
+        CHECK_STR(fg_id_text(&col, col.n - 1), fg_id_text(&r.item, r.item.n - 1));
+        CHECK_NEAR(fg_factor_predict(back, 3, 4), fg_factor_predict(m, 3, 4), 0.0);
+        CHECK_NEAR(fg_factor_predict(back, 3, 4000), m->mean, 0.0);
+        fg_factor_model_destroy(&back);
+        fg_id_table_fini(&row);
+        fg_id_table_fini(&col);
+        char *bytes = NULL;
+        size_t n = 0;
+        REQUIRE_OK(fg_io_read_all(path, 1 << 20, &bytes, &n, &err), &err);
+        for (size_t i = 0; i < n; i += (size_t)fg_test_every(7, 31)) {
+            bytes[i] ^= 4;
+            CHECK(fg_factor_read(bytes, n, "m", &back, &row, &col, &err) == FG_EFORMAT);
+            bytes[i] ^= 4;
+            CHECK(fg_factor_read(bytes, i, "m", &back, &row, &col, &err) == FG_EFORMAT);
+        }
+        fg_mem_free(bytes);
+        fg_factor_model_destroy(&m);
+    }
+    fg_ratings_fini(&r);
+}
