@@ -192,10 +192,6 @@ EMU_SAN := $(if $(findstring thread,$(SAN)),$(if $(shell $(CC) --version | grep 
 EMU_FLAGS = -x c++ -std=c++17 -D_GNU_SOURCE -I. -include tests/emulate/cuda/cuda_emu_kernel.h -Wall -Wextra \
             $(if $(WERROR),-Werror) $(CFLAGS) $(if $(SAN),-O1) $(FPF) $(SANF) $(EMU_SAN) -fno-exceptions -fno-rtti -fno-threadsafe-statics \
             -fPIC -fvisibility=hidden -Wno-unused-function -Wno-unknown-pragmas -MMD -MP
-# Fibres leave functions that they never return to, which a thread sanitizer's own stack does not survive.
-ifneq ($(findstring thread,$(SAN)),)
-EMU_FLAGS += $(if $(findstring clang,$(shell $(CC) --version)),-mllvm -tsan-instrument-func-entry-exit=0,--param tsan-instrument-func-entry-exit=0)
-endif
 $(BUILD)/%.emu.o: %
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(EMU_FLAGS) -c $< -o $@

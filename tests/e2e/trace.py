@@ -52,6 +52,9 @@ check("none_reads_less_than_optimal", all(r["misses"] + r["prefetches"] >= best 
 recall = {(r["predict"], r["ahead"]): r for r in table["recall"]}
 check("recall", len(recall) == 4 * len(choices("--predict")) and recall["router", 1]["asked"] == 150 * 7 * 2 and recall["router", 1]["recall@2"] > recall["router", 4]["recall@2"]
       > 3 * recall["random", 1]["recall@2"] == 3 * 0.0625, recall)
+card = json.loads(run("trace", "replay", T, "--ram", ram, "--json", "--gpu-mem", str(64 * size))[1])["card"]
+check("card", card["residents"] == 64 and card["reads"] == asked and card["heat"] > card["row_split"] == 0.25 and 0 < card["running"] < 1, card)
+check("card_of_none", "card" not in table)
 status, wide, _ = run("trace", "replay", T, "--ram", ram, "--json", "--ahead", "4")
 check("ahead", status == 0 and row(json.loads(wide), "lru", "router") != row(table, "lru", "router") and row(json.loads(wide), "lru", "none") == row(table, "lru", "none"))
 

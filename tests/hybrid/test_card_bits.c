@@ -232,13 +232,16 @@ FG_TEST(caches)
 
 /* ---- experts that change places ---- */
 
+/* What passes take is then little against what experts do. */
+enum { FEW_ROWS = 32 };
+
 /* Memory of the card for a third of the experts. */
 static uint64_t a_third(void)
 {
     card_rig r;
     fg_device_stats st = {.dense_bytes = 0};
     if (!card_rig_open(&r, job.path, 2, job.kv, &job.o)) return 0;
-    fg_session *s = card_session(&r, 512);
+    fg_session *s = card_session(&r, FEW_ROWS);
     CHECK(s != NULL && card_go_to(&r, s, 2, 0) && fg_engine_device_stats(r.e, &st));
     fg_session_destroy(&s);
     card_rig_close(&r);
@@ -257,7 +260,7 @@ static void changes_places(void)
     uint64_t passes = 0;
     job.o.gpu_bytes = a_third();
     REQUIRE(card_rig_open(&r, job.path, 53, job.kv, &job.o));
-    fg_session *s = card_session(&r, 512);
+    fg_session *s = card_session(&r, FEW_ROWS);
     REQUIRE(s != NULL);
     fg_device_cuda_restless(fg_engine_device(r.e));
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {

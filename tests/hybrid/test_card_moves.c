@@ -55,7 +55,7 @@ static bool raw_state(raw *w, fg_kv_type kv)
     fg_state_destroy(&w->st);
     fg_status st =
         fg_state_create(&w->st, e->model->shape, CARD_MOST, kv, fg_team_place(e->team), &err);
-    if (st == FG_OK) st = e->device->ops->attach(e->device, w->st, &err);
+    if (st == FG_OK) st = e->device->ops->attach(e->device, w->st, w->s, &err);
     CHECK_OK(st, &err);
     w->same = true;
     return st == FG_OK;
