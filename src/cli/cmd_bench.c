@@ -399,8 +399,8 @@ static fg_status write_csv(const report *r, const char *level, fg_err *err)
     const settings *o = r->o;
     char setup[256];
     char card[64] = "";
-    if (o->eo.gpu != FG_GPU_OFF && r->has_card) {
-        (void)snprintf(card, sizeof card, " gpu=%d gpu-mem=%llu", o->eo.gpu < 0 ? 0 : o->eo.gpu,
+    if (o->eo.gpu >= 0) { /* else the machine decides */
+        (void)snprintf(card, sizeof card, " gpu=%d gpu-mem=%llu", o->eo.gpu,
                        (unsigned long long)o->eo.gpu_bytes);
     }
     (void)snprintf(setup, sizeof setup, "%s%slevel=%s%s", o->flags, o->flags[0] == '\0' ? "" : " ",

@@ -16,22 +16,22 @@
 
 enum { ALIGN = 256 };
 
-fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err)
+fg_status fg_cu_check(cu_device *c, int result, const char *what, fg_err *err)
 {
     const fg_status st = fg_gpu_check(c->gpu, result, what, err);
     if (st == FG_EIO) c->broken = st;
     return st;
 }
 
-fg_status cu_launched(cu_device *c, fg_err *err)
+fg_status fg_cu_launched(cu_device *c, fg_err *err)
 {
     if (c->queue.result == 0) return FG_OK;
-    return cu_check(c, c->queue.result, fg_cuda_kernel_name[c->queue.failed], err);
+    return fg_cu_check(c, c->queue.result, fg_cuda_kernel_name[c->queue.failed], err);
 }
 
-fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err)
+fg_status fg_cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err)
 {
-    cu_give(c, m);
+    fg_cu_give(c, m);
     size_t free_bytes = 0, all = 0;
     (void)c->d->mem_info(&free_bytes, &all);
     const uint64_t used =
@@ -45,23 +45,24 @@ fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, 
                        c->gpu->idx, what, fg_text_memory((double)bytes).s,
                        fg_text_memory((double)(free_bytes < room ? free_bytes : room)).s);
     }
-    FG_TRY(cu_check(c, result, what, err));
+    FG_TRY(fg_cu_check(c, result, what, err));
     m->bytes = bytes;
     return FG_OK;
 }
 
-fg_status cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err)
+fg_status fg_cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what,
+                           fg_err *err)
 {
     fg_err why = {0};
     fg_status st;
     do {
-        st = cu_take(c, m, bytes, what, &why);
-    } while (st == FG_ENOMEM && cu_experts_yield(c));
+        st = fg_cu_take(c, m, bytes, what, &why);
+    } while (st == FG_ENOMEM && fg_cu_experts_yield(c));
     if (st != FG_OK && err != NULL) *err = why;
     return st;
 }
 
-void cu_give(cu_device *c, cu_memory *m)
+void fg_cu_give(cu_device *c, cu_memory *m)
 {
     if (m->p != 0 && !c->gpu->hangs) (void)c->d->mem_free(m->p);
     *m = (cu_memory){0};
@@ -69,7 +70,7 @@ void cu_give(cu_device *c, cu_memory *m)
 
 #define SECOND_NS UINT64_C(1000000000)
 
-void cu_give_up(cu_device *c)
+void fg_cu_give_up(cu_device *c)
 {
     c->broken = FG_EIO;
     if (c->box != NULL) {
@@ -78,21 +79,21 @@ void cu_give_up(cu_device *c)
     (void)fg_gpu_wait(c->gpu, c->main, 2000, "abort", NULL);
 }
 
-fg_status cu_drain(cu_device *c, const char *what, fg_err *err)
+fg_status fg_cu_drain(cu_device *c, const char *what, fg_err *err)
 {
     const fg_status st = fg_gpu_wait(c->gpu, c->main, 60000, what, err);
     if (st == FG_EIO) c->broken = st;
     return st;
 }
 
-fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err)
+fg_status fg_cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err)
 {
     const uint64_t begin = fg_clock_ns();
     for (;;) {
         const int result = c->d->event_query(event);
-        if (result != FG_CU_NOT_READY) return cu_check(c, result, what, err);
+        if (result != FG_CU_NOT_READY) return fg_cu_check(c, result, what, err);
         if (fg_clock_ns() - begin < 60 * SECOND_NS) continue;
-        cu_give_up(c);
+        fg_cu_give_up(c);
         return fg_fail(err, FG_EIO, "gpu %u: %s: no answer for a minute, expected one", c->gpu->idx,
                        what);
     }
@@ -115,7 +116,7 @@ static void *put(loader *y, const void *from, uint64_t bytes)
     y->used += fg_round_up(bytes, ALIGN);
     if (y->base == 0 || y->st != FG_OK) return NULL;
     const cu_device *c = y->c;
-    y->st = cu_check(y->c, c->d->copy_in(at, from, (size_t)bytes, c->main), "weights", y->err);
+    y->st = fg_cu_check(y->c, c->d->copy_in(at, from, (size_t)bytes, c->main), "weights", y->err);
     if (y->st == FG_OK && y->o->progress != NULL &&
         !y->o->progress(y->o->progress_ctx, y->used, y->all)) {
         y->st =
@@ -187,7 +188,7 @@ static void put_all(loader *y)
     c->final_norm = put_vector(y, FG_ROLE_FINAL_NORM, FG_NO_LAYER, c->m->shape->d_model);
 }
 
-fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
+fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
 {
     FG_TRY(fg_model_file_mapped(c->m->file, err));
     c->layer = fg_mem_zalloc_array(c->m->shape->n_layer, sizeof *c->layer);
@@ -195,13 +196,13 @@ fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
     loader y = {.c = c, .o = o, .err = err};
     put_all(&y);
     y.all = y.used;
-    FG_TRY(cu_take(c, &c->dense, y.used, "dense weights", err));
+    FG_TRY(fg_cu_take(c, &c->dense, y.used, "dense weights", err));
     c->stats.dense_bytes = y.used;
     y.base = c->dense.p;
     y.used = 0;
     put_all(&y);
     FG_TRY(y.st);
-    return cu_check(c, c->d->stream_sync(c->main), "weights", err);
+    return fg_cu_check(c, c->d->stream_sync(c->main), "weights", err);
 }
 
 /* ---- opening ---- */
@@ -209,19 +210,19 @@ fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
 static fg_status open_queues(cu_device *c, fg_err *err)
 {
     const fg_driver *d = c->d;
-    FG_TRY(cu_check(c, d->stream_create(&c->main, FG_CU_STREAM_NO_WAIT), "stream", err));
-    FG_TRY(cu_check(c, d->stream_create(&c->copy, FG_CU_STREAM_NO_WAIT), "stream", err));
-    FG_TRY(cu_check(c, d->event_create(&c->routed, FG_CU_EVENT_NO_TIME), "event", err));
+    FG_TRY(fg_cu_check(c, d->stream_create(&c->main, FG_CU_STREAM_NO_WAIT), "stream", err));
+    FG_TRY(fg_cu_check(c, d->stream_create(&c->copy, FG_CU_STREAM_NO_WAIT), "stream", err));
+    FG_TRY(fg_cu_check(c, d->event_create(&c->routed, FG_CU_EVENT_NO_TIME), "event", err));
     const unsigned seen = FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED;
     void *p;
-    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->staged, seen), "mailbox", err));
+    FG_TRY(fg_cu_check(c, d->host_alloc(&p, sizeof *c->staged, seen), "mailbox", err));
     c->staged = p;
-    FG_TRY(cu_check(c, d->host_alloc(&p, sizeof *c->box, seen), "mailbox", err));
+    FG_TRY(fg_cu_check(c, d->host_alloc(&p, sizeof *c->box, seen), "mailbox", err));
     c->box = p;
     memset(c->box, 0, sizeof *c->box);
     c->queue = (fg_gpu_queue){.gpu = c->gpu, .stream = c->main};
     c->ops = fg_gpu_queue_ops(&c->queue);
-    return cu_take(c, &c->block, sizeof(cu_block), "pass", err);
+    return fg_cu_take(c, &c->block, sizeof(cu_block), "pass", err);
 }
 
 /* What is on the card.  Of one that hangs nothing is given back: each of these calls would wait. */
@@ -232,11 +233,11 @@ static void close_card(cu_device *c)
     if (c->main != NULL && c->broken == FG_OK) {
         (void)fg_gpu_wait(c->gpu, c->main, 60000, "closing", NULL);
     }
-    cu_experts_close(c);
+    fg_cu_experts_close(c);
     if (c->gpu->hangs) return;
     if (c->graph.exec != NULL) (void)d->graph_exec_destroy(c->graph.exec);
     cu_memory *const all[] = {&c->dense, &c->work.memory, &c->attn, &c->block};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) cu_give(c, all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) fg_cu_give(c, all[i]);
     if (c->staged != NULL) (void)d->host_free(c->staged);
     if (c->box != NULL) (void)d->host_free(c->box);
     if (c->routed != NULL) (void)d->event_destroy(c->routed);
@@ -268,8 +269,8 @@ static fg_status open_device(fg_device **out, const fg_model *m, const fg_device
         c->limit = o->bytes != 0 && o->bytes < c->gpu->info.bytes ? o->bytes : c->gpu->info.bytes;
         st = open_queues(c, err);
     }
-    if (st == FG_OK) st = cu_dense_load(c, o, err);
-    if (st == FG_OK) st = cu_experts_open(c, err);
+    if (st == FG_OK) st = fg_cu_dense_load(c, o, err);
+    if (st == FG_OK) st = fg_cu_experts_open(c, err);
     if (st != FG_OK) {
         close_device(&c->base);
         return st;
@@ -287,18 +288,18 @@ const fg_device_ops fg_device_cuda = {
     .name = "cuda",
     .open = open_device,
     .close = close_device,
-    .attach = cu_attach,
-    .detach = cu_detach,
-    .fetch = cu_fetch,
-    .most_rows = cu_most_rows,
-    .forget = cu_forget,
-    .begin = cu_begin,
-    .routed = cu_routed,
-    .take = cu_experts_take,
-    .start = cu_start,
-    .done = cu_done,
-    .hidden = cu_hidden,
-    .logits = cu_logits,
-    .end = cu_end,
+    .attach = fg_cu_attach,
+    .detach = fg_cu_detach,
+    .fetch = fg_cu_fetch,
+    .most_rows = fg_cu_most_rows,
+    .forget = fg_cu_forget,
+    .begin = fg_cu_begin,
+    .routed = fg_cu_routed,
+    .take = fg_cu_experts_take,
+    .start = fg_cu_start,
+    .done = fg_cu_done,
+    .hidden = fg_cu_hidden,
+    .logits = fg_cu_logits,
+    .end = fg_cu_end,
     .stats = get_stats,
 };

@@ -80,7 +80,7 @@ static void look_at_layer(cu_device *c, uint32_t l)
     }
 }
 
-fg_status cu_experts_open(cu_device *c, fg_err *err)
+fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
 {
     const fg_shape *s = c->m->shape;
     const size_t n = (size_t)s->n_layer * s->n_expert;
@@ -96,30 +96,31 @@ fg_status cu_experts_open(cu_device *c, fg_err *err)
         return fg_fail_nomem(err, "gpu");
     }
     for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
-    FG_TRY(cu_take(c, &c->table, n * sizeof(fg_cuda_expert), "table of experts", err));
-    return cu_check(c, c->d->fill(c->table.p, 0, (size_t)c->table.bytes, c->main), "experts", err);
+    FG_TRY(fg_cu_take(c, &c->table, n * sizeof(fg_cuda_expert), "table of experts", err));
+    return fg_cu_check(c, c->d->fill(c->table.p, 0, (size_t)c->table.bytes, c->main), "experts",
+                       err);
 }
 
-void cu_experts_close(cu_device *c)
+void fg_cu_experts_close(cu_device *c)
 {
     const fg_shape *s = c->m->shape;
     for (uint32_t l = 0; l < s->n_layer && c->resident != NULL; l++) {
         for (uint32_t e = 0; e < s->n_expert; e++) {
             uint64_t n;
             const size_t i = index_of(c, l, e);
-            cu_give(c, &c->resident[i]);
+            fg_cu_give(c, &c->resident[i]);
             if (c->pinned == NULL || !c->pinned[i] || c->gpu->hangs) continue;
             (void)c->d->host_unregister((void *)(uintptr_t)bytes_of(c, l, e, &n));
         }
     }
-    cu_give(c, &c->move.memory);
+    fg_cu_give(c, &c->move.memory);
     if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
     for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
     }
-    cu_give(c, &c->slots);
-    cu_give(c, &c->table);
+    fg_cu_give(c, &c->slots);
+    fg_cu_give(c, &c->table);
     fg_mem_free(c->resident);
     fg_mem_free(c->hot.expert);
     fg_mem_free(c->pinned);
@@ -152,28 +153,28 @@ static fg_status copy_expert(cu_device *c, uint32_t l, uint32_t e, uint64_t to, 
 {
     uint64_t n;
     const uint8_t *p = bytes_of(c, l, e, &n);
-    return cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err);
+    return fg_cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err);
 }
 
 static fg_status make_slots(cu_device *c, fg_err *err)
 {
     fg_err why = {0};
     const uint64_t each = fg_round_up(c->most_bytes, 256);
-    if (cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
+    if (fg_cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
     c->stats.work_bytes += c->slots.bytes;
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
         c->slot[k].p = c->slots.p + k * each;
-        FG_TRY(
-            cu_check(c, c->d->event_create(&c->slot[k].filled, FG_CU_EVENT_NO_TIME), "event", err));
-        FG_TRY(
-            cu_check(c, c->d->event_create(&c->slot[k].free, FG_CU_EVENT_NO_TIME), "event", err));
+        FG_TRY(fg_cu_check(c, c->d->event_create(&c->slot[k].filled, FG_CU_EVENT_NO_TIME), "event",
+                           err));
+        FG_TRY(fg_cu_check(c, c->d->event_create(&c->slot[k].free, FG_CU_EVENT_NO_TIME), "event",
+                           err));
     }
     c->pin_left = fg_room_share(UINT64_MAX, 2);
     pin(c, 0, 0);
     for (uint32_t i = 0; i < 2; i++) { /* the first may read the file */
         const uint64_t begin = fg_clock_ns();
         FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
-        FG_TRY(cu_check(c, c->d->stream_sync(c->copy), "expert", err));
+        FG_TRY(fg_cu_check(c, c->d->stream_sync(c->copy), "expert", err));
         c->rates.copy = (double)(fg_clock_ns() - begin) * 1e-9;
     }
     return FG_OK;
@@ -189,8 +190,8 @@ static fg_status set_resident(cu_device *c, size_t i, cu_memory to, fg_err *err)
     c->resident[i] = to;
     c->hot.expert[i].place = FG_HOT_CARD;
     c->hot.expert[i].bytes = to.bytes;
-    return cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
-                    err);
+    return fg_cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
+                       err);
 }
 
 /* It is there no more; its place is the caller's. */
@@ -201,7 +202,7 @@ static fg_status unset_resident(cu_device *c, size_t i, cu_memory *was, fg_err *
     c->resident[i] = (cu_memory){0};
     c->hot.expert[i].place = FG_HOT_HOST;
     (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &c->hot.expert[i].bytes);
-    return cu_check(
+    return fg_cu_check(
         c, c->d->fill(c->table.p + i * sizeof(fg_cuda_expert), 0, sizeof(fg_cuda_expert), c->main),
         "expert", err);
 }
@@ -219,7 +220,7 @@ static fg_status add_resident(cu_device *c, size_t i, bool *full, fg_err *err)
     const uint64_t used =
         c->stats.dense_bytes + c->stats.state_bytes + c->stats.work_bytes + c->stats.resident_bytes;
     *full = free_bytes < n + FG_GPU_RESERVE_BYTES || used + n + FG_GPU_RESERVE_BYTES > c->limit ||
-            cu_take(c, &to, n, "expert", &why) != FG_OK;
+            fg_cu_take(c, &to, n, "expert", &why) != FG_OK;
     if (*full) return FG_OK;
     c->stats.n_resident++;
     c->stats.resident_bytes += n;
@@ -258,18 +259,18 @@ static size_t next_expert(const cu_device *c)
     return best;
 }
 
-fg_status cu_experts_fill(cu_device *c, fg_err *err)
+fg_status fg_cu_experts_fill(cu_device *c, fg_err *err)
 {
     bool full = false;
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
-    FG_TRY(cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
+    FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
     start_counts(c);
     for (size_t i; !full && (i = next_expert(c)) < c->hot.n;) {
         FG_TRY(add_resident(c, i, &full, err));
     }
-    return cu_work_reserve(c, c->work.n_row, err); /* with buffers for experts */
+    return fg_cu_work_reserve(c, c->work.n_row, err); /* with buffers for experts */
 }
 
 /* ---- moving ---- */
@@ -283,10 +284,10 @@ static fg_status finish_move(cu_device *c, bool wait, fg_err *err)
 {
     cu_move *v = &c->move;
     if (!v->busy) return FG_OK;
-    if (wait) FG_TRY(cu_wait(c, v->copied, "expert", err));
+    if (wait) FG_TRY(fg_cu_wait(c, v->copied, "expert", err));
     const int result = c->d->event_query(v->copied);
     if (result == FG_CU_NOT_READY) return FG_OK;
-    FG_TRY(cu_check(c, result, "expert", err));
+    FG_TRY(fg_cu_check(c, result, "expert", err));
     v->busy = false;
     const cu_memory to = v->memory;
     v->memory = (cu_memory){0};
@@ -294,7 +295,7 @@ static fg_status finish_move(cu_device *c, bool wait, fg_err *err)
     return set_resident(c, v->in, to, err);
 }
 
-fg_status cu_experts_move(cu_device *c, fg_err *err)
+fg_status fg_cu_experts_move(cu_device *c, fg_err *err)
 {
     cu_move *v = &c->move;
     const fg_driver *d = c->d;
@@ -306,12 +307,12 @@ fg_status cu_experts_move(cu_device *c, fg_err *err)
     if (!fg_hot_choose(&c->hot, c->restless ? -1.0f : FG_HOT_MARGIN, &v->in, &out)) return FG_OK;
     FG_TRY(unset_resident(c, out, &v->memory, err));
     /* what was launched before may read the place still */
-    FG_TRY(cu_check(c, d->event_record(v->copied, c->main), "expert", err));
-    FG_TRY(cu_check(c, d->stream_wait(c->copy, v->copied, 0), "expert", err));
+    FG_TRY(fg_cu_check(c, d->event_record(v->copied, c->main), "expert", err));
+    FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, v->copied, 0), "expert", err));
     const uint32_t l = (uint32_t)(v->in / c->hot.n_expert), e = (uint32_t)(v->in % c->hot.n_expert);
     pin(c, l, e);
     FG_TRY(copy_expert(c, l, e, v->memory.p, c->copy, err));
-    FG_TRY(cu_check(c, d->event_record(v->copied, c->copy), "expert", err));
+    FG_TRY(fg_cu_check(c, d->event_record(v->copied, c->copy), "expert", err));
     v->busy = true;
     const uint64_t took = fg_clock_ns() - now;
     if (took > MOVE_NS / MOVE_SHARE) v->next_ns = now + MOVE_SHARE * took;
@@ -323,7 +324,7 @@ void fg_device_cuda_restless(fg_device *d)
     ((cu_device *)d)->restless = true;
 }
 
-bool cu_experts_yield(cu_device *c)
+bool fg_cu_experts_yield(cu_device *c)
 {
     cu_memory was;
     if (finish_move(c, true, NULL) != FG_OK) return false;
@@ -332,13 +333,13 @@ bool cu_experts_yield(cu_device *c)
     (void)unset_resident(c, i, &was, NULL);
     c->stats.n_resident--;
     c->stats.resident_bytes -= was.bytes;
-    cu_give(c, &was);
+    fg_cu_give(c, &was);
     return true;
 }
 
 /* ---- a layer ---- */
 
-void cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
+void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
 {
     cu_device *c = (cu_device *)dev;
     const uint32_t n = c->m->shape->n_expert;
@@ -354,7 +355,7 @@ void cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mi
     memcpy(c->mine, mine, n * sizeof *mine);
 }
 
-void cu_experts_few(cu_device *c, uint32_t l)
+void fg_cu_experts_few(cu_device *c, uint32_t l)
 {
     const cu_work *w = &c->work;
     const cu_layer *y = &c->layer[l];
@@ -380,7 +381,7 @@ void cu_experts_few(cu_device *c, uint32_t l)
 }
 
 /* The card puts the output of a token's i-th expert into row token * n_used + i. */
-void cu_experts_order(cu_device *c)
+void fg_cu_experts_order(cu_device *c)
 {
     const uint64_t n = (uint64_t)c->b->n_tok * c->m->shape->n_used;
     for (uint64_t i = 0; i < n; i++) {
@@ -406,9 +407,10 @@ static fg_status send_order(cu_device *c, fg_err *err)
         c->from[s->row_of[i] & ~FG_ROW_ELSEWHERE] = (uint32_t)(i / used);
     }
     const uint64_t bytes = n * sizeof *c->from;
-    FG_TRY(cu_check(c, c->d->copy_in((uint64_t)(uintptr_t)w->from, c->from, (size_t)bytes, c->main),
-                    "copy", err));
-    return cu_check(
+    FG_TRY(fg_cu_check(c,
+                       c->d->copy_in((uint64_t)(uintptr_t)w->from, c->from, (size_t)bytes, c->main),
+                       "copy", err));
+    return fg_cu_check(
         c, c->d->copy_in((uint64_t)(uintptr_t)w->row_of, s->row_of, (size_t)bytes, c->main), "copy",
         err);
 }
@@ -450,20 +452,20 @@ static fg_status run_streamed(cu_device *c, uint32_t l, uint32_t e, fg_err *err)
     const fg_driver *d = c->d;
     cu_slot *slot = &c->slot[c->turn++ % CU_SLOTS];
     pin(c, l, e);
-    FG_TRY(cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
+    FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
     FG_TRY(copy_expert(c, l, e, slot->p, c->copy, err));
-    FG_TRY(cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
-    FG_TRY(cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
+    FG_TRY(fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
+    FG_TRY(fg_cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
     const fg_cuda_expert x = expert_at(c, l, e, slot->p);
     run_expert(c, l, e, &x);
-    return cu_check(c, d->event_record(slot->free, c->main), "slot", err);
+    return fg_cu_check(c, d->event_record(slot->free, c->main), "slot", err);
 }
 
-fg_status cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
+fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
 {
     if (c->few) {
-        if (c->stats.n_resident > 0) cu_experts_few(c, l);
-        return cu_launched(c, err);
+        if (c->stats.n_resident > 0) fg_cu_experts_few(c, l);
+        return fg_cu_launched(c, err);
     }
     FG_TRY(send_order(c, err));
     for (uint32_t pass = 0; pass < 2; pass++) { /* those that are there first */
@@ -478,7 +480,7 @@ fg_status cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
             }
         }
     }
-    return cu_launched(c, err);
+    return fg_cu_launched(c, err);
 }
 
 /* What the host needed, against what was expected of it: the next layer is shared by it. */
@@ -498,7 +500,7 @@ static void learn(cu_device *c)
     c->rates.host_read *= (1.0 + step) / 2.0;
 }
 
-fg_status cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
+fg_status fg_cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
 {
     const fg_scratch *s = c->b->s;
     const cu_work *w = &c->work;
@@ -509,11 +511,11 @@ fg_status cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
         const uint32_t from = s->first[s->active[i]];
         while (i + 1 < s->n_active && s->first[s->active[i] + 1] == s->first[s->active[i + 1]]) i++;
         const uint64_t n = s->first[s->active[i] + 1] - from, stride = s->y.f_stride;
-        FG_TRY(cu_check(c,
-                        c->d->copy_in((uint64_t)(uintptr_t)(w->y.f + from * stride),
-                                      s->y.f + from * stride, (size_t)(n * stride * sizeof(float)),
-                                      c->main),
-                        "copy", err));
+        FG_TRY(fg_cu_check(c,
+                           c->d->copy_in((uint64_t)(uintptr_t)(w->y.f + from * stride),
+                                         s->y.f + from * stride,
+                                         (size_t)(n * stride * sizeof(float)), c->main),
+                           "copy", err));
     }
     return FG_OK;
 }

@@ -126,23 +126,24 @@ typedef struct cu_device {
 } cu_device;
 
 /* ---- memory ---- */
-fg_status cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
+fg_status fg_cu_take(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
 /* The same; residents give way to it. */
-fg_status cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what, fg_err *err);
-void cu_give(cu_device *c, cu_memory *m);
+fg_status fg_cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const char *what,
+                           fg_err *err);
+void fg_cu_give(cu_device *c, cu_memory *m);
 /* The status of a driver call of the device; a fault of the card is remembered. */
-fg_status cu_check(cu_device *c, int result, const char *what, fg_err *err);
+fg_status fg_cu_check(cu_device *c, int result, const char *what, fg_err *err);
 /* Of all launches so far. */
-fg_status cu_launched(cu_device *c, fg_err *err);
+fg_status fg_cu_launched(cu_device *c, fg_err *err);
 /* The card does not answer: it is broken, and hangs when the abort word does not help. */
-void cu_give_up(cu_device *c);
+void fg_cu_give_up(cu_device *c);
 /* Waits for all that is in the main stream, a minute at most. */
-fg_status cu_drain(cu_device *c, const char *what, fg_err *err);
+fg_status fg_cu_drain(cu_device *c, const char *what, fg_err *err);
 /* Waits for a stream, with an end to its patience; the team's worker 0 polls go_on meanwhile. */
-fg_status cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
+fg_status fg_cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
 
 /* ---- weights ---- */
-fg_status cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err);
+fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err);
 
 /* ---- states ---- */
 struct cu_state {
@@ -153,44 +154,44 @@ struct cu_state {
         float *k_scale, *v_scale;
     } * layer; /* [n_layer] */
 };
-fg_status cu_attach(fg_device *d, fg_state *st, fg_scratch *s, fg_err *err);
-void cu_detach(fg_device *d, fg_state *st);
-fg_status cu_fetch(fg_device *d, fg_state *st, fg_err *err);
+fg_status fg_cu_attach(fg_device *d, fg_state *st, fg_scratch *s, fg_err *err);
+void fg_cu_detach(fg_device *d, fg_state *st);
+fg_status fg_cu_fetch(fg_device *d, fg_state *st, fg_err *err);
 /* What is newer in memory goes to the card. */
-fg_status cu_bring(cu_device *c, fg_state *st, fg_err *err);
+fg_status fg_cu_bring(cu_device *c, fg_state *st, fg_err *err);
 
 /* ---- buffers ---- */
-fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
-uint32_t cu_most_rows(fg_device *d);
-fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
-void cu_forget(fg_device *d, fg_scratch *s);
+fg_status fg_cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
+uint32_t fg_cu_most_rows(fg_device *d);
+fg_status fg_cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
+void fg_cu_forget(fg_device *d, fg_scratch *s);
 /* Address of something in the scratch of the pass as the card sees it. */
-void *cu_host(const cu_device *c, const void *p);
+void *fg_cu_host(const cu_device *c, const void *p);
 
 /* ---- experts ---- */
-fg_status cu_experts_open(cu_device *c, fg_err *err);
-void cu_experts_close(cu_device *c);
+fg_status fg_cu_experts_open(cu_device *c, fg_err *err);
+void fg_cu_experts_close(cu_device *c);
 /* Slots, and as many residents as fit; once. */
-fg_status cu_experts_fill(cu_device *c, fg_err *err);
+fg_status fg_cu_experts_fill(cu_device *c, fg_err *err);
 /* Between two passes: an expert that has come takes its place, and the next one sets out. */
-fg_status cu_experts_move(cu_device *c, fg_err *err);
+fg_status fg_cu_experts_move(cu_device *c, fg_err *err);
 /* Gives up the coldest resident; false: there is none. */
-bool cu_experts_yield(cu_device *c);
+bool fg_cu_experts_yield(cu_device *c);
 /* Those of few rows that are there, decided on the card; order: where the host finds them. */
-void cu_experts_few(cu_device *c, uint32_t layer);
-void cu_experts_order(cu_device *c);
-void cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
-fg_status cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
+void fg_cu_experts_few(cu_device *c, uint32_t layer);
+void fg_cu_experts_order(cu_device *c);
+void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
+fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
 /* Rows of the host's experts go to the card, and what it took is noted. */
-fg_status cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);
+fg_status fg_cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);
 
 /* ---- the pass ---- */
-fg_status cu_begin(fg_device *d, fg_batch *b, fg_err *err);
-fg_status cu_routed(fg_device *d, uint32_t layer, fg_err *err);
-fg_status cu_start(fg_device *d, uint32_t layer, fg_err *err);
-fg_status cu_done(fg_device *d, uint32_t layer, fg_status status, fg_err *err);
-fg_status cu_hidden(fg_device *d, fg_err *err);
-fg_status cu_logits(fg_device *d, const uint32_t *rows, uint32_t n, fg_err *err);
-fg_status cu_end(fg_device *d, fg_err *err);
+fg_status fg_cu_begin(fg_device *d, fg_batch *b, fg_err *err);
+fg_status fg_cu_routed(fg_device *d, uint32_t layer, fg_err *err);
+fg_status fg_cu_start(fg_device *d, uint32_t layer, fg_err *err);
+fg_status fg_cu_done(fg_device *d, uint32_t layer, fg_status status, fg_err *err);
+fg_status fg_cu_hidden(fg_device *d, fg_err *err);
+fg_status fg_cu_logits(fg_device *d, const uint32_t *rows, uint32_t n, fg_err *err);
+fg_status fg_cu_end(fg_device *d, fg_err *err);
 
 #endif

@@ -197,7 +197,7 @@ static uint32_t pieces_of(const cu_device *c, piece *p)
 static fg_status copy_in(cu_device *c, const void *to, const void *from, uint64_t bytes,
                          fg_err *err)
 {
-    return cu_check(c, c->d->copy_in(pointer(to), from, (size_t)bytes, c->main), "copy", err);
+    return fg_cu_check(c, c->d->copy_in(pointer(to), from, (size_t)bytes, c->main), "copy", err);
 }
 
 /* Embedding rows, angles and positions. */
@@ -215,7 +215,8 @@ static fg_status send_rows(cu_device *c, fg_err *err)
 
 /* ---- a token as a graph ---- */
 
-static void post(const cu_device *c, uint32_t l)
+/* The host begins with its experts while the card does those that it has. */
+static void meet_host(cu_device *c, uint32_t l)
 {
     piece p[FG_CUDA_POSTS];
     fg_cuda_post a = {.pass = &((cu_block *)(uintptr_t)c->block.p)->pass,
@@ -224,10 +225,11 @@ static void post(const cu_device *c, uint32_t l)
                       .box = c->box};
     for (uint32_t i = 0; i < a.n; i++) {
         a.piece[i].from = p[i].from;
-        a.piece[i].to = cu_host(c, p[i].to);
+        a.piece[i].to = fg_cu_host(c, p[i].to);
         a.piece[i].bytes = p[i].bytes;
     }
     fg_cuda_post_layer(&c->ops, &a);
+    if (c->graph.few) fg_cu_experts_few(c, l);
     fg_cuda_await_layer(&c->ops, &(fg_cuda_await){.pass = a.pass, .layer = l, .box = c->box});
 }
 
@@ -244,19 +246,19 @@ static fg_status record(cu_device *c, fg_err *err)
         j.w = c->layer[l].attn_norm;
         fg_cuda_join_rows(&c->ops, &j);
         attend(c, l);
-        if (c->graph.few) cu_experts_few(c, l);
-        post(c, l);
+        meet_host(c, l);
         j = join_of(c, 1);
-        add_experts(c, &j, cu_host(c, h->y.f), cu_host(c, h->row_of));
+        add_experts(c, &j, fg_cu_host(c, h->y.f), fg_cu_host(c, h->row_of));
     }
     j.w = c->final_norm;
     fg_cuda_join_rows(&c->ops, &j);
     const fg_cuda_product head = {&c->head, w->n, w->logits.f, w->logits.f_stride};
     fg_cuda_multiply(&c->ops, &head, 1, 1, w->multiply);
-    FG_TRY(cu_launched(c, err));
-    FG_TRY(cu_check(c, c->d->copy_out(h->n.f, pointer(w->n.f), s->d_model * sizeof(float), c->main),
-                    "copy", err));
-    return cu_check(
+    FG_TRY(fg_cu_launched(c, err));
+    FG_TRY(fg_cu_check(c,
+                       c->d->copy_out(h->n.f, pointer(w->n.f), s->d_model * sizeof(float), c->main),
+                       "copy", err));
+    return fg_cu_check(
         c, c->d->copy_out(h->logits.f, pointer(w->logits.f), s->n_vocab * sizeof(float), c->main),
         "copy", err);
 }
@@ -274,15 +276,15 @@ static fg_status capture(cu_device *c, fg_err *err)
     fg_cu_graph graph = NULL;
     if (c->graph.exec != NULL) (void)c->d->graph_exec_destroy(c->graph.exec);
     c->graph.exec = NULL;
-    FG_TRY(cu_check(c, c->d->capture_begin(c->main, FG_CU_CAPTURE_THREAD), "graph", err));
+    FG_TRY(fg_cu_check(c, c->d->capture_begin(c->main, FG_CU_CAPTURE_THREAD), "graph", err));
     const fg_status recorded = record(c, err);
     const int ended = c->d->capture_end(c->main, &graph);
     if (recorded != FG_OK && graph != NULL) (void)c->d->graph_destroy(graph);
     FG_TRY(recorded);
-    FG_TRY(cu_check(c, ended, "graph", err));
+    FG_TRY(fg_cu_check(c, ended, "graph", err));
     const int made = c->d->graph_make(&c->graph.exec, graph, 0);
     (void)c->d->graph_destroy(graph);
-    return cu_check(c, made, "graph", err);
+    return fg_cu_check(c, made, "graph", err);
 }
 
 static fg_status attention_work(cu_device *c, fg_err *err)
@@ -300,7 +302,7 @@ static fg_status attention_work(cu_device *c, fg_err *err)
     if (most <= c->attn.bytes) return FG_OK;
     c->graph.st = NULL; /* it has the old address */
     c->stats.work_bytes -= c->attn.bytes;
-    const fg_status st = cu_take_first(c, &c->attn, most, "attention", err);
+    const fg_status st = fg_cu_take_first(c, &c->attn, most, "attention", err);
     c->stats.work_bytes += c->attn.bytes;
     return st;
 }
@@ -321,7 +323,7 @@ static fg_status begin_token(cu_device *c, fg_err *err)
         c->graph.s = c->b->s;
     }
     c->stats.n_graph++;
-    return cu_check(c, c->d->graph_launch(c->graph.exec, c->main), "graph", err);
+    return fg_cu_check(c, c->d->graph_launch(c->graph.exec, c->main), "graph", err);
 }
 
 /* Waits for the card's ticket of a layer. */
@@ -336,11 +338,11 @@ static fg_status await_ticket(cu_device *c, uint32_t ticket, fg_err *err)
 #endif
         if (turn % 4096 != 0) continue; /* once in a while: is it alive at all? */
         const int result = c->d->stream_query(c->main);
-        if (result != FG_CU_NOT_READY && result != 0) return cu_check(c, result, "token", err);
+        if (result != FG_CU_NOT_READY && result != 0) return fg_cu_check(c, result, "token", err);
         const bool over =
             result == 0 && atomic_load_explicit(routed, memory_order_acquire) != ticket;
         if (!over && fg_clock_ns() - begin < UINT64_C(20000000000)) continue;
-        cu_give_up(c);
+        fg_cu_give_up(c);
         return fg_fail(err, FG_EIO, "gpu %u: token: %s, expected the routing of a layer",
                        c->gpu->idx, over ? "ended" : "no answer for 20 seconds");
     }
@@ -381,13 +383,13 @@ static fg_status launch_layer(cu_device *c, uint32_t l, fg_err *err)
     j.w = c->layer[l].attn_norm;
     fg_cuda_join_rows(&c->ops, &j);
     attend(c, l);
-    FG_TRY(cu_launched(c, err));
+    FG_TRY(fg_cu_launched(c, err));
     const uint32_t n = pieces_of(c, p);
     for (uint32_t i = 0; i < n; i++) {
         const int result = c->d->copy_out(p[i].to, pointer(p[i].from), (size_t)p[i].bytes, c->main);
-        FG_TRY(cu_check(c, result, "copy", err));
+        FG_TRY(fg_cu_check(c, result, "copy", err));
     }
-    return cu_check(c, c->d->event_record(c->routed, c->main), "event", err);
+    return fg_cu_check(c, c->d->event_record(c->routed, c->main), "event", err);
 }
 
 static fg_status launch_next(cu_device *c, fg_err *err)
@@ -395,7 +397,7 @@ static fg_status launch_next(cu_device *c, fg_err *err)
     return c->next < c->m->shape->n_layer ? launch_layer(c, c->next, err) : FG_OK;
 }
 
-fg_status cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
+fg_status fg_cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     c->b = b;
@@ -409,13 +411,13 @@ fg_status cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
                        b->n_seq, CU_MAX_SEQ);
     }
     FG_TRY(fg_gpu_enter(c->gpu, err));
-    FG_TRY(cu_see_scratch(c, b->s, err));
-    FG_TRY(cu_work_reserve(c, b->n_tok, err));
-    FG_TRY(cu_experts_fill(c, err));
-    FG_TRY(cu_experts_move(c, err));
+    FG_TRY(fg_cu_see_scratch(c, b->s, err));
+    FG_TRY(fg_cu_work_reserve(c, b->n_tok, err));
+    FG_TRY(fg_cu_experts_fill(c, err));
+    FG_TRY(fg_cu_experts_move(c, err));
     for (uint32_t i = 0; i < b->n_seq; i++) {
         fg_state *st = b->seq[i].st;
-        FG_TRY(cu_bring(c, st, err));
+        FG_TRY(fg_cu_bring(c, st, err));
         st->light_here = false;
         if (st->rows_here > st->pos) st->rows_here = st->pos;
     }
@@ -430,23 +432,23 @@ fg_status cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
     return launch_layer(c, 0, err);
 }
 
-fg_status cu_routed(fg_device *dev, uint32_t l, fg_err *err)
+fg_status fg_cu_routed(fg_device *dev, uint32_t l, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     return c->in_graph ? await_ticket(c, c->ticket + l + 1, err)
-                       : cu_wait(c, c->routed, "layer", err);
+                       : fg_cu_wait(c, c->routed, "layer", err);
 }
 
-fg_status cu_start(fg_device *dev, uint32_t l, fg_err *err)
+fg_status fg_cu_start(fg_device *dev, uint32_t l, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     c->started_ns = fg_clock_ns();
-    if (c->few) cu_experts_order(c);
+    if (c->few) fg_cu_experts_order(c);
     if (c->in_graph) return FG_OK; /* they run already */
-    return cu_experts_start(c, l, err);
+    return fg_cu_experts_start(c, l, err);
 }
 
-fg_status cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
+fg_status fg_cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     if (status != FG_OK) set_abort(c, 1);
@@ -456,33 +458,33 @@ fg_status cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
         return FG_OK;
     }
     if (status != FG_OK) return FG_OK;
-    FG_TRY(cu_experts_done(c, l, err));
+    FG_TRY(fg_cu_experts_done(c, l, err));
     fg_cuda_join j = join_of(c, c->b->n_tok);
     if (c->few) { /* the host's rows are few, too: they are read where they are */
         const fg_scratch *s = c->b->s;
-        add_experts(c, &j, cu_host(c, s->y.f), cu_host(c, s->row_of));
+        add_experts(c, &j, fg_cu_host(c, s->y.f), fg_cu_host(c, s->row_of));
     } else {
         add_experts(c, &j, c->work.y.f, c->work.row_of);
     }
     fg_cuda_join_rows(&c->ops, &j);
-    FG_TRY(cu_launched(c, err));
+    FG_TRY(fg_cu_launched(c, err));
     c->next = l + 1;
     /* x is shown before the next layer has its way with it */
     return shows_hidden(c->b) ? FG_OK : launch_next(c, err);
 }
 
-fg_status cu_hidden(fg_device *dev, fg_err *err)
+fg_status fg_cu_hidden(fg_device *dev, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     const fg_scratch *s = c->b->s;
     const uint64_t bytes = (uint64_t)c->b->n_tok * s->x.f_stride * sizeof(float);
-    FG_TRY(cu_check(c, c->d->copy_out(s->x.f, pointer(c->work.x.f), (size_t)bytes, c->main), "copy",
-                    err));
-    FG_TRY(cu_drain(c, "hidden state", err));
+    FG_TRY(fg_cu_check(c, c->d->copy_out(s->x.f, pointer(c->work.x.f), (size_t)bytes, c->main),
+                       "copy", err));
+    FG_TRY(fg_cu_drain(c, "hidden state", err));
     return launch_next(c, err);
 }
 
-fg_status cu_logits(fg_device *dev, const uint32_t *rows, uint32_t n, fg_err *err)
+fg_status fg_cu_logits(fg_device *dev, const uint32_t *rows, uint32_t n, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     const fg_scratch *s = c->b->s;
@@ -496,20 +498,20 @@ fg_status cu_logits(fg_device *dev, const uint32_t *rows, uint32_t n, fg_err *er
         j.from = w->from;
         fg_cuda_join_rows(&c->ops, &j);
         fg_cuda_multiply(&c->ops, &head, 1, n, w->multiply);
-        FG_TRY(cu_launched(c, err));
+        FG_TRY(fg_cu_launched(c, err));
         const uint64_t normed = (uint64_t)n * s->n.f_stride * sizeof(float);
         const uint64_t logits = (uint64_t)n * s->logits.f_stride * sizeof(float);
-        FG_TRY(cu_check(c, c->d->copy_out(s->n.f, pointer(w->n.f), (size_t)normed, c->main), "copy",
-                        err));
-        FG_TRY(cu_check(c,
-                        c->d->copy_out(s->logits.f, pointer(w->logits.f), (size_t)logits, c->main),
-                        "copy", err));
+        FG_TRY(fg_cu_check(c, c->d->copy_out(s->n.f, pointer(w->n.f), (size_t)normed, c->main),
+                           "copy", err));
+        FG_TRY(fg_cu_check(
+            c, c->d->copy_out(s->logits.f, pointer(w->logits.f), (size_t)logits, c->main), "copy",
+            err));
     }
-    FG_TRY(cu_check(c, c->d->event_record(c->routed, c->main), "event", err));
-    return cu_wait(c, c->routed, "logits", err);
+    FG_TRY(fg_cu_check(c, c->d->event_record(c->routed, c->main), "event", err));
+    return fg_cu_wait(c, c->routed, "logits", err);
 }
 
-fg_status cu_end(fg_device *dev, fg_err *err)
+fg_status fg_cu_end(fg_device *dev, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     const uint64_t done = c->ticket + c->m->shape->n_layer + 1;
@@ -519,8 +521,8 @@ fg_status cu_end(fg_device *dev, fg_err *err)
     }
     if (c->in_graph && c->box->done + 1 != done) set_abort(c, 1); /* it was given up on the way */
     if (c->main == NULL) return FG_OK;
-    FG_TRY(cu_check(c, c->d->event_record(c->routed, c->main), "event", err));
-    const fg_status st = cu_wait(c, c->routed, "pass", err);
+    FG_TRY(fg_cu_check(c, c->d->event_record(c->routed, c->main), "event", err));
+    const fg_status st = fg_cu_wait(c, c->routed, "pass", err);
     c->b = NULL;
     return st;
 }

@@ -46,15 +46,16 @@ static fg_status make_copy(cu_device *c, fg_state *st, fg_err *err)
     y->layer = fg_mem_zalloc_array(s->n_layer, sizeof *y->layer);
     fg_status code = y->layer == NULL ? fg_fail_nomem(err, "gpu") : FG_OK;
     if (code == FG_OK) {
-        code = cu_take_first(c, &y->memory, lay_out(y, st, s, 0), "state and key-value cache", err);
+        code =
+            fg_cu_take_first(c, &y->memory, lay_out(y, st, s, 0), "state and key-value cache", err);
     }
     if (code == FG_OK) { /* what was never written must at least be finite */
         (void)lay_out(y, st, s, y->memory.p);
-        code =
-            cu_check(c, c->d->fill(y->memory.p, 0, (size_t)y->memory.bytes, c->main), "state", err);
+        code = fg_cu_check(c, c->d->fill(y->memory.p, 0, (size_t)y->memory.bytes, c->main), "state",
+                           err);
     }
     if (code != FG_OK) {
-        cu_give(c, &y->memory);
+        fg_cu_give(c, &y->memory);
         fg_mem_free(y->layer);
         fg_mem_free(y);
         return code;
@@ -67,25 +68,25 @@ static fg_status make_copy(cu_device *c, fg_state *st, fg_err *err)
     return FG_OK;
 }
 
-fg_status cu_attach(fg_device *dev, fg_state *st, fg_scratch *s, fg_err *err)
+fg_status fg_cu_attach(fg_device *dev, fg_state *st, fg_scratch *s, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     FG_TRY(fg_gpu_enter(c->gpu, err));
     FG_TRY(make_copy(c, st, err));
-    fg_status code = cu_see_scratch(c, s, err);
-    if (code == FG_OK) code = cu_work_reserve(c, s->n_batch, err);
-    if (code != FG_OK) cu_detach(dev, st);
+    fg_status code = fg_cu_see_scratch(c, s, err);
+    if (code == FG_OK) code = fg_cu_work_reserve(c, s->n_batch, err);
+    if (code != FG_OK) fg_cu_detach(dev, st);
     return code;
 }
 
-void cu_detach(fg_device *dev, fg_state *st)
+void fg_cu_detach(fg_device *dev, fg_state *st)
 {
     cu_device *c = (cu_device *)dev;
     cu_state *y = st->card;
     (void)fg_gpu_enter(c->gpu, NULL);
     if (c->graph.st == st) c->graph.st = NULL;
     c->stats.state_bytes -= y->memory.bytes;
-    cu_give(c, &y->memory);
+    fg_cu_give(c, &y->memory);
     fg_mem_free(y->layer);
     fg_mem_free(y);
     st->device = NULL;
@@ -149,7 +150,7 @@ static void move_rows(mover *m, const fg_state *st, uint64_t from, uint64_t to)
     }
 }
 
-fg_status cu_fetch(fg_device *dev, fg_state *st, fg_err *err)
+fg_status fg_cu_fetch(fg_device *dev, fg_state *st, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     mover m = {.c = c, .in = false};
@@ -161,19 +162,19 @@ fg_status cu_fetch(fg_device *dev, fg_state *st, fg_err *err)
     FG_TRY(fg_gpu_enter(c->gpu, err));
     if (!st->light_here) move_light(&m, st);
     if (st->rows_here < st->pos) move_rows(&m, st, st->rows_here, st->pos);
-    FG_TRY(cu_check(c, m.result, "state", err));
-    FG_TRY(cu_drain(c, "state", err));
+    FG_TRY(fg_cu_check(c, m.result, "state", err));
+    FG_TRY(fg_cu_drain(c, "state", err));
     st->light_here = true;
     st->rows_here = UINT64_MAX;
     return FG_OK;
 }
 
-fg_status cu_bring(cu_device *c, fg_state *st, fg_err *err)
+fg_status fg_cu_bring(cu_device *c, fg_state *st, fg_err *err)
 {
     mover m = {.c = c, .in = true};
     if (!st->light_there) move_light(&m, st);
     if (st->rows_there < st->pos) move_rows(&m, st, st->rows_there, st->pos);
-    FG_TRY(cu_check(c, m.result, "state", err));
+    FG_TRY(fg_cu_check(c, m.result, "state", err));
     st->light_there = true;
     st->rows_there = UINT64_MAX;
     return FG_OK;

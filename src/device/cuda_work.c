@@ -72,7 +72,7 @@ static void lay_out(cu_work *w, const fg_model *m, bool experts, arena *a)
     w->light = take(a, fg_cuda_light_bytes(w->n_row, s->n_head));
 }
 
-fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
+fg_status fg_cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
 {
     const bool experts = c->slots.p != 0 || c->stats.n_resident > 0;
     cu_work *w = &c->work;
@@ -86,7 +86,7 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     arena a = {0};
     lay_out(w, c->m, experts, &a);
     /* a resident expert saves less than a pass that is not cut saves */
-    const fg_status st = cu_take_first(c, &memory, a.used, "activations", err);
+    const fg_status st = fg_cu_take_first(c, &memory, a.used, "activations", err);
     w->memory = memory;
     c->stats.work_bytes += memory.bytes;
     if (st != FG_OK) {
@@ -96,7 +96,8 @@ fg_status cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     a = (arena){.base = memory.p};
     lay_out(w, c->m, experts, &a);
     /* padding of rows is read by products */
-    return cu_check(c, c->d->fill(memory.p, 0, (size_t)memory.bytes, c->main), "activations", err);
+    return fg_cu_check(c, c->d->fill(memory.p, 0, (size_t)memory.bytes, c->main), "activations",
+                       err);
 }
 
 /* What passes may take in the end: all but what others have, residents not counted. */
@@ -112,7 +113,7 @@ static uint64_t room_for_work(const cu_device *c)
     return allowed < there ? allowed : there;
 }
 
-uint32_t cu_most_rows(fg_device *dev)
+uint32_t fg_cu_most_rows(fg_device *dev)
 {
     cu_device *c = (cu_device *)dev;
     uint32_t n = FG_BATCH_MAX;
@@ -129,10 +130,10 @@ uint32_t cu_most_rows(fg_device *dev)
 
 /* ---- the host's scratch ---- */
 
-fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err)
+fg_status fg_cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err)
 {
     if (s->device != &c->base) {
-        FG_TRY(cu_check(
+        FG_TRY(fg_cu_check(
             c,
             c->d->host_register(s->map, (size_t)s->bytes, FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED),
             "scratch", err));
@@ -140,10 +141,10 @@ fg_status cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err)
     }
     if (c->host == s) return FG_OK;
     c->host = s;
-    return cu_check(c, c->d->host_pointer(&c->host_base, s->map, 0), "scratch", err);
+    return fg_cu_check(c, c->d->host_pointer(&c->host_base, s->map, 0), "scratch", err);
 }
 
-void cu_forget(fg_device *dev, fg_scratch *s)
+void fg_cu_forget(fg_device *dev, fg_scratch *s)
 {
     cu_device *c = (cu_device *)dev;
     (void)fg_gpu_enter(c->gpu, NULL);
@@ -153,7 +154,7 @@ void cu_forget(fg_device *dev, fg_scratch *s)
     s->device = NULL;
 }
 
-void *cu_host(const cu_device *c, const void *p)
+void *fg_cu_host(const cu_device *c, const void *p)
 {
     const uint64_t at = (uint64_t)((const uint8_t *)p - (const uint8_t *)c->host->map);
     return (void *)(uintptr_t)(c->host_base + at);

@@ -176,8 +176,9 @@ static double seconds_since(uint64_t ns)
     return 1e-9 * (double)(fg_clock_ns() - ns);
 }
 
-/* One epoch and its error; *last_gain is the epoch of the last gain of min_gain over the one before,
- * since slow gains add up where a start is flat: with biases and small factors it is a saddle. */
+/* One epoch and its error; *last_gain is the epoch of the last gain of min_gain over the one
+ * before, since slow gains add up where a start is flat: with biases and small factors it is a
+ * saddle. */
 static fg_status run_epoch(fg_factor_run *r, fg_factor_trainer *t, const fg_visits *valid,
                            const fg_factor_opts *o, uint64_t start, uint32_t *last_gain,
                            double *gained, fg_err *err)
