@@ -74,8 +74,7 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
     FG_TRY(fg_engine_charge(b->e, (*st)->bytes + (*scratch)->bytes, 0, err));
     fill_job j = {s, *st, ctx};
     if (ctx > 0) fg_team_run(b->team, fill_state, &j);
-    fg_device *d = fg_engine_device(b->e); /* its own cache stays zeros */
-    return d == NULL ? FG_OK : d->ops->attach(d, *st, *scratch, err);
+    return fg_engine_attach_state(b->e, *st, *scratch, err); /* a card's cache stays zeros */
 }
 
 /* ---- what a token costs ---- */

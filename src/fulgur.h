@@ -233,7 +233,7 @@ typedef struct fg_engine_opts {
      * FG_GPU_OFF, or FG_GPU_AUTO, the first one if it can be had; when there is one that cannot,
      * `note` is told why.  Changes time only. */
     int32_t gpu;
-    uint64_t gpu_bytes; /* of its memory to use at most; 0: all that is free */
+    uint64_t gpu_bytes; /* of its memory to use at most, besides the driver's own; 0: what it has */
 } fg_engine_opts;
 enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };
 

@@ -54,10 +54,14 @@ fg_status fg_cu_take_first(cu_device *c, cu_memory *m, uint64_t bytes, const cha
                            fg_err *err)
 {
     fg_err why = {0};
+    const fg_device_stats *s = &c->stats;
+    const uint64_t kept = s->dense_bytes + s->state_bytes + s->work_bytes;
+    /* what could not be had without any resident throws none out */
+    const bool yields = kept <= c->limit && bytes <= c->limit - kept;
     fg_status st;
     do {
         st = fg_cu_take(c, m, bytes, what, &why);
-    } while (st == FG_ENOMEM && fg_cu_experts_yield(c));
+    } while (st == FG_ENOMEM && yields && fg_cu_experts_yield(c));
     if (st != FG_OK && err != NULL) *err = why;
     return st;
 }
@@ -92,7 +96,7 @@ fg_status fg_cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *
     for (;;) {
         const int result = c->d->event_query(event);
         if (result != FG_CU_NOT_READY) return fg_cu_check(c, result, what, err);
-        if (fg_clock_ns() - begin < 60 * SECOND_NS) continue;
+        if (fg_clock_ns() - begin < 60 * SECOND_NS + c->patience_ns) continue;
         fg_cu_give_up(c);
         return fg_fail(err, FG_EIO, "gpu %u: %s: no answer for a minute, expected one", c->gpu->idx,
                        what);
@@ -202,7 +206,7 @@ fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
     y.used = 0;
     put_all(&y);
     FG_TRY(y.st);
-    return fg_cu_check(c, c->d->stream_sync(c->main), "weights", err);
+    return fg_cu_drain(c, "weights", err);
 }
 
 /* ---- opening ---- */

@@ -160,6 +160,8 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 {
     fg_err why = {0};
     const uint64_t each = fg_round_up(c->most_bytes, 256);
+    /* copies are made of the mapping: with another home that would be the file once more */
+    if (strcmp(fg_weights_name(c->m->weights), "map") != 0) return FG_OK;
     if (fg_cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
     c->stats.work_bytes += c->slots.bytes;
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
@@ -174,7 +176,7 @@ static fg_status make_slots(cu_device *c, fg_err *err)
     for (uint32_t i = 0; i < 2; i++) { /* the first may read the file */
         const uint64_t begin = fg_clock_ns();
         FG_TRY(copy_expert(c, 0, 0, c->slots.p, c->copy, err));
-        FG_TRY(fg_cu_check(c, c->d->stream_sync(c->copy), "expert", err));
+        FG_TRY(fg_gpu_wait(c->gpu, c->copy, 60000, "expert", err));
         c->rates.copy = (double)(fg_clock_ns() - begin) * 1e-9;
     }
     return FG_OK;
@@ -311,9 +313,15 @@ fg_status fg_cu_experts_move(cu_device *c, fg_err *err)
     FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, v->copied, 0), "expert", err));
     const uint32_t l = (uint32_t)(v->in / c->hot.n_expert), e = (uint32_t)(v->in % c->hot.n_expert);
     pin(c, l, e);
-    FG_TRY(copy_expert(c, l, e, v->memory.p, c->copy, err));
-    FG_TRY(fg_cu_check(c, d->event_record(v->copied, c->copy), "expert", err));
-    v->busy = true;
+    fg_status st = copy_expert(c, l, e, v->memory.p, c->copy, err);
+    if (st == FG_OK) st = fg_cu_check(c, d->event_record(v->copied, c->copy), "expert", err);
+    v->busy = st == FG_OK;
+    if (!v->busy) {
+        c->stats.n_resident--;
+        c->stats.resident_bytes -= v->memory.bytes;
+        fg_cu_give(c, &v->memory);
+        return st;
+    }
     const uint64_t took = fg_clock_ns() - now;
     if (took > MOVE_NS / MOVE_SHARE) v->next_ns = now + MOVE_SHARE * took;
     return FG_OK;
@@ -350,6 +358,9 @@ void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool 
     for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
     const bool streams = !c->few && c->slots.p != 0;
     (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
+    for (uint32_t e = 0; e < n; e++) { /* a token of NaN has the same expert several times */
+        if (!c->few && n_row[e] > c->work.n_row) mine[e] = false;
+    }
     for (uint32_t e = 0; e < n; e++) rows[!mine[e] ? 0 : there[e] ? 1 : 2] += n_row[e];
     for (size_t k = 0; k < 3; k++) c->stats.n_expert_rows[k] += rows[k];
     memcpy(c->mine, mine, n * sizeof *mine);

@@ -121,7 +121,8 @@ typedef struct cu_device {
     bool in_graph, few;
     uint32_t next; /* layer to be launched after this one */
     fg_cu_event routed;
-    fg_status broken; /* the card is of no use any more */
+    uint64_t patience_ns; /* beyond a minute */
+    fg_status broken;     /* the card is of no use any more */
     fg_device_stats stats;
 } cu_device;
 
@@ -139,7 +140,7 @@ fg_status fg_cu_launched(cu_device *c, fg_err *err);
 void fg_cu_give_up(cu_device *c);
 /* Waits for all that is in the main stream, a minute at most. */
 fg_status fg_cu_drain(cu_device *c, const char *what, fg_err *err);
-/* Waits for a stream, with an end to its patience; the team's worker 0 polls go_on meanwhile. */
+/* Waits for a stream, with an end to its patience. */
 fg_status fg_cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
 
 /* ---- weights ---- */

@@ -406,11 +406,11 @@ fg_status fg_cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
         return fg_fail(err, c->broken, "gpu %u: broken by an earlier fault, expected a working one",
                        c->gpu->idx);
     }
+    FG_TRY(fg_gpu_enter(c->gpu, err));
     if (b->n_seq > CU_MAX_SEQ) {
         return fg_fail(err, FG_ELIMIT, "gpu %u: %u sequences, expected at most %d", c->gpu->idx,
                        b->n_seq, CU_MAX_SEQ);
     }
-    FG_TRY(fg_gpu_enter(c->gpu, err));
     FG_TRY(fg_cu_see_scratch(c, b->s, err));
     FG_TRY(fg_cu_work_reserve(c, b->n_tok, err));
     FG_TRY(fg_cu_experts_fill(c, err));
@@ -420,6 +420,10 @@ fg_status fg_cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
         FG_TRY(fg_cu_bring(c, st, err));
         st->light_here = false;
         if (st->rows_here > st->pos) st->rows_here = st->pos;
+    }
+    c->patience_ns = 0; /* attention behind a million positions takes its time */
+    for (uint32_t i = 0; i < b->n_seq; i++) {
+        c->patience_ns += b->seq[i].n * (b->seq[i].st->pos + b->seq[i].n) * 10;
     }
     c->queue.result = 0;
     c->few = b->n_tok <= FG_CUDA_FEW;
@@ -442,16 +446,17 @@ fg_status fg_cu_routed(fg_device *dev, uint32_t l, fg_err *err)
 fg_status fg_cu_start(fg_device *dev, uint32_t l, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
-    c->started_ns = fg_clock_ns();
-    if (c->few) fg_cu_experts_order(c);
-    if (c->in_graph) return FG_OK; /* they run already */
-    return fg_cu_experts_start(c, l, err);
+    /* in a graph they run already */
+    const fg_status st = c->in_graph ? FG_OK : fg_cu_experts_start(c, l, err);
+    c->started_ns = fg_clock_ns(); /* the host's time, not that of copies which keep this thread */
+    return st;
 }
 
 fg_status fg_cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
     if (status != FG_OK) set_abort(c, 1);
+    if (c->few && status == FG_OK) fg_cu_experts_order(c); /* nobody else reads it any more */
     if (c->in_graph) {
         atomic_store_explicit((_Atomic uint32_t *)&c->box->done, c->ticket + l + 1,
                               memory_order_release);

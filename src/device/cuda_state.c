@@ -71,6 +71,10 @@ static fg_status make_copy(cu_device *c, fg_state *st, fg_err *err)
 fg_status fg_cu_attach(fg_device *dev, fg_state *st, fg_scratch *s, fg_err *err)
 {
     cu_device *c = (cu_device *)dev;
+    if (c->broken != FG_OK) {
+        return fg_fail(err, c->broken, "gpu %u: broken by an earlier fault, expected a working one",
+                       c->gpu->idx);
+    }
     FG_TRY(fg_gpu_enter(c->gpu, err));
     FG_TRY(make_copy(c, st, err));
     fg_status code = fg_cu_see_scratch(c, s, err);

@@ -133,10 +133,11 @@ uint32_t fg_cu_most_rows(fg_device *dev)
 fg_status fg_cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err)
 {
     if (s->device != &c->base) {
-        FG_TRY(fg_cu_check(
-            c,
-            c->d->host_register(s->map, (size_t)s->bytes, FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED),
-            "scratch", err));
+        FG_TRY(fg_gpu_check(/* what it refuses is no fault of the card */
+                            c->gpu,
+                            c->d->host_register(s->map, (size_t)s->bytes,
+                                                FG_CU_HOST_PORTABLE | FG_CU_HOST_MAPPED),
+                            "scratch", err));
         s->device = &c->base;
     }
     if (c->host == s) return FG_OK;

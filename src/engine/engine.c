@@ -254,6 +254,20 @@ uint64_t fg_engine_spare(fg_engine *e)
     return weights > all ? weights - all : 0;
 }
 
+fg_status fg_engine_attach_state(fg_engine *e, fg_state *st, fg_scratch *s, fg_err *err)
+{
+    fg_err why = {0};
+    if (e->device == NULL) return FG_OK;
+    const fg_status code = e->device->ops->attach(e->device, st, s, &why);
+    if (code == FG_OK) return FG_OK;
+    if (e->device_wanted) {
+        if (err != NULL) *err = why;
+        return code;
+    }
+    fg_engine_no_device(e, &why);
+    return FG_OK;
+}
+
 fg_device *fg_engine_device(const fg_engine *e)
 {
     return e->device;

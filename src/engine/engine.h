@@ -47,6 +47,9 @@ uint32_t fg_engine_cpu_flags(const fg_engine *e);
 
 /* The card, for who makes states of his own; NULL without one. */
 fg_device *fg_engine_device(const fg_engine *e);
+/* The state gets its copy on the card, if there is one; where that cannot be and nobody asked for
+ * the card by number, it goes without, and the engine's note says why. */
+fg_status fg_engine_attach_state(fg_engine *e, fg_state *st, fg_scratch *s, fg_err *err);
 /* What the card holds and did so far; false without one. */
 bool fg_engine_device_stats(const fg_engine *e, fg_device_stats *out);
 

@@ -63,22 +63,6 @@ void fg_session_ask_always(fg_session *s)
     s->ask_ns = 0;
 }
 
-/* The state gets its copy on the card; a session that has none there runs without. */
-static fg_status attach(fg_session *s, fg_err *err)
-{
-    fg_err why = {0};
-    fg_device *d = s->e->device;
-    if (d == NULL) return FG_OK;
-    const fg_status st = d->ops->attach(d, s->state, s->scratch, &why);
-    if (st == FG_OK) return FG_OK;
-    if (s->e->device_wanted) {
-        if (err != NULL) *err = why;
-        return st;
-    }
-    fg_engine_no_device(s->e, &why);
-    return FG_OK;
-}
-
 static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
 {
     const fg_model *m = s->e->model;
@@ -93,7 +77,7 @@ static fg_status allocate(fg_session *s, uint64_t n_ctx, fg_err *err)
     fg_memory memory;
     FG_TRY(fg_state_create(&s->state, shape, n_ctx, o.kv, o.place, err));
     FG_TRY(fg_scratch_create(&s->scratch, m, n_ctx, s->n_batch, n_thread, err));
-    FG_TRY(attach(s, err));
+    FG_TRY(fg_engine_attach_state(s->e, s->state, s->scratch, err));
     if (s->stops) FG_TRY(fg_mark_reserve(&s->undo, shape, err));
     FG_TRY(fg_memory_of_session(&memory, shape, &m->forms, &o, err));
     s->logits = fg_mem_zalloc_array(shape->n_vocab, sizeof *s->logits);
@@ -287,6 +271,7 @@ static uint32_t long_batch(const fg_session *s, uint64_t n, size_t n_item)
 static uint32_t best_batch(const fg_session *s, uint64_t n, size_t n_item)
 {
     const uint32_t base = s->scratch->n_batch;
+    fg_device *d = s->state->device;
     const fg_store_stats *st = fg_engine_store_stats(s->e);
     if (!s->grows || n <= base) return base;
     if (st == NULL || st->n_slot == st->n_total) return long_batch(s, n, n_item);
@@ -297,6 +282,7 @@ static uint32_t best_batch(const fg_session *s, uint64_t n, size_t n_item)
     uint32_t best = base;
     for (uint64_t k = (n + FG_BATCH_MAX - 1) / FG_BATCH_MAX; (n + k - 1) / k > base; k++) {
         const uint32_t batch = (uint32_t)((n + k - 1) / k);
+        if (d != NULL && batch > d->ops->most_rows(d)) continue;
         const uint64_t more =
             fg_scratch_bytes(shape, &m->forms, s->state->n_ctx, batch, fg_team_size(s->e->team)) -
             s->scratch->bytes;

@@ -44,19 +44,50 @@ bool fg_forward_folds(const fg_state *st, uint64_t n)
     return st->pos + n > st->folded + FG_LIGHT_CHUNK;
 }
 
-fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
+static void run(fg_team *team, fg_batch *b, void (*fn)(fg_worker *w, void *arg), fg_err *err)
 {
     b->status = FG_OK;
     b->stopped = false;
+    b->begun = false;
     b->each = b->n_tok == 1 && b->device == NULL;
     b->err = err;
-    for (uint32_t i = 0; i < b->n_seq && b->device == NULL; i++) {
+    (b->n_tok == 1 ? fg_team_run_paced : fg_team_run_long)(team, fn, b);
+}
+
+/* On the host, which gets the states back if a device has them. */
+static fg_status run_here(fg_team *team, fg_batch *b, fg_err *err)
+{
+    b->device = NULL;
+    for (uint32_t i = 0; i < b->n_seq; i++) {
         FG_TRY(fg_state_fetch(b->seq[i].st, err));
         fg_state_wrote(b->seq[i].st, b->seq[i].st->pos);
     }
-    (b->n_tok == 1 ? fg_team_run_paced
-                   : fg_team_run_long)(team, b->device == NULL ? pass : fg_hybrid_pass, b);
-    if (b->status == FG_ECANCEL) return b->status;
-    for (uint32_t i = 0; i < b->n_seq; i++) fg_state_advance(b->seq[i].st, b->seq[i].n);
+    run(team, b, pass, err);
     return b->status;
+}
+
+/* On its device, or here when that cannot begin with it, for want of memory or whatever else: a
+ * failure before anything was computed is no reason to lose a session. */
+static fg_status run_there(fg_team *team, fg_batch *b, fg_err *err)
+{
+    fg_err why = {0}, here = {0};
+    run(team, b, fg_hybrid_pass, &why);
+    const fg_status there = b->status;
+    if (there != FG_OK && !b->begun) {
+        const fg_status st = run_here(team, b, &here);
+        if (st == FG_OK || st == FG_ECANCEL) {
+            if (err != NULL && st != FG_OK) *err = here;
+            return st;
+        }
+    }
+    if (err != NULL && there != FG_OK) *err = why;
+    return there;
+}
+
+fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
+{
+    const fg_status st = b->device == NULL ? run_here(team, b, err) : run_there(team, b, err);
+    if (st == FG_ECANCEL) return st;
+    for (uint32_t i = 0; i < b->n_seq; i++) fg_state_advance(b->seq[i].st, b->seq[i].n);
+    return st;
 }

@@ -90,7 +90,10 @@ void fg_hybrid_pass(fg_worker *w, void *batch)
     fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_EMBED);
     fg_tap_hidden(w, b, -1);
-    if (w->idx == 0) b->status = d->ops->begin(d, b, b->err);
+    if (w->idx == 0) {
+        b->status = d->ops->begin(d, b, b->err);
+        b->begun = b->status == FG_OK;
+    }
     const bool shows = w->idx == 0 && wants_hidden(b);
     bool whole = true; /* no layer was left out */
     for (uint32_t l = 0; l < b->m->shape->n_layer && whole; l++) {
