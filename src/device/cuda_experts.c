@@ -84,7 +84,7 @@ fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
 {
     const fg_shape *s = c->m->shape;
     const size_t n = (size_t)s->n_layer * s->n_expert;
-    /* guesses, until the first layers were measured */
+    /* the copy is measured once, the host as layers go by; a row on the card stays this guess */
     c->rates =
         (fg_share_rates){.copy = 0.01, .card_row = 1.5e-6, .host_read = 1e-3, .host_row = 1e-4};
     c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);

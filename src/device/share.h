@@ -2,7 +2,7 @@
  *
  * Which experts of a layer the card does in a pass of many rows: those that are on it already, and
  * of the others the ones with most rows, copied to it for this pass, until both sides are expected
- * to be through at the same time.  A pure function of counts and measured rates.
+ * to be through at the same time.  A pure function of counts and rates.
  */
 #ifndef FG_SRC_DEVICE_SHARE_H
 #define FG_SRC_DEVICE_SHARE_H
