@@ -22,10 +22,10 @@
 typedef struct fg_memory_opts {
     uint64_t n_ctx;             /* positions */
     uint32_t n_batch, n_thread; /* rows of a pass; workers */
-    uint32_t n_long; /* rows of a long prompt's passes at most; 0: FG_SESSION_LONG_BATCH */
     fg_kv_type kv;
     bool stops;            /* a pass can be undone: one mark */
     const fg_place *place; /* as in fg_state_size; NULL: one node */
+    uint32_t n_long;       /* rows of a long prompt's passes at most; 0: FG_SESSION_LONG_BATCH */
 } fg_memory_opts;
 
 /* Bytes of one session. */
