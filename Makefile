@@ -256,7 +256,8 @@ format:
 ## format-check: fails when clang-format would change a file
 format-check:
 	$(Q)printf '%s\n' $(C_FILES) | xargs -P $(CPUS) -n 16 clang-format --dry-run -Werror
-	$(Q)awk 'length > 100 { print FILENAME ":" FNR ": over 100 columns"; bad = 1 } END { exit bad }' $(C_FILES)
+	$(Q)awk 'length > 100 { print FILENAME ":" FNR ": over 100 columns"; bad = 1 } END { exit bad }' \
+	    $(C_FILES) $(wildcard simd/cuda/*.cu simd/cuda/*.cuh tests/*/*/*.[ch] tests/*/*/*.cc)
 
 ## shared: the shared library
 shared: $(BUILD)/libfulgur.so

@@ -74,7 +74,9 @@ static fg_status open_state(fg_bench *b, uint64_t ctx, uint64_t n_tok, fg_state 
     FG_TRY(fg_engine_charge(b->e, (*st)->bytes + (*scratch)->bytes, 0, err));
     fill_job j = {s, *st, ctx};
     if (ctx > 0) fg_team_run(b->team, fill_state, &j);
-    return fg_engine_attach_state(b->e, *st, *scratch, err); /* a card's cache stays zeros */
+    FG_TRY(fg_engine_attach_state(b->e, *st, *scratch, err)); /* a card's cache stays zeros */
+    fg_device *d = (*st)->device;
+    return d == NULL ? FG_OK : d->ops->fill(d, err);
 }
 
 /* ---- what a token costs ---- */

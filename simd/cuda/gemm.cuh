@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of activations times panels of codes, on tensor units.  A warp has one panel and N tiles of 8
- * rows, a block FG_GEMM_WARPS panels of the same rows.  A group of 32 columns is one product of
+ * Rows of activations times panels of codes, on tensor units.  A warp has one panel and N tiles of
+ * 8 rows, a block FG_GEMM_WARPS panels of the same rows.  A group of 32 columns is one product of
  * mma.m16n8k32: lane (g = lane / 4, t = lane % 4) reads panel rows 2g and 2g + 1 of line t, which
  * stand for rows g and g + 8 of the fragment, so that a group comes in one piece of 256 bytes.
- * Activations come in fragment order (fg_pack_args) through a ring in shared memory.  Group
- * scales are multiplied in integers; per superblock one fma, in order.
+ * Activations come in fragment order (fg_pack_args) through a ring in shared memory.  Group scales
+ * are multiplied in integers; per superblock one fma, in order.
  */
 #ifndef FG_SIMD_CUDA_GEMM_CUH
 #define FG_SIMD_CUDA_GEMM_CUH

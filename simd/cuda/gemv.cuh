@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * One row of activations times panels of codes.  A block takes panels first, first + step, ..; their
- * superblocks, one behind the other, go to its warps in turn.  Each warp has FG_GEMV_STAGES of
- * its superblocks on their way into shared memory (cp.async), from panel to panel without a
+ * One row of activations times panels of codes.  A block takes panels first, first + step, ..;
+ * their superblocks, one behind the other, go to its warps in turn.  Each warp has FG_GEMV_STAGES
+ * of its superblocks on their way into shared memory (cp.async), from panel to panel without a
  * break, which is what keeps the memory busy.  Integer sums are exact, so any order will do; as
- * floats they meet in shared memory, and after a round of panels half a warp a panel runs the
- * chain over them, in order, while the others are in the next round.
+ * floats they meet in shared memory, and after a round of panels half a warp a panel runs the chain
+ * over them, in order, while the others are in the next round.
  *
  * A lane has rows 4q .. 4q+3 (q = lane % 4) of line lane / 4 of a superblock, 16 bytes a load.
  */

@@ -105,7 +105,8 @@ FG_DEV uint32_t prmt(uint32_t x, uint32_t y, uint32_t s)
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(s));
     return r;
 }
-/* d (16 x 8) = a (16 x 32 s8, row) * b (32 x 8 s8, column); fragments as the PTX manual has them. */
+/* d (16 x 8) = a (16 x 32 s8, row) * b (32 x 8 s8, column); fragments as the PTX manual has them.
+ * */
 FG_DEV void imma(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "

@@ -15,9 +15,9 @@ FG_DEV void store4(float *p, const float4 &v)
     *(float4 *)(void *)p = v;
 }
 
-/* A thread has elements i .. i + 3, i = 4 (thread + u * threads), of a row, and so a warp whole blocks
- * of 128.  The first ROW_KEPT of them stay in registers while the norm is found, and what they are
- * multiplied by is on its way meanwhile; the rest of a long row is read again. */
+/* A thread has elements i .. i + 3, i = 4 (thread + u * threads), of a row, and so a warp whole
+ * blocks of 128.  The first ROW_KEPT of them stay in registers while the norm is found, and what
+ * they are multiplied by is on its way meanwhile; the rest of a long row is read again. */
 enum { ROW_KEPT = 4 };
 FG_DEV uint32_t element(uint32_t u)
 {

@@ -147,7 +147,8 @@ static int run(int argc, char **argv)
         {"ids", 0, OPT_STR, &ids_path, 0, 0, "FILE", "token ids as decimal text; - for stdin"},
         {"out", 0, OPT_STR, &out, 0, 0, "FILE.f32", "little-endian f32 [n_token][vocab]"},
         {"batch", 'b', OPT_U32, &so.n_batch, 1, 4096, "N",
-         "tokens evaluated together (default: up to 2048; --ram: for long texts what reads least)"},
+         "tokens evaluated together (default: up to 2048, with a card 16,384; --ram: for long "
+         "texts what reads least)"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "report as JSON on stdout"},
         {"warm", 0, OPT_U32, &warm, 0, 1e9, "N",
          "for --json: tokens not counted in its rates (default: 0)"},

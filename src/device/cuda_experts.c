@@ -261,18 +261,65 @@ static size_t next_expert(const cu_device *c)
     return best;
 }
 
-fg_status fg_cu_experts_fill(cu_device *c, fg_err *err)
+/* Slots are a convenience: where a pass's own buffers need their memory, they go. */
+static fg_status reserve_with_experts(cu_device *c, fg_err *err)
 {
-    bool full = false;
+    fg_err why = {0};
+    const uint32_t n_row = c->work.n_row;
+    fg_status st = fg_cu_work_reserve(c, n_row, &why);
+    if (st == FG_ENOMEM && c->slots.p != 0) {
+        c->stats.work_bytes -= c->slots.bytes;
+        fg_cu_give(c, &c->slots);
+        st = fg_cu_work_reserve(c, n_row, &why);
+    }
+    if (st != FG_OK && err != NULL) *err = why;
+    return st;
+}
+
+static fg_status begin_filling(cu_device *c, fg_err *err)
+{
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
     FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
     start_counts(c);
-    for (size_t i; !full && (i = next_expert(c)) < c->hot.n;) {
+    return FG_OK;
+}
+
+/* All residents of a large card are read for some ten seconds, from a disk for a minute.  The first
+ * token does not wait for that: a second, then a tenth in four while tokens go by. */
+enum { FIRST_FILL_MS = 1000, FILL_MS = 100, FILL_SHARE = 4 };
+#define MS_NS UINT64_C(1000000)
+
+static fg_status fill(cu_device *c, uint64_t most, fg_err *err)
+{
+    const uint64_t begin = fg_clock_ns();
+    bool full = false;
+    uint64_t took = 0;
+    FG_TRY(begin_filling(c, err));
+    while (!full && took < most) {
+        const size_t i = next_expert(c);
+        if (i == c->hot.n) break;
         FG_TRY(add_resident(c, i, &full, err));
+        took = fg_clock_ns() - begin;
     }
-    return fg_cu_work_reserve(c, c->work.n_row, err); /* with buffers for experts */
+    /* with nothing more to do, it is looked at again now and then: room may come back */
+    const uint64_t rest = took < most ? 10 * FIRST_FILL_MS * MS_NS : (FILL_SHARE - 1) * took;
+    c->fill_ns = begin + took + rest;
+    return reserve_with_experts(c, err);
+}
+
+fg_status fg_cu_experts_fill(cu_device *c, fg_err *err)
+{
+    if (fg_clock_ns() < c->fill_ns) return FG_OK;
+    return fill(c, (c->fill_ns == 0 ? FIRST_FILL_MS : FILL_MS) * MS_NS, err);
+}
+
+fg_status fg_cu_fill(fg_device *dev, fg_err *err)
+{
+    cu_device *c = (cu_device *)dev;
+    FG_TRY(fg_gpu_enter(c->gpu, err));
+    return fill(c, UINT64_MAX, err);
 }
 
 /* ---- moving ---- */

@@ -104,7 +104,8 @@ typedef struct cu_device {
     bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
     uint64_t pin_left;   /* bytes that may be registered yet */
     uint64_t most_bytes; /* of an expert */
-    bool filled;         /* slots and residents were chosen */
+    bool filled;         /* slots were made, and counts begun */
+    uint64_t fill_ns;    /* no resident is added before; 0: none was looked for yet */
     cu_memory slots;     /* none: experts are not copied for a pass */
     cu_slot slot[CU_SLOTS];
     uint32_t turn;  /* slot that is next */
@@ -172,8 +173,9 @@ void *fg_cu_host(const cu_device *c, const void *p);
 /* ---- experts ---- */
 fg_status fg_cu_experts_open(cu_device *c, fg_err *err);
 void fg_cu_experts_close(cu_device *c);
-/* Slots, and as many residents as fit; once. */
+/* Slots, and as many residents as fit, some at a time. */
 fg_status fg_cu_experts_fill(cu_device *c, fg_err *err);
+fg_status fg_cu_fill(fg_device *d, fg_err *err);
 /* Between two passes: an expert that has come takes its place, and the next one sets out. */
 fg_status fg_cu_experts_move(cu_device *c, fg_err *err);
 /* Gives up the coldest resident; false: there is none. */

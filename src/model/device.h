@@ -61,6 +61,9 @@ typedef struct fg_device_ops {
     void (*detach)(fg_device *d, fg_state *st);
     /* What is newer on the card comes to memory (fg_state_fetch). */
     fg_status (*fetch)(fg_device *d, fg_state *st, fg_err *err);
+    /* All experts that it has room for come to it now, for who measures; passes bring them some at
+     * a time.  After the first attach, between passes. */
+    fg_status (*fill)(fg_device *d, fg_err *err);
     /* Rows of the largest pass that there is memory for. */
     uint32_t (*most_rows)(fg_device *d);
     /* Scratch that a pass used goes; by fg_scratch_destroy. */

@@ -26,7 +26,7 @@ static void pass(fg_worker *w, void *arg)
     fg_embed(w, b);
     if (!fg_each(w, b)) fg_worker_sync(w);
     fg_mark_phase(w, b, FG_PHASE_EMBED);
-    fg_tap_hidden(w, b, -1);
+    if (!b->shown) fg_tap_hidden(w, b, -1);
     for (uint32_t l = 0; l < b->m->shape->n_layer; l++) {
         if (!fg_stages(w, b, l, FG_STAGE_ATTN_NORM, FG_STAGE_MLP_OUT)) return;
         if (!fg_each(w, b)) {
@@ -86,6 +86,7 @@ static fg_status run_there(fg_team *team, fg_batch *b, fg_err *err)
 
 fg_status fg_forward(fg_team *team, fg_batch *b, fg_err *err)
 {
+    b->shown = false;
     const fg_status st = b->device == NULL ? run_here(team, b, err) : run_there(team, b, err);
     if (st == FG_ECANCEL) return st;
     for (uint32_t i = 0; i < b->n_seq; i++) fg_state_advance(b->seq[i].st, b->seq[i].n);

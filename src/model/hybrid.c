@@ -91,6 +91,7 @@ void fg_hybrid_pass(fg_worker *w, void *batch)
     fg_mark_phase(w, b, FG_PHASE_EMBED);
     fg_tap_hidden(w, b, -1);
     if (w->idx == 0) {
+        b->shown = true;
         b->status = d->ops->begin(d, b, b->err);
         b->begun = b->status == FG_OK;
     }

@@ -98,6 +98,7 @@ typedef struct fg_batch {
     bool each;                /* decoding one token here: its row is each worker's own */
     struct fg_device *device; /* that the states are attached to; NULL: all is done here */
     bool begun;               /* by the device: else a failed pass has computed nothing */
+    bool shown;               /* the observers have had the embedding */
     fg_profile *profile;      /* may be NULL; times are added */
     /* Asked by worker 0 after each sub-layer, and some times a second within one, with the layers
      * done; false stops the pass.  NULL: it cannot be stopped. */

@@ -31,7 +31,7 @@ bool card_rig_open(card_rig *r, const char *path, size_t n, fg_kv_choice kv,
     fg_engine_close(&host);
     fg_engine_opts mine = o != NULL ? *o : fg_engine_opts_default();
     if (o == NULL) mine.n_thread = 1;
-    mine.gpu = 0;
+    if (mine.gpu == FG_GPU_OFF) mine.gpu = 0;
     if (r->want != NULL && fg_engine_open(&r->e, path, &mine, &err) == FG_OK) return true;
     fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return false;

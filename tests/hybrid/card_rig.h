@@ -25,7 +25,8 @@ typedef struct card_rig {
 /* A text, always the same; its first 300 tokens are those of the golden hash. */
 void card_prompt(uint32_t *ids, size_t n, uint32_t n_vocab);
 
-/* False with a test failure.  o: of the engine with the card; NULL: one thread. */
+/* False with a test failure.  o: of the engine, which has the card, or may go without it if it says
+ * FG_GPU_AUTO; NULL: one thread. */
 bool card_rig_open(card_rig *r, const char *path, size_t n, fg_kv_choice kv,
                    const fg_engine_opts *o);
 void card_rig_close(card_rig *r);

@@ -23,8 +23,8 @@ int fg_emu_run(fg_cuda_kernel kernel, const uint32_t grid[3], uint32_t block, ui
  * shared memory full of garbage at the start of a block. */
 void fg_emu_order(uint64_t seed);
 
-/* Controls of the tests: from now on multiply-adds round twice, chains (FG_ORDER) run in reverse, or
- * lanes are joined in another order.  0: as it should be. */
+/* Controls of the tests: from now on multiply-adds round twice, chains (FG_ORDER) run in reverse,
+ * or lanes are joined in another order.  0: as it should be. */
 #if !defined(FG_EMULATED)
 enum { FG_EMU_UNFUSED = 1, FG_EMU_REVERSED = 2, FG_EMU_OTHER_TREE = 4 };
 #endif
