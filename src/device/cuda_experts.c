@@ -184,6 +184,12 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 
 /* ---- residents ---- */
 
+static void tell_host(cu_device *c, size_t i, bool elsewhere)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    fg_weights_elsewhere(c->m->weights, (uint32_t)(i / n), (uint32_t)(i % n), elsewhere);
+}
+
 /* Expert i is at *to from now on: the card finds it by the table. */
 static fg_status set_resident(cu_device *c, size_t i, cu_memory to, fg_err *err)
 {
@@ -192,6 +198,7 @@ static fg_status set_resident(cu_device *c, size_t i, cu_memory to, fg_err *err)
     c->resident[i] = to;
     c->hot.expert[i].place = FG_HOT_CARD;
     c->hot.expert[i].bytes = to.bytes;
+    tell_host(c, i, true);
     return fg_cu_check(c, c->d->copy_in(c->table.p + i * sizeof x, &x, sizeof x, c->main), "expert",
                        err);
 }
@@ -203,6 +210,7 @@ static fg_status unset_resident(cu_device *c, size_t i, cu_memory *was, fg_err *
     *was = c->resident[i];
     c->resident[i] = (cu_memory){0};
     c->hot.expert[i].place = FG_HOT_HOST;
+    tell_host(c, i, false);
     (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &c->hot.expert[i].bytes);
     return fg_cu_check(
         c, c->d->fill(c->table.p + i * sizeof(fg_cuda_expert), 0, sizeof(fg_cuda_expert), c->main),

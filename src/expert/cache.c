@@ -45,6 +45,7 @@ struct fg_cache {
     uint32_t *slot_of; /* [n_layer * n_expert] or FG_CACHE_NO_SLOT */
     uint32_t *count;   /* [n_layer * n_expert] LFU */
     bool *lost;        /* [n_layer * n_expert] evicted for a prefetch that had no use yet */
+    bool *elsewhere;   /* [n_layer * n_expert] a device has it */
     uint32_t *rank;    /* [n_layer * n_expert] PIN: place in the heat map, 0 the hottest; or NULL */
     uint64_t clock;    /* requests and prefetches so far */
     uint64_t n_request;
@@ -156,9 +157,10 @@ fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
     c->slot_of = fg_mem_zalloc_array((size_t)n_key, sizeof *c->slot_of);
     c->count = fg_mem_zalloc_array((size_t)n_key, sizeof *c->count);
     c->lost = fg_mem_zalloc_array((size_t)n_key, sizeof *c->lost);
-    fg_status st = c->slot == NULL || c->slot_of == NULL || c->count == NULL || c->lost == NULL
-                       ? fg_fail_nomem(err, "expert directory")
-                       : FG_OK;
+    c->elsewhere = fg_mem_zalloc_array((size_t)n_key, sizeof *c->elsewhere);
+    const bool whole = c->slot != NULL && c->slot_of != NULL && c->count != NULL &&
+                       c->lost != NULL && c->elsewhere != NULL;
+    fg_status st = whole ? FG_OK : fg_fail_nomem(err, "expert directory");
     if (st == FG_OK && o->heat != NULL) st = take_heat(c, o->heat, err);
     if (st != FG_OK) {
         fg_cache_destroy(&c);
@@ -177,6 +179,7 @@ void fg_cache_destroy(fg_cache **c)
     fg_mem_free((*c)->slot_of);
     fg_mem_free((*c)->count);
     fg_mem_free((*c)->lost);
+    fg_mem_free((*c)->elsewhere);
     fg_mem_free((*c)->rank);
     fg_mem_free(*c);
     *c = NULL;
@@ -186,7 +189,7 @@ void fg_cache_destroy(fg_cache **c)
 
 static bool stays(const fg_cache *c, const entry *e)
 {
-    return c->policy == FG_POLICY_PIN && c->rank != NULL &&
+    return c->policy == FG_POLICY_PIN && c->rank != NULL && !c->elsewhere[e->key] &&
            c->rank[e->key] < (uint64_t)c->limit * PIN_NUM / PIN_DEN;
 }
 
@@ -325,7 +328,7 @@ static void request(fg_cache *c, uint32_t expert)
 void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
 {
     fg_cache_end(c);
-    assert(layer < c->n_layer && n >= 1 && n <= c->n_expert);
+    assert(layer < c->n_layer && n <= c->n_expert);
     c->layer = layer;
     c->ids = ids;
     c->n_id = n;
@@ -384,17 +387,25 @@ void fg_cache_end(fg_cache *c)
 bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load)
 {
     assert(layer < c->n_layer && expert < c->n_expert);
-    if (fg_cache_slot(c, layer, expert) != FG_CACHE_NO_SLOT) return false;
+    const uint32_t key = layer * c->n_expert + expert;
+    if (c->elsewhere[key] || c->slot_of[key] != FG_CACHE_NO_SLOT) return false;
     uint32_t evicted;
-    const uint32_t slot = place(c, layer * c->n_expert + expert, true, &evicted);
+    const uint32_t slot = place(c, key, true, &evicted);
     if (slot == FG_CACHE_NO_SLOT) return false;
     c->slot[slot].unused = true;
     c->slot[slot].took = evicted;
     if (evicted != NO_KEY) c->lost[evicted] = true;
-    c->lost[layer * c->n_expert + expert] = false;
+    c->lost[key] = false;
     c->stats.n_prefetch++;
     *load = (fg_cache_load){layer, expert, slot};
     return true;
+}
+
+void fg_cache_elsewhere(fg_cache *c, uint32_t layer, uint32_t expert, bool elsewhere)
+{
+    const uint32_t slot = fg_cache_slot(c, layer, expert);
+    c->elsewhere[layer * c->n_expert + expert] = elsewhere;
+    if (elsewhere && slot != FG_CACHE_NO_SLOT) c->slot[slot].cold = true;
 }
 
 uint32_t fg_cache_slot(const fg_cache *c, uint32_t layer, uint32_t expert)

@@ -113,7 +113,7 @@ typedef struct fg_cache fg_cache;
 fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *opts, fg_err *err);
 void fg_cache_destroy(fg_cache **c); /* accepts NULL */
 
-/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer ends
+/* Begins a layer with its n (0 .. n_expert) different experts; ids is borrowed until the layer ends
  * and reordered: those present first, both parts in the given order.  An unfinished layer before
  * it is given up. */
 void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n);
@@ -133,6 +133,10 @@ void fg_cache_end(fg_cache *c);
  * had: pinned experts, those that the running layer still needs and hints about layers to come are
  * never evicted for it.  A hint that its layer has passed without goes before all others. */
 bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load);
+
+/* A device has this expert, or has it no longer: as long as it does it is not to be read ahead, and
+ * a slot with it goes before all others. */
+void fg_cache_elsewhere(fg_cache *c, uint32_t layer, uint32_t expert, bool elsewhere);
 
 /* Slot of an expert or FG_CACHE_NO_SLOT. */
 uint32_t fg_cache_slot(const fg_cache *c, uint32_t layer, uint32_t expert);

@@ -445,6 +445,11 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach)
     return ok;
 }
 
+void fg_store_elsewhere(fg_store *s, uint32_t layer, uint32_t expert, bool elsewhere)
+{
+    fg_cache_elsewhere(s->cache, layer, expert, elsewhere);
+}
+
 void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out)
 {
     const fg_slots *dense = &s->dense[node], *slots = &s->slots[node];

@@ -76,7 +76,7 @@ const fg_slices *fg_store_slices(const fg_store *s);
 /* A node's part of everything dense (slices.h); borrowed until fg_store_destroy. */
 const uint8_t *fg_store_dense(const fg_store *s, uint32_t node);
 
-/* ids (1 .. n_expert different experts) is borrowed until the layer ends, and reordered: those in
+/* ids (0 .. n_expert different experts) is borrowed until the layer ends, and reordered: those in
  * memory first. */
 void fg_store_begin_layer(fg_store *s, uint32_t layer, uint32_t *ids, uint32_t n);
 
@@ -93,6 +93,9 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach);
 /* Where a node's part of the dense parts and its slots are, out[2]; slots are fresh: to be asked
  * for before the first layer. */
 void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out);
+
+/* A device has this expert, or has it no longer; between layers (cache.h). */
+void fg_store_elsewhere(fg_store *s, uint32_t layer, uint32_t expert, bool elsewhere);
 
 /* Ends the layer, finished or not.  FG_EIO and others when a wait of it failed; the store is usable
  * afterwards, and asks the disk again. */

@@ -52,6 +52,7 @@ static bool layer(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark_phase(w, b, FG_PHASE_ROUTER);
     if (n_active > 0) fg_moe(w, b, l);
     if (w->idx != 0) return true;
+    if (n_active == 0) fg_moe_none(w, b, l);
     if (b->status == FG_OK) b->status = started;
     const fg_status done = d->ops->done(d, l, b->status, b->err);
     if (b->status == FG_OK) b->status = done;

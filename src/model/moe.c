@@ -161,6 +161,13 @@ void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l)
     fg_mark_phase(w, b, FG_PHASE_EXPERTS);
 }
 
+static void end_layer(const fg_worker *w, fg_batch *b)
+{
+    const fg_status st = fg_weights_end(b->m->weights, b->err);
+    if (st != FG_OK) b->status = st;
+    fg_poll(w, b);
+}
+
 /* Worker 0 speaks to the weights; s->n_wave is read by the others after a barrier: that of
  * fg_route, which began the first wave, or the one below. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
@@ -183,10 +190,12 @@ void fg_moe(fg_worker *w, fg_batch *b, uint32_t l)
         }
         fg_worker_sync(w);
     }
-    if (w->idx == 0) {
-        const fg_status st = fg_weights_end(weights, b->err);
-        if (st != FG_OK) b->status = st;
-        fg_poll(w, b);
-    }
+    if (w->idx == 0) end_layer(w, b);
     fg_mark_phase(w, b, FG_PHASE_EXPERTS);
+}
+
+void fg_moe_none(const fg_worker *w, fg_batch *b, uint32_t l)
+{
+    fg_look_ahead(b, l);
+    end_layer(w, b);
 }

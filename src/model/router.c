@@ -133,11 +133,8 @@ void fg_route_begin(fg_batch *b, uint32_t l, const bool *mine)
     const uint64_t n_row = (uint64_t)b->n_tok * b->m->shape->n_used;
     tap_experts(b, l);
     sort_by_expert(b, mine);
-    b->s->n_wave = 0;
-    if (b->s->n_active > 0) {
-        fg_weights_begin(b->m->weights, l, b->s->active, b->s->n_active);
-        b->s->n_wave = fg_weights_wave(b->m->weights);
-    }
+    fg_weights_begin(b->m->weights, l, b->s->active, b->s->n_active);
+    b->s->n_wave = fg_weights_wave(b->m->weights);
     if (n_row <= FG_FEW_TOKENS) fg_route_gather(b, l, 0, n_row);
 }
 

@@ -198,6 +198,8 @@ void fg_route_gather(const fg_batch *b, uint32_t l, uint64_t begin, uint64_t end
 /* HIDDEN and DOWN together, wave by wave: weights from anywhere, which are read while they are
  * used. */
 void fg_moe(fg_worker *w, fg_batch *b, uint32_t l);
+/* Worker 0, in its place: the layer has no experts left for the host. */
+void fg_moe_none(const fg_worker *w, fg_batch *b, uint32_t l);
 /* Each alone, for experts s->active whose weights are all in the mapping. */
 void fg_moe_hidden(fg_worker *w, fg_batch *b, uint32_t l);
 void fg_moe_down(fg_worker *w, fg_batch *b, uint32_t l);

@@ -286,6 +286,11 @@ fg_status fg_weights_end(fg_weights *w, fg_err *err)
     return w->home->end(w, err);
 }
 
+void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere)
+{
+    if (w->store != NULL) fg_store_elsewhere(w->store, layer, expert, elsewhere);
+}
+
 uint32_t fg_weights_guess_layers(const fg_weights *w)
 {
     return w->home->guess_layers(w);

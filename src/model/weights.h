@@ -91,7 +91,7 @@ fg_panel_run fg_weights_run(const fg_weights *w, const fg_matrix *m, uint32_t ex
  * weights without slices.  FG_ENOMEM. */
 fg_status fg_weights_regions(const fg_weights *w, fg_region **out, size_t *n, fg_err *err);
 
-/* Begins a layer with its n (1 .. n_expert) different experts; ids is borrowed until the layer
+/* Begins a layer with its n (0 .. n_expert) different experts; ids is borrowed until the layer
  * ends, and may be reordered. */
 void fg_weights_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);
 
@@ -109,6 +109,9 @@ bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, u
 
 /* Ends the layer, finished or not.  Errors: those of fg_store_end_layer. */
 fg_status fg_weights_end(fg_weights *w, fg_err *err);
+
+/* A device has this expert, or has it no longer, and it need not be read ahead; between passes. */
+void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere);
 
 /* For how many layers fg_weights_hint wants the routers' guesses, in a pass of one token. */
 uint32_t fg_weights_guess_layers(const fg_weights *w);

@@ -71,7 +71,9 @@ check("openblas_control", run(*CALIB, env={"OPENBLAS_NUM_THREADS": "7"})[0] == 0
 os.remove(path("c.fulgur"))
 
 # ---- little stack: one line, or enough of it ----
-for kilo in (16, 64, 128, 256):
+# Not less than 32: with 16 the system's loader itself has too little now and then (1 run in 25 here;
+# of ls, 3 in 4), depending on where in its page the kernel begins the stack.
+for kilo in (32, 64, 128, 256):
     if SANITIZED:
         report("skip", f"stack_{kilo}", "a sanitizer's frames are larger")
         continue

@@ -161,6 +161,24 @@ status, out, err = run("info", W, "--quality")
 check("card_of_other_weights", b"good" in run("verify", W)[1] and out.count(b"NOT OF THESE WEIGHTS") == 2, out + err)
 check("card_of_other_weights_json", not any(x["of_these_weights"] for x in json.loads(run("info", W, "--quality", "--json")[1])["cards"]))
 
+# so is one of other numerics: its version changed in place, and the hashes of metadata, directory and header
+data = bytearray(open(M, "rb").read())
+R = fg_read.Reader(M)
+slot = max((0, 4096), key=lambda s: struct.unpack_from("<Q", data, s + 16)[0] if data[s] == 0x89 else 0)
+offset, size, old = R.meta["quality"]
+now = bytes(data[offset:offset + size]).replace(b'"numerics": 2', b'"numerics": 1', 1)
+data[offset:offset + size] = now
+where, n = R.dir_offset, R.dir_bytes
+at = data.index(struct.pack("<Q", old), where, where + n)
+struct.pack_into("<Q", data, at, fg_read.xxh3(now))
+struct.pack_into("<Q", data, slot + 48, fg_read.xxh3(bytes(data[where:where + n])))
+struct.pack_into("<Q", data, slot + 4088, fg_read.xxh3(data[slot:slot + 4088]))
+open(W, "wb").write(data)
+status, out, err = run("info", W, "--quality")
+check("card_of_other_numerics", b"good" in run("verify", W)[1] and out.count(b"OF OTHER NUMERICS: version 1 of the int8") == 1, out + err)
+check("card_of_these_numerics", b"OF OTHER NUMERICS" not in run("info", M, "--quality")[1])
+check("card_of_other_numerics_json", [x["of_these_numerics"] for x in json.loads(run("info", W, "--quality", "--json")[1])["cards"]] == [False, True])
+
 # a damaged file gets no card and stays as it is
 D = path("damaged.fulgur")
 data = bytearray(open(M, "rb").read())

@@ -336,6 +336,38 @@ FG_TEST(limit_can_change)
     fg_cache_destroy(&c);
 }
 
+/* What a device has is not read ahead, and a slot with it is the first to go, whatever the policy
+ * made of it; a layer that asks for nothing is one all the same. */
+FG_TEST(experts_elsewhere)
+{
+    static const fg_policy policies[] = {FG_POLICY_LRU, FG_POLICY_PIN};
+    uint64_t heat[N_KEY], n_load = 0;
+    for (uint32_t i = 0; i < N_KEY; i++) heat[i] = N_KEY - i; /* layer 0's first ones stay */
+    for (size_t p = 0; p < 2; p++) {
+        enum { SLOTS = 12 };
+        fg_cache *c = open_cache(SLOTS, policies[p], policies[p] == FG_POLICY_PIN ? heat : NULL);
+        fg_cache_load got;
+        REQUIRE(c != NULL);
+        for (uint32_t e = 0; e < SLOTS; e++) layer(c, e % 2, (uint32_t[]){e / 2}, 1, &n_load);
+        fg_cache_elsewhere(c, 1, 30, true);
+        CHECK(!fg_cache_prefetch(c, 1, 30, &got));
+        fg_cache_elsewhere(c, 1, 30, false);
+        CHECK(fg_cache_prefetch(c, 1, 30, &got)); /* control: it was for that alone */
+        layer(c, 1, (uint32_t[]){30}, 1, &n_load);
+        const uint32_t kept = fg_cache_slot(c, 0, 2); /* hot, and not the longest unused */
+        REQUIRE(kept != FG_CACHE_NO_SLOT);
+        fg_cache_elsewhere(c, 0, 2, true);
+        layer(c, 2, (uint32_t[]){31}, 1, &n_load);
+        CHECK(fg_cache_slot(c, 0, 2) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 2, 31) == kept);
+        /* a hint that an empty layer passes without goes first as well */
+        CHECK(fg_cache_prefetch(c, 3, 7, &got));
+        layer(c, 3, (uint32_t[]){0}, 0, &n_load);
+        layer(c, 4, (uint32_t[]){5}, 1, &n_load);
+        CHECK(fg_cache_slot(c, 3, 7) == FG_CACHE_NO_SLOT);
+        fg_cache_destroy(&c);
+    }
+}
+
 FG_TEST(creation_is_checked)
 {
     fg_err err = {0};
