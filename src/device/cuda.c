@@ -239,7 +239,7 @@ static void close_card(cu_device *c)
     }
     fg_cu_experts_close(c);
     if (c->gpu->hangs) return;
-    if (c->graph.exec != NULL) (void)d->graph_exec_destroy(c->graph.exec);
+    fg_cu_drop_graphs(c, NULL, NULL);
     cu_memory *const all[] = {&c->dense, &c->work.memory, &c->attn, &c->block};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) fg_cu_give(c, all[i]);
     if (c->staged != NULL) (void)d->host_free(c->staged);

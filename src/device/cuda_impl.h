@@ -61,13 +61,15 @@ typedef struct cu_block {
     fg_cuda_seq seq[CU_MAX_SEQ];
 } cu_block;
 
-/* A decoded token as one graph: valid for these. */
+/* A decoded token as one graph: valid for these.  Several, since sessions may take turns. */
+enum { CU_GRAPHS = 4 };
 typedef struct cu_graph {
     fg_cu_graph_exec exec;
     const fg_state *st;
     const fg_scratch *s;
     uint64_t pos_most;
-    bool few; /* with experts on the card */
+    bool few;      /* with experts on the card */
+    uint64_t used; /* number of its last launch */
 } cu_graph;
 
 typedef struct cu_state cu_state;
@@ -92,7 +94,8 @@ typedef struct cu_device {
     cu_block *staged;     /* the same, pinned */
     fg_cuda_mailbox *box; /* pinned */
     uint32_t ticket;
-    cu_graph graph;
+    cu_graph graph[CU_GRAPHS];
+    cu_graph *now; /* the running pass's */
 
     /* experts */
     bool floats;         /* some take f32 inputs */
@@ -167,6 +170,8 @@ fg_status fg_cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err);
 uint32_t fg_cu_most_rows(fg_device *d);
 fg_status fg_cu_see_scratch(cu_device *c, fg_scratch *s, fg_err *err);
 void fg_cu_forget(fg_device *d, fg_scratch *s);
+/* Graphs of this state and scratch go; NULL: of any. */
+void fg_cu_drop_graphs(cu_device *c, const fg_state *st, const fg_scratch *s);
 /* Address of something in the scratch of the pass as the card sees it. */
 void *fg_cu_host(const cu_device *c, const void *p);
 

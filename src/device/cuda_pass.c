@@ -93,7 +93,7 @@ static fg_cuda_softmax softmax_of(const cu_device *c, uint32_t i, uint32_t l)
     return (fg_cuda_softmax){
         .seq = &((cu_block *)(uintptr_t)c->block.p)->seq[i],
         .n_most = q->n,
-        .pos_most = c->in_graph ? c->graph.pos_most : q->st->pos + q->n,
+        .pos_most = c->in_graph ? c->now->pos_most : q->st->pos + q->n,
         .n_pos = q->st->n_pos,
         .n_head = s->n_head,
         .n_kv_head = s->n_kv_head,
@@ -229,7 +229,7 @@ static void meet_host(cu_device *c, uint32_t l)
         a.piece[i].bytes = p[i].bytes;
     }
     fg_cuda_post_layer(&c->ops, &a);
-    if (c->graph.few) fg_cu_experts_few(c, l);
+    if (c->now->few) fg_cu_experts_few(c, l);
     fg_cuda_await_layer(&c->ops, &(fg_cuda_await){.pass = a.pass, .layer = l, .box = c->box});
 }
 
@@ -271,20 +271,48 @@ static uint64_t positions_for(const fg_state *st)
     return n < st->n_pos ? n : st->n_pos;
 }
 
+static void drop(cu_device *c, cu_graph *g)
+{
+    if (g->exec != NULL && !c->gpu->hangs) (void)c->d->graph_exec_destroy(g->exec);
+    *g = (cu_graph){0};
+}
+
+void fg_cu_drop_graphs(cu_device *c, const fg_state *st, const fg_scratch *s)
+{
+    for (uint32_t i = 0; i < CU_GRAPHS; i++) {
+        cu_graph *g = &c->graph[i];
+        if ((st == NULL || g->st == st) && (s == NULL || g->s == s)) drop(c, g);
+    }
+}
+
 static fg_status capture(cu_device *c, fg_err *err)
 {
     fg_cu_graph graph = NULL;
-    if (c->graph.exec != NULL) (void)c->d->graph_exec_destroy(c->graph.exec);
-    c->graph.exec = NULL;
     FG_TRY(fg_cu_check(c, c->d->capture_begin(c->main, FG_CU_CAPTURE_THREAD), "graph", err));
     const fg_status recorded = record(c, err);
     const int ended = c->d->capture_end(c->main, &graph);
     if (recorded != FG_OK && graph != NULL) (void)c->d->graph_destroy(graph);
     FG_TRY(recorded);
     FG_TRY(fg_cu_check(c, ended, "graph", err));
-    const int made = c->d->graph_make(&c->graph.exec, graph, 0);
+    const int made = c->d->graph_make(&c->now->exec, graph, 0);
     (void)c->d->graph_destroy(graph);
     return fg_cu_check(c, made, "graph", err);
+}
+
+/* The graph for the running pass, or the place of the one that was launched longest ago. */
+static cu_graph *find_graph(cu_device *c, const cu_graph *wanted)
+{
+    cu_graph *oldest = &c->graph[0];
+    for (uint32_t i = 0; i < CU_GRAPHS; i++) {
+        cu_graph *g = &c->graph[i];
+        const bool same = g->exec != NULL && g->st == wanted->st && g->s == wanted->s &&
+                          g->pos_most == wanted->pos_most && g->few == wanted->few;
+        if (same) return g;
+        if (g->used < oldest->used) oldest = g;
+    }
+    drop(c, oldest);
+    *oldest = *wanted;
+    return oldest;
 }
 
 static fg_status attention_work(cu_device *c, fg_err *err)
@@ -300,7 +328,7 @@ static fg_status attention_work(cu_device *c, fg_err *err)
         }
     }
     if (most <= c->attn.bytes) return FG_OK;
-    c->graph.st = NULL; /* it has the old address */
+    fg_cu_drop_graphs(c, NULL, NULL); /* they have the old address */
     c->stats.work_bytes -= c->attn.bytes;
     const fg_status st = fg_cu_take_first(c, &c->attn, most, "attention", err);
     c->stats.work_bytes += c->attn.bytes;
@@ -310,20 +338,14 @@ static fg_status attention_work(cu_device *c, fg_err *err)
 static fg_status begin_token(cu_device *c, fg_err *err)
 {
     fg_state *st = c->b->seq[0].st;
-    const uint64_t most = positions_for(st);
-    const bool few = c->stats.n_resident > 0;
-    const bool same = c->graph.exec != NULL && c->graph.st == st && c->graph.s == c->b->s &&
-                      c->graph.pos_most == most && c->graph.few == few;
-    c->graph.pos_most = most;
+    cu_graph wanted = {
+        .st = st, .s = c->b->s, .pos_most = positions_for(st), .few = c->stats.n_resident > 0};
+    c->now = &wanted;
     FG_TRY(attention_work(c, err));
-    if (!same || c->graph.st == NULL) {
-        c->graph.few = few;
-        FG_TRY(capture(c, err));
-        c->graph.st = st;
-        c->graph.s = c->b->s;
-    }
-    c->stats.n_graph++;
-    return fg_cu_check(c, c->d->graph_launch(c->graph.exec, c->main), "graph", err);
+    c->now = find_graph(c, &wanted);
+    if (c->now->exec == NULL) FG_TRY(capture(c, err));
+    c->now->used = ++c->stats.n_graph;
+    return fg_cu_check(c, c->d->graph_launch(c->now->exec, c->main), "graph", err);
 }
 
 /* Waits for the card's ticket of a layer. */

@@ -88,7 +88,7 @@ void fg_cu_detach(fg_device *dev, fg_state *st)
     cu_device *c = (cu_device *)dev;
     cu_state *y = st->card;
     (void)fg_gpu_enter(c->gpu, NULL);
-    if (c->graph.st == st) c->graph.st = NULL;
+    fg_cu_drop_graphs(c, st, NULL);
     c->stats.state_bytes -= y->memory.bytes;
     fg_cu_give(c, &y->memory);
     fg_mem_free(y->layer);

@@ -78,8 +78,7 @@ fg_status fg_cu_work_reserve(cu_device *c, uint32_t n_row, fg_err *err)
     cu_work *w = &c->work;
     if (n_row <= w->n_row && (!experts || w->g.f != w->h.f)) return FG_OK;
     if (n_row < w->n_row) n_row = w->n_row;
-    if (c->graph.exec != NULL) (void)c->d->graph_exec_destroy(c->graph.exec);
-    c->graph = (cu_graph){0};
+    fg_cu_drop_graphs(c, NULL, NULL);
     c->stats.work_bytes -= w->memory.bytes;
     cu_memory memory = w->memory;
     *w = (cu_work){.n_row = n_row};
@@ -149,7 +148,7 @@ void fg_cu_forget(fg_device *dev, fg_scratch *s)
 {
     cu_device *c = (cu_device *)dev;
     (void)fg_gpu_enter(c->gpu, NULL);
-    if (c->graph.s == s) c->graph.s = NULL;
+    fg_cu_drop_graphs(c, NULL, s);
     if (c->host == s) c->host = NULL;
     if (!c->gpu->hangs) (void)c->d->host_unregister(s->map);
     s->device = NULL;

@@ -283,6 +283,35 @@ FG_TEST(two_sessions_in_one_pass)
     with_card(in_company);
 }
 
+/* More sessions in turns than tokens are kept as graphs of; one goes, another comes in its place. */
+static void in_turns(void)
+{
+    enum { N = 6 };
+    card_rig r;
+    REQUIRE(card_rig_open(&r, path, 12, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *s[N];
+    for (size_t i = 0; i < N; i++) {
+        s[i] = card_session(&r, 4);
+        REQUIRE(s[i] != NULL && card_go_to(&r, s[i], 1 + i % 3, 0));
+    }
+    for (size_t turn = 0; turn < 12; turn++) {
+        const size_t i = turn % (turn < 6 ? 2 : N);
+        if (turn == 8) {
+            fg_session_destroy(&s[i]);
+            s[i] = card_session(&r, 4);
+            REQUIRE(s[i] != NULL);
+        }
+        REQUIRE(card_go_to(&r, s[i], fg_session_pos(s[i]) + 1, 1));
+    }
+    for (size_t i = 0; i < N; i++) fg_session_destroy(&s[i]);
+    card_rig_close(&r);
+}
+
+FG_TEST(sessions_in_turns)
+{
+    with_card(in_turns);
+}
+
 /* Stops at the k-th question. */
 typedef struct stopper {
     int left;
