@@ -430,6 +430,11 @@ FG_API void fg_session_flush(fg_session *s);
 
 typedef struct fg_sampler fg_sampler; /* settings and random state */
 
+typedef struct fg_logit_bias {
+    uint32_t id;
+    float add; /* to its logit; -infinity: never */
+} fg_logit_bias;
+
 typedef struct fg_sampler_opts {
     size_t size;    /* of this struct */
     double temp;    /* 0 (greedy) or 1e-6 .. 1e6; default 1 (MiniMax-M1's recommendation) */
@@ -437,6 +442,13 @@ typedef struct fg_sampler_opts {
     double min_p;   /* 0 = off (default) .. 1 */
     uint64_t seed;  /* default 0 */
     uint32_t top_k; /* 0 = off (default) */
+    /* Experimental, from here on.  What a logit loses before the choice; log-probabilities stay
+     * those of the model.  A token that the prompt or the reply has: its logit is divided by
+     * `repeat` when positive, multiplied when not; 1 = off (default), above 0.  A token that is n
+     * times in the reply: presence + n * frequency, each -2 to 2, 0 = off (default). */
+    double repeat, presence, frequency;
+    const fg_logit_bias *bias; /* [n_bias], copied */
+    size_t n_bias;
 } fg_sampler_opts;
 
 /* size: of the caller's struct. */
@@ -460,7 +472,9 @@ FG_API void fg_sampler_destroy(fg_sampler **s); /* accepts NULL */
     X(FG_END_MODEL, "stop", "the model ended it")                                                  \
     X(FG_END_LENGTH, "length", "the most tokens that were asked for")                              \
     X(FG_END_CONTEXT, "context", "the context is full")                                            \
-    X(FG_END_CANCEL, "cancel", "the caller stopped it")
+    X(FG_END_CANCEL, "cancel", "the caller stopped it")                                            \
+    X(FG_END_STRING, "stop_string", "a stop string")                                               \
+    X(FG_END_REPEAT, "repetition", "it repeated itself")
 typedef enum fg_end {
 #define FG_END_ENUM(id, name, text) id,
     FG_END_MAP(FG_END_ENUM)
@@ -476,6 +490,34 @@ typedef enum fg_think_part {
     FG_THINK_TAG = 2, /* "<think>" or "</think>" itself, always whole */
 } fg_think_part;
 
+/* Experimental.  What happens in a reply, in order. */
+typedef enum fg_event_kind {
+    FG_EVENT_TEXT = 0,      /* of the answer */
+    FG_EVENT_REASONING = 1, /* of the thought */
+    FG_EVENT_TAG = 2,       /* "<think>" or "</think>" itself, always whole */
+    FG_EVENT_TOOL = 3,      /* a call of a tool; not sent yet */
+    FG_EVENT_FORCED = 4,    /* ids follow that were given, not sampled: `why`, `pos`, `n_id` */
+    FG_EVENT_STOP = 5,      /* the last one: `end` */
+} fg_event_kind;
+typedef enum fg_forced {
+    FG_FORCED_NOTHING = 0,
+    FG_FORCED_BUDGET = 1,     /* the thought reached its budget and is closed */
+    FG_FORCED_REPEAT = 2,     /* the thought repeated itself and is closed */
+    FG_FORCED_NO_THOUGHT = 3, /* none was wanted: an empty one */
+} fg_forced;
+typedef struct fg_event {
+    fg_event_kind kind;
+    const char *text; /* n bytes, whole UTF-8 characters, valid during the call; NULL: no text */
+    size_t n;
+    bool forced;   /* text of ids that were given */
+    bool replayed; /* text of before a resume, told again */
+    fg_forced why;
+    uint64_t pos, n_id; /* FORCED: position of the first id, and how many */
+    fg_end end;         /* STOP */
+} fg_event;
+enum { FG_DRAFT_OFF = 0, FG_DRAFT_AUTO = -1, FG_DRAFT_MAX = 7 };
+#define FG_THINK_BUDGET_AUTO UINT64_MAX
+
 typedef struct fg_reply_opts {
     size_t size;          /* of this struct */
     fg_sampler *sampler;  /* borrowed; its random state moves on */
@@ -483,14 +525,39 @@ typedef struct fg_reply_opts {
     const uint32_t *stop; /* [n_stop] more ids that end the reply; they are not given to emit */
     size_t n_stop;
     bool special;    /* markup tokens are given as text */
-    bool ignore_eos; /* go on after the model's end tokens (stop ids still end it) */
-    bool goes_on;    /* the last token, the end token included, is evaluated too: the conversation
-                      * continues after it */
+    bool ignore_eos; /* go on after markup tokens, each of which but the think tags ends a reply
+                      * else (stop ids still end it) */
+    bool goes_on;    /* the last token is evaluated too, after markup the end token: the
+                      * conversation continues after it */
     /* Whole UTF-8 characters as they come, with the part of the reply that they belong to; false
      * ends the reply. */
     bool (*emit)(void *ctx, fg_think_part part, const char *text, size_t n);
-    bool (*poll)(void *ctx); /* before each token; false ends the reply.  May be NULL */
+    /* Before each pass, which is a token or, with drafts, a few; false ends the reply.  May be
+     * NULL. */
+    bool (*poll)(void *ctx);
     void *ctx;
+    /* ---- experimental from here on ---- */
+    bool (*event)(void *ctx, const fg_event *e); /* instead of emit; false ends the reply */
+    /* [n_stop_text] texts that end the answer where they first appear, and are not part of it;
+     * valid UTF-8, none empty.  The thought, and white space after it, is not searched. */
+    const char *const *stop_text;
+    size_t n_stop_text;
+    /* Tokens of the thought at most, at the next end of a line (within 64 tokens) it is closed by
+     * think_message and the tag; 0: no limit; FG_THINK_BUDGET_AUTO, the default: n_max less 4096,
+     * none where that is nothing. */
+    uint64_t think_budget;
+    const char *think_message; /* the last line of such a thought; NULL: none */
+    bool in_thought;           /* the prompt has opened it */
+    bool no_thought;           /* an empty one is given */
+    /* The reply ends, its thought is closed, after so many consecutive tokens that each had a
+     * probability above 0.99; those that copy from an earlier part do not count.  0: off; default
+     * 3000. */
+    uint64_t repeat_stop;
+    /* Tokens guessed ahead and checked in one pass, at most FG_DRAFT_MAX; FG_DRAFT_AUTO, the
+     * default: as many as pay.  Changes time only. */
+    int32_t draft;
+    const uint32_t *attached; /* [n_attached] a text that the reply may quote, for guesses */
+    size_t n_attached;
 } fg_reply_opts;
 
 /* size: of the caller's struct. */
@@ -513,6 +580,82 @@ typedef struct fg_reply {
  * evaluated.  Errors: FG_EINVAL (an option, no logits), FG_EDATA (logits that are not numbers),
  * FG_ENOTSUP (no tokenizer in the file), those of fg_session_eval; *out tells how far it came. */
 FG_API fg_status fg_reply_run(fg_session *s, const fg_reply_opts *o, fg_reply *out, fg_err *err);
+
+/* ---- generator ----
+ *
+ * Experimental.  A reply as a state machine, for who evaluates himself (several sequences in a
+ * pass), or keeps a reply to go on with it later; fg_reply_run is the loop over it.
+ *
+ *     fg_generator_begin(g, ids, n, n_ctx, &err);       the prompt, with all earlier turns
+ *     for (fg_step step = {0}; !step.ended;) {
+ *         fg_generator_step(g, logits, &step, &err);    of the last evaluated token
+ *         if (step.n > 0) ...evaluate step.ids...
+ *     }
+ *
+ * It does not look at a session, and holds copies of ids; options, their texts and the sampler are
+ * borrowed until it is destroyed. */
+typedef struct fg_generator fg_generator;
+
+typedef struct fg_step {
+    const uint32_t *ids; /* [n] to evaluate next, in order; valid until the next call */
+    size_t n;            /* several when they are forced; 0: only when it has ended */
+    fg_forced forced;    /* why they were given; FG_FORCED_NOTHING: sampled */
+    bool ended;          /* no step follows; ids, if any, are evaluated so that the session
+                          * continues after them */
+    fg_end end;
+} fg_step;
+
+typedef struct fg_generator_stats {
+    size_t size;                    /* of this struct, set by the caller */
+    uint64_t n_gen;                 /* tokens, as in fg_reply */
+    uint64_t n_thought;             /* of them in the thought */
+    uint64_t n_forced;              /* of them given */
+    uint64_t n_budget;              /* of the thought; 0: none */
+    uint64_t n_drafted, n_accepted; /* tokens guessed ahead; of them right */
+    double gain; /* seconds without drafts by seconds with them, as estimated; 1: none */
+} fg_generator_stats;
+
+/* o: as for fg_reply_run; emit or event, and sampler, are needed.  Errors: FG_EINVAL (an option),
+ * FG_ENOTSUP (no tokenizer in the file), FG_ENOMEM. */
+FG_API fg_status fg_generator_create(fg_generator **out, fg_engine *e, const fg_reply_opts *o,
+                                     fg_err *err);
+FG_API void fg_generator_destroy(fg_generator **g); /* accepts NULL */
+
+/* A new reply after the n ids, of n_ctx positions in all (0: no limit).  FG_ELIMIT, FG_ENOMEM. */
+FG_API fg_status fg_generator_begin(fg_generator *g, const uint32_t *ids, size_t n, uint64_t n_ctx,
+                                    fg_err *err);
+
+/* What was returned before is evaluated now: logits [n_vocab] of the last id.  Sends the events of
+ * the next ids.  Errors: FG_EDATA (logits; nothing has changed), FG_EINVAL (it has ended),
+ * FG_ENOMEM. */
+FG_API fg_status fg_generator_step(fg_generator *g, const float *logits, fg_step *out, fg_err *err);
+
+/* Ends the reply: what is held back is told, then STOP with FG_END_CANCEL. */
+FG_API void fg_generator_cancel(fg_generator *g);
+
+/* The loop: from where the generator stands (begun or resumed with the session's ids) to the end of
+ * the reply.  Errors and *out: fg_reply_run. */
+FG_API fg_status fg_generator_run(fg_generator *g, fg_session *s, fg_reply *out, fg_err *err);
+
+/* What the ids do not tell: random state, counters.  For the moment at which `pos` ids are
+ * evaluated, which is before or after the ids of the last step; in `poll` and after
+ * fg_generator_run that is fg_session_pos.  FG_EINVAL: another pos. */
+enum { FG_GENERATOR_STATE = 160 };
+FG_API fg_status fg_generator_save(const fg_generator *g, uint64_t pos,
+                                   uint8_t state[FG_GENERATOR_STATE], fg_err *err);
+
+/* Goes on with a reply: ids [n] all of the session, of which n_prompt are before the reply.  With
+ * the options of before the text goes on as if nothing had happened.  state [n_state] as saved with
+ * exactly these ids, after which a reply that was cut off by its length, the context or a cancel
+ * can go on; NULL: counters are made of the ids, and the sampler stays as it is.  told: the text so
+ * far is sent as events, `replayed`.  *ended (may be NULL): it had come to its end.  Errors:
+ * FG_EFORMAT, FG_EVERSION, FG_ECHECKSUM (the state), FG_EINVAL (other ids), those of begin. */
+FG_API fg_status fg_generator_resume(fg_generator *g, const uint32_t *ids, size_t n_prompt,
+                                     size_t n, uint64_t n_ctx, const uint8_t *state, size_t n_state,
+                                     bool told, bool *ended, fg_err *err);
+
+/* Fills *out but for its size. */
+FG_API void fg_generator_get_stats(const fg_generator *g, fg_generator_stats *out);
 
 #ifdef __cplusplus
 }

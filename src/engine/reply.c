@@ -1,11 +1,12 @@
-/* SPDX-License-Identifier: MIT */
-#include "src/engine/session.h"
-
+/* SPDX-License-Identifier: MIT
+ *
+ * The loop over a generator and a session.
+ */
 #include "src/base/clock.h"
 #include "src/base/opts.h"
-#include "src/text/chat.h"
+#include "src/engine/generator.h"
+#include "src/engine/session.h"
 #include "src/text/sampler.h"
-#include "src/text/stream.h"
 
 static const struct {
     const char *name, *text;
@@ -35,122 +36,59 @@ fg_status fg_engine_sampler(fg_engine *e, const fg_sampler_opts *o, fg_sampler *
     return fg_sampler_create(out, &opts, fg_engine_shape(e)->n_vocab, mask, err);
 }
 
-void fg_reply_opts_init(fg_reply_opts *o, size_t size)
+static fg_status go(fg_generator *g, fg_session *s, fg_reply *out, fg_err *err)
 {
-    const fg_reply_opts d = {.size = size, .n_max = 256};
-    fg_opts_init(o, size, &d, sizeof d);
-}
-
-/* From ids to text in its parts, and to the caller. */
-typedef struct speaker {
-    const fg_reply_opts *o;
-    fg_detok detok;
-    fg_think think;
-    fg_buf text;
-    bool stopped; /* by emit */
-} speaker;
-
-static void say_part(void *ctx, fg_think_part part, const char *text, size_t n)
-{
-    speaker *k = ctx;
-    if (!k->stopped && !k->o->emit(k->o->ctx, part, text, n)) k->stopped = true;
-}
-
-static void say(speaker *k, uint32_t id)
-{
-    k->text.len = 0;
-    fg_detok_feed(&k->detok, id, &k->text);
-    fg_think_feed(&k->think, (const char *)k->text.data, k->text.len);
-}
-
-static fg_status finish(speaker *k, fg_status st, fg_err *err)
-{
-    k->text.len = 0;
-    fg_detok_flush(&k->detok, &k->text);
-    fg_think_feed(&k->think, (const char *)k->text.data, k->text.len);
-    fg_think_flush(&k->think);
-    const bool failed = k->text.failed;
-    fg_buf_fini(&k->text);
-    return st == FG_OK && failed ? fg_fail_nomem(err, "reply") : st;
-}
-
-/* Ids that end a reply; a tokenizer without markup has none. */
-typedef struct ends_at {
-    uint32_t eos, eod; /* the second one is a guard (src/model/MODEL.md 8) */
-} ends_at;
-
-static bool is_end(const fg_reply_opts *o, const ends_at *e, uint32_t id)
-{
-    if (!o->ignore_eos && (id == e->eos || id == e->eod)) return true;
-    for (size_t i = 0; i < o->n_stop; i++) {
-        if (o->stop[i] == id) return true;
-    }
-    return false;
-}
-
-/* One token.  *on: the reply goes on. */
-static fg_status step(fg_session *s, speaker *k, const ends_at *e, fg_reply *out, bool *on,
-                      fg_err *err)
-{
-    const fg_reply_opts *o = k->o;
-    uint32_t id;
-    *on = false;
-    FG_TRY(fg_sampler_pick(o->sampler, fg_session_logits(s), &id, NULL, err));
-    const bool end = is_end(o, e, id);
-    if (!end) {
-        out->n_gen++;
-        say(k, id);
-        if (k->text.failed) return fg_fail_nomem(err, "reply");
-        if (k->stopped) {
+    const fg_reply_opts *o = fg_generator_opts(g);
+    for (fg_step step = {0}; !step.ended;) {
+        if (o->poll != NULL && !o->poll(o->ctx)) {
+            fg_generator_cancel(g);
             out->end = FG_END_CANCEL;
             return FG_OK;
         }
+        FG_TRY(fg_generator_step(g, fg_session_logits(s), &step, err));
+        if (step.ended) out->end = step.end;
+        if (step.n == 0) continue;
+        FG_TRY(fg_session_eval(s, step.ids, step.n, NULL, NULL, err));
+        out->n_eval += step.n;
     }
-    const bool full = fg_session_pos(s) == fg_session_n_ctx(s), last = out->n_gen == o->n_max;
-    if (end) {
-        out->end = FG_END_MODEL;
-    } else if (full) {
-        out->end = FG_END_CONTEXT;
-    } else if (last) {
-        out->end = FG_END_LENGTH;
-    }
-    if (full || (!o->goes_on && (end || last))) return FG_OK;
-    FG_TRY(fg_session_eval(s, &id, 1, NULL, NULL, err));
-    out->n_eval++;
-    *on = !end && !last;
     return FG_OK;
 }
 
-fg_status fg_reply_run(fg_session *s, const fg_reply_opts *given, fg_reply *out, fg_err *err)
+static fg_status check(const fg_generator *g, const fg_session *s, fg_err *err)
 {
-    const uint64_t t0 = fg_clock_ns();
-    ends_at e = {UINT32_MAX, UINT32_MAX};
-    const fg_tokenizer *t;
-    fg_status st = FG_OK;
-    *out = (fg_reply){.end = FG_END_LENGTH};
-    fg_reply_opts opts = fg_reply_opts_default();
-    FG_TRY(fg_opts_take(&opts, sizeof opts, given, "reply options", err));
-    FG_TRY(fg_engine_tokenizer(fg_session_engine(s), &t, err));
-    const fg_reply_opts *o = &opts;
-    speaker k = {.o = o};
-    if (o->sampler == NULL || o->emit == NULL) {
-        return fg_fail(err, FG_EINVAL, "reply: no %s, expected one",
-                       o->sampler == NULL ? "sampler" : "emit");
-    }
+    const fg_ids *ids = fg_generator_ids(g);
     if (fg_session_logits(s) == NULL) {
         return fg_fail(err, FG_EINVAL, "reply: a session without logits, expected a prompt in it");
     }
-    (void)fg_chat_end_id(t, &e.eos, NULL);
-    (void)fg_tokenizer_find_added(t, "<end_of_document>", &e.eod);
-    fg_detok_init(&k.detok, t, o->special ? FG_DETOK_PRINT : FG_DETOK_THINK);
-    fg_think_init(&k.think, say_part, &k);
-    for (bool on = o->n_max > 0; on && st == FG_OK;) {
-        if (o->poll != NULL && !o->poll(o->ctx)) {
-            out->end = FG_END_CANCEL;
-            break;
-        }
-        st = step(s, &k, &e, out, &on, err);
+    if (ids->len != fg_session_pos(s)) {
+        return fg_fail(err, FG_EINVAL, "reply: a session of %llu tokens, expected %zu",
+                       (unsigned long long)fg_session_pos(s), ids->len);
     }
+    return FG_OK;
+}
+
+fg_status fg_generator_run(fg_generator *g, fg_session *s, fg_reply *out, fg_err *err)
+{
+    const uint64_t t0 = fg_clock_ns();
+    fg_generator_stats before = {.size = sizeof before}, after = before;
+    *out = (fg_reply){.end = FG_END_LENGTH};
+    FG_TRY(check(g, s, err));
+    fg_generator_get_stats(g, &before);
+    const fg_status st = go(g, s, out, err);
+    fg_generator_get_stats(g, &after);
+    out->n_gen = after.n_gen - before.n_gen;
     out->seconds = (double)(fg_clock_ns() - t0) * 1e-9;
-    return finish(&k, st, err);
+    return st;
+}
+
+fg_status fg_reply_run(fg_session *s, const fg_reply_opts *o, fg_reply *out, fg_err *err)
+{
+    fg_generator *g;
+    *out = (fg_reply){.end = FG_END_LENGTH};
+    FG_TRY(fg_generator_create(&g, fg_session_engine(s), o, err));
+    fg_status st = fg_generator_begin(g, fg_session_ids(s), (size_t)fg_session_pos(s),
+                                      fg_session_n_ctx(s), err);
+    if (st == FG_OK) st = fg_generator_run(g, s, out, err);
+    fg_generator_destroy(&g);
+    return st;
 }

@@ -51,11 +51,16 @@ struct fg_sampler {
     double table[N_TABLE]; /* e^(j ln 2 / 64) */
     double bucket_weight[N_BUCKET];
     uint32_t bucket_count[N_BUCKET];
+    /* Of penalties; NULL: there are none. */
+    uint64_t *n_reply;     /* [n_vocab] times in the reply */
+    uint64_t *seen;        /* [(n_vocab + 63) / 64] bits: in the prompt or the reply */
+    fg_logit_bias *bias;   /* [opt.n_bias] */
+    bool penalizes, bends; /* by repetition; at all */
 };
 
 void fg_sampler_opts_init(fg_sampler_opts *o, size_t size)
 {
-    const fg_sampler_opts d = {.size = size, .temp = 1.0, .top_p = 0.95};
+    const fg_sampler_opts d = {.size = size, .temp = 1.0, .top_p = 0.95, .repeat = 1.0};
     fg_opts_init(o, size, &d, sizeof d);
 }
 
@@ -70,12 +75,50 @@ static fg_status check_options(const fg_sampler_opts *o, fg_err *err)
     if (!(o->min_p >= 0 && o->min_p <= 1)) {
         return fg_fail(err, FG_EINVAL, "min-p: %g, expected 0 to 1", o->min_p);
     }
+    if (!(o->repeat == 0 || (o->repeat >= 0.01 && o->repeat <= 100))) {
+        return fg_fail(err, FG_EINVAL, "repetition penalty: %g, expected 0.01 to 100", o->repeat);
+    }
+    if (!(fabs(o->presence) <= 2 && fabs(o->frequency) <= 2)) {
+        const bool first = !(fabs(o->presence) <= 2);
+        return fg_fail(err, FG_EINVAL, "%s penalty: %g, expected -2 to 2",
+                       first ? "presence" : "frequency", first ? o->presence : o->frequency);
+    }
     return FG_OK;
 }
 
 static bool is_allowed(const fg_sampler *s, uint32_t id)
 {
     return s->mask == NULL || (s->mask[id / 64] >> (id % 64) & 1) != 0;
+}
+
+static fg_status take_bends(fg_sampler *s, fg_err *err)
+{
+    fg_sampler_opts *o = &s->opt;
+    if (o->repeat == 0) o->repeat = 1;
+    s->penalizes = o->repeat != 1 || o->presence != 0 || o->frequency != 0;
+    s->bends = s->penalizes || o->n_bias > 0;
+    if (s->penalizes) {
+        s->n_reply = fg_mem_zalloc_array(s->n_vocab, sizeof *s->n_reply);
+        s->seen = fg_mem_zalloc_array(((size_t)s->n_vocab + 63) / 64, sizeof *s->seen);
+        if (s->n_reply == NULL || s->seen == NULL) return fg_fail_nomem(err, "penalties");
+    }
+    if (o->n_bias == 0) return FG_OK;
+    s->bias = fg_mem_zalloc_array(o->n_bias, sizeof *s->bias);
+    if (s->bias == NULL) return fg_fail_nomem(err, "a logit bias");
+    for (size_t i = 0; i < o->n_bias; i++) {
+        s->bias[i] = o->bias[i];
+        const fg_logit_bias b = s->bias[i];
+        if (b.id >= s->n_vocab) {
+            return fg_fail(err, FG_EINVAL, "logit bias: id %u, expected less than %u", b.id,
+                           s->n_vocab);
+        }
+        if (!(b.add <= 1e6f)) {
+            return fg_fail(err, FG_EINVAL, "logit bias: %g for id %u, expected at most 1e6",
+                           (double)b.add, b.id);
+        }
+    }
+    o->bias = NULL; /* the caller's */
+    return FG_OK;
 }
 
 fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_opts *options, uint32_t n_vocab,
@@ -103,6 +146,8 @@ fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_opts *options, ui
         st = fg_fail_nomem(err, "a sampler");
         goto fail;
     }
+    st = take_bends(s, err);
+    if (st != FG_OK) goto fail;
     if (mask != NULL) memcpy(s->mask, mask, n_word * sizeof *mask);
     uint32_t n_allowed = 0;
     for (uint32_t id = 0; id < n_vocab; id++) n_allowed += is_allowed(s, id);
@@ -128,8 +173,47 @@ void fg_sampler_destroy(fg_sampler **s)
     fg_mem_free((*s)->logit);
     fg_mem_free((*s)->block);
     fg_mem_free((*s)->list);
+    fg_mem_free((*s)->n_reply);
+    fg_mem_free((*s)->seen);
+    fg_mem_free((*s)->bias);
     fg_mem_free(*s);
     *s = NULL;
+}
+
+fg_status fg_sampler_begin(fg_sampler *s, const uint32_t *ids, size_t n, fg_err *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] >= s->n_vocab) {
+            return fg_fail(err, FG_EINVAL, "token %zu: id %u, expected less than %u", i, ids[i],
+                           s->n_vocab);
+        }
+    }
+    if (!s->penalizes) return FG_OK;
+    memset(s->n_reply, 0, s->n_vocab * sizeof *s->n_reply);
+    memset(s->seen, 0, ((size_t)s->n_vocab + 63) / 64 * sizeof *s->seen);
+    for (size_t i = 0; i < n; i++) s->seen[ids[i] / 64] |= (uint64_t)1 << (ids[i] % 64);
+    return FG_OK;
+}
+
+void fg_sampler_note(fg_sampler *s, uint32_t id)
+{
+    if (!s->penalizes || id >= s->n_vocab) return;
+    s->seen[id / 64] |= (uint64_t)1 << (id % 64);
+    s->n_reply[id]++;
+}
+
+/* Penalties and bias on s->logit. */
+static void bend(fg_sampler *s)
+{
+    const fg_sampler_opts *o = &s->opt;
+    for (uint32_t i = 0; s->penalizes && i < s->n_vocab; i++) {
+        if ((s->seen[i / 64] >> (i % 64) & 1) == 0 || s->logit[i] == -INFINITY) continue;
+        double x = (double)s->logit[i];
+        x = x > 0 ? x / o->repeat : x * o->repeat;
+        if (s->n_reply[i] > 0) x -= o->presence + (double)s->n_reply[i] * o->frequency;
+        s->logit[i] = (float)x;
+    }
+    for (size_t i = 0; i < o->n_bias; i++) s->logit[s->bias[i].id] += s->bias[i].add;
 }
 
 fg_rng fg_sampler_rng(const fg_sampler *s)
@@ -163,7 +247,28 @@ static inline double weight_of(const double *table, double x)
     return scale * p;
 }
 
-/* Copies the logits with those that are not allowed at -infinity; *best is the largest. */
+/* Copies the logits with those that are not allowed at -infinity. */
+static void take_allowed(fg_sampler *s, const float *logits)
+{
+    memcpy(s->logit, logits, s->n_vocab * sizeof *logits);
+    for (uint32_t w = 0; s->mask != NULL && w < (s->n_vocab + 63) / 64; w++) {
+        if (s->mask[w] == UINT64_MAX) continue;
+        for (uint32_t i = w * 64; i < w * 64 + 64 && i < s->n_vocab; i++) {
+            if (!is_allowed(s, i)) s->logit[i] = -INFINITY;
+        }
+    }
+}
+
+static uint32_t best_of(const fg_sampler *s)
+{
+    uint32_t at = 0;
+    for (uint32_t i = 1; i < s->n_vocab; i++) {
+        if (s->logit[i] > s->logit[at]) at = i; /* strict: ties go to the lower id */
+    }
+    return at;
+}
+
+/* What the choice is made of; *best is the largest. */
 static fg_status take_logits(fg_sampler *s, const float *logits, uint32_t *best, fg_err *err)
 {
     uint32_t bad = 0;
@@ -176,17 +281,9 @@ static fg_status take_logits(fg_sampler *s, const float *logits, uint32_t *best,
         return fg_fail(err, FG_EDATA, "logits: %s at id %u, expected a number",
                        logits[i] > 0 ? "infinity" : "NaN", (unsigned)i);
     }
-    memcpy(s->logit, logits, s->n_vocab * sizeof *logits);
-    for (uint32_t w = 0; s->mask != NULL && w < (s->n_vocab + 63) / 64; w++) {
-        if (s->mask[w] == UINT64_MAX) continue;
-        for (uint32_t i = w * 64; i < w * 64 + 64 && i < s->n_vocab; i++) {
-            if (!is_allowed(s, i)) s->logit[i] = -INFINITY;
-        }
-    }
-    uint32_t at = 0;
-    for (uint32_t i = 1; i < s->n_vocab; i++) {
-        if (s->logit[i] > s->logit[at]) at = i; /* strict: ties go to the lower id */
-    }
+    take_allowed(s, logits);
+    if (s->bends) bend(s);
+    const uint32_t at = best_of(s);
     if (s->logit[at] == -INFINITY) {
         return fg_fail(err, FG_EDATA, "logits: -infinity for every allowed id, expected a number");
     }
@@ -346,6 +443,12 @@ fg_status fg_sampler_pick(fg_sampler *s, const float *logits, uint32_t *id, doub
         }
     }
     if (logprob == NULL) return FG_OK;
+    if (s->bends) { /* the model's own probabilities */
+        take_allowed(s, logits);
+        const float raw = s->logit[best_of(s)];
+        *logprob = (double)s->logit[*id] - (double)raw - fg_log(weigh(s, raw, 1.0, false));
+        return FG_OK;
+    }
     if (sum_at_1 == 0) sum_at_1 = weigh(s, top, 1.0, false);
     *logprob = (double)s->logit[*id] - (double)top - fg_log(sum_at_1);
     return FG_OK;
