@@ -5,7 +5,8 @@
  * same choice on every machine: weights are doubles from our own exponential, sums run in a fixed
  * order, candidates are ordered by logit (descending), then by id (ascending).
  *
- * Order of the steps, as in Hugging Face's generate: penalties and bias, temperature, top-k, top-p, min-p, draw.
+ * Order of the steps, as in Hugging Face's generate: penalties and bias, temperature, top-k, top-p,
+ * min-p, draw.
  *   temperature T  weight of a token = e^((logit - largest logit) / T); T = 0: largest logit, ties
  *                  to the lower id, no random number is used
  *   top-k          the k first candidates stay
@@ -29,8 +30,9 @@ fg_status fg_sampler_create(fg_sampler **out, const fg_sampler_opts *options, ui
                             const uint64_t *mask, fg_err *err);
 
 /* logits: [n_vocab] f32.  *id: the choice.  logprob may be NULL; it receives the natural logarithm
- * of the choice's probability at temperature 1 among all allowed ids, before penalties and bias.  A NaN or +infinity anywhere,
- * or no allowed logit above -infinity, is FG_EDATA; the random state is then unchanged. */
+ * of the choice's probability at temperature 1 among all allowed ids, before penalties and bias.  A
+ * NaN or +infinity anywhere, or no allowed logit above -infinity, is FG_EDATA; the random state is
+ * then unchanged. */
 fg_status fg_sampler_pick(fg_sampler *s, const float *logits, uint32_t *id, double *logprob,
                           fg_err *err);
 

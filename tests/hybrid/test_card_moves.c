@@ -283,7 +283,8 @@ FG_TEST(two_sessions_in_one_pass)
     with_card(in_company);
 }
 
-/* More sessions in turns than tokens are kept as graphs of; one goes, another comes in its place. */
+/* More sessions in turns than tokens are kept as graphs of; one goes, another comes in its place.
+ * */
 static void in_turns(void)
 {
     enum { N = 6 };
