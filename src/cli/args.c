@@ -56,6 +56,14 @@ static bool parse_str(const opt *o, const char *text)
     return true;
 }
 
+static bool parse_list(const opt *o, const char *text)
+{
+    opt_list *list = o->value;
+    if (text[0] == '\0' || list->n == OPT_LIST_MAX) return false;
+    list->text[list->n++] = text;
+    return true;
+}
+
 static bool parse_u64(const opt *o, const char *text)
 {
     char *end = NULL;
@@ -130,6 +138,11 @@ static void wanted_flag(const opt *o, char *out, size_t size)
 static void wanted_str(const opt *o, char *out, size_t size)
 {
     (void)snprintf(out, size, "%s", o->meta);
+}
+
+static void wanted_list(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "%s, at most %d times", o->meta, OPT_LIST_MAX);
 }
 
 static void wanted_u64(const opt *o, char *out, size_t size)

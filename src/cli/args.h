@@ -15,6 +15,7 @@
 #define OPT_KINDS(X)                                                                               \
     X(OPT_FLAG, bool, flag)                                                                        \
     X(OPT_STR, const char *, str)                                                                  \
+    X(OPT_LIST, opt_list, list) /* texts, one each time the option is given */                     \
     X(OPT_U32, uint32_t, u32)                                                                      \
     X(OPT_U64, uint64_t, u64)                                                                      \
     X(OPT_F64, double, f64)                                                                        \
@@ -29,6 +30,13 @@ typedef enum opt_kind {
 #undef OPT_KIND_ENUM
         OPT_KIND_COUNT
 } opt_kind;
+
+/* The value of an OPT_LIST; beyond OPT_LIST_MAX is a usage error. */
+enum { OPT_LIST_MAX = 16 };
+typedef struct opt_list {
+    const char *text[OPT_LIST_MAX]; /* [n] */
+    size_t n;
+} opt_list;
 
 /* An enum that counts from 0 and the name of each value; a value whose name is NULL or empty is not
  * offered.  The value at the start is the default and marked so. */
@@ -70,7 +78,7 @@ typedef struct command {
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-enum { MAX_OPT = 32 };
+enum { MAX_OPT = 64 };
 
 /* Parses argv (argv[0] is the command's name).  Options may stand before or after operands.
  * True with the n_operand operands in operands[0..]; false when the command should return *status

@@ -20,6 +20,7 @@
 #include "src/base/opts.h"
 #include "src/base/utf8.h"
 #include "src/text/chat.h"
+#include "src/text/repeat.h"
 #include "src/text/sampler.h"
 #include "src/text/stops.h"
 #include "src/text/stream.h"
@@ -51,6 +52,7 @@ struct fg_generator {
     uint32_t eos;               /* closes a reply; UINT32_MAX: a tokenizer without markup */
     fg_ids closing, no_thought; /* what is forced */
     fg_stops stops;
+    fg_repeat repeat;
     uint64_t budget; /* 0: none */
     /* the reply */
     fg_ids ids;              /* all of them */
@@ -64,8 +66,7 @@ struct fg_generator {
     bool searching; /* stop strings: the answer's text has begun */
     bool begun, ended, found, stopped, forced, replayed, mute;
     fg_end end;
-    uint64_t drafted, accepted;
-    double gain;
+    fg_draft draft;
 };
 
 void fg_reply_opts_init(fg_reply_opts *o, size_t size)
@@ -88,11 +89,9 @@ const fg_ids *fg_generator_ids(const fg_generator *g)
     return &g->ids;
 }
 
-void fg_generator_note_drafts(fg_generator *g, uint64_t drafted, uint64_t accepted, double gain)
+fg_draft *fg_generator_draft(fg_generator *g)
 {
-    g->drafted = drafted;
-    g->accepted = accepted;
-    g->gain = gain;
+    return g->draft.width == FG_DRAFT_OFF ? NULL : &g->draft;
 }
 
 /* ---- making one ---- */
@@ -136,8 +135,11 @@ static fg_status make(fg_generator *g, fg_engine *e, const fg_reply_opts *given,
                 : n > ANSWER_ROOM                         ? n - ANSWER_ROOM
                                                           : 0;
     g->eos = UINT32_MAX;
-    g->gain = 1;
     (void)fg_chat_end_id(g->t, &g->eos, NULL);
+    if (!fg_draft_init(&g->draft, g->o.draft, fg_engine_store_stats(e) != NULL, g->o.attached,
+                       g->o.n_attached)) {
+        return fg_fail_nomem(err, "text for guesses");
+    }
     FG_TRY(fg_stops_init(&g->stops, g->o.stop_text, g->o.n_stop_text, err));
     return encode_forced(g, err);
 }
@@ -163,6 +165,8 @@ void fg_generator_destroy(fg_generator **g)
     fg_ids_fini(&(*g)->no_thought);
     fg_ids_fini(&(*g)->ids);
     fg_stops_fini(&(*g)->stops);
+    fg_repeat_fini(&(*g)->repeat);
+    fg_draft_fini(&(*g)->draft);
     fg_buf_fini(&(*g)->text);
     fg_mem_free(*g);
     *g = NULL;
@@ -223,19 +227,25 @@ static void say_part(void *ctx, fg_think_part part, const char *text, size_t n)
 
 enum { THOUGHT = 1 }; /* fg_think's stage */
 
-/* An id that does not end the reply, sampled, given, or of before. */
-static fg_status say(fg_generator *g, uint32_t id, fg_err *err)
+/* An id that does not end the reply, sampled, given, or of before.  *copied: it goes on with a
+ * copy of an earlier part. */
+static fg_status say(fg_generator *g, uint32_t id, bool *copied, fg_err *err)
 {
-    const bool inside = g->think.stage == THOUGHT;
+    const bool watches = g->o.repeat_stop > 0, inside = g->think.stage == THOUGHT;
+    *copied = watches && fg_repeat_copies(&g->repeat, g->ids.data, g->ids.len, id);
+    fg_sampler_note(g->o.sampler, id);
     g->text.len = 0;
     fg_detok_feed(&g->detok, id, &g->text);
-    if (g->text.failed) return fg_fail_nomem(err, "reply");
+    if (g->text.failed || !fg_ids_push(&g->ids, id)) return fg_fail_nomem(err, "reply");
     fg_think_feed(&g->think, (const char *)g->text.data, g->text.len);
     g->now.n_gen++;
     if (inside) g->now.n_thought++;
     if (inside && g->think.stage != THOUGHT) { /* closed, by the model or by us */
         g->now.closing = FG_FORCED_NOTHING;
         g->now.n_sure = 0;
+        if (watches && !fg_repeat_part(&g->repeat, g->ids.data, g->ids.len)) {
+            return fg_fail_nomem(err, "reply");
+        }
     }
     return FG_OK;
 }
@@ -296,16 +306,20 @@ static bool is_full(const fg_generator *g, size_t n)
     return g->n_ctx > 0 && g->ids.len + n > g->n_ctx;
 }
 
-/* The ids of this step, to be evaluated; ended says whether another step follows. */
-static fg_status give(fg_generator *g, const uint32_t *ids, size_t n, fg_step *out, fg_err *err)
+/* The last n ids are those of this step, to be evaluated. */
+static fg_status give(fg_generator *g, size_t n, fg_step *out)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (!fg_ids_push(&g->ids, ids[i])) return fg_fail_nomem(err, "reply");
-    }
     g->n_last = n;
     g->now.n_ids = g->ids.len;
     out->ids = g->ids.data + g->ids.len - n;
     out->n = n;
+    return FG_OK;
+}
+
+/* The last n ids are told, and not evaluated. */
+static fg_status drop(fg_generator *g, size_t n)
+{
+    g->ids.len -= n;
     return FG_OK;
 }
 
@@ -342,23 +356,23 @@ static fg_status force(fg_generator *g, const fg_ids *ids, fg_forced why, fg_ste
     out->forced = why;
     g->forced = true;
     send(g, &(fg_event){.kind = FG_EVENT_FORCED, .why = why, .pos = g->ids.len, .n_id = ids->len});
-    for (size_t i = 0; i < ids->len; i++) {
-        fg_sampler_note(g->o.sampler, ids->data[i]);
-        FG_TRY(say(g, ids->data[i], err));
-    }
+    for (size_t i = 0; i < ids->len; i++) FG_TRY(say(g, ids->data[i], &(bool){0}, err));
     g->forced = false;
     g->now.n_forced += ids->len;
-    if (g->stopped) return close_reply(g, FG_END_CANCEL, out);
     const bool last = g->now.n_gen == g->o.n_max;
-    if (last) FG_TRY(close_reply(g, FG_END_LENGTH, out));
-    return last && !g->o.goes_on ? FG_OK : give(g, ids->data, ids->len, out, err);
+    if (g->stopped || last) {
+        FG_TRY(close_reply(g, g->stopped ? FG_END_CANCEL : FG_END_LENGTH, out));
+    }
+    const bool dropped = g->stopped || (last && !g->o.goes_on);
+    return dropped ? drop(g, ids->len) : give(g, ids->len, out);
 }
 
 /* Counts tokens that the model was sure of; true: too many. */
-static bool repeats(fg_generator *g, double logprob)
+static bool repeats(fg_generator *g, double logprob, bool copied)
 {
     counters *c = &g->now;
-    c->n_sure = logprob > SURE ? c->n_sure + 1 : 0;
+    if (logprob <= SURE) c->n_sure = 0;
+    if (logprob > SURE && !copied) c->n_sure++;
     if (g->o.repeat_stop == 0 || c->n_sure < g->o.repeat_stop) return false;
     if (g->think.stage != THOUGHT) return true;
     if (c->closing == FG_FORCED_NOTHING) {
@@ -368,35 +382,38 @@ static bool repeats(fg_generator *g, double logprob)
     return false;
 }
 
+/* Why the reply ends with this id, if it does (*over). */
+static fg_end end_of(const fg_generator *g, bool mark, bool full, bool again, bool *over)
+{
+    const bool last = g->now.n_gen == g->o.n_max;
+    *over = g->stopped || mark || g->found || full || again || last;
+    return g->stopped ? FG_END_CANCEL
+           : mark     ? FG_END_MODEL
+           : g->found ? FG_END_STRING
+           : full     ? FG_END_CONTEXT
+           : again    ? FG_END_REPEAT
+                      : FG_END_LENGTH;
+}
+
 static fg_status sample(fg_generator *g, const float *logits, fg_step *out, fg_err *err)
 {
     uint32_t id;
     double logprob = 0;
     FG_TRY(fg_sampler_pick(g->o.sampler, logits, &id, g->o.repeat_stop > 0 ? &logprob : NULL, err));
     g->now.rng = fg_sampler_rng(g->o.sampler);
-    const bool end = is_end(g, id);
-    bool again = false;
-    if (!end) {
-        fg_sampler_note(g->o.sampler, id);
-        FG_TRY(say(g, id, err));
-        again = repeats(g, logprob);
-    } else if (is_mark(g, id) && g->eos != UINT32_MAX) {
-        id = g->eos; /* whatever mark it was, the conversation goes on after a closed reply */
+    const bool mark = is_end(g, id), full = is_full(g, 1);
+    bool copied = false, over;
+    if (!mark) {
+        FG_TRY(say(g, id, &copied, err));
+    } else {
+        /* whatever mark it was, the conversation goes on after a closed reply */
+        if (is_mark(g, id) && g->eos != UINT32_MAX) id = g->eos;
+        if (!fg_ids_push(&g->ids, id)) return fg_fail_nomem(err, "reply");
     }
-    const bool full = is_full(g, 1), last = g->now.n_gen == g->o.n_max;
-    const bool over = end || g->found || again || last;
-    if (g->stopped) return close_reply(g, FG_END_CANCEL, out);
-    if (over || full) {
-        FG_TRY(close_reply(g,
-                           end        ? FG_END_MODEL
-                           : g->found ? FG_END_STRING
-                           : full     ? FG_END_CONTEXT
-                           : again    ? FG_END_REPEAT
-                                      : FG_END_LENGTH,
-                           out));
-    }
-    if (full || (over && !g->o.goes_on)) return FG_OK;
-    return give(g, &id, 1, out, err);
+    const fg_end end = end_of(g, mark, full, !mark && repeats(g, logprob, copied), &over);
+    if (over) FG_TRY(close_reply(g, end, out));
+    if (full || g->stopped || (over && !g->o.goes_on)) return drop(g, 1);
+    return give(g, 1, out);
 }
 
 fg_status fg_generator_step(fg_generator *g, const float *logits, fg_step *out, fg_err *err)
@@ -433,7 +450,7 @@ fg_status fg_generator_begin(fg_generator *g, const uint32_t *ids, size_t n, uin
     for (size_t i = 0; i < n; i++) {
         if (!fg_ids_push(&g->ids, ids[i])) return fg_fail_nomem(err, "reply");
     }
-    if (is_full(g, 0)) {
+    if (n_ctx > 0 && n > n_ctx) {
         return fg_fail(err, FG_ELIMIT, "context: %zu tokens, expected at most %llu", n,
                        (unsigned long long)n_ctx);
     }
@@ -450,6 +467,10 @@ fg_status fg_generator_begin(fg_generator *g, const uint32_t *ids, size_t n, uin
     fg_stops_reset(&g->stops);
     g->searching = true;
     g->last = '\n';
+    fg_repeat_clear(&g->repeat);
+    if (g->o.repeat_stop > 0 && !fg_repeat_part(&g->repeat, g->ids.data, n)) {
+        return fg_fail_nomem(err, "reply");
+    }
     g->begun = true;
     return FG_OK;
 }
@@ -462,7 +483,7 @@ _Static_assert(4 * sizeof(uint64_t) + sizeof(counters) <= FG_GENERATOR_STATE, "r
 fg_status fg_generator_save(const fg_generator *g, uint64_t pos, uint8_t state[FG_GENERATOR_STATE],
                             fg_err *err)
 {
-    const counters *c = pos == g->now.n_ids ? &g->now : &g->before;
+    const counters *c = pos == g->before.n_ids ? &g->before : &g->now;
     if (!g->begun || pos != c->n_ids) {
         return fg_fail(err, FG_EINVAL, "reply: saved at position %llu, expected %llu or %llu",
                        (unsigned long long)pos, (unsigned long long)g->before.n_ids,
@@ -536,10 +557,11 @@ fg_status fg_generator_resume(fg_generator *g, const uint32_t *ids, size_t n_pro
     g->mute = !told;
     fg_status st = FG_OK;
     for (size_t i = n_prompt; st == FG_OK && i < n; i++) {
-        if (!fg_ids_push(&g->ids, ids[i])) st = fg_fail_nomem(err, "reply");
-        if (st != FG_OK || is_end(g, ids[i])) continue;
-        fg_sampler_note(g->o.sampler, ids[i]);
-        st = say(g, ids[i], err);
+        if (!is_end(g, ids[i])) {
+            st = say(g, ids[i], &(bool){0}, err);
+        } else if (!fg_ids_push(&g->ids, ids[i])) {
+            st = fg_fail_nomem(err, "reply");
+        }
     }
     g->replayed = g->mute = false;
     if (st != FG_OK) {
@@ -568,8 +590,8 @@ void fg_generator_get_stats(const fg_generator *g, fg_generator_stats *out)
                                     .n_thought = g->now.n_thought,
                                     .n_forced = g->now.n_forced,
                                     .n_budget = g->budget,
-                                    .n_drafted = g->drafted,
-                                    .n_accepted = g->accepted,
-                                    .gain = g->gain};
+                                    .n_drafted = g->draft.drafted,
+                                    .n_accepted = g->draft.accepted,
+                                    .gain = fg_draft_gain(&g->draft)};
     memcpy(out, &all, out->size < sizeof all ? out->size : sizeof all);
 }

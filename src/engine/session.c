@@ -624,6 +624,12 @@ fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *e
     return FG_OK;
 }
 
+void fg_session_set_logits(fg_session *s, const float *logits)
+{
+    memcpy(s->logits, logits, s->e->model->shape->n_vocab * sizeof *logits);
+    s->has_logits = true;
+}
+
 fg_status fg_session_mark(fg_session *s, fg_err *err)
 {
     const uint64_t pos = s->state->pos, bytes = fg_mark_bytes(s->e->model->shape, pos);

@@ -14,6 +14,9 @@ fg_engine *fg_session_engine(const fg_session *s);
  * src/model/stages.h.  The struct is copied; NULL switches off. */
 void fg_session_set_taps(fg_session *s, const fg_taps *taps);
 
+/* After a rewind: the logits [n_vocab] of what is the last token now, which the caller has kept. */
+void fg_session_set_logits(fg_session *s, const float *logits);
+
 /* Where the time goes, added up by phase; see src/model/stages.h.  Borrowed; NULL switches off. */
 void fg_session_set_profile(fg_session *s, fg_profile *profile);
 
