@@ -13,15 +13,26 @@
 #include "src/cli/size.h"
 #include "src/fulgur.h"
 
-enum { FIRST_LONG = 256, WANTED_SIZE = 256 };
+enum { NO_LETTER = 255, FIRST_LONG, WANTED_SIZE = 256 };
 
 static const char model_variable[] = "FULGUR_MODEL";
 
-static bool quiet;
+static bool quiet, no_sandbox;
+static args_entry_fn *on_entry;
 
 bool args_quiet(void)
 {
     return quiet;
+}
+
+bool args_no_sandbox(void)
+{
+    return no_sandbox;
+}
+
+void args_on_entry(args_entry_fn *entry)
+{
+    on_entry = entry;
 }
 
 int args_usage(const command *c, const char *fmt, ...)
@@ -211,7 +222,8 @@ const char *args_flaw(const command *c, const opt *opts, int n_opt, char *text, 
         const opt *o = &opts[i];
         const char *flaw = NULL;
         for (int j = 0; j < n_common; j++) {
-            if (strcmp(o->name, common[j].name) == 0 || o->letter == common[j].letter) {
+            if (strcmp(o->name, common[j].name) == 0 ||
+                (o->letter != 0 && o->letter == common[j].letter)) {
                 flaw = "every command's own, expected another name and letter";
             }
         }
@@ -253,7 +265,8 @@ static void fill(getopt_tables *t, const command *c, const opt *opts, int n_opt)
         const int has = o->kind != OPT_FLAG ? required_argument
                         : o->letter == 'h'  ? optional_argument /* --help=man */
                                             : no_argument;
-        t->longs[n++] = (struct option){o->name, has, NULL, o->letter};
+        t->longs[n++] = (struct option){o->name, has, NULL, o->letter == 0 ? NO_LETTER : o->letter};
+        if (o->letter == 0) continue;
         t->shorts[at++] = o->letter;
         if (has == required_argument) t->shorts[at++] = ':';
     }
@@ -346,6 +359,7 @@ static bool set_common(const command *c, const opt *opts, int n_opt, int letter,
     case 'h': *status = help_command(c, opts, n_opt, value); return false;
     case 'V': *status = help_version(); return false;
     case 'q': quiet = true; return true;
+    case NO_LETTER: no_sandbox = true; return true;
     default: *model = value; return true;
     }
 }
@@ -392,5 +406,7 @@ bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, ch
         if (o == NULL && !set_common(c, opts, n_opt, k, optarg, &model, status)) return false;
         if (o != NULL && !set(c, o, optarg)) return false;
     }
-    return take_operands(c, model, argc, argv, operands, n_operand);
+    if (!take_operands(c, model, argc, argv, operands, n_operand)) return false;
+    if (on_entry != NULL) on_entry(c, opts, n_opt, operands, n_operand);
+    return true;
 }

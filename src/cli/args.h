@@ -95,6 +95,12 @@ enum { MAX_OPT = 64 };
 bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
                       const char **operands, int n_operand, int *status);
 
+/* Called when args_parse has understood everything, before the command does anything; operands as
+ * it has them. */
+typedef void args_entry_fn(const command *c, const opt *opts, int n_opt,
+                           const char *const *operands, int n_operand);
+void args_on_entry(args_entry_fn *entry);
+
 /* Reports a usage error: "fulgur: <command>: <message>; see fulgur <command> --help". */
 int args_usage(const command *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -103,6 +109,9 @@ bool args_takes_model(const command *c);
 
 /* --quiet was given: no progress and no notices on standard error. */
 bool args_quiet(void);
+
+/* --no-sandbox was given (confine.h). */
+bool args_no_sandbox(void);
 
 /* The first mistake in a table (two options of one name or letter, one without help, a choice
  * without names) as a message in text, or NULL.  --help asks it in every form. */

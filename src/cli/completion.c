@@ -22,6 +22,12 @@ static value_class classify(const opt *o)
     return strncmp(o->meta, "DIR", 3) == 0 ? VALUE_FOLDER : VALUE_NOTHING;
 }
 
+bool help_is_path(const opt *o)
+{
+    const value_class v = classify(o);
+    return v == VALUE_FILE || v == VALUE_FOLDER;
+}
+
 static const char *choices(const opt *o)
 {
     static char names[512];

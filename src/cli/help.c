@@ -59,6 +59,10 @@ int help_common(const command *c, opt out[HELP_N_COMMON])
                          .help = "the model, instead of the first operand (default: the "
                                  "variable FULGUR_MODEL)"};
     }
+    out[n++] = (opt){.name = "no-sandbox",
+                     .kind = OPT_FLAG,
+                     .help = "any file may be opened and any system call made (fulgur help "
+                             "sandbox)"};
     out[n++] = (opt){.name = "quiet",
                      .letter = 'q',
                      .kind = OPT_FLAG,
@@ -70,9 +74,7 @@ int help_common(const command *c, opt out[HELP_N_COMMON])
 
 /* ---- text ---- */
 
-/* Words of the size bytes of text, one space between two, from column `at` on, wrapped at WIDTH,
- * later lines after `indent` columns; without backquotes.  Ends the line. */
-static void put_wrapped(const char *text, size_t size, int at, int indent)
+void help_put(const char *text, size_t size, int at, int indent)
 {
     const int start = at;
     for (const char *end = text + size; text < end;) {
@@ -106,7 +108,7 @@ static void put_option(const opt *o)
     printf("%-*s", LEFT, left);
     if (n >= LEFT) printf("\n%*s", LEFT, "");
     const char *help = help_text(o);
-    put_wrapped(help, strlen(help), LEFT, LEFT);
+    help_put(help, strlen(help), LEFT, LEFT);
 }
 
 static void put_head(const command *c)
@@ -136,7 +138,7 @@ void full_command(const command *c, const opt *opts, int n_opt)
     put_head(c);
     for (const char *at = c->description; *at != '\0';) {
         const size_t n = strcspn(at, "\n");
-        put_wrapped(at, n, 0, 0);
+        help_put(at, n, 0, 0);
         (void)putchar('\n');
         at += n;
         at += strspn(at, "\n");

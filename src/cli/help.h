@@ -35,12 +35,19 @@ void help_join_choice(const opt_choice *c, const char *between, const char *befo
 /* An option's help; a choice's names are added.  In a static buffer. */
 const char *help_text(const opt *o);
 
+/* Words of the size bytes of text, one space between two, from column `at` on, wrapped at 100
+ * columns, later lines after `indent`; without backquotes.  Ends the line. */
+void help_put(const char *text, size_t size, int at, int indent);
+
+/* The value is the name of a file or folder, or may be one. */
+bool help_is_path(const opt *o);
+
 /* Prints the version; an exit status. */
 int help_version(void);
 
-/* What every command has, as rows of a table: --model where there is one, --quiet, --version and
- * --help.  Each has a letter, by which args.c knows it. */
-enum { HELP_N_COMMON = 4 };
+/* What every command has, as rows of a table: --model where there is one, --no-sandbox, --quiet,
+ * --version and --help.  args.c knows each by its letter, and --no-sandbox by having none. */
+enum { HELP_N_COMMON = 5 };
 int help_common(const command *c, opt out[HELP_N_COMMON]);
 
 /* The forms, for help.c alone. */

@@ -12,9 +12,11 @@
 #include "src/base/status.h"
 #include "src/cli/args.h"
 #include "src/cli/commands.h"
+#include "src/cli/confine.h"
 #include "src/cli/help.h"
 #include "src/cli/lost.h"
 #include "src/cli/signals.h"
+#include "src/cli/topics.h"
 
 static const command *const commands[] = {
 #define COMMAND_ROW(name) &cmd_##name,
@@ -105,6 +107,8 @@ static int help(int argc, char **argv, const char *form_name)
     if (argc == 0 || argv[0][0] == '-' || strcmp(argv[0], "help") == 0) {
         return help_program(commands, N_COMMAND, NULL);
     }
+    const topic *t = argc == 1 ? topic_find(argv[0]) : NULL;
+    if (t != NULL) return topic_print(t);
     const command *c = find(argc, argv, &n_word);
     (void)snprintf(form, sizeof form, "--help=%s", form_name);
     return c == NULL ? unknown(argv[0]) : c->run(2, (char *[]){argv[0], form, NULL});
@@ -131,6 +135,7 @@ int main(int argc, char **argv)
     if (!stack_is_enough()) return EXIT_FAILED;
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     cli_catch_lost_files();
+    args_on_entry(confine);
     const command *c = find(argc - 1, argv + 1, &n_word);
     return c == NULL ? unknown(first) : cli_exit_status(c->run(argc - n_word, argv + n_word));
 }

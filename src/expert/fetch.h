@@ -60,6 +60,11 @@ typedef struct fg_io_ops {
 
 extern const fg_io_ops fg_io_uring, fg_io_pread;
 
+/* Makes n rings of io_uring for readers to come, of FG_FETCH_MOST_KEPT at most, where none can be
+ * made any more; as many as there can be.  Before there are other threads. */
+enum { FG_FETCH_MOST_KEPT = 40 };
+void fg_fetch_reserve(uint32_t n);
+
 /* The ways to read: enumerator (src/fulgur.h says what each does), name, what does it. */
 #define FG_IO_MAP(X)                                                                               \
     X(FG_IO_AUTO, "auto", NULL)                                                                    \
