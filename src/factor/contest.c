@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/factor/contest.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +10,8 @@
 
 static const double cost_of[FG_CONTEST_KINDS] = {
     [FG_CONTEST_ACCURATE] = 2e-6, [FG_CONTEST_FAST] = 3e-5};
-static const double near_best = .0005; /* validation RMSE within which the faster one is the rival */
+static const double near_best =
+    .0005; /* validation RMSE within which the faster one is the rival */
 
 static fg_status add(fg_contest *c, fg_contest_kind kind, const fg_factor_opts *o, uint64_t passes,
                      fg_err *err)
@@ -71,6 +73,11 @@ fg_status fg_contest_create(fg_contest **out, uint32_t n_split, const fg_hdi *tr
                             const fg_factor_machine *on, fg_factor_tuning_fn *progress, void *ctx,
                             fg_err *err)
 {
+    *out = NULL;
+    if (budget > 0 && budget < 2 * FG_FACTOR_LEAST_BUDGET) {
+        return fg_fail(err, FG_EINVAL, "budget: %" PRIu64 " passes, expected 0 or at least %d",
+                       budget, 2 * FG_FACTOR_LEAST_BUDGET);
+    }
     fg_contest *c = *out = fg_mem_zalloc(sizeof *c);
     if (c == NULL) return fg_fail_nomem(err, "contest");
     c->n_split = n_split;
@@ -109,11 +116,11 @@ static fg_status run_one(const fg_contestant *of, fg_contest_result *to, const f
     fg_factor_run *r = &to->run;
     fg_factor_opts o = of->opts;
     o.seed = seed;
-    fg_status st = of->kind == FG_CONTEST_SWARM
-                       ? fg_factor_train_swarm(r, &part[0], &part[1], &o, FG_CONTEST_PARTICLES,
-                                               &on->k, NULL, progress, ctx, err)
-                       : fg_factor_train(r, &part[0], &part[1], &o, &on->k, NULL, progress, ctx,
-                                         err);
+    fg_status st =
+        of->kind == FG_CONTEST_SWARM
+            ? fg_factor_train_swarm(r, &part[0], &part[1], &o, FG_CONTEST_PARTICLES, &on->k, NULL,
+                                    progress, ctx, err)
+            : fg_factor_train(r, &part[0], &part[1], &o, &on->k, NULL, progress, ctx, err);
     if (st == FG_EINVAL) { /* its steps are too large for these ratings */
         to->diverged = true;
         *err = (fg_err){0};

@@ -10,10 +10,10 @@
 
 /* What a configuration was chosen for. */
 #define FG_CONTEST_MAP(X)                                                                          \
-    X(FG_CONTEST_DEFAULT, "")          /* the algorithm's defaults */                              \
+    X(FG_CONTEST_DEFAULT, "")           /* the algorithm's defaults */                             \
     X(FG_CONTEST_ACCURATE, " accurate") /* least RMSE + 2e-6 epochs */                             \
-    X(FG_CONTEST_FAST, " fast")        /* least RMSE + 3e-5 epochs */                              \
-    X(FG_CONTEST_SWARM, " swarm")      /* untuned: a sequential swarm adapts it as it learns */
+    X(FG_CONTEST_FAST, " fast")         /* least RMSE + 3e-5 epochs */                             \
+    X(FG_CONTEST_SWARM, " swarm")       /* untuned: a sequential swarm adapts it as it learns */
 typedef enum fg_contest_kind {
 #define FG_CONTEST_ENUM(id, text) id,
     FG_CONTEST_MAP(FG_CONTEST_ENUM)
@@ -50,8 +50,9 @@ typedef struct fg_contest {
 } fg_contest;
 
 /* Contestants for n_split splits: with a budget each algorithm's two configurations, half of it
- * spent on each, and the swarms of sgd and npid; with none the defaults.  o: rank, biases, order,
- * bounds.  Errors as of fg_factor_tune, where an algorithm that never converges is left out. */
+ * spent on each, and the swarms of sgd and npid; with none (0) the defaults.  o: rank, biases,
+ * order, bounds.  Errors as of fg_factor_tune, where an algorithm that never converges is left out;
+ * FG_EINVAL with a budget above 0 and below 2 * FG_FACTOR_LEAST_BUDGET. */
 fg_status fg_contest_create(fg_contest **out, uint32_t n_split, const fg_hdi *train,
                             const fg_hdi *valid, const fg_factor_opts *o, uint64_t budget,
                             const fg_factor_machine *on, fg_factor_tuning_fn *progress, void *ctx,
@@ -70,16 +71,17 @@ void fg_contest_conclude(fg_contest *c);
  * diverged. */
 typedef struct fg_contest_mean {
     uint32_t n;
-    double rmse, rmse_dev, mae, mae_dev, valid_rmse, epochs, passes, seconds; /* means, deviations */
+    double rmse, rmse_dev, mae, mae_dev, valid_rmse, epochs, passes,
+        seconds; /* means, deviations */
 } fg_contest_mean;
 fg_contest_mean fg_contest_mean_of(const fg_contest *c, uint32_t i);
 
 typedef struct fg_contest_pair {
-    uint32_t n, n_reached; /* splits; those in which i met the validation RMSE of `to` */
-    double difference;     /* mean of test RMSE less that of `to` */
-    double deviation;      /* of the differences */
-    double p;              /* two-sided t test that there is none; NaN: fewer than two splits */
-    double wins;           /* splits in which it is lower */
+    uint32_t n, n_reached;  /* splits; those in which i met the validation RMSE of `to` */
+    double difference;      /* mean of test RMSE less that of `to` */
+    double deviation;       /* of the differences */
+    double p;               /* two-sided t test that there is none; NaN: fewer than two splits */
+    double wins;            /* splits in which it is lower */
     double epochs, seconds; /* mean over reached splits: until then, over those of `to` */
     double worst_epochs;    /* the largest of the ratios */
     double epochs_to;       /* mean epochs until then */

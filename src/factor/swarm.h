@@ -19,9 +19,9 @@ enum { FG_SWARM_MAX = 16, FG_SWARM_DIMS = 24 };
 #define FG_SWARM_SPEED   0.2 /* of the range, a move at most */
 
 typedef struct fg_swarm {
-    uint32_t n, n_dim;                      /* at most FG_SWARM_MAX, FG_SWARM_DIMS */
-    double x[FG_SWARM_MAX][FG_SWARM_DIMS];  /* positions, 0 to 1 */
-    double v[FG_SWARM_MAX][FG_SWARM_DIMS];  /* speeds */
+    uint32_t n, n_dim;                       /* at most FG_SWARM_MAX, FG_SWARM_DIMS */
+    double x[FG_SWARM_MAX][FG_SWARM_DIMS];   /* positions, 0 to 1 */
+    double v[FG_SWARM_MAX][FG_SWARM_DIMS];   /* speeds */
     double own[FG_SWARM_MAX][FG_SWARM_DIMS]; /* where each was best */
     double own_fitness[FG_SWARM_MAX];
     double best[FG_SWARM_DIMS]; /* where any was best */

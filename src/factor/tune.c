@@ -11,8 +11,8 @@
 
 enum {
     PARTICLES = 10,
-    RUNS = 25,      /* a run gets 1 / RUNS of the budget at most */
-    LEAST_RUN = 10, /* epochs; with less there is nothing to see */
+    RUNS = 25,                                      /* a run gets 1 / RUNS of the budget at most */
+    LEAST_RUN = FG_FACTOR_LEAST_BUDGET / PARTICLES, /* epochs; with less there is nothing to see */
 };
 
 /* ---- places of the cube as parameters ---- */
@@ -50,8 +50,9 @@ static void place_of(const space *s, const double *param, double *x)
     for (uint32_t d = 0; d < s->n; d++) {
         const double v = param[s->param[d]];
         const bool log_scale = s->algorithm->param[s->param[d]].log;
-        const double t = log_scale ? log(fmax(v, s->low[d]) / s->low[d]) / log(s->high[d] / s->low[d])
-                                   : (v - s->low[d]) / (s->high[d] - s->low[d]);
+        const double t = log_scale
+                             ? log(fmax(v, s->low[d]) / s->low[d]) / log(s->high[d] / s->low[d])
+                             : (v - s->low[d]) / (s->high[d] - s->low[d]);
         x[d] = fmin(1.0, fmax(0.0, t));
     }
 }
@@ -122,8 +123,8 @@ static void run_particle(generation *g, uint32_t i, bool calls)
     watch w = {g, calls};
     fg_factor_trial *t = &g->trial[i];
     memcpy(t->param, g->o[i].param, sizeof t->param);
-    g->st[i] = fg_factor_train(&r, g->train, g->valid, &g->o[i], g->k, NULL, watch_run, &w,
-                               &g->err[i]);
+    g->st[i] =
+        fg_factor_train(&r, g->train, g->valid, &g->o[i], g->k, NULL, watch_run, &w, &g->err[i]);
     t->rmse = (double)NAN;
     t->passes = r.n_epoch;
     if (g->st[i] == FG_EINVAL) { /* it diverged at once */
@@ -175,6 +176,10 @@ fg_status fg_factor_tune(fg_factor_tuning *t, const fg_hdi *train, const fg_hdi 
                          fg_team *team, fg_factor_tuning_fn *progress, void *ctx, fg_err *err)
 {
     FG_TRY(fg_factor_opts_check(o, err));
+    if (budget < FG_FACTOR_LEAST_BUDGET) {
+        return fg_fail(err, FG_EINVAL, "budget: %" PRIu64 " passes, expected at least %d", budget,
+                       FG_FACTOR_LEAST_BUDGET);
+    }
     const space s = space_of(o, false);
     const fg_factor_trial *best = fg_factor_tuning_best(t, cost);
     const uint64_t end = t->passes + budget;
@@ -208,8 +213,10 @@ fg_status fg_factor_tune(fg_factor_tuning *t, const fg_hdi *train, const fg_hdi 
     fg_mem_free(g);
     fg_mem_free(swarm);
     if (st == FG_OK && fg_factor_tuning_best(t, cost) == NULL) {
-        st = fg_fail(err, FG_EINVAL, "tuning: %" PRIu64 " passes without a run that converged, "
-                     "expected a larger budget", t->passes);
+        st = fg_fail(err, FG_EINVAL,
+                     "tuning: %" PRIu64 " passes without a run that converged, "
+                     "expected a larger budget",
+                     t->passes);
     }
     return st;
 }

@@ -28,10 +28,13 @@ void fg_factor_tuning_fini(fg_factor_tuning *t);
 /* Now and then, always from the calling thread; false stops with FG_ECANCEL. */
 typedef bool fg_factor_tuning_fn(void *ctx, uint64_t passes);
 
+enum { FG_FACTOR_LEAST_BUDGET = 100 };
+
 /* Adds runs of at most `budget` passes together that look for the least  validation RMSE + cost *
  * epochs, beginning at the best trial so far, or at o->param.  Runs of a generation go side by side
  * over the team (may be NULL); what is found does not depend on it.  o->max_epoch bounds a run.
- * Errors as of fg_factor_train; FG_EINVAL when every run diverged. */
+ * Errors as of fg_factor_train; FG_EINVAL when every run diverged, or
+ * with a budget below FG_FACTOR_LEAST_BUDGET. */
 fg_status fg_factor_tune(fg_factor_tuning *t, const fg_hdi *train, const fg_hdi *valid,
                          const fg_factor_opts *o, uint64_t budget, double cost, const fg_kernels *k,
                          fg_team *team, fg_factor_tuning_fn *progress, void *ctx, fg_err *err);
