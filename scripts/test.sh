@@ -116,6 +116,7 @@ asan_jobs() {
             */test_convert) printf "asan $p %s\n" source_form allocation ;;
             */test_invariance) echo "asan $p tiny_q4" ;;
             */factor/test_train) echo "asan $p bits" ;;
+            */factor/test_contest) printf "asan $p %s\n" rival swarm_moves fitness ;;
             */test_copy) echo "asan $p left_alone" ;;
             */test_card_bits) printf "asan $p %s\n" copied places ;;
             */test_card_moves) printf "asan $p %s\n" any_token spans ;;

@@ -13,27 +13,39 @@ extern const command cmd_factor_compare;
 
 typedef enum factor_order { FACTOR_GRID, FACTOR_FILE, FACTOR_ORDERS } factor_order;
 
+/* How parameters are found. */
+typedef enum factor_adapt {
+    FACTOR_FIXED,
+    FACTOR_SWARM,
+    FACTOR_OFFLINE,
+    FACTOR_ADAPTS
+} factor_adapt;
+
 typedef struct factor_request {
-    const char *ratings, *valid, *test, *split, *set, *out, *plot;
+    const char *ratings, *valid, *test, *split, *save_split, *set, *out, *plot;
     fg_factor_algo algo;
     fg_hdi_repeats repeats;
     factor_order order;
-    uint32_t rank, n_thread, patience, max_epoch, seeds;
-    uint64_t seed;
-    bool bias, by_time, json, force;
+    factor_adapt adapt;
+    uint32_t rank, n_thread, patience, max_epoch, seeds, folds;
+    uint64_t seed, budget;
+    bool bias, json, force;
 } factor_request;
 
 factor_request factor_request_default(void);
-const char *factor_order_name(unsigned value);
 
 /* Of both train and compare. */
 #define FACTOR_OPTS(q)                                                                             \
     {"rank", 'r', OPT_U32, &(q).rank, 1, 64, "N", "factors of a user and of an item"},             \
         {"bias", 'b', OPT_FLAG, &(q).bias, 0, 0, NULL, "with a mean and biases"},                  \
-        {"split", 0, OPT_STR, &(q).split,                                                          \
-         0,       0, "A/B/C", "shares to train, to validate, to test (default: 70/10/20)"},        \
-        {"by-time", 0, OPT_FLAG, &(q).by_time,                                                     \
-         0,         0, NULL,     "the earliest ratings train, the latest test"},                   \
+        {"split",                                                                                  \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(q).split,                                                                               \
+         0,                                                                                        \
+         0,                                                                                        \
+         "A/B/C|time",                                                                             \
+         "shares to train, validate, test (default: 70/10/20); time: earliest first"},             \
         {"duplicates",                                                                             \
          0,                                                                                        \
          OPT_CHOICE,                                                                               \
@@ -46,6 +58,8 @@ const char *factor_order_name(unsigned value);
         {"patience", 0,    OPT_U32, &(q).patience,                                                 \
          1,          1000, "N",     "epochs without a gain of 1e-5 before it stops"},              \
         {"epochs", 0, OPT_U32, &(q).max_epoch, 1, 100000, "N", "at most"},                         \
+        {"budget", 0,   OPT_U64, &(q).budget,                                                      \
+         0,        1e9, "N",     "passes to tune an algorithm's parameters (default: 20000)"},     \
         {"threads", 't',                                                                           \
          OPT_U32,   &(q).n_thread,                                                                 \
          1,         1024,                                                                          \
@@ -54,13 +68,13 @@ const char *factor_order_name(unsigned value);
         "json", 0, OPT_FLAG, &(q).json, 0, 0, NULL, "report as JSON on stdout"                     \
     }
 
-/* Reads the file into r, and cuts it in three by the request and a seed. */
+/* Reads the file into r. */
 fg_status factor_read(const char *path, bool pairs, fg_hdi_repeats how, fg_ratings *r, fg_err *err);
-fg_status factor_cut(const factor_request *q, const fg_ratings *r, uint64_t seed, fg_hdi part[3],
-                     fg_err *err);
+/* Cuts ratings in three as the request says, for a seed and, of folds, a fold.  take: r's entries
+ * are gone. */
+fg_status factor_cut(const factor_request *q, fg_ratings *r, uint64_t seed, uint32_t fold,
+                     bool take, fg_hdi part[3], fg_err *err);
+bool factor_by_time(const factor_request *q);
 fg_factor_opts factor_opts(const factor_request *q, fg_factor_algo algo, uint64_t seed);
-/* Errors of a model over entries. */
-fg_status factor_judge(const fg_factor_model *m, const fg_hdi *h, const fg_factor_machine *on,
-                       fg_factor_score *out, fg_err *err);
 
 #endif

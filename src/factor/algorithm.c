@@ -91,7 +91,7 @@ fg_factor_opts fg_factor_opts_default(fg_factor_algo algo, bool bias)
                         .init = bias ? .1 : .04,
                         .seed = 1,
                         .max_epoch = 1000,
-                        .patience = 10,
+                        .patience = 20,
                         .min_gain = 1e-5};
     for (uint32_t i = 0; i < table[algo].n_param; i++) {
         o.param[i] = bias ? table[algo].param[i].with_bias : table[algo].param[i].value;

@@ -38,6 +38,9 @@ void fg_hdi_fini(fg_hdi *h);
  * that is not finite; FG_ELIMIT for a row or column of 2^32 - 1. */
 fg_status fg_hdi_add(fg_hdi *h, uint32_t row, uint32_t col, float value, fg_err *err);
 
+/* Room for n entries in all, so that adding them takes no more.  FG_ENOMEM. */
+fg_status fg_hdi_reserve(fg_hdi *h, uint64_t n, fg_err *err);
+
 /* Makes both indexes, once.  FG_ENOMEM. */
 fg_status fg_hdi_make_index(fg_hdi *h, fg_err *err);
 

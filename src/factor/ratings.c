@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/factor/ratings.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,7 +188,10 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     const size_t k = cut(s, n, c->separator, f);
     if (k < (c->pairs ? 2u : 3u)) {
         return bad_line(c, k == 2 ? "two fields" : "one field", (field){0},
-                        c->pairs ? "user and item" : form, err);
+                        c->pairs ? "user and item"
+                        : k == 2 ? "user, item and rating; implicit feedback is out of scope"
+                                 : form,
+                        err);
     }
     if (f[0].n == 0 || f[1].n == 0) return bad_line(c, "an empty id", (field){0}, form, err);
     if (memchr(f[0].s, '\0', f[0].n) != NULL || memchr(f[1].s, '\0', f[1].n) != NULL) {
@@ -199,6 +204,7 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     FG_TRY(fg_id_add(&c->r->user, f[0].s, f[0].n, &row, err));
     FG_TRY(fg_id_add(&c->r->item, f[1].s, f[1].n, &col, err));
     FG_TRY(fg_hdi_add(&c->r->m, row, col, (float)value, err));
+    if (c->r->no_time) return FG_OK;
     const bool timed = k > 3 && number_of(f[3], &when);
     if (!timed && c->r->time == NULL) return FG_OK;
     const size_t had = c->r->time == NULL ? 0 : c->r->m.n - 1;
@@ -228,20 +234,96 @@ static fg_status unite(fg_ratings *r, const char *name, fg_hdi_repeats how, fg_e
     return st == FG_OK ? FG_OK : fg_fail(err, st, "%s: %s", name, why.msg);
 }
 
+/* The lines that are whole; *used is how many bytes those take.  last: so is what has no end. */
+static fg_status add_lines(lines *c, const char *text, size_t n, bool last, size_t *used,
+                           fg_err *err)
+{
+    size_t at = 0;
+    if (c->number == 0 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) at = 3;
+    while (at < n) {
+        const char *end = memchr(text + at, '\n', n - at);
+        if (end == NULL && !last) break;
+        const size_t len = end == NULL ? n - at : (size_t)(end - text) - at;
+        c->number++;
+        FG_TRY(add_line(c, text + at, len, err));
+        at += len + (end != NULL);
+    }
+    *used = at;
+    return FG_OK;
+}
+
 fg_status fg_ratings_parse(fg_ratings *r, const char *text, size_t n, const char *name, bool pairs,
                            fg_hdi_repeats how, fg_err *err)
 {
     lines c = {.r = r, .name = name, .pairs = pairs};
-    if (n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) text += 3, n -= 3;
-    while (n > 0) {
-        const char *end = memchr(text, '\n', n);
-        const size_t len = end == NULL ? n : (size_t)(end - text);
-        c.number++;
-        FG_TRY(add_line(&c, text, len, err));
-        text += len + (end != NULL);
-        n -= len + (end != NULL);
-    }
+    FG_TRY(add_lines(&c, text, n, true, &n, err));
     return pairs ? FG_OK : unite(r, name, how, err);
+}
+
+enum { READ_AT_ONCE = 1 << 20 };
+
+/* Room for the lines of a file, so that the array need not grow, which takes it twice. */
+static fg_status count_lines(fg_ratings *r, FILE *f, char *text, fg_err *err)
+{
+    uint64_t n = 1;
+    size_t got;
+    if (fseeko(f, 0, SEEK_END) != 0 || fseeko(f, 0, SEEK_SET) != 0) return FG_OK; /* a pipe */
+    while ((got = fread(text, 1, READ_AT_ONCE, f)) > 0) {
+        for (const char *at = text; (at = memchr(at, '\n', got - (size_t)(at - text))); at++) n++;
+    }
+    rewind(f);
+    return fg_hdi_reserve(&r->m, r->m.n + n, err);
+}
+
+static fg_status read_lines(lines *c, FILE *f, fg_err *err)
+{
+    char *text = NULL;
+    size_t cap = 0, n = 0, got;
+    if (!fg_mem_grow((void **)&text, &cap, READ_AT_ONCE, 1)) return fg_fail_nomem(err, "lines");
+    fg_status st = count_lines(c->r, f, text, err);
+    do {
+        size_t used = 0;
+        if (st != FG_OK) break;
+        if (!fg_mem_grow((void **)&text, &cap, n + READ_AT_ONCE, 1)) {
+            st = fg_fail_nomem(err, "lines");
+            break;
+        }
+        got = fread(text + n, 1, READ_AT_ONCE, f);
+        n += got;
+        st = add_lines(c, text, n, got == 0, &used, err);
+        if (st == FG_OK) memmove(text, text + used, n -= used);
+    } while (st == FG_OK && got > 0);
+    if (st == FG_OK && ferror(f)) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected to read it", c->name, strerror(errno));
+    }
+    fg_mem_free(text);
+    return st;
+}
+
+fg_status fg_ratings_read(fg_ratings *r, const char *path, bool pairs, fg_hdi_repeats how,
+                          fg_err *err)
+{
+    lines c = {.r = r, .name = path, .pairs = pairs};
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    if (f == NULL) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
+    }
+    const fg_status st = read_lines(&c, f, err);
+    if (f != stdin) (void)fclose(f);
+    FG_TRY(st);
+    return pairs ? FG_OK : unite(r, path, how, err);
+}
+
+fg_status fg_ratings_explicit(const fg_hdi *h, const char *name, fg_err *err)
+{
+    for (uint64_t i = 1; i < h->n; i++) {
+        if (h->entry[i].value != h->entry[0].value) return FG_OK; /* as bits: they came so */
+    }
+    if (h->n < 2) return FG_OK;
+    return fg_fail(err, FG_EINVAL,
+                   "%s: each rating is %g, expected ratings that differ; implicit feedback, which "
+                   "says what was met and not how it was liked, is out of scope",
+                   name, (double)h->entry[0].value);
 }
 
 /* ---- parts ---- */
@@ -258,46 +340,99 @@ static int compare_dates(const void *pa, const void *pb)
     return a->at < b->at ? -1 : a->at > b->at;
 }
 
-static void shuffle(dated *d, uint64_t n, uint64_t seed)
+static uint64_t share_of(uint64_t n, double share, double sum)
 {
+    return (uint64_t)((double)n * share / sum + .5);
+}
+
+/* Draws one of n_part parts, each as likely as it has entries left, so that they come out exact. */
+static uint32_t draw_part(fg_rng *rng, uint64_t *left, uint32_t n_part, uint64_t n_left)
+{
+    uint64_t at = (uint64_t)(fg_rng_f64(rng) * (double)n_left);
+    uint32_t k = 0;
+    while (k + 1 < n_part && at >= left[k]) at -= left[k++];
+    left[k]--;
+    return k;
+}
+
+static void deal_at_random(uint64_t n, const fg_ratings_cut *c, uint8_t *to)
+{
+    const double sum = c->share[0] + c->share[1] + c->share[2];
     fg_rng rng;
-    fg_rng_init(&rng, seed);
-    for (; n > 1; n--) {
-        const uint64_t at = (uint64_t)(fg_rng_f64(&rng) * (double)n);
-        const dated swap = d[n - 1];
-        d[n - 1] = d[at];
-        d[at] = swap;
+    fg_rng_init(&rng, c->seed);
+    const uint64_t first = share_of(n, c->share[0], sum);
+    uint64_t left[3] = {first, share_of(n, c->share[0] + c->share[1], sum) - first, 0};
+    left[2] = n - left[0] - left[1];
+    for (uint64_t i = 0; i < n; i++) to[i] = (uint8_t)draw_part(&rng, left, 3, n - i);
+}
+
+/* Every fold draws the same folds, and then parts of what is not its own. */
+static void deal_folds(uint64_t n, const fg_ratings_cut *c, uint8_t *to)
+{
+    uint64_t fold[FG_RATINGS_FOLDS], left[2];
+    fg_rng rng, other;
+    fg_rng_init(&rng, c->seed);
+    fg_rng_init(&other, c->seed + c->fold + 1);
+    for (uint64_t k = 0; k < c->n_fold; k++) fold[k] = n * (k + 1) / c->n_fold - n * k / c->n_fold;
+    uint64_t rest = n - fold[c->fold];
+    left[0] = share_of(rest, c->share[0], c->share[0] + c->share[1]);
+    left[1] = rest - left[0];
+    for (uint64_t i = 0; i < n; i++) {
+        const bool test = draw_part(&rng, fold, c->n_fold, n - i) == c->fold;
+        to[i] = test ? 2 : (uint8_t)draw_part(&other, left, 2, rest--);
     }
 }
 
-fg_status fg_ratings_split(const fg_ratings *r, const double share[3], uint64_t seed, bool by_time,
-                           fg_hdi part[3], fg_err *err)
+static fg_status deal_by_time(const fg_ratings *r, const fg_ratings_cut *c, uint8_t *to,
+                              fg_err *err)
 {
-    for (int k = 0; k < 3; k++) part[k] = (fg_hdi){.n_row = r->m.n_row, .n_col = r->m.n_col};
-    if (by_time && r->time == NULL) {
+    const double sum = c->share[0] + c->share[1] + c->share[2];
+    const uint64_t n = r->m.n;
+    if (r->time == NULL) {
         return fg_fail(err, FG_EINVAL, "split: no times in the file, expected a fourth field");
     }
-    dated *d = fg_mem_zalloc_array((size_t)r->m.n + 1, sizeof *d);
-    uint8_t *to = fg_mem_zalloc((size_t)r->m.n + 1);
-    fg_status st = d == NULL || to == NULL ? fg_fail_nomem(err, "split") : FG_OK;
-    if (st == FG_OK) {
-        const double sum = share[0] + share[1] + share[2], n = (double)r->m.n;
-        for (uint64_t i = 0; i < r->m.n; i++) d[i] = (dated){by_time ? r->time[i] : 0.0, i};
-        if (by_time) {
-            qsort(d, (size_t)r->m.n, sizeof *d, compare_dates);
-        } else {
-            shuffle(d, r->m.n, seed);
-        }
-        const uint64_t first = (uint64_t)(n * share[0] / sum + .5);
-        const uint64_t second = (uint64_t)(n * (share[0] + share[1]) / sum + .5);
-        for (uint64_t i = 0; i < r->m.n; i++) to[d[i].at] = (uint8_t)((i >= first) + (i >= second));
-    }
-    for (uint64_t i = 0; st == FG_OK && i < r->m.n; i++) { /* parts keep the file's order */
-        const fg_hdi_entry *e = &r->m.entry[i];
-        st = fg_hdi_add(&part[to[i]], e->row, e->col, e->value, err);
-    }
+    dated *d = fg_mem_zalloc_array((size_t)n + 1, sizeof *d);
+    if (d == NULL) return fg_fail_nomem(err, "split");
+    for (uint64_t i = 0; i < n; i++) d[i] = (dated){r->time[i], i};
+    qsort(d, (size_t)n, sizeof *d, compare_dates);
+    const uint64_t first = share_of(n, c->share[0], sum);
+    const uint64_t second = share_of(n, c->share[0] + c->share[1], sum);
+    for (uint64_t i = 0; i < n; i++) to[d[i].at] = (uint8_t)((i >= first) + (i >= second));
     fg_mem_free(d);
-    fg_mem_free(to);
+    return FG_OK;
+}
+
+fg_status fg_ratings_deal(const fg_ratings *r, const fg_ratings_cut *cut, uint8_t *to, fg_err *err)
+{
+    if (cut->by_time) return deal_by_time(r, cut, to, err);
+    if (cut->n_fold > 1) {
+        deal_folds(r->m.n, cut, to);
+    } else {
+        deal_at_random(r->m.n, cut, to);
+    }
+    return FG_OK;
+}
+
+fg_status fg_ratings_parts(fg_ratings *r, const uint8_t *to, bool take, fg_hdi part[3], fg_err *err)
+{
+    uint64_t n[3] = {0};
+    for (uint64_t i = 0; i < r->m.n; i++) n[to[i]]++;
+    fg_status st = FG_OK;
+    for (int k = 0; k < 3; k++) part[k] = (fg_hdi){.n_row = r->m.n_row, .n_col = r->m.n_col};
+    for (int k = take ? 1 : 0; st == FG_OK && k < 3; k++) {
+        st = fg_hdi_reserve(&part[k], n[k], err);
+    }
+    if (st == FG_OK && take) { /* the first goes where it was */
+        part[0].entry = r->m.entry;
+        part[0].cap = r->m.cap;
+        r->m.entry = NULL;
+    }
+    const fg_hdi_entry *from = take ? part[0].entry : r->m.entry;
+    for (uint64_t i = 0; st == FG_OK && i < r->m.n; i++) {
+        fg_hdi *h = &part[to[i]];
+        h->entry[h->n++] = from[i];
+    }
     for (int k = 0; st != FG_OK && k < 3; k++) fg_hdi_fini(&part[k]);
+    if (st == FG_OK && take) fg_hdi_fini(&r->m);
     return st;
 }

@@ -35,6 +35,7 @@ typedef struct fg_ratings {
     size_t time_cap;
     fg_id_table user, item;
     uint64_t n_repeat; /* lines of a pair that came again */
+    bool no_time;      /* set by the caller: times are not kept */
 } fg_ratings;
 
 /* Adds the lines of a text to r, whose ids keep their numbers; `name` is for messages.  pairs:
@@ -44,9 +45,30 @@ fg_status fg_ratings_parse(fg_ratings *r, const char *text, size_t n, const char
                            fg_hdi_repeats how, fg_err *err);
 void fg_ratings_fini(fg_ratings *r);
 
-/* Cuts entries into three parts of the shares given (sum above 0), by a seed, or by_time: earliest
- * first.  Parts have the dimensions of r->m.  FG_ENOMEM; FG_EINVAL without times. */
-fg_status fg_ratings_split(const fg_ratings *r, const double share[3], uint64_t seed, bool by_time,
-                           fg_hdi part[3], fg_err *err);
+/* The same of a file, line by line; "-" is standard input.  FG_EIO as well. */
+fg_status fg_ratings_read(fg_ratings *r, const char *path, bool pairs, fg_hdi_repeats how,
+                          fg_err *err);
+
+/* Ratings that all have one value say what was met, not how it was liked: FG_EINVAL. */
+fg_status fg_ratings_explicit(const fg_hdi *h, const char *name, fg_err *err);
+
+enum { FG_RATINGS_FOLDS = 100 };
+
+/* How entries become three parts: to train, to validate, to test. */
+typedef struct fg_ratings_cut {
+    double share[3]; /* each above 0 */
+    uint64_t seed;
+    bool by_time; /* earliest first, instead of at random */
+    /* n_fold above 1, at most FG_RATINGS_FOLDS: part 2 is fold `fold` of so many, the others are
+     * shared by share[0] and share[1]; each entry is in one fold of a seed.  Not by_time. */
+    uint32_t n_fold, fold;
+} fg_ratings_cut;
+
+/* to: [r->m.n] the part of each entry.  FG_ENOMEM; FG_EINVAL without times. */
+fg_status fg_ratings_deal(const fg_ratings *r, const fg_ratings_cut *cut, uint8_t *to, fg_err *err);
+/* Parts with the dimensions of r->m, in its order.  take: they take r's entries, which are gone.
+ * FG_ENOMEM. */
+fg_status fg_ratings_parts(fg_ratings *r, const uint8_t *to, bool take, fg_hdi part[3],
+                           fg_err *err);
 
 #endif

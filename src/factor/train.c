@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "src/base/clock.h"
@@ -176,44 +177,78 @@ static double seconds_since(uint64_t ns)
     return 1e-9 * (double)(fg_clock_ns() - ns);
 }
 
-/* One epoch and its error; *last_gain is the epoch of the last gain of min_gain over the one
+static int compare_doubles(const void *pa, const void *pb)
+{
+    const double a = *(const double *)pa, b = *(const double *)pb;
+    return (a > b) - (a < b);
+}
+
+double fg_factor_pass_seconds(const fg_factor_run *r, uint32_t epochs)
+{
+    double *pass = fg_mem_zalloc_array((size_t)r->n_epoch + 1, sizeof *pass);
+    double median = r->n_epoch == 0 ? 0.0 : r->pass_seconds / r->n_epoch;
+    if (pass != NULL && r->n_epoch > 0) {
+        for (uint32_t i = 0; i < r->n_epoch; i++) pass[i] = r->curve[i].pass;
+        qsort(pass, r->n_epoch, sizeof *pass, compare_doubles);
+        median = pass[r->n_epoch / 2];
+    }
+    fg_mem_free(pass);
+    return median * epochs;
+}
+
+typedef struct training {
+    fg_factor_run *run;
+    fg_factor_trainer *t;
+    fg_visits valid;
+    fg_factor_opts o;
+    uint64_t start; /* clock */
+    uint32_t last_gain;
+    double gained;
+} training;
+
+/* One epoch and its error; last_gain is the epoch of the last gain of min_gain over the one
  * before, since slow gains add up where a start is flat: with biases and small factors it is a
  * saddle. */
-static fg_status run_epoch(fg_factor_run *r, fg_factor_trainer *t, const fg_visits *valid,
-                           const fg_factor_opts *o, uint64_t start, uint32_t *last_gain,
-                           double *gained, fg_err *err)
+static fg_status run_epoch(training *c, fg_err *err)
 {
+    fg_factor_run *r = c->run;
     fg_factor_score s;
     const uint64_t begin = fg_clock_ns();
-    fg_factor_trainer_pass(t, o->param);
-    r->pass_seconds += seconds_since(begin);
-    FG_TRY(fg_factor_judge(t->model, valid, &t->k, t->team, &s, err));
+    fg_factor_trainer_pass(c->t, c->o.param);
+    const double pass = seconds_since(begin);
+    r->pass_seconds += pass;
+    FG_TRY(fg_factor_judge(c->t->model, &c->valid, &c->t->k, c->t->team, &s, err));
     if (!fg_mem_grow((void **)&r->curve, &r->cap, r->n_epoch + 1, sizeof *r->curve)) {
         return fg_fail_nomem(err, "errors of epochs");
     }
-    r->curve[r->n_epoch++] = (fg_factor_point){s.rmse, seconds_since(start)};
+    r->curve[r->n_epoch++] = (fg_factor_point){s.rmse, seconds_since(c->start), pass};
     r->diverged = !(s.rmse < 1e6);
-    if (*last_gain == 0 || s.rmse < *gained - o->min_gain) {
-        *last_gain = r->n_epoch;
-        *gained = s.rmse;
+    if (c->last_gain == 0 || s.rmse < c->gained - c->o.min_gain) {
+        c->last_gain = r->n_epoch;
+        c->gained = s.rmse;
     }
     if (!r->diverged && (r->best == 0 || s.rmse < r->best_rmse)) {
         r->best = r->n_epoch;
         r->best_rmse = s.rmse;
         r->best_mae = s.mae;
-        fg_factor_model_copy(r->model, t->model);
+        fg_factor_model_copy(r->model, c->t->model);
     }
     return FG_OK;
 }
 
-fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
-                          const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
-                          fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+static bool goes_on(const training *c, fg_factor_steer_fn *steer)
 {
-    fg_factor_trainer *t = NULL;
-    fg_visits list = {0};
-    uint32_t last_gain = 0;
-    double gained = 0.0;
+    const fg_factor_run *r = c->run;
+    return r->n_epoch < c->o.max_epoch && !r->diverged &&
+           (steer != NULL || r->n_epoch - c->last_gain < c->o.patience);
+}
+
+fg_status fg_factor_train_steered(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
+                                  const fg_factor_opts *o, fg_factor_steer_fn *steer,
+                                  void *steer_ctx, const fg_kernels *k, fg_team *team,
+                                  fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+{
+    training c = {.run = out, .o = *o};
     *out = (fg_factor_run){0};
     if (valid->n == 0) {
         return fg_fail(err, FG_EINVAL, "validation: no entries, expected at least one");
@@ -222,13 +257,13 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
         return fg_fail(err, FG_EINVAL, "validation: %u x %u, expected at most %u x %u",
                        valid->n_row, valid->n_col, train->n_row, train->n_col);
     }
-    fg_status st = fg_factor_trainer_create(&t, train, o, k, team, err);
-    if (st == FG_OK) st = fg_visits_list(&list, valid, err);
+    fg_status st = fg_factor_trainer_create(&c.t, train, o, k, team, err);
+    if (st == FG_OK) st = fg_visits_list(&c.valid, valid, err);
     if (st == FG_OK) st = fg_factor_model_create(&out->model, train, o, err);
-    const uint64_t start = fg_clock_ns();
-    while (st == FG_OK && out->n_epoch < o->max_epoch && !out->diverged &&
-           out->n_epoch - last_gain < o->patience) {
-        st = run_epoch(out, t, &list, o, start, &last_gain, &gained, err);
+    c.start = fg_clock_ns();
+    while (st == FG_OK && goes_on(&c, steer)) {
+        if (steer != NULL && !steer(steer_ctx, out, c.o.param)) break;
+        st = run_epoch(&c, err);
         if (st == FG_OK && progress != NULL && !progress(ctx, out)) {
             st = fg_fail(err, FG_ECANCEL, "training: interrupted, expected to end");
         }
@@ -236,8 +271,15 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
     if (st == FG_OK && out->best == 0) {
         st = fg_fail(err, FG_EINVAL, "training: errors are not finite, expected smaller steps");
     }
-    fg_factor_trainer_destroy(&t);
-    fg_visits_fini(&list);
+    fg_factor_trainer_destroy(&c.t);
+    fg_visits_fini(&c.valid);
     if (st != FG_OK) fg_factor_run_fini(out);
     return st;
+}
+
+fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
+                          const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
+                          fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+{
+    return fg_factor_train_steered(out, train, valid, o, NULL, NULL, k, team, progress, ctx, err);
 }

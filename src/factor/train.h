@@ -36,6 +36,7 @@ uint64_t fg_factor_trainer_bytes(const fg_factor_trainer *t);
 typedef struct fg_factor_point {
     double rmse;    /* on the held-back entries, after so many epochs */
     double seconds; /* of passes and of judging, until then */
+    double pass;    /* seconds of this pass alone */
 } fg_factor_point;
 
 typedef struct fg_factor_run {
@@ -58,7 +59,18 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
                           const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
                           fg_factor_progress_fn *progress, void *ctx, fg_err *err);
 
+/* Before each pass: may set the parameters; false: enough. */
+typedef bool fg_factor_steer_fn(void *ctx, const fg_factor_run *r, double *param);
+/* The same with parameters that change; who steers decides when it ends, or opts.max_epoch. */
+fg_status fg_factor_train_steered(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
+                                  const fg_factor_opts *o, fg_factor_steer_fn *steer,
+                                  void *steer_ctx, const fg_kernels *k, fg_team *team,
+                                  fg_factor_progress_fn *progress, void *ctx, fg_err *err);
+
 /* Epochs until the held-back error was at most rmse; 0: never. */
 uint32_t fg_factor_epochs_to(const fg_factor_run *r, double rmse);
+/* Seconds of so many passes, each as long as the median one: neighbours on the machine disturb
+ * some. */
+double fg_factor_pass_seconds(const fg_factor_run *r, uint32_t epochs);
 
 #endif

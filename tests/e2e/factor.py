@@ -71,13 +71,40 @@ a, b = users.index(u), items.index(i)
 product = sum(x[a * f + k] * y[b * f + k] for k in range(f))
 check("factors", (n, m, f) == (200, len(items), 20) and abs(product - float(p)) < 1e-4, (product, p))
 
-status, out, err = run("factor", "compare", R, "--seeds", "2", "--plot", path("c.svg"), "--json")
-table = json.loads(out) if status == 0 else []
-check("compares", len(table) == 9 and table[0]["difference"] == 0 and all(t["splits"] <= 2 for t in table), err)
+compare = ("factor", "compare", R, "--seeds", "2", "--budget", "200", "--epochs", "30", "--json")
+status, out, err = run(*compare, "--plot", path("c.svg"))
+table = json.loads(out) if status == 0 else {"rows": []}
+names = [r["configuration"] for r in table["rows"]]
+check("compares", len(names) == 20 and table["rival"] in names and "npid swarm" in names, err or names)
+check("equal_budgets", all(r["tuning_passes"] <= 200 for r in table["rows"]), names)
+check("ratios", len(table["ratios"]) == 12 and {"epochs", "seconds", "reached"} <= set(table["ratios"][0]), err)
 xml.dom.minidom.parse(path("c.svg"))
-check("draws", open(path("c.svg")).read().count("<polyline") >= 16)
+check("draws", open(path("c.svg")).read().count("<polyline") == 40)
+seconds = ("seconds",)
+again = json.loads(run(*compare, "-t", "3")[1])
+check("compare_threads", [{k: v for k, v in r.items() if k not in seconds} for r in again["rows"]] ==
+      [{k: v for k, v in r.items() if k not in seconds} for r in table["rows"]])
+status, out, err = run("factor", "compare", R, "--folds", "3", "--budget", "0", "--epochs", "3")
+check("folds", status == 0 and len(out.splitlines()) > 10 and b"nan" not in out, err)
+check("folds_by_time", run("factor", "compare", R, "--folds", "3", "--split", "time")[0] == 2)
 
-for text, want in (("a b 3\nc d x\n", "line 2: rating x"), ("a b 3\nc\n", "line 2: one field"), ("", "no ratings")):
+parts = path("parts")
+whole = train("--split", "time", "--save-split", parts)
+split = [[line.split("\t") for line in open(os.path.join(parts, f"{k}.tsv"))] for k in ("train", "valid", "test")]
+check("saved", sum(map(len, split)) == len(rows) and len(split[2]) == whole["test"], list(map(len, split)))
+check("by_time", max(float(r[3]) for r in split[0]) <= min(float(r[3]) for r in split[2]))
+P = [os.path.join(parts, f"{k}.tsv") for k in ("train", "valid", "test")]
+status, out, err = run("factor", "train", P[0], "--valid", P[1], "--test", P[2], "--json")
+check("saved_is_the_split", json.loads(out)["train"] == whole["train"] and json.loads(out)["test"] == whole["test"], err)
+check_error("split_again", run("factor", "train", R, "--save-split", parts), "exists already", "--force")
+status, out, err = run("factor", "predict", M, P[0], "--test", P[2], "--top", "5")
+check("ranking", status == 0 and b"precision@5" in out and b"NDCG@5" in out, err)
+for how in ("offline", "swarm"):
+    told = train("--adapt", how, "--budget", "150", "--epochs", "40")
+    check("adapts_" + how, told["rmse"] < .9 * spread and (how == "swarm") == (told["tuning_passes"] == 0), told)
+
+for text, want in (("a b 3\nc d x\n", "line 2: rating x"), ("a b 3\nc\n", "line 2: one field"), ("", "no ratings"),
+                   ("a b 1\nc d 1\n", "implicit feedback"), ("a b\nc d\n", "implicit feedback")):
     with open(BAD, "w") as f:
         f.write(text)
     check_error("bad_line", run("factor", "train", BAD), "bad.txt", want, "expected")

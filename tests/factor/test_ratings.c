@@ -4,12 +4,14 @@
  */
 #include "src/factor/ratings.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/factor/factor_file.h"
+#include "src/factor/ranking.h"
 #include "tests/fg_test.h"
 
 static fg_status parse(fg_ratings *r, const char *text, fg_hdi_repeats how, fg_err *err)
@@ -57,6 +59,37 @@ FG_TEST(bad_lines_are_named)
         CHECK_STR(err.msg, text[i][1]);
         fg_ratings_fini(&r);
     }
+}
+
+/* Read from a file in pieces as from memory; what is no explicit rating is refused in words. */
+FG_TEST(files_and_implicit_feedback)
+{
+    const char *path = fg_test_tmp("ratings");
+    fg_ratings r, whole;
+    fg_err err = {0};
+    fg_buf b = {0};
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f != NULL);
+    for (int i = 0; i < 150000; i++) { /* more than is read at once */
+        fg_buf_printf(&b, "user%d item%d %d\n", i % 997, i / 7, 1 + i % 5);
+    }
+    fg_buf_put_str(&b, "last line 4");
+    REQUIRE(fwrite(fg_buf_str(&b), 1, b.len, f) == b.len && fclose(f) == 0);
+    CHECK_OK(parse(&whole, fg_buf_str(&b), FG_HDI_LAST, &err), &err);
+    r = (fg_ratings){0};
+    CHECK_OK(fg_ratings_read(&r, path, false, FG_HDI_LAST, &err), &err);
+    REQUIRE(r.m.n == whole.m.n && r.m.n == 150001 && r.user.n == whole.user.n);
+    CHECK(memcmp(r.m.entry, whole.m.entry, r.m.n * sizeof *r.m.entry) == 0);
+    CHECK_OK(fg_ratings_explicit(&r.m, "text", &err), &err);
+    fg_ratings_fini(&r);
+    fg_ratings_fini(&whole);
+    fg_buf_fini(&b);
+    r = (fg_ratings){0};
+    CHECK(fg_ratings_read(&r, fg_test_tmp("none"), false, FG_HDI_LAST, &err) == FG_EIO);
+    CHECK_OK(parse(&r, "a x 1\nb x 1\na y 1\n", FG_HDI_LAST, &err), &err);
+    CHECK(fg_ratings_explicit(&r.m, "text", &err) == FG_EINVAL);
+    CHECK(strstr(err.msg, "implicit feedback") != NULL);
+    fg_ratings_fini(&r);
 }
 
 FG_TEST(repeats)
@@ -111,15 +144,88 @@ FG_TEST(index_and_parts)
         }
         CHECK_U64(n, r.m.n);
     }
-    const double share[3] = {70, 10, 20};
+    uint8_t *to = fg_mem_zalloc((size_t)r.m.n + 1);
     for (int by_time = 0; by_time < 2; by_time++) {
-        REQUIRE_OK(fg_ratings_split(&r, share, 5, by_time == 1, part, &err), &err);
+        const fg_ratings_cut cut = {.share = {70, 10, 20}, .seed = 5, .by_time = by_time == 1};
+        REQUIRE_OK(fg_ratings_deal(&r, &cut, to, &err), &err);
+        REQUIRE_OK(fg_ratings_parts(&r, to, false, part, &err), &err);
         CHECK_U64(part[0].n + part[1].n + part[2].n, r.m.n);
         CHECK_U64(part[2].n, (r.m.n * 2 + 5) / 10);
         /* by time the first users train, the last ones test */
         CHECK((part[2].entry[0].row > part[0].entry[part[0].n - 1].row) == (by_time == 1));
         for (int k = 0; k < 3; k++) fg_hdi_fini(&part[k]);
     }
+    /* each entry is tested in one fold, and so are all */
+    uint8_t *tested = fg_mem_zalloc((size_t)r.m.n + 1);
+    for (uint32_t fold = 0; fold < 5; fold++) {
+        const fg_ratings_cut cut = {.share = {70, 10, 20}, .seed = 5, .n_fold = 5, .fold = fold};
+        uint64_t n[3] = {0};
+        REQUIRE_OK(fg_ratings_deal(&r, &cut, to, &err), &err);
+        for (uint64_t i = 0; i < r.m.n; i++) {
+            n[to[i]]++;
+            if (to[i] == 2) tested[i]++;
+        }
+        CHECK(n[2] == r.m.n / 5 || n[2] == r.m.n / 5 + 1);
+        CHECK(n[1] >= (r.m.n - n[2]) / 8 - 1 && n[1] <= (r.m.n - n[2]) / 8 + 1);
+    }
+    for (uint64_t i = 0; i < r.m.n; i++) CHECK(tested[i] == 1);
+    const uint64_t n = r.m.n; /* taken: in place */
+    REQUIRE_OK(fg_ratings_parts(&r, to, true, part, &err), &err);
+    CHECK(r.m.n == 0 && part[0].n + part[1].n + part[2].n == n);
+    for (int k = 0; k < 3; k++) fg_hdi_fini(&part[k]);
+    fg_mem_free(to);
+    fg_mem_free(tested);
+    fg_ratings_fini(&r);
+}
+
+/* Lists by brute force; without leaving out what was rated they are others. */
+FG_TEST(lists_of_items)
+{
+    fg_ratings r;
+    fg_err err = {0};
+    fg_factor_model *m = NULL;
+    fg_hdi test = {0}, none = {0};
+    enum { TOP = 4, USER = 7 };
+    fg_ranked got[TOP];
+    uint32_t n = 0;
+    make_ratings(&r);
+    fg_factor_opts o = fg_factor_opts_default(FG_ALGO_SGD, false);
+    o.init = 1.0;
+    REQUIRE_OK(fg_factor_model_create(&m, &r.m, &o, &err), &err);
+    REQUIRE_OK(fg_factor_top(m, USER, &r.m, TOP, got, &n, &err), &err);
+    CHECK_U64(n, TOP);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t above = 0;
+        for (uint32_t c = 0; c < m->n_col; c++) {
+            bool rated = false;
+            for (uint64_t k = 0; k < r.m.n; k++) {
+                rated = rated || (r.m.entry[k].row == USER && r.m.entry[k].col == c);
+            }
+            CHECK(!rated || got[i].col != c);
+            above += !rated && fg_factor_predict(m, USER, c) > got[i].value;
+        }
+        CHECK_U64(above, i);
+    }
+    /* wanted: the first and third of the list, and one that was rated and does not count */
+    REQUIRE_OK(fg_hdi_add(&test, USER, got[0].col, 5.0f, &err), &err);
+    REQUIRE_OK(fg_hdi_add(&test, USER, got[1].col, 2.0f, &err), &err);
+    REQUIRE_OK(fg_hdi_add(&test, USER, got[2].col, 4.0f, &err), &err);
+    for (uint64_t k = 0; k < r.m.n; k++) {
+        if (r.m.entry[k].row != USER) continue;
+        REQUIRE_OK(fg_hdi_add(&test, USER, r.m.entry[k].col, 5.0f, &err), &err);
+        break;
+    }
+    fg_ranking k[2];
+    REQUIRE_OK(fg_factor_rank(m, &r.m, &test, UINT32_MAX, TOP, 4.0, &k[0], &err), &err);
+    REQUIRE_OK(fg_factor_rank(m, &none, &test, USER, TOP, 4.0, &k[1], &err), &err);
+    CHECK_U64(k[0].n_user, 1);
+    CHECK_NEAR(k[0].precision, 2.0 / TOP, 1e-12);
+    CHECK_NEAR(k[0].recall, 1.0, 1e-12);
+    CHECK_NEAR(k[0].ndcg, (1.0 + .5) / (1.0 + 1.0 / log2(3.0)), 1e-12);
+    CHECK(k[1].ndcg < k[0].ndcg);
+    fg_hdi_fini(&test);
+    fg_hdi_fini(&none);
+    fg_factor_model_destroy(&m);
     fg_ratings_fini(&r);
 }
 
