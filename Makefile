@@ -21,7 +21,7 @@ SO_MAJOR := $(firstword $(subst ., ,$(VERSION)))
 Q       := $(if $(V),,@)
 CPUS    := $(shell nproc)
 
-LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing
+LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing libcrypto
 PKGS    := $(LIB_PKGS) libedit openblas
 LINKED  := $(LIB_PKGS) libedit $(if $(filter link,$(BLAS)),openblas)
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
@@ -51,7 +51,7 @@ ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 # The library: the rooms of a running model.  What makes, judges and predicts models is the program's
 # (libtools.a); quant/linalg.c is the one that loads OpenBLAS.
 LIB_DIRS := base sys format text factor expert model device engine
-TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
+TOOL_SRCS := $(wildcard src/format/write/*.c src/carry/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
              quant/linalg.c quant/feedback.c
 LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c \
             simd/cuda/*.c))

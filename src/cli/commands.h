@@ -18,6 +18,9 @@
     X(tokenize)                                                                                    \
     X(info)                                                                                        \
     X(verify)                                                                                      \
+    X(sign)                                                                                        \
+    X(key)                                                                                         \
+    X(carry)                                                                                       \
     X(bench)                                                                                       \
     X(sensitivity)                                                                                 \
     X(plan)                                                                                        \
