@@ -15,8 +15,7 @@ enum {
 /* c(w) / c(1) before it was measured: bytes of the dense part and of the experts that w rows of a
  * text ask for, at M1's dimensions; and where experts are read from a disk, which then is all that
  * takes time. */
-static const double resident[FG_DRAFT_ROWS + 1] = {0,    1,    1.42, 1.81, 2.17,
-                                                   2.50, 2.81, 3.10, 3.38};
+static const double resident[FG_DRAFT_ROWS + 1] = {0, 1, 1.42, 1.81, 2.17, 2.50, 2.81, 3.10, 3.38};
 static const double streamed[FG_DRAFT_ROWS + 1] = {0, 1, 1.90, 2.78, 3.63, 4.47, 5.29, 6.08, 6.85};
 
 static const size_t longest[FG_DRAFT_CLASSES - 1] = {3, 4, 6, 9, 15, 23, 39};
@@ -125,10 +124,9 @@ size_t fg_draft_propose(fg_draft *d, uint32_t *out, size_t most)
     if (d->width == FG_DRAFT_OFF) return 0;
     if (d->width > 0 && most > (size_t)d->width) most = (size_t)d->width;
     if (most > FG_DRAFT_MAX) most = FG_DRAFT_MAX;
-    const size_t n = d->script != NULL
-                         ? d->script(d->script_ctx, d->guess.ids + d->guess.n_beside,
-                                     d->guess.n - d->guess.n_beside, out, most)
-                         : fg_lookup_next(&d->guess, out, most);
+    const size_t n = d->script != NULL ? d->script(d->script_ctx, d->guess.ids + d->guess.n_beside,
+                                                   d->guess.n - d->guess.n_beside, out, most)
+                                       : fg_lookup_next(&d->guess, out, most);
     if (d->width > 0 || n == 0) return n;
     const bool blind = d->seconds[1].n == 0 || d->age >= REFRESH;
     return blind || d->n_token < d->off_until ? 0 : best_width(d, n);
@@ -166,8 +164,8 @@ void fg_draft_passed(fg_draft *d, size_t n, size_t n_right, double seconds)
         d->n_losing--;
     }
     if (gained > 0 && d->n_losing == 0) d->n_off = 0;
-    const bool bleeds = d->lost > one * 2 + MAY_LOSE / 2 * d->spent ||
-                        -d->saved > one + MAY_LOSE * d->spent;
+    const bool bleeds =
+        d->lost > one * 2 + MAY_LOSE / 2 * d->spent || -d->saved > one + MAY_LOSE * d->spent;
     if (d->n_losing >= TIRED || bleeds) go_off(d);
 }
 

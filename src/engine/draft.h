@@ -35,10 +35,10 @@ typedef struct fg_draft {
     void *script_ctx;
     struct {
         double value;
-        uint64_t n; /* measured so often */
+        uint64_t n;                 /* measured so often */
     } right[FG_DRAFT_CLASSES],      /* share of right guesses by length of the match */
         seconds[FG_DRAFT_ROWS + 1]; /* [w] of a pass */
-    uint64_t age;                      /* passes since that of one row was measured */
+    uint64_t age;                   /* passes since that of one row was measured */
     /* the ledger */
     uint64_t n_token, n_losing, n_off; /* tokens; losing passes; times it went off */
     uint64_t off_until;                /* of n_token */

@@ -7,7 +7,7 @@
  *
  * Landlock binds the calling thread and those that it makes later: fg_sandbox_enter comes before
  * the first of them.  Libraries are loaded before, rings made before (fg_fetch_reserve).  Sources:
- * landlock(7), seccomp(2), linux/landlock.h up to its version 7.
+ * landlock(7), seccomp(2), up to version 7 of the former.
  */
 #ifndef FG_SRC_SYS_SANDBOX_H
 #define FG_SRC_SYS_SANDBOX_H
