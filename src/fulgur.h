@@ -618,6 +618,8 @@ typedef struct fg_generator_stats {
     uint64_t n_budget;              /* of the thought; 0: none */
     uint64_t n_drafted, n_accepted; /* tokens guessed ahead; of them right */
     double gain; /* seconds without drafts by seconds with them, as estimated; 1: none */
+    double logprob; /* sum of the natural logarithms of the sampled tokens' probabilities, the end
+                     * token's included, at temperature 1; only with repeat_stop */
 } fg_generator_stats;
 
 /* o: as for fg_reply_run; emit or event, and sampler, are needed.  Errors: FG_EINVAL (an option),

@@ -128,6 +128,32 @@ static bool parse_gpu(const opt *o, const char *text)
     return true;
 }
 
+static bool parse_draft(const opt *o, const char *text)
+{
+    uint64_t v = 0;
+    opt number = *o;
+    number.value = &v;
+    const bool is_auto = strcmp(text, "auto") == 0, off = strcmp(text, "off") == 0;
+    if (!is_auto && !off && !parse_u64(&number, text)) return false;
+    *(int32_t *)o->value = is_auto ? FG_DRAFT_AUTO : off ? FG_DRAFT_OFF : (int32_t)v;
+    return true;
+}
+
+static bool parse_tokens(const opt *o, const char *text)
+{
+    char digits[32];
+    const size_t n = strlen(text);
+    const bool k = n > 1 && n < sizeof digits && (text[n - 1] == 'k' || text[n - 1] == 'K');
+    if (!k) return parse_u64(o, text);
+    opt thousands = *o;
+    thousands.max /= 1000;
+    thousands.min /= 1000;
+    (void)snprintf(digits, sizeof digits, "%.*s", (int)(n - 1), text);
+    if (!parse_u64(&thousands, digits)) return false;
+    *(uint64_t *)o->value *= 1000;
+    return true;
+}
+
 static bool parse_choice(const opt *o, const char *text)
 {
     const opt_choice *c = o->value;
@@ -187,6 +213,17 @@ static void wanted_gpu(const opt *o, char *out, size_t size)
 {
     (void)o;
     (void)snprintf(out, size, "auto, off or the number of a card");
+}
+
+static void wanted_draft(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "auto, off or a number up to %.0f", o->max);
+}
+
+static void wanted_tokens(const opt *o, char *out, size_t size)
+{
+    (void)snprintf(out, size, "an integer from %.0f to %.0f, or thousands such as 80k", o->min,
+                   o->max);
 }
 
 static void wanted_choice(const opt *o, char *out, size_t size)

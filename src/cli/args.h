@@ -22,6 +22,8 @@
     X(OPT_SIZE, uint64_t, size)       /* bytes: 24G, 24GB */                                       \
     X(OPT_RATE, double, rate)         /* 1e9 bytes a second: 3GB/s */                              \
     X(OPT_GPU, int32_t, gpu)          /* a card's number, or FG_GPU_AUTO, FG_GPU_OFF */            \
+    X(OPT_DRAFT, int32_t, draft)      /* a number up to max, or FG_DRAFT_AUTO, FG_DRAFT_OFF */     \
+    X(OPT_TOKENS, uint64_t, tokens)   /* a number, or thousands: 80k */                            \
     X(OPT_CHOICE, opt_choice, choice) /* an enum, made with CHOICE */
 
 typedef enum opt_kind {

@@ -27,7 +27,7 @@ const command cmd_chat = {
         "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
         "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
         "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
-        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
+        "prints the answer only.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
     .run = run,
 };
 
@@ -218,7 +218,7 @@ static int run(int argc, char **argv)
         so.n_ctx = most < 32768 ? most : 32768;
     }
     if (st == FG_OK) st = fg_session_create(&k.s, k.e, &so, &err);
-    if (st == FG_OK) st = fg_engine_sampler(k.e, &k.gen.sampler, &k.sampler, &err);
+    if (st == FG_OK) st = gen_sampler(k.e, &k.gen, &k.sampler, &err);
     status = EXIT_OK;
     if (st == FG_OK && prompt != NULL) {
         st = turn(&k, prompt, strlen(prompt), &err);

@@ -26,7 +26,7 @@ const command cmd_run = {
         "error with the tokens and the speed of prompt and generation. It ends at the model's "
         "end token, after `--n-predict` tokens, when the context is full, or at Ctrl-C.\n"
         "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT
-            NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
+            GEN_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
     .run = run,
 };
 
@@ -46,9 +46,12 @@ static fg_status print_json(const fg_buf *text, const gen_stats *g, fg_err *err)
     fg_buf_printf(&b,
                   ", \"prompt_tokens\": %" PRIu64 ", \"generated_tokens\": %" PRIu64
                   ", \"ended_by_model\": %s, \"end\": \"%s\", \"prompt_seconds\": %.6f, "
-                  "\"generation_seconds\": %.6f}\n",
+                  "\"generation_seconds\": %.6f, \"thought_tokens\": %" PRIu64
+                  ", \"forced_tokens\": %" PRIu64 ", \"guessed_tokens\": %" PRIu64
+                  ", \"guessed_right\": %" PRIu64 "}\n",
                   g->n_prompt, g->reply.n_gen, g->reply.end == FG_END_MODEL ? "true" : "false",
-                  fg_end_name(g->reply.end), g->prompt_s, g->reply.seconds);
+                  fg_end_name(g->reply.end), g->prompt_s, g->reply.seconds, g->more.n_thought,
+                  g->more.n_forced, g->more.n_drafted, g->more.n_accepted);
     return print_buf(&b, err);
 }
 
@@ -103,7 +106,7 @@ static fg_status prepare(request *q, work *w, fg_err *err)
         if (q->so.n_ctx > most && len < most) q->so.n_ctx = most;
     }
     FG_TRY(fg_session_create(&w->s, w->e, &q->so, err));
-    FG_TRY(fg_engine_sampler(w->e, &q->go.sampler, &w->sampler, err));
+    FG_TRY(gen_sampler(w->e, &q->go, &w->sampler, err));
     return observe_start(&w->watch, w->s, q->taps, q->profile, err);
 }
 

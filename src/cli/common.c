@@ -399,7 +399,7 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     return st;
 }
 
-static bool not_interrupted(void *ctx)
+bool cli_goes_on(void *ctx)
 {
     (void)ctx;
     return !cli_interrupted();
@@ -408,7 +408,7 @@ static bool not_interrupted(void *ctx)
 fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err)
 {
     FG_TRY(fg_tok_state_create(s, t, err));
-    fg_tok_state_set_poll(*s, not_interrupted, NULL);
+    fg_tok_state_set_poll(*s, cli_goes_on, NULL);
     return FG_OK;
 }
 
@@ -468,11 +468,6 @@ fg_status parse_ids(const char *text, size_t n, const char *name, fg_ids *ids, f
 
 /* ---- generation ---- */
 
-gen_opts gen_opts_default(void)
-{
-    return (gen_opts){.n_predict = 256, .sampler = fg_sampler_opts_default()};
-}
-
 static bool prompt_progress(void *ctx, size_t done, size_t total)
 {
     /* a short prompt needs no progress line */
@@ -488,25 +483,6 @@ fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err)
     fg_session_set_progress(s, NULL, NULL);
     progress_end(&p);
     return st;
-}
-
-fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,
-                   emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err)
-{
-    fg_reply_opts ro = fg_reply_opts_default();
-    ro.sampler = sampler;
-    ro.n_max = o->n_predict;
-    ro.special = o->special;
-    ro.ignore_eos = o->ignore_eos;
-    ro.goes_on = o->goes_on;
-    ro.emit = emit;
-    ro.poll = not_interrupted;
-    ro.ctx = ctx;
-    *stats = (gen_stats){.n_prompt = prompt->len};
-    const uint64_t t0 = fg_clock_ns();
-    FG_TRY(eval_prompt(s, prompt, err));
-    stats->prompt_s = (double)(fg_clock_ns() - t0) * 1e-9;
-    return fg_reply_run(s, &ro, &stats->reply, err);
 }
 
 static double read_before; /* GB/s; 0: not measured */
@@ -571,12 +547,18 @@ void print_speed(fg_engine *e, const gen_stats *g)
             cli_count(g->n_prompt), (double)g->n_prompt / g->prompt_s, cli_count(g->reply.n_gen),
             rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
-    if (g->reply.n_eval > 0) print_share(e, gbs);
+    /* with guesses a pass reads more than a token's weights, and gives more than a token */
+    if (g->reply.n_eval > 0 && g->more.n_drafted == 0) print_share(e, gbs);
     const uint32_t prompt = fg_team_n_long(fg_engine_team(e)),
                    decode = fg_team_n_short(fg_engine_team(e));
     fprintf(stderr, "; %u threads", prompt);
     if (decode != prompt) fprintf(stderr, " (%u to generate)", decode);
     fprintf(stderr, ", %s\n", fg_engine_cpu(e));
+    const fg_generator_stats *d = &g->more;
+    if (d->n_drafted > 0) {
+        fprintf(stderr, "guessed %s tokens, %s of them right, gain %.2f\n",
+                cli_count(d->n_drafted), cli_count(d->n_accepted), d->gain);
+    }
     print_store(e);
     print_card(e);
 }

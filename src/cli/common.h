@@ -207,31 +207,102 @@ typedef struct gen_opts {
     bool special;    /* print markup tokens */
     bool ignore_eos; /* go on after the end-of-sentence token */
     bool goes_on;    /* the last token is evaluated too: the conversation continues after it */
+    uint64_t think_budget;
+    const char *think_message;
+    opt_list stop, bias;
+    bool no_repeat_stop;
+    int32_t draft;
 } gen_opts;
 gen_opts gen_opts_default(void);
 #define GEN_OPTS(o, n_usual)                                                                       \
     {"n-predict", 'n',  OPT_U64, &(o).n_predict,                                                   \
      0,           1e15, "N",     "tokens to generate at most (default: " n_usual ")"},             \
+        {"budget", 0,    OPT_TOKENS, &(o).n_predict,                                               \
+         0,        1e15, "N",        "the same; thousands may be written 80k"},                    \
         {"temp", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "temperature (default: 1)"},          \
+        {"temperature", 0, OPT_F64, &(o).sampler.temp, 0, 100, "T", "the same"},                   \
         {"top-p", 0, OPT_F64, &(o).sampler.top_p, 0, 1, "P", "nucleus size (default: 0.95)"},      \
         {"top-k", 0,   OPT_U32, &(o).sampler.top_k,                                                \
          0,       1e9, "K",     "best tokens kept; 0: all (default)"},                             \
         {"min-p", 0, OPT_F64, &(o).sampler.min_p,                                                  \
          0,       1, "P",     "least share of the best token (default: 0)"},                       \
+        {"repeat-penalty",                                                                         \
+         0,                                                                                        \
+         OPT_F64,                                                                                  \
+         &(o).sampler.repeat,                                                                      \
+         0.01,                                                                                     \
+         100,                                                                                      \
+         "X",                                                                                      \
+         "divides logits of tokens that prompt or reply have (default: 1, off)"},                  \
+        {"presence-penalty", 0, OPT_F64, &(o).sampler.presence,                                    \
+         -2,                 2, "X",     "subtracted for a token that the reply has (default: 0)"}, \
+        {"frequency-penalty", 0, OPT_F64, &(o).sampler.frequency,                                  \
+         -2,                  2, "X",     "and for each time that it has it (default: 0)"},        \
+        {"logit-bias", 0, OPT_LIST, &(o).bias,                                                     \
+         0,            0, "ID=X",   "added to the logit of a token; may be repeated"},             \
+        {"stop", 0, OPT_LIST, &(o).stop,                                                           \
+         0,      0, "TEXT",   "ends the answer where it would appear; may be repeated"},           \
+        {"think-budget",                                                                           \
+         0,                                                                                        \
+         OPT_TOKENS,                                                                               \
+         &(o).think_budget,                                                                        \
+         0,                                                                                        \
+         1e15,                                                                                     \
+         "N",                                                                                      \
+         "tokens of thought at most; 0: no limit (default: -n less 4096)"},                        \
+        {"think-message", 0, OPT_STR, &(o).think_message,                                          \
+         0,               0, "TEXT",  "last line of a thought that is cut by its budget"},         \
+        {"no-repeat-stop",                                                                         \
+         0,                                                                                        \
+         OPT_FLAG,                                                                                 \
+         &(o).no_repeat_stop,                                                                      \
+         0,                                                                                        \
+         0,                                                                                        \
+         NULL,                                                                                     \
+         "go on after 3,000 tokens that each were all but certain"},                               \
+        {"draft",                                                                                  \
+         0,                                                                                        \
+         OPT_DRAFT,                                                                                \
+         &(o).draft,                                                                               \
+         0,                                                                                        \
+         FG_DRAFT_MAX,                                                                             \
+         "auto|off|N",                                                                             \
+         "tokens guessed from earlier text and checked together (default: auto)"},                 \
     {                                                                                              \
         "seed", 's', OPT_U64, &(o).sampler.seed, 0, 9e15, "S", "random seed (default: 0)"          \
     }
+
+/* What the manual pages say of it. */
+#define GEN_ABOUT                                                                                  \
+    "\nA thought, where a reply begins with one, is closed at `--think-budget`, at the next end of " \
+    "a line, so that an answer still comes; nothing is sampled for it. A reply that "              \
+    "repeats itself, 3,000 tokens in a row each above a probability of 0.99, ends, or its "        \
+    "thought is closed; text copied from the prompt, or by an answer from its thought, does "      \
+    "not count. Text that has stood before is guessed to come again, and guesses are checked "     \
+    "in one pass: that changes the speed and never the text, and with `--draft auto` it goes "     \
+    "off while it does not pay."
+
+/* The same for the library.  o is borrowed, and so are its texts; emit or event are left to the
+ * caller. */
+fg_reply_opts gen_reply_opts(const gen_opts *o, fg_sampler *sampler);
+/* fg_engine_sampler with the bias of o, which is checked. */
+fg_status gen_sampler(fg_engine *e, const gen_opts *o, fg_sampler **out, fg_err *err);
+/* The line, without its end, for a thought that was closed or a reply that was ended without being
+ * asked; NULL: none. */
+const char *gen_notice(const fg_event *e);
 
 typedef struct gen_stats {
     uint64_t n_prompt;
     double prompt_s;
     fg_reply reply;
+    fg_generator_stats more;
 } gen_stats;
 
 /* Evaluates the prompt, showing progress when it is long; SIGINT stops it with FG_ECANCEL. */
 fg_status eval_prompt(fg_session *s, const fg_ids *prompt, fg_err *err);
 
-/* Evaluates the prompt and generates (fg_reply_run) until SIGINT at the latest. */
+/* Evaluates the prompt and generates until SIGINT at the latest.  What ends it early is told in a
+ * line on stderr. */
 typedef bool emit_fn(void *ctx, fg_think_part part, const char *text, size_t n);
 fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, const gen_opts *o,
                    emit_fn *emit, void *ctx, gen_stats *stats, fg_err *err);
@@ -240,6 +311,9 @@ fg_status generate(fg_session *s, fg_sampler *sampler, const fg_ids *prompt, con
  * Nothing is measured for a few tokens, or with experts read on demand: then the disk is the limit,
  * and the bound has no room for the measurement. */
 void measure_read(fg_engine *e, uint64_t n_predict);
+
+/* For a poll: false after SIGINT. */
+bool cli_goes_on(void *ctx);
 
 /* One line on stderr: tokens and rates of both phases, weight bytes per token, GB/s, and after
  * measure_read their share of what reading memory reached then and reaches now (over 100 % means

@@ -43,6 +43,7 @@ typedef struct counters {
     uint64_t n_wait;   /* since the thought is to be closed */
     uint64_t closing;  /* fg_forced; why, when it is */
     uint64_t at_start; /* an empty thought is still to be given: 1, 0 */
+    double logprob;    /* sum over the sampled ones */
     uint64_t final;    /* end + 1 of a reply that cannot go on; 0: it can */
 } counters;
 
@@ -401,6 +402,7 @@ static fg_status sample(fg_generator *g, const float *logits, fg_step *out, fg_e
     double logprob = 0;
     FG_TRY(fg_sampler_pick(g->o.sampler, logits, &id, g->o.repeat_stop > 0 ? &logprob : NULL, err));
     g->now.rng = fg_sampler_rng(g->o.sampler);
+    g->now.logprob += logprob;
     const bool mark = is_end(g, id), full = is_full(g, 1);
     bool copied = false, over;
     if (!mark) {
@@ -551,6 +553,10 @@ fg_status fg_generator_resume(fg_generator *g, const uint32_t *ids, size_t n_pro
         return fg_fail(err, FG_EINVAL, "reply: %zu ids before it, expected at most %zu", n_prompt,
                        n);
     }
+    if (n_ctx > 0 && n > n_ctx) {
+        return fg_fail(err, FG_ELIMIT, "context: %zu tokens, expected at most %llu", n,
+                       (unsigned long long)n_ctx);
+    }
     if (state != NULL) FG_TRY(read_state(state, n_state, ids, n_prompt, n, &saved, err));
     FG_TRY(fg_generator_begin(g, ids, n_prompt, n_ctx, err));
     g->replayed = true;
@@ -590,6 +596,7 @@ void fg_generator_get_stats(const fg_generator *g, fg_generator_stats *out)
                                     .n_thought = g->now.n_thought,
                                     .n_forced = g->now.n_forced,
                                     .n_budget = g->budget,
+                                    .logprob = g->now.logprob,
                                     .n_drafted = g->draft.drafted,
                                     .n_accepted = g->draft.accepted,
                                     .gain = fg_draft_gain(&g->draft)};

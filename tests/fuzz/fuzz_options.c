@@ -45,7 +45,9 @@ typedef struct values {
     uint32_t u32;
     uint64_t u64, size;
     double f64, rate;
-    int32_t gpu;
+    int32_t gpu, draft;
+    uint64_t tokens;
+    opt_list list;
     unsigned choice;
 } values;
 
@@ -101,6 +103,8 @@ static void check_values(const values *v)
     FUZZ_CHECK(v->size < (uint64_t)1 << 62);
     FUZZ_CHECK(v->rate >= 0 && v->rate < 1e6);
     FUZZ_CHECK(v->gpu >= -2 && v->gpu < 256);
+    FUZZ_CHECK(v->draft >= -1 && v->draft <= 7 && v->tokens <= 1000000);
+    FUZZ_CHECK(v->list.n <= OPT_LIST_MAX);
 }
 
 static void one(const uint8_t *d, size_t n)
@@ -116,6 +120,9 @@ static void one(const uint8_t *d, size_t n)
         {"rate", 0, OPT_RATE, &v.rate, 0, 0, "RATE", "a rate"},
         {"gpu", 0, OPT_GPU, &v.gpu, 0, 0, "N", "a card"},
         {"choice", 'c', OPT_CHOICE, CHOICE(v.choice, color_name, 4), 0, 0, "COLOR", "a color"},
+        {"draft", 0, OPT_DRAFT, &v.draft, 0, 7, "N", "guesses"},
+        {"tokens", 0, OPT_TOKENS, &v.tokens, 0, 1e6, "N", "tokens"},
+        {"list", 'l', OPT_LIST, &v.list, 0, 0, "TEXT", "texts"},
     };
     char line[MAX_LINE + 1], *word[MAX_WORD + 2] = {"paint"};
     int n_word = 1, status = EXIT_OK;
@@ -129,7 +136,7 @@ static void one(const uint8_t *d, size_t n)
         if (at != NULL) *at++ = '\0';
     }
     const silence quiet = be_silent(said);
-    const bool good = args_parse(&paint, opts, 9, n_word, word, operand, 2, &status);
+    const bool good = args_parse(&paint, opts, 12, n_word, word, operand, 2, &status);
     speak(quiet);
     FUZZ_CHECK(good || status == EXIT_OK || status == EXIT_USAGE);
     if (!good && status == EXIT_USAGE) check_line(said);
