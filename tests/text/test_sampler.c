@@ -13,13 +13,13 @@
 
 #define OPTS(temp, top_k, top_p, min_p, seed)                                                      \
     {                                                                                              \
-        sizeof(fg_sampler_opts), temp, top_p, min_p, seed, top_k                                   \
+        sizeof(fg_sampler_opts), temp, top_p, min_p, seed, top_k, 1, 0, 0, NULL, 0                                 \
     }
 
 static fg_sampler *make(double temp, uint32_t top_k, double top_p, double min_p, uint64_t seed,
                         uint32_t n, const uint64_t *mask)
 {
-    const fg_sampler_opts o = {sizeof o, temp, top_p, min_p, seed, top_k};
+    const fg_sampler_opts o = {sizeof o, temp, top_p, min_p, seed, top_k, 1, 0, 0, NULL, 0};
     fg_sampler *s = NULL;
     fg_err err = {0};
     if (fg_sampler_create(&s, &o, n, mask, &err) != FG_OK) {
@@ -293,5 +293,78 @@ FG_TEST(bad_settings_are_named)
         fg_mem_fail_after(k);
         CHECK(fg_sampler_create(&s, &good, 10, &mask, &err) == FG_ENOMEM && s == NULL);
         fg_mem_fail_after(0);
+    }
+}
+
+/* Logits with penalties, by the definition. */
+static void by_hand(float *logits, uint32_t n, const fg_sampler_opts *o, const uint32_t *prompt,
+                    size_t n_prompt, const uint32_t *reply, size_t n_reply)
+{
+    for (uint32_t id = 0; id < n; id++) {
+        uint64_t times = 0;
+        bool seen = false;
+        for (size_t i = 0; i < n_prompt; i++) seen = seen || prompt[i] == id;
+        for (size_t i = 0; i < n_reply; i++) times += reply[i] == id;
+        double x = (double)logits[id];
+        if (seen || times > 0) x = x > 0 ? x / o->repeat : x * o->repeat;
+        if (times > 0) x -= o->presence + (double)times * o->frequency;
+        logits[id] = (float)x;
+        for (size_t i = 0; i < o->n_bias; i++) {
+            if (o->bias[i].id == id) logits[id] += o->bias[i].add;
+        }
+    }
+}
+
+FG_TEST(penalties_and_bias_bend_the_choice_alone)
+{
+    enum { N = 200, N_REPLY = 40 };
+    static const uint32_t prompt[] = {5, 9, 9, 180};
+    const fg_logit_bias bias[] = {{3, 2.5f}, {9, -INFINITY}, {199, -1}};
+    fg_sampler_opts o = OPTS(1, 0, 1, 0, 4);
+    o.repeat = 1.3;
+    o.presence = 0.4;
+    o.frequency = 0.25;
+    o.bias = bias;
+    o.n_bias = 3;
+    fg_sampler *s, *plain = make(1, 0, 1, 0, 4, N, NULL), *other = make(1, 0, 1, 0, 4, N, NULL);
+    fg_err err = {0};
+    uint32_t reply[N_REPLY];
+    int n_other = 0;
+    REQUIRE_OK(fg_sampler_create(&s, &o, N, NULL, &err), &err);
+    for (int round = 0; round < 2; round++) { /* begun anew, nothing of before counts */
+        CHECK_OK(fg_sampler_begin(s, prompt, 4, &err), &err);
+        for (size_t i = 0; i < N_REPLY; i++) {
+            float logits[N], bent[N];
+            for (uint32_t id = 0; id < N; id++) {
+                logits[id] = bent[id] = (float)((id * 37 + i * 11) % 83) / 12.0f - 3.0f;
+            }
+            by_hand(bent, N, &o, prompt, 4, reply, i);
+            double got = 0, want = 0, sum = 0;
+            const uint32_t id = pick(s, logits, &got);
+            CHECK_U64(id, pick(plain, bent, NULL));
+            n_other += id != pick(other, logits, NULL); /* control: without them */
+            for (uint32_t k = 0; k < N; k++) sum += exp((double)logits[k]);
+            want = (double)logits[id] - log(sum);
+            CHECK_NEAR(got, want, 1e-9); /* the model's, not the bent ones */
+            CHECK(id != 9);
+            reply[i] = id;
+            fg_sampler_note(s, id);
+        }
+    }
+    CHECK(n_other > 20);
+    CHECK(fg_sampler_begin(s, (const uint32_t[]){N}, 1, &err) == FG_EINVAL);
+    fg_sampler_destroy(&s);
+    fg_sampler_destroy(&plain);
+    fg_sampler_destroy(&other);
+    for (int i = 0; i < 6; i++) {
+        fg_logit_bias wrong = {i == 4 ? N : 0, i == 5 ? NAN : 0};
+        fg_sampler_opts bad = OPTS(1, 0, 1, 0, 0);
+        if (i == 0) bad.repeat = -1;
+        if (i == 1) bad.repeat = (double)NAN;
+        if (i == 2) bad.presence = 2.5;
+        if (i == 3) bad.frequency = -3;
+        bad.bias = &wrong;
+        bad.n_bias = i >= 4;
+        CHECK(fg_sampler_create(&s, &bad, N, NULL, &err) == FG_EINVAL && s == NULL);
     }
 }

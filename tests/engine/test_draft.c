@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Guesses: what they are, when they are made, what they gain, and that a reply is the same with
+ * and without them.  FULGUR_TEST_SYNTH=FILE measures the gain on that model, resident in memory
+ * (fulgur synth FILE --shape m1 --layers 4).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/engine/draft.h"
+#include "src/engine/generator.h"
+#include "src/text/sampler.h"
+#include "tests/fg_test.h"
+#include "tests/models.h"
+
+/* ---- what is guessed ---- */
+
+FG_TEST(the_longest_match_is_taken_and_goes_on)
+{
+    /* 5 6 7 is there three times; the one whose match is longer wins over the latest */
+    static const uint32_t beside[] = {9, 5, 6, 7, 1, 2, 3}, text[] = {8, 5, 6, 7, 20, 21, 4,
+                                                                       5, 6, 7, 30, 31, 8, 5, 6, 7};
+    fg_lookup x;
+    uint32_t out[8];
+    REQUIRE(fg_lookup_init(&x, beside, 7));
+    for (size_t i = 0; i < 16; i++) CHECK(fg_lookup_add(&x, text[i]));
+    CHECK_U64(fg_lookup_next(&x, out, 2), 2);
+    CHECK(x.match == 4 && out[0] == 20 && out[1] == 21);
+    CHECK(fg_lookup_add(&x, 20)); /* right: it goes on */
+    CHECK(fg_lookup_next(&x, out, 1) == 1 && out[0] == 21 && x.match == 5);
+    CHECK(fg_lookup_add(&x, 77)); /* wrong: nothing ends so */
+    CHECK_U64(fg_lookup_next(&x, out, 4), 0);
+    CHECK(fg_lookup_add(&x, 9) && fg_lookup_add(&x, 5) && fg_lookup_add(&x, 6));
+    CHECK_U64(fg_lookup_next(&x, out, 8), 4); /* of the text beside, up to its end */
+    CHECK(out[0] == 7 && out[3] == 3);
+    CHECK(fg_lookup_restart(&x));
+    CHECK_U64(fg_lookup_next(&x, out, 8), 0);
+    for (int i = 0; i < 9; i++) CHECK(fg_lookup_add(&x, 40 + (uint32_t)(i % 2)));
+    CHECK_U64(fg_lookup_next(&x, out, 8), 8); /* a period goes round */
+    for (uint32_t i = 0; i < 8; i++) CHECK_U64(out[i], 41 - i % 2);
+    fg_lookup_fini(&x);
+}
+
+/* ---- the controller, on a clock that is made up ---- */
+
+typedef struct world {
+    const double *cost; /* [w] seconds */
+    double right;       /* share of right guesses */
+    uint64_t salt;
+} world;
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static uint32_t truth(const world *w, size_t n)
+{
+    return (uint32_t)(mix(n * 3 + w->salt) % 100000);
+}
+
+static size_t guess(void *ctx, const uint32_t *ids, size_t n, uint32_t *out, size_t most)
+{
+    const world *w = ctx;
+    (void)ids;
+    for (size_t i = 0; i < most; i++) {
+        const bool good = (double)(mix(n + i + 1000000 + w->salt) >> 11) * 0x1p-53 < w->right;
+        out[i] = truth(w, n + i) + !good;
+    }
+    return most;
+}
+
+typedef struct outcome {
+    double gain, width; /* against passes of one row; mean rows of passes with guesses */
+} outcome;
+
+static outcome simulate(const world *w, size_t n_token, bool streams, double noise, bool heeds)
+{
+    fg_draft d;
+    outcome o = {0};
+    uint32_t *ids = calloc(n_token + 8, sizeof *ids), out[FG_DRAFT_MAX];
+    if (ids == NULL || !fg_draft_init(&d, FG_DRAFT_AUTO, streams, NULL, 0)) return o;
+    d.script = guess;
+    d.script_ctx = (void *)w;
+    double spent = 0;
+    size_t n = 4, n_pass = 0, n_row = 0;
+    for (size_t i = 0; i < n; i++) ids[i] = truth(w, i);
+    while (n < n_token) {
+        ids[n] = truth(w, n);
+        n++;
+        if (!fg_draft_follow(&d, ids, n)) break;
+        const size_t k = heeds ? fg_draft_propose(&d, out, FG_DRAFT_MAX)
+                               : guess((void *)w, ids, n, out, FG_DRAFT_MAX);
+        size_t right = 0;
+        while (right < k && out[right] == truth(w, n + right)) right++;
+        const double jitter = (double)(mix(n * 77 + w->salt) >> 11) * 0x1p-53 - 0.5;
+        const double seconds = w->cost[k + 1] * (1 + 2 * noise * jitter);
+        fg_draft_passed(&d, k, right, seconds);
+        spent += seconds;
+        for (size_t i = 0; i < right && n < n_token; i++, n++) ids[n] = truth(w, n);
+        n_pass += k > 0;
+        n_row += k > 0 ? k + 1 : 0;
+    }
+    o.gain = (double)(n - 4) * w->cost[1] / spent;
+    o.width = n_pass == 0 ? 1 : (double)n_row / (double)n_pass;
+    fg_draft_fini(&d);
+    free(ids);
+    return o;
+}
+
+/* Section 5's formula: tokens of a pass by its cost. */
+static double formula(const world *w, size_t rows)
+{
+    double tokens = 1, p = 1;
+    for (size_t k = 1; k < rows; k++) tokens += p *= w->right;
+    return tokens * w->cost[1] / w->cost[rows];
+}
+
+static double best_formula(const world *w)
+{
+    double best = 1;
+    for (size_t rows = 2; rows <= FG_DRAFT_ROWS; rows++) {
+        if (formula(w, rows) > best) best = formula(w, rows);
+    }
+    return best;
+}
+
+FG_TEST(guesses_gain_where_they_can_and_never_lose)
+{
+    /* seconds of 1 to 8 rows: bandwidth-bound; compute-bound from the third on; from a disk */
+    static const double costs[][FG_DRAFT_ROWS + 1] = {
+        {0, 1, 1.44, 1.86, 2.24, 2.60, 2.95, 3.27, 3.57},
+        {0, .02, .028, .0375, .05, .062, .074, .087, .1},
+        {0, 3, 5.8, 8.4, 10.9, 13.5, 15.4, 17.8, 19.9}};
+    static const double rights[] = {0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1};
+    for (size_t c = 0; c < 3; c++) {
+        for (size_t a = 0; a < sizeof rights / sizeof rights[0]; a++) {
+            for (uint64_t salt = 1; salt <= 3; salt++) {
+                const world w = {costs[c], rights[a], salt * 1000003};
+                const outcome brief = simulate(&w, 256, c == 2, 0.05, true),
+                              full = simulate(&w, 8000, c == 2, 0.05, true);
+                const double best = best_formula(&w);
+                const double want = best > 1.1 ? 0.9 * best : 0.97;
+                if (full.gain >= want && full.gain >= 0.97 && brief.gain >= 0.97) continue;
+                fg_test_fail(__FILE__, __LINE__,
+                             "costs %zu, %g right: gain %.3f, of 256 tokens %.3f, formula %.3f, "
+                             "%.1f rows",
+                             c, rights[a], full.gain, brief.gain, best, full.width);
+            }
+        }
+    }
+    const world w = {costs[0], 0.1, 1}; /* control: who guesses whatever it costs loses */
+    CHECK(simulate(&w, 2000, false, 0, false).gain < 0.5);
+}
+
+/* ---- the same reply ---- */
+
+enum { N_TOKEN = 60 };
+static const char prompt[] =
+    "The fox and the grapes. The fox saw the grapes and the fox wanted the grapes. \"The grapes\", "
+    "said the fox, \"are sour.\" The fox and the grapes. The fox saw the grapes and the fox wanted ";
+
+typedef struct reply {
+    fg_session *s;
+    fg_sampler *sampler;
+    fg_buf text;
+    fg_reply r;
+    fg_generator_stats stats;
+    uint64_t n_poll;
+    /* for the script */
+    const fg_ids *known;
+    uint64_t salt;
+    double right;
+} reply;
+
+static bool hear(void *ctx, const fg_event *e)
+{
+    reply *r = ctx;
+    if (e->text != NULL) fg_buf_put(&r->text, e->text, e->n);
+    return true;
+}
+
+static bool poll(void *ctx)
+{
+    reply *r = ctx;
+    r->n_poll++;
+    return fg_session_logits(r->s) != NULL; /* it is settled */
+}
+
+/* What came without guesses, with faults. */
+static size_t recall(void *ctx, const uint32_t *ids, size_t n, uint32_t *out, size_t most)
+{
+    const reply *r = ctx;
+    (void)ids;
+    size_t k = 0;
+    for (; k < most && n + k < r->known->len; k++) {
+        const bool good = (double)(mix(n + k + r->salt) >> 11) * 0x1p-53 < r->right;
+        out[k] = good ? r->known->data[n + k] : (r->known->data[n + k] + 1) % 1000;
+    }
+    return k;
+}
+
+static bool run(reply *r, fg_engine *e, const fg_ids *ids, fg_reply_opts o, double temp,
+                uint64_t seed, int n_waste)
+{
+    fg_err err = {0};
+    fg_generator *g = NULL;
+    fg_sampler_opts so = fg_sampler_opts_default();
+    so.temp = temp;
+    so.seed = seed;
+    r->s = model_session(e, 2048, 64);
+    o.event = hear;
+    o.poll = poll;
+    o.ctx = r;
+    fg_status st = fg_engine_sampler(e, &so, &r->sampler, &err);
+    o.sampler = r->sampler;
+    if (st == FG_OK) st = fg_session_eval(r->s, ids->data, ids->len, NULL, NULL, &err);
+    for (uint32_t id; st == FG_OK && n_waste > 0; n_waste--) {
+        st = fg_sampler_pick(r->sampler, fg_session_logits(r->s), &id, NULL, &err);
+    }
+    if (st == FG_OK) st = fg_generator_create(&g, e, &o, &err);
+    if (st == FG_OK) st = fg_generator_begin(g, ids->data, ids->len, 2048, &err);
+    if (st == FG_OK && r->known != NULL && fg_generator_draft(g) != NULL) {
+        fg_generator_draft(g)->script = recall;
+        fg_generator_draft(g)->script_ctx = r;
+    }
+    if (st == FG_OK) st = fg_generator_run(g, r->s, &r->r, &err);
+    r->stats.size = sizeof r->stats;
+    if (g != NULL) fg_generator_get_stats(g, &r->stats);
+    fg_generator_destroy(&g);
+    if (st != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    return st == FG_OK;
+}
+
+static void reply_close(reply *r)
+{
+    fg_session_destroy(&r->s);
+    fg_sampler_destroy(&r->sampler);
+    fg_buf_fini(&r->text);
+}
+
+static bool same(const reply *a, const reply *b)
+{
+    const fg_rng x = fg_sampler_rng(a->sampler), y = fg_sampler_rng(b->sampler);
+    const uint64_t pos = fg_session_pos(a->s);
+    const float *p = fg_session_logits(a->s), *q = fg_session_logits(b->s);
+    const size_t n_vocab = fg_engine_shape(fg_session_engine(a->s))->n_vocab;
+    return pos == fg_session_pos(b->s) && p != NULL && q != NULL &&
+           memcmp(fg_session_ids(a->s), fg_session_ids(b->s), pos * sizeof(uint32_t)) == 0 &&
+           memcmp(p, q, n_vocab * sizeof *p) == 0 && memcmp(&x, &y, sizeof x) == 0 &&
+           a->text.len == b->text.len && memcmp(a->text.data, b->text.data, a->text.len) == 0 &&
+           a->r.end == b->r.end && a->r.n_gen == b->r.n_gen && a->r.n_eval == b->r.n_eval &&
+           memcmp(&a->stats.logprob, &b->stats.logprob, sizeof(double)) == 0;
+}
+
+FG_TEST(a_reply_is_the_same_with_guesses)
+{
+    static const double temps[] = {0, 0.7, 1};
+    fg_engine *e = model_open(NANO_DIR, "q4", 1, NULL);
+    const fg_tokenizer *t;
+    fg_err err = {0};
+    fg_ids ids = {0};
+    REQUIRE(e != NULL && fg_engine_tokenizer(e, &t, &err) == FG_OK);
+    REQUIRE_OK(fg_tokenizer_encode(t, NULL, prompt, sizeof prompt - 1, false, &ids, &err), &err);
+    const int n_seed = fg_test_long() ? 1000 : 8;
+    uint64_t drafted = 0, accepted = 0, n_other = 0, n_stop = 0;
+    for (int seed = 0; seed < n_seed; seed++) {
+        static const char *const stops[] = {" the", "said", ". "};
+        for (int k = 0; k < 3; k++) {
+            fg_reply_opts o = fg_reply_opts_default();
+            o.n_max = N_TOKEN;
+            o.goes_on = seed % 3 != 1;
+            o.ignore_eos = true;
+            o.stop_text = &stops[seed % 3];
+            o.n_stop_text = seed % 4 == 3;
+            reply plain = {0}, quick = {0}, other = {0};
+            o.draft = FG_DRAFT_OFF;
+            REQUIRE(run(&plain, e, &ids, o, temps[k], (uint64_t)seed, 0));
+            CHECK(plain.stats.n_drafted == 0);
+            fg_ids known = {0};
+            const uint32_t *all = fg_session_ids(plain.s);
+            for (uint64_t i = 0; i < fg_session_pos(plain.s); i++) {
+                CHECK(fg_ids_push(&known, all[i]));
+            }
+            quick = (reply){.known = seed % 2 == 0 ? &known : NULL,
+                            .salt = (uint64_t)seed * 131,
+                            .right = 0.5 + 0.1 * (seed % 5)};
+            o.draft = seed % 5 == 4 ? FG_DRAFT_AUTO : 1 + (seed + k) % FG_DRAFT_MAX;
+            REQUIRE(run(&quick, e, &ids, o, temps[k], (uint64_t)seed, 0));
+            if (!same(&plain, &quick)) {
+                fg_test_fail(__FILE__, __LINE__, "seed %d, temperature %g", seed, temps[k]);
+            }
+            drafted += quick.stats.n_drafted;
+            accepted += quick.stats.n_accepted;
+            n_stop += quick.r.end == FG_END_STRING;
+            if (k == 2 && seed < 8) { /* control: one random number more is seen */
+                REQUIRE(run(&other, e, &ids, o, temps[k], (uint64_t)seed, 1));
+                n_other += !same(&plain, &other);
+            }
+            reply_close(&plain);
+            reply_close(&quick);
+            reply_close(&other);
+            fg_ids_fini(&known);
+        }
+    }
+    CHECK_U64(n_other, 8);
+    CHECK(n_stop > 0);
+    CHECK(accepted > 0 && drafted > accepted); /* both ways were gone */
+    printf("  %llu guessed, %llu right\n", (unsigned long long)drafted,
+           (unsigned long long)accepted);
+    fg_ids_fini(&ids);
+    fg_engine_close(&e);
+}
+
+/* Control for going back: wrong rows that stay in, or that are taken back over the border of a
+ * chunk by moving the position, are seen in the logits; within the chunk they leave nothing. */
+FG_TEST(rows_that_stay_are_seen)
+{
+    fg_engine *e = model_open(NANO_DIR, "q4", 1, NULL);
+    const fg_tokenizer *t;
+    fg_err err = {0};
+    fg_ids ids = {0};
+    REQUIRE(e != NULL && fg_engine_tokenizer(e, &t, &err) == FG_OK);
+    for (int i = 0; i < 4; i++) {
+        REQUIRE_OK(fg_tokenizer_encode(t, NULL, prompt, sizeof prompt - 1, false, &ids, &err),
+                   &err);
+    }
+    const size_t n_vocab = fg_engine_shape(e)->n_vocab, n = 100;
+    REQUIRE(ids.len > n + 20);
+    for (uint64_t at = 58; at <= 62; at++) {
+        static const uint32_t wrong[4] = {1000, 1001, 1002, 1003};
+        fg_session *a = model_session(e, 256, 64), *b = model_session(e, 256, 64);
+        uint64_t back;
+        CHECK_OK(fg_session_eval(a, ids.data, at, NULL, NULL, &err), &err);
+        CHECK_OK(fg_session_eval(b, ids.data, at, NULL, NULL, &err), &err);
+        CHECK_OK(fg_session_eval(b, wrong, 4, NULL, NULL, &err), &err);
+        /* the first row of the next chunk folds this one */
+        CHECK_OK(fg_session_rewind(b, at, &back, &err), &err);
+        CHECK(at + 4 <= 64 ? back == at : back == 0);
+        CHECK_OK(fg_session_eval(a, ids.data + at, n - at, NULL, NULL, &err), &err);
+        CHECK_OK(fg_session_eval(b, ids.data + back, n - back, NULL, NULL, &err), &err);
+        const float *p = fg_session_logits(a), *q = fg_session_logits(b);
+        CHECK(memcmp(p, q, n_vocab * sizeof *p) == 0);
+        fg_session_reset(b);
+        CHECK_OK(fg_session_eval(b, ids.data, at, NULL, NULL, &err), &err);
+        CHECK_OK(fg_session_eval(b, wrong, 1, NULL, NULL, &err), &err);
+        CHECK_OK(fg_session_eval(b, ids.data + at, n - at, NULL, NULL, &err), &err);
+        CHECK(memcmp(p, fg_session_logits(b), n_vocab * sizeof *p) != 0);
+        fg_session_destroy(&a);
+        fg_session_destroy(&b);
+    }
+    fg_ids_fini(&ids);
+    fg_engine_close(&e);
+}
+
+/* ---- measured ---- */
+
+static double plain_seconds(fg_session *s, const fg_ids *ids, uint64_t at, size_t rows)
+{
+    fg_err err = {0};
+    uint64_t back;
+    const uint64_t t0 = fg_clock_ns();
+    (void)fg_session_eval(s, ids->data + at, rows, NULL, NULL, &err);
+    const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;
+    (void)fg_session_rewind(s, at, &back, &err);
+    return seconds;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+FG_TEST(measured_on_a_large_model)
+{
+    enum { N = 192, ROUNDS = 3, TIMES = 9 };
+    static const double rights[] = {0, 0.3, 0.6, 0.8, 1};
+    const char *path = getenv("FULGUR_TEST_SYNTH");
+    fg_err err = {0};
+    fg_ids ids = {0}, known = {0};
+    if (path == NULL) {
+        fg_test_skip("FULGUR_TEST_SYNTH is not set");
+        return;
+    }
+    fg_engine *e = model_open_file(path, 0, NULL);
+    REQUIRE(e != NULL);
+    for (uint32_t i = 0; i < 64; i++) CHECK(fg_ids_push(&ids, (i * 7919 + 5) % 100000));
+    fg_reply_opts o = fg_reply_opts_default();
+    o.n_max = N;
+    o.ignore_eos = o.goes_on = true;
+    o.repeat_stop = 0;
+    reply first = {0};
+    o.draft = FG_DRAFT_OFF;
+    REQUIRE(run(&first, e, &ids, o, 0, 0, 0)); /* warm, and what there is to guess */
+    for (uint64_t i = 0; i < fg_session_pos(first.s); i++) {
+        CHECK(fg_ids_push(&known, fg_session_ids(first.s)[i]));
+    }
+    fg_session *s = model_session(e, 2048, 64);
+    CHECK_OK(fg_session_eval(s, known.data, 70, NULL, NULL, &err), &err);
+    double cost[FG_DRAFT_ROWS + 1] = {0}, t[FG_DRAFT_ROWS + 1][TIMES];
+    for (size_t i = 0; i < TIMES; i++) {
+        for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) t[w][i] = plain_seconds(s, &known, 70, w);
+    }
+    for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) {
+        qsort(t[w], TIMES, sizeof(double), by_value);
+        cost[w] = t[w][TIMES / 2];
+        printf("  %zu rows: %.4f s, %.2f\n", w, cost[w], cost[w] / cost[1]);
+    }
+    fg_session_destroy(&s);
+    for (size_t a = 0; a < sizeof rights / sizeof rights[0]; a++) {
+        double gain[ROUNDS], width = 0;
+        for (int i = 0; i < ROUNDS; i++) { /* in turns */
+            reply plain = {0}, quick = {.known = &known, .right = rights[a], .salt = 17 + a};
+            o.draft = FG_DRAFT_OFF;
+            REQUIRE(run(&plain, e, &ids, o, 0, 0, 0));
+            o.draft = FG_DRAFT_AUTO;
+            REQUIRE(run(&quick, e, &ids, o, 0, 0, 0));
+            CHECK(same(&plain, &quick));
+            gain[i] = plain.r.seconds / quick.r.seconds;
+            const double n_pass = (double)(quick.r.n_eval - quick.stats.n_accepted);
+            width = 1 + (double)quick.stats.n_drafted / n_pass;
+            reply_close(&plain);
+            reply_close(&quick);
+        }
+        qsort(gain, ROUNDS, sizeof *gain, by_value);
+        const world w = {cost, rights[a], 0};
+        const size_t rows = (size_t)(width + 0.5);
+        printf("  %.1f right: gain %.3f (%.3f to %.3f), %.2f rows a pass, formula %.3f, best %.3f\n",
+               rights[a], gain[ROUNDS / 2], gain[0], gain[ROUNDS - 1], width,
+               formula(&w, rows < 1 ? 1 : rows), best_formula(&w));
+        CHECK(gain[ROUNDS / 2] >= 0.97);
+        CHECK(gain[ROUNDS / 2] >= 0.9 * formula(&w, rows < 1 ? 1 : rows));
+    }
+    reply_close(&first);
+    fg_ids_fini(&ids);
+    fg_ids_fini(&known);
+    fg_engine_close(&e);
+}
