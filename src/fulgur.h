@@ -617,7 +617,7 @@ typedef struct fg_generator_stats {
     uint64_t n_forced;              /* of them given */
     uint64_t n_budget;              /* of the thought; 0: none */
     uint64_t n_drafted, n_accepted; /* tokens guessed ahead; of them right */
-    double gain; /* seconds without drafts by seconds with them, as estimated; 1: none */
+    double gain;    /* seconds without drafts by seconds with them, as estimated; 1: none */
     double logprob; /* sum of the natural logarithms of the sampled tokens' probabilities, the end
                      * token's included, at temperature 1; only with repeat_stop */
 } fg_generator_stats;

@@ -556,8 +556,8 @@ void print_speed(fg_engine *e, const gen_stats *g)
     fprintf(stderr, ", %s\n", fg_engine_cpu(e));
     const fg_generator_stats *d = &g->more;
     if (d->n_drafted > 0) {
-        fprintf(stderr, "guessed %s tokens, %s of them right, gain %.2f\n",
-                cli_count(d->n_drafted), cli_count(d->n_accepted), d->gain);
+        fprintf(stderr, "guessed %s tokens, %s of them right, gain %.2f\n", cli_count(d->n_drafted),
+                cli_count(d->n_accepted), d->gain);
     }
     print_store(e);
     print_card(e);

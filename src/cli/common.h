@@ -234,12 +234,30 @@ gen_opts gen_opts_default(void);
          100,                                                                                      \
          "X",                                                                                      \
          "divides logits of tokens that prompt or reply have (default: 1, off)"},                  \
-        {"presence-penalty", 0, OPT_F64, &(o).sampler.presence,                                    \
-         -2,                 2, "X",     "subtracted for a token that the reply has (default: 0)"}, \
-        {"frequency-penalty", 0, OPT_F64, &(o).sampler.frequency,                                  \
-         -2,                  2, "X",     "and for each time that it has it (default: 0)"},        \
-        {"logit-bias", 0, OPT_LIST, &(o).bias,                                                     \
-         0,            0, "ID=X",   "added to the logit of a token; may be repeated"},             \
+        {"presence-penalty",                                                                       \
+         0,                                                                                        \
+         OPT_F64,                                                                                  \
+         &(o).sampler.presence,                                                                    \
+         -2,                                                                                       \
+         2,                                                                                        \
+         "X",                                                                                      \
+         "subtracted for a token that the reply has (default: 0)"},                                \
+        {"frequency-penalty",                                                                      \
+         0,                                                                                        \
+         OPT_F64,                                                                                  \
+         &(o).sampler.frequency,                                                                   \
+         -2,                                                                                       \
+         2,                                                                                        \
+         "X",                                                                                      \
+         "and for each time that it has it (default: 0)"},                                         \
+        {"logit-bias",                                                                             \
+         0,                                                                                        \
+         OPT_LIST,                                                                                 \
+         &(o).bias,                                                                                \
+         0,                                                                                        \
+         0,                                                                                        \
+         "ID=X",                                                                                   \
+         "added to the logit of a token; may be repeated"},                                        \
         {"stop", 0, OPT_LIST, &(o).stop,                                                           \
          0,      0, "TEXT",   "ends the answer where it would appear; may be repeated"},           \
         {"think-budget",                                                                           \
@@ -250,8 +268,14 @@ gen_opts gen_opts_default(void);
          1e15,                                                                                     \
          "N",                                                                                      \
          "tokens of thought at most; 0: no limit (default: -n less 4096)"},                        \
-        {"think-message", 0, OPT_STR, &(o).think_message,                                          \
-         0,               0, "TEXT",  "last line of a thought that is cut by its budget"},         \
+        {"think-message",                                                                          \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).think_message,                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "TEXT",                                                                                   \
+         "last line of a thought that is cut by its budget"},                                      \
         {"no-repeat-stop",                                                                         \
          0,                                                                                        \
          OPT_FLAG,                                                                                 \
@@ -274,7 +298,8 @@ gen_opts gen_opts_default(void);
 
 /* What the manual pages say of it. */
 #define GEN_ABOUT                                                                                  \
-    "\nA thought, where a reply begins with one, is closed at `--think-budget`, at the next end of " \
+    "\nA thought, where a reply begins with one, is closed at `--think-budget`, at the next end "  \
+    "of "                                                                                          \
     "a line, so that an answer still comes; nothing is sampled for it. A reply that "              \
     "repeats itself, 3,000 tokens in a row each above a probability of 0.99, ends, or its "        \
     "thought is closed; text copied from the prompt, or by an answer from its thought, does "      \

@@ -88,7 +88,8 @@ bool fg_draft_follow(fg_draft *d, const uint32_t *ids, size_t n)
     return ok;
 }
 
-/* Seconds of a pass of w rows: measured, or the prior, bent as the nearest measured one bends it. */
+/* Seconds of a pass of w rows: measured, or the prior, bent as the nearest measured one bends it.
+ * */
 static double seconds_of(const fg_draft *d, size_t w)
 {
     const double *prior = d->streams ? streamed : resident;

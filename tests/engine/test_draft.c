@@ -20,8 +20,8 @@
 FG_TEST(the_longest_match_is_taken_and_goes_on)
 {
     /* 5 6 7 is there three times; the one whose match is longer wins over the latest */
-    static const uint32_t beside[] = {9, 5, 6, 7, 1, 2, 3}, text[] = {8, 5, 6, 7, 20, 21, 4,
-                                                                       5, 6, 7, 30, 31, 8, 5, 6, 7};
+    static const uint32_t beside[] = {9, 5, 6, 7, 1, 2, 3},
+                          text[] = {8, 5, 6, 7, 20, 21, 4, 5, 6, 7, 30, 31, 8, 5, 6, 7};
     fg_lookup x;
     uint32_t out[8];
     REQUIRE(fg_lookup_init(&x, beside, 7));
@@ -162,7 +162,8 @@ FG_TEST(guesses_gain_where_they_can_and_never_lose)
 enum { N_TOKEN = 60 };
 static const char prompt[] =
     "The fox and the grapes. The fox saw the grapes and the fox wanted the grapes. \"The grapes\", "
-    "said the fox, \"are sour.\" The fox and the grapes. The fox saw the grapes and the fox wanted ";
+    "said the fox, \"are sour.\" The fox and the grapes. The fox saw the grapes and the fox "
+    "wanted ";
 
 typedef struct reply {
     fg_session *s;
@@ -430,9 +431,10 @@ FG_TEST(measured_on_a_large_model)
         qsort(gain, ROUNDS, sizeof *gain, by_value);
         const world w = {cost, rights[a], 0};
         const size_t rows = (size_t)(width + 0.5);
-        printf("  %.1f right: gain %.3f (%.3f to %.3f), %.2f rows a pass, formula %.3f, best %.3f\n",
-               rights[a], gain[ROUNDS / 2], gain[0], gain[ROUNDS - 1], width,
-               formula(&w, rows < 1 ? 1 : rows), best_formula(&w));
+        printf(
+            "  %.1f right: gain %.3f (%.3f to %.3f), %.2f rows a pass, formula %.3f, best %.3f\n",
+            rights[a], gain[ROUNDS / 2], gain[0], gain[ROUNDS - 1], width,
+            formula(&w, rows < 1 ? 1 : rows), best_formula(&w));
         CHECK(gain[ROUNDS / 2] >= 0.97);
         CHECK(gain[ROUNDS / 2] >= 0.9 * formula(&w, rows < 1 ? 1 : rows));
     }

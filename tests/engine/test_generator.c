@@ -456,9 +456,8 @@ FG_TEST(a_foreign_state_is_refused)
     r.ids.data[n - 1] ^= 1;
     CHECK(fg_generator_resume(r.g, r.ids.data, p, n, n - 1, state, sizeof state, false, NULL,
                               &err) != FG_OK);
-    CHECK_OK(
-        fg_generator_resume(r.g, r.ids.data, p, n, 0, state, sizeof state, false, NULL, &err),
-        &err);
+    CHECK_OK(fg_generator_resume(r.g, r.ids.data, p, n, 0, state, sizeof state, false, NULL, &err),
+             &err);
     CHECK(!drive(&r, MOST) && r.end == FG_END_MODEL);
     fg_step step;
     CHECK(fg_generator_step(r.g, r.logits, &step, &err) == FG_EINVAL); /* it has ended */
@@ -507,8 +506,8 @@ FG_TEST(repetition_stops_and_copies_do_not)
             put(&text, 2900, &r.after);
         } else {
             r.closed = true;
-            put(c == LOOP || c == UNSURE || c == OFF ? &loop : &text,
-                c == COPY ? text.len : 6500, out);
+            put(c == LOOP || c == UNSURE || c == OFF ? &loop : &text, c == COPY ? text.len : 6500,
+                out);
         }
         REQUIRE(rig_begin(&r, 1));
         r.closed = c != THOUGHT_COPY;
@@ -554,9 +553,12 @@ FG_TEST(every_mark_but_the_tags_ends_a_reply)
     static const struct {
         const char *mark;
         bool ignore, ends;
-    } cases[] = {{"<end_of_sentence>", false, true},   {"<end_of_document>", false, true},
-                 {"<beginning_of_sentence>", false, true}, {"<fim_prefix>", false, true},
-                 {"<think>", false, false},            {"</think>", false, false},
+    } cases[] = {{"<end_of_sentence>", false, true},
+                 {"<end_of_document>", false, true},
+                 {"<beginning_of_sentence>", false, true},
+                 {"<fim_prefix>", false, true},
+                 {"<think>", false, false},
+                 {"</think>", false, false},
                  {"<fim_prefix>", true, false}};
     fg_engine *e = model_open(NANO_DIR, "q4", 1, NULL);
     REQUIRE(e != NULL);

@@ -13,7 +13,7 @@
 
 #define OPTS(temp, top_k, top_p, min_p, seed)                                                      \
     {                                                                                              \
-        sizeof(fg_sampler_opts), temp, top_p, min_p, seed, top_k, 1, 0, 0, NULL, 0                                 \
+        sizeof(fg_sampler_opts), temp, top_p, min_p, seed, top_k, 1, 0, 0, NULL, 0                 \
     }
 
 static fg_sampler *make(double temp, uint32_t top_k, double top_p, double min_p, uint64_t seed,
