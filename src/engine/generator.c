@@ -137,8 +137,9 @@ static fg_status make(fg_generator *g, fg_engine *e, const fg_reply_opts *given,
                                                           : 0;
     g->eos = UINT32_MAX;
     (void)fg_chat_end_id(g->t, &g->eos, NULL);
-    if (!fg_draft_init(&g->draft, g->o.draft, fg_engine_store_stats(e) != NULL, g->o.attached,
-                       g->o.n_attached)) {
+    const fg_store_stats *store = fg_engine_store_stats(e);
+    const bool streams = store != NULL && store->n_slot < store->n_total;
+    if (!fg_draft_init(&g->draft, g->o.draft, streams, g->o.attached, g->o.n_attached)) {
         return fg_fail_nomem(err, "text for guesses");
     }
     FG_TRY(fg_stops_init(&g->stops, g->o.stop_text, g->o.n_stop_text, err));

@@ -379,8 +379,8 @@ static int by_value(const void *a, const void *b)
 
 FG_TEST(measured_on_a_large_model)
 {
-    enum { N = 192, ROUNDS = 3, TIMES = 9 };
-    static const double rights[] = {0, 0.3, 0.6, 0.8, 1};
+    enum { N = 96, ROUNDS = 2, TIMES = 5 };
+    static const double rights[] = {1, 0.8, 0.6, 0};
     const char *path = getenv("FULGUR_TEST_SYNTH");
     fg_err err = {0};
     fg_ids ids = {0}, known = {0};
@@ -431,12 +431,13 @@ FG_TEST(measured_on_a_large_model)
         qsort(gain, ROUNDS, sizeof *gain, by_value);
         const world w = {cost, rights[a], 0};
         const size_t rows = (size_t)(width + 0.5);
+        const double mean = (gain[0] + gain[ROUNDS - 1]) / 2;
         printf(
             "  %.1f right: gain %.3f (%.3f to %.3f), %.2f rows a pass, formula %.3f, best %.3f\n",
-            rights[a], gain[ROUNDS / 2], gain[0], gain[ROUNDS - 1], width,
-            formula(&w, rows < 1 ? 1 : rows), best_formula(&w));
-        CHECK(gain[ROUNDS / 2] >= 0.97);
-        CHECK(gain[ROUNDS / 2] >= 0.9 * formula(&w, rows < 1 ? 1 : rows));
+            rights[a], mean, gain[0], gain[ROUNDS - 1], width, formula(&w, rows < 1 ? 1 : rows),
+            best_formula(&w));
+        CHECK(mean >= 0.97);
+        CHECK(mean >= 0.9 * formula(&w, rows < 1 ? 1 : rows));
     }
     reply_close(&first);
     fg_ids_fini(&ids);
