@@ -57,7 +57,6 @@ typedef struct fg_saved_opts {
     bool rebuild;
     bool must_exist; /* FG_EINVAL when there is no such session */
     bool must_be_new; /* FG_EINVAL when there is one */
-    bool adopt;       /* of a new one: it takes what the session holds by now */
     /* Told, in a line without its end, what of the files was damaged and where the session goes on.
      * May be NULL. */
     void (*note)(void *ctx, const char *line);
@@ -69,8 +68,9 @@ typedef struct fg_saved_opts {
     uint64_t log_tokens, log_ms, save_tokens, save_ms;
 } fg_saved_opts;
 
-/* Opens dir/NAME.fgs for the session: a new one, the folder made with those above it (0700); or one
- * that is there, whose state and ids the session gets in place of its own.  It has logits then,
+/* Opens dir/NAME.fgs for the session: a new one, the folder made with those above it (0700), which
+ * takes what the session holds by now; or one that is there, whose state and ids the session gets
+ * in place of its own.  It has logits then,
  * unless it has no tokens or was left at a rewind to a chunk boundary.  The folder is locked until
  * it is closed.  Other errors: FG_EIO (in use), FG_ENOTSUP (another model, cache type or numerics;
  * see rebuild), FG_ELIMIT (more tokens than the session has room for), FG_EVERSION, FG_EFORMAT (no
@@ -86,15 +86,17 @@ const char *fg_saved_name(const fg_saved *k);
  * the message's are the caller's own. */
 typedef enum fg_saved_kind {
     FG_SAVED_SETTINGS = 0, /* all of them, in place of earlier ones */
-    FG_SAVED_MESSAGE = 1,  /* its text, behind a byte with the fg_message_role */
+    /* Its text, behind a byte with the fg_message_role.  Of the assistant's, where its reply begins
+     * and without text: that are the ids from there to the END or the next message. */
+    FG_SAVED_MESSAGE = 1,
     FG_SAVED_FORCED = 2,   /* tokens that follow were given, not sampled */
     FG_SAVED_END = 3,      /* the reply ended, and why: fg_end_name or the like */
     FG_SAVED_TITLE = 4,    /* in place of earlier ones */
     FG_SAVED_KIND_COUNT
 } fg_saved_kind;
-/* Kept in memory till the next call below that writes.  Undone with the tokens: a rewind to before
- * a note forgets it (a message is before its position, everything else is behind it).  FG_ENOMEM,
- * FG_EINVAL. */
+/* Kept in memory till the next call below that writes.  Undone with the tokens: a rewind to the
+ * position of a note, or to before it, forgets it, but settings and title; an END stays when the
+ * rewind is to its position.  FG_ENOMEM, FG_EINVAL. */
 fg_status fg_saved_note(fg_saved *k, fg_saved_kind kind, const void *payload, size_t n,
                         fg_err *err);
 /* The same of an earlier position, for who adopts a session: in order, before anything is
