@@ -139,7 +139,8 @@ uint64_t fg_saved_rewind_cost(const fg_saved *k, uint64_t pos);
 /* Saves, makes a second session of it, and goes on with that one; the first is left as it is.
  * Snapshots are shared (hard links), blocks too where the file system can (reflinks), else they are
  * copied.  FG_EINVAL: the name is taken. */
-fg_status fg_saved_branch(fg_saved *k, const char *name, fg_err *err);
+fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n,
+                          fg_err *err);
 
 /* ---- reading ---- */
 
@@ -162,17 +163,17 @@ typedef struct fg_saved_info {
     uint64_t n_ctx;     /* room that it had */
     uint64_t bytes;     /* of its files */
     int64_t modified_s; /* of the log, since 1970 */
-    bool in_reply;      /* it was left in the middle of one */
+    bool in_reply;      /* it was left in the middle of one: the last event is its message */
     bool in_use;        /* another process has it open */
     bool stripped;      /* has no snapshot */
-    const uint32_t *ids;          /* [n_token] */
-    const fg_saved_event *event;  /* [n_event] in order */
+    const uint32_t *ids;         /* [n_token] */
+    const fg_saved_event *event; /* [n_event] in order */
     size_t n_event;
-    const char *title; /* NULL: none */
+    const char *title;       /* NULL: none */
     const uint8_t *settings; /* [n_settings] the last ones; NULL: none */
     size_t n_settings;
-    const uint8_t *reply;    /* [n_reply] the generator's state, of position n_token; in_reply */
-    size_t n_reply;
+    const uint8_t *state; /* [n_state] what was given last, if it is of position n_token; or NULL */
+    size_t n_state;
 } fg_saved_info;
 /* Reads dir/NAME.fgs, also one that is in use.  *out is freed with fg_saved_info_free, and owns
  * what it points to.  FG_EINVAL: no such session. */

@@ -75,10 +75,15 @@ static fg_status share_parts(const fg_saved *k, const fg_folder *to, fg_err *err
         fg_mem_free(b);
     }
     if (st != FG_OK || h->n_block == 0) return st;
-    FG_TRY(fg_io_open_own(&fd, to->kv_path, true, err));
-    st = copy_bytes(k->kv_fd, fd, h->n_block * FG_STATE_BLOCK * h->open.row_bytes, to->kv_path,
-                    err);
-    (void)close(fd);
+    fg_file from = FG_FILE_INIT;
+    FG_TRY(fg_file_open(&from, k->folder.kv_path, false, err));
+    st = fg_io_open_own(&fd, to->kv_path, true, err);
+    if (st == FG_OK) {
+        const uint64_t n = h->n_block * FG_STATE_BLOCK * h->open.row_bytes;
+        st = copy_bytes(from.fd, fd, n, to->kv_path, err);
+        (void)close(fd);
+    }
+    fg_file_close(&from);
     return st;
 }
 
@@ -118,6 +123,11 @@ static fg_status write_log(fg_log *g, const fg_saved *k, const fg_history *old, 
     }
     put_ids(g, old->id, at, old->n_id);
     fg_buf b = {0};
+    if (old->state != NULL && old->state_pos == old->n_id) {
+        uint8_t le[8];
+        for (int i = 0; i < 8; i++) le[i] = (uint8_t)(old->state_pos >> (8 * i));
+        fg_log_put(g, FG_RECORD_STATE, le, sizeof le, old->state, old->n_state);
+    }
     fg_buf_u64(&b, 0);
     for (size_t i = 0; i < k->h.n_block; i++) fg_buf_u64(&b, k->h.block[i]);
     if (b.failed) g->group.failed = true;
@@ -177,11 +187,12 @@ static fg_status move_over(fg_saved *k, const fg_folder *part, fg_folder *to, fg
     return FG_OK;
 }
 
-fg_status fg_saved_branch(fg_saved *k, const char *name, fg_err *err)
+fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n,
+                          fg_err *err)
 {
     fg_folder part, to;
     fg_log g = {.fd = -1};
-    FG_TRY(fg_saved_save(k, NULL, 0, err));
+    FG_TRY(fg_saved_save(k, state, n, err));
     FG_TRY(fg_folder_init(&to, k->folder.dir, name, err));
     fg_status st = fg_folder_init_as(&part, k->folder.dir, name, ".branch", err);
     if (st != FG_OK) {

@@ -324,10 +324,14 @@ static fg_status fill(reading *r, fg_err *err)
         o->settings = settings->payload;
         o->n_settings = settings->n;
     }
-    o->in_reply = h->reply != NULL && h->reply_pos == h->n_id;
-    if (o->in_reply) {
-        o->reply = h->reply;
-        o->n_reply = h->n_reply;
+    for (size_t i = 0; i < h->n_event; i++) {
+        const fg_saved_event *e = &h->event[i];
+        if (e->kind == FG_SAVED_MESSAGE) o->in_reply = e->payload[0] == FG_MESSAGE_ASSISTANT;
+        if (e->kind == FG_SAVED_END) o->in_reply = false;
+    }
+    if (h->state != NULL && h->state_pos == h->n_id) {
+        o->state = h->state;
+        o->n_state = h->n_state;
     }
     if (title != NULL) r->title = fg_mem_strndup((const char *)title->payload, title->n);
     if (title != NULL && r->title == NULL) return fg_fail_nomem(err, r->f.path);

@@ -296,7 +296,7 @@ static fg_status open_files(fg_saved *k, fg_err *err)
     fg_mem_free(k->h.bytes); /* with what points into it */
     k->h.bytes = NULL;
     k->h.n_event = 0;
-    k->h.reply = NULL;
+    k->h.state = NULL;
     return begun ? fg_saved_load(k, err) : FG_OK;
 }
 

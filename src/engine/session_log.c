@@ -111,7 +111,6 @@ static fg_status take_event(fg_history *h, const record *r, uint64_t pos, fg_sav
         return fg_fail_nomem(err, name);
     }
     h->event[h->n_event++] = (fg_saved_event){kind, pos, c->p, c->left};
-    if (kind == FG_SAVED_MESSAGE || kind == FG_SAVED_END) h->reply = NULL;
     return FG_OK;
 }
 
@@ -142,7 +141,7 @@ static fg_status take_undo(fg_history *h, const record *r, uint64_t pos, const c
     h->n_event = n;
     while (h->n_mark > 0 && h->mark[h->n_mark - 1].pos > pos) h->n_mark--;
     if (h->n_block > pos / 64) h->n_block = (size_t)(pos / 64);
-    if (h->reply_pos > pos) h->reply = NULL;
+    if (h->state_pos > pos) h->state = NULL;
     return FG_OK;
 }
 
@@ -220,9 +219,9 @@ static fg_status take(fg_history *h, record *r, const char *name, fg_err *err)
     case FG_RECORD_DROP: take_drop(h, pos); return FG_OK;
     case FG_RECORD_STATE:
         if (pos > h->n_id) return refuse(r, name, "a position that there is", err);
-        h->reply = r->payload.p;
-        h->n_reply = r->payload.left;
-        h->reply_pos = pos;
+        h->state = r->payload.p;
+        h->n_state = r->payload.left;
+        h->state_pos = pos;
         return FG_OK;
     default: return refuse(r, name, "a type that there is", err);
     }

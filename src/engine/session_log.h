@@ -75,9 +75,9 @@ typedef struct fg_history {
     uint64_t *block; /* hashes of the first n_block of them */
     size_t n_block, cap_block;
     uint64_t next_number; /* above those of all snapshots there ever were */
-    const uint8_t *reply; /* [n_reply] the last STATE that is still true; NULL: none */
-    size_t n_reply;
-    uint64_t reply_pos;
+    const uint8_t *state; /* [n_state] the last STATE that is still true; NULL: none */
+    size_t n_state;
+    uint64_t state_pos;
     /* Of the whole groups: where they end, the number of records, the last one's hash. */
     uint64_t end, n_record, hash;
     uint64_t n_after; /* bytes of the file behind them */
