@@ -285,13 +285,18 @@ fg_status fg_saved_write_parts(fg_saved *k, bool here, fg_err *err)
     /* The last token is evaluated again, for its logits; S is as of `folded`, and so it needs no
      * folding. */
     const uint64_t pos = here && st->pos > st->folded ? st->pos - 1 : st->folded;
-    if (pos == 0 || has_mark(&k->h, pos)) return FG_OK;
+    if (pos == 0 || has_mark(&k->h, pos)) {
+        k->save_pos = pos;
+        return FG_OK;
+    }
     FG_TRY(fg_state_fetch(st, err));
     const fg_parts p = fg_saved_parts(k, st);
     FG_TRY(write_blocks(k, &p, pos, err));
     FG_TRY(write_snapshot(k, &p, pos, err));
     FG_TRY(thin(k, err));
-    return fg_saved_commit(k, err);
+    FG_TRY(fg_saved_commit(k, err));
+    k->save_pos = pos;
+    return FG_OK;
 }
 
 /* ---- what is due ---- */
@@ -307,10 +312,12 @@ static bool is_due(uint64_t pos, uint64_t last, uint64_t tokens, uint64_t now, u
     return apart(pos, last) >= tokens || (pos != last && now - last_ns >= ms * 1000000);
 }
 
+/* What a chunk has is soon evaluated again. */
 static bool save_is_due(const fg_saved *k, uint64_t now)
 {
-    return is_due(fg_session_pos(k->s), k->save_pos, k->o.save_tokens, now, k->save_ns,
-                  k->o.save_ms);
+    const uint64_t pos = fg_session_pos(k->s);
+    return apart(pos, k->save_pos) > FG_STATE_BLOCK &&
+           is_due(pos, k->save_pos, k->o.save_tokens, now, k->save_ns, k->o.save_ms);
 }
 
 bool fg_saved_due(const fg_saved *k)
@@ -350,7 +357,6 @@ static fg_status save(fg_saved *k, const void *state, size_t n, bool here, fg_er
 {
     FG_TRY(write_log(k, state, n, err));
     FG_TRY(fg_saved_write_parts(k, here, err));
-    k->save_pos = fg_session_pos(k->s);
     k->save_ns = fg_clock_ns();
     return FG_OK;
 }

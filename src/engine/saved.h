@@ -172,8 +172,9 @@ typedef struct fg_saved_info {
     const char *title;       /* NULL: none */
     const uint8_t *settings; /* [n_settings] the last ones; NULL: none */
     size_t n_settings;
-    const uint8_t *state; /* [n_state] what was given last, if it is of position n_token; or NULL */
+    const uint8_t *state; /* [n_state] what was given last and not undone; NULL: nothing */
     size_t n_state;
+    uint64_t state_pos; /* its position: n_token in a reply */
 } fg_saved_info;
 /* Reads dir/NAME.fgs, also one that is in use.  *out is freed with fg_saved_info_free, and owns
  * what it points to.  FG_EINVAL: no such session. */

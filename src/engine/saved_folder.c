@@ -329,10 +329,9 @@ static fg_status fill(reading *r, fg_err *err)
         if (e->kind == FG_SAVED_MESSAGE) o->in_reply = e->payload[0] == FG_MESSAGE_ASSISTANT;
         if (e->kind == FG_SAVED_END) o->in_reply = false;
     }
-    if (h->state != NULL && h->state_pos == h->n_id) {
-        o->state = h->state;
-        o->n_state = h->n_state;
-    }
+    o->state = h->state;
+    o->n_state = h->state == NULL ? 0 : h->n_state;
+    o->state_pos = h->state_pos;
     if (title != NULL) r->title = fg_mem_strndup((const char *)title->payload, title->n);
     if (title != NULL && r->title == NULL) return fg_fail_nomem(err, r->f.path);
     o->title = r->title;

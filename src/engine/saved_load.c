@@ -322,7 +322,8 @@ fg_status fg_saved_open(fg_saved **out, fg_session *s, const char *dir, const ch
         fg_saved_close(&k);
         return st;
     }
-    k->log_pos = k->save_pos = k->h.n_id;
+    k->log_pos = k->h.n_id;
+    k->save_pos = k->h.n_mark == 0 ? 0 : k->h.mark[k->h.n_mark - 1].pos;
     k->log_ns = k->save_ns = fg_clock_ns();
     *out = k;
     return FG_OK;

@@ -261,13 +261,15 @@ static bool has_later(const fg_history *h, const uint8_t *p, size_t n)
     return false;
 }
 
-/* What died before its first group was on the disk: a page of zeros, or of ours. */
+/* What died before its first group, which is a page, was on the disk: it begins with zeros or with
+ * ours. */
 static bool is_stillborn(const uint8_t *p, size_t n)
 {
     fg_cursor c = fg_cursor_make(p, n);
+    const size_t sector = n < 512 ? n : 512;
     size_t zero = 0;
-    while (zero < n && p[zero] == 0) zero++;
-    return n <= FG_LOG_PAGE && (zero == n || n < 4 || fg_cursor_u32(&c) == MAGIC);
+    while (zero < sector && p[zero] == 0) zero++;
+    return n <= FG_LOG_PAGE && (zero == sector || n < 4 || fg_cursor_u32(&c) == MAGIC);
 }
 
 fg_status fg_history_parse(fg_history *h, uint8_t *bytes, size_t n, const char *name, fg_err *err)
