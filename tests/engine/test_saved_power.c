@@ -38,6 +38,7 @@ static void clear(const char *name)
     fg_err err;
     const fg_status st = fg_saved_remove(disk_root, name, &err);
     CHECK(st == FG_OK || st == FG_EINVAL);
+    disk_note_all(disk_root);
     n_op = fail_at = die_at = fail_from = 0;
 }
 
@@ -127,7 +128,7 @@ FG_TEST(power_loss_at_every_operation)
 FG_TEST(unsynced_writes_are_dropped)
 {
     drops_all = true;
-    power_loss(11, 67);
+    power_loss(9, 67);
     drops_all = false;
 }
 
@@ -141,7 +142,7 @@ FG_TEST(many_deaths_of_one_session)
     int deaths = 0;
     fg_rng_init(&r, 4);
     REQUIRE(rig(&e) && reference(e, &want));
-    for (int round = 0; round < (fg_test_long() ? 20 : 2); round++) {
+    for (int round = 0; round < (fg_test_long() ? 6 : 2); round++) {
         clear("t");
         while (die(e, 1 + (int)(fg_rng_u64(&r) % 60), fg_rng_u64(&r))) {
             deaths++;
