@@ -15,8 +15,8 @@
 #include "src/engine/saved_impl.h"
 
 enum {
-    MAX_MARKS = 64,    /* snapshots at most, whatever their size */
-    RETRY_S = 10,      /* from a failed write to the next try */
+    MAX_MARKS = 64, /* snapshots at most, whatever their size */
+    RETRY_S = 10,   /* from a failed write to the next try */
 };
 
 fg_saved_sizes fg_saved_sizes_of(const fg_shape *shape, fg_kv_type kv, uint64_t pos)
@@ -49,9 +49,9 @@ void fg_saved_close(fg_saved **out)
     *out = NULL;
 }
 
-fg_parts fg_saved_parts(const fg_saved *k, fg_state *st)
+fg_bulk fg_saved_bulk(const fg_saved *k, fg_state *st)
 {
-    return (fg_parts){.team = k->e->team, .shape = k->shape, .state = st};
+    return (fg_bulk){.team = k->e->team, .shape = k->shape, .state = st};
 }
 
 /* ---- the log ---- */
@@ -232,7 +232,7 @@ static fg_status note_mark(fg_saved *k, const fg_log_mark *m, fg_err *err)
 }
 
 /* Blocks before `pos`. */
-static fg_status write_blocks(fg_saved *k, const fg_parts *p, uint64_t pos, fg_err *err)
+static fg_status write_blocks(fg_saved *k, const fg_bulk *p, uint64_t pos, fg_err *err)
 {
     fg_history *h = &k->h;
     const size_t first = h->n_block, end = (size_t)(pos / FG_STATE_BLOCK);
@@ -246,7 +246,7 @@ static fg_status write_blocks(fg_saved *k, const fg_parts *p, uint64_t pos, fg_e
         st = fg_io_open_own(&k->kv_fd, k->folder.kv_path, true, err);
     }
     if (st == FG_OK) {
-        st = fg_parts_write_blocks(p, k->kv_fd, k->folder.kv_path, first, end, v + 1, err);
+        st = fg_bulk_write_blocks(p, k->kv_fd, k->folder.kv_path, first, end, v + 1, err);
     }
     if (st == FG_OK) {
         memcpy(h->block + first, v + 1, (end - first) * sizeof *v);
@@ -258,14 +258,14 @@ static fg_status write_blocks(fg_saved *k, const fg_parts *p, uint64_t pos, fg_e
     return st;
 }
 
-static fg_status write_snapshot(fg_saved *k, const fg_parts *p, uint64_t pos, fg_err *err)
+static fg_status write_snapshot(fg_saved *k, const fg_bulk *p, uint64_t pos, fg_err *err)
 {
     fg_log_mark m = {.pos = pos, .number = k->h.next_number};
     m.bytes = fg_snapshot_bytes(fg_state_image_bytes(k->shape, p->state->kv_type, pos));
     char *part = fg_folder_snapshot(&k->folder, m.number, true),
          *path = fg_folder_snapshot(&k->folder, m.number, false);
     fg_status st = part == NULL || path == NULL ? fg_fail_nomem(err, k->folder.path) : FG_OK;
-    if (st == FG_OK) st = fg_parts_write_snapshot(p, part, pos, &m.root, err);
+    if (st == FG_OK) st = fg_bulk_write_snapshot(p, part, pos, &m.root, err);
     if (st == FG_OK && rename(part, path) != 0) {
         st = fg_fail(err, FG_EIO, "%s: expected that it can be renamed to %s", part, path);
         (void)unlink(part);
@@ -290,7 +290,7 @@ fg_status fg_saved_write_parts(fg_saved *k, bool here, fg_err *err)
         return FG_OK;
     }
     FG_TRY(fg_state_fetch(st, err));
-    const fg_parts p = fg_saved_parts(k, st);
+    const fg_bulk p = fg_saved_bulk(k, st);
     FG_TRY(write_blocks(k, &p, pos, err));
     FG_TRY(write_snapshot(k, &p, pos, err));
     FG_TRY(thin(k, err));
@@ -429,9 +429,9 @@ static fg_status restore(fg_saved *k, size_t mark, fg_err *err)
     FG_TRY(fg_state_fetch(st, err)); /* of the cache, the rows before it */
     char *path = fg_folder_snapshot(&k->folder, m.number, false);
     if (path == NULL) return fg_fail_nomem(err, k->folder.path);
-    const fg_parts p = fg_saved_parts(k, st);
+    const fg_bulk p = fg_saved_bulk(k, st);
     fg_err bad = {0};
-    const fg_status code = fg_parts_read_snapshot(&p, path, m.pos, m.root, &bad);
+    const fg_status code = fg_bulk_read_snapshot(&p, path, m.pos, m.root, &bad);
     fg_mem_free(path);
     if (code != FG_OK) {
         fg_session_lose(k->s, &bad);

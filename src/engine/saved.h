@@ -55,7 +55,7 @@ typedef struct fg_saved_opts {
      * ids are evaluated again, which takes as long as it did.  Without it that is an error which
      * names both. */
     bool rebuild;
-    bool must_exist; /* FG_EINVAL when there is no such session */
+    bool must_exist;  /* FG_EINVAL when there is no such session */
     bool must_be_new; /* FG_EINVAL when there is one */
     /* Told, in a line without its end, what of the files was damaged and where the session goes on.
      * May be NULL. */
@@ -89,9 +89,9 @@ typedef enum fg_saved_kind {
     /* Its text, behind a byte with the fg_message_role.  Of the assistant's, where its reply begins
      * and without text: that are the ids from there to the END or the next message. */
     FG_SAVED_MESSAGE = 1,
-    FG_SAVED_FORCED = 2,   /* tokens that follow were given, not sampled */
-    FG_SAVED_END = 3,      /* the reply ended, and why: fg_end_name or the like */
-    FG_SAVED_TITLE = 4,    /* in place of earlier ones */
+    FG_SAVED_FORCED = 2, /* tokens that follow were given, not sampled */
+    FG_SAVED_END = 3,    /* the reply ended, and why: fg_end_name or the like */
+    FG_SAVED_TITLE = 4,  /* in place of earlier ones */
     FG_SAVED_KIND_COUNT
 } fg_saved_kind;
 /* Kept in memory till the next call below that writes.  Undone with the tokens: a rewind to the
@@ -139,8 +139,7 @@ uint64_t fg_saved_rewind_cost(const fg_saved *k, uint64_t pos);
 /* Saves, makes a second session of it, and goes on with that one; the first is left as it is.
  * Snapshots are shared (hard links), blocks too where the file system can (reflinks), else they are
  * copied.  FG_EINVAL: the name is taken. */
-fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n,
-                          fg_err *err);
+fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n, fg_err *err);
 
 /* ---- reading ---- */
 
@@ -160,13 +159,13 @@ typedef struct fg_saved_model {
 typedef struct fg_saved_info {
     fg_saved_model model;
     uint64_t n_token, n_message;
-    uint64_t n_ctx;     /* room that it had */
-    uint64_t bytes;     /* of its files */
-    int64_t modified_s; /* of the log, since 1970 */
-    bool in_reply;      /* it was left in the middle of one: the last event is its message */
-    bool in_use;        /* another process has it open */
-    bool stripped;      /* has no snapshot */
-    const uint32_t *ids;         /* [n_token] */
+    uint64_t n_ctx;      /* room that it had */
+    uint64_t bytes;      /* of its files */
+    int64_t modified_s;  /* of the log, since 1970 */
+    bool in_reply;       /* it was left in the middle of one: the last event is its message */
+    bool in_use;         /* another process has it open */
+    bool stripped;       /* has no snapshot */
+    const uint32_t *ids; /* [n_token] */
     const fg_saved_event *event; /* [n_event] in order */
     size_t n_event;
     const char *title;       /* NULL: none */

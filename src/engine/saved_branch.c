@@ -187,8 +187,7 @@ static fg_status move_over(fg_saved *k, const fg_folder *part, fg_folder *to, fg
     return FG_OK;
 }
 
-fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n,
-                          fg_err *err)
+fg_status fg_saved_branch(fg_saved *k, const char *name, const void *state, size_t n, fg_err *err)
 {
     fg_folder part, to;
     fg_log g = {.fd = -1};

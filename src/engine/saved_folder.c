@@ -25,10 +25,12 @@ typedef unsigned long long ull;
 
 fg_status fg_saved_check_name(const char *name, fg_err *err)
 {
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
     const size_t n = strlen(name);
     if (n > 0 && n <= FG_SAVED_NAME_MAX && strspn(name, letters) == n) return FG_OK;
-    return fg_fail(err, FG_EINVAL, "session \"%.*s\": expected a name of 1 to %d of A-Z a-z 0-9 _ -",
+    return fg_fail(err, FG_EINVAL,
+                   "session \"%.*s\": expected a name of 1 to %d of A-Z a-z 0-9 _ -",
                    (int)FG_SAVED_NAME_MAX + 1, name, (int)FG_SAVED_NAME_MAX);
 }
 
@@ -460,8 +462,7 @@ static fg_status check_blocks(checking *c, fg_err *err)
     if (buf == NULL) return fg_fail_nomem(err, c->f->kv_path);
     fg_status st = tell(c, fg_file_open(&f, c->f->kv_path, false, &bad), &bad, err);
     for (size_t b = 0; st == FG_OK && f.fd >= 0 && b < n; b++) {
-        st = tell(c,
-                  fg_parts_check_block(f.fd, c->f->kv_path, b, bytes, c->h.block[b], buf, &bad),
+        st = tell(c, fg_bulk_check_block(f.fd, c->f->kv_path, b, bytes, c->h.block[b], buf, &bad),
                   &bad, err);
         if (st == FG_OK && !advance(c, bytes)) {
             st = fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to read it", c->f->kv_path);
@@ -482,8 +483,7 @@ static fg_status check_snapshots(checking *c, fg_err *err)
         char *path = fg_folder_snapshot(c->f, c->h.mark[i].number, false);
         st = path == NULL
                  ? fg_fail_nomem(err, c->f->path)
-                 : tell(c,
-                        fg_parts_check_snapshot(path, c->h.mark[i].root, buf, advance, c, &bad),
+                 : tell(c, fg_bulk_check_snapshot(path, c->h.mark[i].root, buf, advance, c, &bad),
                         &bad, err);
         fg_mem_free(path);
     }
@@ -499,8 +499,9 @@ static fg_status check(checking *c, int fd, fg_err *err)
     if (read != FG_OK) return FG_OK;
     if (c->h.n_after > 0) {
         const fg_status torn =
-            fg_fail(&bad, FG_ECHECKSUM, "%s: record %llu at offset %llu is damaged or was not "
-                                        "finished, and %llu bytes with it",
+            fg_fail(&bad, FG_ECHECKSUM,
+                    "%s: record %llu at offset %llu is damaged or was not "
+                    "finished, and %llu bytes with it",
                     c->f->log_path, (ull)c->h.n_record, (ull)c->h.end, (ull)c->h.n_after);
         FG_TRY(tell(c, torn, &bad, err));
     }

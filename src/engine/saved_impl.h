@@ -12,8 +12,8 @@
 
 /* Whose files they are. */
 typedef struct fg_folder {
-    char *dir;    /* of all sessions */
-    char *path;   /* dir/NAME.fgs */
+    char *dir;  /* of all sessions */
+    char *path; /* dir/NAME.fgs */
     char *log_path, *kv_path;
     char name[FG_SAVED_NAME_MAX + 1];
 } fg_folder;
@@ -41,11 +41,11 @@ struct fg_saved {
     fg_saved_opts o;
     fg_log log;
     int kv_fd;
-    fg_history h;      /* as the log will be with what waits to be written; without events */
-    uint64_t *gone;    /* snapshots whose files go once the log says so */
+    fg_history h;   /* as the log will be with what waits to be written; without events */
+    uint64_t *gone; /* snapshots whose files go once the log says so */
     size_t n_gone, cap_gone;
     uint64_t log_pos, log_ns, save_pos, save_ns; /* of the last time; the snapshot's position */
-    uint64_t retry_ns; /* after a failure, when it is tried again */
+    uint64_t retry_ns;                           /* after a failure, when it is tried again */
 };
 
 /* What the session's engine is. */
@@ -59,7 +59,7 @@ fg_status fg_saved_commit(fg_saved *k, fg_err *err);
 fg_status fg_saved_write_parts(fg_saved *k, bool here, fg_err *err);
 /* This mark is no more: files and log follow with the next commit. */
 fg_status fg_saved_drop(fg_saved *k, size_t mark, fg_err *err);
-fg_parts fg_saved_parts(const fg_saved *k, fg_state *st);
+fg_bulk fg_saved_bulk(const fg_saved *k, fg_state *st);
 /* State and ids of a session from its files. */
 fg_status fg_saved_load(fg_saved *k, fg_err *err);
 void fg_saved_tell(const fg_saved *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -97,9 +97,9 @@ static bool show_bytes(void *ctx, uint64_t done, uint64_t total)
     return k->o.progress(k->o.ctx, false, done, total);
 }
 
-static fg_parts loading(fg_saved *k, fg_state *st)
+static fg_bulk loading(fg_saved *k, fg_state *st)
 {
-    fg_parts p = fg_saved_parts(k, st);
+    fg_bulk p = fg_saved_bulk(k, st);
     if (k->o.progress != NULL) {
         p.progress = show_bytes;
         p.ctx = k;
@@ -108,7 +108,7 @@ static fg_parts loading(fg_saved *k, fg_state *st)
 }
 
 /* Blocks that the newest snapshot needs; from the first damaged one on they are forgotten. */
-static fg_status load_blocks(fg_saved *k, const fg_parts *p, fg_err *err)
+static fg_status load_blocks(fg_saved *k, const fg_bulk *p, fg_err *err)
 {
     fg_history *h = &k->h;
     const uint64_t n = h->n_mark == 0 ? 0 : h->mark[h->n_mark - 1].pos / FG_STATE_BLOCK;
@@ -120,7 +120,7 @@ static fg_status load_blocks(fg_saved *k, const fg_parts *p, fg_err *err)
         (void)fg_fail(&bad, FG_EIO, "%s: not there, expected the blocks of %llu tokens",
                       k->folder.kv_path, (ull)(n * FG_STATE_BLOCK));
     } else {
-        FG_TRY(fg_parts_read_blocks(p, k->kv_fd, k->folder.kv_path, n, h->block, &good, &bad));
+        FG_TRY(fg_bulk_read_blocks(p, k->kv_fd, k->folder.kv_path, n, h->block, &good, &bad));
     }
     if (good < n) fg_saved_tell(k, "%s", bad.msg);
     if (good < h->n_block && good < n) h->n_block = (size_t)good;
@@ -135,14 +135,14 @@ static fg_status load_parts(fg_saved *k, fg_err *err)
     fg_state *st;
     fg_history *h = &k->h;
     FG_TRY(fg_session_state(k->s, &st, err));
-    const fg_parts p = loading(k, st);
+    const fg_bulk p = loading(k, st);
     FG_TRY(load_blocks(k, &p, err));
     while (h->n_mark > 0) {
         const fg_log_mark m = h->mark[h->n_mark - 1];
         fg_err bad = {0};
         char *path = fg_folder_snapshot(&k->folder, m.number, false);
         if (path == NULL) return fg_fail_nomem(err, k->folder.path);
-        const fg_status code = fg_parts_read_snapshot(&p, path, m.pos, m.root, &bad);
+        const fg_status code = fg_bulk_read_snapshot(&p, path, m.pos, m.root, &bad);
         fg_mem_free(path);
         if (code == FG_OK) {
             fg_session_put(k->s, h->id, m.pos, 0);
@@ -167,8 +167,9 @@ static fg_status evaluate_rest(fg_saved *k, fg_err *err)
         const uint64_t to = FG_SAVED_SLICE - at % FG_SAVED_SLICE;
         const size_t n = end - at < to ? (size_t)(end - at) : (size_t)to;
         if (k->o.progress != NULL && !k->o.progress(k->o.ctx, true, at - from, end - from)) {
-            return fg_fail(err, FG_ECANCEL, "session %s: cancelled after %llu tokens, expected %llu",
-                           k->folder.name, (ull)at, (ull)end);
+            return fg_fail(err, FG_ECANCEL,
+                           "session %s: cancelled after %llu tokens, expected %llu", k->folder.name,
+                           (ull)at, (ull)end);
         }
         FG_TRY(fg_session_eval(k->s, k->h.id + at, n, NULL, NULL, err));
         at += n;

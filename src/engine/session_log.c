@@ -303,8 +303,8 @@ fg_status fg_history_read(fg_history *h, const char *path, int fd, fg_err *err)
     *h = (fg_history){0};
     if (fstat(fd, &sb) != 0) return fg_fail(err, FG_EIO, "%s: %s", path, strerror(errno));
     if (sb.st_size > MAX_LOG) {
-        return fg_fail(err, FG_ELIMIT, "%s: %llu bytes, expected at most %d", path,
-                       (ull)sb.st_size, (int)MAX_LOG);
+        return fg_fail(err, FG_ELIMIT, "%s: %llu bytes, expected at most %d", path, (ull)sb.st_size,
+                       (int)MAX_LOG);
     }
     const size_t n = (size_t)sb.st_size;
     uint8_t *bytes = fg_mem_alloc(n);
@@ -370,8 +370,8 @@ void fg_log_put_u64(fg_log *g, fg_record type, const uint64_t *v, size_t n)
 void fg_log_put_open(fg_log *g, const fg_log_open *o)
 {
     fg_buf b = {0};
-    const uint64_t v[] = {o->model.data_root, o->model.tokenizer, o->n_ctx,
-                          o->id,              o->row_bytes,       o->image_bytes};
+    const uint64_t v[] = {o->model.data_root, o->model.tokenizer, o->n_ctx, o->id,
+                          o->row_bytes,       o->image_bytes};
     fg_buf_u32(&b, FG_LOG_VERSION);
     fg_buf_u32(&b, (uint32_t)o->model.kv);
     fg_buf_u32(&b, o->model.kv_numerics);

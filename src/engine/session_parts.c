@@ -32,7 +32,7 @@ uint64_t fg_snapshot_bytes(uint64_t n)
 /* ---- one job: units of a file, dealt round the workers ---- */
 
 typedef struct job {
-    const fg_parts *p;
+    const fg_bulk *p;
     int fd;
     const char *path;
     bool write;
@@ -133,8 +133,8 @@ static fg_status transfer(const job *j, struct iovec *run, size_t n_run, uint64_
 {
     while (n_run > 0) {
         const int n = n_run < RUNS ? (int)n_run : RUNS;
-        const ssize_t got = j->write ? pwritev(j->fd, run, n, (off_t)at)
-                                     : preadv(j->fd, run, n, (off_t)at);
+        const ssize_t got =
+            j->write ? pwritev(j->fd, run, n, (off_t)at) : preadv(j->fd, run, n, (off_t)at);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
             return fg_fail(err, FG_EIO, "%s: %s at offset %llu, expected to %s a block", j->path,
@@ -175,7 +175,7 @@ static fg_status block(job *j, uint32_t worker, uint64_t i, fg_err *err)
     return check_hash(j->path, "block", i, hash_runs(j->hasher[worker], run, n), j->hash[i], err);
 }
 
-static job blocks(const fg_parts *p, int fd, const char *path, uint64_t first, uint64_t end)
+static job blocks(const fg_bulk *p, int fd, const char *path, uint64_t first, uint64_t end)
 {
     const fg_kv_type kv = p->state->kv_type;
     return (job){
@@ -190,8 +190,8 @@ static job blocks(const fg_parts *p, int fd, const char *path, uint64_t first, u
     };
 }
 
-fg_status fg_parts_write_blocks(const fg_parts *p, int fd, const char *path, uint64_t first,
-                                uint64_t end, uint64_t *hash, fg_err *err)
+fg_status fg_bulk_write_blocks(const fg_bulk *p, int fd, const char *path, uint64_t first,
+                               uint64_t end, uint64_t *hash, fg_err *err)
 {
     job j = blocks(p, fd, path, first, end);
     j.write = true;
@@ -204,8 +204,8 @@ fg_status fg_parts_write_blocks(const fg_parts *p, int fd, const char *path, uin
     return sync_file(fd, path, err);
 }
 
-fg_status fg_parts_read_blocks(const fg_parts *p, int fd, const char *path, uint64_t n,
-                               const uint64_t *hash, uint64_t *good, fg_err *err)
+fg_status fg_bulk_read_blocks(const fg_bulk *p, int fd, const char *path, uint64_t n,
+                              const uint64_t *hash, uint64_t *good, fg_err *err)
 {
     job j = blocks(p, fd, path, 0, n);
     j.hash = (uint64_t *)(uintptr_t)hash; /* only read */
@@ -242,7 +242,7 @@ static fg_status piece(job *j, uint32_t worker, uint64_t i, fg_err *err)
     return FG_OK;
 }
 
-static job pieces(const fg_parts *p, int fd, const char *path, uint64_t pos, uint64_t n)
+static job pieces(const fg_bulk *p, int fd, const char *path, uint64_t pos, uint64_t n)
 {
     return (job){
         .p = p,
@@ -285,8 +285,8 @@ static fg_status write_rest(const job *j, uint64_t *root, fg_err *err)
     return st == FG_OK ? sync_file(j->fd, j->path, err) : st;
 }
 
-fg_status fg_parts_write_snapshot(const fg_parts *p, const char *path, uint64_t pos,
-                                  uint64_t *root, fg_err *err)
+fg_status fg_bulk_write_snapshot(const fg_bulk *p, const char *path, uint64_t pos, uint64_t *root,
+                                 fg_err *err)
 {
     int fd;
     (void)unlink(path); /* of an earlier life */
@@ -364,8 +364,8 @@ static fg_status snapshot_open(snapshot *s, const char *path, uint64_t root, fg_
     return st;
 }
 
-fg_status fg_parts_read_snapshot(const fg_parts *p, const char *path, uint64_t pos, uint64_t root,
-                                 fg_err *err)
+fg_status fg_bulk_read_snapshot(const fg_bulk *p, const char *path, uint64_t pos, uint64_t root,
+                                fg_err *err)
 {
     snapshot s;
     FG_TRY(snapshot_open(&s, path, root, err));
@@ -391,9 +391,9 @@ fg_status fg_parts_read_snapshot(const fg_parts *p, const char *path, uint64_t p
 
 /* ---- without a state ---- */
 
-fg_status fg_parts_check_snapshot(const char *path, uint64_t root, uint8_t *buf,
-                                  bool (*progress)(void *ctx, uint64_t bytes), void *ctx,
-                                  fg_err *err)
+fg_status fg_bulk_check_snapshot(const char *path, uint64_t root, uint8_t *buf,
+                                 bool (*progress)(void *ctx, uint64_t bytes), void *ctx,
+                                 fg_err *err)
 {
     snapshot s;
     FG_TRY(snapshot_open(&s, path, root, err));
@@ -411,8 +411,8 @@ fg_status fg_parts_check_snapshot(const char *path, uint64_t root, uint8_t *buf,
     return st;
 }
 
-fg_status fg_parts_check_block(int fd, const char *path, uint64_t b, uint64_t bytes, uint64_t hash,
-                               uint8_t *buf, fg_err *err)
+fg_status fg_bulk_check_block(int fd, const char *path, uint64_t b, uint64_t bytes, uint64_t hash,
+                              uint8_t *buf, fg_err *err)
 {
     const fg_file f = {.fd = fd, .path = (char *)(uintptr_t)path}; /* only read */
     FG_TRY(fg_file_read(&f, buf, (size_t)bytes, b * bytes, err));

@@ -23,36 +23,36 @@ enum { FG_SNAPSHOT_HEAD = 4096, FG_SNAPSHOT_PIECE = 1 << 20 };
 uint64_t fg_snapshot_bytes(uint64_t n);
 
 /* Whose state it is, and who works on it. */
-typedef struct fg_parts {
+typedef struct fg_bulk {
     fg_team *team;
     const fg_shape *shape;
     fg_state *state;
     bool (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *ctx;
-} fg_parts;
+} fg_bulk;
 
 /* Writes blocks first to end - 1 and syncs; hash[end - first]. */
-fg_status fg_parts_write_blocks(const fg_parts *p, int fd, const char *path, uint64_t first,
-                                uint64_t end, uint64_t *hash, fg_err *err);
+fg_status fg_bulk_write_blocks(const fg_bulk *p, int fd, const char *path, uint64_t first,
+                               uint64_t end, uint64_t *hash, fg_err *err);
 /* Reads blocks 0 to n - 1.  *good: how many of the first ones are whole; when not all are, err says
  * what is wrong with the next, and the result is still FG_OK.  FG_ECANCEL, FG_ENOMEM. */
-fg_status fg_parts_read_blocks(const fg_parts *p, int fd, const char *path, uint64_t n,
-                               const uint64_t *hash, uint64_t *good, fg_err *err);
+fg_status fg_bulk_read_blocks(const fg_bulk *p, int fd, const char *path, uint64_t n,
+                              const uint64_t *hash, uint64_t *good, fg_err *err);
 
 /* Writes and syncs the file `path`, which is removed when that fails; *root: hash of its header. */
-fg_status fg_parts_write_snapshot(const fg_parts *p, const char *path, uint64_t pos,
-                                  uint64_t *root, fg_err *err);
+fg_status fg_bulk_write_snapshot(const fg_bulk *p, const char *path, uint64_t pos, uint64_t *root,
+                                 fg_err *err);
 /* Into the state, whose lightning layers are of no use after a failure: FG_ECHECKSUM, FG_EFORMAT,
  * FG_EIO, FG_ENOMEM; FG_ECANCEL. */
-fg_status fg_parts_read_snapshot(const fg_parts *p, const char *path, uint64_t pos, uint64_t root,
-                                 fg_err *err);
+fg_status fg_bulk_read_snapshot(const fg_bulk *p, const char *path, uint64_t pos, uint64_t root,
+                                fg_err *err);
 
 /* Without a state: whether the file is whole; buf [FG_SNAPSHOT_PIECE].  Errors: the same. */
-fg_status fg_parts_check_snapshot(const char *path, uint64_t root, uint8_t *buf,
-                                  bool (*progress)(void *ctx, uint64_t bytes), void *ctx,
-                                  fg_err *err);
+fg_status fg_bulk_check_snapshot(const char *path, uint64_t root, uint8_t *buf,
+                                 bool (*progress)(void *ctx, uint64_t bytes), void *ctx,
+                                 fg_err *err);
 /* The same of block b; buf [bytes]. */
-fg_status fg_parts_check_block(int fd, const char *path, uint64_t b, uint64_t bytes, uint64_t hash,
-                               uint8_t *buf, fg_err *err);
+fg_status fg_bulk_check_block(int fd, const char *path, uint64_t b, uint64_t bytes, uint64_t hash,
+                              uint8_t *buf, fg_err *err);
 
 #endif

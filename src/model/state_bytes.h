@@ -5,9 +5,9 @@
  * put into a state of any number of nodes, threads or cards.
  *
  * Two kinds.  An image is what changes: at a position, for each lightning layer and head S as of
- * the chunk boundary, then for each the tail, that is keys [d_head][n] and values [n][d_head] of the n
- * tokens since then, f32; then for each softmax layer and head the rows of the cache since the
- * boundary, keys [n][d_head], values [n][d_head], in int8 their scales [n] and [n].  A block is
+ * the chunk boundary, then for each the tail, that is keys [d_head][n] and values [n][d_head] of
+ * the n tokens since then, f32; then for each softmax layer and head the rows of the cache since
+ * the boundary, keys [n][d_head], values [n][d_head], in int8 their scales [n] and [n].  A block is
  * what no longer does: 64 positions of the cache, which lie in memory as they are stored: for each
  * softmax layer and head keys, values, in int8 their scales, in the order of state.h.
  *

@@ -3,9 +3,9 @@
  * A folder on a disk that fails or loses power, for test_saved_power: this header defines the calls
  * that change files.  The n-th of them can fail, or be the last: the process ends there, and the
  * folder is left as a disk may have it then: of each file what it was at its last sync, with any
- * sectors written since, or garbage in their place (its first sector is old or new); names made, unmade or changed since the last
- * sync of their folder there or not.  (tests/format/crash_disk.h is the same for the files of a
- * conversion, whose names are known beforehand.)
+ * sectors written since, or garbage in their place (its first sector is old or new); names made,
+ * unmade or changed since the last sync of their folder there or not.  (tests/format/crash_disk.h
+ * is the same for the files of a conversion, whose names are known beforehand.)
  */
 #ifndef FG_TESTS_ENGINE_LOSSY_DISK_H
 #define FG_TESTS_ENGINE_LOSSY_DISK_H
@@ -78,7 +78,8 @@ static int disk_file_of(const struct stat *sb)
 }
 
 /* Calls one for each file below a folder. */
-static void disk_walk(const char *dir, bool deep, void (*one)(const char *path, const struct stat *))
+static void disk_walk(const char *dir, bool deep,
+                      void (*one)(const char *path, const struct stat *))
 {
     DIR *d = opendir(dir);
     if (d == NULL) return;

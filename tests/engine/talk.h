@@ -27,11 +27,11 @@ typedef struct talk {
     fg_saved_opts o;
     uint64_t stop_at;        /* returns when the session has so many tokens; 0: at the end */
     volatile uint64_t *seen; /* told of every position; NULL: nobody */
-    uint64_t from;      /* out: position at opening */
-    uint64_t again;     /* out: tokens that opening evaluated */
-    uint64_t n_failed;  /* out: writes that failed */
-    fg_err failed;      /* out: the first of them */
-    uint32_t ids[ROOM]; /* out */
+    uint64_t from;           /* out: position at opening */
+    uint64_t again;          /* out: tokens that opening evaluated */
+    uint64_t n_failed;       /* out: writes that failed */
+    fg_err failed;           /* out: the first of them */
+    uint32_t ids[ROOM];      /* out */
     uint64_t n_id;
     char notes[2048]; /* out: what was said at opening */
 } talk;
