@@ -630,6 +630,37 @@ void fg_session_set_logits(fg_session *s, const float *logits)
     s->has_logits = true;
 }
 
+uint64_t fg_session_reach(const fg_session *s, uint64_t pos)
+{
+    uint32_t n = s->n_mark;
+    if (s->lost.code == FG_OK && pos >= s->state->folded && pos <= s->state->pos) return pos;
+    while (n > 0 && s->mark[n - 1].pos > pos) n--;
+    return n == 0 ? 0 : s->mark[n - 1].pos;
+}
+
+fg_status fg_session_state(fg_session *s, fg_state **out, fg_err *err)
+{
+    *out = s->state;
+    if (s->lost.code != FG_OK && err != NULL) *err = s->lost;
+    return s->lost.code;
+}
+
+void fg_session_put(fg_session *s, const uint32_t *ids, uint64_t pos, uint64_t from)
+{
+    s->lost.code = FG_OK;
+    if (ids != s->ids) memcpy(s->ids, ids, (size_t)pos * sizeof *ids);
+    s->state->pos = pos;
+    s->state->folded = pos - pos % FG_LIGHT_CHUNK;
+    fg_state_wrote(s->state, from);
+    forget(s, pos);
+}
+
+void fg_session_lose(fg_session *s, const fg_err *why)
+{
+    s->lost = *why;
+    s->has_logits = false;
+}
+
 fg_status fg_session_mark(fg_session *s, fg_err *err)
 {
     const uint64_t pos = s->state->pos, bytes = fg_mark_bytes(s->e->model->shape, pos);

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sessions on a disk that loses power or refuses: whatever happened, the session opens, little is
+ * lost, little is evaluated again, and what follows is what would have followed.
+ */
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "tests/engine/lossy_disk.h"
+#include "tests/engine/talk.h"
+
+enum { SAVE = 96 };
+
+static volatile uint64_t *seen; /* of the process that dies */
+
+static talk start(fg_engine *e)
+{
+    return (talk){.e = e,
+                  .dir = disk_root,
+                  .name = "t",
+                  .o = {.log_tokens = 16, .save_tokens = SAVE, .bytes = 1}};
+}
+
+static bool rig(fg_engine **e)
+{
+    static char root[MAX_NAME];
+    if (seen == NULL) {
+        seen = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    }
+    (void)snprintf(root, sizeof root, "%s", fg_test_tmpdir());
+    disk_root = root;
+    *e = model_open(TINY_DIR, "q4", 1, NULL);
+    return *e != NULL && seen != MAP_FAILED;
+}
+
+static void clear(const char *name)
+{
+    fg_err err;
+    const fg_status st = fg_saved_remove(disk_root, name, &err);
+    CHECK(st == FG_OK || st == FG_EINVAL);
+    disk_note_all(disk_root);
+    n_op = fail_at = die_at = fail_from = 0;
+}
+
+/* The ids that everybody must end with. */
+static bool reference(fg_engine *e, talk *want)
+{
+    fg_err err = {0};
+    *want = start(e);
+    clear("t");
+    CHECK_OK(talk_live(want, &err), &err);
+    clear("t");
+    return want->n_id == turn_end(N_TURN - 1) && want->n_failed == 0;
+}
+
+static bool is_same(const talk *a, const talk *b)
+{
+    return a->n_id == b->n_id && memcmp(a->ids, b->ids, (size_t)a->n_id * sizeof *a->ids) == 0;
+}
+
+/* A life in a process of its own that dies at this operation; true: it did. */
+static bool die(fg_engine *e, int op, uint64_t seed)
+{
+    int status = 0;
+    (void)fflush(stdout);
+    *seen = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        fg_err err = {0};
+        talk k = start(e);
+        k.seen = seen;
+        disk_note_all(disk_root);
+        n_op = 0;
+        die_at = op;
+        die_seed = seed;
+        const fg_status st = talk_live(&k, &err);
+        if (st != FG_OK) fprintf(stderr, "%s\n", err.msg);
+        _exit(st == FG_OK && !fg_test_failed() ? 0 : 1);
+    }
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == DIED || WEXITSTATUS(status) == 0);
+    return WEXITSTATUS(status) == DIED;
+}
+
+/* A life after a death: what was lost, what was done again, what became of it. */
+static void live_on(fg_engine *e, const talk *want, int op, uint64_t *lost, uint64_t *again)
+{
+    fg_err err = {0};
+    talk k = start(e);
+    const fg_status st = talk_live(&k, &err);
+    if (st != FG_OK) fg_test_fail(__FILE__, __LINE__, "operation %d: %s", op, err.msg);
+    if (!is_same(&k, want)) fg_test_fail(__FILE__, __LINE__, "operation %d: other text", op);
+    /* of the reply; a prompt is in the message */
+    const uint64_t gone = *seen > k.from ? *seen - k.from : 0;
+    if (gone > 16) fg_test_fail(__FILE__, __LINE__, "operation %d: %d tokens lost", op, (int)gone);
+    if (k.again > SAVE) {
+        fg_test_fail(__FILE__, __LINE__, "operation %d: %d evaluated again", op, (int)k.again);
+    }
+    if (gone > *lost) *lost = gone;
+    if (k.again > *again) *again = k.again;
+}
+
+static void power_loss(int usual, int sanitized)
+{
+    fg_engine *e;
+    talk want;
+    uint64_t lost = 0, again = 0;
+    int op = 1, deaths = 0;
+    REQUIRE(rig(&e) && reference(e, &want));
+    for (;; op += fg_test_every(usual, sanitized)) {
+        clear("t");
+        if (!die(e, op, (uint64_t)op)) break;
+        deaths++;
+        live_on(e, &want, op, &lost, &again);
+    }
+    printf("  %d operations, %d deaths, at most %d tokens lost, %d evaluated again\n", op - 1,
+           deaths, (int)lost, (int)again);
+    CHECK(op > 100 && lost > 0 && again > 0);
+    fg_engine_close(&e);
+}
+
+FG_TEST(power_loss_at_every_operation)
+{
+    drops_all = false;
+    power_loss(7, 41);
+}
+
+FG_TEST(unsynced_writes_are_dropped)
+{
+    drops_all = true;
+    power_loss(9, 67);
+    drops_all = false;
+}
+
+/* Several deaths of one session, each wherever. */
+FG_TEST(many_deaths_of_one_session)
+{
+    fg_engine *e;
+    talk want;
+    fg_rng r;
+    uint64_t lost = 0, again = 0;
+    int deaths = 0;
+    fg_rng_init(&r, 4);
+    REQUIRE(rig(&e) && reference(e, &want));
+    for (int round = 0; round < (fg_test_long() ? 6 : 2); round++) {
+        clear("t");
+        while (die(e, 1 + (int)(fg_rng_u64(&r) % 60), fg_rng_u64(&r))) {
+            deaths++;
+            fg_err err = {0};
+            fg_saved_info *info;
+            const fg_status st = fg_saved_read(&info, disk_root, "t", &err);
+            if (st == FG_OK) CHECK(info->n_token + 16 >= *seen);
+            if (st == FG_OK) fg_saved_info_free(&info);
+        }
+        live_on(e, &want, round, &lost, &again);
+    }
+    CHECK(deaths > 4);
+    fg_engine_close(&e);
+}
+
+/* The disk has teeth: where syncs lie, more is lost than may be. */
+FG_TEST(control_a_lying_disk_is_found_out)
+{
+    fg_engine *e;
+    talk want;
+    REQUIRE(rig(&e) && reference(e, &want));
+    uint64_t most = 0;
+    drops_all = true;
+    for (int lies = 0; lies < 2; lies++) {
+        clear("t");
+        disk_lies = lies == 1;
+        REQUIRE(die(e, 60, 1));
+        disk_lies = false;
+        fg_err err = {0};
+        talk k = start(e);
+        CHECK_OK(talk_live(&k, &err), &err);
+        CHECK(is_same(&k, &want)); /* even so */
+        most = *seen - k.from;
+        CHECK(lies == 1 ? most > 64 : most <= 16);
+    }
+    drops_all = false;
+    fg_engine_close(&e);
+}
+
+/* A refusal at any operation is told once, costs nothing, and the next write makes up for it. */
+FG_TEST(a_failure_of_every_operation)
+{
+    fg_engine *e;
+    talk want;
+    int op = 1, told = 0, refused = 0;
+    REQUIRE(rig(&e) && reference(e, &want));
+    for (;; op += fg_test_every(7, 41)) {
+        fg_err err = {0};
+        clear("t");
+        talk k = start(e);
+        disk_note_all(disk_root);
+        n_op = 0;
+        fail_at = op;
+        const fg_status st = talk_live(&k, &err);
+        fail_at = 0;
+        if (n_op < op) break;
+        if (st != FG_OK) { /* at the start, where nothing is begun */
+            refused++;
+            CHECK(st == FG_EIO && k.n_id == 0 && strstr(err.msg, disk_root) != NULL);
+            continue;
+        }
+        told += k.n_failed > 0;
+        CHECK(k.n_failed <= 1 && is_same(&k, &want)); /* an unlink is nobody's loss */
+        if (k.n_failed > 0) CHECK(strstr(k.failed.msg, disk_root) != NULL);
+        talk later = start(e);
+        CHECK_OK(talk_live(&later, &err), &err);
+        /* but what failed at the end */
+        CHECK(is_same(&later, &want) && later.from + 16 >= want.n_id);
+        CHECK_OK(fg_saved_verify(disk_root, "t", NULL, NULL, NULL, &err), &err);
+    }
+    printf("  %d operations, %d failures told, %d at the start\n", op - 1, told, refused);
+    CHECK(op > 100 && told > op / fg_test_every(7, 41) / 2);
+    fg_engine_close(&e);
+}
+
+/* A disk that is full from some operation on, and then has room again. */
+FG_TEST(a_full_disk)
+{
+    fg_engine *e;
+    talk want;
+    REQUIRE(rig(&e) && reference(e, &want));
+    for (int op = 20; op < 100; op += 40) {
+        fg_err err = {0};
+        clear("t");
+        talk k = start(e);
+        disk_note_all(disk_root);
+        n_op = 0;
+        fail_from = op;
+        CHECK_OK(talk_live(&k, &err), &err);
+        fail_from = 0;
+        CHECK(k.n_failed > 0 && is_same(&k, &want));
+        CHECK(strstr(k.failed.msg, "No space left") != NULL ||
+              strstr(k.failed.msg, "Input/output") != NULL);
+        talk later = start(e);
+        CHECK_OK(talk_live(&later, &err), &err);
+        CHECK(is_same(&later, &want) && later.from < want.n_id);
+        CHECK_OK(fg_saved_verify(disk_root, "t", NULL, NULL, NULL, &err), &err);
+    }
+    fg_engine_close(&e);
+}
