@@ -109,6 +109,41 @@ FG_TEST(bits)
     ratings_free(part);
 }
 
+static int reversed(const void *pa, const void *pb)
+{
+    const fg_hdi_entry *a = pa, *b = pb;
+    return a->row != b->row ? (a->row < b->row) - (a->row > b->row)
+                            : (a->col < b->col) - (a->col > b->col);
+}
+
+/* Neither does it depend on the order in which entries came, or on whose memory they are in. */
+FG_TEST(order_and_memory_change_nothing)
+{
+    fg_err err = {0};
+    const fg_kernels k = kernels_of(fg_cpu_detect());
+    fg_factor_opts o = fg_factor_opts_default(FG_ALGO_ADS_CHEAP, false);
+    double rmse[3];
+    o.max_epoch = 3;
+    for (int how = 0; how < 3; how++) {
+        fg_hdi part[3];
+        fg_factor_run r = {0};
+        ratings_make(7, part);
+        if (how == 1) qsort(part[0].entry, part[0].n, sizeof *part[0].entry, reversed);
+        if (how == 2) REQUIRE_OK(fg_hdi_reserve(&part[0], 2 * part[0].n, &err), &err);
+        if (how == 2) {
+            CHECK_OK(fg_factor_train_taking(&r, &part[0], &part[1], &o, &k, NULL, NULL, NULL, &err),
+                     &err);
+            CHECK(part[0].entry == NULL && part[0].n == 0);
+        } else {
+            CHECK_OK(fg_factor_train(&r, &part[0], &part[1], &o, &k, NULL, NULL, NULL, &err), &err);
+        }
+        rmse[how] = r.best_rmse;
+        fg_factor_run_fini(&r);
+        ratings_free(part);
+    }
+    CHECK(rmse[1] == rmse[0] && rmse[2] == rmse[0]);
+}
+
 /* With biases the start is a saddle: biases are learned at once, factors only when they have grown
  * for some dozens of epochs in which nothing seems to happen.  One strong factor, no noise. */
 FG_TEST(start_is_no_end)
