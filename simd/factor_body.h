@@ -55,14 +55,15 @@ V8_FN v8 factor_guess(const fg_factor_job *j, const fg_factor_group *g, size_t n
     return j->bx == NULL ? p : v8_add(v8_add(v8_set1(j->mean), v8_load(b)), p);
 }
 
-V8_FN v8 factor_refine(const fg_factor_job *j, const fg_factor_group *g, v8 rh, float *state)
+V8_FN v8 factor_refine(const fg_factor_job *j, const fg_factor_fixed *f, const fg_factor_group *g,
+                       v8 rh, float *state)
 {
     const v8 r = v8_load(g->value), e = v8_sub(r, rh);
     switch (j->rule) {
     case FG_FACTOR_PSL: return fg_refine_psl(e, state, j);
     case FG_FACTOR_NPID: return fg_refine_npid(e, state, j);
-    case FG_FACTOR_ADS: return fg_refine_ads(r, rh, state, j);
-    case FG_FACTOR_ADS_CHEAP: return fg_refine_cheap(r, rh, state, j);
+    case FG_FACTOR_ADS: return fg_refine_ads(r, rh, state, j, f);
+    case FG_FACTOR_ADS_CHEAP: return fg_refine_cheap(r, rh, state, j, f);
     default: return e;
     }
 }
@@ -132,11 +133,11 @@ V8_FN void factor_step_moments(const fg_factor_job *j, uint32_t row, uint32_t co
 }
 
 /* nv and n are constants where it matters. */
-V8_FN void factor_learn(const fg_factor_job *j, const fg_factor_group *g, float *state, size_t n,
-                        size_t nv)
+V8_FN void factor_learn(const fg_factor_job *j, const fg_factor_fixed *f, const fg_factor_group *g,
+                        float *state, size_t n, size_t nv)
 {
     float e[FG_FACTOR_LANES] = {0}, gb[FG_FACTOR_LANES] = {0}, ge[FG_FACTOR_LANES];
-    const v8 refined = factor_refine(j, g, factor_guess(j, g, n, nv), state);
+    const v8 refined = factor_refine(j, f, g, factor_guess(j, g, n, nv), state);
     if (j->mx != NULL) v8_store(e, refined);
     if (j->bx != NULL) v8_store(gb, v8_mul(v8_set1(j->eta_bias), refined));
     v8_store(ge, v8_mul(v8_set1(j->eta), refined));
@@ -154,22 +155,25 @@ V8_FN void factor_learn(const fg_factor_job *j, const fg_factor_group *g, float 
 }
 
 /* A group that is not full, as few are: once for all ranks. */
-static __attribute__((noinline, unused)) void
-factor_learn_some(const fg_factor_job *j, const fg_factor_group *g, float *state)
+static __attribute__((noinline, unused)) void factor_learn_some(const fg_factor_job *j,
+                                                                const fg_factor_fixed *f,
+                                                                const fg_factor_group *g,
+                                                                float *state)
 {
-    factor_learn(j, g, state, factor_used(g), j->stride / 8);
+    factor_learn(j, f, g, state, factor_used(g), j->stride / 8);
 }
 
 V8_FN void factor_pass_of(const fg_factor_job *j, const fg_factor_group *g, size_t n_group,
                           float *state, size_t nv)
 {
     const size_t n_state = FG_FACTOR_LANES * fg_factor_n_state(j->rule);
+    const fg_factor_fixed fixed = fg_factor_fixed_of(j);
     for (size_t i = 0; i < n_group; i++, state += n_state) {
         if (i + 1 < n_group) factor_fetch(j, g + i + 1, nv);
         if (g[i].row[FG_FACTOR_LANES - 1] != FG_FACTOR_NONE) {
-            factor_learn(j, g + i, state, FG_FACTOR_LANES, nv);
+            factor_learn(j, &fixed, g + i, state, FG_FACTOR_LANES, nv);
         } else {
-            factor_learn_some(j, g + i, state);
+            factor_learn_some(j, &fixed, g + i, state);
         }
     }
 }

@@ -62,24 +62,46 @@ V8_FN v8 v8_sech(v8 x)
     return v8_div(v8_add(t, t), v8_fma(t, t, v8_set1(1.0f)));
 }
 
-/* fal(e, alpha, delta) = e / delta^(1 - alpha) where |e| <= delta, else |e|^alpha sign e; both are
- * e max(|e|, delta)^(alpha - 1). */
-V8_FN v8 fg_fal(v8 e, float alpha, float delta)
+/* m^(alpha - 1), m > 0 and normal */
+V8_FN v8 fg_fal_weight(v8 m, float alpha)
 {
-    const v8 m = v8_max(v8_abs(e), v8_set1(delta));
-    return v8_mul(e, v8_exp(v8_mul(v8_set1(alpha - 1.0f), v8_log(m))));
+    return v8_exp(v8_mul(v8_set1(alpha - 1.0f), v8_log(m)));
 }
 
-/* With alpha 1/2, 1/4 and 3/4, by square roots alone. */
-V8_FN void fg_fal_half_quarter(v8 e, float delta, v8 *half, v8 *quarter)
+/* fal(e, alpha, delta) = e / delta^(1 - alpha) where |e| <= delta, else |e|^alpha sign e; both are
+ * e max(|e|, delta)^(alpha - 1).  `inner` is delta^(alpha - 1) by fg_fal_weight: most groups of
+ * some errors need no more. */
+V8_FN v8 fg_fal(v8 e, float alpha, float delta, float inner)
 {
-    const v8 q = v8_sqrt(v8_max(v8_abs(e), v8_set1(delta)));
-    *half = v8_div(e, q);
-    *quarter = v8_div(*half, v8_sqrt(q));
+    const v8 d = v8_set1(delta), m = v8_abs(e);
+    if (!v8_any_above(m, d)) return v8_mul(e, v8_set1(inner));
+    return v8_mul(e, fg_fal_weight(v8_max(m, d), alpha));
 }
-V8_FN v8 fg_fal_three_quarters(v8 e, float delta)
+
+/* With alpha 1/2, 1/4 and 3/4, by square roots alone, and by none where |e| <= delta. */
+typedef struct fg_fal_roots {
+    float delta, half, quarter, three_quarters; /* delta to the -1/2, -3/4, -1/4 */
+} fg_fal_roots;
+static inline fg_fal_roots fg_fal_roots_of(float delta)
 {
-    return v8_div(e, v8_sqrt(v8_sqrt(v8_max(v8_abs(e), v8_set1(delta)))));
+    const float q = sqrtf(delta);
+    return (fg_fal_roots){delta, 1.0f / q, 1.0f / (q * sqrtf(q)), 1.0f / sqrtf(q)};
+}
+V8_FN void fg_fal_half_quarter(v8 e, const fg_fal_roots *o, v8 *half, v8 *quarter)
+{
+    const v8 d = v8_set1(o->delta), m = v8_abs(e);
+    *half = v8_mul(e, v8_set1(o->half));
+    *quarter = v8_mul(e, v8_set1(o->quarter));
+    if (!v8_any_above(m, d)) return;
+    const v8 q = v8_sqrt(v8_max(m, d)), outer = v8_div(e, q);
+    *half = v8_pick(m, d, outer, *half);
+    *quarter = v8_pick(m, d, v8_div(outer, v8_sqrt(q)), *quarter);
+}
+V8_FN v8 fg_fal_three_quarters(v8 e, const fg_fal_roots *o)
+{
+    const v8 d = v8_set1(o->delta), m = v8_abs(e), q = v8_sqrt(v8_max(m, d));
+    const v8 outer = v8_copysign(v8_mul(q, v8_sqrt(q)), e);
+    return v8_pick(m, d, outer, v8_mul(e, v8_set1(o->three_quarters)));
 }
 
 /* Han's time-optimal synthesis: the acceleration, at most r0, that brings position x1 and speed x2
@@ -110,13 +132,14 @@ V8_FN void fg_tracking(v8 r, v8 v[2], float r0, float h)
 /* Extended state observer of the prediction: z[0] follows it, z[1] is its derivative, z[2] what
  * else moves it; u is the last control, weighed by b0. */
 typedef struct fg_eso {
-    float h, b01, b02, b03, delta, b0;
+    float h, b01, b02, b03, b0;
+    fg_fal_roots roots;
 } fg_eso;
 V8_FN void fg_observe(v8 rh, v8 u, v8 z[3], const fg_eso *o)
 {
     const v8 e = v8_sub(z[0], rh), h = v8_set1(o->h);
     v8 half, quarter;
-    fg_fal_half_quarter(e, o->delta, &half, &quarter);
+    fg_fal_half_quarter(e, &o->roots, &half, &quarter);
     z[0] = v8_fma(h, v8_fma(v8_set1(-o->b01), e, z[1]), z[0]);
     const v8 push = v8_fma(v8_set1(o->b0), u, v8_fma(v8_set1(-o->b02), half, z[2]));
     z[1] = v8_fma(h, push, z[1]);
@@ -124,6 +147,31 @@ V8_FN void fg_observe(v8 rh, v8 u, v8 z[3], const fg_eso *o)
 }
 
 /* ---- refined errors: s is [state][8], `first` starts it ---- */
+
+/* What follows from a job's gains, once for many groups. */
+typedef struct fg_factor_fixed {
+    fg_eso eso;
+    float inner1, inner2; /* of both feedbacks' fal */
+} fg_factor_fixed;
+static inline fg_factor_fixed fg_factor_fixed_of(const fg_factor_job *j)
+{
+    const fg_factor_gains *g = &j->gain;
+    fg_factor_fixed f;
+    memset(&f, 0, sizeof f);
+    if (j->rule == FG_FACTOR_ADS_CHEAP) {
+        f.eso = (fg_eso){1.0f,         g->cheap.b01, g->cheap.b02,
+                         g->cheap.b03, 0.0f,         fg_fal_roots_of(g->cheap.delta)};
+    } else if (j->rule == FG_FACTOR_ADS) {
+        float w[8];
+        f.eso = (fg_eso){g->ads.h,   g->ads.b01, g->ads.b02,
+                         g->ads.b03, g->ads.b0,  fg_fal_roots_of(g->ads.delta)};
+        v8_store(w, fg_fal_weight(v8_set1(g->ads.delta), g->ads.a1));
+        f.inner1 = w[0];
+        v8_store(w, fg_fal_weight(v8_set1(g->ads.delta), g->ads.a2));
+        f.inner2 = w[0];
+    }
+    return f;
+}
 
 /* PSL: PID with the sum and the last of the entry's errors. */
 V8_FN v8 fg_refine_psl(v8 e, float *s, const fg_factor_job *j)
@@ -165,10 +213,9 @@ V8_FN v8 fg_refine_npid(v8 e, float *s, const fg_factor_job *j)
 
 /* ADS: error feedback between the tracked value and the observed prediction and between their
  * derivatives, less what the observer holds for a disturbance. */
-V8_FN v8 fg_refine_ads(v8 r, v8 rh, float *s, const fg_factor_job *j)
+V8_FN v8 fg_refine_ads(v8 r, v8 rh, float *s, const fg_factor_job *j, const fg_factor_fixed *f)
 {
     const fg_factor_gains *g = &j->gain;
-    const fg_eso o = {g->ads.h, g->ads.b01, g->ads.b02, g->ads.b03, g->ads.delta, g->ads.b0};
     const v8 zero = v8_set1(0.0f);
     v8 v[2] = {rh, zero}, z[3] = {rh, zero, zero}, u = zero;
     if (!j->first) {
@@ -177,9 +224,9 @@ V8_FN v8 fg_refine_ads(v8 r, v8 rh, float *s, const fg_factor_job *j)
         u = v8_load(s + 40);
     }
     fg_tracking(r, v, g->ads.r0, g->ads.h);
-    fg_observe(rh, u, z, &o);
-    const v8 f1 = fg_fal(v8_sub(v[0], z[0]), g->ads.a1, o.delta);
-    const v8 f2 = fg_fal(v8_sub(v[1], z[1]), g->ads.a2, o.delta);
+    fg_observe(rh, u, z, &f->eso);
+    const v8 f1 = fg_fal(v8_sub(v[0], z[0]), g->ads.a1, g->ads.delta, f->inner1);
+    const v8 f2 = fg_fal(v8_sub(v[1], z[1]), g->ads.a2, g->ads.delta, f->inner2);
     u = v8_fma(v8_set1(g->ads.k2), f2, v8_mul(v8_set1(g->ads.k1), f1));
     u = v8_fma(v8_set1(-g->ads.k3), z[2], u);
     for (int i = 0; i < 2; i++) v8_store(s + 8 * i, v[i]);
@@ -190,18 +237,17 @@ V8_FN v8 fg_refine_ads(v8 r, v8 rh, float *s, const fg_factor_job *j)
 
 /* The same without tracking (the value is constant, v1 = r, v2 = 0), h = 1, exponent 3/4 and linear
  * in the derivative. */
-V8_FN v8 fg_refine_cheap(v8 r, v8 rh, float *s, const fg_factor_job *j)
+V8_FN v8 fg_refine_cheap(v8 r, v8 rh, float *s, const fg_factor_job *j, const fg_factor_fixed *f)
 {
     const fg_factor_gains *g = &j->gain;
-    const fg_eso o = {1.0f, g->cheap.b01, g->cheap.b02, g->cheap.b03, g->cheap.delta, 0.0f};
     const v8 zero = v8_set1(0.0f);
     v8 z[3] = {rh, zero, zero};
     if (!j->first) {
         for (int i = 0; i < 3; i++) z[i] = v8_load(s + 8 * i);
     }
-    fg_observe(rh, zero, z, &o);
+    fg_observe(rh, zero, z, &f->eso);
     for (int i = 0; i < 3; i++) v8_store(s + 8 * i, z[i]);
-    const v8 f1 = fg_fal_three_quarters(v8_sub(r, z[0]), o.delta);
+    const v8 f1 = fg_fal_three_quarters(v8_sub(r, z[0]), &f->eso.roots);
     const v8 u = v8_fma(v8_set1(-g->cheap.k2), z[1], v8_mul(v8_set1(g->cheap.k1), f1));
     return v8_fma(v8_set1(-g->cheap.k3), z[2], u);
 }

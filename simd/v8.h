@@ -83,6 +83,11 @@ V8_FN v8 v8_pick(v8 a, v8 b, v8 c, v8 d)
 {
     return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
+/* a > b in any lane */
+V8_FN int v8_any_above(v8 a, v8 b)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
 /* x > 0 and normal: mantissa in [1, 2) and, as a float, exponent. */
 V8_FN v8 v8_frexp(v8 x, v8 *exponent)
 {
@@ -162,6 +167,10 @@ V8_FN v8 v8_pick(v8 a, v8 b, v8 c, v8 d)
 {
     return (v8){vbslq_f32(vcgtq_f32(a.lo, b.lo), c.lo, d.lo),
                 vbslq_f32(vcgtq_f32(a.hi, b.hi), c.hi, d.hi)};
+}
+V8_FN int v8_any_above(v8 a, v8 b)
+{
+    return vmaxvq_u32(vorrq_u32(vcgtq_f32(a.lo, b.lo), vcgtq_f32(a.hi, b.hi))) != 0;
 }
 V8_FN v8 v8_max(v8 a, v8 b)
 {
@@ -285,6 +294,12 @@ V8_FN v8 v8_copysign(v8 a, v8 b)
 V8_FN v8 v8_pick(v8 a, v8 b, v8 c, v8 d)
 {
     V8_EACH(a.f[i] > b.f[i] ? c.f[i] : d.f[i]);
+}
+V8_FN int v8_any_above(v8 a, v8 b)
+{
+    int any = 0;
+    for (int i = 0; i < 8; i++) any |= a.f[i] > b.f[i];
+    return any;
 }
 V8_FN v8 v8_frexp(v8 x, v8 *exponent)
 {

@@ -368,7 +368,7 @@ static fg_status learn(const factor_request *q, fg_hdi part[3], const fg_factor_
     const fg_status st =
         q->adapt == FACTOR_SWARM
             ? fg_factor_train_swarm(f, &part[0], &part[1], o, 5, &on->k, on->team, show, &p, err)
-            : fg_factor_train(f, &part[0], &part[1], o, &on->k, on->team, show, &p, err);
+            : fg_factor_train_taking(f, &part[0], &part[1], o, &on->k, on->team, show, &p, err);
     progress_end(&p);
     return st;
 }

@@ -65,9 +65,9 @@ static fg_status create_state(fg_factor_trainer *t, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_factor_trainer_create(fg_factor_trainer **out, const fg_hdi *train,
-                                   const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
-                                   fg_err *err)
+/* taken: NULL, or train, to be used up. */
+static fg_status create(fg_factor_trainer **out, const fg_hdi *train, fg_hdi *taken,
+                        const fg_factor_opts *o, const fg_kernels *k, fg_team *team, fg_err *err)
 {
     *out = NULL;
     FG_TRY(fg_factor_opts_check(o, err));
@@ -78,10 +78,21 @@ fg_status fg_factor_trainer_create(fg_factor_trainer **out, const fg_hdi *train,
     t->k = *k;
     t->team = o->file_order ? NULL : team;
     fg_status st = fg_factor_model_create(&t->model, train, o, err);
-    if (st == FG_OK) st = fg_visits_make(&t->grid, train, o->seed, o->file_order, err);
+    if (st == FG_OK && taken == NULL) {
+        st = fg_visits_make(&t->grid, train, o->seed, o->file_order, err);
+    } else if (st == FG_OK) {
+        st = fg_visits_take(&t->grid, taken, o->seed, o->file_order, err);
+    }
     if (st == FG_OK) st = create_state(t, err);
     if (st != FG_OK) fg_factor_trainer_destroy(out);
     return st;
+}
+
+fg_status fg_factor_trainer_create(fg_factor_trainer **out, const fg_hdi *train,
+                                   const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
+                                   fg_err *err)
+{
+    return create(out, train, NULL, o, k, team, err);
 }
 
 void fg_factor_trainer_destroy(fg_factor_trainer **pt)
@@ -243,13 +254,38 @@ static bool goes_on(const training *c, fg_factor_steer_fn *steer)
            (steer != NULL || r->n_epoch - c->last_gain < c->o.patience);
 }
 
-fg_status fg_factor_train_steered(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
-                                  const fg_factor_opts *o, fg_factor_steer_fn *steer,
-                                  void *steer_ctx, const fg_kernels *k, fg_team *team,
-                                  fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+/* Who steers, and who watches. */
+typedef struct guides {
+    fg_factor_steer_fn *steer;
+    void *steer_ctx;
+    fg_factor_progress_fn *progress;
+    void *ctx;
+} guides;
+
+static fg_status run_all(training *c, const guides *by, fg_err *err)
+{
+    fg_status st = FG_OK;
+    c->start = fg_clock_ns();
+    while (st == FG_OK && goes_on(c, by->steer)) {
+        if (by->steer != NULL && !by->steer(by->steer_ctx, c->run, c->o.param)) break;
+        st = run_epoch(c, err);
+        if (st == FG_OK && by->progress != NULL && !by->progress(by->ctx, c->run)) {
+            st = fg_fail(err, FG_ECANCEL, "training: interrupted, expected to end");
+        }
+    }
+    if (st == FG_OK && c->run->best == 0) {
+        st = fg_fail(err, FG_EINVAL, "training: errors are not finite, expected smaller steps");
+    }
+    return st;
+}
+
+static fg_status train_by(fg_factor_run *out, const fg_hdi *train, fg_hdi *taken,
+                          const fg_hdi *valid, const fg_factor_opts *o, const fg_kernels *k,
+                          fg_team *team, const guides *by, fg_err *err)
 {
     training c = {.run = out, .o = *o};
     *out = (fg_factor_run){0};
+    FG_TRY(fg_factor_opts_check(o, err));
     if (valid->n == 0) {
         return fg_fail(err, FG_EINVAL, "validation: no entries, expected at least one");
     }
@@ -257,20 +293,10 @@ fg_status fg_factor_train_steered(fg_factor_run *out, const fg_hdi *train, const
         return fg_fail(err, FG_EINVAL, "validation: %u x %u, expected at most %u x %u",
                        valid->n_row, valid->n_col, train->n_row, train->n_col);
     }
-    fg_status st = fg_factor_trainer_create(&c.t, train, o, k, team, err);
+    fg_status st = fg_factor_model_create(&out->model, train, o, err);
+    if (st == FG_OK) st = create(&c.t, train, taken, o, k, team, err);
     if (st == FG_OK) st = fg_visits_list(&c.valid, valid, err);
-    if (st == FG_OK) st = fg_factor_model_create(&out->model, train, o, err);
-    c.start = fg_clock_ns();
-    while (st == FG_OK && goes_on(&c, steer)) {
-        if (steer != NULL && !steer(steer_ctx, out, c.o.param)) break;
-        st = run_epoch(&c, err);
-        if (st == FG_OK && progress != NULL && !progress(ctx, out)) {
-            st = fg_fail(err, FG_ECANCEL, "training: interrupted, expected to end");
-        }
-    }
-    if (st == FG_OK && out->best == 0) {
-        st = fg_fail(err, FG_EINVAL, "training: errors are not finite, expected smaller steps");
-    }
+    if (st == FG_OK) st = run_all(&c, by, err);
     fg_factor_trainer_destroy(&c.t);
     fg_visits_fini(&c.valid);
     if (st != FG_OK) fg_factor_run_fini(out);
@@ -281,5 +307,23 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
                           const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
                           fg_factor_progress_fn *progress, void *ctx, fg_err *err)
 {
-    return fg_factor_train_steered(out, train, valid, o, NULL, NULL, k, team, progress, ctx, err);
+    const guides by = {NULL, NULL, progress, ctx};
+    return train_by(out, train, NULL, valid, o, k, team, &by, err);
+}
+
+fg_status fg_factor_train_taking(fg_factor_run *out, fg_hdi *train, const fg_hdi *valid,
+                                 const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
+                                 fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+{
+    const guides by = {NULL, NULL, progress, ctx};
+    return train_by(out, train, train, valid, o, k, team, &by, err);
+}
+
+fg_status fg_factor_train_steered(fg_factor_run *out, const fg_hdi *train, const fg_hdi *valid,
+                                  const fg_factor_opts *o, fg_factor_steer_fn *steer,
+                                  void *steer_ctx, const fg_kernels *k, fg_team *team,
+                                  fg_factor_progress_fn *progress, void *ctx, fg_err *err)
+{
+    const guides by = {steer, steer_ctx, progress, ctx};
+    return train_by(out, train, NULL, valid, o, k, team, &by, err);
 }

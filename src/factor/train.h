@@ -59,6 +59,11 @@ fg_status fg_factor_train(fg_factor_run *out, const fg_hdi *train, const fg_hdi 
                           const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
                           fg_factor_progress_fn *progress, void *ctx, fg_err *err);
 
+/* The same; the memory of train's entries becomes that of their order, and train is empty after. */
+fg_status fg_factor_train_taking(fg_factor_run *out, fg_hdi *train, const fg_hdi *valid,
+                                 const fg_factor_opts *o, const fg_kernels *k, fg_team *team,
+                                 fg_factor_progress_fn *progress, void *ctx, fg_err *err);
+
 /* Before each pass: may set the parameters; false: enough. */
 typedef bool fg_factor_steer_fn(void *ctx, const fg_factor_run *r, double *param);
 /* The same with parameters that change; who steers decides when it ends, or opts.max_epoch. */

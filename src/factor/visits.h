@@ -4,7 +4,8 @@
  * between them.  An epoch has a round for each strip; the blocks of a round share no row and no
  * column, so that they may be learned at once, by any number of threads, with the same result.
  * Inside a block entries stand in random order, in groups of eight that can be learned together.
- * How many strips there are depends on the matrix alone.
+ * How many strips there are, and the order, depend on the matrix alone, not on the order in which
+ * its entries came.
  */
 #ifndef FG_SRC_FACTOR_VISITS_H
 #define FG_SRC_FACTOR_VISITS_H
@@ -26,6 +27,9 @@ typedef struct fg_visits {
  * again.  h may be freed after.  FG_ENOMEM. */
 fg_status fg_visits_make(fg_visits *g, const fg_hdi *h, uint64_t seed, bool file_order,
                          fg_err *err);
+/* The same from h's own memory, if it has room for a few entries more than it has; h is empty
+ * after. */
+fg_status fg_visits_take(fg_visits *g, fg_hdi *h, uint64_t seed, bool file_order, fg_err *err);
 void fg_visits_fini(fg_visits *g);
 
 /* Entries in file order for predictions, where rows and columns may repeat in a group. */

@@ -70,12 +70,17 @@ FG_TEST(fal_is_its_definition)
             other[i] = fal(-x, (double)alpha, d);
         }
         v8 half, quarter;
-        fg_fal_half_quarter(v8_load(e), delta, &half, &quarter);
-        worst = fg_test_worst(worst, error_of(fg_fal(v8_load(e), alpha, delta), want[0]));
+        const fg_fal_roots of_delta = fg_fal_roots_of(delta);
+        float inner[8];
+        v8_store(inner, fg_fal_weight(v8_set1(delta), alpha));
+        const v8 got = fg_fal(v8_load(e), alpha, delta, inner[0]);
+        fg_fal_half_quarter(v8_load(e), &of_delta, &half, &quarter);
+        worst = fg_test_worst(worst, error_of(got, want[0]));
         roots = fg_test_worst(roots, error_of(half, want[1]));
         roots = fg_test_worst(roots, error_of(quarter, want[2]));
-        roots = fg_test_worst(roots, error_of(fg_fal_three_quarters(v8_load(e), delta), want[3]));
-        turned = fg_test_worst(turned, error_of(fg_fal(v8_load(e), alpha, delta), other));
+        roots =
+            fg_test_worst(roots, error_of(fg_fal_three_quarters(v8_load(e), &of_delta), want[3]));
+        turned = fg_test_worst(turned, error_of(got, other));
     }
     CHECK_NEAR(worst, 0.0, bound);
     CHECK_NEAR(roots, 0.0, bound);
@@ -119,14 +124,14 @@ static double watch(double rh, double *z, const fg_eso *o, double u, double turn
 {
     const double e = z[0] - rh, h = (double)o->h, z1 = z[1], z2 = z[2];
     z[0] += h * (z1 - turn * (double)o->b01 * e);
-    z[1] += h * (z2 - (double)o->b02 * fal(e, .5, (double)o->delta) + (double)o->b0 * u);
-    z[2] -= h * (double)o->b03 * fal(e, .25, (double)o->delta);
+    z[1] += h * (z2 - (double)o->b02 * fal(e, .5, (double)o->roots.delta) + (double)o->b0 * u);
+    z[2] -= h * (double)o->b03 * fal(e, .25, (double)o->roots.delta);
     return z[0];
 }
 
 FG_TEST(observer_is_its_definition)
 {
-    const fg_eso o = {.5f, .6f, .2f, .05f, .8f, .3f};
+    const fg_eso o = {.5f, .6f, .2f, .05f, .3f, fg_fal_roots_of(.8f)};
     v8 z[3] = {v8_set1(1.0f), v8_set1(0.0f), v8_set1(0.0f)};
     double own[8][3], turned[8][3], shared[3] = {1.0, 0.0, 0.0};
     fg_rng r;

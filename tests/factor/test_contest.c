@@ -322,15 +322,22 @@ static void contest_on_generated(bool bias, uint64_t budget)
     fg_factor_machine_close(&on);
 }
 
-FG_TEST(targets_under_equal_budgets)
+static void long_contest(bool bias)
 {
+    const char *budget = getenv("FULGUR_TEST_BUDGET");
     if (!fg_test_long()) {
         fg_test_skip("minutes of tuning");
         return;
     }
-    const char *budget = getenv("FULGUR_TEST_BUDGET");
-    for (int bias = 0; bias < 2; bias++) {
-        printf("     %s\n", bias == 1 ? "with biases" : "no biases");
-        contest_on_generated(bias == 1, budget == NULL ? 20000 : strtoull(budget, NULL, 10));
-    }
+    contest_on_generated(bias, budget == NULL ? 20000 : strtoull(budget, NULL, 10));
+}
+
+FG_TEST(targets_without_biases)
+{
+    long_contest(false);
+}
+
+FG_TEST(targets_with_biases)
+{
+    long_contest(true);
 }
