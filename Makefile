@@ -1,6 +1,7 @@
 # Fulgur.  `make help` lists the targets.
 # Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, BLAS=link (OpenBLAS is a
-# library like any other, for a static program; else loaded by who calibrates), V=1, PREFIX, DESTDIR, NVCC (the compiler of
+# library like any other; else loaded by who calibrates), STATIC=DIR (a static program, with the libraries of
+# scripts/static_root.sh below DIR and BLAS=link; no card), V=1, PREFIX, DESTDIR, NVCC (the compiler of
 # the card's kernels; found where it is, NVCC= for a program without them).
 CC      ?= cc
 ifeq ($(origin CC),default)
@@ -8,6 +9,9 @@ CC      := gcc
 endif
 comma   := ,
 OPENMP  ?= $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
+ifneq ($(STATIC),)
+BLAS    := link
+endif
 BUILD   ?= build/$(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(OPENMP)),-pthread)$(if $(filter link,$(BLAS)),-blas)$(if $(DEBUG),-debug)
 PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
@@ -25,7 +29,7 @@ LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing libcrypto
 PKGS    := $(LIB_PKGS) libedit openblas
 LINKED  := $(LIB_PKGS) libedit $(if $(filter link,$(BLAS)),openblas)
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
-MISSING := $(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p))))
+MISSING := $(if $(STATIC),,$(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p)))))
 ifneq ($(MISSING),)
 $(error missing libraries: $(MISSING); run sh scripts/deps.sh)
 endif
@@ -41,8 +45,14 @@ OMPF    := $(if $(filter 1,$(OPENMP)),-fopenmp -DFG_OPENMP=1,-DFG_OPENMP=0)
 # The numerics contract: no contraction the source did not write, never -ffast-math.
 DEBUGF  := $(if $(DEBUG),-DFG_DEBUG=1)
 FPF     := -ffp-contract=off -fno-math-errno
+ifeq ($(STATIC),)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
+else
+TRIPLE     := $(shell $(CC) -dumpmachine)
+PKG_CFLAGS := -DFG_STATIC=1 -isystem $(STATIC)/usr/include -isystem $(STATIC)/usr/include/$(TRIPLE)
+PKG_LIBS   := -static -L$(STATIC)/usr/lib/$(TRIPLE) $(addprefix -l,hwloc cjson xxhash pcre2-8 utf8proc uring edit tinfo bsd md openblas)
+endif
 ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)
 LIB_LIBS = $(shell pkg-config --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl -pthread $(OMPF) $(SANF)
@@ -151,7 +161,7 @@ $(BUILD)/libfulgur.so: $(LIB_OBJS:%/topo.o=%/topo.so.o)
 	$(Q)$(CC) $(CFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,libfulgur.so.$(SO_MAJOR) $^ $(LIB_LIBS) -o $@
 
 $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
-	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) $(LDFLAGS_EXTRA) -o $@
 
 $(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
 $(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))

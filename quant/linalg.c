@@ -3,7 +3,8 @@
  * OpenBLAS starts a thread for each CPU when it is loaded, and where it gets neither threads nor
  * address space it ends the process or tries for ever.  So it is loaded by the first call of
  * fg_linalg_init, with one thread, and only where there is room for its buffers.  A build with
- * BLAS=link (a static program) has it as any other library.
+ * BLAS=link (a static program) has the single-threaded one as any other library; that may be called
+ * by one thread at a time, hence a lock.
  */
 #include "quant/linalg.h"
 
@@ -34,11 +35,24 @@ static struct {
 } blas;
 
 static fg_err failed; /* why loading did */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static bool alone; /* one thread at a time may call */
+
+static void enter(void)
+{
+    if (alone) (void)pthread_mutex_lock(&turn);
+}
+
+static void leave(void)
+{
+    if (alone) (void)pthread_mutex_unlock(&turn);
+}
 
 #ifdef FG_BLAS_LINKED
 
 static void load(void)
 {
+    alone = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
 #define TAKE(f) blas.f = f;
     FUNCTIONS(TAKE)
 #undef TAKE
@@ -92,7 +106,7 @@ static void start(void)
 {
     load();
     if (failed.code != FG_OK) return;
-    if (blas.openblas_get_parallel() == OPENBLAS_SEQUENTIAL) {
+    if (blas.openblas_get_parallel() == OPENBLAS_SEQUENTIAL && !alone) {
         (void)fg_fail(&failed, FG_ENOTSUP,
                       "OpenBLAS: the single-threaded build, expected one that several threads may "
                       "call; install libopenblas0-pthread");
@@ -134,27 +148,35 @@ const char *fg_linalg_name(void)
 
 void fg_linalg_gemm(const fg_gemm *g)
 {
+    enter();
     blas.cblas_sgemm(CblasRowMajor, g->a_t ? CblasTrans : CblasNoTrans,
                      g->b_t ? CblasTrans : CblasNoTrans, (int)g->m, (int)g->n, (int)g->k, g->alpha,
                      g->a, (int)g->lda, g->b, (int)g->ldb, g->beta, g->c, (int)g->ldc);
+    leave();
 }
 
 bool fg_linalg_cholesky(float *a, size_t n, size_t lda)
 {
     const int size = (int)n, ld = (int)lda;
     int info = 0;
+    enter();
     blas.spotrf_("U", &size, a, &ld, &info); /* column-major upper is row-major lower */
+    leave();
     return info == 0;
 }
 
 void fg_linalg_solve_right(const float *l, size_t ldl, float *b, size_t m, size_t n, size_t ldb)
 {
+    enter();
     blas.cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (int)m,
                      (int)n, 1.0f, l, (int)ldl, b, (int)ldb);
+    leave();
 }
 
 void fg_linalg_solve_left(const float *l, size_t ldl, float *b, size_t n, size_t m, size_t ldb)
 {
+    enter();
     blas.cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, (int)n,
                      (int)m, 1.0f, l, (int)ldl, b, (int)ldb);
+    leave();
 }

@@ -14,6 +14,7 @@
 #include "src/cli/common.h"
 #include "src/plan/doctor.h"
 #include "src/plan/nodes.h"
+#include "src/sys/sandbox.h"
 
 static int run(int argc, char **argv);
 
@@ -66,6 +67,9 @@ static void print_machine(const fg_machine *m)
     }
     printf("\npages       %" PRIu64 " KiB; transparent huge pages: %s\n", m->page_bytes / 1024,
            m->huge_pages[0] == '\0' ? "unknown" : m->huge_pages);
+    char sandbox[120];
+    fg_sandbox_describe(sandbox, sizeof sandbox);
+    printf("sandbox     %s\n", sandbox);
 }
 
 static void print_memory(const fg_doctor *d)
@@ -172,6 +176,9 @@ static void put_machine(fg_buf *b, const fg_machine *m)
     fg_buf_printf(b, ", \"page_bytes\": %" PRIu64, m->page_bytes);
     put_field(b, "huge_pages", m->huge_pages);
     put_field(b, "governor", m->governor);
+    char sandbox[120];
+    fg_sandbox_describe(sandbox, sizeof sandbox);
+    put_field(b, "sandbox", sandbox);
     fg_buf line = {0};
     fg_nodes_put_here(&line);
     put_field(b, "topology", fg_buf_str(&line) == NULL ? "" : fg_buf_str(&line));

@@ -10,6 +10,18 @@ enum { WIDTH = 100, LEFT = 29, HELP_SIZE = 1024 };
 
 /* ---- what every form asks ---- */
 
+static const topic *(*topics)(int i);
+
+void help_set_topics(const topic *(*at)(int i))
+{
+    topics = at;
+}
+
+const topic *help_topic(int i)
+{
+    return topics == NULL ? NULL : topics(i);
+}
+
 static const char *offered(const opt_choice *c, unsigned i)
 {
     const char *name = c->name(i);
@@ -172,7 +184,11 @@ int brief_program(const command *const *all, int n)
     }
     printf("\nfulgur COMMAND --help describes a command, fulgur help COMMAND says more.  The "
            "variable\n"
-           "FULGUR_MODEL names the model of commands that are given none.\n");
+           "FULGUR_MODEL names the model of commands that are given none.\n\n"
+           "fulgur help TOPIC:\n");
+    for (int i = 0; help_topic(i) != NULL; i++) {
+        printf("  %-17s %s\n", help_topic(i)->name, help_topic(i)->summary);
+    }
     return EXIT_OK;
 }
 

@@ -9,6 +9,7 @@
 #define FG_SRC_CLI_HELP_H
 
 #include "src/cli/args.h"
+#include "src/cli/topics.h"
 
 /* The forms, and the stem of the functions that print them. */
 #define HELP_FORMS(X)                                                                              \
@@ -38,6 +39,11 @@ const char *help_text(const opt *o);
 /* Words of the size bytes of text, one space between two, from column `at` on, wrapped at 100
  * columns, later lines after `indent`; without backquotes.  Ends the line. */
 void help_put(const char *text, size_t size, int at, int indent);
+
+/* Topics that the program's own help and page list (topic_at), and number i of them; NULL: no
+ * more. */
+void help_set_topics(const topic *(*at)(int i));
+const topic *help_topic(int i);
 
 /* The value is the name of a file or folder, or may be one. */
 bool help_is_path(const opt *o);

@@ -11,6 +11,7 @@
 
 #include "src/base/status.h"
 #include "src/cli/args.h"
+#include "src/cli/beside.h"
 #include "src/cli/commands.h"
 #include "src/cli/confine.h"
 #include "src/cli/help.h"
@@ -119,6 +120,7 @@ int main(int argc, char **argv)
     static const char form[] = "--help=";
     int n_word;
     hold_streams();
+    help_set_topics(topic_at);
     if (argc < 2) {
         (void)help_program(commands, N_COMMAND, NULL);
         return EXIT_USAGE;
@@ -135,6 +137,7 @@ int main(int argc, char **argv)
     if (!stack_is_enough()) return EXIT_FAILED;
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     cli_catch_lost_files();
+    beside_find();
     args_on_entry(confine);
     const command *c = find(argc - 1, argv + 1, &n_word);
     return c == NULL ? unknown(first) : cli_exit_status(c->run(argc - n_word, argv + n_word));

@@ -146,7 +146,7 @@ int man_program(const command *const *all, int n)
 {
     put_title(NULL);
     puts("MiniMax\\-M1 on CPUs from one quantized file\n.SH SYNOPSIS\n.B fulgur\n"
-         "COMMAND [options]\n.br\n.B fulgur help\n[COMMAND]\n.SH DESCRIPTION");
+         "COMMAND [options]\n.br\n.B fulgur help\n[COMMAND|TOPIC]\n.SH DESCRIPTION");
     put_paragraphs(about);
     puts(".SH COMMANDS");
     for (int i = 0; i < n; i++) {
@@ -156,6 +156,12 @@ int man_program(const command *const *all, int n)
             puts(" (1)");
             put_roff(c->summary, strlen(c->summary));
         }
+    }
+    puts(".SH TOPICS\nof fulgur help, which needs no pages like this one");
+    for (int i = 0; help_topic(i) != NULL; i++) {
+        puts(".TP");
+        put_roff(help_topic(i)->name, strlen(help_topic(i)->name));
+        put_roff(help_topic(i)->summary, strlen(help_topic(i)->summary));
     }
     puts(".SH OPTIONS\n"
          ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nthe commands; after a command: its options\n"

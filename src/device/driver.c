@@ -64,6 +64,11 @@ static bool take_functions(void *lib, const char **missing)
 
 static void start(void)
 {
+#ifdef FG_STATIC
+    (void)fg_fail(&driver.failed, FG_ENOTSUP,
+                  "no driver (a static program cannot load it), expected one; try --gpu off");
+    return;
+#endif
     const char *missing = NULL;
     void *lib = dlopen(SONAME, RTLD_NOW | RTLD_LOCAL);
     if (lib == NULL) {

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The sandbox of the commands (src/cli/confine.c): that it is in force, what its table says, and what the program
+says where there is none."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from e2e import FULGUR, check, finish, nano, path, report, run
+
+# Runs inside the process when the command is done, so with all that it may still do.
+TRIES = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+__attribute__((destructor)) static void try(void)
+{
+    char line[200], name[400];
+    snprintf(name, sizeof name, "%s/new", getenv("TRY_DIR"));
+    const int out = open(getenv("TRY_FILE"), O_RDONLY), make = open(name, O_WRONLY | O_CREAT, 0600),
+              net = socket(AF_INET, SOCK_STREAM, 0);
+    char *none[] = {NULL};
+    execve("/bin/true", none, none);
+    const int n = snprintf(line, sizeof line, "\ntried %d %d %d %d\n", out >= 0, make >= 0, net >= 0, errno != EACCES && errno != EPERM);
+    if (write(2, line, n) != n) _exit(9);
+}
+"""
+M = path("m/n.fulgur")
+os.mkdir(path("m"))
+os.mkdir(path("other"))
+check("model", nano(M) == 0)
+open(path("other/file"), "w").write("text")
+open(path("try.c"), "w").write(TRIES)
+built = shutil.which("cc") and subprocess.run(["cc", "-shared", "-fPIC", "-o", path("try.so"), path("try.c")]).returncode == 0
+usual = run("run", M, "-p", "a", "-n", "1")
+here = b"sandbox:" not in usual[2]
+
+
+def tried(*args):
+    """What was possible: (read another file, create one, a socket, a program) or None."""
+    err = run(*args, env={"LD_PRELOAD": path("try.so"), "TRY_FILE": path("other/file"), "TRY_DIR": path("other")})[2]
+    m = re.search(rb"tried (.) (.) (.) (.)", err)
+    return tuple(int(x) for x in m.groups()) if m else None
+
+
+text = path("text")
+open(text, "w").write("Once upon a time there was a fox. " * 20)
+if not here or not built or b"asan" in os.fsencode(FULGUR):
+    report("skip", "in_force", "no Landlock here, or no compiler")
+else:
+    for args in (("run", M, "-p", "a", "-n", "1"), ("run", M, "-p", "a", "-n", "1", "--ram", "1G"), ("verify", M), ("info", M),
+                 ("score", M, text, "--chunks", "1"), ("tokenize", M, "-p", "a"), ("logits", M, "--ids", "-", "--out", path("m/l.f32")),
+                 ("convert", "tests/models/m1-nano", path("m/again.fulgur")), ("trace", M, text, "-o", path("m/t"), "--tokens", "8"),
+                 ("trace", "replay", path("m/t"), "--ram", "1G"), ("synth", path("m/s.fulgur"), "--shape", "tests/models/m1-nano/config.json"),
+                 ("plan", M, "--bandwidth", "9GB/s", "--gemm", "9", "--disk", "1GB/s")):
+        got = tried(*args)
+        check("in_force_" + "_".join(a for a in args[:2] if "/" not in a), got == (0, 0, 0, 0), (args, got))
+    got = tried("chat", M, "-p", "a", "-n", "1")
+    check("in_force_chat", got == (1, 0, 0, 0), got)  # reads what a person names
+    # the control: without it all four are possible, the program being the end of the line
+    got = tried("run", M, "-p", "a", "-n", "1", "--no-sandbox")
+    check("in_force_control", got is None and os.path.exists(path("other/new")), got)
+
+# ---- what it says ----
+status, out, err = run("run", M, "-p", "a", "-n", "1", "--no-sandbox")
+check("no_sandbox_says_so", status == 0 and err.startswith(b"fulgur: no sandbox: "), err)
+check("no_sandbox_quiet", run("tokenize", M, "-p", "a", "--no-sandbox", "-q")[2] == b"")
+check("same_text", out == usual[1], (out, usual[1]))
+
+# ---- the table: every command, and every option that is a path ----
+table = run("help", "sandbox")[1].decode()
+rows = dict(re.findall(r"^([a-z][a-z ]*)\n((?: {4}.*\n)+)", table, re.M))
+names = run("--help=names")[1].decode().split("\n")[:-1]
+parents = {n.split()[0] for n in names if " " in n}
+WITHOUT = {"factor"}  # does nothing but say which there are
+
+
+def not_in_table(helps, rows):
+    missing = []
+    for n, text in helps.items():
+        if n in WITHOUT:
+            continue
+        if n not in rows:
+            missing.append(n)
+            continue
+        for option, meta in re.findall(r"^  (?:-\w,|   ) --([a-z0-9-]+) ([^ ]+)", text, re.M):
+            if re.search("FILE|TRACE|REF|PATH|^DIR|FACTORS", meta) and f"--{option}" not in rows[n] and option != "model":
+                missing.append(f"{n} --{option}")
+    return missing
+
+
+helps = {n: run(*n.split(), "--help")[1].decode() for n in names}
+check("table_is_whole", not_in_table(helps, rows) == [], not_in_table(helps, rows))
+check("table_control", not_in_table(helps, {**rows, "run": "    reads     MODEL\n"}) == ["run --file", "run --taps", "run --image"]
+      and not_in_table({**helps, "x": ""}, rows) == ["x"], not_in_table(helps, {**rows, "run": ""}))
+check("nobody_has", all("programs  none" in r and "network   none" in r for r in rows.values()) and len(rows) >= len(names) - len(WITHOUT))
+finish()
