@@ -21,7 +21,7 @@ SO_MAJOR := $(firstword $(subst ., ,$(VERSION)))
 Q       := $(if $(V),,@)
 CPUS    := $(shell nproc)
 
-LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing
+LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing libcrypto
 PKGS    := $(LIB_PKGS) libedit openblas
 LINKED  := $(LIB_PKGS) libedit $(if $(filter link,$(BLAS)),openblas)
 ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)

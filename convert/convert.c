@@ -547,6 +547,7 @@ static fg_status make_plan(run *r, fg_err *err)
         .meta = r->out.meta.entry,
         .n_meta = r->out.meta.n,
         .n_part = r->out.drives.n,
+        .sealed = true,
     };
     return fg_file_plan_make(&r->out.plan, &spec, r->opts->out_path, err);
 }

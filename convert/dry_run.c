@@ -169,7 +169,7 @@ static fg_status plan_from(fg_file_plan **out, const char *path, const char *dir
     if (st == FG_OK) st = fg_recipe_check(recipe, &shape, recipe_path, err);
     if (st == FG_OK) st = add_metadata(&meta, dir, text, n, recipe, label, exact, err);
     fg_mem_free(text);
-    const fg_file_spec spec = {&shape, fg_recipe_choose, recipe, meta.entry, meta.n, 0};
+    const fg_file_spec spec = {&shape, fg_recipe_choose, recipe, meta.entry, meta.n, 0, true};
     if (st == FG_OK) st = fg_file_plan_make(out, &spec, path, err);
     fg_metadata_fini(&meta);
     return st;

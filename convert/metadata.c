@@ -15,6 +15,7 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/format/write/append.h"
+#include "src/format/write/reseal.h"
 #include "src/text/tokenizer.h"
 
 #define MAX_META_BYTES ((uint64_t)1 << 28)
@@ -171,7 +172,7 @@ fg_status fg_metadata_store_tokenizer(const char *dir, const char *model, fg_err
             FG_TRY(store_file(dir, f, model, tokenizer, err));
         }
     }
-    return FG_OK;
+    return fg_reseal_metadata(model, err);
 }
 
 /* --- provenance --- */

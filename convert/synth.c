@@ -516,7 +516,8 @@ static fg_status create_writer(run *r, fg_err *err)
                                .ctx = &r->recipe,
                                .meta = r->meta.entry,
                                .n_meta = r->meta.n,
-                               .n_part = o->n_split + 1};
+                               .n_part = o->n_split + 1,
+                               .sealed = true};
     fg_file_plan *plan;
     FG_TRY(fg_file_plan_make(&plan, &spec, o->out_path, err));
     const fg_status st = fg_writer_create(&r->writer, o->out_path, plan, r->meta.entry, r->meta.n,

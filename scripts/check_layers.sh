@@ -44,12 +44,13 @@ BEGIN {
     rule("convert/calib: src/sys src/format/reader.h src/text/tokenizer.h src/model quant")
     rule("convert: src/sys src/format src/format/write src/text quant convert/source convert/choose convert/calib")
     rule("src/serve: src/fulgur.h")
-    rule("src/cli: src/fulgur.h src/engine src/factor src/eval src/plan bench convert convert/choose src/expert/heat.h src/sys/machine.h src/sys/room.h")
+    rule("src/cli: src/fulgur.h src/engine src/format/signature.h src/format/write/reseal.h src/factor src/eval src/plan bench convert convert/choose src/expert/heat.h src/sys/machine.h src/sys/room.h")
     home["cjson/cJSON.h"] = "src/base/json.c";     home["xxhash.h"] = "src/base/hash.c"
     home["hwloc.h"] = "src/sys/topo.c";            home["omp.h"] = "src/sys/team.c"
     home["pcre2.h"] = "src/text/pretoken.c";       home["utf8proc.h"] = "src/text/pretoken.c"
     home["histedit.h"] = "src/cli/line.c";         home["cblas.h"] = "quant/linalg.c"
-    home["liburing.h"] = "src/expert/fetch_uring.c"
+    home["liburing.h"] = "src/expert/fetch_uring.c"; home["openssl/crypto.h"] = "src/base/crypto.c"
+    home["openssl/evp.h"] = "src/base/crypto.c";   home["openssl/sha.h"] = "src/base/crypto.c"
 }
 {
     path = $0; dir = folder(path); name = path; sub(/.*\//, "", name)

@@ -3,7 +3,7 @@
 # Does nothing, offline too, when they are there.
 set -eu
 pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
-      libutf8proc-dev libedit-dev libopenblas-dev liburing-dev"
+      libutf8proc-dev libedit-dev libopenblas-dev liburing-dev libssl-dev"
 [ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
     python3 python3-venv git groff-base zsh qemu-system-x86 busybox-static e2fsprogs"
 missing=

@@ -135,7 +135,7 @@ static fg_status lay_out(plan *p, fg_err *err)
         meta[i].key = key[i];
     }
     meta[0].bytes = p->o->meta_bytes + recipe_bytes(p->s) + (uint64_t)64 * n;
-    const fg_file_spec spec = {p->s, choose, p, meta, n, 0};
+    const fg_file_spec spec = {p->s, choose, p, meta, n, 0, true};
     fg_file_plan *f;
     uint64_t weights, bytes;
     FG_TRY(fg_file_plan_make(&f, &spec, "budget", err));

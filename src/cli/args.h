@@ -70,7 +70,7 @@ typedef struct command {
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-enum { MAX_OPT = 32 };
+enum { MAX_OPT = 48 };
 
 /* Parses argv (argv[0] is the command's name).  Options may stand before or after operands.
  * True with the n_operand operands in operands[0..]; false when the command should return *status

@@ -10,6 +10,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/origin.h"
 #include "src/cli/line.h"
 #include "src/engine/session.h"
 
@@ -26,7 +27,7 @@ const command cmd_chat = {
         "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
         "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
         "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
-        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT GPU_ABOUT,
+        "prints the answer only.\n" STREAM_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
     .run = run,
 };
 
@@ -183,6 +184,7 @@ static int run(int argc, char **argv)
     so.stops = true;
     talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
     k.dims = cli_has_style(1);
+    origin trust = {0};
     const char *prompt = NULL, *model;
     k.gen.goes_on = true;
     k.gen.n_predict = 40000; /* M1's shorter thinking budget (src/model/MODEL.md 8) */
@@ -198,6 +200,7 @@ static int run(int argc, char **argv)
         NUMA_OPTS(eo),
         GPU_OPTS(eo),
         STREAM_OPTS(eo),
+        SIGNED_OPTS(trust),
     };
     int status;
     if (!args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
@@ -206,7 +209,8 @@ static int run(int argc, char **argv)
     }
     fg_err err = {0};
     cli_catch_interrupt();
-    fg_status st = open_engine(&k.e, model, &eo, &err);
+    fg_status st = origin_require(&trust, &eo, &err);
+    if (st == FG_OK) st = open_engine(&k.e, model, &eo, &err);
     if (st == FG_OK) st = fg_engine_tokenizer(k.e, &k.t, &err);
     if (st == FG_OK) st = open_encoder(k.t, &k.words, &err);
     if (st == FG_OK && so.n_ctx == 0) {

@@ -8,6 +8,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
+#include "src/cli/origin.h"
 #include "src/cli/observe.h"
 #include "src/engine/session.h"
 
@@ -25,7 +26,7 @@ const command cmd_run = {
         "error with the tokens and the speed of prompt and generation. It ends at the model's "
         "end token, after `--n-predict` tokens, when the context is full, or at Ctrl-C.\n"
         "By default the file is mapped, and the system's page cache holds it.\n" STREAM_ABOUT
-            NUMA_ABOUT GPU_ABOUT,
+            NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
     .run = run,
 };
 
@@ -145,6 +146,7 @@ static int run(int argc, char **argv)
     request q = {
         .eo = cli_engine_opts(), .so = fg_session_opts_default(), .go = gen_opts_default()};
     q.so.stops = true;
+    origin trust = {0};
     const opt opts[] = {
         {"prompt", 'p', OPT_STR, &q.prompt, 0, 0, "TEXT", "the text to continue"},
         {"file", 'f', OPT_STR, &q.file, 0, 0, "FILE", "read the text from FILE; - for stdin"},
@@ -162,6 +164,7 @@ static int run(int argc, char **argv)
         NUMA_OPTS(q.eo),
         GPU_OPTS(q.eo),
         STREAM_OPTS(q.eo),
+        SIGNED_OPTS(trust),
     };
     int status;
     if (!args_parse(&cmd_run, opts, sizeof opts / sizeof opts[0], argc, argv, &q.model, 1,
@@ -176,7 +179,8 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     work w = {0};
     cli_catch_interrupt();
-    const fg_status st = complete(&q, &w, &err);
+    fg_status st = origin_require(&trust, &q.eo, &err);
+    if (st == FG_OK) st = complete(&q, &w, &err);
     fg_sampler_destroy(&w.sampler);
     fg_session_destroy(&w.s);
     fg_engine_close(&w.e);

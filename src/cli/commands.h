@@ -18,6 +18,8 @@
     X(tokenize)                                                                                    \
     X(info)                                                                                        \
     X(verify)                                                                                      \
+    X(sign)                                                                                        \
+    X(key)                                                                                         \
     X(bench)                                                                                       \
     X(sensitivity)                                                                                 \
     X(plan)                                                                                        \

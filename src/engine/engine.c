@@ -314,6 +314,7 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
                      "%s: a folder, expected a .fulgur file; make one with fulgur convert", path);
     }
     if (st == FG_OK) st = fg_model_file_open(&e->file, path, err);
+    if (st == FG_OK) st = fg_engine_check_origin(e, opts, err);
     if (st == FG_OK) st = check_home(opts, err);
     if (st == FG_OK) st = open_home(e, opts, err);
     if (st != FG_OK) {

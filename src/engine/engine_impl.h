@@ -37,4 +37,8 @@ fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err);
 /* Tells the user, who left it to us, why there is no card. */
 void fg_engine_no_device(const fg_engine *e, const fg_err *why);
 
+/* Where signers are given: FG_OK when the file, all of it, is signed by one of them; tells by whom,
+ * how long it took and what is not signed. */
+fg_status fg_engine_check_origin(fg_engine *e, const fg_engine_opts *o, fg_err *err);
+
 #endif

@@ -14,6 +14,8 @@
 #include "src/base/mem.h"
 #include "src/format/layout.h"
 #include "src/format/parts.h"
+#include "src/format/seal.h"
+#include "src/format/seal_text.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -179,7 +181,8 @@ static fg_status take_meta(fg_directory *d, const fg_file_spec *spec, const char
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < d->n_meta; i++) {
-        const fg_meta *m = &spec->meta[i];
+        const fg_meta own = {FG_SEAL_KEY, NULL, 0};
+        const fg_meta *m = i < spec->n_meta ? &spec->meta[i] : &own;
         if (!fg_meta_key_is_valid(m->key)) {
             return fg_fail(err, FG_EINVAL,
                            "%s: bad metadata key, expected 1 to 255 bytes of printable ASCII",
@@ -213,6 +216,19 @@ static uint64_t place_meta(fg_directory *d)
     return pos;
 }
 
+/* The length of the text of SHA-256 hashes, which is known when everything but offsets is: how many
+ * bytes the data have does not depend on where they begin. */
+static bool size_seal(fg_directory *d)
+{
+    uint64_t end;
+    if (!fg_directory_place(d, 0, &end)) return false;
+    for (uint32_t i = 0; i < d->n_meta; i++) {
+        if (strcmp(d->meta[i].key, FG_SEAL_KEY) == 0)
+            d->meta[i].bytes = fg_seal_text_bytes(d, fg_slot_chunks(end));
+    }
+    return true;
+}
+
 static fg_status lay_out(fg_file_plan *p, const fg_file_spec *spec, const char *file, fg_err *err)
 {
     fg_directory *d = &p->dir;
@@ -220,6 +236,7 @@ static fg_status lay_out(fg_file_plan *p, const fg_file_spec *spec, const char *
     uint64_t data_end;
     FG_TRY(take_meta(d, spec, file, err));
     FG_TRY(choose_types(d, spec, file, err));
+    if (spec->sealed && !size_seal(d)) return fail_size(file, err);
     s->data_offset = fg_round_up(place_meta(d), FG_HUGE_PAGE_BYTES);
     if (!fg_directory_place(d, s->data_offset, &data_end) || data_end > FG_MAX_FILE_BYTES / 2) {
         return fail_size(file, err);
@@ -247,13 +264,14 @@ fg_status fg_file_plan_make(fg_file_plan **out, const fg_file_spec *spec, const 
         return fg_fail(err, FG_EINVAL, "%s: split into %u parts, expected at most %u", name,
                        spec->n_part, (unsigned)FG_MAX_PART);
     }
-    if (spec->n_meta > FG_MAX_META) {
+    const size_t n_meta = spec->n_meta + spec->sealed;
+    if (n_meta > FG_MAX_META) {
         return fg_fail(err, FG_ELIMIT, "%s: %zu metadata entries, expected at most %u", name,
-                       spec->n_meta, (unsigned)FG_MAX_META);
+                       n_meta, (unsigned)FG_MAX_META);
     }
     fg_file_plan *p = fg_mem_zalloc(sizeof *p);
     if (p == NULL) return fg_fail_nomem(err, name);
-    fg_status st = fg_directory_init(&p->dir, spec->shape, (uint32_t)spec->n_meta, name, err);
+    fg_status st = fg_directory_init(&p->dir, spec->shape, (uint32_t)n_meta, name, err);
     if (st == FG_OK) st = lay_out(p, spec, name, err);
     if (st != FG_OK) fg_file_plan_destroy(&p);
     *out = p;

@@ -43,6 +43,7 @@ typedef struct fg_file_spec {
     const fg_meta *meta; /* [n_meta] in any order */
     size_t n_meta;
     uint32_t n_part; /* files that it is split into (FORMAT.md 3.1); 0 or 1: one */
+    bool sealed;     /* has the key "sha256" besides (4.5), which the writer makes itself */
 } fg_file_spec;
 
 /* name: object of messages.  *out is destroyed by fg_file_plan_destroy.  Errors: FG_ESHAPE,

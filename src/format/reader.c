@@ -538,3 +538,29 @@ fg_status fg_model_file_check_bytes(const fg_model_file *file, const uint8_t *by
     fg_mem_free(chunk);
     return st == FG_OK ? FG_OK : fail_changed(f, NULL, &why, err);
 }
+
+fg_status fg_model_file_read_chunk(const fg_model_file *file, uint64_t idx, uint8_t *buf, size_t *n,
+                                   fg_err *err)
+{
+    fg_model_file *f = (fg_model_file *)(uintptr_t)file; /* only the copy of the table is new */
+    const fg_slot *s = &f->plan.slot;
+    const uint64_t at = idx * FG_FILE_CHUNK, left = s->data_bytes - at;
+    uint8_t *table = (uint8_t *)atomic_load(&f->table);
+    assert(idx < s->n_chunk);
+    if (table == NULL) {
+        FG_TRY(read_table(f, &table, err));
+        table = keep(&f->table, (char *)table);
+    }
+    *n = (size_t)(left < FG_FILE_CHUNK ? left : FG_FILE_CHUNK);
+    FG_TRY(fg_parts_read(&f->parts, buf, *n, s->data_offset + at, err));
+    return check_chunk(f, idx, buf, *n, table, err);
+}
+
+void fg_model_file_name_chunk(const fg_model_file *f, uint64_t idx, char *buf, size_t n)
+{
+    const uint64_t begin = f->plan.slot.data_offset + idx * FG_FILE_CHUNK;
+    char names[128], parts[64];
+    name_tensors(f, begin, begin + FG_FILE_CHUNK, names, sizeof names);
+    name_parts(f, begin, begin + FG_FILE_CHUNK, parts, sizeof parts);
+    (void)snprintf(buf, n, "%s%s", names, parts);
+}

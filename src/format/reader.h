@@ -100,4 +100,11 @@ fg_status fg_model_file_check_use(fg_model_file *f,
 fg_status fg_model_file_check_bytes(const fg_model_file *f, const uint8_t *bytes, uint64_t n,
                                     uint64_t offset, fg_err *err);
 
+/* Reads chunk `idx` of the data region into buf (FG_FILE_CHUNK bytes), *n of them, and compares it
+ * with its hash: FG_ECHECKSUM, FG_EIO, FG_ENOMEM. */
+fg_status fg_model_file_read_chunk(const fg_model_file *f, uint64_t idx, uint8_t *buf, size_t *n,
+                                   fg_err *err);
+/* A tensor in it, how many more, and in which parts, for messages. */
+void fg_model_file_name_chunk(const fg_model_file *f, uint64_t idx, char *buf, size_t n);
+
 #endif

@@ -201,6 +201,14 @@ static fg_status prepare_begin(fg_writer *w, uint64_t *size, fg_err *err)
     return part_sizes(w, size, err);
 }
 
+/* A resume takes them while it reads back. */
+static fg_status prepare_sha(fg_writer *w, fg_err *err)
+{
+    if (w->sha == NULL || w->chunk_sha != NULL) return FG_OK;
+    w->chunk_sha = fg_mem_zalloc_array((size_t)w->plan.slot.n_chunk, FG_SHA256_BYTES);
+    return w->chunk_sha == NULL ? fg_fail_nomem(err, w->path) : FG_OK;
+}
+
 /* With the hash table, only when it is known that the file fits the disk: the table of one that
  * does not might not fit the memory. */
 static fg_status enter_begun(fg_writer *w, fg_err *err)
@@ -208,6 +216,7 @@ static fg_status enter_begun(fg_writer *w, fg_err *err)
     w->chunk = fg_mem_zalloc_array((size_t)w->plan.slot.n_chunk, sizeof *w->chunk);
     w->known = fg_mem_zalloc((size_t)w->plan.slot.n_chunk);
     if (w->chunk == NULL || w->known == NULL) return fg_fail_nomem(err, w->path);
+    FG_TRY(prepare_sha(w, err));
     memset(w->done, 0, (size_t)w->plan.dir.n_tensor);
     w->saved_ns = fg_clock_ns();
     fg_writer_start_span(w, 0);
@@ -385,6 +394,11 @@ static bool is_in_file(fg_writer *w, const fg_checkpoint *c, fg_span s, uint64_t
         cut = fg_writer_cut(w, p, to);
         if (fg_parts_read(&w->parts, w->buf, (size_t)(cut - p), p, NULL) != FG_OK) return false;
         if (fg_hash64(w->buf, (size_t)(cut - p)) != fg_checkpoint_hash(c, at++)) return false;
+        const uint64_t rel = p - w->plan.slot.data_offset, idx = rel / FG_FILE_CHUNK;
+        const bool whole =
+            rel % FG_FILE_CHUNK == 0 && (cut - p == FG_FILE_CHUNK || cut == fg_writer_data_end(w));
+        if (whole && fg_writer_hash_chunk(w, idx, w->buf, (size_t)(cut - p), NULL) != FG_OK)
+            return false;
     }
     return true;
 }
@@ -463,6 +477,7 @@ static fg_status weigh(fg_writer *w, trust *t, const uint64_t *size, const fg_re
 {
     memset(w->done, 0, (size_t)w->plan.dir.n_tensor);
     FG_TRY(count_records(w, t, err));
+    if (t->n_record > 0) FG_TRY(prepare_sha(w, err));
     FG_TRY(compare(w, t, size, calls, err));
     if (w->stranger && t->n_good == 0) return refuse_stranger(w, err);
     if (calls->in_order) forget_behind(w, t);

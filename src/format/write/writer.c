@@ -19,6 +19,8 @@
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/format/seal.h"
+#include "src/format/seal_text.h"
 #include "src/format/view.h"
 #include "src/format/write/writer_impl.h"
 
@@ -54,20 +56,35 @@ fg_status fg_writer_set_meta(fg_writer *w, const char *key, const void *bytes, u
     return FG_OK;
 }
 
+/* The entry of a planned "sha256" that the caller does not give: zeros until the end. */
+static fg_status take_seal(fg_writer *w, size_t n, fg_err *err)
+{
+    const fg_directory *d = &w->plan.dir;
+    if (n + 1 != d->n_meta) return FG_OK;
+    while (w->seal < d->n_meta && strcmp(d->meta[w->seal].key, FG_SEAL_KEY) != 0) w->seal++;
+    if (w->seal == d->n_meta) return FG_OK;
+    w->blob[w->seal] = fg_mem_zalloc((size_t)d->meta[w->seal].bytes + 1);
+    w->sha = fg_sha_create();
+    w->mark_sha = fg_sha_create();
+    const bool ok = w->blob[w->seal] != NULL && w->sha != NULL && w->mark_sha != NULL;
+    return ok ? FG_OK : fg_fail_nomem(err, w->path);
+}
+
 /* Keys are unique in the plan: as many entries, each of them planned, are all of them. */
 static fg_status take_meta(fg_writer *w, const fg_meta *meta, size_t n, fg_err *err)
 {
     const fg_directory *d = &w->plan.dir;
-    if (n != d->n_meta) {
+    w->blob = fg_mem_zalloc_array((size_t)d->n_meta + 1, sizeof *w->blob);
+    if (w->blob == NULL) return fg_fail_nomem(err, w->path);
+    FG_TRY(take_seal(w, n, err));
+    if (n + (w->sha != NULL) != d->n_meta) {
         return fg_fail(err, FG_EINVAL, "%s: %zu metadata entries, expected the %u of the plan",
                        w->path, n, d->n_meta);
     }
-    w->blob = fg_mem_zalloc_array(n, sizeof *w->blob);
-    if (w->blob == NULL) return fg_fail_nomem(err, w->path);
     for (size_t i = 0; i < n; i++) {
         FG_TRY(fg_writer_set_meta(w, meta[i].key, meta[i].data, meta[i].bytes, err));
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < d->n_meta; i++) {
         if (w->blob[i] != NULL) continue;
         return fg_fail(err, FG_EINVAL, "%s: no metadata %s, expected all of the plan", w->path,
                        d->meta[i].key);
@@ -154,6 +171,9 @@ void fg_writer_destroy(fg_writer **out)
     fg_directory_fini(&w->plan.dir);
     fg_hasher_destroy(w->hasher);
     fg_hasher_destroy(w->mark_hasher);
+    fg_sha_destroy(w->sha);
+    fg_sha_destroy(w->mark_sha);
+    fg_mem_free(w->chunk_sha);
     fg_buf_fini(&w->piece);
     fg_buf_fini(&w->new_span);
     fg_buf_fini(&w->new_hash);
@@ -184,10 +204,22 @@ uint64_t fg_writer_cut(const fg_writer *w, uint64_t pos, uint64_t to)
     return end < to ? end : to;
 }
 
-static void end_piece(fg_writer *w)
+/* The piece ends at `end`. */
+static void end_piece(fg_writer *w, uint64_t end)
 {
     fg_buf_u64(&w->piece, fg_hasher_digest(w->hasher));
     fg_hasher_reset(w->hasher);
+    if (w->sha == NULL) return;
+    const uint64_t idx = (end - 1 - w->plan.slot.data_offset) / FG_FILE_CHUNK;
+    if (!fg_sha_digest(w->sha, w->chunk_sha + idx * FG_SHA256_BYTES)) w->piece.failed = true;
+    fg_sha_reset(w->sha);
+}
+
+fg_status fg_writer_hash_chunk(fg_writer *w, uint64_t idx, const uint8_t *bytes, size_t n,
+                               fg_err *err)
+{
+    if (w->sha == NULL || fg_sha256(bytes, n, w->chunk_sha + idx * FG_SHA256_BYTES)) return FG_OK;
+    return fg_fail_nomem(err, w->path);
 }
 
 static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
@@ -197,9 +229,10 @@ static void hash_bytes(fg_writer *w, const uint8_t *p, uint64_t n)
         const uint64_t cut = fg_writer_cut(w, at, fg_writer_data_end(w));
         const uint64_t m = (cut < to ? cut : to) - at;
         fg_hasher_add(w->hasher, p, (size_t)m);
+        if (w->sha != NULL) fg_sha_add(w->sha, p, (size_t)m);
         at += m;
         p += m;
-        if (at == cut) end_piece(w);
+        if (at == cut) end_piece(w, at);
     }
 }
 
@@ -263,6 +296,7 @@ void fg_writer_start_span(fg_writer *w, uint64_t first)
     w->pos = w->flushed = fg_file_plan_place(&w->plan, first);
     w->piece.len = 0;
     fg_hasher_reset(w->hasher);
+    if (w->sha != NULL) fg_sha_reset(w->sha);
     while (first < w->plan.dir.n_tensor && w->done[first] == 0) first++;
     w->limit = fg_file_plan_place(&w->plan, first);
     fg_writer_mark(w);
@@ -273,6 +307,7 @@ void fg_writer_mark(fg_writer *w)
     w->mark = w->pos;
     w->mark_piece = w->piece.len;
     fg_hasher_copy(w->mark_hasher, w->hasher);
+    if (w->sha != NULL) fg_sha_copy(w->mark_sha, w->sha);
 }
 
 void fg_writer_drop(fg_writer *w)
@@ -281,6 +316,7 @@ void fg_writer_drop(fg_writer *w)
     w->pos = w->mark;
     w->piece.len = w->mark_piece;
     fg_hasher_copy(w->hasher, w->mark_hasher);
+    if (w->sha != NULL) fg_sha_copy(w->sha, w->mark_sha);
     if (w->flushed > w->pos) w->flushed = w->pos; /* what is there will be written over */
 }
 
@@ -332,7 +368,7 @@ fg_status fg_writer_end_span(fg_writer *w, fg_err *err)
     FG_TRY(fg_writer_pad(w, fg_file_plan_place(&w->plan, s.end), err));
     FG_TRY(fg_writer_flush(w, err));
     const uint64_t last = w->pos - w->plan.slot.data_offset;
-    if (last % FG_FILE_CHUNK != 0 && last != w->plan.slot.data_bytes) end_piece(w);
+    if (last % FG_FILE_CHUNK != 0 && last != w->plan.slot.data_bytes) end_piece(w, w->pos);
     if (w->journal != NULL) {
         fg_buf_u64(&w->new_span, s.first);
         fg_buf_u64(&w->new_span, s.end);
@@ -437,7 +473,7 @@ static fg_status hash_edges(fg_writer *w, const fg_edge *edge, size_t *n, fg_err
     const uint64_t i = (from - w->plan.slot.data_offset) / FG_FILE_CHUNK;
     w->chunk[i] = fg_hash64(w->buf, (size_t)(end - from));
     w->known[i] = 1;
-    return FG_OK;
+    return fg_writer_hash_chunk(w, i, w->buf, (size_t)(end - from), err);
 }
 
 /* Everything must be written.  Afterwards all chunk hashes are known. */
@@ -455,8 +491,28 @@ static fg_status complete_chunks(fg_writer *w, fg_err *err)
     return FG_OK;
 }
 
+/* The text of all SHA-256 hashes into its blob. */
+static fg_status make_seal(fg_writer *w, fg_err *err)
+{
+    const fg_directory *d = &w->plan.dir;
+    fg_buf b = {0};
+    if (w->sha == NULL) return FG_OK;
+    uint8_t *meta = fg_mem_zalloc((size_t)d->n_meta * FG_SHA256_BYTES);
+    bool ok = meta != NULL;
+    for (uint32_t i = 0; ok && i < d->n_meta; i++)
+        ok = fg_sha256(w->blob[i], (size_t)d->meta[i].bytes, meta + (size_t)i * FG_SHA256_BYTES);
+    ok =
+        ok && fg_seal_text_print(&b, d, &w->plan.slot, w->plan.slot.generation, meta, w->chunk_sha);
+    ok = ok && b.len == d->meta[w->seal].bytes;
+    if (ok) memcpy(w->blob[w->seal], b.data, b.len);
+    fg_buf_fini(&b);
+    fg_mem_free(meta);
+    return ok ? FG_OK : fg_fail_nomem(err, w->path);
+}
+
 static fg_status write_meta(fg_writer *w, fg_err *err)
 {
+    FG_TRY(make_seal(w, err));
     for (uint32_t i = 0; i < w->plan.dir.n_meta; i++) {
         fg_meta_entry *m = &w->plan.dir.meta[i];
         m->hash = fg_hash64(w->blob[i], (size_t)m->bytes);

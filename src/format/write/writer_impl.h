@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "src/base/buf.h"
+#include "src/base/crypto.h"
 #include "src/base/hash.h"
 #include "src/format/write/journal.h"
 #include "src/format/parts.h"
@@ -85,6 +86,12 @@ struct fg_writer {
     uint64_t n_new_span;
     uint64_t n_written, saved_written, saved_ns; /* bytes; at the last checkpoint, or at begin */
     uint64_t every_bytes, every_ns;              /* when the next is due */
+    /* of a plan with the key "sha256", else NULL: the hasher of the piece that holds pos, where
+     * drop goes back to, and [n_chunk] hashes.  That of a chunk which is no one piece is void till
+     * the end. */
+    fg_sha *sha, *mark_sha;
+    uint8_t *chunk_sha;
+    uint32_t seal; /* its entry of metadata */
 };
 
 static inline uint64_t fg_writer_data_end(const fg_writer *w)
@@ -105,6 +112,9 @@ fg_status fg_writer_sync(fg_writer *w, bool data_only, fg_err *err);
 fg_status fg_writer_flush(fg_writer *w, fg_err *err);
 /* End of the piece that begins at pos, in a span that ends at `to` (> pos). */
 uint64_t fg_writer_cut(const fg_writer *w, uint64_t pos, uint64_t to);
+/* SHA-256 of bytes that are chunk `idx` whole, where it is wanted. */
+fg_status fg_writer_hash_chunk(fg_writer *w, uint64_t idx, const uint8_t *bytes, size_t n,
+                               fg_err *err);
 /* Takes a whole span as written: its pieces' hashes, u64 little-endian in turn. */
 fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_err *err);
 /* Ends the span that is being written, if it has begun; pads after its last tensor. */

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Whose a model is, before any of it is used.  All weights are read first, at the speed of the
+ * drive or of SHA-256 on all cores: whoever checks each expert at its first use pays the same
+ * bytes, and finds out in the middle of an answer.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/units.h"
+#include "src/engine/engine_impl.h"
+#include "src/format/signature.h"
+
+static void tell(const fg_engine *e, const char *line)
+{
+    if (e->note != NULL) e->note(e->note_ctx, line);
+}
+
+/* What nobody has signed may be anybody's. */
+static void tell_unsigned(const fg_engine *e)
+{
+    fg_buf b = {0};
+    for (uint64_t i = 0; i < fg_model_file_n_meta(e->file); i++) {
+        const char *key;
+        uint64_t n;
+        fg_model_file_meta_at(e->file, i, &key, &n);
+        if (!fg_seal_leaves_out(key) || strcmp(key, FG_SEAL_KEY) == 0) continue;
+        fg_buf_printf(&b, "%s %s", b.len == 0 ? "not signed: metadata" : ",", key);
+    }
+    if (b.len > 0 && fg_buf_str(&b) != NULL) tell(e, fg_buf_str(&b));
+    fg_buf_fini(&b);
+}
+
+fg_status fg_engine_check_origin(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    if (o->signers == NULL) return FG_OK;
+    fg_seal *seal;
+    fg_public_key who;
+    char line[256], print[FG_FINGERPRINT_CHARS];
+    FG_TRY(fg_signature_require(&seal, e->file, o->signers, &who, err));
+    const uint64_t start = fg_clock_ns();
+    const fg_seal_pass pass = {.progress = o->progress, .ctx = o->progress_ctx};
+    const fg_status st = fg_seal_check_data(seal, &pass, err);
+    fg_seal_close(&seal);
+    FG_TRY(st);
+    fg_key_fingerprint(&who, print);
+    (void)snprintf(line, sizeof line, "signed by key %s; %s checked in %.1f s", print,
+                   fg_text_bytes((double)fg_model_file_size(e->file)).s,
+                   (double)(fg_clock_ns() - start) * 1e-9);
+    tell(e, line);
+    tell_unsigned(e);
+    return FG_OK;
+}
