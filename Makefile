@@ -51,7 +51,7 @@ ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 # The library: the rooms of a running model.  What makes, judges and predicts models is the program's
 # (libtools.a); quant/linalg.c is the one that loads OpenBLAS.
 LIB_DIRS := base sys format text factor expert model device engine
-TOOL_SRCS := $(wildcard src/format/write/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
+TOOL_SRCS := $(wildcard src/format/write/*.c src/carry/*.c src/eval/*.c src/plan/*.c convert/*.c convert/*/*.c bench/*.c) \
              quant/linalg.c quant/feedback.c
 LIB_SRCS := $(filter-out $(TOOL_SRCS),$(wildcard $(LIB_DIRS:%=src/%/*.c) quant/*.c simd/*.c simd/scalar/*.c \
             simd/cuda/*.c))

@@ -31,8 +31,7 @@ fg_status fg_carry_list_add_file(fg_carry_list *l, uint32_t ending, uint64_t byt
         return fg_fail(err, FG_ELIMIT, "carry: file %u of %llu bytes, expected ascending ones",
                        ending, (ull)bytes);
     }
-    l->file[l->n_file++] =
-        (fg_carry_file){.ending = ending, .bytes = bytes, .extent = l->n_extent};
+    l->file[l->n_file++] = (fg_carry_file){.ending = ending, .bytes = bytes, .extent = l->n_extent};
     return FG_OK;
 }
 
@@ -124,8 +123,7 @@ static void print_states(const fg_carry_list *l, fg_buf *b)
     for (uint64_t i = 0, end; i < l->n_block; i = end) {
         const uint8_t s = l->block[i];
         for (end = i + 1; end < l->n_block && l->block[end] == s;) end++;
-        if (s != FG_BLOCK_NEW)
-            fg_buf_printf(b, "%s %llu %llu\n", state_name[s], (ull)i, (ull)end);
+        if (s != FG_BLOCK_NEW) fg_buf_printf(b, "%s %llu %llu\n", state_name[s], (ull)i, (ull)end);
     }
 }
 
@@ -280,8 +278,10 @@ static fg_status check_end(const char *text, size_t *n, const char *name, fg_err
     uint8_t want[FG_SHA256_BYTES], sha[FG_SHA256_BYTES];
     if (*n < LAST || memcmp(text + *n - LAST, "end ", 4) != 0 || text[*n - 1] != '\n' ||
         !fg_unhex(text + *n - LAST + 4, FG_SHA256_BYTES, want)) {
-        return fg_fail(err, FG_EFORMAT, "%s: %zu bytes that are no list of fulgur carry, expected "
-                       "one", name, *n);
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: %zu bytes that are no list of fulgur carry, expected "
+                       "one",
+                       name, *n);
     }
     *n -= LAST;
     if (!fg_sha256(text, *n, sha)) return fg_fail_nomem(err, name);

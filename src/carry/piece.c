@@ -18,7 +18,7 @@ uint32_t fg_piece_header_bytes(uint32_t n)
     return (used + FG_PIECE_ALIGN - 1) / FG_PIECE_ALIGN * FG_PIECE_ALIGN;
 }
 
-uint64_t fg_piece_block_bytes(const fg_piece *p, uint32_t i)
+uint64_t fg_piece_block_bytes(const fg_carry_piece *p, uint32_t i)
 {
     return i + 1 < p->n ? FG_BLOCK_BYTES : p->bytes - (uint64_t)i * FG_BLOCK_BYTES;
 }
@@ -28,7 +28,7 @@ static void put_le(uint8_t *p, size_t n, uint64_t v)
     for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(v >> (8 * i));
 }
 
-bool fg_piece_encode(const fg_piece *p, uint8_t *out)
+bool fg_piece_encode(const fg_carry_piece *p, uint8_t *out)
 {
     const size_t hashes = (size_t)FG_SHA256_BYTES * p->n;
     memset(out, 0, p->header_bytes);
@@ -44,7 +44,7 @@ bool fg_piece_encode(const fg_piece *p, uint8_t *out)
     return fg_sha256(out, FG_PIECE_FIXED + hashes, out + FG_PIECE_FIXED + hashes);
 }
 
-static bool is_whole(const fg_piece *p, uint32_t zero)
+static bool is_whole(const fg_carry_piece *p, uint32_t zero)
 {
     const uint64_t most = (uint64_t)p->n * FG_BLOCK_BYTES;
     return zero == 0 && p->n >= 1 && p->n <= FG_PIECE_MAX_BLOCK &&
@@ -54,7 +54,7 @@ static bool is_whole(const fg_piece *p, uint32_t zero)
            p->bytes > most - FG_BLOCK_BYTES;
 }
 
-fg_status fg_piece_decode(fg_piece *p, const uint8_t *bytes, size_t n, size_t *need,
+fg_status fg_piece_decode(fg_carry_piece *p, const uint8_t *bytes, size_t n, size_t *need,
                           const char *name, fg_err *err)
 {
     uint8_t sha[FG_SHA256_BYTES];
@@ -94,15 +94,15 @@ fg_status fg_piece_decode(fg_piece *p, const uint8_t *bytes, size_t n, size_t *n
     return FG_OK;
 }
 
-fg_status fg_piece_fits(const fg_piece *p, const fg_carry_list *l, const char *name,
+fg_status fg_piece_fits(const fg_carry_piece *p, const fg_carry_list *l, const char *name,
                         const char *whose, fg_err *err)
 {
     char a[FG_CARRY_ID_CHARS], b[FG_CARRY_ID_CHARS];
     fg_hex(p->id, sizeof p->id, a);
     fg_hex(l->id, sizeof l->id, b);
     if (memcmp(p->id, l->id, sizeof p->id) != 0 || p->n_all != l->n_block) {
-        return fg_fail(err, FG_EFORMAT, "%s: a piece of transfer %.8s, expected %.8s of %s", name, a,
-                       b, whose);
+        return fg_fail(err, FG_EFORMAT, "%s: a piece of transfer %.8s, expected %.8s of %s", name,
+                       a, b, whose);
     }
     const fg_carry_file *f = fg_carry_list_file_of(l, p->first);
     const uint64_t last = p->first + p->n - 1;
@@ -113,7 +113,7 @@ fg_status fg_piece_fits(const fg_piece *p, const fg_carry_list *l, const char *n
                    (ull)p->first, (ull)last);
 }
 
-void fg_piece_name(const fg_piece *p, char *out)
+void fg_piece_name(const fg_carry_piece *p, char *out)
 {
     char id[FG_CARRY_ID_CHARS];
     fg_hex(p->id, sizeof p->id, id);

@@ -31,33 +31,33 @@ enum {
     FG_PIECE_NAME_CHARS = 40,
 };
 
-typedef struct fg_piece {
+typedef struct fg_carry_piece {
     uint8_t id[FG_CARRY_ID_BYTES];
     uint64_t first, n_all;
     uint32_t n, header_bytes;
     uint64_t bytes;
     uint8_t sha[FG_PIECE_MAX_BLOCK][32];
-} fg_piece;
+} fg_carry_piece;
 
 extern const uint8_t fg_piece_magic[8];
 
 /* Bytes of the header of a piece of n blocks. */
 uint32_t fg_piece_header_bytes(uint32_t n);
 /* Bytes of block i of it. */
-uint64_t fg_piece_block_bytes(const fg_piece *p, uint32_t i);
+uint64_t fg_piece_block_bytes(const fg_carry_piece *p, uint32_t i);
 
 /* out: p->header_bytes, at least fg_piece_header_bytes(p->n).  False when out of memory. */
-bool fg_piece_encode(const fg_piece *p, uint8_t *out);
+bool fg_piece_encode(const fg_carry_piece *p, uint8_t *out);
 /* *need: bytes that must be there to say more, 0: all were.  FG_EFORMAT (no piece), FG_EVERSION,
  * FG_ECHECKSUM. */
-fg_status fg_piece_decode(fg_piece *p, const uint8_t *bytes, size_t n, size_t *need,
+fg_status fg_piece_decode(fg_carry_piece *p, const uint8_t *bytes, size_t n, size_t *need,
                           const char *name, fg_err *err);
 /* Whether it is of this transfer, and its blocks are blocks of one file there.  FG_EFORMAT. */
-fg_status fg_piece_fits(const fg_piece *p, const fg_carry_list *l, const char *name,
+fg_status fg_piece_fits(const fg_carry_piece *p, const fg_carry_list *l, const char *name,
                         const char *whose, fg_err *err);
 
 /* "carry-ID-FIRST-COUNT.piece"; false for any other name. */
-void fg_piece_name(const fg_piece *p, char *out);
+void fg_piece_name(const fg_carry_piece *p, char *out);
 bool fg_piece_parse_name(const char *name, uint64_t *first, uint32_t *n);
 
 #endif

@@ -20,6 +20,7 @@
     X(verify)                                                                                      \
     X(sign)                                                                                        \
     X(key)                                                                                         \
+    X(carry)                                                                                       \
     X(bench)                                                                                       \
     X(sensitivity)                                                                                 \
     X(plan)                                                                                        \

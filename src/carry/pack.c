@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A piece is written under another name, header last, then synced.  When the stick is full all of
+ * them are read back past the page cache, and what is as it was written gets its name and counts
+ * as sent: at the end, because a medium smaller than it says may lose what it was given first.
+ * Then the state is replaced.  Whoever is killed in between finds pieces with a name that the state
+ * does not know, which were read back, and pieces without one, which will be.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/base/crypto.h"
+#include "src/base/io.h"
+#include "src/base/mem.h"
+#include "src/carry/carry_files.h"
+
+typedef unsigned long long ull; /* for %llu */
+
+#define PIECE ".piece"
+#define PART  ".piece.part"
+
+enum { SLACK = 256 << 10 /* bytes left free on a stick, for its lists and folder */ };
+
+typedef struct packer {
+    const fg_carry_opts *o;
+    fg_carry_files files;
+    fg_carry_list list;
+    fg_stick home, stick;
+    fg_carry_piece *piece;
+    uint8_t *head;
+    fg_block_buffer buf;
+    bool backwards; /* from the end: files are cut, not punched */
+    bool full;
+    uint64_t now, capacity;
+    fg_carry_report *r;
+} packer;
+
+/* --- the state --- */
+
+static fg_status save(packer *p, fg_err *err)
+{
+    return fg_stick_put_list(&p->home, p->files.state, FG_CARRY_SENDER, &p->list, err);
+}
+
+static fg_status open_state(packer *p, const char *model, bool keep, fg_err *err)
+{
+    bool there;
+    FG_TRY(fg_carry_files_init(&p->files, model, err));
+    FG_TRY(fg_stick_open(&p->home, p->files.folder, err));
+    FG_TRY(fg_stick_read_list(&p->home, p->files.state, FG_CARRY_SENDER, &p->list, &there, err));
+    if (there) return FG_OK;
+    FG_TRY(fg_carry_files_scan(&p->files, &p->list, err));
+    return keep ? save(p, err) : FG_OK;
+}
+
+static fg_status allocate(packer *p, fg_err *err)
+{
+    p->piece = fg_mem_zalloc(sizeof *p->piece);
+    p->head = fg_mem_alloc(FG_PIECE_MAX_HEADER);
+    const bool ok = fg_block_buffer_make(&p->buf) && p->piece != NULL && p->head != NULL;
+    return ok ? FG_OK : fg_fail_nomem(err, "carry");
+}
+
+static void close_all(packer *p)
+{
+    fg_stick_close(&p->stick);
+    fg_stick_close(&p->home);
+    fg_carry_files_close(&p->files);
+    fg_carry_list_fini(&p->list);
+    fg_mem_free(p->piece);
+    fg_mem_free(p->head);
+    fg_block_buffer_free(&p->buf);
+}
+
+static void note(const packer *p, const char *line)
+{
+    if (p->o->note != NULL) p->o->note(p->o->ctx, line);
+}
+
+/* --- what the stick has --- */
+
+/* The receiver's answer. */
+static fg_status take_answer(packer *p, fg_carry_list *answer, bool *there, fg_err *err)
+{
+    char name[FG_STICK_TEXT];
+    FG_TRY(fg_stick_read_list(&p->stick, FG_STICK_RECEIVED, FG_CARRY_RECEIVED, answer, there, err));
+    if (!*there) return FG_OK;
+    (void)fg_stick_shown(&p->stick, FG_STICK_RECEIVED, name);
+    FG_TRY(fg_carry_list_same(answer, name, &p->list, p->files.path, err));
+    for (uint64_t b = 0; b < p->list.n_block; b++) {
+        uint8_t *mine = &p->list.block[b];
+        if (answer->block[b] == FG_BLOCK_HAVE) *mine = FG_BLOCK_HAVE;
+        if (answer->block[b] == FG_BLOCK_BAD && *mine == FG_BLOCK_SENT) {
+            *mine = FG_BLOCK_NEW;
+            p->r->bad += fg_carry_list_bytes_of(&p->list, b);
+        }
+    }
+    return FG_OK;
+}
+
+static fg_status check_manifest(packer *p, fg_err *err)
+{
+    fg_carry_list m = {0};
+    bool there;
+    char name[FG_STICK_TEXT];
+    FG_TRY(fg_stick_read_list(&p->stick, FG_STICK_MANIFEST, FG_CARRY_MANIFEST, &m, &there, err));
+    if (!there)
+        return fg_stick_put_list(&p->stick, FG_STICK_MANIFEST, FG_CARRY_MANIFEST, &p->list, err);
+    (void)fg_stick_shown(&p->stick, FG_STICK_MANIFEST, name);
+    const fg_status st = fg_carry_list_same(&m, name, &p->list, p->files.path, err);
+    fg_carry_list_fini(&m);
+    return st;
+}
+
+/* All of the piece's blocks in this state. */
+static bool all_in(const packer *p, const uint8_t *block, fg_block_state state)
+{
+    for (uint32_t i = 0; i < p->piece->n; i++)
+        if (block[p->piece->first + i] != state) return false;
+    return true;
+}
+
+static bool any_in(const packer *p, const uint8_t *block, fg_block_state state)
+{
+    for (uint32_t i = 0; i < p->piece->n; i++)
+        if (block[p->piece->first + i] == state) return true;
+    return false;
+}
+
+static void set_blocks(packer *p, fg_block_state from, fg_block_state to)
+{
+    for (uint32_t i = 0; i < p->piece->n; i++) {
+        uint8_t *b = &p->list.block[p->piece->first + i];
+        if (*b == from) *b = to;
+    }
+}
+
+/* Our header of a file; *ours is false when it is none of this transfer. */
+static fg_status read_piece(packer *p, const char *name, bool *ours, fg_err *err)
+{
+    char shown[FG_STICK_TEXT];
+    int fd;
+    fg_err why = {0};
+    *ours = false;
+    FG_TRY(fg_stick_open_file(&p->stick, name, false, &fd, err));
+    if (fd < 0) return FG_OK;
+    fg_status st = fg_piece_read(fd, p->piece, fg_stick_shown(&p->stick, name, shown), &why);
+    if (st == FG_OK) st = fg_piece_fits(p->piece, &p->list, shown, p->files.path, &why);
+    (void)close(fd);
+    *ours = st == FG_OK;
+    if (st == FG_OK || st == FG_ENOMEM || strstr(name, PART) != NULL) return FG_OK;
+    /* with a name it was read back once: another's, or damaged on the way */
+    note(p, why.msg);
+    return FG_OK;
+}
+
+/* Pieces that have arrived, or arrived damaged, make room; those that the state does not know were
+ * read back before they had their names. */
+static fg_status sort_piece(packer *p, const char *name, const fg_carry_list *answer, fg_err *err)
+{
+    bool ours;
+    FG_TRY(read_piece(p, name, &ours, err));
+    if (!ours) return FG_OK;
+    const bool refused = answer->block != NULL && any_in(p, answer->block, FG_BLOCK_BAD);
+    if (refused || all_in(p, p->list.block, FG_BLOCK_HAVE))
+        return fg_stick_remove(&p->stick, name, err);
+    set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT);
+    return FG_OK;
+}
+
+static fg_status each(packer *p, const char *ending, const fg_carry_list *answer,
+                      fg_status (*act)(packer *p, const char *name, const fg_carry_list *answer,
+                                       fg_err *err),
+                      fg_err *err)
+{
+    char(*names)[65];
+    size_t n;
+    FG_TRY(fg_stick_names(&p->stick, ending, &names, &n, err));
+    fg_status st = FG_OK;
+    for (size_t i = 0; st == FG_OK && i < n; i++) st = act(p, names[i], answer, err);
+    fg_mem_free(names);
+    return st;
+}
+
+/* What a killed run left: read back with the others if it was complete. */
+static fg_status sort_part(packer *p, const char *name, const fg_carry_list *answer, fg_err *err)
+{
+    bool ours;
+    (void)answer;
+    FG_TRY(read_piece(p, name, &ours, err));
+    if (!ours || !all_in(p, p->list.block, FG_BLOCK_NEW))
+        return fg_stick_remove(&p->stick, name, err);
+    set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT);
+    return FG_OK;
+}
+
+static fg_status sort_stick(packer *p, fg_err *err)
+{
+    fg_carry_list answer = {0};
+    bool there;
+    fg_status st = take_answer(p, &answer, &there, err);
+    for (uint64_t b = 0; st == FG_OK && p->o->again && b < p->list.n_block; b++) {
+        if (p->list.block[b] == FG_BLOCK_SENT) p->list.block[b] = FG_BLOCK_NEW;
+    }
+    if (st == FG_OK) st = check_manifest(p, err);
+    if (st == FG_OK) st = each(p, PIECE, &answer, sort_piece, err);
+    if (st == FG_OK && p->o->move) p->list.moves = true;
+    if (st == FG_OK) st = save(p, err);
+    if (st == FG_OK) st = each(p, PART, &answer, sort_part, err);
+    fg_carry_list_fini(&answer);
+    return st;
+}
+
+/* --- writing --- */
+
+/* Blocks of the next piece: as many new ones of a file in turn as fit. */
+static bool choose(packer *p, uint64_t most)
+{
+    const uint8_t *block = p->list.block;
+    const uint64_t n = p->list.n_block;
+    uint64_t first = 0, end = n;
+    if (p->backwards) {
+        while (end > 0 && block[end - 1] != FG_BLOCK_NEW) end--;
+        if (end == 0) return false;
+        const uint64_t from = fg_carry_list_file_of(&p->list, end - 1)->first;
+        first = end - 1;
+        while (first > from && end - first < most && block[first - 1] == FG_BLOCK_NEW) first--;
+    } else {
+        while (first < n && block[first] != FG_BLOCK_NEW) first++;
+        if (first == n) return false;
+        const fg_carry_file *f = fg_carry_list_file_of(&p->list, first);
+        end = first;
+        while (end < f->first + f->n_block && end - first < most && block[end] == FG_BLOCK_NEW)
+            end++;
+    }
+    p->piece->first = first;
+    p->piece->n = (uint32_t)(end - first);
+    return true;
+}
+
+static uint64_t room_for(uint64_t bytes)
+{
+    const uint32_t head = fg_piece_header_bytes(FG_PIECE_MAX_BLOCK);
+    return bytes < head + FG_BLOCK_BYTES ? 0 : (bytes - head) / FG_BLOCK_BYTES;
+}
+
+/* Its data; *n: blocks that there was room for. */
+static fg_status write_blocks(packer *p, int fd, const char *shown, uint32_t *n, fg_err *err)
+{
+    uint64_t at = p->piece->header_bytes;
+    fg_err why = {0};
+    p->piece->bytes = 0;
+    for (*n = 0; *n < p->piece->n; ++*n) {
+        const uint64_t block = p->piece->first + *n;
+        const size_t bytes = (size_t)fg_carry_list_bytes_of(&p->list, block);
+        FG_TRY(fg_carry_read_block(&p->files, &p->list, block, p->buf.p, err));
+        if (!fg_sha256(p->buf.p, bytes, p->piece->sha[*n])) return fg_fail_nomem(err, shown);
+        errno = 0;
+        if (fg_io_pwrite(fd, p->buf.p, bytes, at, shown, &why) != FG_OK) {
+            p->full = errno == ENOSPC || errno == EDQUOT;
+            if ((p->full || errno == EFBIG) && *n > 0) return FG_OK;
+            if (p->full) return FG_OK;
+            *err = why;
+            return why.code;
+        }
+        at += bytes;
+        p->piece->bytes += bytes;
+        p->now += bytes;
+        if (p->o->progress != NULL && !p->o->progress(p->o->ctx, p->now, p->capacity))
+            return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be filled", shown);
+    }
+    return FG_OK;
+}
+
+/* A whole one of what is chosen, or of the part of it that there is room for. */
+static fg_status fill_piece(packer *p, int fd, const char *shown, fg_err *err)
+{
+    uint32_t n;
+    p->piece->header_bytes = fg_piece_header_bytes(p->piece->n);
+    memset(p->head, 0, p->piece->header_bytes);
+    FG_TRY(fg_io_pwrite(fd, p->head, p->piece->header_bytes, 0, shown, err));
+    FG_TRY(write_blocks(p, fd, shown, &n, err));
+    p->piece->n = n;
+    if (n == 0) return FG_OK;
+    memcpy(p->piece->id, p->list.id, sizeof p->list.id);
+    p->piece->n_all = p->list.n_block;
+    if (ftruncate(fd, (off_t)(p->piece->header_bytes + p->piece->bytes)) != 0)
+        return fg_fail(err, FG_EIO, "%s: %s, expected to cut it", shown, strerror(errno));
+    FG_TRY(fg_stick_settle(fd, shown, err)); /* the data before what says that it is there */
+    if (!fg_piece_encode(p->piece, p->head)) return fg_fail_nomem(err, shown);
+    FG_TRY(fg_io_pwrite(fd, p->head, p->piece->header_bytes, 0, shown, err));
+    return fg_stick_settle(fd, shown, err);
+}
+
+/* The name that a piece gets when it was read back, and the one until then. */
+static void names_of(const packer *p, char *name, char *part)
+{
+    fg_piece_name(p->piece, name);
+    (void)snprintf(part, 65, "%.40s.part", name);
+}
+
+static fg_status write_piece(packer *p, fg_err *err)
+{
+    char name[65], part[65], shown[FG_STICK_TEXT];
+    int fd;
+    memcpy(p->piece->id, p->list.id, sizeof p->list.id);
+    names_of(p, name, part);
+    FG_TRY(fg_stick_create(&p->stick, part, &fd, err));
+    fg_err why = {0};
+    fg_status st = fill_piece(p, fd, fg_stick_shown(&p->stick, part, shown), &why);
+    (void)close(fd);
+    if (st == FG_OK && p->piece->n > 0) {
+        set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT); /* the state says so when they are read back */
+        return FG_OK;
+    }
+    if (st != FG_OK && err != NULL) *err = why;
+    const fg_status gone = fg_stick_remove(&p->stick, part, st == FG_OK ? err : NULL);
+    return st == FG_OK ? gone : st;
+}
+
+static fg_status fill_stick(packer *p, fg_err *err)
+{
+    const uint64_t piece = p->o->piece_bytes == 0 ? FG_CARRY_PIECE : p->o->piece_bytes;
+    const uint64_t fits = room_for(piece);
+    uint64_t room = fg_stick_room(&p->stick);
+    const uint64_t all = fg_carry_list_sum(&p->list, FG_BLOCK_NEW);
+    p->capacity = room < all ? room : all;
+    while (!p->full) {
+        room = fg_stick_room(&p->stick);
+        const uint64_t most = room_for(room < SLACK ? 0 : room - SLACK);
+        uint64_t n = fits < most ? fits : most;
+        if (n > FG_PIECE_MAX_BLOCK) n = FG_PIECE_MAX_BLOCK;
+        if (!choose(p, n == 0 ? 1 : n)) return FG_OK;
+        p->full = n == 0;
+        if (!p->full) FG_TRY(write_piece(p, err));
+    }
+    return FG_OK;
+}
+
+/* --- reading back --- */
+
+static bool is_as_written(packer *p, int fd)
+{
+    uint64_t at = p->piece->header_bytes;
+    uint8_t sha[FG_SHA256_BYTES];
+    for (uint32_t i = 0; i < p->piece->n; i++) {
+        const size_t n = (size_t)fg_piece_block_bytes(p->piece, i);
+        if (!fg_stick_read_block(fd, p->buf.p, n, at) || !fg_sha256(p->buf.p, n, sha) ||
+            memcmp(sha, p->piece->sha[i], sizeof sha) != 0)
+            return false;
+        at += n;
+    }
+    return true;
+}
+
+/* Its name says which blocks it was to have, when its header does not. */
+static fg_status drop_part(packer *p, const char *name, fg_err *err)
+{
+    char piece[65];
+    (void)snprintf(piece, sizeof piece, "%.*s", (int)(strlen(name) - sizeof ".part" + 1), name);
+    if (fg_piece_parse_name(piece, &p->piece->first, &p->piece->n) &&
+        p->piece->first < p->list.n_block && p->piece->n <= p->list.n_block - p->piece->first)
+        set_blocks(p, FG_BLOCK_SENT, FG_BLOCK_NEW);
+    return fg_stick_remove(&p->stick, name, err);
+}
+
+static fg_status read_back(packer *p, const char *name, const fg_carry_list *answer, fg_err *err)
+{
+    char shown[FG_STICK_TEXT], to[65], part[65];
+    int fd;
+    (void)answer;
+    FG_TRY(fg_stick_open_file(&p->stick, name, true, &fd, err));
+    (void)fg_stick_shown(&p->stick, name, shown);
+    bool good = fd >= 0 && fg_piece_read(fd, p->piece, shown, NULL) == FG_OK &&
+                fg_piece_fits(p->piece, &p->list, shown, "", NULL) == FG_OK && is_as_written(p, fd);
+    if (fd >= 0) (void)close(fd);
+    if (!good) {
+        p->r->bad++;
+        return drop_part(p, name, err);
+    }
+    names_of(p, to, part);
+    p->r->now += p->piece->bytes;
+    return fg_stick_rename(&p->stick, name, to, err);
+}
+
+static fg_status confirm(packer *p, fg_err *err)
+{
+    const uint64_t asked = p->r->bad;
+    p->r->bad = 0;
+    FG_TRY(each(p, PART, NULL, read_back, err));
+    const uint64_t lost = p->r->bad;
+    p->r->bad = asked;
+    if (p->r->now > 0) p->list.trips++;
+    FG_TRY(save(p, err));
+    if (lost == 0) return FG_OK;
+    return fg_fail(err, FG_EIO,
+                   "%s: %llu pieces are not there as they were written, expected all; %llu bytes "
+                   "are good: it loses data, or is smaller than it says",
+                   p->stick.path, (ull)lost, (ull)p->r->now);
+}
+
+static void report(packer *p)
+{
+    fg_carry_report *r = p->r;
+    for (size_t i = 0; i < p->list.n_file; i++) r->total += p->list.file[i].data;
+    r->left = fg_carry_list_sum(&p->list, FG_BLOCK_NEW);
+    r->sent = fg_carry_list_sum(&p->list, FG_BLOCK_SENT);
+    r->arrived = fg_carry_list_sum(&p->list, FG_BLOCK_HAVE);
+    r->trip = r->now > 0 ? p->list.trips : 0;
+    r->trips = p->list.trips + (r->now == 0 ? 0 : (r->left + r->now - 1) / r->now);
+}
+
+static fg_status pack(packer *p, const char *model, const char *stick, fg_err *err)
+{
+    FG_TRY(open_state(p, model, true, err));
+    FG_TRY(fg_carry_files_open(&p->files, &p->list, p->o->move, err));
+    FG_TRY(allocate(p, err));
+    FG_TRY(fg_stick_open(&p->stick, stick, err));
+    FG_TRY(sort_stick(p, err));
+    if (p->o->move) {
+        FG_TRY(fg_carry_free_blocks(&p->files, &p->list, err));
+        p->backwards = !fg_carry_can_punch(&p->files);
+    }
+    const fg_status st = fill_stick(p, err); /* what came before a failure is good */
+    fg_err late = {0};
+    const fg_status back = confirm(p, st == FG_OK ? err : &late);
+    report(p);
+    return st == FG_OK ? back : st;
+}
+
+fg_status fg_carry_pack(const char *model, const char *stick, const fg_carry_opts *o,
+                        fg_carry_report *r, fg_err *err)
+{
+    packer p = {.o = o, .r = r, .home = {.dir = -1}, .stick = {.dir = -1}};
+    *r = (fg_carry_report){0};
+    const fg_status st = pack(&p, model, stick, err);
+    close_all(&p);
+    return st;
+}
+
+/* --- through a pipe --- */
+
+static fg_status put(int fd, const void *bytes, size_t n, fg_err *err)
+{
+    const uint8_t *at = bytes;
+    while (n > 0) {
+        const ssize_t m = write(fd, at, n);
+        if (m < 0 && errno == EINTR) continue;
+        if (m <= 0)
+            return fg_fail(err, FG_EIO, "standard output: %s, expected to write it",
+                           strerror(errno));
+        at += m;
+        n -= (size_t)m;
+    }
+    return FG_OK;
+}
+
+/* The list of what is carried, as the manifest of a stick: magic, length, text. */
+static fg_status send_manifest(packer *p, int fd, fg_err *err)
+{
+    fg_buf b = {0}, head = {0};
+    fg_status st = fg_carry_list_print(&p->list, FG_CARRY_MANIFEST, &b)
+                       ? FG_OK
+                       : fg_fail_nomem(err, p->files.path);
+    fg_buf_put(&head,
+               "\x89"
+               "FGLIST\n",
+               8);
+    fg_buf_u64(&head, b.len);
+    if (st == FG_OK && head.failed) st = fg_fail_nomem(err, p->files.path);
+    if (st == FG_OK) st = put(fd, head.data, head.len, err);
+    if (st == FG_OK) st = put(fd, b.data, b.len, err);
+    fg_buf_fini(&head);
+    fg_buf_fini(&b);
+    return st;
+}
+
+/* Its header has the hashes of what follows: read first, and kept. */
+static fg_status send_piece(packer *p, int fd, uint8_t *data, fg_err *err)
+{
+    fg_carry_piece *x = p->piece;
+    x->bytes = 0;
+    x->header_bytes = fg_piece_header_bytes(x->n);
+    memcpy(x->id, p->list.id, sizeof x->id);
+    x->n_all = p->list.n_block;
+    for (uint32_t i = 0; i < x->n; i++) {
+        const uint64_t n = fg_carry_list_bytes_of(&p->list, x->first + i);
+        FG_TRY(fg_carry_read_block(&p->files, &p->list, x->first + i, data + x->bytes, err));
+        if (!fg_sha256(data + x->bytes, (size_t)n, x->sha[i])) return fg_fail_nomem(err, "carry");
+        x->bytes += n;
+    }
+    if (!fg_piece_encode(x, p->head)) return fg_fail_nomem(err, "carry");
+    FG_TRY(put(fd, p->head, x->header_bytes, err));
+    return put(fd, data, (size_t)x->bytes, err);
+}
+
+static fg_status send_all(packer *p, int fd, fg_err *err)
+{
+    enum { AGAIN = 64 }; /* the list comes once more after so many pieces */
+    const uint64_t piece = p->o->piece_bytes == 0 ? FG_CARRY_STREAM_PIECE : p->o->piece_bytes;
+    const uint64_t most = room_for(piece);
+    uint8_t *data = fg_mem_alloc((size_t)(most * FG_BLOCK_BYTES));
+    if (data == NULL) return fg_fail_nomem(err, "carry");
+    memset(p->list.block, FG_BLOCK_NEW, (size_t)p->list.n_block);
+    p->capacity = fg_carry_list_sum(&p->list, FG_BLOCK_NEW);
+    fg_status st = FG_OK;
+    for (uint64_t i = 0; st == FG_OK && choose(p, most); i++) {
+        if (i % AGAIN == 0) st = send_manifest(p, fd, err);
+        if (st == FG_OK) st = send_piece(p, fd, data, err);
+        if (st != FG_OK) break;
+        set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT);
+        p->now += p->piece->bytes;
+        p->r->now = p->now;
+        if (p->o->progress != NULL && !p->o->progress(p->o->ctx, p->now, p->capacity))
+            st = fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to send all", p->files.path);
+    }
+    fg_mem_free(data);
+    return st;
+}
+
+fg_status fg_carry_send(const char *model, int fd, const fg_carry_opts *o, fg_carry_report *r,
+                        fg_err *err)
+{
+    packer p = {.o = o, .r = r, .home = {.dir = -1}, .stick = {.dir = -1}};
+    *r = (fg_carry_report){0};
+    fg_status st = open_state(&p, model, false, err);
+    if (st == FG_OK) st = fg_carry_files_open(&p.files, &p.list, false, err);
+    if (st == FG_OK) st = allocate(&p, err);
+    if (st == FG_OK) st = send_all(&p, fd, err);
+    if (st == FG_OK) report(&p);
+    close_all(&p);
+    return st;
+}
