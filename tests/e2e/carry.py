@@ -282,6 +282,8 @@ check("pipe", status == 0 and same(), err)
 for name, change in (("gap", lambda b: b[:9 * MIB] + b[9 * MIB + 70001:]), ("flip", lambda b: b[:7 * MIB] + b"?" * 9 + b[7 * MIB + 9:]),
                      ("noise", lambda b: os.urandom(5000) + b[:MIB] + os.urandom(3000) + b[MIB:]),
                      ("late", lambda b: b[12 * MIB:] + b[:12 * MIB]), ("cut", lambda b: b[:11 * MIB])):
+    if name not in ("gap", "late") and not LONG:
+        continue
     fresh()
     sent = run("carry", "pack", M, "-", "--piece", "4M")[1]
     status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=change(sent))
