@@ -10,7 +10,7 @@ tree=$(find . -name .git -prune -o -path ./build -prune -o -print | sed 's|^\./|
 [ $# -gt 0 ] || set -- $(printf '%s\n' "$tree" | grep -E '(\.(c|h|inc|md|sh)|^Makefile)$')
 out=$(printf '%s\n' "$tree" | awk -v files="$*" '
 BEGIN {
-    n = split("cJSON.h cjson/cJSON.h xxhash.h hwloc.h omp.h pcre2.h utf8proc.h histedit.h cblas.h liburing.h math.h arm_neon.h", w, " ")
+    n = split("cJSON.h cjson/cJSON.h xxhash.h hwloc.h omp.h pcre2.h utf8proc.h histedit.h cblas.h liburing.h openssl/crypto.h openssl/evp.h openssl/sha.h math.h arm_neon.h", w, " ")
     for (i = 1; i <= n; i++) foreign[w[i]] = 1
 }
 # Every end of a path that begins at a folder: what a short name may be.

@@ -5,7 +5,7 @@ set -eu
 pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
       libutf8proc-dev libedit-dev libopenblas-dev liburing-dev libssl-dev"
 [ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
-    python3 python3-venv git groff-base zsh qemu-system-x86 busybox-static e2fsprogs"
+    python3 python3-venv git groff-base signify-openbsd zsh qemu-system-x86 busybox-static e2fsprogs"
 missing=
 for p in $pkgs; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -35,7 +35,7 @@ export APT_CONFIG="$dir/apt.conf"
 apt-get update
 (cd "$dir/debs" &&
     apt-get download libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev \
-        libedit-dev libbsd-dev libmd-dev libncurses-dev liburing-dev libopenblas-pthread-dev &&
+        libedit-dev libbsd-dev libmd-dev libncurses-dev liburing-dev libopenblas-pthread-dev libssl-dev &&
     apt-get source --download-only cjson)
 for deb in "$dir"/debs/*.deb; do dpkg -x "$deb" "$dir/sysroot"; done
 lib=$dir/sysroot/usr/lib/$cross

@@ -78,7 +78,7 @@ root=$out/debian/sysroot
 arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 # What the kernel tests need; no third-party library but the header of xxHash.
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/factor/algorithm.c src/base/*.c \
-    tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e quant/linalg.c -e quant/feedback.c)
+    tests/fg_test.c tests/emulate/level.c tests/checkasm/test_*.c | grep -v -e base/json.c -e base/crypto.c -e quant/linalg.c -e quant/feedback.c)
 arm_make() {
     make -s -j"$(nproc)" CC=$cross-gcc AR=$cross-ar CFLAGS=-O2 WERROR=1 BUILD="$arm" "$@"
 }
@@ -94,7 +94,7 @@ arm_link() { # NAME MAIN_OBJECT PANEL_OBJECT...
 arm_build() {
     arm_make PKG_CFLAGS="-DXXH_INLINE_ALL -idirafter /usr/include" $(arm_objs $arm_srcs) &&
         $cross-gcc -static -o "$arm/level" "$arm/tests/emulate/level.o" "$arm/src/sys/cpu.o" \
-            $(arm_objs src/base/*.c | grep -v /json.o) -lm ||
+            $(arm_objs src/base/*.c | grep -v -e /json.o -e /crypto.o) -lm ||
         return 1
     for t in tests/checkasm/test_*.c; do
         t=$(basename "$t" .c)
@@ -170,7 +170,7 @@ program_build() {
     arm_make CFLAGS=-O1 BLAS=link PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
         -isystem $root/usr/include/$cross/openblas-pthread" \
         LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
-                -lbsd -lmd -lopenblas -lm -pthread -fopenmp" \
+                -lbsd -lmd -lopenblas -lcrypto -lm -pthread -fopenmp" \
         "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance"}
 }
 

@@ -13,6 +13,7 @@ no code with it.  Section numbers in comments are those of FORMAT.md.
 """
 import argparse
 import array
+import hashlib
 import math
 import os
 import struct
@@ -204,6 +205,7 @@ class Reader:
                     best = s
         need(best is not None, "no valid header slot")
         self.read_version = u32(best, 8)
+        self.generation = u64(best, 16)
         need(1 <= self.read_version <= 3, "read version %d, expected 1 to 3" % self.read_version)
         (self.file_bytes, self.dir_offset, self.dir_bytes, self.dir_hash, self.table_offset,
          self.n_chunk, self.data_offset, self.data_bytes, self.root,
@@ -263,6 +265,7 @@ class Reader:
 
     def directory(self, d):
         need(len(d) >= 160, "directory too short")
+        self.raw = d
         self.shape = dict(zip(COUNTS, struct.unpack_from("<10I", d, 0)))
         self.shape["n_ctx_max"] = u64(d, 40)
         self.shape.update(zip(REALS, struct.unpack_from("<9d", d, 48)))
@@ -352,16 +355,40 @@ class Reader:
                 need(self.dense[t.layer] == (dense, pos - dense), t.name + ": dense extent")
         need(self.data_bytes == pos - self.data_offset, "length of the data region")
 
+    def sha256_text(self):  # 4.5
+        """Lines of the key sha256 that are right, those of the chunks left out; None without it."""
+        if "sha256" not in self.meta:
+            return None
+        offset, n, _ = self.meta["sha256"]
+        text = self.read(offset, n).decode("ascii")
+        lines = text.split("\n")
+        generation = int(lines[1].split(" ")[1], 16)
+        need(1 <= generation <= self.generation, "generation of the SHA-256 text")
+        d = self.raw
+        want = ["fulgur sha256 1", "generation %016x" % generation, "shape " + d[:128].hex(),
+                "attention " + "".join("LS"[x] for x in self.attn),
+                "layout %016x %016x %02x" % (self.data_offset, self.data_bytes, self.n_part or 1)]
+        for key, (o, m, _) in self.meta.items():
+            if key not in ("quality", "heat", "sha256"):
+                want.append("meta %s %016x %s" % (hashlib.sha256(self.read(o, m)).hexdigest(), m, key))
+        first = len(d) - 96 * len(self.tensors)
+        want += ["tensor " + d[first + 96 * i:first + 96 * (i + 1)].hex() for i in range(len(self.tensors))]
+        need(lines[:len(want)] == want, "the SHA-256 text differs from the file")
+        need(lines[len(want) + self.n_chunk:] == ["end", ""], "end of the SHA-256 text")
+        return lines[len(want):len(want) + self.n_chunk]
+
     def verify(self, n_sample):
         table = self.read(self.table_offset, 8 * self.n_chunk)
         need(xxh3(table) == self.root, "hash of the chunk table")
         for key, (offset, n, h) in self.meta.items():
             need(xxh3(self.read(offset, n)) == h, "hash of metadata " + key)
+        sha = self.sha256_text()
         n = min(n_sample or self.n_chunk, self.n_chunk)
         for c in sorted({i * self.n_chunk // n for i in range(n)}):
             size = min(1 << 20, self.data_bytes - (c << 20))
-            need(xxh3(self.read(self.data_offset + (c << 20), size)) == u64(table, 8 * c),
-                 "hash of chunk %d" % c)
+            b = self.read(self.data_offset + (c << 20), size)
+            need(xxh3(b) == u64(table, 8 * c), "hash of chunk %d" % c)
+            need(sha is None or sha[c] == "chunk " + hashlib.sha256(b).hexdigest(), "SHA-256 of chunk %d" % c)
         return n
 
     def rows(self, t):  # 6

@@ -291,7 +291,7 @@ typedef struct inlet {
     int fd;
     uint8_t *p; /* [cap] */
     size_t cap, from, to;
-    bool ended;
+    bool ended, used; /* used: what the last mark began was taken */
     fg_err err;
 } inlet;
 
@@ -364,6 +364,7 @@ static fg_status receive_list(unpacker *u, inlet *in, const char *out, fg_err *e
     }
     fg_carry_list_fini(&m);
     if (begun == FG_OK) in->from += (size_t)n + 16;
+    in->used = begun == FG_OK;
     return begun;
 }
 
@@ -409,6 +410,7 @@ static fg_status receive_piece(unpacker *u, inlet *in, fg_err *err)
     }
     if (!ensure(in, u->piece->header_bytes)) return FG_OK;
     in->from += u->piece->header_bytes;
+    in->used = true;
     return receive_blocks(u, in, err);
 }
 
@@ -421,17 +423,11 @@ static fg_status receive(unpacker *u, inlet *in, const char *out, fg_err *err)
             if (!ensure(in, 8 + 7)) break;
             continue;
         }
-        const size_t left = in->to - in->from;
-        const uint8_t *at = in->p + in->from;
-        const bool list = memcmp(at, LIST_MARK, 8) == 0;
+        const bool list = memcmp(in->p + in->from, LIST_MARK, 8) == 0;
+        in->used = false;
         if (list) FG_TRY(receive_list(u, in, out, err));
         if (!list && u->begun) FG_TRY(receive_piece(u, in, err));
-        /* nothing was used up: no whole list, or no piece of ours */
-        if (in->to - in->from >= left && memcmp(in->p + in->from,
-                                                "\x89"
-                                                "FG",
-                                                3) == 0)
-            in->from++;
+        if (!in->used) in->from++; /* no whole list, or no piece of ours */
     }
     if (in->err.code != FG_OK && err != NULL) *err = in->err;
     return in->err.code;

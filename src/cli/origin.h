@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Keys of signatures as a user has them: a file named on the command line, or those that were pinned
- * in a folder of the user's own.  Never one that came with the model, unless somebody says so.
+ * Keys of signatures as a user has them: a file named on the command line, or those that were
+ * pinned in a folder of the user's own.  Never one that came with the model, unless somebody says
+ * so.
  */
 #ifndef FG_SRC_CLI_ORIGIN_H
 #define FG_SRC_CLI_ORIGIN_H

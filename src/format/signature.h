@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Signatures of model files: Ed25519 of the file's SHA-256 text (seal.h), in the format of OpenBSD's
- * signify, so that signify can make and check them too (FORMAT.md 4.6).  The signature of NAME is
- * NAME.sig beside it.
+ * Signatures of model files: Ed25519 of the file's SHA-256 text (seal.h), in the format of
+ * OpenBSD's signify, so that signify can make and check them too (FORMAT.md 4.6).  The signature of
+ * NAME is NAME.sig beside it.
  *
  * Which key is believed is never said by the file or by what lies beside it: a caller names a file
  * of keys, and how they came there is its affair.

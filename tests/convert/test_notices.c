@@ -126,7 +126,7 @@ FG_TEST(a_tokenizer_can_be_added_later)
         CHECK(n == sizeof own_config - 1 && memcmp(text, own_config, n) == 0);
         CHECK(fg_model_file_meta(f, "tokenizer.json", &text, &n, &err) == FG_OK && n > 1000);
         CHECK_OK(fg_model_file_verify(f, NULL, NULL, &err), &err);
-        CHECK_U64(fg_model_file_n_meta(f), 5); /* configuration, recipe, provenance */
+        CHECK_U64(fg_model_file_n_meta(f), 6); /* configuration, recipe, provenance, sha256 */
         fg_model_file_close(&f);
     }
     CHECK(fg_metadata_store_tokenizer(src, in_src("config.json"), &err) != FG_OK);

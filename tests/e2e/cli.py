@@ -89,7 +89,7 @@ said = [run(*a)[1] for a in (("info", M), ("plan", M, "--bandwidth", "50", "--ge
                              ("convert", NANO, path("no.fulgur"), "--dry-run"), ("convert", NANO, M, "--force"))]
 check("bits_per_weight", {b for s in said for b in BITS.findall(s)} == {b"4.92"} and all(BITS.search(s) for s in said), said)
 out = run("plan", M, "--bandwidth", "50", "--gemm", "100", "--ram", "512G")[1]
-check("units_of_memory", b"; 512 GiB given" in out and b"38.9 MB (38,932,016 bytes)" in out and b"29,825,024 weights" in out, out)
+check("units_of_memory", b"; 512 GiB given" in out and b"38.9 MB (38,932,304 bytes)" in out and b"29,825,024 weights" in out, out)
 check_error("units_in_errors", run("run", M, "-p", "x", "--ram", "50M"), "memory: 50.0 MiB, expected at least", " MiB")
 rates = [json.loads(run("plan", M, "--gemm", "100", "--json", "--bandwidth", r)[1])["rates"]["read_gbs"] for r in ("50", "50G", "50GB/s", "50GiB/s")]
 check("units_of_rates", rates == [50, 50, 50, 53.687], rates)

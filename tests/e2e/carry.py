@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""fulgur carry: a model over many sticks and through a pipe, with everything that can go wrong on the way.
+FULGUR_TEST_LONG=1: a synthetic model of several GB as well, and the speed."""
+import hashlib
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from e2e import FULGUR, NANO, check, check_error, check_usage, finish, nano, path, report, run
+
+LONG = "FULGUR_TEST_LONG" in os.environ
+SHIM = path("bad_stick.so")
+subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "tests/e2e/bad_stick.c", "-o", SHIM, "-ldl"],
+               check=True)
+MIB = 1 << 20
+rand = random.Random(17)
+M, STICK = path("m.fulgur"), path("stick")
+nano(path("made.fulgur"))
+open(path("made.fulgur.sig"), "w").write("untrusted comment: a signature goes along\n")
+
+
+def fresh():
+    """The sender's machine, an empty stick, the receiver's machine."""
+    for d in ("from", "to", "stick"):
+        shutil.rmtree(path(d), ignore_errors=True)
+        os.mkdir(path(d))
+    global M, OUT
+    M, OUT = path("from/m.fulgur"), path("to/m.fulgur")
+    # `cp` keeps holes and, unlike a link, makes a file of its own
+    subprocess.run(["cp", "--sparse=always", path("made.fulgur"), M], check=True)
+    shutil.copy(path("made.fulgur.sig"), M + ".sig")
+
+
+def shim(**env):
+    return {"LD_PRELOAD": SHIM, "STICK": os.path.realpath(STICK), **{k: str(v) for k, v in env.items()}}
+
+
+def same(a=None, b=None):
+    return all(open((a or path("made.fulgur")) + e, "rb").read() == open((b or OUT) + e, "rb").read() for e in ("", ".sig"))
+
+
+def used(folder):
+    """Bytes that a folder takes of its disk."""
+    return sum(os.stat(os.path.join(d, f)).st_blocks * 512 for d, _, names in os.walk(folder) for f in names)
+
+
+def pieces():
+    return sorted(f for f in os.listdir(STICK) if f.endswith(".piece"))
+
+
+def blocks(name):
+    _, _, first, n = name[:-6].split("-")
+    return range(int(first, 16), int(first, 16) + int(n, 16))
+
+
+def answer():
+    """What carry.received says: {state: set of blocks}."""
+    said = {"have": set(), "bad": set()}
+    for line in open(os.path.join(STICK, "carry.received")):
+        w = line.split()
+        if w[0] in said:
+            said[w[0]] |= set(range(int(w[1]), int(w[2])))
+    return said
+
+
+# ---- as it should be: nine sticks and more, and everything that is left behind ----
+fresh()
+PACK, UNPACK = ["carry", "pack", M, STICK, "--piece", "2M"], ["carry", "unpack", STICK, "-o", path("to")]
+SMALL = dict(STICK_BYTES=3_500_000)
+DATA = int(re.search(r"blocks (\d+)", (run(*PACK, env=shim(**SMALL)), open(STICK + "/carry.manifest").read())[1]).group(1))
+fresh()
+trips, sizes = 0, []
+while not os.path.exists(OUT) and trips < 30:
+    trips += 1
+    status, out, err = run(*PACK, env=shim(**SMALL))
+    if status or not re.search(rb": %d of \d+ full, .*: (next stick|the last one)" % trips, out):
+        check("pack", False, (out, err))
+        break
+    sizes.append(sum(os.path.getsize(os.path.join(STICK, f)) for f in os.listdir(STICK)))
+    status, out, err = run(*UNPACK)
+    if status:
+        check("unpack", False, err)
+        break
+check("trips", 9 <= trips < 30 and max(sizes) <= 3_500_000 and same(), (trips, sizes))
+check("sparse", used(path("to")) <= used(path("from")) and os.path.getsize(OUT) == os.path.getsize(M))
+check("leaves_nothing", sorted(os.listdir(path("to"))) == ["m.fulgur", "m.fulgur.sig"], os.listdir(path("to")))
+check("all_arrived", b"all of it has arrived" in run(*PACK)[1] and pieces() == [])
+check("sender_keeps_all", same(M, path("made.fulgur")))
+check("status", re.search(rb" (\S+ MB) arrived\n$", run("carry", "status", M)[1]) and run("carry", M)[1] == run("carry", "status", M)[1])
+check_error("not_over_what_is_there", run(*UNPACK), "m.fulgur: exists already")
+check_error("status_of_nothing", run("carry", "status", path("made.fulgur")), "not being carried")
+check_error("no_stick", run("carry", "unpack", path("from")), "carry.manifest: no such file")
+check_error("no_folder", run("carry", "pack", M, path("none")), "none: ", "folder")
+check_usage("piece_too_large", run("carry", "pack", M, STICK, "--piece", "4G"), "--piece")
+check_error("no_model", run("carry", "pack", path("made.fulgur.sig"), STICK), "made.fulgur.sig")
+
+
+# ---- killed at 20 random points on each side, the sender's room given back as it goes ----
+def carry(name, kills, piece="2M", most=3_500_000, holes=True):
+    """Carries with --move, killed so often on each side; the largest rooms that were taken."""
+    copy, top = used(path("from")), {"from": 0, "to": 0, "both": 0}
+    died = {"pack": 0, "unpack": 0}
+    env = dict(STICK_BYTES=most, **({} if holes else {"NO_HOLES": 1}))
+    pack, unpack = ["carry", "pack", M, STICK, "--piece", piece, "--move"], ["carry", "unpack", STICK, "-o", path("to"), "--move"]
+    calls = {"pack": 40, "unpack": 20}
+    for trip in range(80):
+        for what, args in (("pack", pack), ("unpack", unpack)):
+            for attempt in range(8):
+                n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 4 else 0
+                status, out, err = run(*args, env=shim(**env, DIE_AT=n, DIE_COUNT=path("count")))
+                a, b = used(path("from")), used(path("to"))
+                top = {"from": max(top["from"], a), "to": max(top["to"], b), "both": max(top["both"], a + b)}
+                if status == -signal.SIGKILL:
+                    died[what] += 1
+                    continue
+                if status != 0:
+                    check(name, False, (what, err))
+                    return
+                calls[what] = int(open(path("count")).read())
+                break
+            if os.path.exists(OUT) and not os.path.exists(OUT + ".carry"):
+                check(name, same(), trip)
+                check(name + ".killed", min(died.values()) >= kills, died)
+                check(name + ".room", top["from"] <= 1.05 * copy and top["to"] <= 1.05 * copy
+                      and top["both"] <= 1.05 * copy + most, (copy, top))
+                run(*pack, env=shim(**env))
+                check(name + ".freed", used(path("from")) < 0.05 * copy + 65536, used(path("from")))
+                return
+    check(name, False, "not there after 80 trips")
+
+
+fresh()
+carry("killed", 20)
+fresh()
+carry("cut_from_the_end", 2, holes=False)
+
+# ---- a limit of file sizes, as FAT has one: pieces end there ----
+fresh()
+limit = 3 * MIB + 4096
+small = lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
+status, out, err = run("carry", "pack", M, STICK, preexec=small)
+check("file_limit", status == 0 and max(os.path.getsize(os.path.join(STICK, f)) for f in pieces()) <= limit and len(pieces()) > 5, err)
+check("file_limit.same", run(*UNPACK)[0] == 0 and same())
+
+# ---- a stick that has half of what it says ----
+fresh()
+FAKE = dict(STICK_BYTES=12 * MIB, STICK_ZEROS=6 * MIB)
+result = run(*PACK, env=shim(**FAKE))
+check_error("fake_stick", result, "not there as they were written", "smaller than it says")
+good = pieces()
+check("fake_stick.first_half_is_good", 3 <= len(good) <= 6, good)
+check("fake_stick.unpack", run(*UNPACK, env=shim(**FAKE, STICK_COLD=1))[0] == 0 and answer()["bad"] == set()
+      and answer()["have"] == {b for f in good for b in blocks(f)})
+shutil.rmtree(STICK)
+os.mkdir(STICK)
+check("fake_stick.another", run(*PACK)[0] == 0 and run(*UNPACK)[0] == 0 and same(), os.listdir(path("to")))
+# control: what comes from the page cache looks good
+fresh()
+text = open("tests/e2e/bad_stick.c").read().replace("O_DIRECT) != 0", "0) != 0").replace("dropped[fd] = 1", "dropped[fd] = 0")
+open(path("blind.c"), "w").write(text)
+subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-shared", "-fPIC", path("blind.c"), "-o", path("blind.so"), "-ldl"], check=True)
+status, out, err = run(*PACK, env={**shim(**FAKE), "LD_PRELOAD": path("blind.so")})
+check("control_cached", status == 0, err)
+run(*UNPACK, env=shim(**FAKE, STICK_COLD=1))
+check("control_cached.receiver_sees_it", len(answer()["bad"]) > 2, answer())
+
+# ---- three damaged pieces: exactly their ranges are asked for again ----
+fresh()
+run(*PACK[:-1], "4M")
+hurt = rand.sample([f for f in pieces() if len(blocks(f)) > 1], 3)
+bad = set()
+for f in hurt:
+    at = rand.randrange(len(blocks(f)))
+    bad.add(blocks(f)[at])
+    with open(os.path.join(STICK, f), "r+b") as p:
+        head = int.from_bytes(p.read(16)[12:], "little")
+        p.seek(head + at * MIB + 12345)
+        byte = p.read(1)
+        p.seek(-1, 1)
+        p.write(bytes([byte[0] ^ 0x10]))
+status, out, err = run(*UNPACK)
+check("damaged", status == 0 and b" damaged" in out and answer()["bad"] == bad
+      and len(answer()["have"]) == DATA - 3, (bad, answer(), err))
+status, out, err = run(*PACK)
+check("damaged.sent_again", b"arrived damaged, sent again" in out and {b for f in pieces() for b in blocks(f)} == bad, (out, pieces()))
+check("damaged.same", run(*UNPACK)[0] == 0 and same())
+# a header, a piece cut short, one that is missing
+fresh()
+run(*PACK[:-1], "4M")
+names = [f for f in pieces() if len(blocks(f)) > 1]
+with open(os.path.join(STICK, names[0]), "r+b") as p:
+    p.write(b"x")
+os.truncate(os.path.join(STICK, names[1]), os.path.getsize(os.path.join(STICK, names[1])) - 5000)
+os.remove(os.path.join(STICK, names[2]))
+status, out, err = run(*UNPACK)
+check("header", status == 0 and names[0].encode() in err and answer()["bad"] == {*blocks(names[0]), blocks(names[1])[-1]}, answer())
+check("missing_is_not_bad", answer()["have"].isdisjoint(blocks(names[2])))
+check("missing_comes_again", run(*PACK, "--again")[0] == 0
+      and {b for f in pieces() for b in blocks(f)} == {*blocks(names[0]), blocks(names[1])[-1], *blocks(names[2])}, pieces())
+check("missing.same", run(*UNPACK)[0] == 0 and same())
+
+# ---- what others put on a stick ----
+fresh()
+run(*PACK, env=shim(STICK_BYTES=9_000_000))
+shutil.copytree(STICK, path("theirs"))
+other = path("from/other.fulgur")
+shutil.copy(path("made.fulgur"), other)
+with open(other, "r+b") as p:  # another file by its slot's unused bytes: their hash is not looked at here
+    pass
+run("trace", other, NANO + "/config.json", "--heat", "--tokens", "8")
+shutil.rmtree(STICK)
+os.mkdir(STICK)
+check("other", run("carry", "pack", other, STICK, "--piece", "4M")[0] == 0)
+check_error("foreign_stick", run(*PACK), "stick/carry.manifest: of transfer", "from/m.fulgur")
+foreign = pieces()[0]
+check("foreign_stick_is_left_alone", len(pieces()) > 3)
+shutil.copy(os.path.join(STICK, foreign), path("theirs"))
+check_error("foreign_piece", run("carry", "unpack", path("theirs"), "-o", path("to")), f"theirs/{foreign}: a piece of transfer")
+check("foreign_piece_others_are_taken", os.path.exists(OUT + ".carry"))
+check_error("foreign_manifest", run("carry", "unpack", STICK, "-o", OUT), "stick/carry.manifest: of transfer", OUT)
+shutil.copy(path("theirs/carry.received"), STICK)
+os.remove(STICK + "/carry.manifest")
+check_error("foreign_answer", run("carry", "pack", other, STICK), "carry.received: of transfer")
+T = path("theirs")
+os.remove(os.path.join(T, foreign))
+os.symlink(path("made.fulgur"), os.path.join(T, "carry-00000000-0000000-001.piece"))
+check_error("link", run("carry", "unpack", T, "-o", OUT), "carry-00000000-0000000-001.piece")
+os.remove(os.path.join(T, "carry-00000000-0000000-001.piece"))
+os.mkfifo(os.path.join(T, "carry-00000000-0000000-001.piece"))
+check_error("fifo", run("carry", "unpack", T, "-o", OUT), "expected a regular file")
+os.remove(os.path.join(T, "carry-00000000-0000000-001.piece"))
+text = open(T + "/carry.manifest").read()
+for name, to in (("name", "../m.fulgur"), ("dot", ".m"), ("long", "m" * 57), ("link", "a/b"), ("empty", "")):
+    body = re.sub(r"name .*", "name " + to, text)
+    body = body[:body.index("end ")]
+    open(T + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
+    check_error("hostile_name." + name, run("carry", "unpack", T, "-o", path("to")), "carry.manifest: line 3")
+open(T + "/carry.manifest", "w").write(text.replace("blocks", "Blocks"))
+check_error("hostile_list", run("carry", "unpack", T), "carry.manifest: damaged")
+check("nothing_outside", not os.path.exists(path("m.fulgur")))
+
+# ---- the model changes on the way, no room, two at once ----
+fresh()
+run(*PACK, env=shim(**SMALL))
+os.utime(M)
+check_error("changed", run(*PACK), "changed since it began to be carried", "m.fulgur.carry to begin anew")
+fresh()
+run(*PACK, env=shim(**SMALL))
+os.mkdir(path("full"))
+status, out, err = run("carry", "unpack", STICK, "-o", path("full"),
+                       env={**shim(STICK_BYTES=MIB), "STICK": os.path.realpath(path("full"))})
+check_error("no_room", (status, out, err), "bytes free on its file system")
+check("no_room_leaves_nothing", os.listdir(path("full")) == [])
+
+# ---- a split model, in parts on several drives ----
+for d in ("from", "to", "stick"):
+    shutil.rmtree(path(d))
+    os.mkdir(path(d))
+os.mkdir(path("d1"))
+status, out, err = run("convert", NANO, M, "--split", path("d1"))
+while not os.path.exists(OUT):
+    if run("carry", "pack", M, STICK, env=shim(STICK_BYTES=9_000_000))[0] or run(*UNPACK)[0]:
+        break
+check("split", os.path.exists(OUT + ".1") and run("verify", OUT)[0] == 0 and
+      all(open(OUT + e, "rb").read() == open(M + e, "rb").read() for e in ("", ".1")), err)
+check("split.sparse", used(path("to")) <= used(path("from")) + used(path("d1")) + 65536, (used(path("to")), used(path("from"))))
+
+# ---- a pipe that goes one way ----
+fresh()
+status, sent, err = run("carry", "pack", M, "-")
+check("pipe.sent", status == 0 and len(sent) > 20 * MIB and sorted(os.listdir(path("from"))) == ["m.fulgur", "m.fulgur.sig"], err)
+status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=sent)
+check("pipe", status == 0 and same(), err)
+for name, change in (("gap", lambda b: b[:9 * MIB] + b[9 * MIB + 70001:]), ("flip", lambda b: b[:7 * MIB] + b"?" * 9 + b[7 * MIB + 9:]),
+                     ("noise", lambda b: os.urandom(5000) + b[:MIB] + os.urandom(3000) + b[MIB:]),
+                     ("late", lambda b: b[12 * MIB:] + b[:12 * MIB]), ("cut", lambda b: b[:11 * MIB])):
+    if name not in ("gap", "late") and not LONG:
+        continue
+    fresh()
+    sent = run("carry", "pack", M, "-", "--piece", "4M")[1]
+    status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=change(sent))
+    left = re.search(rb"([\d.]+) MB arrived.* ([\d.]+) (MB|kB) to come", out)
+    check(f"pipe.{name}", status == 0 and (left or name == "late") and (left is None or float(left.group(1)) > 8), (out, err))
+    status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=sent)
+    check(f"pipe.{name}.filled", status == 0 and b"complete" in out and same(), (out, err))
+check_error("pipe.nothing", run("carry", "unpack", "-", "-o", OUT, stdin=b""), "standard input: no list")
+
+# ---- a large one ----
+if LONG:
+    free = shutil.disk_usage(path("")).free
+    layers = max(2, min(36, int(free / 3.3 / 0.92e9)))
+    for d in ("from", "to", "stick"):
+        shutil.rmtree(path(d))
+        os.mkdir(path(d))
+    run("synth", M, "--layers", str(layers), timeout=3600)
+    size = used(path("from"))
+    shutil.move(M, path("made.fulgur"))
+    shutil.copy(path("made.fulgur"), M)
+    open(M + ".sig", "w").close()
+    open(path("made.fulgur.sig"), "w").close()
+    carry("large", 20, piece="4095M", most=size * 6 // 33)
+finish()
