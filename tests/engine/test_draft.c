@@ -360,12 +360,20 @@ FG_TEST(rows_that_stay_are_seen)
 
 /* ---- measured ---- */
 
+static void look_away(void *ctx, uint64_t pos, const float *logits)
+{
+    (void)ctx;
+    (void)pos;
+    (void)logits;
+}
+
+/* A pass of so many rows with the logits of all of them, as guesses need. */
 static double plain_seconds(fg_session *s, const fg_ids *ids, uint64_t at, size_t rows)
 {
     fg_err err = {0};
     uint64_t back;
     const uint64_t t0 = fg_clock_ns();
-    (void)fg_session_eval(s, ids->data + at, rows, NULL, NULL, &err);
+    (void)fg_session_eval(s, ids->data + at, rows, look_away, NULL, &err);
     const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;
     (void)fg_session_rewind(s, at, &back, &err);
     return seconds;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/hash.h"
 #include "src/base/utf8.h"
 #include "src/engine/generator.h"
 #include "src/text/sampler.h"
@@ -450,6 +451,15 @@ FG_TEST(a_foreign_state_is_refused)
                               &err) == FG_EINVAL);
     CHECK(fg_generator_resume(r.g, r.ids.data, p - 1, n, 0, state, sizeof state, false, NULL,
                               &err) == FG_EINVAL);
+    for (int k = 0; k < 5; k++) { /* whole, and impossible */
+        static const size_t at[] = {4, 104, 112, 128, 24}, len[] = {1, 1, 1, 1, 32};
+        memcpy(bad, state, sizeof bad);
+        memset(bad + at[k], k == 4 ? 0 : 99, len[k]);
+        const uint64_t sum = fg_hash64(bad, sizeof bad - 8);
+        memcpy(bad + sizeof bad - 8, &sum, 8);
+        CHECK(fg_generator_resume(r.g, r.ids.data, p, n, 0, bad, sizeof bad, false, NULL, &err) ==
+              (k == 0 ? FG_EVERSION : FG_EFORMAT));
+    }
     r.ids.data[n - 1] ^= 1;
     CHECK(fg_generator_resume(r.g, r.ids.data, p, n, 0, state, sizeof state, false, NULL, &err) ==
           FG_EINVAL);
