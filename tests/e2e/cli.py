@@ -126,6 +126,36 @@ loud, quiet = run(*PROMPT, "--temp", "0", "--ram", "1G"), run(*PROMPT, "--temp",
 check("quiet", quiet == (0, loud[1], b"") and b"tok/s" in loud[2] and b"hits" in loud[2], quiet)
 check("quiet_errors_stay", run("run", path("nowhere"), "-p", "x", "--quiet")[2].count(b"\n") == 1)
 
+# stop strings, guesses, bias, budgets of a reply
+def reply(*args):
+    status, out, err = run(*PROMPT, "--json", *args)
+    return json.loads(out) if status == 0 else err
+
+
+whole = reply("--temp", "0", "--draft", "off")
+part = whole["text"][20:26]
+stopped = reply("--temp", "0", "--stop", "never there", "--stop", part)
+check("stop_string", stopped["text"] == whole["text"][:whole["text"].find(part)] and stopped["end"] == "stop_string",
+      (whole, stopped))
+for seed in ("1", "2"):
+    texts = {json.dumps([reply("--seed", seed, "--draft", n)[k] for k in ("text", "generated_tokens", "end")])
+             for n in ("off", "1", "7", "auto")}
+    check(f"guesses_change_nothing_{seed}", len(texts) == 1, texts)
+check("guesses_another_seed", reply("--seed", "1")["text"] != reply("--seed", "2")["text"])  # the control
+check("temperature", reply("--temperature", "0")["text"] == whole["text"])
+thought = reply("--logit-bias", "4092=1000", "-n", "200", "--think-budget", "30", "--think-message", "Enough.")  # <think>
+check("budget_closes", "Enough.\n</think>\n\n" in thought["text"]
+      and thought["forced_tokens"] > 2 and 30 + 64 <= thought["thought_tokens"] <= 30 + 64 + thought["forced_tokens"], thought)
+check("budget_says_so", b"--think-budget" in run(*PROMPT, "--logit-bias", "4092=1000", "-n", "200", "--budget", "1k", "--think-budget", "30")[2])
+for name, args, want in (("bias", ("--logit-bias", "5"), "ID=X"), ("bias_number", ("--logit-bias", "5=nan"), "ID=X"),
+                         ("bias_sign", ("--logit-bias", "-5=1"), "ID=X"), ("bias_id", ("--logit-bias", "4096=1"), "4096"),
+                         ("message", ("--think-message", "a</think>"), "</think>"), ("stop_bytes", ("--stop", b"\xff"), "UTF-8")):
+    check_error(f"reply_{name}", run(*PROMPT, *args), want)
+for name, args in (("stop", ("--stop", "")), ("many_stops", 17 * ("--stop", "x")), ("draft", ("--draft", "8")),
+                   ("draft_word", ("--draft", "on")), ("thousands", ("--budget", "k")), ("negative", ("--think-budget", "-1")),
+                   ("penalty", ("--repeat-penalty", "0")), ("penalty_nan", ("--frequency-penalty", "nan"))):
+    check_usage(f"reply_{name}", run(*PROMPT, *args))
+
 
 def terminal(*args, **env):
     """What fulgur writes to a terminal that is its standard output and standard error."""
