@@ -184,7 +184,7 @@ static bool drive(rig *r, size_t most)
 
 static bool is(const fg_buf *b, const char *want)
 {
-    return b->len == strlen(want) && memcmp(b->data, want, b->len) == 0;
+    return b->len == strlen(want) && (b->len == 0 || memcmp(b->data, want, b->len) == 0);
 }
 
 /* What all ids of the reply say, put together by the reference. */
@@ -410,7 +410,9 @@ FG_TEST(resumed_at_every_token_it_is_the_same)
     }
     CHECK(n > 40 && n < 400 && a.n_forced == 1);
     int n_other = 0;
-    for (size_t i = 0; i < n; i++) {
+    int n_all = 0;
+    for (size_t i = 0; i < n; i += (size_t)fg_test_every(3, 9)) {
+        n_all++;
         rig b, c;
         REQUIRE(rig_open(&b, e) && rig_open(&c, e));
         resume(&b, &a, &at[i], true, true);
@@ -421,7 +423,7 @@ FG_TEST(resumed_at_every_token_it_is_the_same)
         rig_close(&b);
         rig_close(&c);
     }
-    CHECK(n_other > (int)n / 2);
+    CHECK(n_other > n_all / 2);
     rig_close(&a);
     fg_engine_close(&e);
 }
