@@ -8,9 +8,12 @@ enum {
     PAUSE = 256,     /* tokens that it is off at first */
     MOST_PAUSE = 10, /* doublings */
     REFRESH = 64,    /* passes with guesses until one without is measured again */
+    FORGET = 128,    /* passes without until the others may be tried again */
 };
-#define WORTH    1.05 /* what guessing must promise */
-#define MAY_LOSE 0.02 /* of all seconds */
+#define WORTH 1.05 /* what guessing must promise */
+/* Seconds that may be lost in all: a share of those spent, and some passes of one row. */
+#define MAY_LOSE   0.015
+#define LOSE_FIRST 1.5
 
 /* c(w) / c(1) before it was measured: bytes of the dense part and of the experts that w rows of a
  * text ask for, at M1's dimensions; and where experts are read from a disk, which then is all that
@@ -130,7 +133,15 @@ size_t fg_draft_propose(fg_draft *d, uint32_t *out, size_t most)
                                        : fg_lookup_next(&d->guess, out, most);
     if (d->width > 0 || n == 0) return n;
     const bool blind = d->seconds[1].n == 0 || d->age >= REFRESH;
-    return blind || d->n_token < d->off_until ? 0 : best_width(d, n);
+    const bool broke = -d->saved > LOSE_FIRST * d->seconds[1].value + MAY_LOSE * d->spent;
+    return blind || broke || d->n_token < d->off_until ? 0 : best_width(d, n);
+}
+
+/* Perhaps they were unlucky. */
+static void forget(fg_draft *d)
+{
+    for (size_t w = 2; w <= FG_DRAFT_ROWS; w++) d->seconds[w].n = 0;
+    d->idle = 0;
 }
 
 static void go_off(fg_draft *d)
@@ -138,36 +149,36 @@ static void go_off(fg_draft *d)
     d->off_until = d->n_token + ((uint64_t)PAUSE << d->n_off);
     if (d->n_off < MOST_PAUSE) d->n_off++;
     d->n_losing = 0;
-    d->lost = 0;
-    for (size_t w = 2; w <= FG_DRAFT_ROWS; w++) d->seconds[w].n = 0; /* perhaps they were unlucky */
+    forget(d);
 }
 
 void fg_draft_passed(fg_draft *d, size_t n, size_t n_right, double seconds)
 {
     double *value = &d->seconds[n + 1].value;
     uint64_t *count = &d->seconds[n + 1].n;
+    const bool known = *count > 0 || d->seconds[1].n > 0;
     /* a pass that something else held up says little */
-    const double most = *value * 3, x = *count > 0 && seconds > most ? most : seconds;
+    const double most = known ? 2 * seconds_of(d, n + 1) : seconds;
     if (*count == 0) *value = 0;
-    learn(value, count, x, 8);
-    d->spent += seconds;
+    learn(value, count, seconds < most ? seconds : most, 8);
     d->age = n == 0 ? 0 : d->age + 1;
+    d->spent += *value;
+    d->idle = n == 0 ? d->idle + 1 : 0;
+    if (d->idle >= FORGET) forget(d);
     if (n == 0) return;
     d->drafted += n;
     d->accepted += n_right;
-    const double one = d->seconds[1].value, gained = (double)(n_right + 1) * one - seconds;
     if (d->seconds[1].n == 0) return;
+    /* by what such passes take, so that no single one decides */
+    const double one = d->seconds[1].value, gained = (double)(n_right + 1) * one - *value;
     d->saved += gained;
-    d->lost = gained > d->lost ? 0 : d->lost - gained;
     if (gained < 0) {
         d->n_losing++;
     } else if (d->n_losing > 0) {
         d->n_losing--;
     }
     if (gained > 0 && d->n_losing == 0) d->n_off = 0;
-    const bool bleeds =
-        d->lost > one * 2 + MAY_LOSE / 2 * d->spent || -d->saved > one + MAY_LOSE * d->spent;
-    if (d->n_losing >= TIRED || bleeds) go_off(d);
+    if (d->n_losing >= TIRED) go_off(d);
 }
 
 double fg_draft_gain(const fg_draft *d)

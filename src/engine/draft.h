@@ -9,8 +9,8 @@
  * length of its match, on every token, whether it was used or not, which costs nothing.  Before a
  * width was tried a prior stands for it.
  *
- * Guesses go off while they lose, for 256 tokens, doubling: after 64 losing passes, or at once when
- * the seconds lost come near three in a hundred of the reply.
+ * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds risked
+ * than two in a hundred of the reply's, and those of a token and a half.
  *
  * It decides on time alone; what a reply says does not depend on it (src/engine/reply.c).
  */
@@ -38,12 +38,12 @@ typedef struct fg_draft {
         uint64_t n;                 /* measured so often */
     } right[FG_DRAFT_CLASSES],      /* share of right guesses by length of the match */
         seconds[FG_DRAFT_ROWS + 1]; /* [w] of a pass */
-    uint64_t age;                   /* passes since that of one row was measured */
+    uint64_t age;                   /* passes since one of one row was measured */
+    uint64_t idle;                  /* passes since the last one with guesses */
     /* the ledger */
     uint64_t n_token, n_losing, n_off; /* tokens; losing passes; times it went off */
     uint64_t off_until;                /* of n_token */
     double saved, spent;               /* seconds: against passes of one row; of all passes */
-    double lost;                       /* since it was last switched on, net */
     uint64_t drafted, accepted;
 } fg_draft;
 

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "src/base/clock.h"
 #include "src/engine/draft.h"
 #include "src/engine/generator.h"
 #include "src/text/sampler.h"
@@ -78,7 +78,8 @@ typedef struct outcome {
     double gain, width; /* against passes of one row; mean rows of passes with guesses */
 } outcome;
 
-static outcome simulate(const world *w, size_t n_token, bool streams, double noise, bool heeds)
+/* busy: others have the machine too; some passes take three times as long. */
+static outcome simulate(const world *w, size_t n_token, bool streams, bool busy, bool heeds)
 {
     fg_draft d;
     outcome o = {0};
@@ -98,9 +99,10 @@ static outcome simulate(const world *w, size_t n_token, bool streams, double noi
         size_t right = 0;
         while (right < k && out[right] == truth(w, n + right)) right++;
         const double jitter = (double)(mix(n * 77 + w->salt) >> 11) * 0x1p-53 - 0.5;
-        const double seconds = w->cost[k + 1] * (1 + 2 * noise * jitter);
+        const double held_up = busy && mix(n * 91 + w->salt) % 10 == 0 ? 3 : 1;
+        const double seconds = w->cost[k + 1] * held_up * (1 + (busy ? 0.6 : 0.1) * jitter);
         fg_draft_passed(&d, k, right, seconds);
-        spent += seconds;
+        spent += w->cost[k + 1]; /* the others' share is nobody's gain or loss */
         for (size_t i = 0; i < right && n < n_token; i++, n++) ids[n] = truth(w, n);
         n_pass += k > 0;
         n_row += k > 0 ? k + 1 : 0;
@@ -141,20 +143,25 @@ FG_TEST(guesses_gain_where_they_can_and_never_lose)
         for (size_t a = 0; a < sizeof rights / sizeof rights[0]; a++) {
             for (uint64_t salt = 1; salt <= 3; salt++) {
                 const world w = {costs[c], rights[a], salt * 1000003};
-                const outcome brief = simulate(&w, 256, c == 2, 0.05, true),
-                              full = simulate(&w, 8000, c == 2, 0.05, true);
+                const outcome brief = simulate(&w, 256, c == 2, false, true),
+                              full = simulate(&w, 8000, c == 2, false, true),
+                              busy = simulate(&w, 8000, c == 2, true, true);
                 const double best = best_formula(&w);
                 const double want = best > 1.1 ? 0.9 * best : 0.97;
-                if (full.gain >= want && full.gain >= 0.97 && brief.gain >= 0.97) continue;
-                fg_test_fail(__FILE__, __LINE__,
-                             "costs %zu, %g right: gain %.3f, of 256 tokens %.3f, formula %.3f, "
-                             "%.1f rows",
-                             c, rights[a], full.gain, brief.gain, best, full.width);
+                if (full.gain >= want && full.gain >= 0.97 && brief.gain >= 0.97 &&
+                    busy.gain >= (best > 1.2 ? 0.85 * best : 0.97)) {
+                    continue;
+                }
+                fg_test_fail(
+                    __FILE__, __LINE__,
+                    "costs %zu, %g right: gain %.3f, of 256 tokens %.3f, busy %.3f, formula "
+                    "%.3f, %.1f rows",
+                    c, rights[a], full.gain, brief.gain, busy.gain, best, full.width);
             }
         }
     }
     const world w = {costs[0], 0.1, 1}; /* control: who guesses whatever it costs loses */
-    CHECK(simulate(&w, 2000, false, 0, false).gain < 0.5);
+    CHECK(simulate(&w, 2000, false, false, false).gain < 0.5);
 }
 
 /* ---- the same reply ---- */
@@ -172,6 +179,7 @@ typedef struct reply {
     fg_reply r;
     fg_generator_stats stats;
     uint64_t n_poll;
+    double cpu; /* seconds of processor time, which others on the machine leave alone */
     /* for the script */
     const fg_ids *known;
     uint64_t salt;
@@ -205,6 +213,13 @@ static size_t recall(void *ctx, const uint32_t *ids, size_t n, uint32_t *out, si
     return k;
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static bool run(reply *r, fg_engine *e, const fg_ids *ids, fg_reply_opts o, double temp,
                 uint64_t seed, int n_waste)
 {
@@ -229,7 +244,9 @@ static bool run(reply *r, fg_engine *e, const fg_ids *ids, fg_reply_opts o, doub
         fg_generator_draft(g)->script = recall;
         fg_generator_draft(g)->script_ctx = r;
     }
+    const double begun = cpu_seconds();
     if (st == FG_OK) st = fg_generator_run(g, r->s, &r->r, &err);
+    r->cpu = cpu_seconds() - begun;
     r->stats.size = sizeof r->stats;
     if (g != NULL) fg_generator_get_stats(g, &r->stats);
     fg_generator_destroy(&g);
@@ -372,9 +389,9 @@ static double plain_seconds(fg_session *s, const fg_ids *ids, uint64_t at, size_
 {
     fg_err err = {0};
     uint64_t back;
-    const uint64_t t0 = fg_clock_ns();
+    const double begun = cpu_seconds();
     (void)fg_session_eval(s, ids->data + at, rows, look_away, NULL, &err);
-    const double seconds = (double)(fg_clock_ns() - t0) * 1e-9;
+    const double seconds = cpu_seconds() - begun;
     (void)fg_session_rewind(s, at, &back, &err);
     return seconds;
 }
@@ -385,10 +402,11 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* On one thread, in processor time. */
 FG_TEST(measured_on_a_large_model)
 {
-    enum { N = 96, ROUNDS = 2, TIMES = 5 };
-    static const double rights[] = {1, 0.8, 0.6, 0};
+    enum { N = 96, TIMES = 3 };
+    static const double rights[] = {1, 0.8, 0.6, 0.3, 0};
     const char *path = getenv("FULGUR_TEST_SYNTH");
     fg_err err = {0};
     fg_ids ids = {0}, known = {0};
@@ -396,18 +414,18 @@ FG_TEST(measured_on_a_large_model)
         fg_test_skip("FULGUR_TEST_SYNTH is not set");
         return;
     }
-    fg_engine *e = model_open_file(path, 0, NULL);
+    fg_engine *e = model_open_file(path, 1, NULL);
     REQUIRE(e != NULL);
     for (uint32_t i = 0; i < 64; i++) CHECK(fg_ids_push(&ids, (i * 7919 + 5) % 100000));
     fg_reply_opts o = fg_reply_opts_default();
     o.n_max = N;
     o.ignore_eos = o.goes_on = true;
     o.repeat_stop = 0;
-    reply first = {0};
+    reply plain = {0};
     o.draft = FG_DRAFT_OFF;
-    REQUIRE(run(&first, e, &ids, o, 0, 0, 0)); /* warm, and what there is to guess */
-    for (uint64_t i = 0; i < fg_session_pos(first.s); i++) {
-        CHECK(fg_ids_push(&known, fg_session_ids(first.s)[i]));
+    REQUIRE(run(&plain, e, &ids, o, 0, 0, 0));
+    for (uint64_t i = 0; i < fg_session_pos(plain.s); i++) {
+        CHECK(fg_ids_push(&known, fg_session_ids(plain.s)[i]));
     }
     fg_session *s = model_session(e, 2048, 64);
     CHECK_OK(fg_session_eval(s, known.data, 70, NULL, NULL, &err), &err);
@@ -421,33 +439,26 @@ FG_TEST(measured_on_a_large_model)
         printf("  %zu rows: %.4f s, %.2f\n", w, cost[w], cost[w] / cost[1]);
     }
     fg_session_destroy(&s);
+    o.draft = FG_DRAFT_AUTO;
     for (size_t a = 0; a < sizeof rights / sizeof rights[0]; a++) {
-        double gain[ROUNDS], width = 0;
-        for (int i = 0; i < ROUNDS; i++) { /* in turns */
-            reply plain = {0}, quick = {.known = &known, .right = rights[a], .salt = 17 + a};
-            o.draft = FG_DRAFT_OFF;
-            REQUIRE(run(&plain, e, &ids, o, 0, 0, 0));
-            o.draft = FG_DRAFT_AUTO;
-            REQUIRE(run(&quick, e, &ids, o, 0, 0, 0));
-            CHECK(same(&plain, &quick));
-            gain[i] = plain.r.seconds / quick.r.seconds;
-            const double n_pass = (double)(quick.r.n_eval - quick.stats.n_accepted);
-            width = 1 + (double)quick.stats.n_drafted / n_pass;
-            reply_close(&plain);
-            reply_close(&quick);
-        }
-        qsort(gain, ROUNDS, sizeof *gain, by_value);
+        reply quick = {.known = &known, .right = rights[a], .salt = 17 + a};
+        REQUIRE(run(&quick, e, &ids, o, 0, 0, 0));
+        CHECK(same(&plain, &quick));
+        const double gain = plain.cpu / quick.cpu;
+        const double n_pass = (double)(quick.r.n_eval - quick.stats.n_accepted);
+        const double width = 1 + (double)quick.stats.n_drafted / n_pass;
         const world w = {cost, rights[a], 0};
         const size_t rows = (size_t)(width + 0.5);
-        const double mean = (gain[0] + gain[ROUNDS - 1]) / 2;
-        printf(
-            "  %.1f right: gain %.3f (%.3f to %.3f), %.2f rows a pass, formula %.3f, best %.3f\n",
-            rights[a], mean, gain[0], gain[ROUNDS - 1], width, formula(&w, rows < 1 ? 1 : rows),
-            best_formula(&w));
-        CHECK(mean >= 0.97);
-        CHECK(mean >= 0.9 * formula(&w, rows < 1 ? 1 : rows));
+        printf("  %.1f right: gain %.3f, on the clock %.3f; %.2f rows a pass, of %llu guesses %llu "
+               "right; formula %.3f, best %.3f\n",
+               rights[a], gain, plain.r.seconds / quick.r.seconds, width,
+               (unsigned long long)quick.stats.n_drafted,
+               (unsigned long long)quick.stats.n_accepted, formula(&w, rows), best_formula(&w));
+        (void)fflush(stdout);
+        CHECK(gain >= 0.97 && gain >= 0.9 * formula(&w, rows));
+        reply_close(&quick);
     }
-    reply_close(&first);
+    reply_close(&plain);
     fg_ids_fini(&ids);
     fg_ids_fini(&known);
     fg_engine_close(&e);
