@@ -536,3 +536,73 @@ FG_TEST(names_list_strip_and_remove)
     remove_it("two");
     CHECK(fg_saved_remove(fg_test_tmpdir(), "two", &err) == FG_EINVAL);
 }
+
+/* ---- the command ---- */
+
+/* Standard output and error of fulgur session ARGS in the test's folder; its status. */
+static int command(char *text, size_t size, const char *args)
+{
+    char line[1024];
+    const char *program = getenv("FULGUR");
+    (void)snprintf(line, sizeof line, "%s session %s --dir %s 2>&1",
+                   program == NULL ? "build/gcc/fulgur" : program, args, fg_test_tmpdir());
+    FILE *f = popen(line, "r");
+    if (f == NULL) return -1;
+    text[fread(text, 1, size - 1, f)] = '\0';
+    const int status = pclose(f);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+FG_TEST(the_command)
+{
+    rig r;
+    fg_err err = {0};
+    char text[8192], args[512];
+    const char *program = getenv("FULGUR");
+    if (access(program == NULL ? "build/gcc/fulgur" : program, X_OK) != 0) {
+        fg_test_skip("no program");
+        return;
+    }
+    REQUIRE(rig_open(&r, NANO_DIR, FG_KV_CHOICE_AUTO));
+    REQUIRE_OK(rig_save_as(&r, "talk", &plain, &err), &err);
+    CHECK_OK(fg_saved_message(r.k, FG_MESSAGE_USER, "gone", 4, &err), &err);
+    REQUIRE(go_to(&r, r.s, 20));
+    CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+    CHECK_OK(fg_saved_rewind(r.k, 0, &err), &err); /* an undo */
+    CHECK_OK(fg_saved_message(r.k, FG_MESSAGE_USER, "Hello \"you\"", 11, &err), &err);
+    REQUIRE(go_to(&r, r.s, 90));
+    CHECK_OK(fg_saved_message(r.k, FG_MESSAGE_ASSISTANT, "", 0, &err), &err);
+    REQUIRE(go_to(&r, r.s, 100));
+    CHECK_OK(fg_saved_note(r.k, FG_SAVED_END, "stop", 4, &err), &err);
+    CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+    fg_saved_close(&r.k);
+    char *reply;
+    size_t n;
+    REQUIRE_OK(fg_engine_decode(r.e, r.ids + 90, 10, &reply, &n, &err), &err);
+    CHECK(command(text, sizeof text, "list") == 0 && strstr(text, "talk ") == text);
+    CHECK(command(text, sizeof text, "list --json") == 0);
+    CHECK(strstr(text, "\"tokens\": 100, \"messages\": 2") != NULL);
+    CHECK(command(text, sizeof text, "verify talk") == 0 && strstr(text, "talk: good") == text);
+    (void)snprintf(args, sizeof args, "export %s talk", model_file(NANO_DIR, "q4"));
+    CHECK(command(text, sizeof text, args) == 0);
+    CHECK(strstr(text, "## user\n\nHello \"you\"\n\n## assistant\n\n") == text);
+    CHECK(strstr(text, "gone") == NULL && n > 8 && strstr(text, "stop") == NULL);
+    (void)strcat(args, " --json");
+    CHECK(command(text, sizeof text, args) == 0);
+    CHECK(strstr(text, "{\"role\": \"user\", \"position\": 0, \"content\": \"Hello \\\"you\\\"\"}\n"
+                       "{\"role\": \"assistant\", \"position\": 90, ") == text);
+    (void)snprintf(args, sizeof args, "export %s talk", model_file(TINY_DIR, "q4"));
+    CHECK(command(text, sizeof text, args) == 1 && strstr(text, "another tokenizer") != NULL);
+    flip(file_of("talk", "kv"), 99);
+    CHECK(command(text, sizeof text, "verify talk") == 1 && strstr(text, "kv: block 0") != NULL);
+    CHECK(strncmp(text, "fulgur: ", 8) == 0 && strchr(text, '\n') == text + strlen(text) - 1);
+    CHECK(command(text, sizeof text, "strip talk") == 0 && strstr(text, "freed") != NULL);
+    CHECK(command(text, sizeof text, "list") == 0 && strstr(text, "stripped") != NULL);
+    CHECK(command(text, sizeof text, "rm talk") == 0 && text[0] == '\0');
+    CHECK(command(text, sizeof text, "rm talk") == 1 && strstr(text, "talk: not there") != NULL);
+    CHECK(command(text, sizeof text, "rm ../talk") == 1 && strstr(text, "a name of") != NULL);
+    CHECK(command(text, sizeof text, "rm") == 2);
+    CHECK(command(text, sizeof text, "list --json") == 0 && strcmp(text, "[\n]\n") == 0);
+    fg_free(reply);
+    rig_close(&r);
+}
