@@ -123,6 +123,7 @@ asan_jobs() {
             */test_card_bits) printf "asan $p %s\n" copied places ;;
             */test_card_moves) printf "asan $p %s\n" any_token spans ;;
             */test_slices) echo "asan $p wrong_piece" ;;
+            */test_saved) printf "asan $p %s\n" flipped branches thinned ;;
             */test_saved_power) printf "asan $p %s\n" control full ;;
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
             */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;

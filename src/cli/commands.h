@@ -13,6 +13,7 @@
     X(synth)                                                                                       \
     X(run)                                                                                         \
     X(chat)                                                                                        \
+    X(session)                                                                                     \
     X(score)                                                                                       \
     X(logits)                                                                                      \
     X(tokenize)                                                                                    \

@@ -71,7 +71,7 @@ typedef struct fg_saved_opts {
 /* Opens dir/NAME.fgs for the session: a new one, the folder made with those above it (0700), which
  * takes what the session holds by now; or one that is there, whose state and ids the session gets
  * in place of its own.  It has logits then,
- * unless it has no tokens or was left at a rewind to a chunk boundary.  The folder is locked until
+ * if it has tokens.  The folder is locked until
  * it is closed.  Other errors: FG_EIO (in use), FG_ENOTSUP (another model, cache type or numerics;
  * see rebuild), FG_ELIMIT (more tokens than the session has room for), FG_EVERSION, FG_EFORMAT (no
  * log of ours), those of fg_session_eval. */

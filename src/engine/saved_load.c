@@ -137,9 +137,10 @@ static fg_status load_parts(fg_saved *k, fg_err *err)
     FG_TRY(fg_session_state(k->s, &st, err));
     const fg_bulk p = loading(k, st);
     FG_TRY(load_blocks(k, &p, err));
-    while (h->n_mark > 0) {
-        const fg_log_mark m = h->mark[h->n_mark - 1];
+    for (size_t i = h->n_mark; i > 0; i--) {
+        const fg_log_mark m = h->mark[i - 1];
         fg_err bad = {0};
+        if (m.pos >= h->n_id) continue; /* would leave no token to be evaluated, for its logits */
         char *path = fg_folder_snapshot(&k->folder, m.number, false);
         if (path == NULL) return fg_fail_nomem(err, k->folder.path);
         const fg_status code = fg_bulk_read_snapshot(&p, path, m.pos, m.root, &bad);
@@ -153,7 +154,7 @@ static fg_status load_parts(fg_saved *k, fg_err *err)
             return code;
         }
         fg_saved_tell(k, "%s", bad.msg);
-        FG_TRY(fg_saved_drop(k, h->n_mark - 1, err));
+        FG_TRY(fg_saved_drop(k, i - 1, err));
     }
     fg_session_reset(k->s);
     return FG_OK;

@@ -332,6 +332,8 @@ static fg_status read_head(snapshot *s, uint64_t root, fg_err *err)
     fg_cursor c = fg_cursor_make(head + 8, HEAD_USED - 8);
     const uint32_t version = fg_cursor_u32(&c);
     FG_TRY(check_hash(path, "header", 0, fg_hash64(head, sizeof head - 8), root, err));
+    fg_cursor last = fg_cursor_make(head + sizeof head - 8, 8);
+    FG_TRY(check_hash(path, "header", 0, fg_cursor_u64(&last), root, err));
     if (memcmp(head, magic, sizeof magic) != 0 || version != VERSION) {
         return fg_fail(err, FG_EVERSION, "%s: version %u, expected a snapshot of version %d", path,
                        version, (int)VERSION);
