@@ -51,7 +51,7 @@ PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
 else
 TRIPLE     := $(shell $(CC) -dumpmachine)
 PKG_CFLAGS := -DFG_STATIC=1 -isystem $(STATIC)/usr/include -isystem $(STATIC)/usr/include/$(TRIPLE)
-PKG_LIBS   := -static -L$(STATIC)/usr/lib/$(TRIPLE) $(addprefix -l,hwloc cjson xxhash pcre2-8 utf8proc uring edit tinfo bsd md openblas)
+PKG_LIBS   := -static -L$(STATIC)/usr/lib/$(TRIPLE) $(addprefix -l,hwloc cjson xxhash pcre2-8 utf8proc uring edit tinfo bsd md openblas crypto)
 endif
 ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)

@@ -15,7 +15,7 @@ static value_class classify(const opt *o)
 {
     static const char *const files[] = {"FILE", "MODEL", "TRACE", "REF", "PATH"};
     if (o->kind == OPT_CHOICE) return VALUE_CHOICE;
-    if (o->kind != OPT_STR) return VALUE_NOTHING;
+    if (o->kind != OPT_STR && o->kind != OPT_LIST) return VALUE_NOTHING;
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         if (strstr(o->meta, files[i]) != NULL) return VALUE_FILE;
     }

@@ -9,8 +9,10 @@
 #include <sys/stat.h>
 
 #include "quant/linalg.h"
+#include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/help.h"
+#include "src/cli/origin.h"
 #include "src/cli/planned.h"
 #include "src/expert/fetch.h"
 #include "src/plan/card.h"
@@ -78,11 +80,11 @@ static const row rows[] = {
       READS("tokenizer"),
       MAKES("OUT.fulgur"),
       {"split", MAKE | FOLDERS, NULL, NULL}}},
-    {"run", true, false, {READS("MODEL"), READS("file"), MAKES("taps"), IMAGE}},
+    {"run", true, false, {READS("MODEL"), READS("file"), READS("key"), MAKES("taps"), IMAGE}},
     {"chat",
      true,
      false,
-     {{"/", READ | ALWAYS, NULL, NULL}, {".", MAKE | ALWAYS, NULL, NULL}, IMAGE}},
+     {{"/", READ | ALWAYS, NULL, NULL}, READS("key"), {".", MAKE | ALWAYS, NULL, NULL}, IMAGE}},
     {"score",
      true,
      false,
@@ -90,7 +92,15 @@ static const row rows[] = {
     {"logits", true, false, {READS("MODEL"), READS("ids"), MAKES("out"), IMAGE}},
     {"tokenize", false, false, {READS("MODEL|DIR"), READS("file")}},
     {"info", true, false, {READS("MODEL"), MAKES("plot"), IMAGE}},
-    {"verify", false, false, {READS("MODEL")}},
+    {"verify", false, false, {READS("MODEL"), READS("key")}},
+    {"sign", false, false, {READS("key"), MAKES("MODEL")}},
+    {"key", false, false, {READS("KEY_FILE")}},
+    {"key new", false, false, {MAKES("NAME")}},
+    {"key pin", false, false, {READS("KEY_FILE"), {"~", MAKE | ALWAYS, NULL, NULL}}},
+    {"carry", false, false, {{"MODEL|STICK", READ | BESIDE, NULL, NULL}}},
+    {"carry pack", false, false, {MAKES("MODEL"), MAKES("STICK")}},
+    {"carry unpack", false, false, {MAKES("STICK"), {"out", MAKE, NULL, "."}}},
+    {"carry status", false, false, {{"MODEL|STICK", READ | BESIDE, NULL, NULL}}},
     {"bench", true, false, {READS("MODEL"), READS("shapes"), MAKES("csv"), IMAGE}},
     {"sensitivity",
      true,
@@ -117,8 +127,11 @@ static const row rows[] = {
      false,
      {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE), IMAGE}},
     {"trace replay", false, false, {READS("TRACE")}},
-    {"factor train", false, false, {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out")}},
-    {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS")}},
+    {"factor train",
+     false,
+     false,
+     {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out"), MAKES("save-split")}},
+    {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS"), READS("test")}},
     {"factor export", false, false, {READS("FACTORS"), MAKES("DIR")}},
     {"factor compare", false, false, {READS("RATINGS"), MAKES("plot")}},
 };
@@ -194,7 +207,8 @@ static void allow_targets(fg_sandbox *s, const char *folder)
     if (d != NULL) (void)closedir(d);
 }
 
-/* A model's parts stand beside it, as files or as links; *n_file counts what may be read. */
+/* A model's parts and signature stand beside it, as files or as links; *n_file counts what may be
+ * read. */
 static void allow_file(fg_sandbox *s, const char *path, unsigned rights, uint32_t *n_file)
 {
     char part[PATH_MAX], home[PATH_MAX];
@@ -203,6 +217,8 @@ static void allow_file(fg_sandbox *s, const char *path, unsigned rights, uint32_
         const int n = snprintf(part, sizeof part, "%s.%u", path, k);
         if (n < PATH_MAX) *n_file += fg_sandbox_allow(s, part, rights);
     }
+    const int n = snprintf(part, sizeof part, "%s.sig", path);
+    if (n < PATH_MAX) (void)fg_sandbox_allow(s, part, rights & READ);
     folder_of(path, home);
     (void)fg_sandbox_allow(s, home, FG_SANDBOX_LIST);
 }
@@ -316,10 +332,21 @@ static const char *find_operand(const line *l, const char *name)
     return NULL;
 }
 
+/* Where the settings of a person go: the first of these folders that there is. */
+static const char *settings_home(void)
+{
+    static char path[PATH_MAX];
+    struct stat sb;
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    if (xdg != NULL && xdg[0] == '/' && stat(xdg, &sb) == 0) return xdg;
+    const int n = home == NULL ? -1 : snprintf(path, sizeof path, "%s/.config", home);
+    return n > 0 && n < PATH_MAX && stat(path, &sb) == 0 ? path : home;
+}
+
 static const char *path_of(const line *l, const rule *r)
 {
     const opt *o = find_option(l, r->name);
-    if (r->rights & ALWAYS) return r->name;
+    if (r->rights & ALWAYS) return strcmp(r->name, "~") == 0 ? settings_home() : r->name;
     if (o == NULL || o->kind != OPT_STR) return find_operand(l, r->name);
     const char *text = *(const char *const *)o->value;
     return text == NULL ? r->path : text;
@@ -340,7 +367,14 @@ static void allow_unnamed(fg_sandbox *s, const line *l, const row *w, uint32_t *
         for (int k = 0; k < RULES && w->rule[k].rights != 0; k++) {
             named = named || strcmp(w->rule[k].name, o->name) == 0;
         }
-        const char *text = named ? NULL : *(const char *const *)o->value;
+        if (named || o->kind == OPT_LIST) {
+            const opt_list *list = named ? NULL : o->value;
+            for (size_t k = 0; list != NULL && k < list->n; k++) {
+                allow_path(s, list->text[k], READ, n_file);
+            }
+            continue;
+        }
+        const char *text = *(const char *const *)o->value;
         if (text != NULL) allow_path(s, text, READ, n_file);
     }
 }
@@ -364,6 +398,9 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
     allow_variable(s, "TERMINFO");
     allow_variable(s, "TERMINFO_DIRS");
     allow_variable(s, "LOCPATH");
+    char *pinned = origin_pinned_path(NULL);
+    if (pinned != NULL) (void)fg_sandbox_allow(s, pinned, READ);
+    fg_mem_free(pinned);
     allow_home(s, ".editrc");
     allow_home(s, ".terminfo");
     for (int k = 0; k < RULES && w->rule[k].rights != 0; k++) {
@@ -420,6 +457,7 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
             !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS)) ? "" : "folder of ";
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
+                           : strcmp(r->name, "~") == 0 ? "the folder of settings"
                                                        : r->name;
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
