@@ -369,7 +369,7 @@ static bool run_live(const char *path, const live_case *x, const char *trace, fg
     fg_rng_init(&rng, 5);
     for (uint32_t i = 0; i < N_TOK; i++) ids[i] = below(&rng, 4096);
     bool ok = s != NULL;
-    if (trace != NULL) ok = ok && fg_recorder_create(&r, e, s, &o, trace, &err) == FG_OK;
+    if (trace != NULL) ok = ok && fg_recorder_create(&r, e, s, &o, trace, true, &err) == FG_OK;
     for (uint32_t i = 0, m; ok && i < N_TOK; i += m) {
         const uint32_t left = i < N_TOK - x->n_decode ? N_TOK - x->n_decode - i : 1;
         m = 1 + below(&rng, 2 * n_batch); /* a call may be several passes */
