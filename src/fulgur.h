@@ -134,7 +134,7 @@ typedef enum fg_predict {
     FG_PREDICT_PREVIOUS = 2,  /* those of the token before, then of the one before that, ... */
     FG_PREDICT_ROUTER = 3,    /* the best of that layer's router on the state of this layer */
     FG_PREDICT_FACTOR = 4,    /* what token, text and the layers so far suggest */
-    FG_PREDICT_BOTH = 5,      /* of these two, at each distance, the one that was better in training */
+    FG_PREDICT_BOTH = 5, /* of these two, at each distance, the one that was better in training */
     FG_PREDICT_COUNT
 } fg_predict;
 FG_API const char *fg_predict_name(fg_predict predict);

@@ -15,7 +15,7 @@
 #include "src/engine/session.h"
 #include "src/eval/recorder.h"
 #include "src/base/utf8.h"
-#include "src/cli/traces.h"
+#include "src/cli/held_back.h"
 
 static int run(int argc, char **argv);
 static int run_replay(int argc, char **argv);
@@ -51,7 +51,8 @@ const command cmd_trace = {
         "Evaluates a text once and records which experts each token used. `-o` writes the "
         "routing as a trace, from which `fulgur trace replay` computes what any policy and "
         "predictor would make of it. A trace contains the text, as token ids, from which "
-        "predictors learn; `--no-text` leaves them out. `--heat` keeps the counts in the model file, where "
+        "predictors learn; `--no-text` leaves them out. `--heat` keeps the counts in the model "
+        "file, where "
         "`--policy pin` finds the hottest experts.\n" STREAM_ABOUT NUMA_ABOUT,
     .sub = &cmd_replay,
     .run = run,
@@ -395,11 +396,12 @@ static void print_json(const table *x)
     printf("{\"tokens\": %" PRIu64 ", \"passes\": %" PRIu64
            ", \"layers\": %u, \"experts\": %u, \"experts_per_token\": %u, \"model\": "
            "\"0x%016" PRIx64 "\", \"recorded_ram\": %" PRIu64 ", \"ram\": %" PRIu64
-           ", \"slots\": %u, \"slot_bytes\": %" PRIu64 ", \"ahead\": %u, \"text\": %s, \"heat\": \"%s\", "
+           ", \"slots\": %u, \"slot_bytes\": %" PRIu64
+           ", \"ahead\": %u, \"text\": %s, \"heat\": \"%s\", "
            "\"rows\": [",
            h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used, h->data_root, h->ram_bytes,
-           x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead,
-           h->n_vocab > 0 ? "true" : "false", x->file_heat ? "file" : "first half of the trace");
+           x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead, h->n_vocab > 0 ? "true" : "false",
+           x->file_heat ? "file" : "first half of the trace");
     print_json_rows(x);
     printf("],\n");
     print_json_card(x);

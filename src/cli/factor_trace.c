@@ -9,7 +9,7 @@
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/factor.h"
-#include "src/cli/traces.h"
+#include "src/cli/held_back.h"
 #include "src/eval/learn_routing.h"
 
 static bool show(void *ctx, const fg_factor_run *r)
@@ -21,7 +21,8 @@ static bool show(void *ctx, const fg_factor_run *r)
 static void report(const factor_request *q, const fg_routing_model *m, const fg_routing_report *r)
 {
     if (q->json) {
-        printf("{\"algorithm\": \"%s\", \"rank\": %u, \"tokens\": %" PRIu64 ", \"held_back\": %" PRIu64
+        printf("{\"algorithm\": \"%s\", \"rank\": %u, \"tokens\": %" PRIu64
+               ", \"held_back\": %" PRIu64
                ", \"ids\": %u, \"epochs\": %u, \"model\": \"0x%016" PRIx64 "\"",
                fg_factor_algo_name(m->algo), m->rank, r->n_fit + r->n_held, r->n_held, m->n_id,
                r->n_epoch, m->of.data_root);
@@ -48,8 +49,12 @@ fg_status factor_train_trace(const factor_request *q, fg_err *err)
     fg_routing_report r = {0};
     progress p;
     traces t;
-    const fg_routing_opts o = {
-        .algo = q->algo, .rank = q->rank, .seed = q->seed, .progress = show, .ctx = &p};
+    const fg_routing_opts o = {.algo = q->algo,
+                               .rank = q->rank,
+                               .seed = q->seed,
+                               .max_epoch = q->max_epoch,
+                               .progress = show,
+                               .ctx = &p};
     FG_TRY(traces_open(&t, q->ratings, err));
     fg_status st = fg_factor_machine_open(&on, q->n_thread, err);
     if (st == FG_OK) {

@@ -101,8 +101,7 @@ static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char 
 }
 
 fg_status fg_recorder_create(fg_recorder **out, fg_engine *e, fg_session *s,
-                             const fg_engine_opts *o, const char *path, bool text,
-                             fg_err *err)
+                             const fg_engine_opts *o, const char *path, bool text, fg_err *err)
 {
     *out = NULL;
     const fg_shape *shape = fg_engine_shape(e);
@@ -132,6 +131,7 @@ fg_status fg_recorder_finish(fg_recorder *r, fg_err *err)
 {
     if (r->w == NULL) return FG_OK;
     put_tokens(r);
+    fg_trace_at(r->w, fg_session_pos(r->s)); /* rows of the last pass may be gone */
     return fg_trace_finish(r->w, err);
 }
 

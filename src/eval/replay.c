@@ -227,7 +227,7 @@ static fg_status run_passes(walk *w, fg_cache *c, fg_predictor *p, const fg_repl
         for (uint32_t l = 0; l < w->h->n_layer; l++) run_layer(w, c, p, f, l);
         if (o->progress != NULL && !o->progress(o->ctx, ++done, w->h->n_pass)) {
             st = fg_fail(err, FG_ECANCEL, "replay: cancelled after %llu passes, expected %llu",
-                           (unsigned long long)done, (unsigned long long)w->h->n_pass);
+                         (unsigned long long)done, (unsigned long long)w->h->n_pass);
         }
     }
     fg_mem_free(sel);
@@ -522,8 +522,9 @@ fg_status fg_replay_log(const fg_trace *t, uint64_t from, uint64_t to, fg_routin
     const fg_trace_head *h = fg_trace_get_head(t);
     const fg_routing_shape of = fg_trace_shape(h);
     if (h->n_vocab == 0) {
-        return fg_fail(err, FG_EINVAL, "trace: without token ids, expected one with them; record "
-                                       "it again");
+        return fg_fail(err, FG_EINVAL,
+                       "trace: without token ids, expected one with them; record "
+                       "it again");
     }
     if (memcmp(&of, &g->of, sizeof of) != 0) {
         return fg_fail(err, FG_EINVAL, "trace: of another model, expected that of the first");
@@ -531,12 +532,14 @@ fg_status fg_replay_log(const fg_trace *t, uint64_t from, uint64_t to, fg_routin
     walk w;
     FG_TRY(walk_init(&w, t, err));
     fg_status st = FG_OK;
-    uint64_t next = UINT64_MAX; /* where a token would join the last one logged */
+    const size_t first = g->n; /* of this trace; token at `start` of its timeline */
+    uint64_t start = 0;
     for (uint64_t i = 0; st == FG_OK && i < to && fg_trace_next(t, &w.pass); i++) {
-        if (i < from || w.pass.n_kept == 0) continue;
+        if (i < from) continue;
+        if (g->n == first || w.pass.pos <= start) start = w.pass.pos;
+        g->n = first + (size_t)(w.pass.pos - start); /* what came later was undone */
         (void)fg_trace_ids(t, &w.pass, w.id);
-        st = log_pass(&w, g, w.pass.n_kept, w.pass.pos == next, err);
-        next = w.pass.pos + w.pass.n_kept;
+        st = log_pass(&w, g, w.pass.n_kept, g->n > first, err);
     }
     walk_fini(&w);
     return st;

@@ -77,8 +77,8 @@ typedef struct fg_recall_row {
 fg_status fg_replay_recall(const fg_trace *t, uint64_t from, const fg_predict_opts *who, size_t n,
                            fg_recall_row *out, fg_err *err);
 
-/* Appends passes from .. to - 1 to a log of the trace's sizes (FG_EINVAL: of others, or a trace
- * without tokens): the tokens that were kept. */
+/* Appends to a log of the trace's sizes (FG_EINVAL: of others, or a trace without tokens) what
+ * passes from .. to - 1 made of the timeline: tokens that were undone in between are not there. */
 fg_status fg_replay_log(const fg_trace *t, uint64_t from, uint64_t to, fg_routing_log *log,
                         fg_err *err);
 

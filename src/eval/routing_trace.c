@@ -19,9 +19,10 @@
 
 enum {
     HEAD_BYTES = 128,
-    PASS_BYTES = 8,   /* in front of a pass's layers */
+    PASS_BYTES = 8,    /* in front of a pass's layers */
     PASS_BYTES_2 = 20, /* the same with tokens, which come after */
-    GUESS_1 = 4, GUESS_2 = 8, /* layers, and experts of each, of a guess */
+    GUESS_1 = 4,
+    GUESS_2 = 8, /* layers, and experts of each, of a guess */
     NOBODY = 0xffff,
     MAX_USED = FG_CACHE_MAX_LOADS / 2,
 };
@@ -373,7 +374,7 @@ void fg_trace_guess(fg_trace_writer *w, uint32_t layer, const fg_guess *g)
 
 fg_status fg_trace_finish(fg_trace_writer *w, fg_err *err)
 {
-    end_pass(w, end_of(w));
+    end_pass(w, w->next == 0 ? end_of(w) : w->next - 1);
     if (w->err.code == FG_OK && w->head.n_pass == 0) {
         (void)fg_fail(&w->err, FG_EINVAL, "%s: no pass recorded, expected at least one",
                       w->file.path);
@@ -482,7 +483,7 @@ static fg_status check_passes(fg_trace *t, fg_err *err)
     while (at < t->file.size && pass_at(t, at, &p)) {
         next = p;
         if (p.end == t->file.size) {
-            next.pos = p.pos + p.n_tok;
+            next.pos = p.pos + p.n_kept; /* nothing says otherwise */
         } else if (!pass_at(t, p.end, &next)) {
             goto bad;
         }
@@ -600,6 +601,7 @@ bool fg_trace_guess_of(const fg_trace *t, const fg_trace_pass *p, uint32_t layer
     const uint8_t *at = layer_of(t, p, layer);
     const uint32_t width = guess_width(h);
     at += 2 * (uint64_t)h->n_used;
+    memset(g->id, 0xff, sizeof g->id); /* FG_NOT_STORED */
     for (g->n_ahead = 0; g->n_ahead < guess_ahead(h) && get_u16(at) != NOBODY; g->n_ahead++) {
         for (uint32_t i = 0; i < width; i++, at += 2) g->id[g->n_ahead][i] = get_u16(at);
     }

@@ -7,8 +7,8 @@
  * A trace of version 2 says which token each row was, and so contains the text; one of version 1
  * does not.  Both are written and read.
  *
- * The file.  Little-endian; a reader refuses what it is told to compare, and anything after the last
- * pass.
+ * The file.  Little-endian; a reader refuses what it is told to compare, and anything after the
+ * last pass.
  *
  *   offset size  name           meaning                                          reader must
  *   0      8     magic          89 46 47 54 52 0d 0a 1a                          compare
@@ -40,7 +40,7 @@
  *     u64 pos            of the first row in its timeline, less than 2^62.  At most where the pass
  *                        before ended; less: the rows from there on were undone in between
  *     u32 n_kept         rows that the next pass comes after: min(n_tok, next pos - pos), 0 when
- *                        that is earlier, all in the last pass; refuse others
+ *                        that is earlier; of the last pass those left at the end; refuse others
  *     u32 id[n_tok]      tokens, each less than n_vocab
  *   for each layer:
  *     u16 sel[n_tok][n_used]      best first, each less than n_expert
@@ -89,8 +89,8 @@ fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trac
  * the pass. */
 void fg_trace_begin(fg_trace_writer *w, uint32_t n_tok, bool predict_on);
 void fg_trace_layer(fg_trace_writer *w, uint32_t layer, const uint32_t *sel);
-/* Before begin: where the pass's first row stands, at most where the pass before ended, which is
- * the usual place.  Without effect in version 1, as fg_trace_tokens. */
+/* Before begin, or finish: where the pass's first row stands, at most where the pass before ended,
+ * which is the usual place.  Without effect in version 1, as fg_trace_tokens. */
 void fg_trace_at(fg_trace_writer *w, uint64_t pos);
 /* Tokens of the running pass, ids[n_tok], at any time before the next begins; without: all 0. */
 void fg_trace_tokens(fg_trace_writer *w, const uint32_t *ids);

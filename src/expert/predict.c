@@ -150,7 +150,7 @@ const fg_predict_ops fg_predict_previous = {.create = scores_create,
 /* ---- router: the guesses as they are ---- */
 
 typedef struct router {
-    uint32_t width; /* ids of a guess */
+    uint32_t width, n_expert; /* ids of a guess, those less than n_expert */
 } router;
 
 static fg_status router_create(void **state, const fg_predict_opts *o, fg_err *err)
@@ -158,6 +158,7 @@ static fg_status router_create(void **state, const fg_predict_opts *o, fg_err *e
     router *r = fg_mem_zalloc(sizeof *r);
     *state = r;
     if (r == NULL) return fg_fail_nomem(err, "prediction");
+    r->n_expert = o->n_expert;
     r->width = o->n_expert < FG_PREDICT_WIDTH ? o->n_expert : FG_PREDICT_WIDTH;
     return FG_OK;
 }
@@ -168,8 +169,8 @@ static uint32_t router_rank(const void *state, uint32_t layer, const uint32_t *g
     const router *r = state;
     (void)layer;
     if (guess == NULL) return 0;
-    const uint32_t n = r->width < most ? r->width : most;
-    memcpy(ids, guess, n * sizeof *ids);
+    uint32_t n = 0;
+    for (; n < r->width && n < most && guess[n] < r->n_expert; n++) ids[n] = guess[n];
     return n;
 }
 

@@ -30,7 +30,8 @@ enum {
 };
 
 /* What the routers of layers l + 1 .. l + n_ahead rank first on the state of layer l, best first;
- * id[d - 1] is about layer l + d and has the min(FG_PREDICT_WIDTH, n_expert) best. */
+ * id[d - 1] is about layer l + d and has the min(FG_PREDICT_WIDTH, n_expert) best, of an old trace
+ * fewer, then FG_NOT_STORED. */
 typedef struct fg_guess {
     uint32_t n_ahead; /* at most FG_PREDICT_AHEAD; fewer at the last layers */
     uint32_t id[FG_PREDICT_AHEAD][FG_PREDICT_WIDTH];
@@ -61,8 +62,8 @@ typedef struct fg_predict_ops {
     /* *to, made by create with the same options, becomes what *from is; NULL for who never
      * observes, or has forget. */
     void (*copy)(void *to, const void *from);
-    /* For who knows tokens, else NULL.  As fg_predictor_begin, fg_predictor_forget; likely: as rank,
-     * but only what is worth reading. */
+    /* For who knows tokens, else NULL.  As fg_predictor_begin, fg_predictor_forget; likely: as
+     * rank, but only what is worth reading. */
     void (*begin)(void *state, uint64_t who, uint64_t pos, const uint32_t *ids, uint32_t n);
     void (*forget)(void *state, uint64_t who, uint64_t pos);
     uint32_t (*likely)(const void *state, uint32_t layer, const uint32_t *guess, uint32_t *ids,
@@ -76,8 +77,8 @@ typedef struct fg_predict_ops {
     X(FG_PREDICT_NONE, "none", 0, false, false, fg_predict_none)                                   \
     X(FG_PREDICT_FREQUENCY, "frequency", 1, true, false, fg_predict_frequency)                     \
     X(FG_PREDICT_PREVIOUS, "previous", 2, true, false, fg_predict_previous)                        \
-    X(FG_PREDICT_ROUTER, "router", 3, false, true, fg_predict_router)                             \
-    X(FG_PREDICT_FACTOR, "factor", 4, true, false, fg_predict_factor)                             \
+    X(FG_PREDICT_ROUTER, "router", 3, false, true, fg_predict_router)                              \
+    X(FG_PREDICT_FACTOR, "factor", 4, true, false, fg_predict_factor)                              \
     X(FG_PREDICT_BOTH, "router+factor", 5, true, true, fg_predict_both)
 
 #define FG_PREDICT_OPS(id, name, stored, observes, asks_routers, ops)                              \

@@ -4,8 +4,6 @@
  */
 #include "src/expert/predict_factor.h"
 
-#include <string.h>
-
 #include "src/base/mem.h"
 #include "src/expert/predict.h"
 #include "src/factor/routing_train.h"
@@ -33,8 +31,8 @@ static void factor_destroy(void *state)
 
 static fg_status make_row(factor *f, const fg_predict_opts *o, fg_err *err)
 {
-    const fg_routing_shape of = {o->n_layer, o->n_expert, o->n_used, o->n_vocab == 0 ? 1 : o->n_vocab,
-                                 0};
+    const fg_routing_shape of = {o->n_layer, o->n_expert, o->n_used,
+                                 o->n_vocab == 0 ? 1 : o->n_vocab, 0};
     if (o->model != NULL) return fg_routing_row_create(&f->row, o->model, err);
     fg_routing_model *m;
     FG_TRY(fg_routing_create(&m, &of, 0, err));
@@ -115,9 +113,9 @@ static bool router_wins(const factor *f, uint32_t layer, const uint32_t *guess)
 
 static uint32_t take_guess(const factor *f, const uint32_t *guess, uint32_t *ids, uint32_t most)
 {
-    uint32_t n = f->n_expert < FG_PREDICT_WIDTH ? f->n_expert : FG_PREDICT_WIDTH;
-    if (most < n) n = most;
-    memcpy(ids, guess, n * sizeof *ids);
+    const uint32_t width = f->n_expert < FG_PREDICT_WIDTH ? f->n_expert : FG_PREDICT_WIDTH;
+    uint32_t n = 0;
+    for (; n < width && n < most && guess[n] < f->n_expert; n++) ids[n] = guess[n];
     return n;
 }
 

@@ -326,9 +326,9 @@ static fg_status take_model(fg_cursor *c, const char *name, fg_routing_model **o
         return damaged(name, "sizes that do not fit", err);
     }
     const uint64_t n_col = fg_routing_n_col(&s);
-    const uint64_t rest = 4 * (1 + FG_ROUTING_BINS + 2 * FG_ROUTING_AHEAD + 2 * (uint64_t)s.n_layer) +
-                          n_col * (8 + 4 * (uint64_t)rank) + n_id * (8 + 2 * n_col) +
-                          4 * (uint64_t)rank * rank;
+    const uint64_t rest =
+        4 * (1 + FG_ROUTING_BINS + 2 * FG_ROUTING_AHEAD + 2 * (uint64_t)s.n_layer) +
+        n_col * (8 + 4 * (uint64_t)rank) + n_id * (8 + 2 * n_col) + 4 * (uint64_t)rank * rank;
     if (c->left != rest) return damaged(name, "another length than its sizes give", err);
     FG_TRY(fg_routing_create(out, &s, rank, err));
     fg_routing_model *m = *out;

@@ -7,8 +7,8 @@
  *     s_c = g_c + w_id (r~_vc - g_c) + w_prev (1[c used by token t - 1] - g_c) + x_t . y_c
  *
  * is the expected use: g the share of all tokens, r~_vc = (n_vc + K g_c) / (n_v + K) that of the
- * token id v, weights by least squares for each layer, y learned by an algorithm of algorithm.h from
- * what the rest leaves over, and x_t folded in from the layers known so far (routing_row.h):
+ * token id v, weights by least squares for each layer, y learned by an algorithm of algorithm.h
+ * from what the rest leaves over, and x_t folded in from the layers known so far (routing_row.h):
  *
  *     x_t = m + (P + sum y_c y_c')^-1 sum y_c (r_c - s_c(m)),   m = carry * x_(t - 1)
  *
@@ -27,12 +27,12 @@
 #include "src/factor/algorithm.h"
 
 enum {
-    FG_ROUTING_IDS = 4096,  /* token ids that have counts, the first that came */
-    FG_ROUTING_RANK = 32,   /* usual */
-    FG_ROUTING_BINS = 64,   /* of the calibration, over scores FG_ROUTING_LOW .. + 2 */
-    FG_ROUTING_AHEAD = 8,   /* horizons whose recall is stored */
+    FG_ROUTING_IDS = 4096, /* token ids that have counts, the first that came */
+    FG_ROUTING_RANK = 32,  /* usual */
+    FG_ROUTING_BINS = 64,  /* of the calibration, over scores FG_ROUTING_LOW .. + 2 */
+    FG_ROUTING_AHEAD = 8,  /* horizons whose recall is stored */
 };
-#define FG_ROUTING_LOW (-0.5f)
+#define FG_ROUTING_LOW    (-0.5f)
 #define FG_ROUTING_SMOOTH 2.0f /* K */
 
 /* Of whose routing.  Sizes are limited as those of traces. */
@@ -44,13 +44,13 @@ typedef struct fg_routing_shape {
 typedef struct fg_routing_model {
     fg_routing_shape of;
     fg_factor_algo algo;
-    uint32_t rank; /* 0: tables only */
+    uint32_t rank;  /* 0: tables only */
     uint64_t n_tok; /* counted */
     uint64_t *use;  /* [n_col] tokens */
     uint32_t n_id;
-    uint32_t *id;    /* [n_id] */
-    uint32_t *seen;  /* [n_id] tokens, less than 2^16 */
-    uint16_t *count; /* [n_id][n_col] */
+    uint32_t *id;         /* [n_id] */
+    uint32_t *seen;       /* [n_id] tokens, less than 2^16 */
+    uint16_t *count;      /* [n_id][n_col] */
     float *w_id, *w_prev; /* [n_layer] */
     float *y;             /* [n_col][rank] */
     float *prior;         /* [rank][rank] P, symmetric */

@@ -21,10 +21,10 @@ struct fg_routing_row {
     size_t n_sel; /* of a token: n_layer * n_used */
     /* the running pass */
     uint64_t who, pos;
-    uint32_t n;         /* tokens, 0: none */
-    uint32_t n_known;   /* layers */
-    uint32_t *id;       /* [n] */
-    uint16_t *sel;      /* [n][n_layer][n_used] */
+    uint32_t n;       /* tokens, 0: none */
+    uint32_t n_known; /* layers */
+    uint32_t *id;     /* [n] */
+    uint16_t *sel;    /* [n][n_layer][n_used] */
     size_t id_cap, sel_cap;
     const uint16_t *prev; /* of the token before, in past_sel; NULL: not known */
     /* the running token */
@@ -106,8 +106,8 @@ static float score_of(const base *b, uint32_t e)
     const float g = (float)b->use[e] * b->each;
     float s = g;
     if (b->count != NULL) {
-        const float share = ((float)b->count[e] + FG_ROUTING_SMOOTH * g) /
-                            (b->seen + FG_ROUTING_SMOOTH);
+        const float share =
+            ((float)b->count[e] + FG_ROUTING_SMOOTH * g) / (b->seen + FG_ROUTING_SMOOTH);
         s += b->w_id * (share - g);
     }
     if (b->prev == NULL) return s;
@@ -189,13 +189,13 @@ static void learn(fg_routing_row *r, uint32_t t)
 {
     const size_t f = r->m->rank, n = r->n_past + 1;
     const uint16_t *sel = r->sel + t * r->n_sel;
-    const bool room = fg_mem_grow((void **)&r->past, &r->past_cap, n, sizeof *r->past) &&
-                      fg_mem_grow((void **)&r->past_sel, &r->past_sel_cap, n * r->n_sel,
-                                  sizeof *r->past_sel) &&
-                      fg_mem_grow((void **)&r->past_x, &r->past_x_cap, n * f + 1, sizeof *r->past_x);
+    const bool room =
+        fg_mem_grow((void **)&r->past, &r->past_cap, n, sizeof *r->past) &&
+        fg_mem_grow((void **)&r->past_sel, &r->past_sel_cap, n * r->n_sel, sizeof *r->past_sel) &&
+        fg_mem_grow((void **)&r->past_x, &r->past_x_cap, n * f + 1, sizeof *r->past_x);
     if (!room) return;
-    r->past[r->n_past] = (learned){r->who, r->pos + t, r->id[t],
-                                   fg_routing_count(r->m, r->id[t], sel, 1)};
+    r->past[r->n_past] =
+        (learned){r->who, r->pos + t, r->id[t], fg_routing_count(r->m, r->id[t], sel, 1)};
     memcpy(r->past_sel + r->n_past * r->n_sel, sel, r->n_sel * sizeof *sel);
     /* of a pass of several nobody has folded the last one in: m0 is as good a guess */
     if (f > 0) memcpy(r->past_x + r->n_past * f, r->n == 1 ? r->x : r->m0, f * sizeof *r->x);

@@ -109,8 +109,7 @@ typedef struct entries {
     double noise; /* mean square of what is left over, of all columns */
 } entries;
 
-static fg_status put_entry(entries *x, fg_rng *rng, size_t row, size_t col, float left,
-                           fg_err *err)
+static fg_status put_entry(entries *x, fg_rng *rng, size_t row, size_t col, float left, fg_err *err)
 {
     fg_hdi *to = fg_rng_u64(rng) % HELD_ENTRY == 0 ? &x->held : &x->train;
     return fg_hdi_add(to, (uint32_t)row, (uint32_t)col, scale * left, err);
@@ -336,6 +335,7 @@ static fg_status learn_factors(fg_routing_model *m, const fg_routing_log *g, siz
     verdict v = {.next = 0.0};
     fo.rank = m->rank;
     fo.seed = o->seed;
+    if (o->max_epoch > 0) fo.max_epoch = o->max_epoch;
     double *moment = fg_mem_zalloc_array((size_t)m->rank * m->rank, sizeof *moment);
     fg_status st = moment == NULL ? fg_fail_nomem(err, "routing") : FG_OK;
     if (st == FG_OK) st = make_entries(&x, m, g, from, n_fit, o->seed, room, err);

@@ -28,6 +28,7 @@ typedef struct fg_routing_opts {
     fg_factor_algo algo;
     uint32_t rank; /* 0: tables only */
     uint64_t seed;
+    uint32_t max_epoch;              /* 0: as usual */
     fg_factor_progress_fn *progress; /* of the factors' epochs; may be NULL */
     void *ctx;
 } fg_routing_opts;
@@ -40,9 +41,9 @@ typedef struct fg_routing_report {
 } fg_routing_report;
 
 /* Errors: FG_EINVAL (fewer than 100 tokens, sizes), FG_ENOMEM, FG_ECANCEL. */
-fg_status fg_routing_train(fg_routing_model **out, const fg_routing_log *g, const fg_routing_opts *o,
-                           const fg_factor_machine *machine, fg_routing_report *report,
-                           fg_err *err);
+fg_status fg_routing_train(fg_routing_model **out, const fg_routing_log *g,
+                           const fg_routing_opts *o, const fg_factor_machine *machine,
+                           fg_routing_report *report, fg_err *err);
 
 /* The n best of score[n_expert], best first; ties go to the lower expert. */
 void fg_routing_best(const float *score, uint32_t n_expert, uint32_t *ids, uint32_t n);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "src/cli/traces.h"
+#include "src/cli/held_back.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -98,8 +98,8 @@ static fg_status train_here(held *h, const fg_trace *t, fg_err *err)
     return st;
 }
 
-static void add(held *h, const fg_trace_head *t, fg_predict kind, const char *name,
-                const char *of, const fg_routing_model *m, unsigned without)
+static void add(held *h, const fg_trace_head *t, fg_predict kind, const char *name, const char *of,
+                const fg_routing_model *m, unsigned without)
 {
     const fg_predict_opts o = {.kind = kind,
                                .n_layer = t->n_layer,
@@ -210,7 +210,9 @@ static void print_recall(const held *h, const fg_trace_head *t)
             for (uint32_t k = 0; k < FG_RECALL_TOPS; k++) {
                 const fg_recall *r = at(&h->recall[i < h->n ? i : 0], distance[d]);
                 const double top = (double)fg_recall_top[k], all = t->n_expert;
-                const double v = i < h->n ? share(r->n_found[k], r->n) : top < all ? top / all : 1.0;
+                const double v = i < h->n    ? share(r->n_found[k], r->n)
+                                 : top < all ? top / all
+                                             : 1.0;
                 const int width = k == 0 ? 8 : 5;
                 if (i < h->n && r->n == 0) {
                     printf("%*s", width, "-");

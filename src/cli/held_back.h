@@ -2,8 +2,8 @@
  *
  * Lists of traces on the command line, and what trace replay says of predictors on held-back text.
  */
-#ifndef FG_SRC_CLI_TRACES_H
-#define FG_SRC_CLI_TRACES_H
+#ifndef FG_SRC_CLI_HELD_BACK_H
+#define FG_SRC_CLI_HELD_BACK_H
 
 #include "src/eval/replay.h"
 
