@@ -120,6 +120,7 @@ static const char *bad_field(const fg_trace_head *h)
     if (h->session_bytes >= MAX_BYTES) return "session_bytes";
     if (!fg_policy_is_live(h->policy)) return "policy";
     if (fg_predict_get(h->predict) == NULL) return "predict";
+    if (h->n_vocab > FG_MAX_VOCAB) return "n_vocab";
     if (h->ahead < 1 || h->ahead > guess_ahead(h)) return "ahead";
     return NULL;
 }

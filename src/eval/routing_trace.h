@@ -29,7 +29,7 @@
  *   88     8     n_tok          tokens of all passes                             compare
  *   96     8     body_bytes     bytes after the header                          compare
  *   104    8     body_hash      XXH3-64 of them                                  compare
- *   112    4     n_vocab        version 2: of the model, at least 1; else 0      refuse others
+ *   112    4     n_vocab        version 2: of the model, 1 to 2^24; else 0       refuse others
  *   116    4                    reserved                                         refuse non-zero
  *   120    8     head_hash      XXH3-64 of bytes 0 to 119                        compare
  *

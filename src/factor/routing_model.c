@@ -23,6 +23,7 @@ enum {
     MAX_LAYER = 1024,
     MAX_EXPERT = 1024,
     MAX_USED = 32,
+    MAX_VOCAB = 1 << 24,
 };
 #define MAX_FILE ((uint64_t)1 << 34)
 
@@ -32,7 +33,7 @@ static bool shape_is_good(const fg_routing_shape *s)
 {
     return s->n_layer >= 1 && s->n_layer <= MAX_LAYER && s->n_expert >= 1 &&
            s->n_expert <= MAX_EXPERT && s->n_used >= 1 && s->n_used <= MAX_USED &&
-           s->n_used <= s->n_expert && s->n_vocab >= 1 && s->n_vocab <= INT32_MAX;
+           s->n_used <= s->n_expert && s->n_vocab >= 1 && s->n_vocab <= MAX_VOCAB;
 }
 
 fg_status fg_routing_create(fg_routing_model **out, const fg_routing_shape *s, uint32_t rank,

@@ -41,7 +41,8 @@ static void put_seed(uint32_t n_layer, uint32_t n_expert, uint32_t n_tok, unsign
                                 .ram_bytes = 77,
                                 .policy = FG_POLICY_LFU,
                                 .predict = FG_PREDICT_PREVIOUS,
-                                .ahead = 2};
+                                .ahead = 2,
+                                .n_vocab = (mode & 0x40) != 0 ? 50 : 0};
     uint64_t heat[64] = {3, 1, 2};
     fg_trace_writer *w;
     fg_err err = {0};
@@ -49,6 +50,7 @@ static void put_seed(uint32_t n_layer, uint32_t n_expert, uint32_t n_tok, unsign
     if (fg_trace_create(&w, path, &head, mode == 0 ? heat : NULL, &err) != FG_OK) abort();
     for (uint32_t p = 0; p < 6; p++) {
         uint32_t sel[16];
+        if (p == 4) fg_trace_at(w, 1); /* undone */
         fg_trace_begin(w, p == 0 ? n_tok : 1, true);
         for (uint32_t l = 0; l < n_layer; l++) {
             for (uint32_t i = 0; i < 2 * n_tok; i++) sel[i] = (i + l + p) % n_expert;
