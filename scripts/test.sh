@@ -126,7 +126,7 @@ asan_jobs() {
             */test_saved) printf "asan $p %s\n" flipped branches thinned ;;
             */test_saved_power) printf "asan $p %s\n" control full ;;
             */test_journal) printf "asan $p %s\n" trusted noticed alone ;;
-            */test_power | */test_replay | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
+            */test_power | */test_replay | */test_live_factors | */test_metadata | */test_notices | */test_plan | */test_synth) ;;
             */test_tokenizer | */test_rotated | */test_decode | */test_oracle | */test_sensitivity) ;;
             */test_team | */test_reply | */test_drives | */checkasm/test_[fp]*) ;;
             *) echo "asan $p" ;;

@@ -133,6 +133,8 @@ typedef enum fg_predict {
     FG_PREDICT_FREQUENCY = 1, /* the layer's most requested so far; counts halve now and then */
     FG_PREDICT_PREVIOUS = 2,  /* those of the token before, then of the one before that, ... */
     FG_PREDICT_ROUTER = 3,    /* the best of that layer's router on the state of this layer */
+    FG_PREDICT_FACTOR = 4,    /* what token, text and the layers so far suggest */
+    FG_PREDICT_BOTH = 5, /* of these two, at each distance, the one that was better in training */
     FG_PREDICT_COUNT
 } fg_predict;
 FG_API const char *fg_predict_name(fg_predict predict);
@@ -209,7 +211,7 @@ typedef struct fg_engine_opts {
     fg_policy policy;   /* which experts stay */
     fg_io io;           /* how they are read */
     fg_predict predict; /* what is read ahead of need */
-    uint32_t ahead;     /* for how many layers, 1 to 4; 0: the default */
+    uint32_t ahead;     /* for how many layers, 1 to 8; 0: the default */
     uint32_t
         pretend_nodes; /* for tests: so many NUMA nodes, whatever the machine has; 0: its own */
     /* Told, in a line without its end, of what the engine does otherwise than asked for (less
@@ -239,6 +241,11 @@ typedef struct fg_engine_opts {
      * before the first is used, which reads the file once; `note` is told by whom, how long it took
      * and which metadata is not signed.  NULL: nothing is asked. */
     const char *signers;
+    /* For FG_PREDICT_FACTOR and _BOTH, NULL or a file: the model that they begin with, of fulgur
+     * factor train --trace; and where it is written, with what this engine's sessions taught it,
+     * when the engine is closed (a failure is told to `note`).  A file that is there must be such a
+     * model.  Without the first they begin with nothing, without the second nothing is kept. */
+    const char *predict_model, *predict_save;
 } fg_engine_opts;
 enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };
 

@@ -76,6 +76,11 @@ static const command cmd_train = {
         "together, of which the most accurate is trained again; `swarm` as NPALF is published, "
         "five particles training one model in turn, each worth its share of what the round "
         "gained. Passes are counted.\n"
+        "With `--trace` it reads routing traces of `fulgur trace`, as `T` or `T,U,...`, and writes "
+        "a "
+        "model for `--predict factor` of the commands that run within `--ram`: which experts each "
+        "token of the text used, and what the layers of a token say of those to come. It is bound "
+        "to the weights that the traces are of.\n"
         "Try it: awk 'BEGIN { for (u = 0; u < 200; u++) for (i = u % 7; i < 300; i += 7) "
         "print u, i, 1 + (u * i) % 5 }' >ratings.txt; fulgur factor train ratings.txt -o r.factors",
     .sub = &cmd_predict,
@@ -425,6 +430,8 @@ static int run_train(int argc, char **argv)
          "parameters: as they are, by a swarm as it learns, or tuned before"},
         {"save-split", 0, OPT_STR, &q.save_split, 0, 0, "DIR",
          "write train.tsv, valid.tsv and test.tsv there"},
+        {"trace", 0, OPT_FLAG, &q.trace, 0, 0, NULL,
+         "the operand is a trace, or several with commas: learn which experts tokens use"},
         FACTOR_OPTS(q),
     };
     int status;
@@ -442,7 +449,7 @@ static int run_train(int argc, char **argv)
     cli_catch_interrupt();
     fg_status st =
         check_output(q.out, q.force, (const char *[]){q.ratings, q.valid, q.test}, 3, &err);
-    if (st == FG_OK) st = train(&q, &err);
+    if (st == FG_OK) st = q.trace ? factor_train_trace(&q, &err) : train(&q, &err);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
 }
 

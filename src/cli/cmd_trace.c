@@ -15,6 +15,7 @@
 #include "src/engine/session.h"
 #include "src/eval/recorder.h"
 #include "src/base/utf8.h"
+#include "src/cli/held_back.h"
 
 static int run(int argc, char **argv);
 static int run_replay(int argc, char **argv);
@@ -28,7 +29,11 @@ static const command cmd_replay = {
     .description =
         "Computes from a recorded trace, without the model, the hits, reads and wasted reads of "
         "every policy and predictor within any `--ram`, with Belady's optimum and a random "
-        "policy to compare with, and how often a predictor was right, one to four layers ahead.\n"
+        "policy to compare with, and how often a predictor was right, so many layers ahead and "
+        "before a token's first layer. Where the trace has tokens, models of latent factors are "
+        "trained on its first half and judged on the second, beside tables of tokens: `factor` "
+        "with ADS and with the nonlinear PID of NPALF (`npid`); or `--predict-model` names models "
+        "to judge on all of it.\n"
         "For the run that was recorded the counts are those of the live run exactly. Reads take "
         "every hint as read whole, where a live run gives up hints that turn out wrong, and so "
         "are an upper bound.",
@@ -45,7 +50,9 @@ const command cmd_trace = {
     .description =
         "Evaluates a text once and records which experts each token used. `-o` writes the "
         "routing as a trace, from which `fulgur trace replay` computes what any policy and "
-        "predictor would make of it. `--heat` keeps the counts in the model file, where "
+        "predictor would make of it. A trace contains the text, as token ids, from which "
+        "predictors learn; `--no-text` leaves them out. `--heat` keeps the counts in the model "
+        "file, where "
         "`--policy pin` finds the hottest experts.\n" STREAM_ABOUT NUMA_ABOUT,
     .sub = &cmd_replay,
     .run = run,
@@ -58,7 +65,7 @@ typedef struct request {
     fg_session_opts so;
     const char *model, *text, *out; /* out: NULL for none */
     uint64_t n_tok;                 /* at most; 0: all */
-    bool heat, special, json, force;
+    bool heat, special, json, force, no_text;
 } request;
 
 static bool show(void *ctx, size_t done, size_t total)
@@ -88,12 +95,16 @@ static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
     const fg_store_stats *s = fg_engine_store_stats(e);
     if (!q->json) {
         printf("%s tokens", cli_count(n_tok));
-        if (q->out != NULL) printf("; trace in %s", cli_shown(q->out));
+        if (q->out != NULL) {
+            printf("; trace in %s, %s", cli_shown(q->out),
+                   q->no_text ? "without the text" : "which contains the text, as token ids");
+        }
         if (q->heat) printf("; heat map in %s", cli_shown(q->model));
         printf("\n");
         return;
     }
-    printf("{\"tokens\": %zu", n_tok);
+    printf("{\"tokens\": %zu, \"text\": %s", n_tok,
+           q->out != NULL && !q->no_text ? "true" : "false");
     if (s != NULL) {
         const fg_cache_stats *c = &s->cache;
         printf(", \"slots\": %u, \"hits\": %" PRIu64 ", \"prefetch_hits\": %" PRIu64
@@ -130,7 +141,7 @@ static fg_status record(request *q, fg_engine *e, fg_err *err)
     fg_status st = read_ids(q, e, &ids, err);
     q->so.n_ctx = ids.len;
     if (st == FG_OK) st = fg_session_create(&s, e, &q->so, err);
-    if (st == FG_OK) st = fg_recorder_create(&r, e, s, &q->eo, q->out, err);
+    if (st == FG_OK) st = fg_recorder_create(&r, e, s, &q->eo, q->out, !q->no_text, err);
     if (st == FG_OK) {
         progress_start(&p, "trace", "token");
         fg_session_set_progress(s, show, &p);
@@ -159,6 +170,8 @@ static int run(int argc, char **argv)
         {"out", 'o', OPT_STR, &q.out, 0, 0, "TRACE", "write the trace to this file"},
         FORCE_OPT(q.force),
         {"heat", 0, OPT_FLAG, &q.heat, 0, 0, NULL, "keep the counts in MODEL, for --policy pin"},
+        {"no-text", 0, OPT_FLAG, &q.no_text, 0, 0, NULL,
+         "leave the tokens out of the trace, and so the text"},
         {"tokens", 0, OPT_U64, &q.n_tok, 1, 1e12, "N", "tokens at most (default: all)"},
         {"batch", 'b', OPT_U32, &q.so.n_batch, 1, 4096, "N",
          "tokens evaluated together; 1 (default): as when they are generated"},
@@ -211,7 +224,8 @@ typedef struct table {
     bool file_heat; /* else that of the trace's first half */
     uint64_t *heat; /* [n_layer * n_expert] */
     row rows[N_ROW];
-    fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+    const char *models; /* list of files, or NULL */
+    held held;
 } table;
 
 typedef struct row_progress {
@@ -251,7 +265,8 @@ static fg_status fill_rows(table *x, fg_err *err)
                                   .as_recorded = r->as_recorded,
                                   .future = future,
                                   .progress = show_row,
-                                  .ctx = &p};
+                                  .ctx = &p,
+                                  .model = x->held.given ? x->held.model[0] : NULL};
         p.row = i;
         st = fg_replay_run(x->t, &o, &r->s, err);
     }
@@ -264,6 +279,7 @@ static fg_status fill(table *x, fg_err *err)
 {
     const fg_trace_head *h = x->h;
     FG_TRY(fg_trace_slots(h, x->ram_bytes, &x->n_slot, err));
+    FG_TRY(held_open(&x->held, x->t, x->models, err));
     x->heat = fg_mem_zalloc_array((size_t)h->n_layer * h->n_expert, sizeof *x->heat);
     if (x->heat == NULL) return fg_fail_nomem(err, x->path);
     x->file_heat = fg_trace_get_heat(x->t, x->heat);
@@ -275,7 +291,7 @@ static fg_status fill(table *x, fg_err *err)
         if (x->n_resident > all) x->n_resident = all;
         FG_TRY(fg_replay_residents(x->t, x->n_resident, x->heat, &x->card, err));
     }
-    return fg_replay_recall(x->t, x->recall, err);
+    return held_fill(&x->held, x->t, x->ahead, err);
 }
 
 static double share(uint64_t part, uint64_t of)
@@ -291,24 +307,6 @@ static uint64_t requests(const fg_cache_stats *s)
 static uint64_t reads(const fg_cache_stats *s)
 {
     return s->n_miss + s->n_prefetch;
-}
-
-static const char *recall_name(uint32_t kind)
-{
-    return kind == FG_PREDICT_NONE ? "random" : fg_predict_name((fg_predict)kind);
-}
-
-/* Share of the asked-for among the first k; random for NONE.  False: the trace cannot say. */
-static bool recall_of(const table *x, uint32_t kind, uint32_t ahead, uint32_t k, double *out)
-{
-    const fg_recall *r = &x->recall[kind][ahead - 1];
-    const uint32_t n = x->h->n_expert;
-    if (kind == FG_PREDICT_NONE) {
-        *out = k < n ? (double)k / (double)n : 1.0;
-        return r->n > 0;
-    }
-    *out = share(r->n_found[k - FG_RECALL_FIRST], r->n);
-    return r->n > 0;
 }
 
 static double split_share(const table *x)
@@ -344,6 +342,7 @@ static void print_text(const table *x)
            "used\n",
            cli_shown(x->path), cli_count(h->n_tok), cli_count(h->n_pass), h->n_layer, h->n_expert,
            h->n_used);
+    printf("text       %s\n", h->n_vocab > 0 ? "inside, as token ids" : "not inside");
     if (h->ram_bytes == 0) {
         printf("recorded   from a mapped model\n");
     } else {
@@ -356,12 +355,12 @@ static void print_text(const table *x)
            x->file_heat
                ? "of the model file"
                : "of the first half of this trace: pin knows half of what it is judged on");
-    printf("\n%-8s %-10s %7s %10s %12s %14s %7s %8s\n", "policy", "predictor", "hits", "prefetched",
+    printf("\n%-8s %-13s %7s %10s %12s %14s %7s %8s\n", "policy", "predictor", "hits", "prefetched",
            "reads/token", "bytes/token", "wasted", "regret");
     for (int i = 0; i < N_ROW; i++) {
         const row *r = &x->rows[i];
         const double each = share(reads(&r->s), h->n_tok);
-        printf("%-8s %-10s %6.2f%% %9.2f%% %12.3f %14s %6.1f%% %8" PRIu64 "%s\n",
+        printf("%-8s %-13s %6.2f%% %9.2f%% %12.3f %14s %6.1f%% %8" PRIu64 "%s\n",
                fg_policy_name(r->policy), fg_predict_name(r->predict),
                100.0 * share(r->s.n_hit + r->s.n_prefetch_hit, requests(&r->s)),
                100.0 * share(r->s.n_prefetch_hit, requests(&r->s)), each,
@@ -370,25 +369,7 @@ static void print_text(const table *x)
                r->as_recorded ? "  as recorded" : "");
     }
     print_card(x);
-    printf("\n%-10s", "recall");
-    for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) printf("   %u ahead @2   @3   @4", d);
-    printf("\n");
-    for (uint32_t kind = FG_PREDICT_COUNT; kind-- > 0;) {
-        printf("%-10s", recall_name(kind));
-        for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) {
-            printf("     ");
-            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
-                double v;
-                const int width = k == FG_RECALL_FIRST ? 8 : 5;
-                if (recall_of(x, kind, d, k, &v)) {
-                    printf("%*.1f", width, 100.0 * v);
-                } else {
-                    printf("%*s", width, "-");
-                }
-            }
-        }
-        printf("\n");
-    }
+    held_print(&x->held, x->t);
 }
 
 static void print_json_rows(const table *x)
@@ -409,45 +390,22 @@ static void print_json_rows(const table *x)
     }
 }
 
-static void print_json_recall(const table *x)
-{
-    const char *sep = "\n";
-    for (uint32_t kind = 0; kind < FG_PREDICT_COUNT; kind++) {
-        for (uint32_t d = 1; d <= FG_PREDICT_AHEAD; d++) {
-            double v[FG_RECALL_LAST + 1];
-            bool known = true;
-            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
-                known = recall_of(x, kind, d, k, &v[k]) && known;
-            }
-            if (!known) continue;
-            printf("%s{\"predict\": \"%s\", \"ahead\": %u, \"asked\": %" PRIu64, sep,
-                   recall_name(kind), d, x->recall[kind][d - 1].n);
-            for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
-                printf(", \"recall@%u\": %.6f", k, v[k]);
-            }
-            printf("}");
-            sep = ",\n";
-        }
-    }
-}
-
 static void print_json(const table *x)
 {
     const fg_trace_head *h = x->h;
     printf("{\"tokens\": %" PRIu64 ", \"passes\": %" PRIu64
            ", \"layers\": %u, \"experts\": %u, \"experts_per_token\": %u, \"model\": "
            "\"0x%016" PRIx64 "\", \"recorded_ram\": %" PRIu64 ", \"ram\": %" PRIu64
-           ", \"slots\": %u, \"slot_bytes\": %" PRIu64 ", \"ahead\": %u, \"heat\": \"%s\", "
+           ", \"slots\": %u, \"slot_bytes\": %" PRIu64
+           ", \"ahead\": %u, \"text\": %s, \"heat\": \"%s\", "
            "\"rows\": [",
            h->n_tok, h->n_pass, h->n_layer, h->n_expert, h->n_used, h->data_root, h->ram_bytes,
-           x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead,
+           x->ram_bytes, x->n_slot, h->slot_bytes, x->ahead, h->n_vocab > 0 ? "true" : "false",
            x->file_heat ? "file" : "first half of the trace");
     print_json_rows(x);
     printf("],\n");
     print_json_card(x);
-    printf("\"recall\": [");
-    print_json_recall(x);
-    printf("]}\n");
+    held_print_json(&x->held, x->t);
 }
 
 static int run_replay(int argc, char **argv)
@@ -458,6 +416,8 @@ static int run_replay(int argc, char **argv)
         {"ram", 0, OPT_SIZE, &x.ram_bytes, 0, 0, "SIZE", "memory to use, as with run"},
         {"ahead", 0, OPT_U32, &x.ahead, 1, FG_PREDICT_AHEAD, "N",
          "layers that a predictor reads ahead (default: as recorded)"},
+        {"predict-model", 0, OPT_STR, &x.models, 0, 0, "FILE,...",
+         "models of factor train --trace to judge (default: of this trace's first half)"},
         {"gpu-mem", 0, OPT_SIZE, &x.card_bytes, 0, 0, "SIZE",
          "memory for experts on a card: what share of reads it would serve"},
         {"json", 0, OPT_FLAG, &json, 0, 0, NULL, "JSON on stdout"},
@@ -479,6 +439,7 @@ static int run_replay(int argc, char **argv)
         st = fill(&x, &err);
     }
     if (st == FG_OK) (json ? print_json : print_text)(&x);
+    held_close(&x.held);
     fg_mem_free(x.heat);
     fg_trace_close(&t);
     return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);

@@ -145,6 +145,22 @@ const char *cli_policy_name(fg_policy policy);
          OPT_U32, &(o).ahead,                                                                      \
          1,       FG_PREDICT_AHEAD,                                                                \
          "N",     "with --ram, for how many layers (default: 2)"},                                 \
+        {"predict-model",                                                                          \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).predict_model,                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "FILE",                                                                                   \
+         "with --predict factor, what it begins with, of fulgur factor train --trace"},            \
+        {"predict-save",                                                                           \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).predict_save,                                                                        \
+         0,                                                                                        \
+         0,                                                                                        \
+         "FILE",                                                                                   \
+         "with --predict factor, keep there what this run teaches it"},                            \
     {                                                                                              \
         "io", 0, OPT_CHOICE, CHOICE((o).io, fg_io_name, FG_IO_COUNT), 0, 0, "NAME",                \
             "with --ram, how they are read"                                                        \

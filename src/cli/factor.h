@@ -29,7 +29,7 @@ typedef struct factor_request {
     factor_adapt adapt;
     uint32_t rank, n_thread, patience, max_epoch, seeds, folds;
     uint64_t seed, budget;
-    bool bias, json, force;
+    bool bias, json, force, trace;
 } factor_request;
 
 factor_request factor_request_default(void);
@@ -76,5 +76,8 @@ fg_status factor_cut(const factor_request *q, fg_ratings *r, uint64_t seed, uint
                      bool take, fg_hdi part[3], fg_err *err);
 bool factor_by_time(const factor_request *q);
 fg_factor_opts factor_opts(const factor_request *q, fg_factor_algo algo, uint64_t seed);
+
+/* factor_trace.c: with --trace; ratings names the traces. */
+fg_status factor_train_trace(const factor_request *q, fg_err *err);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/base/io.h"
 #include "src/base/mapping.h"
@@ -84,6 +85,56 @@ static fg_status choose_bound(fg_engine *e, const fg_engine_opts *o, uint64_t *w
     return FG_OK;
 }
 
+static fg_routing_shape routing_shape(const fg_engine *e)
+{
+    const fg_shape *s = fg_model_file_shape(e->file);
+    return (fg_routing_shape){s->n_layer, s->n_expert, s->n_used, s->n_vocab,
+                              fg_model_file_data_root(e->file)};
+}
+
+static fg_status load_predictor(const fg_engine *e, const char *path, fg_routing_model **m,
+                                fg_err *err)
+{
+    const fg_routing_shape of = routing_shape(e);
+    FG_TRY(fg_routing_load(path, m, err));
+    const fg_status st = fg_routing_check(*m, path, &of, err);
+    if (st != FG_OK) fg_routing_destroy(m);
+    return st;
+}
+
+/* The model to begin with; what is written at the end takes the place of such a model only. */
+static fg_status open_predictor(fg_engine *e, const fg_engine_opts *o, fg_routing_model **m,
+                                fg_err *err)
+{
+    const bool knows = o->predict == FG_PREDICT_FACTOR || o->predict == FG_PREDICT_BOTH;
+    const char *path = o->predict_model != NULL ? o->predict_model : o->predict_save;
+    if (path == NULL) return FG_OK;
+    if (!knows) {
+        return fg_fail(err, FG_EINVAL, "%s: for predictor %s, expected %s or %s", path,
+                       fg_predict_name(o->predict), fg_predict_name(FG_PREDICT_FACTOR),
+                       fg_predict_name(FG_PREDICT_BOTH));
+    }
+    if (o->predict_save != NULL) {
+        e->predict_save = fg_mem_strndup(o->predict_save, strlen(o->predict_save));
+        if (e->predict_save == NULL) return fg_fail_nomem(err, path);
+        if (access(o->predict_save, F_OK) == 0) {
+            FG_TRY(load_predictor(e, o->predict_save, m, err));
+            fg_routing_destroy(m);
+        }
+    }
+    if (o->predict_model != NULL) return load_predictor(e, o->predict_model, m, err);
+    const fg_routing_shape of = routing_shape(e);
+    return fg_routing_create(m, &of, 0, err);
+}
+
+static void save_predictor(fg_engine *e)
+{
+    fg_err err = {0};
+    if (e->predict_save == NULL || e->store == NULL) return;
+    const fg_status st = fg_routing_save(e->predict_save, fg_store_learned(e->store), &err);
+    if (st != FG_OK && e->note != NULL) e->note(e->note_ctx, err.msg);
+}
+
 static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     fg_store_opts so;
@@ -101,7 +152,11 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     }
     so.heat = heat.use;
     so.slices = e->slices;
-    const fg_status st = fg_store_create(&e->store, e->file, &so, err);
+    fg_routing_model *learned = NULL;
+    fg_status st = open_predictor(e, o, &learned, err);
+    so.model = learned;
+    if (st == FG_OK) st = fg_store_create(&e->store, e->file, &so, err);
+    fg_routing_destroy(&learned);
     fg_mem_free(heat.use);
     return st;
 }
@@ -329,6 +384,8 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
 void fg_engine_close(fg_engine **e)
 {
     if (*e == NULL) return;
+    save_predictor(*e);
+    fg_mem_free((*e)->predict_save);
     fg_mem_free((*e)->sample_mask);
     fg_tokenizer_destroy(&(*e)->tokenizer);
     fg_team_detach((*e)->team);

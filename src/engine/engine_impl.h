@@ -27,6 +27,8 @@ struct fg_engine {
     uint32_t cpu_flags;
     fg_tokenizer *tokenizer; /* NULL until asked for */
     uint64_t *sample_mask;   /* NULL until asked for */
+    uint64_t n_timeline;     /* sessions so far */
+    char *predict_save;      /* NULL: nowhere */
 };
 
 /* Brings the weights to their nodes where there are several, asks where they are, and keeps the

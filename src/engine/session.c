@@ -37,6 +37,7 @@ struct fg_session {
     fg_observer observer;
     fg_route_log log; /* of the last pass, while somebody observes or a predictor does */
     uint64_t pass;    /* the store's number of that pass; 0: it was shared with other sessions */
+    uint64_t who;     /* number of the timeline, for the predictor */
     fg_profile *profile;
     bool (*progress)(void *ctx, size_t done, size_t total);
     void *progress_ctx;
@@ -105,6 +106,7 @@ fg_status fg_session_create(fg_session **out, fg_engine *e, const fg_session_opt
     if (s == NULL) return fg_fail_nomem(err, "session");
     const uint64_t room = e->model->shape->n_ctx_max, most = room < 4096 ? room : 4096;
     s->e = e;
+    s->who = ++e->n_timeline;
     s->kv = opts->kv;
     s->stops = opts->stops;
     s->ask_ns = ASK_NS;
@@ -468,6 +470,15 @@ static void undo(fg_session *s, uint32_t n)
     if (fg_forward_folds(s->state, n)) {
         fg_mark_restore(&s->undo, s->e->team, s->e->model, s->state);
     }
+    if (s->e->store != NULL) fg_store_forget(s->e->store, s->who, s->state->pos);
+}
+
+/* The predictor is told which tokens come, when they are those of one timeline. */
+static void tell_store(const work *k, const uint32_t *ids)
+{
+    const fg_session *s = k->item[k->part[0].owner].session;
+    if (s->e->store == NULL) return;
+    fg_store_begin_pass(s->e->store, s->who, s->state->pos, k->n_seq > 1 ? NULL : ids, k->n_row);
 }
 
 static fg_status one_pass(work *k, fg_err *err)
@@ -496,6 +507,7 @@ static fg_status one_pass(work *k, fg_err *err)
     }
     FG_LOG(2, "pass: %u rows of %u sequences%s", k->n_row, k->n_seq, stops ? ", may stop" : "");
     const uint64_t pass = e->store == NULL ? 0 : fg_store_pass(e->store);
+    tell_store(k, b.ids);
     const fg_status st = fg_forward(e->team, &b, &failed);
     /* a pass that was stopped before it hinted has nothing to forget */
     if (st == FG_ECANCEL && e->store != NULL && fg_store_pass(e->store) != pass) {
@@ -587,6 +599,7 @@ static void forget(fg_session *s, uint64_t pos)
     drop_marks(s, n);
     s->has_logits = false;
     const fg_route_log *g = &s->log;
+    if (s->e->store != NULL) fg_store_forget(s->e->store, s->who, pos);
     if (s->pass != 0 && pos >= g->pos && pos < g->pos + g->n) {
         fg_store_rewind(s->e->store, s->pass, g->sel, g->n_row, (uint32_t)(pos - g->pos));
     }

@@ -18,13 +18,21 @@ struct fg_recorder {
     fg_trace_writer *w; /* NULL: counts only */
     uint64_t *heat;     /* [n_layer * n_expert] */
     uint32_t n_expert, n_used;
+    uint64_t pos; /* of the running pass */
+    bool runs;    /* there is one */
 };
+
+/* Tokens of the pass that has ended: the session knows them until the next one has. */
+static void put_tokens(fg_recorder *r)
+{
+    if (r->runs) fg_trace_tokens(r->w, fg_session_ids(r->s) + r->pos);
+    r->runs = false;
+}
 
 static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, const uint32_t *sel,
                        const float *weights)
 {
     fg_recorder *r = ctx;
-    (void)pos;
     (void)weights;
     for (uint64_t i = 0; i < n_tok * r->n_used; i++) {
         r->heat[(uint64_t)layer * r->n_expert + sel[i]]++;
@@ -32,6 +40,10 @@ static void on_experts(void *ctx, uint32_t layer, uint64_t pos, uint64_t n_tok, 
     if (r->w == NULL) return;
     if (layer == 0) {
         const fg_store_stats *store = fg_engine_store_stats(r->e); /* on or off for all the pass */
+        put_tokens(r);
+        fg_trace_at(r->w, pos);
+        r->pos = pos;
+        r->runs = true;
         fg_trace_begin(r->w, (uint32_t)n_tok, store == NULL || store->predict_on);
     }
     fg_trace_layer(r->w, layer, sel);
@@ -58,7 +70,8 @@ static fg_status check_fresh(const fg_session *s, const fg_store_stats *store, f
                    "trace: a store that was in use, expected an engine that nothing ran on");
 }
 
-static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char *path, fg_err *err)
+static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char *path, bool text,
+                            fg_err *err)
 {
     const fg_model_file *f = fg_engine_file(r->e);
     const fg_shape *shape = fg_engine_shape(r->e);
@@ -73,7 +86,8 @@ static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char 
                        .session_bytes = fg_session_bytes(r->s),
                        .policy = FG_POLICY_LRU,
                        .predict = FG_PREDICT_NONE,
-                       .ahead = o->ahead == 0 ? FG_PREDICT_DEFAULT_AHEAD : o->ahead};
+                       .ahead = o->ahead == 0 ? FG_PREDICT_DEFAULT_AHEAD : o->ahead,
+                       .n_vocab = text ? shape->n_vocab : 0};
     if (store != NULL) {
         h.ram_bytes = o->ram_bytes;
         h.predict = store->predict;
@@ -87,7 +101,7 @@ static fg_status open_trace(fg_recorder *r, const fg_engine_opts *o, const char 
 }
 
 fg_status fg_recorder_create(fg_recorder **out, fg_engine *e, fg_session *s,
-                             const fg_engine_opts *o, const char *path, fg_err *err)
+                             const fg_engine_opts *o, const char *path, bool text, fg_err *err)
 {
     *out = NULL;
     const fg_shape *shape = fg_engine_shape(e);
@@ -96,7 +110,7 @@ fg_status fg_recorder_create(fg_recorder **out, fg_engine *e, fg_session *s,
     *r = (fg_recorder){.e = e, .s = s, .n_expert = shape->n_expert, .n_used = shape->n_used};
     r->heat = fg_mem_zalloc_array((size_t)shape->n_layer * shape->n_expert, sizeof *r->heat);
     fg_status st = r->heat == NULL ? fg_fail_nomem(err, "trace") : FG_OK;
-    if (st == FG_OK && path != NULL) st = open_trace(r, o, path, err);
+    if (st == FG_OK && path != NULL) st = open_trace(r, o, path, text, err);
     if (st != FG_OK) {
         fg_recorder_destroy(&r);
         return st;
@@ -115,7 +129,10 @@ const uint64_t *fg_recorder_heat(const fg_recorder *r)
 
 fg_status fg_recorder_finish(fg_recorder *r, fg_err *err)
 {
-    return r->w == NULL ? FG_OK : fg_trace_finish(r->w, err);
+    if (r->w == NULL) return FG_OK;
+    put_tokens(r);
+    fg_trace_at(r->w, fg_session_pos(r->s)); /* rows of the last pass may be gone */
+    return fg_trace_finish(r->w, err);
 }
 
 void fg_recorder_destroy(fg_recorder **r)

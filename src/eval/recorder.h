@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Records the routing of a session as it runs: a trace file for fulgur trace replay, and the counts
- * of a heat map.  Recording changes no result; with a predictor other than the router's it costs
- * the routers' guesses, for each token four small products in each layer.
+ * of a heat map.  Recording changes no result; it costs the routers' guesses, for each token eight
+ * small products in each layer.
  */
 #ifndef FG_SRC_EVAL_RECORDER_H
 #define FG_SRC_EVAL_RECORDER_H
@@ -17,12 +17,12 @@
 typedef struct fg_recorder fg_recorder;
 
 /* Takes the session's taps; e is the session's engine, opts what it was opened with.  path: of the
- * trace, or NULL.  For a trace to repeat the store's counts, nothing may have been evaluated on the
- * engine before (FG_EINVAL), and the session's batch must be given, which is not checked: one that
- * grows would take memory from the store on the way.  Errors: those of fg_trace_create and
- * fg_heat_load. */
+ * trace, or NULL; text: with tokens (version 2).  For a trace to repeat the store's counts, nothing
+ * may have been evaluated on the engine before (FG_EINVAL), and the session's batch must be given,
+ * which is not checked: one that grows would take memory from the store on the way.  Errors: those
+ * of fg_trace_create and fg_heat_load. */
 fg_status fg_recorder_create(fg_recorder **out, fg_engine *e, fg_session *s,
-                             const fg_engine_opts *opts, const char *path, fg_err *err);
+                             const fg_engine_opts *opts, const char *path, bool text, fg_err *err);
 
 /* Tokens that used each expert so far, [n_layer * n_expert]; borrowed. */
 const uint64_t *fg_recorder_heat(const fg_recorder *r);

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/mem.h"
 #include "src/expert/hot.h"
 
@@ -15,6 +16,7 @@ typedef struct walk {
     const fg_trace_head *h;
     fg_trace_pass pass;
     uint32_t *sel; /* [most tokens][n_used] */
+    uint32_t *id;  /* [most tokens] */
     uint32_t *ids; /* [n_expert] the layer's experts, ascending */
     bool *in;      /* [n_expert] */
 } walk;
@@ -22,6 +24,7 @@ typedef struct walk {
 static void walk_fini(walk *w)
 {
     fg_mem_free(w->sel);
+    fg_mem_free(w->id);
     fg_mem_free(w->ids);
     fg_mem_free(w->in);
 }
@@ -31,9 +34,10 @@ static fg_status walk_init(walk *w, const fg_trace *t, fg_err *err)
     const fg_trace_head *h = fg_trace_get_head(t);
     *w = (walk){.t = t, .h = h};
     w->sel = fg_mem_zalloc_array((size_t)fg_trace_most_tok(t) * h->n_used, sizeof *w->sel);
+    w->id = fg_mem_zalloc_array(fg_trace_most_tok(t), sizeof *w->id);
     w->ids = fg_mem_zalloc_array(h->n_expert, sizeof *w->ids);
     w->in = fg_mem_zalloc_array(h->n_expert, sizeof *w->in);
-    if (w->sel != NULL && w->ids != NULL && w->in != NULL) return FG_OK;
+    if (w->sel != NULL && w->id != NULL && w->ids != NULL && w->in != NULL) return FG_OK;
     walk_fini(w);
     return fg_fail_nomem(err, "replay");
 }
@@ -182,21 +186,52 @@ static void run_layer(walk *w, fg_cache *c, fg_predictor *p, fg_future *f, uint3
     fg_cache_end(c);
 }
 
+/* What the live session did before this pass: rows undone, tokens named. */
+static void begin_pass(walk *w, fg_cache *c, fg_predictor *p, fg_trace_pass *last, uint32_t *sel)
+{
+    fg_cache_load hints[FG_PREDICT_HINTS];
+    const fg_trace_head *h = w->h;
+    const uint64_t pos = w->pass.pos;
+    if (pos < last->pos + last->n_tok) {
+        fg_predictor_forget(p, 0, pos);
+        if (pos >= last->pos) {
+            for (uint32_t l = 0; l < h->n_layer; l++) {
+                fg_trace_sel(w->t, last, l, sel + (size_t)l * last->n_tok * h->n_used);
+            }
+            fg_predictor_rewind(p, sel, last->n_tok, (uint32_t)(pos - last->pos));
+        }
+    }
+    const uint32_t *ids = fg_trace_ids(w->t, &w->pass, w->id) ? w->id : NULL;
+    (void)fg_predictor_begin(p, c, 0, pos, ids, w->pass.n_tok, hints);
+    *last = w->pass;
+}
+
 static fg_status run_passes(walk *w, fg_cache *c, fg_predictor *p, const fg_replay_opts *o,
                             fg_err *err)
 {
     fg_future *f = o->policy == FG_POLICY_OPTIMAL ? o->future : NULL;
     uint64_t done = 0;
+    fg_trace_pass last = {0};
+    uint32_t *sel = fg_mem_zalloc_array((size_t)w->h->n_layer * fg_trace_most_tok(w->t),
+                                        w->h->n_used * sizeof *sel);
+    if (sel == NULL) return fg_fail_nomem(err, "replay");
     if (f != NULL) future_reset(f);
-    while (fg_trace_next(w->t, &w->pass)) {
+    fg_status st = FG_OK;
+    while (st == FG_OK && fg_trace_next(w->t, &w->pass)) {
+        if (done < o->from) {
+            done++;
+            continue;
+        }
         fg_predictor_set_on(p, !o->as_recorded || w->pass.predict_on);
+        begin_pass(w, c, p, &last, sel);
         for (uint32_t l = 0; l < w->h->n_layer; l++) run_layer(w, c, p, f, l);
         if (o->progress != NULL && !o->progress(o->ctx, ++done, w->h->n_pass)) {
-            return fg_fail(err, FG_ECANCEL, "replay: cancelled after %llu passes, expected %llu",
-                           (unsigned long long)done, (unsigned long long)w->h->n_pass);
+            st = fg_fail(err, FG_ECANCEL, "replay: cancelled after %llu passes, expected %llu",
+                         (unsigned long long)done, (unsigned long long)w->h->n_pass);
         }
     }
-    return FG_OK;
+    fg_mem_free(sel);
+    return st;
 }
 
 fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *o, fg_cache_stats *out,
@@ -215,7 +250,10 @@ fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *o, fg_cache_sta
                                 .n_layer = h->n_layer,
                                 .n_expert = h->n_expert,
                                 .n_used = h->n_used,
-                                .ahead = o->ahead};
+                                .ahead = o->ahead,
+                                .model = o->model,
+                                .n_vocab = h->n_vocab,
+                                .without = o->without};
     fg_cache *c = NULL;
     fg_predictor *p = NULL;
     walk w;
@@ -321,61 +359,188 @@ fg_status fg_replay_residents(const fg_trace *t, uint64_t n_resident, const uint
 
 /* ---- recall ---- */
 
+const uint32_t fg_recall_top[FG_RECALL_TOPS] = {2, 3, 4, 8};
 _Static_assert((int)FG_RECALL_LAST <= (int)FG_PREDICT_WIDTH, "a guess has all that is scored");
 
-/* Counts the n ids (ranked) against the experts of the running layer. */
-static void score(const walk *w, const uint32_t *ids, uint32_t n, fg_recall *r)
+/* The running pass, and who is asked about it. */
+typedef struct asking {
+    walk *w;
+    fg_predictor **p;
+    const fg_predict_opts *who;
+    size_t n;
+    fg_recall_row *out;
+    bool *in; /* [n_layer][n_expert] what the token's layers ask for */
+} asking;
+
+static void score(const asking *a, uint32_t layer, const uint32_t *ids, uint32_t n, fg_recall *r)
 {
-    r->n += w->h->n_used;
+    const bool *in = a->in + (size_t)layer * a->w->h->n_expert;
+    r->n += a->w->h->n_used;
     for (uint32_t i = 0; i < n; i++) {
-        if (!w->in[ids[i]]) continue;
-        for (uint32_t k = FG_RECALL_FIRST; k <= FG_RECALL_LAST; k++) {
-            r->n_found[k - FG_RECALL_FIRST] += i < k;
-        }
+        if (!in[ids[i]]) continue;
+        for (uint32_t k = 0; k < FG_RECALL_TOPS; k++) r->n_found[k] += i < fg_recall_top[k];
     }
 }
 
-/* What is known about a layer of the token before it runs, by each predictor.  Nothing is observed
- * about a layer while those before it run: for who only observes, any distance is alike. */
-static void score_layer(walk *w, fg_predictor *const *p, uint32_t layer,
-                        fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD])
+/* Nobody has a guess of a router before the first layer, and who has nothing else cannot say. */
+static void score_next(const asking *a, size_t i)
 {
-    for (uint32_t d = 1; d <= FG_PREDICT_AHEAD && d <= layer; d++) {
-        fg_guess g;
-        const bool has = fg_trace_guess_of(w->t, &w->pass, layer - d, &g) && d <= g.n_ahead;
-        for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) {
-            uint32_t ids[FG_RECALL_LAST];
-            if (fg_predict_get((fg_predict)kind)->asks_routers && !has) continue;
-            const uint32_t n =
-                fg_predictor_rank(p[kind], layer, has ? g.id[d - 1] : NULL, ids, FG_RECALL_LAST);
-            score(w, ids, n, &out[kind][d - 1]);
+    uint32_t ids[FG_RECALL_LAST];
+    const fg_predict_row *row = fg_predict_get(a->who[i].kind);
+    if (row->asks_routers && !row->observes) return;
+    for (uint32_t l = 0; l < a->w->h->n_layer; l++) {
+        const uint32_t n = fg_predictor_rank(a->p[i], l, NULL, ids, FG_RECALL_LAST);
+        score(a, l, ids, n, &a->out[i].next);
+    }
+}
+
+/* A layer has run. */
+static void score_ahead(const asking *a, size_t i, uint32_t layer, const fg_guess *g, uint32_t d)
+{
+    uint32_t ids[FG_RECALL_LAST];
+    const uint32_t *guess = g != NULL && d <= g->n_ahead ? g->id[d - 1] : NULL;
+    if (layer + d >= a->w->h->n_layer) return;
+    if (fg_predict_get(a->who[i].kind)->asks_routers && guess == NULL) return;
+    const uint32_t n = fg_predictor_rank(a->p[i], layer + d, guess, ids, FG_RECALL_LAST);
+    score(a, layer + d, ids, n, &a->out[i].ahead[d - 1]);
+}
+
+static void ask_token(const asking *a, const uint32_t *id)
+{
+    walk *w = a->w;
+    fg_guess g;
+    for (uint32_t l = 0; l < w->h->n_layer; l++) {
+        (void)walk_layer(w, l);
+        memcpy(a->in + (size_t)l * w->h->n_expert, w->in, w->h->n_expert * sizeof *w->in);
+    }
+    for (size_t i = 0; i < a->n; i++) {
+        uint64_t t0 = fg_clock_ns();
+        fg_predictor_begin(a->p[i], NULL, 0, w->pass.pos, id, 1, NULL);
+        a->out[i].ns += fg_clock_ns() - t0;
+        score_next(a, i);
+        for (uint32_t l = 0; l < w->h->n_layer; l++) {
+            const bool has = fg_trace_guess_of(w->t, &w->pass, l, &g);
+            fg_trace_sel(w->t, &w->pass, l, w->sel);
+            t0 = fg_clock_ns();
+            fg_predictor_observe(a->p[i], l, w->sel, 1);
+            score_ahead(a, i, l, has ? &g : NULL, 1);
+            a->out[i].ns += fg_clock_ns() - t0;
+            for (uint32_t d = 2; d <= FG_PREDICT_AHEAD; d++) {
+                score_ahead(a, i, l, has ? &g : NULL, d);
+            }
+        }
+        a->out[i].n_tok++;
+    }
+}
+
+static void observe_pass(const asking *a, const uint32_t *ids)
+{
+    walk *w = a->w;
+    for (size_t i = 0; i < a->n; i++) {
+        (void)fg_predictor_begin(a->p[i], NULL, 0, w->pass.pos, ids, w->pass.n_tok, NULL);
+    }
+    for (uint32_t l = 0; l < w->h->n_layer; l++) {
+        fg_trace_sel(w->t, &w->pass, l, w->sel);
+        for (size_t i = 0; i < a->n; i++) {
+            fg_predictor_observe(a->p[i], l, w->sel, w->pass.n_tok);
         }
     }
 }
 
-fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD],
-                           fg_err *err)
+static void ask_all(const asking *a, uint64_t from)
+{
+    walk *w = a->w;
+    uint64_t end = 0;
+    for (uint64_t i = 0; fg_trace_next(w->t, &w->pass); i++) {
+        if (i < from) continue;
+        const uint32_t *ids = fg_trace_ids(w->t, &w->pass, w->id) ? w->id : NULL;
+        for (size_t k = 0; w->pass.pos < end && k < a->n; k++) {
+            fg_predictor_forget(a->p[k], 0, w->pass.pos);
+        }
+        if (w->pass.n_tok == 1) {
+            ask_token(a, ids);
+        } else {
+            observe_pass(a, ids);
+        }
+        end = w->pass.pos + w->pass.n_tok;
+    }
+}
+
+fg_status fg_replay_recall(const fg_trace *t, uint64_t from, const fg_predict_opts *who, size_t n,
+                           fg_recall_row *out, fg_err *err)
 {
     const fg_trace_head *h = fg_trace_get_head(t);
-    fg_predictor *p[FG_PREDICT_COUNT] = {NULL};
+    walk w;
+    FG_TRY(walk_init(&w, t, err));
+    asking a = {.w = &w, .who = who, .n = n, .out = out};
+    a.p = fg_mem_zalloc_array(n, sizeof *a.p);
+    a.in = fg_mem_zalloc_array((size_t)h->n_layer * h->n_expert, sizeof *a.in);
+    fg_status st = a.p == NULL || a.in == NULL ? fg_fail_nomem(err, "replay") : FG_OK;
+    for (size_t i = 0; st == FG_OK && i < n; i++) {
+        st = fg_predictor_create(&a.p[i], &who[i], err);
+        if (st == FG_OK) fg_predictor_set_on(a.p[i], false); /* ranks, no hints */
+    }
+    memset(out, 0, n * sizeof *out);
+    if (st == FG_OK) ask_all(&a, from);
+    for (size_t i = 0; a.p != NULL && i < n; i++) fg_predictor_destroy(&a.p[i]);
+    fg_mem_free(a.p);
+    fg_mem_free(a.in);
+    walk_fini(&w);
+    return st;
+}
+
+/* ---- logs for training ---- */
+
+fg_routing_shape fg_trace_shape(const fg_trace_head *h)
+{
+    return (fg_routing_shape){h->n_layer, h->n_expert, h->n_used, h->n_vocab, h->data_root};
+}
+
+/* Appends the first n rows of the pass. */
+static fg_status log_pass(walk *w, fg_routing_log *g, uint32_t n, bool joins, fg_err *err)
+{
+    const fg_trace_head *h = w->h;
+    const size_t at = g->n, each = (size_t)h->n_layer * h->n_used;
+    FG_TRY(fg_routing_log_add(g, n, err));
+    for (uint32_t l = 0; l < h->n_layer; l++) {
+        fg_trace_sel(w->t, &w->pass, l, w->sel);
+        for (uint32_t t = 0; t < n; t++) {
+            uint16_t *sel = g->sel + (at + t) * each + (size_t)l * h->n_used;
+            for (uint32_t i = 0; i < h->n_used; i++) sel[i] = (uint16_t)w->sel[t * h->n_used + i];
+        }
+    }
+    for (uint32_t t = 0; t < n; t++) {
+        g->id[at + t] = w->id[t];
+        g->first[at + t] = t == 0 && !joins;
+    }
+    return FG_OK;
+}
+
+fg_status fg_replay_log(const fg_trace *t, uint64_t from, uint64_t to, fg_routing_log *g,
+                        fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    const fg_routing_shape of = fg_trace_shape(h);
+    if (h->n_vocab == 0) {
+        return fg_fail(err, FG_EINVAL,
+                       "trace: without token ids, expected one with them; record "
+                       "it again");
+    }
+    if (memcmp(&of, &g->of, sizeof of) != 0) {
+        return fg_fail(err, FG_EINVAL, "trace: of another model, expected that of the first");
+    }
     walk w;
     FG_TRY(walk_init(&w, t, err));
     fg_status st = FG_OK;
-    for (int kind = 0; st == FG_OK && kind < FG_PREDICT_COUNT; kind++) {
-        const fg_predict_opts po = {(fg_predict)kind, h->n_layer, h->n_expert, h->n_used, 0};
-        st = fg_predictor_create(&p[kind], &po, err);
+    const size_t first = g->n; /* of this trace; token at `start` of its timeline */
+    uint64_t start = 0;
+    for (uint64_t i = 0; st == FG_OK && i < to && fg_trace_next(t, &w.pass); i++) {
+        if (i < from) continue;
+        if (g->n == first || w.pass.pos <= start) start = w.pass.pos;
+        g->n = first + (size_t)(w.pass.pos - start); /* what came later was undone */
+        (void)fg_trace_ids(t, &w.pass, w.id);
+        st = log_pass(&w, g, w.pass.n_kept, g->n > first, err);
     }
-    memset(out, 0, sizeof(fg_recall) * FG_PREDICT_COUNT * FG_PREDICT_AHEAD);
-    while (st == FG_OK && fg_trace_next(t, &w.pass)) {
-        for (uint32_t l = 0; l < h->n_layer; l++) {
-            (void)walk_layer(&w, l);
-            if (w.pass.n_tok == 1) score_layer(&w, p, l, out);
-            for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) {
-                fg_predictor_observe(p[kind], l, w.sel, w.pass.n_tok);
-            }
-        }
-    }
-    for (int kind = 0; kind < FG_PREDICT_COUNT; kind++) fg_predictor_destroy(&p[kind]);
     walk_fini(&w);
     return st;
 }

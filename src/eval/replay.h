@@ -12,6 +12,7 @@
 
 #include "src/base/status.h"
 #include "src/eval/routing_trace.h"
+#include "src/factor/routing_train.h"
 
 /* What the optimal policy knows: when each request of a trace comes again. */
 typedef struct fg_future fg_future;
@@ -31,6 +32,9 @@ typedef struct fg_replay_opts {
     bool (*progress)(void *ctx, uint64_t done,
                      uint64_t total); /* passes; may be NULL; false ends */
     void *ctx;
+    uint64_t from;                 /* pass that it begins with, 0: the first */
+    const fg_routing_model *model; /* as fg_predict_opts, as the next */
+    unsigned without;
 } fg_replay_opts;
 
 /* Errors: FG_EINVAL, FG_ENOMEM, FG_ECANCEL. */
@@ -52,17 +56,33 @@ typedef struct fg_replay_card {
 fg_status fg_replay_residents(const fg_trace *t, uint64_t n_resident, const uint64_t *heat,
                               fg_replay_card *out, fg_err *err);
 
-enum { FG_RECALL_FIRST = 2, FG_RECALL_LAST = 4 };
+/* Passes of one token: of the experts that layers asked for, how many were among the 2, 3, 4 and 8
+ * that a predictor ranked first. */
+enum { FG_RECALL_TOPS = 4, FG_RECALL_LAST = 8 };
+extern const uint32_t fg_recall_top[FG_RECALL_TOPS];
 
-/* Passes of one token: of the experts that a layer asked for, how many were among the `k` that a
- * predictor ranked first when the layer `ahead` before it was running. */
 typedef struct fg_recall {
-    uint64_t n;                                             /* asked for; 0: the trace cannot say */
-    uint64_t n_found[FG_RECALL_LAST - FG_RECALL_FIRST + 1]; /* k = 2, 3, 4 */
+    uint64_t n; /* asked for; 0: the trace cannot say */
+    uint64_t n_found[FG_RECALL_TOPS];
 } fg_recall;
 
-/* out[kind][ahead - 1]; NONE finds nothing of all that was asked for.  Errors: FG_ENOMEM. */
-fg_status fg_replay_recall(const fg_trace *t, fg_recall out[FG_PREDICT_COUNT][FG_PREDICT_AHEAD],
-                           fg_err *err);
+typedef struct fg_recall_row {
+    fg_recall ahead[FG_PREDICT_AHEAD]; /* [d - 1] when the layer d before had just run */
+    fg_recall next;                    /* before the token's first layer */
+    uint64_t n_tok, ns;                /* tokens; time for them: observing, and ranks one ahead */
+} fg_recall_row;
+
+/* who[n]: predictors, of the trace's sizes; passes from `from` on.  NONE finds nothing of all that
+ * was asked for.  Errors: FG_EINVAL, FG_ENOMEM. */
+fg_status fg_replay_recall(const fg_trace *t, uint64_t from, const fg_predict_opts *who, size_t n,
+                           fg_recall_row *out, fg_err *err);
+
+/* Appends to a log of the trace's sizes (FG_EINVAL: of others, or a trace without tokens) what
+ * passes from .. to - 1 made of the timeline: tokens that were undone in between are not there. */
+fg_status fg_replay_log(const fg_trace *t, uint64_t from, uint64_t to, fg_routing_log *log,
+                        fg_err *err);
+
+/* Sizes for fg_routing_log and fg_routing_check. */
+fg_routing_shape fg_trace_shape(const fg_trace_head *h);
 
 #endif

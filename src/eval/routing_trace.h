@@ -4,12 +4,15 @@
  * a replay (replay.h) needs to repeat the live run without the model is inside: the sizes that
  * decide how many experts fit, the heat map that the policies were given, and the routers' guesses.
  *
- * The file, version 1.  Little-endian; a reader refuses what it is told to compare, and anything
- * after the last pass.
+ * A trace of version 2 says which token each row was, and so contains the text; one of version 1
+ * does not.  Both are written and read.
+ *
+ * The file.  Little-endian; a reader refuses what it is told to compare, and anything after the
+ * last pass.
  *
  *   offset size  name           meaning                                          reader must
  *   0      8     magic          89 46 47 54 52 0d 0a 1a                          compare
- *   8      4     version        1                                                refuse others
+ *   8      4     version        1 or 2                                           refuse others
  *   12     4     n_layer        1 to 1024                                        refuse others
  *   16     4     n_expert       of a layer, 1 to 1024                            refuse others
  *   20     4     n_used         experts of a token, 1 to min(32, n_expert)       refuse others
@@ -20,22 +23,29 @@
  *   56     8     ram_bytes      bound of the recording run; 0: it was mapped
  *   64     4     policy         of that run, stored number in cache.h            refuse others
  *   68     4     predict        of that run, stored number in predict.h          refuse others
- *   72     4     ahead          layers that it hinted, 1 to 4                    refuse others
+ *   72     4     ahead          layers that it hinted, 1 to 8; in version 1 to 4 refuse others
  *   76     4     has_heat       0 or 1                                           refuse others
  *   80     8     n_pass         passes; at least 1                               compare
  *   88     8     n_tok          tokens of all passes                             compare
  *   96     8     body_bytes     bytes after the header                          compare
  *   104    8     body_hash      XXH3-64 of them                                  compare
- *   112    8                    reserved                                         refuse non-zero
+ *   112    4     n_vocab        version 2: of the model, 1 to 2^24; else 0       refuse others
+ *   116    4                    reserved                                         refuse non-zero
  *   120    8     head_hash      XXH3-64 of bytes 0 to 119                        compare
  *
  * The body: when has_heat, u64 heat[n_layer][n_expert]; then the passes, each
  *   u32 n_tok          1 to 2^20
  *   u32 flags          bit 0: the predictor was on; the others reserved, refuse non-zero
+ *   version 2:
+ *     u64 pos            of the first row in its timeline, less than 2^62.  At most where the pass
+ *                        before ended; less: the rows from there on were undone in between
+ *     u32 n_kept         rows that the next pass comes after: min(n_tok, next pos - pos), 0 when
+ *                        that is earlier; of the last pass those left at the end; refuse others
+ *     u32 id[n_tok]      tokens, each less than n_vocab
  *   for each layer:
  *     u16 sel[n_tok][n_used]      best first, each less than n_expert
- *     when n_tok is 1:
- *     u16 guess[4][min(4, n_expert)]   row d - 1: what the router of layer + d ranks first on this
+ *     when n_tok is 1, with w = 4, in version 2 w = 8:
+ *     u16 guess[w][min(w, n_expert)]   row d - 1: what the router of layer + d ranks first on this
  *                                 layer's state, less than n_expert; rows that nobody computed, all
  *                                 after those that somebody did, and after the last layer: ffff
  */
@@ -60,6 +70,7 @@ typedef struct fg_trace_head {
     fg_predict predict;
     uint32_t ahead;
     uint64_t n_pass, n_tok; /* the writer counts them itself */
+    uint32_t n_vocab;       /* 0: version 1, without the text */
 } fg_trace_head;
 
 /* ---- writing ---- */
@@ -78,6 +89,11 @@ fg_status fg_trace_create(fg_trace_writer **out, const char *path, const fg_trac
  * the pass. */
 void fg_trace_begin(fg_trace_writer *w, uint32_t n_tok, bool predict_on);
 void fg_trace_layer(fg_trace_writer *w, uint32_t layer, const uint32_t *sel);
+/* Before begin, or finish: where the pass's first row stands, at most where the pass before ended,
+ * which is the usual place.  Without effect in version 1, as fg_trace_tokens. */
+void fg_trace_at(fg_trace_writer *w, uint64_t pos);
+/* Tokens of the running pass, ids[n_tok], at any time before the next begins; without: all 0. */
+void fg_trace_tokens(fg_trace_writer *w, const uint32_t *ids);
 void fg_trace_guess(fg_trace_writer *w, uint32_t layer, const fg_guess *guess);
 
 /* Completes the file and gives it its name; at most once.  FG_EIO; FG_EINVAL: nothing recorded. */
@@ -105,10 +121,14 @@ typedef struct fg_trace_pass {
     uint64_t at, end; /* in the file; internal */
     uint32_t n_tok;
     bool predict_on;
+    uint32_t n_kept; /* rows that were not undone right after it; version 1: all */
+    uint64_t pos;    /* of its first row; version 1: where the pass before ended */
 } fg_trace_pass;
 
 /* The next pass; false after the last. */
 bool fg_trace_next(const fg_trace *t, fg_trace_pass *p);
+/* Writes the tokens, ids[n_tok]; false: version 1 does not know them. */
+bool fg_trace_ids(const fg_trace *t, const fg_trace_pass *p, uint32_t *ids);
 /* Writes sel[n_tok][n_used] of a layer. */
 void fg_trace_sel(const fg_trace *t, const fg_trace_pass *p, uint32_t layer, uint32_t *sel);
 /* The guess of a layer; false when the pass has more than one token.  n_ahead may be 0. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "src/base/mem.h"
+#include "src/expert/predict_factor.h"
 
 enum { DECAY_TOKENS = 512 }; /* FREQUENCY: counts of a layer halve after so many */
 
@@ -48,7 +49,7 @@ const char *fg_predict_name(fg_predict predict)
 
 /* ---- none ---- */
 
-const fg_predict_ops fg_predict_none = {NULL, NULL, NULL, NULL, NULL};
+const fg_predict_ops fg_predict_none = {.create = NULL};
 
 /* ---- frequency and previous: a score of each expert ---- */
 
@@ -135,15 +136,21 @@ static void previous_observe(void *state, uint32_t layer, const uint32_t *sel, u
     }
 }
 
-const fg_predict_ops fg_predict_frequency = {scores_create, frequency_observe, scores_rank,
-                                             scores_destroy, scores_copy};
-const fg_predict_ops fg_predict_previous = {scores_create, previous_observe, scores_rank,
-                                            scores_destroy, scores_copy};
+const fg_predict_ops fg_predict_frequency = {.create = scores_create,
+                                             .observe = frequency_observe,
+                                             .rank = scores_rank,
+                                             .destroy = scores_destroy,
+                                             .copy = scores_copy};
+const fg_predict_ops fg_predict_previous = {.create = scores_create,
+                                            .observe = previous_observe,
+                                            .rank = scores_rank,
+                                            .destroy = scores_destroy,
+                                            .copy = scores_copy};
 
 /* ---- router: the guesses as they are ---- */
 
 typedef struct router {
-    uint32_t width; /* ids of a guess */
+    uint32_t width, n_expert; /* ids of a guess, those less than n_expert */
 } router;
 
 static fg_status router_create(void **state, const fg_predict_opts *o, fg_err *err)
@@ -151,6 +158,7 @@ static fg_status router_create(void **state, const fg_predict_opts *o, fg_err *e
     router *r = fg_mem_zalloc(sizeof *r);
     *state = r;
     if (r == NULL) return fg_fail_nomem(err, "prediction");
+    r->n_expert = o->n_expert;
     r->width = o->n_expert < FG_PREDICT_WIDTH ? o->n_expert : FG_PREDICT_WIDTH;
     return FG_OK;
 }
@@ -161,8 +169,8 @@ static uint32_t router_rank(const void *state, uint32_t layer, const uint32_t *g
     const router *r = state;
     (void)layer;
     if (guess == NULL) return 0;
-    const uint32_t n = r->width < most ? r->width : most;
-    memcpy(ids, guess, n * sizeof *ids);
+    uint32_t n = 0;
+    for (; n < r->width && n < most && guess[n] < r->n_expert; n++) ids[n] = guess[n];
     return n;
 }
 
@@ -171,7 +179,8 @@ static void router_destroy(void *state)
     fg_mem_free(state);
 }
 
-const fg_predict_ops fg_predict_router = {router_create, NULL, router_rank, router_destroy, NULL};
+const fg_predict_ops fg_predict_router = {
+    .create = router_create, .rank = router_rank, .destroy = router_destroy};
 
 /* ---- any of them ---- */
 
@@ -196,7 +205,8 @@ fg_status fg_predictor_create(fg_predictor **out, const fg_predict_opts *o, fg_e
     p->used = fg_mem_zalloc_array(o->n_expert, sizeof *p->used);
     fg_status st = p->used == NULL ? fg_fail_nomem(err, "prediction") : FG_OK;
     if (st == FG_OK && row->ops->create != NULL) st = row->ops->create(&p->state, &p->o, err);
-    if (st == FG_OK && row->observes) st = row->ops->create(&p->before, &p->o, err);
+    if (st == FG_OK && row->ops->copy != NULL) st = row->ops->create(&p->before, &p->o, err);
+    p->o.model = NULL; /* was copied */
     if (st != FG_OK) {
         fg_predictor_destroy(&p);
         return st;
@@ -238,20 +248,56 @@ uint32_t fg_predictor_rank(const fg_predictor *p, uint32_t layer, const uint32_t
 void fg_predictor_observe(fg_predictor *p, uint32_t layer, const uint32_t *sel, uint32_t n_tok)
 {
     if (!p->row->observes) return;
-    if (layer == 0) p->row->ops->copy(p->before, p->state); /* a pass begins */
+    if (layer == 0 && p->before != NULL) p->row->ops->copy(p->before, p->state); /* a pass begins */
     p->row->ops->observe(p->state, layer, sel, n_tok);
 }
 
 void fg_predictor_rewind(fg_predictor *p, const uint32_t *sel, uint64_t n_row, uint32_t n_kept)
 {
-    if (!p->row->observes) return;
+    if (p->before == NULL) return;
     p->row->ops->copy(p->state, p->before);
     for (uint32_t l = 0; n_kept > 0 && l < p->o.n_layer; l++) {
         p->row->ops->observe(p->state, l, sel + l * n_row * p->o.n_used, n_kept);
     }
 }
 
+void fg_predictor_forget(fg_predictor *p, uint64_t who, uint64_t pos)
+{
+    if (p->row->ops->forget != NULL) p->row->ops->forget(p->state, who, pos);
+}
+
+const fg_routing_model *fg_predictor_learned(fg_predictor *p)
+{
+    return p->row->ops->begin == NULL ? NULL : fg_factor_learned(p->state);
+}
+
 /* ---- hints ---- */
+
+/* What of a layer is worth reading. */
+static uint32_t likely(const fg_predictor *p, uint32_t layer, const uint32_t *guess, uint32_t *ids)
+{
+    const fg_predict_row *row = p->row;
+    const uint32_t most = p->o.n_used < FG_PREDICT_WIDTH ? p->o.n_used : FG_PREDICT_WIDTH;
+    if (row->ops->likely == NULL) return fg_predictor_rank(p, layer, guess, ids, most);
+    return row->ops->likely(p->state, layer, row->asks_routers ? guess : NULL, ids, most);
+}
+
+uint32_t fg_predictor_begin(fg_predictor *p, fg_cache *c, uint64_t who, uint64_t pos,
+                            const uint32_t *ids, uint32_t n_tok, fg_cache_load *loads)
+{
+    uint32_t n = 0;
+    if (p->row->ops->begin == NULL) return 0;
+    p->row->ops->begin(p->state, who, pos, ids, ids == NULL ? 0 : n_tok);
+    if (ids == NULL || n_tok != 1 || !p->on) return 0;
+    for (uint32_t l = 0; l < p->o.ahead && l < p->o.n_layer; l++) {
+        uint32_t best[FG_PREDICT_WIDTH];
+        const uint32_t k = likely(p, l, NULL, best);
+        for (uint32_t i = 0; i < k; i++) {
+            if (fg_cache_prefetch(c, l, best[i], &loads[n])) n++;
+        }
+    }
+    return n;
+}
 
 static bool used_all(fg_predictor *p, const uint32_t *sel, uint32_t n_tok)
 {
@@ -276,12 +322,14 @@ static uint32_t hint_scan(const fg_predictor *p, fg_cache *c, uint32_t layer, fg
 static uint32_t hint_token(const fg_predictor *p, fg_cache *c, uint32_t layer,
                            const fg_guess *guess, fg_cache_load *loads)
 {
-    uint32_t n = 0, most = p->o.n_used < FG_PREDICT_WIDTH ? p->o.n_used : FG_PREDICT_WIDTH;
+    const bool wraps = p->row->ops->begin == NULL;
+    uint32_t n = 0;
     for (uint32_t d = 1; d <= p->o.ahead && d < p->o.n_layer; d++) {
+        if (!wraps && layer + d >= p->o.n_layer) break;
         uint32_t ids[FG_PREDICT_WIDTH];
         const uint32_t to = (layer + d) % p->o.n_layer;
         const uint32_t *of_router = guess != NULL && d <= guess->n_ahead ? guess->id[d - 1] : NULL;
-        const uint32_t k = fg_predictor_rank(p, to, of_router, ids, most);
+        const uint32_t k = likely(p, to, of_router, ids);
         for (uint32_t i = 0; i < k; i++) {
             if (fg_cache_prefetch(c, to, ids[i], &loads[n])) n++;
         }

@@ -248,7 +248,9 @@ static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
                                 .n_layer = shape->n_layer,
                                 .n_expert = shape->n_expert,
                                 .n_used = shape->n_used,
-                                .ahead = o->ahead};
+                                .ahead = o->ahead,
+                                .model = o->model,
+                                .n_vocab = shape->n_vocab};
     s->predict = o->predict;
     s->ahead = o->ahead == 0 ? FG_PREDICT_DEFAULT_AHEAD : o->ahead;
     s->trial.pause = FG_STORE_PAUSE;
@@ -483,6 +485,14 @@ static void drop_wrong_hints(fg_store *s)
     }
 }
 
+static void start_hints(fg_store *s, const fg_cache_load *loads, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        start(s, loads[i].layer, loads[i].expert, loads[i].slot, false);
+        if (s->one_token) s->hint[loads[i].slot] = 1 + loads[i].layer;
+    }
+}
+
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess)
 {
     fg_cache_load loads[FG_PREDICT_HINTS];
@@ -491,10 +501,24 @@ void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_gu
     drop_wrong_hints(s);
     const uint32_t n =
         fg_predictor_hints(s->predictor, s->cache, s->layer, sel, n_tok, guess, loads);
-    for (uint32_t i = 0; i < n; i++) {
-        start(s, loads[i].layer, loads[i].expert, loads[i].slot, false);
-        if (s->one_token) s->hint[loads[i].slot] = 1 + loads[i].layer;
-    }
+    start_hints(s, loads, n);
+}
+
+void fg_store_begin_pass(fg_store *s, uint64_t who, uint64_t pos, const uint32_t *ids, uint32_t n)
+{
+    fg_cache_load loads[FG_PREDICT_HINTS];
+    s->one_token = n == 1;
+    start_hints(s, loads, fg_predictor_begin(s->predictor, s->cache, who, pos, ids, n, loads));
+}
+
+void fg_store_forget(fg_store *s, uint64_t who, uint64_t pos)
+{
+    fg_predictor_forget(s->predictor, who, pos);
+}
+
+const fg_routing_model *fg_store_learned(fg_store *s)
+{
+    return fg_predictor_learned(s->predictor);
 }
 
 uint64_t fg_store_pass(const fg_store *s)

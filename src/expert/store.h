@@ -46,6 +46,7 @@ typedef struct fg_store_opts {
     /* Which node has what, borrowed as is its placement: each has its part of every slot in its own
      * memory.  NULL: one node, whose memory is not bound. */
     const fg_slices *slices;
+    const fg_routing_model *model; /* see predict.h; copied; may be NULL */
 } fg_store_opts;
 
 /* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound, all
@@ -112,6 +113,12 @@ uint32_t fg_store_guess_layers(const fg_store *s);
  * hints that were wrong, and whole experts that had gone for hints and were missed.  When the cost
  * is the greater it is off for FG_STORE_PAUSE passes, and twice as long each further time. */
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
+
+/* A pass of n tokens begins, before its first layer, and what its predictor may forget; see
+ * predict.h.  ids: borrowed for the call. */
+void fg_store_begin_pass(fg_store *s, uint64_t who, uint64_t pos, const uint32_t *ids, uint32_t n);
+void fg_store_forget(fg_store *s, uint64_t who, uint64_t pos);
+const fg_routing_model *fg_store_learned(fg_store *s);
 
 /* Number of the last pass that hinted; what fg_store_rewind goes by. */
 uint64_t fg_store_pass(const fg_store *s);

@@ -19,6 +19,21 @@
 #include "tests/models.h"
 #include "src/engine/session.h"
 
+/* Of all predictors, with nothing learned. */
+static fg_status recall_of_all(const fg_trace *t, fg_recall_row *out, fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    fg_predict_opts who[FG_PREDICT_COUNT];
+    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
+        who[i] = (fg_predict_opts){.kind = (fg_predict)i,
+                                   .n_layer = h->n_layer,
+                                   .n_expert = h->n_expert,
+                                   .n_used = h->n_used,
+                                   .n_vocab = h->n_vocab};
+    }
+    return fg_replay_recall(t, 0, who, FG_PREDICT_COUNT, out, err);
+}
+
 enum { N_PASS = 12, MOST_TOK = 5 };
 
 static uint32_t tokens_of(uint32_t pass)
@@ -68,7 +83,9 @@ static bool pass_is_right(const fg_trace *t, const fg_trace_pass *pass, uint32_t
         if (pass->n_tok != 1) continue;
         if (p % 5 == 0) g.n_ahead = 0;
         ok = ok && have.n_ahead == g.n_ahead;
-        ok = ok && memcmp(have.id, g.id, g.n_ahead * sizeof g.id[0]) == 0;
+        for (uint32_t d = 0; ok && d < g.n_ahead; d++) {
+            ok = memcmp(have.id[d], g.id[d], 4 * sizeof g.id[0][0]) == 0;
+        }
     }
     return ok;
 }
@@ -208,7 +225,7 @@ FG_TEST(hostile_traces_do_no_harm) /* with right hashes; what opens must replay 
             n_bad++;
             continue;
         }
-        fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+        fg_recall_row recall[FG_PREDICT_COUNT];
         fg_cache_stats s;
         fg_future *f = NULL;
         CHECK_OK(fg_future_create(&f, t, &err), &err);
@@ -218,7 +235,7 @@ FG_TEST(hostile_traces_do_no_harm) /* with right hashes; what opens must replay 
                                   .ahead = 4,
                                   .future = f};
         CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
-        CHECK_OK(fg_replay_recall(t, recall, &err), &err);
+        CHECK_OK(recall_of_all(t, recall, &err), &err);
         fg_future_destroy(&f);
         fg_trace_close(&t);
         n_good++;
@@ -244,7 +261,8 @@ static const struct {
     const char *name;
     uint32_t stored;
 } pinned_policies[] = {{"lru", 0}, {"lfu", 1}, {"pin", 2}},
-  pinned_predictors[] = {{"none", 0}, {"frequency", 1}, {"previous", 2}, {"router", 3}};
+  pinned_predictors[] = {{"none", 0},   {"frequency", 1}, {"previous", 2},
+                         {"router", 3}, {"factor", 4},    {"router+factor", 5}};
 
 enum {
     N_POLICY = sizeof pinned_policies / sizeof pinned_policies[0],
@@ -292,9 +310,9 @@ FG_TEST(stored_numbers_are_pinned)
     CHECK_U64(n_wrong_numbers(p, FG_POLICY_COUNT), 2);
     p[2].live = false;
     CHECK_U64(n_wrong_numbers(p, FG_POLICY_COUNT), 3);
-    q[3].stored = 4;
+    q[3].stored = 6;
     CHECK_U64(n_wrong_predictors(q, FG_PREDICT_COUNT), 1);
-    CHECK_U64(n_wrong_predictors(q, 2), 2);
+    CHECK_U64(n_wrong_predictors(q, 4), 3);
 }
 
 /* 2 layers of 3 experts, 1 used, recorded with lfu and the router's predictor, 2 ahead: a pass of 2
@@ -392,6 +410,164 @@ FG_TEST(golden_trace)
         fg_trace_close(&t);
         fg_mem_free(text);
     }
+}
+
+/* ---- version 2: tokens, positions, what was kept ---- */
+
+enum { VOCAB = 70000, N_TOLD = 9 };
+
+/* Passes of 3 tokens, every third one of a single one; the fourth and the eighth undo some of what
+ * was before. */
+static uint64_t told_pos(uint32_t p)
+{
+    static const uint64_t pos[N_TOLD + 1] = {0, 3, 6, 5, 8, 11, 12, 2, 5, 6};
+    return pos[p];
+}
+
+static uint32_t told_tok(uint32_t p)
+{
+    return p % 3 == 2 ? 1 : 3;
+}
+
+static void write_told(const char *path, fg_status *st)
+{
+    fg_trace_head h = small;
+    fg_trace_writer *w;
+    fg_err err = {0};
+    fg_rng r;
+    fg_rng_init(&r, 9);
+    h.n_vocab = VOCAB;
+    h.ahead = 7;
+    REQUIRE_OK(fg_trace_create(&w, path, &h, NULL, &err), &err);
+    for (uint32_t p = 0; p < N_TOLD; p++) {
+        const uint32_t ids[3] = {p, 66000 + p, VOCAB - 1};
+        if (p != 1) fg_trace_at(w, told_pos(p)); /* the usual place needs not be said */
+        fg_trace_begin(w, told_tok(p), true);
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            uint32_t sel[3 * N_USED];
+            const fg_guess g = {.n_ahead = l < 2 ? 2 : 0,
+                                .id = {{8, 7, 6, 5, 4, 3, 2, 1}, {0, 1, 2, 3, 4, 5, 6, 7}}};
+            for (uint32_t k = 0; k < told_tok(p); k++) draw(&r, &h, sel + k * N_USED);
+            fg_trace_layer(w, l, sel);
+            fg_trace_guess(w, l, &g);
+        }
+        if (p != 4) fg_trace_tokens(w, ids);
+    }
+    *st = fg_trace_finish(w, &err);
+    fg_trace_writer_destroy(&w);
+}
+
+FG_TEST(trace_with_tokens)
+{
+    const path_text path = tmp_path("told.trace");
+    fg_status st = FG_EIO;
+    fg_trace *t;
+    fg_err err = {0};
+    fg_trace_pass pass = {0};
+    uint32_t p = 0, ids[3];
+    write_told(path.s, &st);
+    REQUIRE(st == FG_OK);
+    REQUIRE_OK(fg_trace_open(&t, path.s, &err), &err);
+    CHECK(fg_trace_get_head(t)->n_vocab == VOCAB && fg_trace_get_head(t)->ahead == 7);
+    for (; fg_trace_next(t, &pass); p++) {
+        fg_guess g;
+        REQUIRE(p < N_TOLD && fg_trace_ids(t, &pass, ids));
+        CHECK(pass.n_tok == told_tok(p) && pass.pos == told_pos(p));
+        const uint64_t next = p + 1 < N_TOLD ? told_pos(p + 1) : pass.pos + pass.n_tok;
+        CHECK_U64(pass.n_kept, next > pass.pos ? next - pass.pos : 0);
+        CHECK(ids[0] == (p == 4 ? 0 : p) && (pass.n_tok == 1 || p == 4 || ids[1] == 66000 + p));
+        if (pass.n_tok != 1) continue;
+        CHECK(fg_trace_guess_of(t, &pass, 1, &g) && g.n_ahead == 2 && g.id[0][7] == 1);
+        CHECK(fg_trace_guess_of(t, &pass, 2, &g) && g.n_ahead == 0);
+    }
+    CHECK_U64(p, N_TOLD);
+    /* who logs them has the timeline as it is at the end */
+    fg_routing_log log = {.of = fg_trace_shape(fg_trace_get_head(t))};
+    CHECK_OK(fg_replay_log(t, 0, UINT64_MAX, &log, &err), &err);
+    CHECK(log.n == 6 && log.first[0] && !log.first[1]); /* positions 0 .. 5 */
+    CHECK(log.id[0] == 0 && log.id[1] == 66000 && log.id[2] == 7 && log.id[5] == 8);
+    fg_routing_log_fini(&log);
+    fg_trace_close(&t);
+    log = (fg_routing_log){.of = fg_trace_shape(&small)};
+    REQUIRE(write_small(path.s, false) == FG_OK);
+    REQUIRE_OK(fg_trace_open(&t, path.s, &err), &err);
+    CHECK(fg_replay_log(t, 0, UINT64_MAX, &log, &err) == FG_EINVAL && is_line(&err));
+    CHECK(fg_trace_next(t, &(fg_trace_pass){0}) && !fg_trace_ids(t, &pass, ids));
+    fg_trace_close(&t);
+}
+
+/* Each with right hashes; at 0 the first pass begins at byte 128. */
+FG_TEST(what_version_2_forbids_is_refused)
+{
+    enum { FIRST = 128, LAYERS = FIRST + 20 + 4 * 3, SECOND = LAYERS + N_LAYER * 2 * 3 * N_USED };
+    static const struct {
+        size_t at, n;
+        uint8_t bytes[8];
+        bool good; /* controls: what may stand there */
+    } cases[] = {
+        {8, 4, {3}, false},                         /* a version to come */
+        {8, 4, {1}, false},                         /* one that has no tokens */
+        {112, 4, {0}, false},                       /* no vocabulary */
+        {116, 4, {1}, false},                       /* reserved */
+        {72, 4, {9}, false},                        /* layers ahead */
+        {FIRST + 8, 1, {1}, false},                 /* begins elsewhere than kept rows say */
+        {FIRST + 16, 4, {2}, false},                /* kept fewer */
+        {FIRST + 16, 4, {4}, false},                /* more than there are */
+        {FIRST + 20, 4, {0x70, 0x11, 1, 0}, false}, /* token 70000 of 70000 */
+        {FIRST + 20, 4, {0x6f, 0x11, 1, 0}, true},  /* the last one */
+        {SECOND + 8, 8, {4}, false},                /* behind the end of the one before */
+        {SECOND + 8, 8, {0, 0, 0, 0, 0, 0, 0, 0x40}, false}, /* 2^62 */
+        {LAYERS, 2, {N_EXPERT}, false},
+        {LAYERS, 2, {1}, true},
+    };
+    const path_text path = tmp_path("forbid.trace");
+    fg_status st = FG_EIO;
+    fg_err err = {0};
+    char *text;
+    size_t n;
+    write_told(path.s, &st);
+    REQUIRE(st == FG_OK);
+    REQUIRE_OK(fg_io_read_all(path.s, 1 << 20, &text, &n, &err), &err);
+    uint8_t *p = malloc(n);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fg_trace *t;
+        memcpy(p, text, n);
+        memcpy(p + cases[i].at, cases[i].bytes, cases[i].n);
+        seal(p, n);
+        REQUIRE(write_bytes(path.s, p, n));
+        err = (fg_err){0};
+        st = fg_trace_open(&t, path.s, &err);
+        if ((st == FG_OK) != cases[i].good) fg_test_fail(__FILE__, __LINE__, "case %zu", i);
+        CHECK(st == FG_OK || is_line(&err));
+        fg_trace_close(&t);
+    }
+    for (size_t at = 0; at < n; at += at < LAYERS ? 1 : 7) { /* without, any flipped bit */
+        fg_trace *t;
+        memcpy(p, text, n);
+        p[at] ^= (uint8_t)(1u << at % 8);
+        REQUIRE(write_bytes(path.s, p, n));
+        if (fg_trace_open(&t, path.s, &err) == FG_OK) {
+            fg_test_fail(__FILE__, __LINE__, "byte %zu", at);
+            fg_trace_close(&t);
+        }
+    }
+    free(p);
+    fg_mem_free(text);
+    fg_trace_writer *w;
+    fg_trace_head h = small;
+    h.n_vocab = 5;
+    REQUIRE_OK(fg_trace_create(&w, path.s, &h, NULL, &err), &err);
+    fg_trace_begin(w, 1, true);
+    fg_trace_tokens(w, (const uint32_t[]){5});
+    CHECK(fg_trace_finish(w, &err) == FG_EINVAL && strstr(err.msg, "token 5") != NULL);
+    fg_trace_writer_destroy(&w);
+    REQUIRE_OK(fg_trace_create(&w, path.s, &h, NULL, &err), &err);
+    fg_trace_begin(w, 1, true);
+    fg_trace_at(w, 2); /* a hole */
+    for (uint32_t l = 0; l < N_LAYER; l++) fg_trace_layer(w, l, (const uint32_t[]){0, 1});
+    fg_trace_begin(w, 1, true);
+    CHECK(fg_trace_finish(w, &err) == FG_EINVAL && strstr(err.msg, "position 2") != NULL);
+    fg_trace_writer_destroy(&w);
 }
 
 FG_TEST(what_the_format_forbids_is_refused) /* with right hashes */
@@ -533,7 +709,7 @@ FG_TEST(memory_runs_out) /* at every allocation: an error, and nothing is left *
     const path_text path = tmp_path("memory.trace");
     uint64_t n_failed = 0;
     for (uint64_t n = 1; n < 200; n++) {
-        fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
+        fg_recall_row recall[FG_PREDICT_COUNT];
         fg_cache_stats s;
         fg_future *f = NULL;
         fg_trace *t = NULL;
@@ -545,7 +721,7 @@ FG_TEST(memory_runs_out) /* at every allocation: an error, and nothing is left *
         const fg_replay_opts o = {
             .n_slot = 9, .policy = FG_POLICY_OPTIMAL, .predict = FG_PREDICT_ROUTER, .future = f};
         if (st == FG_OK) st = fg_replay_run(t, &o, &s, &err);
-        if (st == FG_OK) st = fg_replay_recall(t, recall, &err);
+        if (st == FG_OK) st = recall_of_all(t, recall, &err);
         fg_mem_fail_after(0);
         fg_future_destroy(&f);
         fg_trace_close(&t);
@@ -564,7 +740,7 @@ static fg_status record(fg_engine *e, fg_session *s, const fg_engine_opts *o, co
 {
     fg_recorder *r = NULL;
     *err = (fg_err){0};
-    const fg_status st = fg_recorder_create(&r, e, s, o, path, err);
+    const fg_status st = fg_recorder_create(&r, e, s, o, path, true, err);
     fg_recorder_destroy(&r);
     return st;
 }

@@ -11,7 +11,8 @@ enum { N_LAYER = 5, N_EXPERT = 16, N_USED = 2 };
 
 static fg_predictor *open_predictor(fg_predict kind, uint32_t ahead)
 {
-    const fg_predict_opts o = {kind, N_LAYER, N_EXPERT, N_USED, ahead};
+    const fg_predict_opts o = {
+        .kind = kind, .n_layer = N_LAYER, .n_expert = N_EXPERT, .n_used = N_USED, .ahead = ahead};
     fg_predictor *p = NULL;
     fg_err err = {0};
     if (fg_predictor_create(&p, &o, &err) != FG_OK) {
@@ -220,11 +221,15 @@ FG_TEST(list_of_predictors)
 
 FG_TEST(limits)
 {
-    fg_predict_opts o = {FG_PREDICT_ROUTER, N_LAYER, N_EXPERT, N_USED, FG_PREDICT_AHEAD + 1};
+    fg_predict_opts o = {.kind = FG_PREDICT_ROUTER,
+                         .n_layer = N_LAYER,
+                         .n_expert = N_EXPERT,
+                         .n_used = N_USED,
+                         .ahead = FG_PREDICT_AHEAD + 1};
     fg_predictor *p;
     fg_err err = {0};
     CHECK(fg_predictor_create(&p, &o, &err) == FG_EINVAL && p == NULL);
-    CHECK(strstr(err.msg, "expected 1 to 4") != NULL);
+    CHECK(strstr(err.msg, "expected 1 to 8") != NULL);
     o.ahead = 1;
     o.kind = FG_PREDICT_COUNT;
     CHECK(fg_predictor_create(&p, &o, &err) == FG_EINVAL && p == NULL);

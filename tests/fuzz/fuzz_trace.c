@@ -14,6 +14,21 @@ FUZZ_TARGET(trace, 1200)
 
 enum { HEAD = 128, RAW = 1, COUNT = 2 };
 
+/* Of all predictors, with nothing learned. */
+static fg_status recall_of_all(const fg_trace *t, fg_recall_row *out, fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    fg_predict_opts who[FG_PREDICT_COUNT];
+    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
+        who[i] = (fg_predict_opts){.kind = (fg_predict)i,
+                                   .n_layer = h->n_layer,
+                                   .n_expert = h->n_expert,
+                                   .n_used = h->n_used,
+                                   .n_vocab = h->n_vocab};
+    }
+    return fg_replay_recall(t, 0, who, FG_PREDICT_COUNT, out, err);
+}
+
 static void put_seed(uint32_t n_layer, uint32_t n_expert, uint32_t n_tok, unsigned mode)
 {
     const fg_trace_head head = {.n_layer = n_layer,
@@ -26,7 +41,8 @@ static void put_seed(uint32_t n_layer, uint32_t n_expert, uint32_t n_tok, unsign
                                 .ram_bytes = 77,
                                 .policy = FG_POLICY_LFU,
                                 .predict = FG_PREDICT_PREVIOUS,
-                                .ahead = 2};
+                                .ahead = 2,
+                                .n_vocab = (mode & 0x40) != 0 ? 50 : 0};
     uint64_t heat[64] = {3, 1, 2};
     fg_trace_writer *w;
     fg_err err = {0};
@@ -34,6 +50,7 @@ static void put_seed(uint32_t n_layer, uint32_t n_expert, uint32_t n_tok, unsign
     if (fg_trace_create(&w, path, &head, mode == 0 ? heat : NULL, &err) != FG_OK) abort();
     for (uint32_t p = 0; p < 6; p++) {
         uint32_t sel[16];
+        if (p == 4) fg_trace_at(w, 1); /* undone */
         fg_trace_begin(w, p == 0 ? n_tok : 1, true);
         for (uint32_t l = 0; l < n_layer; l++) {
             for (uint32_t i = 0; i < 2 * n_tok; i++) sel[i] = (i + l + p) % n_expert;
@@ -93,8 +110,8 @@ static void replay(const fg_trace *t, unsigned mode)
         const uint64_t asked = s.n_hit + s.n_prefetch_hit + s.n_miss;
         FUZZ_CHECK(st != FG_OK || asked <= (fuzz_planted ? 0 : h->n_tok * h->n_layer * h->n_used));
     }
-    fg_recall recall[FG_PREDICT_COUNT][FG_PREDICT_AHEAD];
-    st = fg_replay_recall(t, recall, &err);
+    fg_recall_row recall[FG_PREDICT_COUNT];
+    st = recall_of_all(t, recall, &err);
     fuzz_check_status(st, &err);
     st = fg_replay_heat(t, 0, h->n_pass, heat, &err);
     fuzz_check_status(st, &err);
