@@ -98,7 +98,7 @@ def not_in_table(helps, rows):
 
 helps = {n: run(*n.split(), "--help")[1].decode() for n in names}
 check("table_is_whole", not_in_table(helps, rows) == [], not_in_table(helps, rows))
-check("table_control", not_in_table(helps, {**rows, "run": "    reads     MODEL\n"}) == ["run --file", "run --taps", "run --image"]
+check("table_control", not_in_table(helps, {**rows, "run": "    reads     MODEL\n"}) == ["run --file", "run --taps", "run --image", "run --key"]
       and not_in_table({**helps, "x": ""}, rows) == ["x"], not_in_table(helps, {**rows, "run": ""}))
 check("nobody_has", all("programs  none" in r and "network   none" in r for r in rows.values()) and len(rows) >= len(names) - len(WITHOUT))
 finish()
