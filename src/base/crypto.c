@@ -14,16 +14,24 @@ struct fg_sha {
     bool bad;
 };
 
+/* Without the system's configuration of OpenSSL: what a hash is depends on no file. */
+static void begin(void)
+{
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
+}
+
 /* --- hashes --- */
 
 bool fg_sha256(const void *data, size_t n, uint8_t *out)
 {
+    begin();
     return SHA256(data, n, out) != NULL;
 }
 
 bool fg_sha512_head(const void *data, size_t n_data, uint8_t *out, size_t n)
 {
     uint8_t all[64];
+    begin();
     if (SHA512(data, n_data, all) == NULL) return false;
     memcpy(out, all, n);
     fg_forget(all, sizeof all);
@@ -33,6 +41,7 @@ bool fg_sha512_head(const void *data, size_t n_data, uint8_t *out, size_t n)
 fg_sha *fg_sha_create(void)
 {
     fg_sha *h = fg_mem_zalloc(sizeof *h);
+    begin();
     if (h == NULL) return NULL;
     h->ctx = EVP_MD_CTX_new();
     if (h->ctx == NULL) {
@@ -76,6 +85,7 @@ bool fg_sha_digest(fg_sha *h, uint8_t *out)
 bool fg_ed25519_public(const uint8_t *seed, uint8_t *public_key)
 {
     size_t n = FG_ED25519_KEY_BYTES;
+    begin();
     EVP_PKEY *k = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed, n);
     const bool ok = k != NULL && EVP_PKEY_get_raw_public_key(k, public_key, &n) == 1;
     EVP_PKEY_free(k);
@@ -85,6 +95,7 @@ bool fg_ed25519_public(const uint8_t *seed, uint8_t *public_key)
 bool fg_ed25519_sign(const uint8_t *seed, const void *data, size_t n, uint8_t *sig)
 {
     size_t len = FG_ED25519_SIG_BYTES;
+    begin();
     EVP_PKEY *k = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed, FG_ED25519_KEY_BYTES);
     EVP_MD_CTX *c = EVP_MD_CTX_new();
     const bool ok = k != NULL && c != NULL && EVP_DigestSignInit(c, NULL, NULL, NULL, k) == 1 &&
@@ -96,6 +107,7 @@ bool fg_ed25519_sign(const uint8_t *seed, const void *data, size_t n, uint8_t *s
 
 bool fg_ed25519_verify(const uint8_t *public_key, const void *data, size_t n, const uint8_t *sig)
 {
+    begin();
     EVP_PKEY *k =
         EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, FG_ED25519_KEY_BYTES);
     EVP_MD_CTX *c = EVP_MD_CTX_new();

@@ -211,6 +211,15 @@ fg_status fg_carry_write_block(const fg_carry_files *f, const fg_carry_list *l, 
     return move_block(f, l, block, (uint8_t *)(uintptr_t)buf, true, err);
 }
 
+void fg_carry_start_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block)
+{
+    const fg_carry_file *x = fg_carry_list_file_of(l, block);
+    uint64_t run;
+    const uint64_t at = fg_carry_list_place(l, x, (block - x->first) * FG_BLOCK_BYTES, &run);
+    if (run > FG_BLOCK_BYTES) run = FG_BLOCK_BYTES;
+    (void)sync_file_range(f->fd[x - l->file], (off_t)at, (off_t)run, SYNC_FILE_RANGE_WRITE);
+}
+
 /* --- freeing --- */
 
 bool fg_carry_can_punch(const fg_carry_files *f)

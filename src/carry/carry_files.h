@@ -39,6 +39,9 @@ fg_status fg_carry_read_block(const fg_carry_files *f, const fg_carry_list *l, u
 fg_status fg_carry_write_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block,
                                const uint8_t *buf, fg_err *err);
 
+/* The disk begins with it at once, not when memory is full of what it is to get. */
+void fg_carry_start_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block);
+
 /* Whether ranges of the model can be freed where they are; else from the end only. */
 bool fg_carry_can_punch(const fg_carry_files *f);
 /* Frees what blocks FG_BLOCK_HAVE took. */

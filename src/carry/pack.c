@@ -16,6 +16,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/carry/carry_files.h"
+#include "src/carry/feed.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -31,7 +32,6 @@ typedef struct packer {
     fg_stick home, stick;
     fg_carry_piece *piece;
     uint8_t *head;
-    fg_block_buffer buf;
     bool backwards; /* from the end: files are cut, not punched */
     bool full;
     uint64_t now, capacity;
@@ -60,8 +60,7 @@ static fg_status allocate(packer *p, fg_err *err)
 {
     p->piece = fg_mem_zalloc(sizeof *p->piece);
     p->head = fg_mem_alloc(FG_PIECE_MAX_HEADER);
-    const bool ok = fg_block_buffer_make(&p->buf) && p->piece != NULL && p->head != NULL;
-    return ok ? FG_OK : fg_fail_nomem(err, "carry");
+    return p->piece != NULL && p->head != NULL ? FG_OK : fg_fail_nomem(err, "carry");
 }
 
 static void close_all(packer *p)
@@ -72,7 +71,6 @@ static void close_all(packer *p)
     fg_carry_list_fini(&p->list);
     fg_mem_free(p->piece);
     fg_mem_free(p->head);
-    fg_block_buffer_free(&p->buf);
 }
 
 static void note(const packer *p, const char *line)
@@ -247,32 +245,63 @@ static uint64_t room_for(uint64_t bytes)
     return bytes < head + FG_BLOCK_BYTES ? 0 : (bytes - head) / FG_BLOCK_BYTES;
 }
 
+/* A source of blocks, and why one could not be read. */
+typedef struct source {
+    const packer *p;
+    int fd; /* of a piece that is read back */
+    fg_err err;
+} source;
+
+static bool read_model(void *ctx, uint32_t i, uint8_t *buf)
+{
+    source *s = ctx;
+    const packer *p = s->p;
+    return fg_carry_read_block(&p->files, &p->list, p->piece->first + i, buf, &s->err) == FG_OK;
+}
+
+/* A block to its place; *room is false when there was none. */
+static fg_status write_block(packer *p, int fd, uint32_t i, const uint8_t *buf, const char *shown,
+                             bool *room, fg_err *err)
+{
+    const uint64_t at = p->piece->header_bytes + p->piece->bytes;
+    const size_t bytes = (size_t)fg_carry_list_bytes_of(&p->list, p->piece->first + i);
+    fg_err why = {0};
+    if (!fg_sha256(buf, bytes, p->piece->sha[i])) return fg_fail_nomem(err, shown);
+    errno = 0;
+    *room = fg_io_pwrite(fd, buf, bytes, at, shown, &why) == FG_OK;
+    if (!*room) {
+        p->full = errno == ENOSPC || errno == EDQUOT;
+        if (p->full || (errno == EFBIG && i > 0)) return FG_OK;
+        if (err != NULL) *err = why;
+        return why.code;
+    }
+    /* the medium begins at once, not when memory is full of what it is to get */
+    (void)sync_file_range(fd, (off_t)at, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
+    p->piece->bytes += bytes;
+    p->now += bytes;
+    if (p->o->progress == NULL || p->o->progress(p->o->ctx, p->now, p->capacity)) return FG_OK;
+    return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be filled", shown);
+}
+
 /* Its data; *n: blocks that there was room for. */
 static fg_status write_blocks(packer *p, int fd, const char *shown, uint32_t *n, fg_err *err)
 {
-    uint64_t at = p->piece->header_bytes;
-    fg_err why = {0};
+    source s = {.p = p};
+    fg_feed *feed;
+    bool room = true, readable;
     p->piece->bytes = 0;
-    for (*n = 0; *n < p->piece->n; ++*n) {
-        const uint64_t block = p->piece->first + *n;
-        const size_t bytes = (size_t)fg_carry_list_bytes_of(&p->list, block);
-        FG_TRY(fg_carry_read_block(&p->files, &p->list, block, p->buf.p, err));
-        if (!fg_sha256(p->buf.p, bytes, p->piece->sha[*n])) return fg_fail_nomem(err, shown);
-        errno = 0;
-        if (fg_io_pwrite(fd, p->buf.p, bytes, at, shown, &why) != FG_OK) {
-            p->full = errno == ENOSPC || errno == EDQUOT;
-            if ((p->full || errno == EFBIG) && *n > 0) return FG_OK;
-            if (p->full) return FG_OK;
-            *err = why;
-            return why.code;
-        }
-        at += bytes;
-        p->piece->bytes += bytes;
-        p->now += bytes;
-        if (p->o->progress != NULL && !p->o->progress(p->o->ctx, p->now, p->capacity))
-            return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be filled", shown);
+    *n = 0;
+    FG_TRY(fg_feed_start(&feed, read_model, &s, p->piece->n, err));
+    fg_status st = FG_OK;
+    while (st == FG_OK && *n < p->piece->n) {
+        const uint8_t *buf = fg_feed_next(feed, &readable);
+        st = readable ? write_block(p, fd, *n, buf, shown, &room, err) : s.err.code;
+        if (!readable && err != NULL) *err = s.err;
+        if (!room) break;
+        if (st == FG_OK) ++*n;
     }
-    return FG_OK;
+    fg_feed_stop(&feed);
+    return st;
 }
 
 /* A whole one of what is chosen, or of the part of it that there is room for. */
@@ -342,18 +371,27 @@ static fg_status fill_stick(packer *p, fg_err *err)
 
 /* --- reading back --- */
 
+static bool read_piece_block(void *ctx, uint32_t i, uint8_t *buf)
+{
+    const source *s = ctx;
+    const fg_carry_piece *x = s->p->piece;
+    const uint64_t at = x->header_bytes + (uint64_t)i * FG_BLOCK_BYTES;
+    return fg_stick_read_block(s->fd, buf, (size_t)fg_piece_block_bytes(x, i), at);
+}
+
 static bool is_as_written(packer *p, int fd)
 {
-    uint64_t at = p->piece->header_bytes;
+    source s = {.p = p, .fd = fd};
     uint8_t sha[FG_SHA256_BYTES];
-    for (uint32_t i = 0; i < p->piece->n; i++) {
-        const size_t n = (size_t)fg_piece_block_bytes(p->piece, i);
-        if (!fg_stick_read_block(fd, p->buf.p, n, at) || !fg_sha256(p->buf.p, n, sha) ||
-            memcmp(sha, p->piece->sha[i], sizeof sha) != 0)
-            return false;
-        at += n;
+    fg_feed *feed;
+    bool good = fg_feed_start(&feed, read_piece_block, &s, p->piece->n, NULL) == FG_OK;
+    for (uint32_t i = 0; good && i < p->piece->n; i++) {
+        const uint8_t *buf = fg_feed_next(feed, &good);
+        good = good && fg_sha256(buf, (size_t)fg_piece_block_bytes(p->piece, i), sha) &&
+               memcmp(sha, p->piece->sha[i], sizeof sha) == 0;
     }
-    return true;
+    fg_feed_stop(&feed);
+    return good;
 }
 
 /* Its name says which blocks it was to have, when its header does not. */

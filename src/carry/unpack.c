@@ -15,6 +15,7 @@
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/carry/carry_files.h"
+#include "src/carry/feed.h"
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -29,7 +30,6 @@ typedef struct unpacker {
     fg_carry_list list;
     fg_stick home, stick;
     fg_carry_piece *piece;
-    fg_block_buffer buf;
     uint64_t done, total;
     fg_err foreign; /* the first piece of another transfer */
     fg_carry_report *r;
@@ -53,7 +53,6 @@ static void close_all(unpacker *u)
     fg_carry_files_close(&u->files);
     fg_carry_list_fini(&u->list);
     fg_mem_free(u->piece);
-    fg_block_buffer_free(&u->buf);
 }
 
 /* --- beginning --- */
@@ -105,8 +104,7 @@ static fg_status begin(unpacker *u, const char *out, fg_carry_list *m, const cha
 static fg_status allocate(unpacker *u, fg_err *err)
 {
     u->piece = fg_mem_zalloc(sizeof *u->piece);
-    const bool ok = fg_block_buffer_make(&u->buf) && u->piece != NULL;
-    return ok ? FG_OK : fg_fail_nomem(err, "carry");
+    return u->piece != NULL ? FG_OK : fg_fail_nomem(err, "carry");
 }
 
 /* --- blocks --- */
@@ -125,6 +123,7 @@ static fg_status take_block(unpacker *u, uint32_t i, const uint8_t *bytes, bool 
     }
     FG_TRY(fg_carry_write_block(&u->files, &u->list, block, bytes, err));
     *state = FG_BLOCK_SENT; /* till it is read back */
+    fg_carry_start_block(&u->files, &u->list, block);
     u->done += n;
     if (u->o->progress != NULL && !u->o->progress(u->o->ctx, u->done, u->total)) {
         return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be completed", u->files.path);
@@ -132,29 +131,61 @@ static fg_status take_block(unpacker *u, uint32_t i, const uint8_t *bytes, bool 
     return FG_OK;
 }
 
-/* What the piece has written is on the disk.  Others that were written with it are so too. */
-static fg_status confirm(unpacker *u, const fg_carry_piece *p, fg_err *err)
+/* Where blocks of the piece are read from: the stick, or our own disk. */
+typedef struct source {
+    const unpacker *u;
+    int fd;
+    fg_err err;
+} source;
+
+static bool read_own(void *ctx, uint32_t i, uint8_t *buf)
 {
-    const fg_carry_file *f = fg_carry_list_file_of(&u->list, p->first);
-    const size_t k = (size_t)(f - u->list.file);
+    source *s = ctx;
+    const unpacker *u = s->u;
+    const uint64_t block = u->piece->first + i;
+    return u->list.block[block] != FG_BLOCK_SENT ||
+           fg_carry_read_block(&u->files, &u->list, block, buf, &s->err) == FG_OK;
+}
+
+static fg_status compare(unpacker *u, uint32_t i, const uint8_t *buf, const fg_carry_file *f,
+                         fg_err *err)
+{
     uint8_t sha[FG_SHA256_BYTES];
-    FG_TRY(fg_stick_settle(u->files.fd[k], u->files.name[k], err));
-    for (uint32_t i = 0; i < p->n; i++) {
-        uint8_t *state = &u->list.block[p->first + i];
-        const uint64_t n = fg_piece_block_bytes(p, i);
-        if (*state != FG_BLOCK_SENT) continue;
-        FG_TRY(fg_carry_read_block(&u->files, &u->list, p->first + i, u->buf.p, err));
-        if (!fg_sha256(u->buf.p, (size_t)n, sha)) return fg_fail_nomem(err, "carry");
-        if (memcmp(sha, p->sha[i], sizeof sha) != 0) {
-            return fg_fail(err, FG_EIO,
-                           "%s: other bytes than were written at MiB %llu of it, expected the "
-                           "same: its disk loses data",
-                           u->files.name[k], (ull)(p->first + i - f->first));
-        }
-        *state = FG_BLOCK_HAVE;
+    const uint64_t n = fg_piece_block_bytes(u->piece, i), block = u->piece->first + i;
+    if (!fg_sha256(buf, (size_t)n, sha)) return fg_fail_nomem(err, "carry");
+    if (memcmp(sha, u->piece->sha[i], sizeof sha) == 0) {
+        u->list.block[block] = FG_BLOCK_HAVE;
         u->r->now += n;
+        return FG_OK;
     }
-    return save(u, err);
+    return fg_fail(err, FG_EIO,
+                   "%s: other bytes than were written at MiB %llu of it, expected the same: its "
+                   "disk loses data",
+                   u->files.name[f - u->list.file], (ull)(block - f->first));
+}
+
+/* What the piece has written is on the disk. */
+static fg_status confirm(unpacker *u, fg_err *err)
+{
+    const fg_carry_file *f = fg_carry_list_file_of(&u->list, u->piece->first);
+    const size_t k = (size_t)(f - u->list.file);
+    source s = {.u = u};
+    fg_feed *feed;
+    bool readable;
+    FG_TRY(fg_stick_settle(u->files.fd[k], u->files.name[k], err));
+    FG_TRY(fg_feed_start(&feed, read_own, &s, u->piece->n, err));
+    fg_status st = FG_OK;
+    for (uint32_t i = 0; st == FG_OK && i < u->piece->n; i++) {
+        const uint8_t *buf = fg_feed_next(feed, &readable);
+        if (!readable) {
+            st = s.err.code;
+            if (err != NULL) *err = s.err;
+        } else if (u->list.block[u->piece->first + i] == FG_BLOCK_SENT) {
+            st = compare(u, i, buf, f, err);
+        }
+    }
+    fg_feed_stop(&feed);
+    return st == FG_OK ? save(u, err) : st;
 }
 
 /* --- a stick --- */
@@ -183,18 +214,29 @@ static bool is_wanted(const unpacker *u)
     return false;
 }
 
+static bool read_stick(void *ctx, uint32_t i, uint8_t *buf)
+{
+    const source *s = ctx;
+    const fg_carry_piece *x = s->u->piece;
+    const uint64_t at = x->header_bytes + (uint64_t)i * FG_BLOCK_BYTES;
+    return s->u->list.block[x->first + i] == FG_BLOCK_HAVE ||
+           fg_stick_read_block(s->fd, buf, (size_t)fg_piece_block_bytes(x, i), at);
+}
+
 static fg_status take_blocks(unpacker *u, int fd, fg_err *err)
 {
-    uint64_t at = u->piece->header_bytes;
-    for (uint32_t i = 0; i < u->piece->n; i++) {
-        const uint64_t n = fg_piece_block_bytes(u->piece, i);
-        if (u->list.block[u->piece->first + i] != FG_BLOCK_HAVE) {
-            const bool readable = fg_stick_read_block(fd, u->buf.p, (size_t)n, at);
-            FG_TRY(take_block(u, i, u->buf.p, readable, err));
-        }
-        at += n;
+    source s = {.u = u, .fd = fd};
+    fg_feed *feed;
+    bool readable;
+    FG_TRY(fg_feed_start(&feed, read_stick, &s, u->piece->n, err));
+    fg_status st = FG_OK;
+    for (uint32_t i = 0; st == FG_OK && i < u->piece->n; i++) {
+        const uint8_t *buf = fg_feed_next(feed, &readable);
+        if (u->list.block[u->piece->first + i] != FG_BLOCK_HAVE)
+            st = take_block(u, i, buf, readable, err);
     }
-    return confirm(u, u->piece, err);
+    fg_feed_stop(&feed);
+    return st == FG_OK ? confirm(u, err) : st;
 }
 
 static fg_status take_piece(unpacker *u, const char *name, fg_err *err)
@@ -386,7 +428,7 @@ static fg_status receive_blocks(unpacker *u, inlet *in, fg_err *err)
         }
         in->from += n;
     }
-    const fg_status kept = confirm(u, u->piece, st == FG_OK ? err : NULL);
+    const fg_status kept = confirm(u, st == FG_OK ? err : NULL);
     return st == FG_OK ? kept : st;
 }
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/io.h"
@@ -130,16 +129,6 @@ static void digits_of(const char *text, char *out, size_t size)
     out[n] = '\0';
 }
 
-/* The folders of a path that are not there yet. */
-static void make_folders(char *path)
-{
-    for (char *p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
-        *p = '\0';
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
-}
-
 /* All that were there and this one, in a file that takes the place of the old one. */
 static fg_status add_pinned(const fg_public_key *k, fg_err *err)
 {
@@ -150,7 +139,7 @@ static fg_status add_pinned(const fg_public_key *k, fg_err *err)
     fg_status st = FG_OK;
     if (fg_io_exists(path)) st = fg_io_read_all(path, 1 << 16, &old, &n, err);
     if (st == FG_OK) {
-        make_folders(path);
+        origin_make_folders(path);
         fg_buf_put(&b, old, n);
         if (n > 0 && old[n - 1] != '\n') fg_buf_u8(&b, '\n');
         fg_public_key_print(&b, k);

@@ -29,6 +29,7 @@ enum {
     FOLDERS = 512,              /* names with commas between them */
     ALWAYS = 1024,              /* `name` is the path itself, which is no operand or option */
     NO_MODEL = 2048,            /* not where it is a model file */
+    PINNED = 4096,              /* the user's file of keys, whose folder is made */
 };
 
 enum { RULES = 8 };
@@ -84,7 +85,7 @@ static const row rows[] = {
     {"chat",
      true,
      false,
-     {{"/", READ | ALWAYS, NULL, NULL}, READS("key"), {".", MAKE | ALWAYS, NULL, NULL}, IMAGE}},
+     {{"/", READ | ALWAYS, NULL, NULL}, {".", MAKE | ALWAYS, NULL, NULL}, READS("key"), IMAGE}},
     {"score",
      true,
      false,
@@ -92,13 +93,16 @@ static const row rows[] = {
     {"logits", true, false, {READS("MODEL"), READS("ids"), MAKES("out"), IMAGE}},
     {"tokenize", false, false, {READS("MODEL|DIR"), READS("file")}},
     {"info", true, false, {READS("MODEL"), MAKES("plot"), IMAGE}},
-    {"verify", false, false, {READS("MODEL"), READS("key")}},
-    {"sign", false, false, {READS("key"), MAKES("MODEL")}},
+    {"verify", false, false, {READS("MODEL"), READS("key"), WITH("add-sha256", "MODEL", WRITE)}},
+    {"sign", false, false, {READS("MODEL"), READS("key"), MAKES("MODEL")}},
     {"key", false, false, {READS("KEY_FILE")}},
     {"key new", false, false, {MAKES("NAME")}},
-    {"key pin", false, false, {READS("KEY_FILE"), {"~", MAKE | ALWAYS, NULL, NULL}}},
+    {"key pin", false, false, {READS("KEY_FILE"), {"PINNED_KEYS", MAKE | PINNED, NULL, NULL}}},
     {"carry", false, false, {{"MODEL|STICK", READ | BESIDE, NULL, NULL}}},
-    {"carry pack", false, false, {MAKES("MODEL"), MAKES("STICK")}},
+    {"carry pack",
+     false,
+     false,
+     {READS("MODEL"), MAKES("MODEL"), MAKES("STICK"), WITH("move", "MODEL", WRITE)}},
     {"carry unpack", false, false, {MAKES("STICK"), {"out", MAKE, NULL, "."}}},
     {"carry status", false, false, {{"MODEL|STICK", READ | BESIDE, NULL, NULL}}},
     {"bench", true, false, {READS("MODEL"), READS("shapes"), MAKES("csv"), IMAGE}},
@@ -217,8 +221,8 @@ static void allow_file(fg_sandbox *s, const char *path, unsigned rights, uint32_
         const int n = snprintf(part, sizeof part, "%s.%u", path, k);
         if (n < PATH_MAX) *n_file += fg_sandbox_allow(s, part, rights);
     }
-    const int n = snprintf(part, sizeof part, "%s.sig", path);
-    if (n < PATH_MAX) (void)fg_sandbox_allow(s, part, rights & READ);
+    const int n = snprintf(part, sizeof part, "%s.sig", path); /* its signature */
+    if (n < PATH_MAX && (rights & READ)) (void)fg_sandbox_allow(s, part, READ);
     folder_of(path, home);
     (void)fg_sandbox_allow(s, home, FG_SANDBOX_LIST);
 }
@@ -332,21 +336,12 @@ static const char *find_operand(const line *l, const char *name)
     return NULL;
 }
 
-/* Where the settings of a person go: the first of these folders that there is. */
-static const char *settings_home(void)
-{
-    static char path[PATH_MAX];
-    struct stat sb;
-    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    if (xdg != NULL && xdg[0] == '/' && stat(xdg, &sb) == 0) return xdg;
-    const int n = home == NULL ? -1 : snprintf(path, sizeof path, "%s/.config", home);
-    return n > 0 && n < PATH_MAX && stat(path, &sb) == 0 ? path : home;
-}
-
-static const char *path_of(const line *l, const rule *r)
+/* pinned: path of the user's keys, NULL: there is none. */
+static const char *path_of(const line *l, const rule *r, const char *pinned)
 {
     const opt *o = find_option(l, r->name);
-    if (r->rights & ALWAYS) return strcmp(r->name, "~") == 0 ? settings_home() : r->name;
+    if (r->rights & ALWAYS) return r->name;
+    if (r->rights & PINNED) return pinned;
     if (o == NULL || o->kind != OPT_STR) return find_operand(l, r->name);
     const char *text = *(const char *const *)o->value;
     return text == NULL ? r->path : text;
@@ -403,14 +398,18 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
     fg_mem_free(pinned);
     allow_home(s, ".editrc");
     allow_home(s, ".terminfo");
+    char *pinned = origin_pinned_path(NULL);
+    if (pinned != NULL) (void)fg_sandbox_allow(s, pinned, READ);
     for (int k = 0; k < RULES && w->rule[k].rights != 0; k++) {
         const rule *r = &w->rule[k];
-        const char *path = path_of(l, r);
+        const char *path = path_of(l, r, pinned);
+        if (path != NULL && (r->rights & PINNED)) origin_make_folders(pinned);
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
         if (r->rights & FOLDERS) allow_list(s, path, r->rights, &n_file);
         if (!(r->rights & FOLDERS)) allow_path(s, path, r->rights, &n_file);
     }
     allow_unnamed(s, l, w, &n_file);
+    fg_mem_free(pinned);
     return n_file;
 }
 
@@ -457,7 +456,6 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
             !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS)) ? "" : "folder of ";
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
-                           : strcmp(r->name, "~") == 0 ? "the folder of settings"
                                                        : r->name;
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
