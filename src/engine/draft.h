@@ -10,7 +10,7 @@
  * width was tried a prior stands for it.
  *
  * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds
- * risked than two in a hundred of the reply's, and those of a token and a half.
+ * risked than one and a half in a hundred of the reply's, and those of a token and a half.
  *
  * It decides on time alone; what a reply says does not depend on it (src/engine/reply.c).
  */
