@@ -220,7 +220,8 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* The session holds ids and nothing else; a mark before the last one saves evaluating the others. */
+/* The session holds ids and nothing else; a mark before the last one saves evaluating the others.
+ * */
 static fg_status ready(fg_session *s, const fg_ids *ids, fg_err *err)
 {
     uint64_t at = 0;
