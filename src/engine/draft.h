@@ -9,8 +9,8 @@
  * length of its match, on every token, whether it was used or not, which costs nothing.  Before a
  * width was tried a prior stands for it.
  *
- * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds risked
- * than two in a hundred of the reply's, and those of a token and a half.
+ * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds
+ * risked than one and a half in a hundred of the reply's, and those of a token and a half.
  *
  * It decides on time alone; what a reply says does not depend on it (src/engine/reply.c).
  */
