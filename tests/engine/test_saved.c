@@ -332,7 +332,7 @@ FG_TEST(a_flipped_bit_is_named)
         fg_err err = {0};
         heard h = {.n = 0};
         fg_saved_opts o = {.note = hear, .ctx = &h};
-        REQUIRE(rig_open(&r, TINY_DIR, FG_KV_CHOICE_AUTO));
+        REQUIRE(rig_open_n(&r, TINY_DIR, FG_KV_CHOICE_AUTO, 451));
         REQUIRE_OK(rig_save_as(&r, "bit", &plain, &err), &err);
         REQUIRE(go_to(&r, r.s, 200));
         CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);

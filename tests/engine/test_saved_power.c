@@ -128,7 +128,7 @@ FG_TEST(power_loss_at_every_operation)
 FG_TEST(unsynced_writes_are_dropped)
 {
     drops_all = true;
-    power_loss(19, 67);
+    power_loss(11, 67);
     drops_all = false;
 }
 

@@ -269,13 +269,13 @@ static void saved(void)
     REQUIRE(a != NULL && b != NULL && card_go_to(&r, a, 70, 0));
     REQUIRE_OK(fg_saved_open(&k, a, dir, "card", NULL, &err), &err);
     CHECK_OK(fg_saved_save(k, NULL, 0, &err), &err);
-    REQUIRE(card_go_to(&r, a, 131, 1));
+    REQUIRE(card_go_to(&r, a, 129, 30));
     CHECK_OK(fg_saved_rewind(k, 80, &err), &err); /* from the snapshot, to the card */
-    CHECK(card_is_plain(&r, a) && card_go_to(&r, a, 101, 1));
+    CHECK(card_is_plain(&r, a) && card_go_to(&r, a, 101, 20));
     CHECK_OK(fg_saved_save(k, NULL, 0, &err), &err);
     fg_saved_close(&k);
     CHECK_OK(fg_saved_open(&k, b, dir, "card", NULL, &err), &err);
-    CHECK(fg_session_pos(b) == 101 && card_is_plain(&r, b) && card_go_to(&r, b, 131, 1));
+    CHECK(fg_session_pos(b) == 101 && card_is_plain(&r, b) && card_go_to(&r, b, 105, 1));
     fg_saved_close(&k);
     fg_engine_opts o = fg_engine_opts_default();
     o.gpu = FG_GPU_OFF;
