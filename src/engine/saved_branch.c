@@ -145,7 +145,7 @@ static fg_status fill(fg_saved *k, const fg_folder *part, fg_log *g, fg_err *err
 {
     fg_history old = {0}, none = {0};
     int fd;
-    if (fg_io_is_dir(part->path)) FG_TRY(fg_folder_remove(part, err)); /* of one that died here */
+    if (fg_io_is_dir(part->path)) FG_TRY(fg_folder_empty(part, err)); /* of one that died here */
     FG_TRY(fg_folder_make(part, err));
     FG_TRY(share_parts(k, part, err));
     FG_TRY(fg_folder_lock(part, true, &fd, err));

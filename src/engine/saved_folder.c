@@ -107,9 +107,12 @@ static fg_status fail_use(const fg_folder *f, fg_err *err)
 fg_status fg_folder_lock(const fg_folder *f, bool create, int *fd, fg_err *err)
 {
     struct stat sb, now;
+    if (create) { /* a new one is its owner's alone; what there is, is looked at below */
+        const int made = open(f->log_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (made >= 0) (void)close(made);
+    }
     FG_TRY(fg_io_open_own(fd, f->log_path, create, err));
     if (*fd < 0) return FG_OK;
-    (void)fchmod(*fd, 0600);
     /* Some network file systems know no flock: go on without. */
     const bool busy = flock(*fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     /* and who removed it had the lock */
@@ -195,7 +198,7 @@ void fg_folder_clean(const fg_folder *f, const fg_history *h)
     (void)each(f->path, clean_one, &c, NULL);
 }
 
-fg_status fg_folder_remove(const fg_folder *f, fg_err *err)
+fg_status fg_folder_empty(const fg_folder *f, fg_err *err)
 {
     cleaning c = {f, NULL, true};
     FG_TRY(each(f->path, clean_one, &c, err));
@@ -203,6 +206,12 @@ fg_status fg_folder_remove(const fg_folder *f, fg_err *err)
     if (unlink(f->log_path) != 0 && errno != ENOENT) {
         return fg_fail(err, FG_EIO, "%s: %s, expected to remove it", f->log_path, strerror(errno));
     }
+    return FG_OK;
+}
+
+fg_status fg_folder_remove(const fg_folder *f, fg_err *err)
+{
+    FG_TRY(fg_folder_empty(f, err));
     if (rmdir(f->path) != 0 && errno != ENOENT) {
         return fg_fail(err, FG_EIO, "%s: %s, expected only the session's own files", f->path,
                        strerror(errno));

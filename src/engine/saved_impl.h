@@ -30,7 +30,9 @@ char *fg_folder_snapshot(const fg_folder *f, uint64_t number, bool part);
 fg_status fg_folder_lock(const fg_folder *f, bool create, int *fd, fg_err *err);
 /* Removes blocks and snapshots but those of h's marks (NULL: all). */
 void fg_folder_clean(const fg_folder *f, const fg_history *h);
-/* Removes all files of ours and the folder. */
+/* Removes all files of ours. */
+fg_status fg_folder_empty(const fg_folder *f, fg_err *err);
+/* And the folder. */
 fg_status fg_folder_remove(const fg_folder *f, fg_err *err);
 
 struct fg_saved {

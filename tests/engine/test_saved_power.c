@@ -122,13 +122,13 @@ static void power_loss(int usual, int sanitized)
 FG_TEST(power_loss_at_every_operation)
 {
     drops_all = false;
-    power_loss(7, 41);
+    power_loss(11, 41);
 }
 
 FG_TEST(unsynced_writes_are_dropped)
 {
     drops_all = true;
-    power_loss(9, 67);
+    power_loss(11, 67);
     drops_all = false;
 }
 
@@ -189,7 +189,7 @@ FG_TEST(a_failure_of_every_operation)
     talk want;
     int op = 1, told = 0, refused = 0;
     REQUIRE(rig(&e) && reference(e, &want));
-    for (;; op += fg_test_every(7, 41)) {
+    for (;; op += fg_test_every(13, 41)) {
         fg_err err = {0};
         clear("t");
         talk k = start(e);
@@ -214,7 +214,7 @@ FG_TEST(a_failure_of_every_operation)
         CHECK_OK(fg_saved_verify(disk_root, "t", NULL, NULL, NULL, &err), &err);
     }
     printf("  %d operations, %d failures told, %d at the start\n", op - 1, told, refused);
-    CHECK(op > 100 && told > op / fg_test_every(7, 41) / 2);
+    CHECK(op > 100 && told > op / fg_test_every(13, 41) / 2);
     fg_engine_close(&e);
 }
 

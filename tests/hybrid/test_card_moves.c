@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "src/engine/engine_impl.h"
+#include "src/engine/saved.h"
 #include "tests/device/fake_card.h"
 #include "tests/fg_test.h"
 #include "tests/hybrid/card_rig.h"
@@ -252,6 +253,51 @@ static void marks_and_forks(void)
 FG_TEST(marks_rewinds_and_forks)
 {
     with_card(marks_and_forks);
+}
+
+/* Saved with the card, opened with it and without. */
+static void saved(void)
+{
+    card_rig r;
+    fg_err err = {0};
+    fg_saved *k = NULL;
+    fg_engine *host = NULL;
+    char dir[600];
+    (void)snprintf(dir, sizeof dir, "%.500s.sessions", path);
+    REQUIRE(card_rig_open(&r, path, 140, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *a = card_session(&r, 100), *b = card_session(&r, 100);
+    REQUIRE(a != NULL && b != NULL && card_go_to(&r, a, 70, 0));
+    REQUIRE_OK(fg_saved_open(&k, a, dir, "card", NULL, &err), &err);
+    CHECK_OK(fg_saved_save(k, NULL, 0, &err), &err);
+    REQUIRE(card_go_to(&r, a, 129, 30));
+    CHECK_OK(fg_saved_rewind(k, 80, &err), &err); /* from the snapshot, to the card */
+    CHECK(card_is_plain(&r, a) && card_go_to(&r, a, 101, 20));
+    CHECK_OK(fg_saved_save(k, NULL, 0, &err), &err);
+    fg_saved_close(&k);
+    CHECK_OK(fg_saved_open(&k, b, dir, "card", NULL, &err), &err);
+    CHECK(fg_session_pos(b) == 101 && card_is_plain(&r, b) && card_go_to(&r, b, 105, 1));
+    fg_saved_close(&k);
+    fg_engine_opts o = fg_engine_opts_default();
+    o.gpu = FG_GPU_OFF;
+    o.n_thread = 1;
+    REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
+    fg_session *c = model_session(host, 140, 64);
+    REQUIRE(c != NULL);
+    CHECK_OK(fg_saved_open(&k, c, dir, "card", NULL, &err), &err);
+    CHECK(fg_session_pos(c) == 101 && card_is_plain(&r, c) && card_go_to(&r, c, 131, 1));
+    fg_saved_close(&k);
+    fg_session_destroy(&a);
+    fg_session_destroy(&b);
+    fg_session_destroy(&c);
+    fg_engine_close(&host);
+    card_rig_close(&r);
+    CHECK_OK(fg_saved_remove(dir, "card", &err), &err);
+    CHECK(rmdir(dir) == 0);
+}
+
+FG_TEST(saved_with_the_card_and_opened_without)
+{
+    with_card(saved);
 }
 
 /* Two sessions at different places in one pass. */
