@@ -87,8 +87,9 @@ package_of() { # FILE: package, version
     */libcjson.a) echo "cjson $(of_source cjson)" ;;
     */libhwloc.a) echo "hwloc $(of_source hwloc)" ;;
     "$root"/*)
+        case $1 in */libopenblas.a) set -- /libopenblas-r.*a ;; esac
         for deb in "$cache/$debian"/debs/*.deb; do
-            ! dpkg-deb --fsys-tarfile "$deb" | tar -t | grep -q "/$(basename "$1")\$" || {
+            ! dpkg-deb -c "$deb" | grep -q "/$(basename "$1")\$" || {
                 dpkg-deb -W --showformat '${Package} ${Version}\n' "$deb"
                 return
             }

@@ -45,7 +45,7 @@ BEGIN {
     rule("convert/calib: src/sys src/format/reader.h src/text/tokenizer.h src/model quant")
     rule("convert: src/sys src/format src/format/write src/text quant convert/source convert/choose convert/calib")
     rule("src/serve: src/fulgur.h")
-    rule("src/cli: src/fulgur.h src/engine src/carry src/format/signature.h src/format/write/reseal.h src/factor src/eval src/plan bench convert convert/choose src/expert/heat.h src/expert/fetch.h src/sys/machine.h src/sys/room.h src/sys/sandbox.h quant/linalg.h")
+    rule("src/cli: src/fulgur.h src/engine src/carry src/format/signature.h src/format/write/reseal.h src/factor src/eval src/plan bench convert convert/choose src/expert/heat.h src/expert/fetch.h src/sys/machine.h src/sys/room.h src/sys/disk.h src/sys/sandbox.h quant/linalg.h")
     home["cjson/cJSON.h"] = "src/base/json.c";     home["xxhash.h"] = "src/base/hash.c"
     home["hwloc.h"] = "src/sys/topo.c";            home["omp.h"] = "src/sys/team.c"
     home["pcre2.h"] = "src/text/pretoken.c";       home["utf8proc.h"] = "src/text/pretoken.c"

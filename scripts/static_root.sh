@@ -61,7 +61,8 @@ done
 lib=$dir/root/usr/lib/$cross
 inc=$dir/root/usr/include
 rm -f "$lib"/libhwloc.* "$lib"/libcjson.*
-mv "$lib"/openblas-serial/libopenblas.a "$lib/"
+rm -f "$lib/libopenblas.a"
+mv "$lib"/openblas-serial/libopenblas-r*.a "$lib/libopenblas.a"
 cp "$inc/$cross"/openblas-serial/*.h "$inc/"
 flags="-O2 -g0 -ffile-prefix-map=$dir=."
 

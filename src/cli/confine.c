@@ -16,6 +16,7 @@
 #include "src/cli/planned.h"
 #include "src/expert/fetch.h"
 #include "src/plan/card.h"
+#include "src/sys/disk.h"
 #include "src/sys/sandbox.h"
 
 /* ---- the table ---- */
@@ -437,6 +438,8 @@ void confine(const command *c, const opt *opts, int n_opt, const char *const *op
     }
     if (card) allow_variable(&s, "LD_LIBRARY_PATH");
     if (w->rings) fg_fetch_reserve(n_file + 1);
+    int why;
+    if (w->rings) (void)fg_disk_has_uring(&why); /* and doctor wants to know */
     fg_sandbox_enter(&s, card ? FG_SANDBOX_SERVICES : 0);
     if (s.missing[0] != '\0') cli_note("fulgur: sandbox: %s\n", s.missing);
 }

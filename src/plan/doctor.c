@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "src/base/io.h"
 #include "src/base/mapping.h"
@@ -228,6 +229,11 @@ fg_status fg_doctor_run(fg_doctor *d, uint32_t n_thread, const char *path,
     r.total =
         3 + (d->machine.n_node > 1 ? 1u : 0u) + 2 * d->n_row + FG_DOCTOR_BLOCKS * FG_DOCTOR_FLIGHTS;
     d->uring = fg_disk_has_uring(&d->uring_errno);
+    (void)fg_disk_describe_queue(path, &d->queue);
+    struct rlimit room;
+    d->address_bytes = getrlimit(RLIMIT_AS, &room) != 0 || room.rlim_cur == RLIM_INFINITY
+                           ? UINT64_MAX
+                           : (uint64_t)room.rlim_cur;
     FG_TRY(measure_memory(&r, err));
     return measure_file(&r, path, err);
 }
@@ -267,7 +273,10 @@ static void advise_cpu(const fg_doctor *d, advice *a)
         say(a, "an affinity mask or cgroup quota leaves %u of %u CPUs", m->n_budget, m->n_cpu);
     }
     if (m->governor[0] != '\0' && strcmp(m->governor, "performance") != 0) {
-        say(a, "CPU frequency governor is %s: set performance for steady speed", m->governor);
+        say(a,
+            "CPU frequency governor is %s: echo performance | tee "
+            "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor (as root)",
+            m->governor);
     }
 }
 
@@ -316,6 +325,10 @@ static void advise_memory(const fg_doctor *d, advice *a)
     if (m->limit_bytes < m->ram_bytes) {
         say(a, "a cgroup limits memory to %s of %s: give --ram less than that",
             fg_text_memory((double)m->limit_bytes).s, fg_text_memory((double)m->ram_bytes).s);
+    }
+    if (d->address_bytes > 0 && d->address_bytes != UINT64_MAX) {
+        say(a, "a process may map %s at most, and a model is mapped whole: ulimit -v unlimited",
+            fg_text_memory((double)d->address_bytes).s);
     }
     if (strcmp(m->huge_pages, "never") == 0) {
         say(a, "transparent huge pages are off: echo madvise > "
@@ -368,6 +381,12 @@ static void advise_disk(const fg_doctor *d, advice *a)
     } else if (!d->direct) {
         say(a, "no direct reads on this file system: streamed experts will pass through the page "
                "cache");
+    }
+    if (d->queue.scheduler[0] != '\0' && strcmp(d->queue.scheduler, "none") != 0) {
+        say(a,
+            "requests to %s are sorted by %s, which a drive without moving parts does not need: "
+            "echo none > /sys/block/%s/queue/scheduler (as root)",
+            d->queue.drive, d->queue.scheduler, d->queue.drive);
     }
     if (!d->uring) {
         say(a, "io_uring is %s (%s): reads will use threads instead",

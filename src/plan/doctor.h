@@ -8,6 +8,7 @@
 #define FG_SRC_PLAN_DOCTOR_H
 
 #include "src/base/status.h"
+#include "src/sys/disk.h"
 #include "src/sys/machine.h"
 #include "src/sys/node_rates.h"
 
@@ -16,7 +17,7 @@ enum {
     FG_DOCTOR_BLOCKS = 4, /* 1, 4, 16 MiB and an expert */
     FG_DOCTOR_FLIGHTS = 3,
     FG_DOCTOR_TURNS = 7,
-    FG_DOCTOR_ADVICE = 14,
+    FG_DOCTOR_ADVICE = 16,
 };
 
 /* One expert of MiniMax-M1 in a q4 file. */
@@ -49,7 +50,9 @@ typedef struct fg_doctor {
     uint64_t block[FG_DOCTOR_BLOCKS];
     uint32_t flight[FG_DOCTOR_FLIGHTS];
     double disk_gbs[FG_DOCTOR_BLOCKS][FG_DOCTOR_FLIGHTS]; /* 0: file or memory too small */
-    char disk_error[160]; /* why no disk was measured; empty: it was */
+    char disk_error[160];   /* why no disk was measured; empty: it was */
+    fg_disk_queue queue;    /* of the drive; empty: not known */
+    uint64_t address_bytes; /* that the process may map; UINT64_MAX: no limit, 0: not asked */
 } fg_doctor;
 
 /* n_thread 0: as commands take by default.  path: a folder, where a temporary file of up to 1 GiB

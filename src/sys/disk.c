@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "src/base/clock.h"
@@ -219,9 +220,69 @@ uint64_t fg_disk_free_bytes(const char *path)
 
 bool fg_disk_has_uring(int *why)
 {
-    struct io_uring_params p = {0};
-    const long fd = syscall(SYS_io_uring_setup, 1, &p);
-    *why = fd < 0 ? errno : 0;
-    if (fd >= 0) (void)close((int)fd);
-    return fd >= 0;
+    static int known = -1; /* errno; a sandbox refuses later on what works */
+    if (known < 0) {
+        struct io_uring_params p = {0};
+        const long fd = syscall(SYS_io_uring_setup, 1, &p);
+        known = fd < 0 ? errno : 0;
+        if (fd >= 0) (void)close((int)fd);
+    }
+    *why = known;
+    return known == 0;
+}
+
+/* A file of the drive's queue: beside a partition's folder, or in the drive's own. */
+static bool read_queue(const struct stat *sb, const char *name, char *text, size_t size)
+{
+    static const char *const where[] = {"", "../"};
+    char path[128];
+    for (size_t i = 0; i < sizeof where / sizeof where[0]; i++) {
+        (void)snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%squeue/%s", major(sb->st_dev),
+                       minor(sb->st_dev), where[i], name);
+        FILE *f = fopen(path, "re");
+        if (f == NULL) continue;
+        const bool good = fgets(text, (int)size, f) != NULL;
+        (void)fclose(f);
+        if (good) return true;
+    }
+    return false;
+}
+
+/* The drive's own name: the last folder but that of a partition. */
+static bool name_drive(const struct stat *sb, char *out, size_t size)
+{
+    char path[128], target[512];
+    (void)snprintf(path, sizeof path, "/sys/dev/block/%u:%u", major(sb->st_dev), minor(sb->st_dev));
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n <= 0) return false;
+    target[n] = '\0';
+    (void)snprintf(path, sizeof path, "/sys/dev/block/%u:%u/partition", major(sb->st_dev),
+                   minor(sb->st_dev));
+    char *slash = strrchr(target, '/');
+    if (slash != NULL && access(path, F_OK) == 0) {
+        *slash = '\0';
+        slash = strrchr(target, '/');
+    }
+    const char *name = slash == NULL ? target : slash + 1;
+    const int len = snprintf(out, size, "%s", name);
+    return len > 0 && (size_t)len < size;
+}
+
+bool fg_disk_describe_queue(const char *path, fg_disk_queue *q)
+{
+    struct stat sb;
+    char text[128], moving[8];
+    *q = (fg_disk_queue){{0}, {0}};
+    if (stat(path, &sb) != 0 || !read_queue(&sb, "scheduler", text, sizeof text) ||
+        !read_queue(&sb, "rotational", moving, sizeof moving) || moving[0] != '0') {
+        return false;
+    }
+    const char *from = strchr(text, '['); /* none [mq-deadline] kyber */
+    const size_t n = from == NULL ? 0 : strcspn(from + 1, "]");
+    if (n == 0 || n >= sizeof q->scheduler || !name_drive(&sb, q->drive, sizeof q->drive)) {
+        *q = (fg_disk_queue){{0}, {0}};
+        return false;
+    }
+    memcpy(q->scheduler, from + 1, n);
+    return true;
 }

@@ -52,4 +52,11 @@ uint64_t fg_disk_free_bytes(const char *path);
  * there, EPERM or EACCES: switched off, ENOMEM: locked memory). */
 bool fg_disk_has_uring(int *why);
 
+/* The drive that path is on and the scheduler of its requests, as /sys has them ("sda",
+ * "mq-deadline"); false, and both empty, where it says nothing, or the drive has moving parts. */
+typedef struct fg_disk_queue {
+    char drive[64], scheduler[32];
+} fg_disk_queue;
+bool fg_disk_describe_queue(const char *path, fg_disk_queue *q);
+
 #endif

@@ -651,6 +651,12 @@ FG_TEST(advice_fits_what_is_wrong)
     CHECK(advises(&d, "no direct reads"));
     d = good, d.uring = false, d.uring_errno = 1;
     CHECK(advises(&d, "io_uring is refused"));
+    d = good, d.queue = (fg_disk_queue){"sda", "mq-deadline"};
+    CHECK(advises(&d, "echo none > /sys/block/sda/queue/scheduler"));
+    d = good, d.queue = (fg_disk_queue){"sda", "none"}, d.address_bytes = UINT64_MAX;
+    CHECK_U64(fg_doctor_advise(&d, text), 0);
+    d.address_bytes = (uint64_t)8 << 30;
+    CHECK(advises(&d, "8.00 GiB at most") && advises(&d, "ulimit -v unlimited"));
     d = good, d.machine.n_node = 2;
     CHECK(advises(&d, "2 NUMA nodes") && !advises(&d, "numa_balancing"));
     (void)snprintf(d.machine.numa_balancing, sizeof d.machine.numa_balancing, "1");
