@@ -29,7 +29,7 @@ enum {
     NO_MODEL = 2048,            /* not where it is a model file */
 };
 
-enum { RULES = 8 };
+enum { RULES = 10 };
 
 typedef struct rule {
     const char *name; /* an operand as the synopsis has it, or an option */
@@ -53,7 +53,7 @@ typedef struct row {
     {                                                                                              \
         name, MAKE, NULL, NULL                                                                     \
     }
-#define IMAGE MAKES("image")
+#define IMAGE MAKES("image"), MAKES("predict-save")
 #define WITH(flag, n, r)                                                                           \
     {                                                                                              \
         n, r, flag, NULL                                                                           \
@@ -116,8 +116,15 @@ static const row rows[] = {
      true,
      false,
      {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE), IMAGE}},
-    {"trace replay", false, false, {READS("TRACE")}},
-    {"factor train", false, false, {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out")}},
+    {"trace replay",
+     false,
+     false,
+     {READS("TRACE"), {"predict-model", READ | FOLDERS, NULL, NULL}}},
+    {"factor train",
+     false,
+     false,
+     {READS("RATINGS"), WITH("trace", "RATINGS", READ | FOLDERS), READS("valid"), READS("test"),
+      MAKES("out")}},
     {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS")}},
     {"factor export", false, false, {READS("FACTORS"), MAKES("DIR")}},
     {"factor compare", false, false, {READS("RATINGS"), MAKES("plot")}},
