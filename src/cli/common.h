@@ -205,7 +205,11 @@ void cli_gpu_silent(fg_engine_opts *o);
     "on demand, past the page cache. `--policy` says which experts stay: `lru`, `lfu`, or "        \
     "`pin`, the hottest of the heat map that `fulgur trace --heat` puts into the file. "           \
     "`--predict` says by what the next ones are read ahead: by default the routers of the next "   \
-    "two layers (`--ahead`), run on the state of this one. Nothing of it changes a result, and "   \
+    "two layers (`--ahead`), run on the state of this one; `factor` goes by which experts the "    \
+    "tokens of a text use, as a model of `fulgur factor train --trace` knows it "                  \
+    "(`--predict-model`) and this run goes on to learn (`--predict-save` keeps it), and "          \
+    "`router+factor` by what was better of both, so many layers ahead. Nothing of it changes a "   \
+    "result, and "                                                                                 \
     "a predictor that costs more than it gains is switched off until the next trial. Which is "    \
     "best depends on text, memory and drive; `fulgur trace replay` compares them."
 

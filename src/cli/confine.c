@@ -33,7 +33,7 @@ enum {
     PINNED = 4096,              /* the user's file of keys, whose folder is made */
 };
 
-enum { RULES = 8 };
+enum { RULES = 10 };
 
 typedef struct rule {
     const char *name; /* an operand as the synopsis has it, or an option */
@@ -57,7 +57,7 @@ typedef struct row {
     {                                                                                              \
         name, MAKE, NULL, NULL                                                                     \
     }
-#define IMAGE MAKES("image")
+#define IMAGE MAKES("image"), MAKES("predict-save")
 #define WITH(flag, n, r)                                                                           \
     {                                                                                              \
         n, r, flag, NULL                                                                           \
@@ -131,11 +131,12 @@ static const row rows[] = {
      true,
      false,
      {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE), IMAGE}},
-    {"trace replay", false, false, {READS("TRACE")}},
+    {"trace replay", false, false, {READS("TRACE"), {"predict-model", READ | FOLDERS, NULL, NULL}}},
     {"factor train",
      false,
      false,
-     {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out"), MAKES("save-split")}},
+     {READS("RATINGS"), WITH("trace", "RATINGS", READ | FOLDERS), READS("valid"), READS("test"),
+      MAKES("out"), MAKES("save-split")}},
     {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS"), READS("test")}},
     {"factor export", false, false, {READS("FACTORS"), MAKES("DIR")}},
     {"factor compare", false, false, {READS("RATINGS"), MAKES("plot")}},
