@@ -210,7 +210,7 @@ static bool parse_state(parser *p, line *s, fg_block_state state)
     if (!p->has_blocks || p->kind == FG_CARRY_MANIFEST || !take_number(s, &first) ||
         !take_number(s, &end) || first < p->known || end <= first || end > p->l->n_block)
         return false;
-    memset(p->l->block + first, state, (size_t)(end - first));
+    memset(p->l->block + first, (int)state, (size_t)(end - first));
     p->known = end;
     return true;
 }

@@ -132,7 +132,7 @@ static void set_blocks(packer *p, fg_block_state from, fg_block_state to)
 {
     for (uint32_t i = 0; i < p->piece->n; i++) {
         uint8_t *b = &p->list.block[p->piece->first + i];
-        if (*b == from) *b = to;
+        if (*b == from) *b = (uint8_t)to;
     }
 }
 

@@ -43,13 +43,19 @@ static void may_die(void)
     if (++n_call == number("DIE_AT")) (void)kill(getpid(), SIGKILL);
 }
 
-__attribute__((destructor)) static void tell(void)
+static FILE *count; /* opened before the program gives files away */
+
+__attribute__((constructor)) static void begin(void)
 {
     const char *to = getenv("DIE_COUNT");
-    FILE *f = to == NULL ? NULL : fopen(to, "w");
-    if (f == NULL) return;
-    fprintf(f, "%ld", n_call);
-    (void)fclose(f);
+    if (to != NULL) count = fopen(to, "w");
+}
+
+__attribute__((destructor)) static void tell(void)
+{
+    if (count == NULL) return;
+    fprintf(count, "%ld", n_call);
+    (void)fclose(count);
 }
 
 /* The file's name in the folder, NULL: it is none of its. */

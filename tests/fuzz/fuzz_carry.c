@@ -124,8 +124,8 @@ static void one_piece(const uint8_t *d, size_t n)
     FUZZ_CHECK(fg_piece_decode(&again, out, p.header_bytes, &need, "piece", &err) == FG_OK);
     FUZZ_CHECK(again.bytes == p.bytes + fuzz_planted);
     char name[FG_PIECE_NAME_CHARS];
-    uint64_t first;
-    uint32_t count;
+    uint64_t first = 0;
+    uint32_t count = 0;
     fg_piece_name(&p, name);
     FUZZ_CHECK(fg_carry_name_is_valid(name) && fg_piece_parse_name(name, &first, &count));
     FUZZ_CHECK(first == p.first && count == p.n);
