@@ -88,6 +88,8 @@ static const row rows[] = {
      false,
      {{"/", READ | ALWAYS, NULL, NULL},
       {".", MAKE | ALWAYS, NULL, NULL},
+      READS("file"),
+      READS("system-file"),
       {"history", MAKE | STATE, NULL, NULL},
       IMAGE}},
     {"score",

@@ -232,15 +232,8 @@ FG_TEST(a_sign_of_life_goes_when_text_comes)
 
 FG_TEST(text_never_acts)
 {
-    static const char *const bad[] = {"\033[2J",
-                                      "\033]0;t\a",
-                                      "\302\233"
-                                      "5m",
-                                      "a\bb",
-                                      "\342\200\256",
-                                      "\302\205",
-                                      "\177",
-                                      "\r over"};
+    static const char *const bad[] = {"\033[2J",      "\033]0;t\a", "\302\233[m", "a\bb",
+                                      "\342\200\256", "\302\205",   "\177",       "\r over"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         screen s = {.width = WIDTH};
         fg_buf out = {0};
