@@ -164,7 +164,7 @@ $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) $(LDFLAGS_EXTRA) -o $@
 
 $(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
-$(BUILD)/tests/cli/test_progress: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))
+$(BUILD)/tests/cli/test_progress $(BUILD)/tests/cli/test_terminal: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))
 # Unrolled intrinsics take gcc a minute a file with address checks and clang half an hour; checkasm
 # has their arrays end at guard pages instead.
 ifneq ($(findstring address,$(SAN)),)

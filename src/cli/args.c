@@ -378,11 +378,17 @@ static void report(const command *c, const getopt_tables *t, const opt *opts, in
     }
 }
 
+bool args_parse_value(const opt *o, const char *text, char *wanted, size_t size)
+{
+    if (kinds[o->kind].parse(o, text)) return true;
+    kinds[o->kind].wanted(o, wanted, size);
+    return false;
+}
+
 static bool set(const command *c, const opt *o, const char *text)
 {
     char wanted[WANTED_SIZE];
-    if (kinds[o->kind].parse(o, text)) return true;
-    kinds[o->kind].wanted(o, wanted, sizeof wanted);
+    if (args_parse_value(o, text, wanted, sizeof wanted)) return true;
     (void)args_usage(c, "--%s: %s, expected %s", o->name, text[0] == '\0' ? "nothing" : text,
                      wanted);
     return false;

@@ -103,6 +103,9 @@ typedef void args_entry_fn(const command *c, const opt *opts, int n_opt,
                            const char *const *operands, int n_operand);
 void args_on_entry(args_entry_fn *entry);
 
+/* Parses one value as an option of this row would; false: `wanted` says what was expected. */
+bool args_parse_value(const opt *o, const char *text, char *wanted, size_t size);
+
 /* Reports a usage error: "fulgur: <command>: <message>; see fulgur <command> --help". */
 int args_usage(const command *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

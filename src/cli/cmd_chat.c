@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT
  *
  * A conversation: the session keeps everything said so far, so that each turn evaluates only what
- * is new.  Reads lines from the terminal, or from standard input when that is a pipe.
+ * is new.  Messages come from the terminal, from lines of a pipe, or one from the command line.
  */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/base/utf8.h"
+#include "src/cli/conversation.h"
 #include "src/cli/commands.h"
-#include "src/cli/common.h"
 #include "src/cli/origin.h"
-#include "src/cli/line.h"
-#include "src/engine/session.h"
+#include "src/cli/screen.h"
+#include "src/cli/state_dir.h"
 
 static int run(int argc, char **argv);
 
@@ -21,215 +22,351 @@ const command cmd_chat = {
     .summary = "conversation in the terminal",
     .synopsis = "MODEL",
     .example = "fulgur chat m1.fulgur --system 'You are a helpful assistant.'\n"
-               "fulgur chat m1.fulgur --hide-think -p 'What is 289 + 8794?'",
+               "fulgur chat m1.fulgur --think hide -p 'What is 289 + 8794?'\n"
+               "fulgur chat m1.fulgur --system-file rules.txt -f question.txt --json",
     .description =
-        "A conversation in the terminal: the model keeps all that was said, so that each turn "
-        "evaluates only what is new. Without a terminal, each line of standard input is a turn. "
-        "What you type is text, never markup. `/reset` starts over, `/quit` or Ctrl-D leaves, "
-        "Ctrl-C stops a reply. The model's reasoning is dimmed on a terminal; `--hide-think` "
-        "prints the answer only.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
+        "A conversation in the terminal: each turn evaluates only what is new. What you type is "
+        "text, never markup. Without a terminal, each line of standard input is a turn.\n"
+        "Enter sends; Alt-Enter, or a backslash at the end, begins a new line, `\"\"\"` begins and "
+        "ends a text of several lines, and pasted text stays together. Lines that begin with a "
+        "slash are commands, which `/help` lists and Tab completes; `//` sends a slash. Before "
+        "the cursor stands how much of the context is used.\n"
+        "Ctrl-C stops a reply, which stays as far as it came; `/continue` goes on with it. While "
+        "a message is evaluated, it takes the message back: sent again, it goes on where it "
+        "stood. At the prompt it drops the line, and twice within a second it leaves, as Ctrl-D "
+        "and `/quit` do.\n"
+        "On a terminal thoughts pass by in a few dim rows, of which one line remains. Without "
+        "escape sequences (`NO_COLOR`, `TERM=dumb`) they are shown.\n"
+        "Nothing is written unless asked for: `--history` keeps 1,000 messages in "
+        "`$XDG_STATE_HOME/fulgur/history`, `--session` and `/save` keep the conversation below "
+        "`sessions` there, also during a reply: a loss of power costs at most 64 tokens or 30 "
+        "seconds, and `--resume` goes on.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT
+            SIGNED_ABOUT,
     .run = run,
 };
 
-typedef struct talk {
-    fg_engine *e;
-    fg_session *s;
-    fg_sampler *sampler;
-    const fg_tokenizer *t;
-    fg_tok_state *words;
-    gen_opts gen;
-    fg_chat_style style;
-    const char *system; /* NULL: none */
-    bool hide_think, tty;
-    bool dims;         /* the terminal can, and may */
-    bool in_reasoning; /* dim is on */
-} talk;
+const char *stats_mode_name(unsigned mode)
+{
+    static const char *const names[STATS_COUNT] = {"none", "short", "full"};
+    return names[mode];
+}
 
 static const char *style_name(unsigned style)
 {
     return style == FG_CHAT_MINIMAX_AI ? "minimax-ai" : "official";
 }
 
-static bool emit(void *ctx, fg_think_part part, const char *text, size_t n)
+/* What was asked for besides what the conversation keeps. */
+typedef struct request {
+    fg_engine_opts eo;
+    origin trust;
+    const char *prompt, *file, *system, *system_file;
+    const char *session;
+    char *latest; /* name of --resume */
+    bool hide_think, history, resume, rebuild;
+} request;
+
+/* ---- opening ---- */
+
+/* Positions that hold a reply as long as it may be, and what is said before it. */
+static uint64_t usual_room(const talk *k, uint64_t n_prompt)
 {
-    talk *k = ctx;
-    if (part != FG_THINK_ANSWER && k->hide_think) return true;
-    const bool reasons = part != FG_THINK_ANSWER;
-    if (k->dims && reasons != k->in_reasoning) fputs(reasons ? "\033[2m" : "\033[0m", stdout);
-    k->in_reasoning = reasons;
-    return cli_write(text, n) && fflush(stdout) == 0;
+    enum { SAID = 8192, STEP = 1024 };
+    const uint64_t most = fg_engine_shape(k->e)->n_ctx_max,
+                   said = n_prompt > SAID ? n_prompt : SAID;
+    if (k->gen.n_predict >= most || said >= most - k->gen.n_predict) return most;
+    const uint64_t room = fg_round_up(k->gen.n_predict + said, STEP);
+    return room < most ? room : most;
 }
 
-/* Ids of the next turn.  The first one brings the opening and the system text; later ones start
- * with the newline that the template puts after a finished reply. */
-static fg_status encode_turn(const talk *k, const char *text, size_t n, fg_ids *ids, fg_err *err)
+/* Without a wish, as much of the usual room as there is memory for. */
+static fg_status open_session(talk *k, uint64_t n_prompt, fg_err *err)
 {
-    const bool first = fg_session_pos(k->s) == 0;
-    const fg_chat_part system = {.text = k->system, .n = k->system ? strlen(k->system) : 0};
-    const fg_chat_part user = {.text = text, .n = n};
-    const fg_chat_message both[2] = {
-        {.role = FG_CHAT_SYSTEM, .part = &system, .n_part = 1},
-        {.role = FG_CHAT_USER, .part = &user, .n_part = 1},
-    };
-    const bool with_system = first && k->system != NULL;
-    const fg_chat c = {
-        .style = k->style,
-        .message = with_system ? both : both + 1,
-        .n_message = with_system ? 2 : 1,
-        .generate = true,
-    };
-    if (first) return fg_chat_encode(&c, k->t, k->words, ids, err);
-    fg_ids turn = {0};
-    fg_status st = fg_tokenizer_encode(k->t, k->words, "\n", 1, false, ids, err);
-    if (st == FG_OK) st = fg_chat_encode(&c, k->t, k->words, &turn, err);
-    /* from the head of the user's message on: no second opening (or default system text) */
-    size_t from = turn.len;
-    for (size_t heads = 0; st == FG_OK && from > 0 && heads < 2;) {
-        uint32_t head;
-        from--;
-        if (fg_tokenizer_find_added(k->t, "<beginning_of_sentence>", &head)) {
-            heads += turn.data[from] == head;
-        }
+    enum { LEAST = 4096 };
+    const bool wished = k->so.n_ctx != 0;
+    if (!wished) k->so.n_ctx = usual_room(k, n_prompt);
+    const uint64_t usual = k->so.n_ctx;
+    fg_status st = fg_session_create(&k->s, k->e, &k->so, err);
+    while (!wished && (st == FG_ENOMEM || st == FG_ELIMIT) && k->so.n_ctx / 2 >= LEAST) {
+        k->so.n_ctx /= 2;
+        st = fg_session_create(&k->s, k->e, &k->so, err);
     }
-    for (size_t i = from; st == FG_OK && i < turn.len; i++) {
-        if (!fg_ids_push(ids, turn.data[i])) st = fg_fail_nomem(err, "chat");
+    if (st == FG_OK && k->so.n_ctx < usual) {
+        cli_note("(room for %s tokens: there is no memory for the usual %s)\n",
+                 cli_count(k->so.n_ctx), cli_count(usual));
     }
-    fg_ids_fini(&turn);
     return st;
 }
 
-/* One turn.  When its prompt could not be evaluated as a whole (Ctrl-C), half a message would stay
- * in the state and spoil every later turn, so the session goes back to where it was. */
-static fg_status turn(talk *k, const char *text, size_t n, fg_err *err)
+static fg_status open_talk(talk *k, request *q, size_t n_text, fg_err *err)
 {
-    const uint64_t start = fg_session_pos(k->s);
-    fg_ids ids = {0};
-    gen_stats stats;
-    fg_status st = encode_turn(k, text, n, &ids, err);
-    (void)fg_session_mark(k->s, NULL); /* without room for it the conversation may be lost */
-    if (st == FG_OK) st = generate(k->s, k->sampler, &ids, &k->gen, emit, k, &stats, err);
-    if (st == FG_OK) st = check_engine(k->e, err);
-    if (k->in_reasoning && k->dims) fputs("\033[0m", stdout);
-    k->in_reasoning = false;
-    if (st == FG_OK &&
-        stats.reply.end !=
-            FG_END_MODEL) { /* stopped short: close the reply, or the next turn would continue it */
-        uint32_t end;
-        st = fg_chat_end_id(k->t, &end, err);
-        if (st == FG_OK && fg_session_pos(k->s) < fg_session_n_ctx(k->s)) {
-            st = fg_session_eval(k->s, &end, 1, NULL, NULL, err);
+    char what[160], name[96];
+    fg_utf8_file_name(k->path, name, sizeof name);
+    (void)snprintf(what, sizeof what, "opening %s", name);
+    meters_busy(k->m, what);
+    fg_status st = origin_require(&q->trust, &q->eo, err);
+    if (st == FG_OK) st = open_engine(&k->e, k->path, &q->eo, err);
+    if (st == FG_OK) st = fg_engine_tokenizer(k->e, &k->t, err);
+    if (st == FG_OK) st = open_encoder(k->t, &k->words, err);
+    if (st == FG_OK && q->resume && q->session == NULL) {
+        st = chat_saved_latest(k, &q->latest, err);
+        q->session = q->latest;
+        if (st == FG_OK && q->session == NULL) {
+            st = fg_fail(err, FG_EINVAL, "--resume: no session, expected a saved one");
         }
     }
-    (void)putchar('\n');
-    (void)fflush(stdout);
-    if (st == FG_OK) {
-        if (stats.reply.end == FG_END_CONTEXT) {
-            cli_note("(the context of %s tokens is full; /reset starts over)\n",
-                     cli_count(fg_session_n_ctx(k->s)));
-        } else if (stats.reply.end == FG_END_LENGTH) {
-            cli_note("(stopped after -n %s tokens)\n", cli_count(k->gen.n_predict));
-        }
-        print_speed(k->e, &stats);
-    } else {
-        uint64_t at = 0;
-        if (fg_session_rewind(k->s, start, &at, NULL) != FG_OK || at != start) {
-            fg_session_reset(k->s);
-            cli_note("(the conversation starts over)\n");
-        }
-    }
-    fg_ids_fini(&ids);
+    if (st == FG_OK && q->session != NULL) st = chat_saved_room(k, q->session, err);
+    if (st == FG_OK) st = open_session(k, n_text, err); /* a token is a byte at least */
+    if (st == FG_OK) st = chat_resample(k, err);
+    meters_idle(k->m);
+    if (st == FG_OK && cli_interrupted()) st = fg_fail(err, FG_ECANCEL, "chat: cancelled");
     return st;
 }
 
-/* Lines until the end of input.  An error in one turn is reported and, on a terminal, survived. */
+/* ---- the conversation ---- */
+
+static void put_prompt(const talk *k, fg_buf *b)
+{
+    b->len = 0;
+    screen_put_size(b, k->ids.len);
+    fg_buf_u8(b, '/');
+    screen_put_size(b, fg_session_n_ctx(k->s));
+    fg_buf_put(b, k->attached_say.data, k->attached_say.len);
+    fg_buf_put_str(b, "> ");
+}
+
+/* A turn that was not to be: the message goes back to where it was typed. */
+static int survive(talk *k, const char *text, size_t n, const fg_err *err)
+{
+    if (!k->interactive) return cli_fail(err);
+    chat_put_back(k, text, n);
+    if (err->code == FG_ECANCEL) {
+        const uint64_t at = fg_session_pos(k->s), head = k->ids.len;
+        cli_note(
+            "(stopped; %s tokens of it are evaluated and stay: sent again, it goes on there)\n",
+            cli_count(at > head ? at - head : 0));
+        return EXIT_OK;
+    }
+    (void)cli_fail(err);
+    if (err->code == FG_ELIMIT) {
+        cli_note("(the message is in the editor, and comes back when /undo, /forget-thinking or "
+                 "/ctx N has made room)\n");
+    }
+    return EXIT_OK;
+}
+
+/* One line of input; *leaves: it was the last one. */
+static int take_line(talk *k, const char *text, size_t n, bool *leaves)
+{
+    fg_err err = {0};
+    const command_result r = chat_command(k, text, n);
+    *leaves = r == COMMAND_QUIT;
+    if (r == COMMAND_DONE && k->pending.len > 0) {
+        line_put_back(k->line, (const char *)k->pending.data, k->pending.len);
+    }
+    if (r == COMMAND_DONE || r == COMMAND_QUIT) return EXIT_OK;
+    if (r == COMMAND_FAILED) {
+        if (!k->interactive) return EXIT_FAILED;
+        line_put_back(k->line, text, n);
+        return EXIT_OK;
+    }
+    if (text[0] == '/') { /* of two slashes one is sent */
+        text++;
+        n--;
+    }
+    cli_clear_interrupt();
+    const fg_status st = chat_turn(k, text, n, &err);
+    if (st != FG_OK) return survive(k, text, n, &err);
+    k->pending.len = 0;
+    return EXIT_OK;
+}
+
+/* Messages until the end of input.  An error in one turn is reported and, on a terminal,
+ * survived. */
 static int converse(talk *k)
 {
-    line_reader *r = line_open("> ");
-    if (r == NULL) {
+    int status = EXIT_OK;
+    fg_buf prompt = {0};
+    const char *text;
+    size_t n;
+    for (bool leaves = false; !leaves && status == EXIT_OK && !cli_terminated();) {
+        const uint64_t used = k->ids.len, room = fg_session_n_ctx(k->s);
+        put_prompt(k, &prompt);
+        const char *shown = fg_buf_str(&prompt);
+        const bool warns = cli_has_style(1) && used >= room / 5 * 4;
+        const line_result r = line_read(k->line, shown == NULL ? "> " : shown, warns, &text, &n);
+        if (r == LINE_FAILED) {
+            fg_err err = {0};
+            (void)fg_fail_nomem(&err, "a line of the conversation");
+            status = cli_fail(&err);
+        } else if (r == LINE_DROPPED) {
+            k->pending.len = 0;
+            if (k->interactive) cli_note("(Ctrl-C again, or Ctrl-D, leaves)\n");
+        } else if (r == LINE_LEFT) {
+            leaves = true;
+        } else if (n > 0) {
+            status = take_line(k, text, n, &leaves);
+            cli_clear_interrupt(); /* it was heard */
+        }
+        if (ferror(stdout)) status = EXIT_FAILED;
+    }
+    fg_buf_fini(&prompt);
+    return status;
+}
+
+/* A reply that was left in its middle goes on before anything is asked. */
+static int open_saved(talk *k, const request *q)
+{
+    fg_err err = {0};
+    const fg_saved_opts o = {.rebuild = q->rebuild, .must_exist = q->resume};
+    fg_status st = chat_saved_open(k, q->session, &o, &err);
+    if (st != FG_OK) return cli_fail(&err);
+    if (k->n_turn > 0) cli_note("(session %s: %zu turns)\n", q->session, k->n_turn);
+    if (k->n_turn == 0 || !k->turn[k->n_turn - 1].under_way) return EXIT_OK;
+    cli_note("(the last reply goes on)\n");
+    st = chat_resume(k, &err);
+    cli_clear_interrupt();
+    return st == FG_OK || k->interactive ? EXIT_OK : cli_fail(&err);
+}
+
+static int talk_to_user(talk *k, const request *q)
+{
+    fg_err err = {0};
+    k->line = line_open(chat_complete, k);
+    if (k->line == NULL) {
         fprintf(stderr, "fulgur: terminal: cannot edit lines, expected a known TERM\n");
         return EXIT_FAILED;
     }
     int status = EXIT_OK;
-    if (k->tty) cli_note("/reset starts over, /quit or Ctrl-D leaves, Ctrl-C stops a reply\n");
-    const char *text;
-    for (size_t n; (text = line_read(r, &n)) != NULL;) {
-        fg_err err = {0};
-        if (n == 0) continue;
-        if (strcmp(text, "/quit") == 0) break;
-        if (strcmp(text, "/reset") == 0) {
-            fg_session_reset(k->s);
-            continue;
-        }
-        cli_clear_interrupt();
-        if (turn(k, text, n, &err) == FG_OK && !cli_terminated()) continue;
-        if (cli_terminated()) break;
-        status = cli_fail(&err);
-        if (err.code == FG_ELIMIT) cli_note("(/reset starts over)\n");
-        if (!k->tty) break;
-        status = EXIT_OK;
+    if (q->history || q->session != NULL) {
+        char *path;
+        fg_status st = cli_state_path(&path, "history", &err);
+        if (st == FG_OK) st = line_keep(k->line, path, &err);
+        fg_mem_free(path);
+        if (st != FG_OK) status = cli_fail(&err);
     }
-    if (line_failed(r)) {
-        fg_err err = {0};
-        (void)fg_fail_nomem(&err, "a line of the conversation");
-        status = cli_fail(&err);
+    if (k->interactive) {
+        cli_note("/help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves\n");
+        cli_keep_interrupt(true);
     }
-    line_close(r);
+    if (status == EXIT_OK && q->session != NULL) status = open_saved(k, q);
+    if (status == EXIT_OK) status = converse(k);
+    cli_keep_interrupt(false);
+    line_close(k->line);
+    k->line = NULL;
     return status;
+}
+
+/* What is to be said or told comes from files, if it is to. */
+static fg_status read_texts(talk *k, const request *q, char **text, size_t *n, fg_err *err)
+{
+    if (q->system != NULL || q->system_file != NULL) {
+        size_t m = 0;
+        if (q->system_file != NULL) {
+            FG_TRY(read_text(q->system_file, &k->system, &m, err));
+        } else {
+            k->system = fg_mem_strndup(q->system, strlen(q->system));
+        }
+        if (k->system == NULL) return fg_fail_nomem(err, "system text");
+        for (; m > 0 && k->system[m - 1] == '\n'; m--) k->system[m - 1] = '\0';
+    }
+    if (q->file != NULL) FG_TRY(read_text(q->file, text, n, err));
+    if (q->prompt != NULL) {
+        *text = fg_mem_strndup(q->prompt, strlen(q->prompt));
+        *n = strlen(q->prompt);
+        if (*text == NULL) return fg_fail_nomem(err, "message");
+    }
+    while (q->file != NULL && *n > 0 && (*text)[*n - 1] == '\n')
+        --*n; /* the file's last line end */
+    return FG_OK;
+}
+
+static int work(talk *k, request *q)
+{
+    fg_err err = {0};
+    char *text = NULL;
+    size_t n = 0;
+    int status = EXIT_OK;
+    const bool one = q->prompt != NULL || q->file != NULL;
+    fg_status st = read_texts(k, q, &text, &n, &err);
+    k->interactive = !one && isatty(0) == 1 && isatty(1) == 1;
+    k->m = meters_open(args_quiet() || k->json);
+    if (st == FG_OK && k->m == NULL) st = fg_fail_nomem(&err, "chat");
+    if (st == FG_OK) st = open_talk(k, q, n, &err);
+    if (st == FG_OK && one) {
+        st = chat_turn(k, text, n, &err);
+    } else if (st == FG_OK) {
+        status = talk_to_user(k, q);
+    }
+    meters_close(k->m);
+    talk_fini(k);
+    fg_mem_free(q->latest);
+    fg_mem_free(text);
+    if (st != FG_OK) return cli_fail(&err);
+    if (status == EXIT_OK && cli_terminated()) return EXIT_FAILED;
+    return status == EXIT_OK ? cli_finish_stdout() : status;
 }
 
 static int run(int argc, char **argv)
 {
-    fg_engine_opts eo = cli_engine_opts();
-    fg_session_opts so = fg_session_opts_default();
-    so.stops = true;
-    talk k = {.gen = gen_opts_default(), .tty = isatty(0) == 1 && isatty(1) == 1};
-    k.dims = cli_has_style(1);
-    origin trust = {0};
-    const char *prompt = NULL, *model;
-    k.gen.goes_on = true;
+    request q = {.eo = cli_engine_opts()};
+    talk k = {.gen = gen_opts_default(), .so = fg_session_opts_default(), .stats = STATS_SHORT};
+    k.so.stops = true;
     k.gen.n_predict = 40000; /* M1's shorter thinking budget (src/model/MODEL.md 8) */
     const opt opts[] = {
-        {"prompt", 'p', OPT_STR, &prompt, 0, 0, "TEXT", "one question, then exit"},
-        {"system", 0, OPT_STR, &k.system, 0, 0, "TEXT", "system text (default: none)"},
+        {"prompt", 'p', OPT_STR, &q.prompt, 0, 0, "TEXT", "one message, then exit"},
+        {"file", 'f', OPT_STR, &q.file, 0, 0, "FILE", "the same, read from FILE; - for stdin"},
+        {"system", 0, OPT_STR, &q.system, 0, 0, "TEXT", "system text (default: none)"},
+        {"system-file", 0, OPT_STR, &q.system_file, 0, 0, "FILE", "the same, read from FILE"},
         {"style", 0, OPT_CHOICE, CHOICE(k.style, style_name, 2), 0, 0, "NAME", "markup"},
-        {"hide-think", 0, OPT_FLAG, &k.hide_think, 0, 0, NULL, "print the answer only"},
+        {"think", 0, OPT_CHOICE, CHOICE(k.think, think_mode_name, THINK_COUNT), 0, 0, "MODE",
+         "thoughts of the model"},
+        {"hide-think", 0, OPT_FLAG, &q.hide_think, 0, 0, NULL, "the same as --think hide"},
+        {"forget-thinking", 0, OPT_FLAG, &k.forget_thinking, 0, 0, NULL,
+         "after each reply, evaluate the answer again without its thought"},
+        {"stats", 0, OPT_CHOICE, CHOICE(k.stats, stats_mode_name, STATS_COUNT), 0, 0, "MODE",
+         "figures after a reply"},
+        {"json", 0, OPT_FLAG, &k.json, 0, 0, NULL, "with -p or -f, reply and figures as JSON"},
+        {"session", 0, OPT_STR, &q.session, 0, 0, "NAME",
+         "keep the conversation on disk, or go on with the one of this name"},
+        {"resume", 0, OPT_FLAG, &q.resume, 0, 0, NULL,
+         "go on with the latest one, or with --session's"},
+        {"rebuild", 0, OPT_FLAG, &q.rebuild, 0, 0, NULL,
+         "with --session of another model or cache type, evaluate all of it again"},
+        {"history", 0, OPT_FLAG, &q.history, 0, 0, NULL, "keep what is typed for later runs"},
         GEN_OPTS(k.gen, "40000"),
-        {"ctx-size", 'c', OPT_U64, &so.n_ctx, 1, 1e10, "N", "positions (default: 32768 at most)"},
-        CACHE_OPT(so.kv),
-        ENGINE_OPTS(eo),
-        NUMA_OPTS(eo),
-        GPU_OPTS(eo),
-        STREAM_OPTS(eo),
-        SIGNED_OPTS(trust),
+        {"ctx-size", 'c', OPT_U64, &k.so.n_ctx, 1, 1e10, "N",
+         "positions (default: room for -n and 8192 more)"},
+        CACHE_OPT(k.so.kv),
+        ENGINE_OPTS(q.eo),
+        NUMA_OPTS(q.eo),
+        GPU_OPTS(q.eo),
+        STREAM_OPTS(q.eo),
+        SIGNED_OPTS(q.trust),
     };
     int status;
-    if (!args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &model, 1,
+    if (!args_parse(&cmd_chat, opts, sizeof opts / sizeof opts[0], argc, argv, &k.path, 1,
                     &status)) {
         return status;
     }
-    fg_err err = {0};
+    if (q.prompt != NULL && q.file != NULL) {
+        return args_usage(&cmd_chat, "both -p and -f, expected one of them");
+    }
+    if (q.system != NULL && q.system_file != NULL) {
+        return args_usage(&cmd_chat, "both --system and --system-file, expected one of them");
+    }
+    if (q.session != NULL && (q.prompt != NULL || q.file != NULL)) {
+        return args_usage(&cmd_chat, "--session with -p or -f, expected a conversation");
+    }
+    if (q.rebuild && q.session == NULL && !q.resume) {
+        return args_usage(&cmd_chat, "--rebuild without a session, expected --session or --resume");
+    }
+    if (k.json && q.prompt == NULL && q.file == NULL) {
+        return args_usage(&cmd_chat, "--json without a message, expected -p or -f");
+    }
+    if (q.hide_think) k.think = THINK_HIDE;
+    if (k.json) cli_gpu_silent(&q.eo);
+    screen_use_utf8();
     cli_catch_interrupt();
-    fg_status st = origin_require(&trust, &eo, &err);
-    if (st == FG_OK) st = open_engine(&k.e, model, &eo, &err);
-    if (st == FG_OK) st = fg_engine_tokenizer(k.e, &k.t, &err);
-    if (st == FG_OK) st = open_encoder(k.t, &k.words, &err);
-    if (st == FG_OK && so.n_ctx == 0) {
-        const uint64_t most = fg_engine_shape(k.e)->n_ctx_max;
-        so.n_ctx = most < 32768 ? most : 32768;
-    }
-    if (st == FG_OK) st = fg_session_create(&k.s, k.e, &so, &err);
-    if (st == FG_OK) st = gen_sampler(k.e, &k.gen, &k.sampler, &err);
-    status = EXIT_OK;
-    if (st == FG_OK && prompt != NULL) {
-        st = turn(&k, prompt, strlen(prompt), &err);
-    } else if (st == FG_OK) {
-        status = converse(&k);
-    }
-    fg_tok_state_destroy(&k.words);
-    fg_sampler_destroy(&k.sampler);
-    fg_session_destroy(&k.s);
-    fg_engine_close(&k.e);
-    if (st != FG_OK) return cli_fail(&err);
-    if (status == EXIT_OK && cli_terminated()) return EXIT_FAILED;
-    return status == EXIT_OK ? cli_finish_stdout() : status;
+    return work(&k, &q);
 }

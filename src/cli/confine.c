@@ -12,8 +12,10 @@
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/help.h"
+#include "src/cli/line.h"
 #include "src/cli/origin.h"
 #include "src/cli/planned.h"
+#include "src/cli/state_dir.h"
 #include "src/expert/fetch.h"
 #include "src/plan/card.h"
 #include "src/sys/disk.h"
@@ -31,6 +33,7 @@ enum {
     ALWAYS = 1024,              /* `name` is the path itself, which is no operand or option */
     NO_MODEL = 2048,            /* not where it is a model file */
     PINNED = 4096,              /* the user's file of keys, whose folder is made */
+    STATE = 8192,               /* where the program keeps what it is asked to keep; made here */
 };
 
 enum { RULES = 10 };
@@ -86,7 +89,13 @@ static const row rows[] = {
     {"chat",
      true,
      false,
-     {{"/", READ | ALWAYS, NULL, NULL}, {".", MAKE | ALWAYS, NULL, NULL}, READS("key"), IMAGE}},
+     {{"/", READ | ALWAYS, NULL, NULL},
+      {".", MAKE | ALWAYS, NULL, NULL},
+      READS("file"),
+      READS("system-file"),
+      {"history", MAKE | STATE, NULL, NULL},
+      READS("key"),
+      IMAGE}},
     {"score",
      true,
      false,
@@ -338,21 +347,38 @@ static const char *find_operand(const line *l, const char *name)
     return NULL;
 }
 
-/* pinned: path of the user's keys, NULL: there is none. */
-static const char *path_of(const line *l, const rule *r, const char *pinned)
-{
-    const opt *o = find_option(l, r->name);
-    if (r->rights & ALWAYS) return r->name;
-    if (r->rights & PINNED) return pinned;
-    if (o == NULL || o->kind != OPT_STR) return find_operand(l, r->name);
-    const char *text = *(const char *const *)o->value;
-    return text == NULL ? r->path : text;
-}
-
 static bool is_given(const line *l, const char *flag)
 {
     const opt *o = find_option(l, flag);
     return o != NULL && o->kind == OPT_FLAG && *(const bool *)o->value;
+}
+
+/* The folder, made if it is wanted, since a rule is for what is there. */
+static const char *state_folder(bool make)
+{
+    static char path[PATH_MAX];
+    char *in_it;
+    if (cli_state_path(&in_it, "x", NULL) != FG_OK) return NULL;
+    if (make) line_make_folders(in_it);
+    folder_of(in_it, path);
+    fg_mem_free(in_it);
+    return path;
+}
+
+/* pinned: path of the user's keys, NULL: there is none. */
+static const char *path_of(const line *l, const rule *r, const char *pinned)
+{
+    const opt *o = find_option(l, r->name);
+    if (r->rights & STATE) {
+        const opt *named = find_option(l, "session");
+        const bool has = named != NULL && *(const char *const *)named->value != NULL;
+        return state_folder(has || is_given(l, r->name) || is_given(l, "resume"));
+    }
+    if (r->rights & PINNED) return pinned;
+    if (r->rights & ALWAYS) return r->name;
+    if (o == NULL || o->kind != OPT_STR) return find_operand(l, r->name);
+    const char *text = *(const char *const *)o->value;
+    return text == NULL ? r->path : text;
 }
 
 /* An option with a text that the row does not name, and that may be a file: it is read. */
@@ -395,9 +421,6 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
     allow_variable(s, "TERMINFO");
     allow_variable(s, "TERMINFO_DIRS");
     allow_variable(s, "LOCPATH");
-    char *pinned = origin_pinned_path(NULL);
-    if (pinned != NULL) (void)fg_sandbox_allow(s, pinned, READ);
-    fg_mem_free(pinned);
     allow_home(s, ".editrc");
     allow_home(s, ".terminfo");
     char *pinned = origin_pinned_path(NULL);
@@ -407,6 +430,10 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
         const char *path = path_of(l, r, pinned);
         if (path != NULL && (r->rights & PINNED)) origin_make_folders(pinned);
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
+        if ((r->rights & STATE) && /* a session is a folder */
+            fg_sandbox_allow(s, path, READ | MAKE | FG_SANDBOX_FOLDERS)) {
+            continue;
+        }
         if (r->rights & FOLDERS) allow_list(s, path, r->rights, &n_file);
         if (!(r->rights & FOLDERS)) allow_path(s, path, r->rights, &n_file);
     }
@@ -455,11 +482,12 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
     for (int k = 0; k < RULES && w->rule[k].rights != 0 && at < size; k++) {
         const rule *r = &w->rule[k];
         if (!(r->rights & rights)) continue;
-        const bool is_option = r->name[0] >= 'a' && r->name[0] <= 'z';
+        const bool is_option = r->name[0] >= 'a' && r->name[0] <= 'z' && !(r->rights & STATE);
         const char *folder =
-            !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS)) ? "" : "folder of ";
+            !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS | STATE)) ? "" : "folder of ";
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
+                           : r->rights & STATE         ? "the folder of history and sessions"
                                                        : r->name;
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,

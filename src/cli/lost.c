@@ -14,6 +14,7 @@
 
 #include "src/base/io.h"
 #include "src/cli/args.h"
+#include "src/cli/signals.h"
 #include "src/fulgur.h"
 
 static struct termios terminal;
@@ -50,6 +51,7 @@ static void on_lost_page(int sig, siginfo_t *info, void *context)
     }
     while (atomic_flag_test_and_set(&said)) (void)pause(); /* another thread's line is enough */
     fg_new_file_drop_all();
+    cli_say_farewell();
     if (has_terminal) (void)tcsetattr(0, TCSANOW, &terminal);
     if (isatty(1) == 1) say(1, undim, sizeof undim - 1); /* reasoning is dimmed */
     if (isatty(2) == 1) say(2, clear, sizeof clear - 1); /* a line of progress */

@@ -7,10 +7,34 @@
 #include "src/cli/args.h"
 
 static volatile sig_atomic_t caught; /* the first that came; 0: none */
+static volatile sig_atomic_t patient;
+static void (*volatile farewell)(void);
+
+void cli_say_farewell(void)
+{
+    void (*const f)(void) = farewell;
+    if (f != NULL) f();
+}
+
+void cli_set_farewell(void (*fn)(void))
+{
+    farewell = fn;
+}
+
+void cli_keep_interrupt(bool keep)
+{
+    patient = keep;
+}
 
 static void on_signal(int sig)
 {
+    if (patient != 0 && sig == SIGINT && caught != 0) return;
+    if (patient != 0 && caught == SIGINT) { /* whoever ends the process means more than a reply */
+        caught = sig;
+        return;
+    }
     if (caught != 0) {
+        cli_say_farewell();
         (void)signal(sig, SIG_DFL);
         (void)raise(sig); /* when this handler has returned */
         return;

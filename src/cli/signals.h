@@ -16,6 +16,13 @@ void cli_catch_interrupt(void);
 bool cli_interrupted(void);
 /* Forgets a SIGINT (chat at its prompt). */
 void cli_clear_interrupt(void);
+/* From now on a further SIGINT is no more than the first: of a conversation, which must not be lost
+ * because an answer to Ctrl-C took a moment.  SIGTERM and SIGHUP twice still kill. */
+void cli_keep_interrupt(bool keep);
+/* What is done before the process is killed or dies of a lost file; async-signal-safe.  NULL:
+ * nothing. */
+void cli_set_farewell(void (*fn)(void));
+void cli_say_farewell(void);
 /* True when the process is to end: not for SIGINT, which to run and chat means the reply only. */
 bool cli_terminated(void);
 

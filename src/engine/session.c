@@ -717,7 +717,16 @@ fg_status fg_session_sync(fg_session *s, const uint32_t *ids, size_t n, size_t *
 
 fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err)
 {
+    return fg_session_fork_into(out, s, s->state->n_ctx, err);
+}
+
+fg_status fg_session_fork_into(fg_session **out, const fg_session *s, uint64_t n_ctx, fg_err *err)
+{
     *out = NULL;
+    if (n_ctx < s->state->pos) {
+        return fg_fail(err, FG_EINVAL, "context: %llu positions, expected at least the %llu in use",
+                       (unsigned long long)n_ctx, (unsigned long long)s->state->pos);
+    }
     if (s->lost.code != FG_OK) {
         if (err != NULL) *err = s->lost;
         return s->lost.code;
@@ -727,7 +736,7 @@ fg_status fg_session_fork(fg_session **out, const fg_session *s, fg_err *err)
     const fg_model *m = s->e->model;
     const uint64_t pos = s->state->pos;
     const fg_session_opts o = {.size = sizeof o,
-                               .n_ctx = s->state->n_ctx,
+                               .n_ctx = n_ctx,
                                .n_batch = s->grows ? 0 : s->n_batch,
                                .kv = s->kv,
                                .n_mark = s->max_mark,

@@ -11,6 +11,9 @@
 
 fg_engine *fg_session_engine(const fg_session *s);
 
+/* fg_session_fork with another room; FG_EINVAL: less than is in use. */
+fg_status fg_session_fork_into(fg_session **out, const fg_session *s, uint64_t n_ctx, fg_err *err);
+
 /* Observers of hidden states and routing as they are computed, for tests and traces; see
  * src/model/stages.h.  The struct is copied; NULL switches off. */
 void fg_session_set_taps(fg_session *s, const fg_taps *taps);

@@ -99,6 +99,7 @@ static uint64_t rights_of(unsigned rights, bool is_folder)
     if (rights & (FG_SANDBOX_WRITE | FG_SANDBOX_MAKE)) fs |= FS(WRITE_FILE) | FS(TRUNCATE);
     if (rights & (FG_SANDBOX_REMOVE | FG_SANDBOX_MAKE)) fs |= FS(REMOVE_FILE);
     if (rights & FG_SANDBOX_MAKE) fs |= FS(MAKE_REG) | FS(MAKE_SYM) | FS(MAKE_DIR) | FS(REFER);
+    if (rights & FG_SANDBOX_FOLDERS) fs |= FS(REMOVE_DIR);
     if (rights & FG_SANDBOX_DEVICE) fs |= FS(IOCTL_DEV);
     if (!is_folder) fs &= FS(WRITE_FILE) | FS(READ_FILE) | FS(TRUNCATE) | FS(IOCTL_DEV);
     return fs;

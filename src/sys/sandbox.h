@@ -18,12 +18,13 @@
 
 /* Of a file, or of all below a folder. */
 enum {
-    FG_SANDBOX_READ = 1,   /* read files, list folders */
-    FG_SANDBOX_WRITE = 2,  /* write to files that are there */
-    FG_SANDBOX_MAKE = 4,   /* create, rename and remove files, create folders */
-    FG_SANDBOX_REMOVE = 8, /* remove files */
-    FG_SANDBOX_LIST = 16,  /* list folders */
-    FG_SANDBOX_DEVICE = 32 /* ask a device (ioctl) */
+    FG_SANDBOX_READ = 1,    /* read files, list folders */
+    FG_SANDBOX_WRITE = 2,   /* write to files that are there */
+    FG_SANDBOX_MAKE = 4,    /* create, rename and remove files, create folders */
+    FG_SANDBOX_REMOVE = 8,  /* remove files */
+    FG_SANDBOX_LIST = 16,   /* list folders */
+    FG_SANDBOX_DEVICE = 32, /* ask a device (ioctl) */
+    FG_SANDBOX_FOLDERS = 64 /* rename and remove folders */
 };
 
 /* What is not taken away. */

@@ -28,12 +28,12 @@ def tokenizer(vocab, added, pattern):
         "model": {"type": "BPE", "vocab": vocab, "merges": []}}
 
 
-def config(n_vocab):
+def config(n_vocab, n_ctx):
     alpha = {f"layernorm_{k}_{x}": v for k in ("full_attention", "linear_attention", "mlp")
              for x, v in (("alpha", 1.5), ("beta", 1.0))}
     return alpha | {
         "architectures": ["MiniMaxM1ForCausalLM"], "attn_type_list": [0, 1], "head_dim": HEAD,
-        "hidden_act": "silu", "hidden_size": H, "intermediate_size": FF, "max_position_embeddings": 256,
+        "hidden_act": "silu", "hidden_size": H, "intermediate_size": FF, "max_position_embeddings": n_ctx,
         "num_attention_heads": HEADS, "num_experts_per_tok": 2, "num_hidden_layers": 2,
         "num_key_value_heads": 1, "num_local_experts": EXPERTS, "postnorm": True, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "rotary_dim": 8, "shared_intermediate_size": 0,
@@ -61,8 +61,9 @@ def shapes(n_vocab):
     yield "model.norm.weight", (H,), 1
 
 
-def make(folder, script, start="\n", pattern="\\p{L}+|[^\\p{L}]"):
-    """script: the pieces (bytes or text, all different) that follow `start`, then the end mark."""
+def make(folder, script, start="\n", pattern="\\p{L}+|[^\\p{L}]", n_ctx=256, loop=None):
+    """script: the pieces (bytes or text, all different) that follow `start`, then the end mark, or the piece with the
+    index `loop` again, without an end."""
     os.makedirs(folder)
     alphabet = byte_alphabet()
     vocab = {alphabet[b]: b for b in range(256)}
@@ -73,7 +74,7 @@ def make(folder, script, start="\n", pattern="\\p{L}+|[^\\p{L}]"):
         piece = piece if isinstance(piece, bytes) else piece.encode()
         name = "".join(alphabet[b] for b in piece)
         chain.append(vocab.setdefault(name, 260 + len(chain)))
-    chain.append(added["<end_of_sentence>"])
+    chain.append(added["<end_of_sentence>"] if loop is None else chain[1 + loop])
     n_vocab = 264 + len(chain)
     r = random.Random(3)
     embed = [[r.choice((-1.0, 1.0)) for _ in range(H)] for _ in range(n_vocab)]
@@ -96,6 +97,6 @@ def make(folder, script, start="\n", pattern="\\p{L}+|[^\\p{L}]"):
     with open(f"{folder}/model.safetensors", "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text + body)
     with open(f"{folder}/config.json", "w") as f:
-        json.dump(config(n_vocab), f)
+        json.dump(config(n_vocab, n_ctx), f)
     with open(f"{folder}/tokenizer.json", "w") as f:
         json.dump(tokenizer(vocab, added, pattern), f)

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A conversation that is kept on disk (src/engine/saved.h): opened, written while it goes on, and
+ * its turns made again from the log.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "src/base/mem.h"
+#include "src/cli/conversation.h"
+#include "src/cli/screen.h"
+#include "src/cli/state_dir.h"
+
+static fg_status need_folder(talk *k, fg_err *err)
+{
+    return k->folder != NULL ? FG_OK : cli_state_path(&k->folder, "sessions", err);
+}
+
+/* ---- writing ---- */
+
+static void wrote(talk *k, fg_status st, const fg_err *err)
+{
+    if (st == FG_OK) {
+        k->save_failed = false;
+    } else if (!k->save_failed) {
+        k->save_failed = true;
+        fprintf(stderr, "fulgur: %s (the conversation goes on, and saving is tried again)\n",
+                err->msg);
+    }
+}
+
+void chat_saved_message(talk *k, fg_message_role role, const char *text, size_t n)
+{
+    fg_err err = {0};
+    if (k->saved == NULL) return;
+    if (fg_session_pos(k->s) == 0 && k->system != NULL && role == FG_MESSAGE_USER) {
+        const fg_status told =
+            fg_saved_message(k->saved, FG_MESSAGE_SYSTEM, k->system, strlen(k->system), &err);
+        if (told != FG_OK) wrote(k, told, &err);
+    }
+    fg_status st = fg_saved_message(k->saved, role, text == NULL ? "" : text, n, &err);
+    if (st == FG_OK) st = fg_saved_sync(k->saved, NULL, 0, &err);
+    wrote(k, st, &err);
+}
+
+void chat_saved_due(talk *k)
+{
+    fg_err err = {0};
+    uint8_t state[FG_GENERATOR_STATE];
+    if (k->saved == NULL) return;
+    const bool has =
+        k->g != NULL && fg_generator_save(k->g, fg_session_pos(k->s), state, NULL) == FG_OK;
+    wrote(k, fg_saved_keep(k->saved, has ? state : NULL, has ? sizeof state : 0, &err), &err);
+}
+
+void chat_saved_reply(talk *k)
+{
+    fg_err err = {0};
+    const turn *u = &k->turn[k->n_turn - 1];
+    if (k->saved == NULL) return;
+    wrote(k,
+          fg_saved_save(k->saved, u->has_state ? u->state : NULL,
+                        u->has_state ? sizeof u->state : 0, &err),
+          &err);
+}
+
+void chat_saved_turn(talk *k, const char *end)
+{
+    fg_err err = {0};
+    if (k->saved == NULL) return;
+    fg_status st = fg_saved_note(k->saved, FG_SAVED_END, end, strlen(end), &err);
+    if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
+    wrote(k, st, &err);
+}
+
+/* What was undone since the last turn is undone on the disk too. */
+static void settle(talk *k)
+{
+    fg_err err = {0};
+    const uint64_t n = k->ids.len;
+    if (k->saved == NULL || fg_session_pos(k->s) <= n) return;
+    if (n > 0 && memcmp(fg_session_ids(k->s), k->ids.data, (size_t)n * sizeof *k->ids.data) != 0) {
+        return;
+    }
+    meters_busy(k->m, "saving");
+    fg_status st = fg_saved_rewind(k->saved, n, &err);
+    if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
+    meters_idle(k->m);
+    wrote(k, st, &err);
+}
+
+void chat_saved_close(talk *k)
+{
+    const bool left = k->n_turn > 0 && k->turn[k->n_turn - 1].under_way;
+    if (!left) settle(k); /* not of a reply that is to go on */
+    fg_saved_close(&k->saved);
+}
+
+/* ---- opening ---- */
+
+fg_status chat_saved_room(talk *k, const char *name, fg_err *err)
+{
+    fg_saved_info *info;
+    FG_TRY(fg_saved_check_name(name, err));
+    FG_TRY(need_folder(k, err));
+    if (fg_saved_read(&info, k->folder, name, NULL) != FG_OK) return FG_OK; /* a new one */
+    if (k->so.n_ctx == 0 || k->so.n_ctx <= info->n_token) k->so.n_ctx = info->n_ctx;
+    if (k->so.kv == FG_KV_CHOICE_AUTO) {
+        k->so.kv = info->model.kv == FG_KV_INT8  ? FG_KV_CHOICE_INT8
+                   : info->model.kv == FG_KV_F16 ? FG_KV_CHOICE_F16
+                                                 : FG_KV_CHOICE_F32;
+    }
+    fg_saved_info_free(&info);
+    return FG_OK;
+}
+
+typedef struct names {
+    fg_buf *out;
+    talk *k;
+} names;
+
+static bool first_name(void *ctx, const char *name)
+{
+    char **to = ctx;
+    *to = fg_mem_strndup(name, strlen(name));
+    return false;
+}
+
+fg_status chat_saved_latest(talk *k, char **name, fg_err *err)
+{
+    *name = NULL;
+    FG_TRY(need_folder(k, err));
+    return fg_saved_list(k->folder, first_name, name, err);
+}
+
+/* Text of a reply's ids into the turn. */
+static void hear(void *ctx, fg_think_part part, const char *text, size_t n)
+{
+    turn *u = ctx;
+    if (part == FG_THINK_ANSWER) fg_buf_put(&u->answer, text, n);
+    if (part == FG_THINK_REASONING) fg_buf_put(&u->thought, text, n);
+}
+
+static void decode_reply(const talk *k, turn *u, const uint32_t *ids, size_t n)
+{
+    fg_detok d;
+    fg_think think;
+    fg_buf text = {0};
+    fg_detok_init(&d, k->t, FG_DETOK_THINK);
+    fg_think_init(&think, hear, u);
+    for (size_t i = 0; i < n; i++) {
+        text.len = 0;
+        fg_detok_feed(&d, ids[i], &text);
+        fg_think_feed(&think, (const char *)text.data, text.len);
+        u->stats.n_thought += think.stage == 1;
+    }
+    text.len = 0;
+    fg_detok_flush(&d, &text);
+    fg_think_feed(&think, (const char *)text.data, text.len);
+    fg_think_flush(&think);
+    fg_buf_fini(&text);
+    u->stats.n_gen = n;
+}
+
+static fg_end end_of(const fg_saved_event *e)
+{
+    for (unsigned i = 0; i < FG_END_COUNT; i++) {
+        const char *name = fg_end_name((fg_end)i);
+        if (strlen(name) == e->n && memcmp(name, e->payload, e->n) == 0) return (fg_end)i;
+    }
+    return FG_END_MODEL;
+}
+
+static bool is_message(const fg_saved_event *e, fg_message_role role)
+{
+    return e->kind == FG_SAVED_MESSAGE && e->n > 0 && e->payload[0] == (uint8_t)role;
+}
+
+/* The turn that begins with event i; *i is the one behind it.  A turn whose reply did not begin
+ * goes back to the editor. */
+static fg_status take_turn(talk *k, const fg_saved_info *f, size_t *i, fg_err *err)
+{
+    const fg_saved_event *said = &f->event[(*i)++];
+    const char *text = (const char *)said->payload + 1;
+    const fg_saved_event *begun = NULL, *ended = NULL;
+    for (; *i < f->n_event && !is_message(&f->event[*i], FG_MESSAGE_USER); ++*i) {
+        if (is_message(&f->event[*i], FG_MESSAGE_ASSISTANT)) begun = &f->event[*i];
+        if (f->event[*i].kind == FG_SAVED_END) ended = &f->event[*i];
+    }
+    k->ids.len = (size_t)said->pos; /* what stands before is that of earlier turns */
+    if (begun == NULL) {
+        if (*i == f->n_event) chat_put_back(k, text, said->n - 1);
+        return FG_OK;
+    }
+    FG_TRY(chat_begin_turn(k, text, said->n - 1, begun->pos, err));
+    turn *u = &k->turn[k->n_turn - 1];
+    const uint64_t to = ended != NULL     ? ended->pos
+                        : *i < f->n_event ? f->event[*i].pos
+                                          : f->n_token;
+    if (to < begun->pos || to > f->n_token)
+        return fg_fail(err, FG_EFORMAT, "session: a reply at %llu, expected one within %llu tokens",
+                       (unsigned long long)begun->pos, (unsigned long long)f->n_token);
+    k->ids.len = (size_t)to;
+    decode_reply(k, u, f->ids + begun->pos, (size_t)(to - begun->pos));
+    if (ended != NULL) u->end = end_of(ended);
+    if (ended == NULL) {
+        u->cut = to;
+        u->under_way = true;
+        u->has_state = f->n_state == sizeof u->state && f->state_pos == to;
+        if (u->has_state) memcpy(u->state, f->state, sizeof u->state);
+    } else if (u->end == FG_END_LENGTH || u->end == FG_END_CONTEXT || u->end == FG_END_CANCEL) {
+        u->cut = to - 1; /* the end mark was put there */
+        u->can_go_on = to > begun->pos;
+    }
+    return FG_OK;
+}
+
+/* The conversation as the log has it. */
+static fg_status take_turns(talk *k, const char *name, fg_err *err)
+{
+    fg_saved_info *f;
+    FG_TRY(fg_saved_read(&f, k->folder, name, err));
+    k->ids.len = 0;
+    fg_status st = FG_OK;
+    for (uint64_t i = 0; st == FG_OK && i < f->n_token; i++) {
+        if (!fg_ids_push(&k->ids, f->ids[i])) st = fg_fail_nomem(err, "conversation");
+    }
+    for (size_t i = 0; st == FG_OK && i < f->n_event;) {
+        const fg_saved_event *e = &f->event[i];
+        if (is_message(e, FG_MESSAGE_SYSTEM)) {
+            fg_mem_free(k->system);
+            k->system = fg_mem_strndup((const char *)e->payload + 1, e->n - 1);
+        }
+        if (!is_message(e, FG_MESSAGE_USER)) {
+            i++;
+            continue;
+        }
+        st = take_turn(k, f, &i, err);
+    }
+    fg_saved_info_free(&f);
+    return st;
+}
+
+/* A new session on disk takes the conversation: what was said, and where. */
+static fg_status tell(talk *k, fg_err *err)
+{
+    fg_buf b = {0};
+    fg_status st = FG_OK;
+    if (k->system != NULL && k->n_turn > 0) {
+        fg_buf_u8(&b, FG_MESSAGE_SYSTEM);
+        fg_buf_put_str(&b, k->system);
+        st = fg_saved_note_at(k->saved, 0, FG_SAVED_MESSAGE, b.data, b.len, err);
+    }
+    for (size_t i = 0; st == FG_OK && i < k->n_turn; i++) {
+        const turn *u = &k->turn[i];
+        const uint8_t model = FG_MESSAGE_ASSISTANT;
+        const uint64_t end = i + 1 < k->n_turn ? k->turn[i + 1].head : k->ids.len;
+        const char *why = fg_end_name(u->end);
+        b.len = 0;
+        fg_buf_u8(&b, FG_MESSAGE_USER);
+        fg_buf_put(&b, u->user.data, u->user.len);
+        st = b.failed ? fg_fail_nomem(err, "session")
+                      : fg_saved_note_at(k->saved, u->head, FG_SAVED_MESSAGE, b.data, b.len, err);
+        if (st == FG_OK)
+            st = fg_saved_note_at(k->saved, u->prompt, FG_SAVED_MESSAGE, &model, 1, err);
+        if (st == FG_OK) st = fg_saved_note_at(k->saved, end, FG_SAVED_END, why, strlen(why), err);
+    }
+    fg_buf_fini(&b);
+    return st;
+}
+
+static void say_note(void *ctx, const char *line)
+{
+    (void)ctx;
+    cli_note("(%s)\n", line);
+}
+
+static bool show_progress(void *ctx, bool tokens, uint64_t done, uint64_t total)
+{
+    talk *k = ctx;
+    if (tokens && done == 0) meters_prompt(k->m, 0, total);
+    if (tokens) meters_progress(k->m, done);
+    return !cli_interrupted();
+}
+
+fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given, fg_err *err)
+{
+    fg_saved_opts o = *given;
+    o.note = say_note;
+    o.progress = show_progress;
+    o.ctx = k;
+    FG_TRY(fg_saved_check_name(name, err));
+    FG_TRY(need_folder(k, err));
+    if (k->ids.len > 0) FG_TRY(chat_reach(k, &k->ids, k->ids.len, NULL, 0, err));
+    meters_busy(k->m, "opening the session");
+    const bool holds = k->ids.len > 0;
+    fg_status st = fg_saved_open(&k->saved, k->s, k->folder, name, &o, err);
+    if (st == FG_OK && holds) {
+        st = tell(k, err);
+        if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, err);
+    } else if (st == FG_OK && fg_session_pos(k->s) > 0) {
+        st = take_turns(k, name, err);
+    }
+    meters_idle(k->m);
+    if (st != FG_OK) fg_saved_close(&k->saved);
+    return st;
+}
+
+fg_status chat_saved_load(talk *k, const char *name, fg_err *err)
+{
+    fg_saved_info *info;
+    const fg_saved_opts o = {.must_exist = true};
+    FG_TRY(fg_saved_check_name(name, err));
+    FG_TRY(need_folder(k, err));
+    FG_TRY(fg_saved_read(&info, k->folder, name, err)); /* it is there: what is here may go */
+    fg_saved_info_free(&info);
+    chat_saved_close(k);
+    chat_undo(k, k->n_turn);
+    k->ids.len = k->attached.len = k->attached_say.len = 0;
+    fg_session_reset(k->s);
+    const uint64_t room = k->so.n_ctx;
+    FG_TRY(chat_saved_room(k, name, err));
+    if (k->so.n_ctx != room) {
+        fg_session *s;
+        FG_TRY(fg_session_create(&s, k->e, &k->so, err));
+        fg_session_destroy(&k->s);
+        k->s = s;
+    }
+    return chat_saved_open(k, name, &o, err);
+}
+
+static bool put_name(void *ctx, const char *name)
+{
+    const names *n = ctx;
+    fg_saved_info *f;
+    char when[32] = "";
+    struct tm t;
+    if (fg_saved_read(&f, n->k->folder, name, NULL) != FG_OK) {
+        fg_buf_printf(n->out, "  %-20s cannot be read; fulgur session verify says why\n", name);
+        return true;
+    }
+    const time_t at = (time_t)f->modified_s;
+    if (localtime_r(&at, &t) != NULL) (void)strftime(when, sizeof when, "%Y-%m-%d %H:%M", &t);
+    fg_buf_printf(n->out, "  %-20s %s  %s tokens, %s%s\n", name, when, cli_count(f->n_token),
+                  cli_bytes((double)f->bytes), f->in_use ? ", in use" : "");
+    fg_saved_info_free(&f);
+    return true;
+}
+
+fg_status chat_saved_list(talk *k, fg_buf *out, fg_err *err)
+{
+    names n = {out, k};
+    FG_TRY(need_folder(k, err));
+    FG_TRY(fg_saved_list(k->folder, put_name, &n, err));
+    if (out->len == 0) fg_buf_put_str(out, "  none\n");
+    return FG_OK;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The terminal on standard input and output during a conversation: how its keys are handled while
+ * the model speaks, its size, and that it is left as it was found, whatever ends or stops the
+ * program.
+ */
+#ifndef FG_SRC_CLI_TTY_H
+#define FG_SRC_CLI_TTY_H
+
+#include <stdbool.h>
+
+/* Remembers how the terminal was found; from now on Ctrl-Z and a second Ctrl-C leave it so.
+ * False: standard input and output are not both one. */
+bool tty_open(void);
+void tty_close(void);
+
+/* Keys are neither shown nor put into lines, and Ctrl-C is a signal: while the model speaks. */
+void tty_hush(void);
+/* As it was found: for whoever sets modes of his own. */
+void tty_usual(void);
+
+/* Whether pasted text comes in brackets. */
+void tty_paste(bool brackets);
+
+/* Stops the process as Ctrl-Z does; returns when it goes on. */
+void tty_stop(void);
+
+/* True when, since it was last asked, the window has another size or the process was stopped: what
+ * was drawn may not be where it was. */
+bool tty_moved(void);
+
+/* Columns of the window; 80 where nobody says. */
+unsigned tty_width(void);
+
+#endif
