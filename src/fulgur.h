@@ -237,7 +237,7 @@ typedef struct fg_engine_opts {
     /* A file of public keys (those of signify, one after another): the model must be signed by one
      * of them, in MODEL.sig beside it.  Metadata is checked when the file is opened and all weights
      * before the first is used, which reads the file once; `note` is told by whom, how long it took
-     * and which metadata is not signed.  NULL: nothing is asked. */
+     * and which metadata is not signed.  Not with an image.  NULL: nothing is asked. */
     const char *signers;
 } fg_engine_opts;
 enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };
