@@ -35,6 +35,12 @@ static void tell_unsigned(const fg_engine *e)
 fg_status fg_engine_check_origin(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     if (o->signers == NULL) return FG_OK;
+    if (o->image != NULL) { /* weights that are used in place of the file's, under no signature */
+        return fg_fail(err, FG_EINVAL,
+                       "%s: an image, whose weights nobody signed, expected none with a signature "
+                       "that is required",
+                       o->image);
+    }
     fg_seal *seal;
     fg_public_key who;
     char line[256], print[FG_FINGERPRINT_CHARS];

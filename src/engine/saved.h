@@ -87,7 +87,8 @@ const char *fg_saved_name(const fg_saved *k);
 typedef enum fg_saved_kind {
     FG_SAVED_SETTINGS = 0, /* all of them, in place of earlier ones */
     /* Its text, behind a byte with the fg_message_role.  Of the assistant's, where its reply begins
-     * and without text: that are the ids from there to the END or the next message. */
+     * and without text: that are the ids from there to the END or the next message.  In place of
+     * one of the same role at the same position, and of what was noted behind that. */
     FG_SAVED_MESSAGE = 1,
     FG_SAVED_FORCED = 2, /* tokens that follow were given, not sampled */
     FG_SAVED_END = 3,    /* the reply ended, and why: fg_end_name or the like */

@@ -395,6 +395,12 @@ static fg_status strip(const fg_folder *f, int fd, uint64_t *bytes, fg_err *err)
     if (st == FG_OK && !r.h.is_begun) {
         st = fg_fail(err, FG_EFORMAT, "%s: empty, expected a session's log", f->log_path);
     }
+    if (st == FG_OK && r.h.goes_on) { /* writing would cut off what lies behind it */
+        st = fg_fail(err, FG_ECHECKSUM,
+                     "%s: record %llu is damaged, expected a whole log; opening the session keeps "
+                     "what is behind it",
+                     f->log_path, (ull)r.h.n_record);
+    }
     if (st == FG_OK) st = fg_log_start(&g, dup(fd), f->log_path, &r.h, err);
     if (st == FG_OK) {
         fg_log_put_open(&g, &r.h.open); /* what parts there were is void */

@@ -164,6 +164,7 @@ static fg_status load_parts(fg_saved *k, fg_err *err)
 static fg_status evaluate_rest(fg_saved *k, fg_err *err)
 {
     const uint64_t from = fg_session_pos(k->s), end = k->h.n_id;
+    bool told = false; /* a full disk is no reason not to open it */
     for (uint64_t at = from; at < end;) {
         const uint64_t to = FG_SAVED_SLICE - at % FG_SAVED_SLICE;
         const size_t n = end - at < to ? (size_t)(end - at) : (size_t)to;
@@ -174,7 +175,11 @@ static fg_status evaluate_rest(fg_saved *k, fg_err *err)
         }
         FG_TRY(fg_session_eval(k->s, k->h.id + at, n, NULL, NULL, err));
         at += n;
-        if (at < end) FG_TRY(fg_saved_write_parts(k, false, err));
+        fg_err bad = {0};
+        if (at < end && fg_saved_write_parts(k, false, &bad) != FG_OK && !told) {
+            fg_saved_tell(k, "%s", bad.msg);
+            told = true;
+        }
     }
     if (k->o.progress != NULL && end > from) {
         (void)k->o.progress(k->o.ctx, true, end - from, end - from);

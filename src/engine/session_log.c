@@ -100,6 +100,23 @@ static fg_status take_open(fg_history *h, record *r, const char *name, fg_err *e
     return FG_OK;
 }
 
+/* Who says something where they have said something already, with no id between, says it in place of
+ * that: it was stopped before its first id was in, and nothing was there to be undone. */
+static void replace_message(fg_history *h, uint64_t pos, uint8_t role)
+{
+    size_t from = h->n_event, n;
+    for (size_t i = h->n_event; i > 0 && h->event[i - 1].pos == pos; i--) {
+        const fg_saved_event *e = &h->event[i - 1];
+        if (e->kind == FG_SAVED_MESSAGE && e->payload[0] == role) from = i - 1;
+    }
+    n = from;
+    for (size_t i = from; i < h->n_event; i++) {
+        const fg_saved_kind kind = h->event[i].kind;
+        if (kind == FG_SAVED_SETTINGS || kind == FG_SAVED_TITLE) h->event[n++] = h->event[i];
+    }
+    h->n_event = n;
+}
+
 static fg_status take_event(fg_history *h, const record *r, uint64_t pos, fg_saved_kind kind,
                             const char *name, fg_err *err)
 {
@@ -110,6 +127,7 @@ static fg_status take_event(fg_history *h, const record *r, uint64_t pos, fg_sav
     if (!grow(&h->event, &h->cap_event, h->n_event + 1, sizeof *h->event)) {
         return fg_fail_nomem(err, name);
     }
+    if (kind == FG_SAVED_MESSAGE) replace_message(h, pos, c->p[0]);
     h->event[h->n_event++] = (fg_saved_event){kind, pos, c->p, c->left};
     return FG_OK;
 }

@@ -248,6 +248,11 @@ status, out, err = run("verify", BAD)
 check("not_signed", status == 0 and b"not signed  metadata heat" in out, out + err)
 check("not_signed.run", b"not signed: metadata heat" in run("run", BAD, *GOOD[3:])[2])
 
+# an image of weights stands in for the file's, and nobody signed it
+check_error("image", run("run", M, *GOOD[3:], "--residency", "shared", "--image", path("image")),
+            "image, whose weights nobody signed")
+check("image_not_made", not os.path.exists(path("image")))
+
 # a file of a converter that had no SHA-256, by leaving the entry out
 f = Forger(M)
 d = bytes(f.b[f.dir:f.dir + f.dir_bytes])
