@@ -191,13 +191,12 @@ void cli_gpu_silent(fg_engine_opts *o);
 /* What the manual pages say of homes. */
 #define NUMA_ABOUT                                                                                 \
     "\n`--residency auto` is `map`, the file in the page cache: a copy is read from the disk "     \
-    "anew each time, and only `fulgur doctor` knows whether it is read faster than a mapping "     \
-    "here, and how long a run has to be for it to pay. `copy` reads the weights into memory "      \
-    "of the process, each NUMA node's part into its own. `shared` does so in a file on tmpfs "     \
-    "or hugetlbfs, `--image`, readable by its owner alone, which later runs of the same "          \
-    "model, nodes and policy find and open at once; it stays until it is deleted, and what "       \
-    "it holds is trusted. Parts of nodes follow their cores, so that they are the same each "      \
-    "time; `--measure-nodes` is for nodes that read less, or more, than their cores say."
+    "anew each time, and only `fulgur doctor` knows whether it pays here. `copy` reads the "       \
+    "weights into memory of the process, each NUMA node's part into its own. `shared` does so "    \
+    "in a file on tmpfs or hugetlbfs, `--image`, readable by its owner alone, which later runs "   \
+    "of the same model, nodes and policy find and open at once; it stays until it is deleted, "    \
+    "and what it holds is trusted. Parts of nodes follow their cores, so that they are the same "  \
+    "each time; `--measure-nodes` is for nodes that read less, or more, than their cores say."
 
 /* What the manual pages of these commands say of it. */
 #define STREAM_ABOUT                                                                               \
@@ -206,12 +205,10 @@ void cli_gpu_silent(fg_engine_opts *o);
     "`pin`, the hottest of the heat map that `fulgur trace --heat` puts into the file. "           \
     "`--predict` says by what the next ones are read ahead: by default the routers of the next "   \
     "two layers (`--ahead`), run on the state of this one; `factor` goes by which experts the "    \
-    "tokens of a text use, as a model of `fulgur factor train --trace` knows it "                  \
-    "(`--predict-model`) and this run goes on to learn (`--predict-save` keeps it), and "          \
-    "`router+factor` by what was better of both, so many layers ahead. Nothing of it changes a "   \
-    "result, and "                                                                                 \
-    "a predictor that costs more than it gains is switched off until the next trial. Which is "    \
-    "best depends on text, memory and drive; `fulgur trace replay` compares them."
+    "tokens of a text use (`--predict-model`, of `fulgur factor train --trace`; "                  \
+    "`--predict-save` keeps what this run learns), `router+factor` by the better of both. "        \
+    "Nothing of it changes a result, and one that costs more than it gains is off until the "      \
+    "next trial. `fulgur trace replay` compares them."
 
 /* The key-value cache of a session; kv is a fg_kv_choice. */
 #define CACHE_OPT(kv)                                                                              \
