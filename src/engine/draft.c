@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "src/base/clock.h"
+
 enum {
     TIRED = 64,      /* losing passes until it goes off */
     PAUSE = 256,     /* tokens that it is off at first */
@@ -13,7 +15,7 @@ enum {
 #define WORTH 1.05 /* what guessing must promise */
 /* Seconds that may be lost in all: a share of those spent, and some passes of one row. */
 #define MAY_LOSE   0.015
-#define LOSE_FIRST 1.5
+#define LOSE_FIRST 1.2
 
 /* c(w) / c(1) before it was measured: bytes of the dense part and of the experts that w rows of a
  * text ask for, at M1's dimensions; and where experts are read from a disk, which then is all that
@@ -34,7 +36,7 @@ static int class_of(const fg_draft *d, size_t match)
 
 bool fg_draft_init(fg_draft *d, int32_t width, bool streams, const uint32_t *beside, size_t n)
 {
-    *d = (fg_draft){.width = width, .streams = streams};
+    *d = (fg_draft){.width = width, .streams = streams, .clock = fg_clock_ns};
     for (int c = 0; c < FG_DRAFT_CLASSES; c++) {
         d->right[c].value = usual[c];
         d->right[c].n = 8; /* as if seen so often */
@@ -108,15 +110,18 @@ static double seconds_of(const fg_draft *d, size_t w)
     return one * (1 + (more > 0 ? more : 0) * (prior[w] - 1));
 }
 
+/* The width that promises most, of those that could lose no more than may be lost. */
 static size_t best_width(const fg_draft *d, size_t most)
 {
+    const double one = d->seconds[1].value,
+                 risk = LOSE_FIRST * one + MAY_LOSE * d->spent + d->saved;
     size_t best = 0;
-    double tokens = 1, p = 1, rate = WORTH / d->seconds[1].value;
+    double tokens = 1, p = 1, rate = WORTH / one;
     for (size_t k = 1; k <= most; k++) {
         p *= d->right[class_of(d, d->guess.match + k - 1)].value;
         tokens += p;
-        const double r = tokens / seconds_of(d, k + 1);
-        if (r <= rate) continue;
+        const double seconds = seconds_of(d, k + 1), r = tokens / seconds;
+        if (r <= rate || seconds - one > risk) continue;
         rate = r;
         best = k;
     }
@@ -133,8 +138,7 @@ size_t fg_draft_propose(fg_draft *d, uint32_t *out, size_t most)
                                        : fg_lookup_next(&d->guess, out, most);
     if (d->width > 0 || n == 0) return n;
     const bool blind = d->seconds[1].n == 0 || d->age >= REFRESH;
-    const bool broke = -d->saved > LOSE_FIRST * d->seconds[1].value + MAY_LOSE * d->spent;
-    return blind || broke || d->n_token < d->off_until ? 0 : best_width(d, n);
+    return blind || d->n_token < d->off_until ? 0 : best_width(d, n);
 }
 
 /* Perhaps they were unlucky. */

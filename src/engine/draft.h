@@ -10,7 +10,7 @@
  * width was tried a prior stands for it.
  *
  * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds
- * risked than one and a half in a hundred of the reply's, and those of a token and a half.
+ * risked than one and a half in a hundred of the reply's, and those of a token.
  *
  * It decides on time alone; what a reply says does not depend on it (src/engine/reply.c).
  */
@@ -33,6 +33,7 @@ typedef struct fg_draft {
     /* For tests: the guesses; how many, at most `most`. */
     size_t (*script)(void *ctx, const uint32_t *ids, size_t n, uint32_t *out, size_t most);
     void *script_ctx;
+    uint64_t (*clock)(void); /* nanoseconds; for tests another one */
     struct {
         double value;
         uint64_t n;                 /* measured so often */

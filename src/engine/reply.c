@@ -75,9 +75,9 @@ static size_t propose(loop *k, uint32_t *out)
     return fg_draft_propose(k->draft, out, (size_t)most);
 }
 
-static double since(uint64_t t0)
+static double spent(const loop *k, uint64_t t0)
 {
-    return (double)(fg_clock_ns() - t0) * 1e-9;
+    return (double)(k->draft->clock() - t0) * 1e-9;
 }
 
 /* The step's ids, and guesses after them in one pass.  Then steps are taken on the rows of that
@@ -86,13 +86,13 @@ static double since(uint64_t t0)
 static fg_status pass(loop *k, fg_err *err)
 {
     uint32_t ids[FG_DRAFT_ROWS];
-    const uint64_t t0 = fg_clock_ns(), pos = fg_session_pos(k->s);
+    const uint64_t t0 = k->draft == NULL ? 0 : k->draft->clock(), pos = fg_session_pos(k->s);
     const size_t n = propose(k, ids + 1);
     k->out->n_eval += k->step.n;
     if (n == 0) {
         const bool one = k->step.n == 1;
         FG_TRY(fg_session_eval(k->s, k->step.ids, k->step.n, NULL, NULL, err));
-        if (one && k->draft != NULL) fg_draft_passed(k->draft, 0, 0, since(t0));
+        if (one && k->draft != NULL) fg_draft_passed(k->draft, 0, 0, spent(k, t0));
         k->step.n = 0;
         return FG_OK;
     }
@@ -100,7 +100,7 @@ static fg_status pass(loop *k, fg_err *err)
     k->first = pos;
     k->step.n = 0;
     FG_TRY(fg_session_eval(k->s, ids, n + 1, keep_row, k, err));
-    const double seconds = since(t0);
+    const double seconds = spent(k, t0);
     size_t right = 0;
     fg_status st = FG_OK;
     while (right < n && !k->step.ended) {
@@ -170,7 +170,7 @@ fg_status fg_generator_run(fg_generator *g, fg_session *s, fg_reply *out, fg_err
     fg_mem_free(k.rows);
     fg_generator_get_stats(g, &after);
     out->n_gen = after.n_gen - before.n_gen;
-    out->seconds = since(t0);
+    out->seconds = (double)(fg_clock_ns() - t0) * 1e-9;
     return st;
 }
 

@@ -213,11 +213,16 @@ static size_t recall(void *ctx, const uint32_t *ids, size_t n, uint32_t *out, si
     return k;
 }
 
-static double cpu_seconds(void)
+static uint64_t cpu_ns(void)
 {
     struct timespec t;
     (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static double cpu_seconds(void)
+{
+    return (double)cpu_ns() * 1e-9;
 }
 
 /* The session holds ids and nothing else; a mark before the last one saves evaluating the others.
@@ -258,6 +263,7 @@ static bool run(reply *r, fg_session *s, const fg_ids *ids, fg_reply_opts o, dou
     if (st == FG_OK && r->known != NULL && fg_generator_draft(g) != NULL) {
         fg_generator_draft(g)->script = recall;
         fg_generator_draft(g)->script_ctx = r;
+        fg_generator_draft(g)->clock = cpu_ns;
     }
     const double begun = cpu_seconds();
     if (st == FG_OK) st = fg_generator_run(g, r->s, &r->r, &err);
@@ -423,7 +429,7 @@ static int by_value(const void *a, const void *b)
 FG_TEST(measured_on_a_large_model)
 {
     enum { N = 96, TIMES = 3 };
-    static const double rights[] = {1, 0.8, 0.6, 0.3, 0};
+    static const double rights[] = {0.6, 0.8, 1, 0.3, 0};
     const char *path = getenv("FULGUR_TEST_SYNTH");
     fg_err err = {0};
     fg_ids ids = {0}, known = {0};
