@@ -60,8 +60,9 @@ typedef struct fg_saved_opts {
     /* Told, in a line without its end, what of the files was damaged and where the session goes on.
      * May be NULL. */
     void (*note)(void *ctx, const char *line);
-    /* Of what is read, with bytes, and of what is evaluated again, with tokens; false stops
-     * (FG_ECANCEL).  May be NULL. */
+    /* Of what is read, with bytes, and of what is evaluated again, with tokens, after each slice of
+     * them (within one, the session's own progress is called); false stops (FG_ECANCEL).  May be
+     * NULL. */
     bool (*progress)(void *ctx, bool tokens, uint64_t done, uint64_t total);
     void *ctx;
     /* When something is due; 0: 64 tokens, 30 s, 1,024 tokens, 10 minutes. */

@@ -176,7 +176,8 @@ static fg_status evaluate_rest(fg_saved *k, fg_err *err)
         FG_TRY(fg_session_eval(k->s, k->h.id + at, n, NULL, NULL, err));
         at += n;
         fg_err bad = {0};
-        if (at < end && fg_saved_write_parts(k, false, &bad) != FG_OK && !told) {
+        const bool far = at < end || at - from > k->o.save_tokens;
+        if (far && fg_saved_write_parts(k, at == end, &bad) != FG_OK && !told) {
             fg_saved_tell(k, "%s", bad.msg);
             told = true;
         }

@@ -243,3 +243,21 @@ FG_TEST(a_full_disk)
     }
     fg_engine_close(&e);
 }
+
+/* SIGTERM in an answer: all is saved, and the answer goes on with the same random numbers. */
+FG_TEST(stopped_in_the_middle_of_an_answer)
+{
+    fg_engine *e;
+    talk want;
+    REQUIRE(rig(&e) && reference(e, &want));
+    for (uint64_t at = 120; at < 131; at += 5) {
+        fg_err err = {0};
+        talk k = start(e), later = start(e);
+        k.stop_at = at;
+        CHECK_OK(talk_live(&k, &err), &err);
+        CHECK_OK(talk_live(&later, &err), &err);
+        CHECK(later.from == at && later.again == 1 && is_same(&later, &want));
+        clear("t");
+    }
+    fg_engine_close(&e);
+}
