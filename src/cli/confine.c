@@ -117,8 +117,11 @@ static const row rows[] = {
      false,
      {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE), IMAGE}},
     {"trace replay", false, false, {READS("TRACE")}},
-    {"factor train", false, false, {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out")}},
-    {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS")}},
+    {"factor train",
+     false,
+     false,
+     {READS("RATINGS"), READS("valid"), READS("test"), MAKES("out"), MAKES("save-split")}},
+    {"factor predict", false, false, {READS("FACTORS"), READS("PAIRS"), READS("test")}},
     {"factor export", false, false, {READS("FACTORS"), MAKES("DIR")}},
     {"factor compare", false, false, {READS("RATINGS"), MAKES("plot")}},
 };
