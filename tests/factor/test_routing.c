@@ -128,7 +128,7 @@ static double worst_distance(bool with_prev)
     past p = {.is = false};
     double worst = 0.0;
     fg_rng_init(&rng, 11);
-    if (m == NULL || fg_routing_row_create(&r, m, &err) != FG_OK) return INFINITY;
+    if (m == NULL || fg_routing_row_create(&r, m, &err) != FG_OK) return 1e9;
     for (uint64_t t = 0; t < 30; t++) {
         const uint32_t id = below(&rng, 25);
         uint32_t sel[L * U];
@@ -140,7 +140,7 @@ static double worst_distance(bool with_prev)
         for (uint32_t known = 0; known <= L; known++) {
             fold(now, id, &p, sel, known, x);
             for (uint32_t l = known; l < L; l++) {
-                if (!fg_routing_row_score(r, l, FG_ROUTING_ALL, score)) return INFINITY;
+                if (!fg_routing_row_score(r, l, FG_ROUTING_ALL, score)) return 1e9;
                 for (uint32_t e = 0; e < E; e++) {
                     double want = base_of(now, id, &p, l, e, with_prev);
                     for (uint32_t i = 0; i < R; i++)
