@@ -174,5 +174,5 @@ for option in ("--policy", "--predict", "--io", "--cpu", "--cache-type"):
     check_usage(f"bad{option}", run("run", M, "-p", "x", option, "best"), f"{option}: best, expected {', '.join(names[:-1])} or {names[-1]};")
 check("choices", choices("--policy") == ["lru", "lfu", "pin"] and choices("--predict")[0] == "none" and choices("--io") == ["auto", "uring", "pread"])
 check_usage("policy_of_replays", run("run", M, "-p", "x", "--ram", "1G", "--policy", "random"), "policy: random", "lru, lfu or pin")
-check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "5")[0] == 2)
+check("usage.ahead", run("run", M, "-p", "x", "--ram", "1G", "--ahead", "9")[0] == 2)
 finish()
