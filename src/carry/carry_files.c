@@ -305,6 +305,18 @@ static fg_status open_part(fg_carry_files *f, const fg_carry_list *l, size_t i, 
                             strerror(errno), (ull)l->file[i].bytes);
 }
 
+/* Whether a file went its last step in an earlier life, which is when all of the model is there. */
+static bool has_its_name(const fg_carry_files *f, const fg_carry_list *l, size_t i)
+{
+    uint64_t all = 0;
+    for (size_t k = 0; k < l->n_file; k++) all += l->file[k].data;
+    char *path = fg_carry_files_name(f, l->file[i].ending, "");
+    const bool has =
+        path != NULL && fg_carry_list_sum(l, FG_BLOCK_HAVE) == all && fg_io_is_named(path);
+    fg_mem_free(path);
+    return has;
+}
+
 fg_status fg_carry_out_open(fg_carry_files *f, const fg_carry_list *l, bool fresh, fg_err *err)
 {
     for (size_t i = 0; i < l->n_file; i++) {
@@ -319,7 +331,7 @@ fg_status fg_carry_out_open(fg_carry_files *f, const fg_carry_list *l, bool fres
     }
     for (size_t i = 0; i < l->n_file; i++) {
         FG_TRY(open_part(f, l, i, fresh, err));
-        if (f->fd[i] < 0 && fg_carry_list_sum(l, FG_BLOCK_HAVE) < l->file[0].data) {
+        if (f->fd[i] < 0 && !has_its_name(f, l, i)) {
             return fg_fail(err, FG_EIO,
                            "%s: missing, expected it beside %s; delete that to begin "
                            "anew",
@@ -336,7 +348,12 @@ fg_status fg_carry_out_finish(fg_carry_files *f, const fg_carry_list *l, fg_err 
         char *path = fg_carry_files_name(f, l->file[i].ending, "");
         if (path == NULL) return fg_fail_nomem(err, f->path);
         fg_status st = FG_OK;
-        if (fsync(f->fd[i]) != 0 || rename(f->name[i], path) != 0) {
+        if (fg_io_is_named(path)) { /* it was not when the transfer began */
+            st = fg_fail(err, FG_EINVAL,
+                         "%s: exists by now, expected its name to be free; move it away and unpack "
+                         "once more",
+                         path);
+        } else if (fsync(f->fd[i]) != 0 || rename(f->name[i], path) != 0) {
             st = fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", f->name[i],
                          strerror(errno), path);
         }

@@ -309,9 +309,9 @@ static fg_status parse(parser *p, const char *text, size_t n, const char *name, 
         return fg_fail(err, FG_EFORMAT, "%s: line %zu, expected a line of a %s list in its order",
                        name, number, kind_name[p->kind]);
     }
-    if (p->has_id && p->has_blocks && (p->kind == FG_CARRY_RECEIVED || p->l->name[0] != '\0'))
-        return FG_OK;
-    return fg_fail(err, FG_EFORMAT, "%s: no transfer, name or blocks, expected all", name);
+    const bool names = p->kind == FG_CARRY_RECEIVED || (p->l->name[0] != '\0' && p->l->n_file > 0);
+    if (p->has_id && p->has_blocks && names) return FG_OK;
+    return fg_fail(err, FG_EFORMAT, "%s: no transfer, name, file or blocks, expected all", name);
 }
 
 fg_status fg_carry_list_parse(fg_carry_list *l, fg_carry_kind kind, const char *text, size_t n,

@@ -34,6 +34,7 @@ typedef struct packer {
     uint8_t *head;
     bool backwards; /* from the end: files are cut, not punched */
     bool full;
+    bool fresh; /* nothing was ever sent, as far as is known here */
     uint64_t now, capacity;
     fg_carry_report *r;
 } packer;
@@ -45,15 +46,14 @@ static fg_status save(packer *p, fg_err *err)
     return fg_stick_put_list(&p->home, p->files.state, FG_CARRY_SENDER, &p->list, err);
 }
 
-static fg_status open_state(packer *p, const char *model, bool keep, fg_err *err)
+static fg_status open_state(packer *p, const char *model, fg_err *err)
 {
     bool there;
     FG_TRY(fg_carry_files_init(&p->files, model, err));
     FG_TRY(fg_stick_open(&p->home, p->files.folder, err));
     FG_TRY(fg_stick_read_list(&p->home, p->files.state, FG_CARRY_SENDER, &p->list, &there, err));
-    if (there) return FG_OK;
-    FG_TRY(fg_carry_files_scan(&p->files, &p->list, err));
-    return keep ? save(p, err) : FG_OK;
+    p->fresh = !there;
+    return there ? FG_OK : fg_carry_files_scan(&p->files, &p->list, err);
 }
 
 static fg_status allocate(packer *p, fg_err *err)
@@ -80,7 +80,9 @@ static void note(const packer *p, const char *line)
 
 /* --- what the stick has --- */
 
-/* The receiver's answer. */
+/* The receiver's answer.  Without a state there is nothing that it could answer: it is of an
+ * earlier transfer of the same model, whose receiver may be no more, and what it has must not
+ * count. */
 static fg_status take_answer(packer *p, fg_carry_list *answer, bool *there, fg_err *err)
 {
     char name[FG_STICK_TEXT];
@@ -88,6 +90,12 @@ static fg_status take_answer(packer *p, fg_carry_list *answer, bool *there, fg_e
     if (!*there) return FG_OK;
     (void)fg_stick_shown(&p->stick, FG_STICK_RECEIVED, name);
     FG_TRY(fg_carry_list_same(answer, name, &p->list, p->files.path, err));
+    if (p->fresh) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: of an earlier transfer, expected none, since there is no %s/%s that "
+                       "says what was sent; delete it to send everything",
+                       name, p->files.folder, p->files.state);
+    }
     for (uint64_t b = 0; b < p->list.n_block; b++) {
         uint8_t *mine = &p->list.block[b];
         if (answer->block[b] == FG_BLOCK_HAVE) *mine = FG_BLOCK_HAVE;
@@ -453,7 +461,7 @@ static void report(packer *p)
 
 static fg_status pack(packer *p, const char *model, const char *stick, fg_err *err)
 {
-    FG_TRY(open_state(p, model, true, err));
+    FG_TRY(open_state(p, model, err));
     FG_TRY(fg_carry_files_open(&p->files, &p->list, p->o->move, err));
     FG_TRY(allocate(p, err));
     FG_TRY(fg_stick_open(&p->stick, stick, err));
@@ -564,7 +572,7 @@ fg_status fg_carry_send(const char *model, int fd, const fg_carry_opts *o, fg_ca
 {
     packer p = {.o = o, .r = r, .home = {.dir = -1}, .stick = {.dir = -1}};
     *r = (fg_carry_report){0};
-    fg_status st = open_state(&p, model, false, err);
+    fg_status st = open_state(&p, model, err);
     if (st == FG_OK) st = fg_carry_files_open(&p.files, &p.list, false, err);
     if (st == FG_OK) st = allocate(&p, err);
     if (st == FG_OK) st = send_all(&p, fd, err);

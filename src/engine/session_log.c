@@ -100,8 +100,8 @@ static fg_status take_open(fg_history *h, record *r, const char *name, fg_err *e
     return FG_OK;
 }
 
-/* Who says something where they have said something already, with no id between, says it in place of
- * that: it was stopped before its first id was in, and nothing was there to be undone. */
+/* Who says something where they have said something already, with no id between, says it in place
+ * of that: it was stopped before its first id was in, and nothing was there to be undone. */
 static void replace_message(fg_history *h, uint64_t pos, uint8_t role)
 {
     size_t from = h->n_event, n;

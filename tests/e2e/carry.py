@@ -247,6 +247,43 @@ open(T + "/carry.manifest", "w").write(text.replace("blocks", "Blocks"))
 check_error("hostile_list", run("carry", "unpack", T), "carry.manifest: damaged")
 check("nothing_outside", not os.path.exists(path("m.fulgur")))
 
+body = "".join(line + "\n" for line in text.split("\n") if line[:5] in ("fulgu", "trans", "name ")) + "blocks 0\n"
+open(T + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
+check_error("hostile_nothing", run("carry", "unpack", T, "-o", path("none.fulgur")), "carry.manifest: no transfer, name, file")
+
+# ---- an answer of an earlier transfer counts for nothing: its receiver may be no more ----
+fresh()
+run(*PACK, env=shim(**SMALL))
+run(*UNPACK)
+os.remove(M + ".carry")
+shutil.rmtree(path("to"))
+os.mkdir(path("to"))
+for i in range(2):
+    check_error("old_answer", run(*PACK, "--move"), "carry.received: of an earlier transfer", "m.fulgur.carry", "delete it")
+check("old_answer_frees_nothing", same(M, path("made.fulgur")) and not os.path.exists(M + ".carry"))
+os.remove(STICK + "/carry.received")
+check("old_answer_deleted", run(*PACK)[0] == 0 and run(*UNPACK)[0] == 0 and same())
+
+# ---- at the receiver a name is taken, a file is taken away ----
+fresh()
+run(*PACK, env=shim(STICK_BYTES=9_000_000))
+run(*UNPACK)
+open(OUT, "w").write("somebody's")
+while run(*PACK)[1].find(b"next stick") > 0:
+    run(*UNPACK)
+check_error("name_taken", run(*UNPACK), "m.fulgur: exists by now")
+check("name_taken_is_kept", open(OUT).read() == "somebody's")
+os.remove(OUT)
+check("name_free", run(*UNPACK)[0] == 0 and same())
+fresh()
+run(*PACK)
+late = pieces()[-1]  # the signature
+shutil.move(os.path.join(STICK, late), path(late))
+check("late", run(*UNPACK)[0] == 0 and not os.path.exists(OUT))
+shutil.move(path(late), STICK)
+os.remove(OUT + ".carry-part")
+check_error("part_missing", run(*UNPACK), "m.fulgur.carry-part: missing", "m.fulgur.carry; delete that")
+
 # ---- the model changes on the way, no room, two at once ----
 fresh()
 run(*PACK, env=shim(**SMALL))
