@@ -335,6 +335,7 @@ static command_result do_retry(talk *k, const char *rest, size_t n)
     (void)rest;
     (void)n;
     if (need_turn(k, "retry") != COMMAND_DONE) return COMMAND_FAILED;
+    if (k->gen.sampler.temp == 0.0) cli_note("(at temperature 0 every try is the same)\n");
     k->gen.sampler.seed++;
     fg_status st = chat_resample(k, &err);
     size_t len;
@@ -549,10 +550,8 @@ static command_result do_help(talk *k, const char *rest, size_t n)
         (void)snprintf(head, sizeof head, "/%s %s", rows[i].name, rows[i].meta);
         fprintf(to, "  %-18s %s\n", head, rows[i].help);
     }
-    fprintf(
-        to,
-        "  Enter sends, Alt-Enter begins a line, \"\"\" begins and ends a text of several lines,\n"
-        "  // sends a slash. Ctrl-C stops a reply and keeps it; at the prompt, twice leaves.\n");
+    fprintf(to, "  Enter sends, Alt-Enter begins a line, \"\"\" a text of several lines;\n"
+                "  // sends a slash. Ctrl-C stops a reply and keeps it; twice, it leaves.\n");
     return COMMAND_DONE;
 }
 

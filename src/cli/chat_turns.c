@@ -330,7 +330,7 @@ static void put_load(fg_buf *b)
     double load;
     const long n = sysconf(_SC_NPROCESSORS_ONLN);
     if (n <= 0 || getloadavg(&load, 1) != 1 || load < 1.25 * (double)n + 0.5) return;
-    fg_buf_printf(b, "; load %.0f on %ld CPUs: others slow it down", load, n);
+    fg_buf_printf(b, "; load %.0f on %ld CPUs", load, n);
 }
 
 /* "prompt 12 tokens, 118 tokens, 4.1 tok/s, 38 %": the last is the share of what reading memory

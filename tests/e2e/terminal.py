@@ -115,7 +115,7 @@ class Chat:
             os.environ.clear()
             os.environ.update({**keep, "TERM": term, **env})
             os.chdir(path(""))  # the sandbox lets it write there
-            os.execv(PROGRAM, [PROGRAM, "chat", model, "--temp", "0", *args])
+            os.execv(PROGRAM, [PROGRAM, "chat", model, "--temp", "0", "-t", "1", *args])
         self.resize(columns, rows)
         self.found = termios.tcgetattr(self.fd)
         self.out, self.at, self.status = b"", 0, None
