@@ -89,7 +89,7 @@ package_of() { # FILE: package, version
     "$root"/*)
         case $1 in */libopenblas.a) set -- /libopenblas-r.*a ;; esac
         for deb in "$cache/$debian"/debs/*.deb; do
-            ! dpkg-deb -c "$deb" | grep -q "/$(basename "$1")\$" || {
+            ! dpkg-deb -c "$deb" | grep "/$(basename "$1")\$" >/dev/null || {
                 dpkg-deb -W --showformat '${Package} ${Version}\n' "$deb"
                 return
             }

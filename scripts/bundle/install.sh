@@ -39,7 +39,7 @@ if [ -n "$uninstall" ]; then
         share/fulgur/terminfo/v share/fulgur/terminfo/x share/fulgur/terminfo share/fulgur/locale/C.utf8 \
         share/fulgur/locale share/fulgur share/man/man1 share/man share/bash-completion/completions \
         share/bash-completion share/zsh/site-functions share/zsh share bin; do
-        rmdir "$prefix/$d" 2>/dev/null || :
+        ignored=$(rmdir "$prefix/$d" 2>&1) || : # there may be no /dev/null
     done
     echo "uninstalled from $prefix; models and sessions are where they were"
     exit 0
@@ -59,11 +59,11 @@ machine=$(uname -m)
 # Damage first: all that will be copied is what was packed.
 names=$(sed -n 's/^file [0-9a-f]* [0-9]* //p' "$manifest")
 [ -n "$names" ] || fail "$manifest: no files, expected a list"
-if command -v sha256sum >/dev/null 2>&1; then
-    (cd "$here" && sed -n 's/^file \([0-9a-f]*\) [0-9]* /\1  /p' MANIFEST | sha256sum -c >/dev/null 2>&1) || {
+if [ -n "$(command -v sha256sum)" ]; then
+    said=$(cd "$here" && sed -n 's/^file \([0-9a-f]*\) [0-9]* /\1  /p' MANIFEST | sha256sum -c 2>&1) || {
         for f in $names; do
             want=$(sed -n "s|^file \([0-9a-f]*\) [0-9]* $f\$|\1|p" "$manifest")
-            got=$(sha256sum "$here/$f" 2>/dev/null | cut -d' ' -f1) || :
+            got=$(sha256sum "$here/$f" 2>&1 | cut -d' ' -f1) || :
             [ "$got" = "$want" ] || fail "$f: damaged or missing, expected SHA-256 $want; copy the bundle again"
         done
         fail "$manifest: does not fit, expected the list of this bundle"
@@ -87,7 +87,7 @@ mkdir -p "$prefix/bin" "$prefix/share/fulgur" || fail "$prefix: cannot be made, 
 new=$prefix/bin/.fulgur.new
 trap 'rm -f "$new" "$list.new"' EXIT
 cp "$here/bin/fulgur" "$new" && chmod 755 "$new" || fail "$prefix/bin: cannot be written, expected room there"
-"$new" --version >/dev/null 2>&1 ||
+said=$("$new" --version 2>&1) ||
     fail "$prefix: programs do not run there (mounted noexec?), expected --prefix DIR elsewhere"
 for f in $names; do
     case $f in

@@ -129,7 +129,7 @@ static const char numa_text[] =
     "Measure here. All combinations take turns, the file is the journal, a sweep that was stopped "
     "goes on "
     "with the same command; the drawing has all that the file has:\n"
-    "  $ fulgur numa m1.fulgur --threads 1 --pages small --rounds 1 --runs 1 --csv numa.csv --svg "
+    "  $ fulgur numa m1.fulgur -t 1 --pages small --rounds 1 -r 1 --csv numa.csv --svg "
     "numa.svg\n"
     "Prediction beside measurement:\n"
     "  $ fulgur numa m1.fulgur --predict --csv numa.csv\n"
