@@ -36,7 +36,7 @@ enum {
     STATE = 8192,               /* where the program keeps what it is asked to keep; made here */
 };
 
-enum { RULES = 10 };
+enum { RULES = 12 };
 
 typedef struct rule {
     const char *name; /* an operand as the synopsis has it, or an option */
@@ -85,7 +85,10 @@ static const row rows[] = {
       READS("tokenizer"),
       MAKES("OUT.fulgur"),
       {"split", MAKE | FOLDERS, NULL, NULL}}},
-    {"run", true, false, {READS("MODEL"), READS("file"), READS("key"), MAKES("taps"), IMAGE}},
+    {"run",
+     true,
+     false,
+     {READS("MODEL"), READS("file"), READS("key"), MAKES("taps"), READS("predict-model"), IMAGE}},
     {"chat",
      true,
      false,
@@ -95,12 +98,17 @@ static const row rows[] = {
       READS("system-file"),
       {"history", MAKE | STATE, NULL, NULL},
       READS("key"),
+      READS("predict-model"),
       IMAGE}},
     {"score",
      true,
      false,
-     {READS("MODEL"), READS("TEXT_FILE"), READS("against"), WITH("card", "MODEL", WRITE), IMAGE}},
-    {"logits", true, false, {READS("MODEL"), READS("ids"), MAKES("out"), IMAGE}},
+     {READS("MODEL"), READS("TEXT_FILE"), READS("against"), WITH("card", "MODEL", WRITE),
+      READS("predict-model"), IMAGE}},
+    {"logits",
+     true,
+     false,
+     {READS("MODEL"), READS("ids"), MAKES("out"), READS("predict-model"), IMAGE}},
     {"tokenize", false, false, {READS("MODEL|DIR"), READS("file")}},
     {"info", true, false, {READS("MODEL"), MAKES("plot"), IMAGE}},
     {"verify", false, false, {READS("MODEL"), READS("key"), WITH("add-sha256", "MODEL", WRITE)}},
@@ -115,7 +123,10 @@ static const row rows[] = {
      {READS("MODEL"), MAKES("MODEL"), MAKES("STICK"), WITH("move", "MODEL", WRITE)}},
     {"carry unpack", false, false, {MAKES("STICK"), {"out", MAKE, NULL, "."}}},
     {"carry status", false, false, {{"MODEL|STICK", READ | BESIDE, NULL, NULL}}},
-    {"bench", true, false, {READS("MODEL"), READS("shapes"), MAKES("csv"), IMAGE}},
+    {"bench",
+     true,
+     false,
+     {READS("MODEL"), READS("shapes"), MAKES("csv"), READS("predict-model"), IMAGE}},
     {"sensitivity",
      true,
      false,
@@ -139,7 +150,8 @@ static const row rows[] = {
     {"trace",
      true,
      false,
-     {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE), IMAGE}},
+     {READS("MODEL"), READS("TEXT_FILE"), MAKES("out"), WITH("heat", "MODEL", WRITE),
+      READS("predict-model"), IMAGE}},
     {"trace replay", false, false, {READS("TRACE"), {"predict-model", READ | FOLDERS, NULL, NULL}}},
     {"factor train",
      false,

@@ -80,10 +80,6 @@ status, out = inside("cd /work && fulgur chat n.fulgur -p 'Please compute the su
 check("chat", status == 0 and "8478" in out, out)
 status, out = inside("fulgur help admin && fulgur help convert && fulgur --help")
 check("help", status == 0 and "Executable memory" in out, out[-500:])
-# a terminal that only the bundle describes, and letters without a locale
-status, out = sh("script", "-qec", f"chroot --userspec=1000:1000 {root} /bin/sh -c 'cd /work && TERM=xterm HOME=/home /home/.local/bin/fulgur chat n.fulgur -n 8 --temp 0'",
-                 "/dev/null", input="h\u00e9llo\x1b[D\x1b[C\n\x04".encode())
-check("typed", status == 0 and "h\u00e9llo" in out, (status, out[-800:]))
 
 # ---- again, older, damaged, away ----
 check("again", inside("cd /stick/b && sh install.sh")[0] == 0)
