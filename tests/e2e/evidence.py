@@ -158,7 +158,8 @@ struct.pack_into("<Q", data, slot + 88, fg_read.xxh3(data[R.table_offset:R.table
 struct.pack_into("<Q", data, slot + 4088, fg_read.xxh3(data[slot:slot + 4088]))
 open(W, "wb").write(data)
 status, out, err = run("info", W, "--quality")
-check("card_of_other_weights", b"good" in run("verify", W)[1] and out.count(b"NOT OF THESE WEIGHTS") == 2, out + err)
+check_error("card_of_other_weights_forged", run("verify", W), "chunk 1", "has another SHA-256")  # all else is right
+check("card_of_other_weights", out.count(b"NOT OF THESE WEIGHTS") == 2, out + err)
 check("card_of_other_weights_json", not any(x["of_these_weights"] for x in json.loads(run("info", W, "--quality", "--json")[1])["cards"]))
 
 # so is one of other numerics: its version changed in place, and the hashes of metadata, directory and header

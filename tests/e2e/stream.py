@@ -103,7 +103,7 @@ limit = ram - (56 << 20)
 COMMANDS = {"tokens": ["logits", B, "--ids", BIG_IDS, "--out", "/dev/null", "--batch", "1"],
             "batches": ["logits", B, "--ids", BIG_IDS, "--out", "/dev/null"],
             "run": ["run", B, "-f", BIG_TEXT, "-n", "40", "--temp", "0"],
-            "chat": ["chat", B, "-p", "Hello", "-n", "40", "--temp", "0"]}
+            "chat": ["chat", B, "-p", "Hello", "-n", "40", "--temp", "0", "--stats", "full"]}
 if "asan" in FULGUR:
     report("skip", "bound", "sanitizers have memory of their own")
 else:

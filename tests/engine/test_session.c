@@ -592,7 +592,8 @@ FG_TEST(a_stopped_pass_leaves_no_trace)
         }
     }
     printf("stopped %d times between sub-layers, %d times anywhere\n", n_between, n_within);
-    CHECK(n_between > (FG_TEST_SANITIZED ? 5 : 30) && n_within > (FG_TEST_SANITIZED ? 12 : 60));
+    /* how often a pass asks within depends on how much of it worker 0 happens to do: 60 to 64 */
+    CHECK(n_between > (FG_TEST_SANITIZED ? 5 : 30) && n_within > (FG_TEST_SANITIZED ? 12 : 45));
     fg_session_opts o = fg_session_opts_default(); /* negative control: only between passes */
     o.n_ctx = N;
     o.n_batch = 200;
