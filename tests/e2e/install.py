@@ -92,7 +92,7 @@ for n in names:
           and options(helps[n])[-1] == ("h", "help") and too_wide(helps[n]) == [], err + out)
     full = run("help", *n.split())
     check(f"full_help_{n.replace(' ', '_')}", full[0] == 0 and options(full[1].decode()) == options(helps[n])
-          and too_wide(full[1].decode()) == [] and len(full[1]) > len(out) + 100, full)
+          and too_wide(full[1].decode()) == [] and len(full[1]) >= len(out), full)
 check("help_width_control", too_wide("x" * 101) != [])
 check("help_unknown", run("help", "frobnicate")[0] == 2 and run("--help=frob")[0] == 2)
 check("help_short", run("-h")[1] == run("--help")[1] == run("help")[1] and run("run", "-h")[1].decode() == helps["run"])
@@ -128,7 +128,7 @@ def complete(*words):
     return sh("bash", "-c", script, "bash", f"{ROOT}/share/bash-completion/completions/fulgur", "fulgur", *words)[1].split()
 
 
-check("bash_commands", complete("s") == ["synth", "score", "sensitivity"], complete("s"))
+check("bash_commands", complete("s") == ["synth", "session", "score", "sign", "sensitivity"], complete("s"))
 check("bash_options", complete("run", "m", "--top") == ["--top-p", "--top-k"], complete("run", "m", "--top"))
 check("bash_replay", "--heat" not in complete("trace", "replay", "--") and "--heat" in complete("trace", "--")
       and complete("trace", "repl") == ["replay"], complete("trace", "replay", "--"))
@@ -243,14 +243,14 @@ sh("ar", "rcs", path("stray.a"), path("stray.o"))
 check("symbols_prefix_control", sh(*symbols, path("stray.a"))[0] == 1)
 
 # ---- a table that is too long does not compile ----
-for n in (32, 33):
+for n in (64, 65):
     text = f"""#include "src/cli/args.h"
 int f(const command *c, const opt *o, int argc, char **argv, int *status);
 int f(const command *c, const opt *o, int argc, char **argv, int *status)
 {{ return args_parse(c, o, {n}, argc, argv, (const char **)argv, 1, status); }}
 """
     status, out = sh(CC, "-std=c11", "-fsyntax-only", "-I.", write("table.c", text))
-    check(f"table_of_{n}", (status == 0) == (n == 32) and (n == 32 or "more options than MAX_OPT" in out), out)
+    check(f"table_of_{n}", (status == 0) == (n == 64) and (n == 64 or "more options than MAX_OPT" in out), out)
 
 # ---- and nothing stays ----
 open(ROOT + "/bin/other", "w").close()

@@ -3,7 +3,8 @@
  * A library to preload: the n-th call of one kind fails.  FAULT_KIND names the kind, FAULT_N the
  * call (0: none), FAULT_ERRNO the error; the calls of the kind are counted into the file
  * FAULT_COUNT at the end, and FAULT_COUNT.by names the file whose call failed.  What goes to
- * standard error never fails: it is how the program says so.
+ * standard error never fails: it is how the program says so.  Both files are open before the
+ * program begins, which may give files away.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -30,15 +31,31 @@ void *__libc_memalign(size_t align, size_t n);
 static atomic_long calls;
 static long fail_at;
 static int error = EIO;
-static char kind[32], count_file[256];
+static char kind[32];
+static int count_fd = -1, caller_fd = -1;
 static atomic_bool ready;
+
+/* Out of the way of the program's own numbers. */
+static int open_high(const char *name)
+{
+    const int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0) return -1;
+    const int high = fcntl(fd, F_DUPFD_CLOEXEC, 200);
+    (void)close(fd);
+    return high;
+}
 
 __attribute__((constructor)) static void begin(void)
 {
+    char name[300];
     const char *k = getenv("FAULT_KIND"), *n = getenv("FAULT_N"), *e = getenv("FAULT_ERRNO"),
                *c = getenv("FAULT_COUNT");
     if (k != NULL) (void)snprintf(kind, sizeof kind, "%s", k);
-    if (c != NULL) (void)snprintf(count_file, sizeof count_file, "%s", c);
+    if (c != NULL) {
+        (void)snprintf(name, sizeof name, "%s.by", c);
+        count_fd = open_high(c);
+        caller_fd = open_high(name);
+    }
     if (n != NULL) fail_at = atol(n);
     if (e != NULL) error = atoi(e);
     ready = true;
@@ -49,23 +66,15 @@ __attribute__((destructor)) static void end(void)
     char text[32];
     ready = false;
     const int n = snprintf(text, sizeof text, "%ld\n", atomic_load(&calls));
-    const int fd =
-        count_file[0] == '\0' ? -1 : open(count_file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (fd < 0) return;
-    if (write(fd, text, (size_t)n) != n) abort();
-    (void)close(fd);
+    if (count_fd >= 0 && write(count_fd, text, (size_t)n) != n) abort();
 }
 
 /* Says in FAULT_COUNT.by which file the call came from, since the process may die of it. */
 static void name_caller(const void *from)
 {
-    char name[300];
     Dl_info info;
-    (void)snprintf(name, sizeof name, "%s.by", count_file);
-    const int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (fd < 0) return;
-    if (dladdr(from, &info) != 0 && write(fd, info.dli_fname, strlen(info.dli_fname)) < 0) abort();
-    (void)close(fd);
+    if (caller_fd < 0 || dladdr(from, &info) == 0) return;
+    if (write(caller_fd, info.dli_fname, strlen(info.dli_fname)) < 0) abort();
 }
 
 static bool fails_for(const char *what, const void *from)

@@ -87,9 +87,10 @@ def one(command, stdin, kind="", n=0):
 def in_a_library():
     """Whether the call that failed was another library's, whose death it then is."""
     try:
-        return os.path.basename(open(path("count.by")).read()) != os.path.basename(FULGUR)
+        who = open(path("count.by")).read()
     except FileNotFoundError:
         return False
+    return who != "" and os.path.basename(who) != os.path.basename(FULGUR)
 
 
 def judge(name, good, result, before):
