@@ -110,7 +110,7 @@ asan_jobs() {
             */test_shards) echo "asan $p are_deleted" ;;
             */test_calib) printf "asan $p %s\n" stages polling bad_texts ;;
             */test_session) printf "asan $p %s\n" forks kept ;;
-            */test_generator) printf "asan $p %s\n" foreign stop_strings line marks ;;
+            */test_generator) printf "asan $p %s\n" foreign stop_strings line every_mark ;;
             */test_draft) printf "asan $p %s\n" longest rows ;;
             */test_stream) printf "asan $p %s\n" tiny lost_expert ;;
             */test_store) printf "asan $p %s\n" reads is_seen read_errors that_changes failed_expert ;;

@@ -208,7 +208,7 @@ static int converse(talk *k)
             status = take_line(k, text, n, &leaves);
             cli_clear_interrupt(); /* it was heard */
         }
-        if (ferror(stdout)) status = EXIT_FAILED;
+        if (ferror(stdout) && status == EXIT_OK) status = cli_finish_stdout();
     }
     fg_buf_fini(&prompt);
     return status;

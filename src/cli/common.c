@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <math.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -352,7 +353,9 @@ static fg_status read_stream(int fd, const char *name, char **text, size_t *n, f
             st = fg_fail_nomem(err, name);
             break;
         }
-        got = read(fd, (char *)p + len, 65535);
+        struct pollfd there = {.fd = fd, .events = POLLIN};
+        (void)poll(&there, 1, -1); /* it ends when a signal comes, read might not */
+        if (!cli_interrupted()) got = read(fd, (char *)p + len, 65535);
         if (cli_interrupted()) {
             st = fg_fail(err, FG_ECANCEL, "%s: cancelled after %zu bytes, expected its end", name,
                          len);

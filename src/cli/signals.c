@@ -44,7 +44,10 @@ static void on_signal(int sig)
 
 static void catch (int sig, bool even_ignored)
 {
-    struct sigaction a = {.sa_handler = on_signal}, old; /* without SA_RESTART: reads end */
+    /* SA_RESTART: a write that a slow terminal holds up goes on, else what it had left would be
+     * lost and the stream be broken.  Who reads what people type waits by poll, which ends all the
+     * same. */
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old;
     (void)sigemptyset(&a.sa_mask);
     if (sigaction(sig, NULL, &old) == 0 && old.sa_handler == SIG_IGN && !even_ignored) return;
     (void)sigaction(sig, &a, NULL);
