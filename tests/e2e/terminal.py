@@ -134,7 +134,7 @@ class Chat:
         self.out += got
         return got != b""
 
-    def until(self, pattern, seconds=20):
+    def until(self, pattern, seconds=90):
         """Waits for a pattern behind what was waited for before; the bytes to its end."""
         end = time.time() + seconds
         while time.time() < end:
@@ -191,8 +191,10 @@ class Chat:
         """What the user has said, through /export."""
         name = path(f"said{time.time_ns()}.jsonl")
         self.say(f"/export {name}")
-        if not os.path.exists(name):
-            return None
+        end = time.time() + 10  # the prompt may have been one from before, of a Ctrl-C that came late
+        while not os.path.exists(name):
+            if time.time() > end or not self.pump(0.1):
+                return None
         with open(name) as f:
             return [json.loads(l) for l in f]
 
@@ -202,7 +204,7 @@ class Chat:
     def modes_are_back(self):
         return termios.tcgetattr(self.fd) == self.found
 
-    def end(self, send=b"\x04", seconds=20):
+    def end(self, send=b"\x04", seconds=90):
         if send:
             self.send(send)
         end = time.time() + seconds
