@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C TZ=UTC
 umask 022
 fail() { echo "fulgur: dist: $*" >&2; exit 1; }
-[ $# = 1 ] || { echo "fulgur: dist: $# operands, expected OUT" >&2; exit 2; }
+[ $# = 1 ] && [ "${1#-}" = "$1" ] || { echo "fulgur: dist: ${*:-nothing}, expected OUT" >&2; exit 2; }
 out=$1
 tree=$(sh scripts/commit.sh)
 commit=${tree% *} epoch=${tree#* }
@@ -21,7 +21,7 @@ aarch64) debian=arm64 ;;
 esac
 name=fulgur-$(sed -n 's/^#define FG_VERSION  *"\(.*\)"/\1/p' src/fulgur.h)
 
-mkdir -p "$out"
+mkdir -p "$out" 2>/dev/null && [ -w "$out" ] || fail "$out: cannot be written, expected a folder"
 stage=$(mktemp -d "$out/dist.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/$name"

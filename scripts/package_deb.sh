@@ -1,6 +1,6 @@
 #!/bin/sh
 # A Debian package of the dynamic program: OUT_DIR/fulgur_VERSION-1_ARCH.deb (default: build), with manual pages
-# and completions, for the Debian release that it is built on and its OpenBLAS and card's driver when they are there.
+# and completions, for the Debian release that it is built on; with a card's code where nvcc is.
 #   sh scripts/package_deb.sh [OUT_DIR]
 # One commit and the same compiler and libraries give the same bytes; SOURCE_DATE_EPOCH is the commit's time
 # unless it is set.  DEBFULLNAME, DEBEMAIL: who answers for the package.  NVCC= for one without a card's code.
@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C TZ=UTC
 umask 022
 fail() { echo "fulgur: package_deb: $*" >&2; exit 1; }
-[ $# -le 1 ] || { echo "fulgur: package_deb: $# operands, expected OUT_DIR" >&2; exit 2; }
+usage() { echo "fulgur: package_deb: $*, expected OUT_DIR" >&2; exit 2; }
+[ $# -le 1 ] || usage "$# operands"
+case ${1:-} in -*) usage "$1: unknown option" ;; esac
 out=${1:-build}
 build=${DEB_BUILD:-build/deb}
 for tool in dpkg-deb dpkg-shlibdeps; do
@@ -25,7 +27,9 @@ who="${DEBFULLNAME:-The Fulgur authors} <${DEBEMAIL:-fulgur@example.org}>"
 deb=$out/fulgur_${version}_$arch.deb
 
 log=$build/log
-mkdir -p "$build" "$out"
+for folder in "$build" "$out"; do
+    mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] || fail "$folder: cannot be written, expected a folder"
+done
 make -s -j"$(nproc)" BUILD="$build" PREFIX=/usr CFLAGS="-O2 -g0 -D_FORTIFY_SOURCE=2 -ffile-prefix-map=$PWD=." \
     LDFLAGS_EXTRA="-Wl,-z,relro,-z,now,--as-needed" "$build/fulgur" "$build/pages/made" >"$log" 2>&1 ||
     { grep -v warning "$log" | tail -n 5 >&2; fail "the build failed, see $log"; }
