@@ -28,7 +28,7 @@ CPUS    := $(shell nproc)
 LIB_PKGS := hwloc libcjson libxxhash libpcre2-8 libutf8proc liburing libcrypto
 PKGS    := $(LIB_PKGS) libedit openblas
 LINKED  := $(LIB_PKGS) libedit $(if $(filter link,$(BLAS)),openblas)
-ifeq ($(filter help clean format format-check lint,$(MAKECMDGOALS)),)
+ifeq ($(filter help clean format format-check lint dist,$(MAKECMDGOALS)),)
 MISSING := $(if $(STATIC),,$(strip $(foreach p,$(PKGS),$(shell pkg-config --exists $(p) 2>/dev/null || echo $(p)))))
 ifneq ($(MISSING),)
 $(error missing libraries: $(MISSING); run sh scripts/deps.sh)
@@ -84,7 +84,7 @@ C_FILES  := $(wildcard src/*.h src/*/*.[ch] src/*/*/*.[ch] quant/*.[ch] convert/
              simd/*.[ch] simd/*/*.[ch] bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
 .PHONY: all lib shared tests check test fuzz syntax analyze demo header-check symbols lint format format-check \
-        install uninstall clean help
+        install uninstall dist clean help
 .SUFFIXES:
 .SECONDARY:
 
@@ -305,6 +305,10 @@ uninstall: $(BUILD)/pages/made
 	    libfulgur.so.$(SO_MAJOR) libfulgur.so.$(VERSION) pkgconfig/fulgur.pc) $(DESTDIR)$(INCLUDEDIR)/fulgur.h
 	$(Q)for p in $(BUILD)/pages/*.1; do rm -f "$(DESTDIR)$(MAN1DIR)/$${p##*/}"; done
 	$(Q)rm -f $(DESTDIR)$(BASHDIR)/fulgur $(DESTDIR)$(ZSHDIR)/_fulgur
+
+## dist: a source archive that builds offline, build/fulgur-VERSION.tar.gz, with what bundles are made of
+dist:
+	sh scripts/dist.sh build
 
 ## clean: removes build/
 clean:

@@ -35,13 +35,8 @@ cross=$arch-linux-gnu
 cache=${BUNDLE_CACHE:-build/bundle}
 [ ! -d debs ] || [ -e "$cache/$debian" ] || { mkdir -p "$cache/$debian" && cp -R debs "$cache/$debian/debs"; }
 
-# Of a clone the commit, of a source archive what it was made of.
-if commit=$(git rev-parse HEAD 2>/dev/null) && [ -e .git ]; then
-    epoch=$(git log -1 --format=%ct)
-    [ -z "$(git status --porcelain -uno)" ] || commit=$commit-changed
-else
-    read -r commit epoch <.dist || fail ".dist: missing, expected a clone or a source archive"
-fi
+tree=$(sh scripts/commit.sh)
+commit=${tree% *} epoch=${tree#* }
 export SOURCE_DATE_EPOCH="$epoch"
 version=$(sed -n 's/^#define FG_VERSION  *"\(.*\)"/\1/p' src/fulgur.h)
 

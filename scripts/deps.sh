@@ -1,11 +1,13 @@
 #!/bin/sh
-# Installs the Debian packages that a build needs, and with "test" those of the test suite.
+# Installs the Debian packages that a build needs, with "test" those of the test suite, and with
+# FULGUR_TEST_LONG those of a long run.
 # Does nothing, offline too, when they are there.
 set -eu
 pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev
       libutf8proc-dev libedit-dev libopenblas-dev liburing-dev libssl-dev"
 [ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
     python3 python3-venv git groff-base signify-openbsd zsh qemu-system-x86 busybox-static e2fsprogs"
+[ -z "${FULGUR_TEST_LONG:-}" ] || pkgs="$pkgs dpkg-dev lintian debootstrap"
 missing=
 for p in $pkgs; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -3,8 +3,8 @@
 # packages, which are unpacked there and not installed: an apt of its own (lists, status and cache below
 # DIR) leaves the system's package state alone and needs no root.  hwloc and cJSON are built from Debian's
 # source packages, hwloc without udev, since static archives of cJSON and libudev are in no package.
-# DIR/versions has a line "package version licence-file" for each.  Packages already in DIR/debs (a source
-# archive has them, see `make dist`) are used as they are, offline.
+# DIR/versions has a line "package version" for each.  Packages already in DIR/debs (a source archive has
+# them, see `make dist`) are used as they are, offline.  A third operand, "packages": only they are fetched.
 set -eu
 cd "$(dirname "$0")/.."
 arch=$1
@@ -14,14 +14,12 @@ amd64) cross=x86_64-linux-gnu ;;
 arm64) cross=aarch64-linux-gnu ;;
 *) echo "fulgur: static_root: $arch, expected amd64 or arm64" >&2; exit 2 ;;
 esac
-[ -e "$dir/root/done" ] && exit 0
+[ -e "$dir/root/done" ] && [ "${3:-}" != packages ] && exit 0
 packages="libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev libbsd-dev libmd-dev
     libncurses-dev liburing-dev libopenblas-serial-dev libssl-dev"
 sources="cjson hwloc"
 mkdir -p "$dir/debs"
 dir=$(cd "$dir" && pwd)
-rm -rf "$dir/root" "$dir/src"
-mkdir -p "$dir/root" "$dir/src/cjson" "$dir/src/hwloc"
 
 download() {
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/parts"
@@ -50,10 +48,14 @@ CONF
     (cd "$dir/debs" && apt-get download $packages && apt-get source --download-only $sources)
     unset APT_CONFIG
 }
-have() { ls "$dir"/debs/"$1"_* >/dev/null 2>&1; }
-for p in $packages $sources; do
-    have "$p" || { download; break; }
-done
+have() { [ -n "$(ls "$dir"/debs/"$1"_*"$2" 2>/dev/null)" ]; }
+missing=
+for p in $packages; do have "$p" "_$arch.deb" || have "$p" _all.deb || missing=1; done
+for p in $sources; do have "$p" .dsc || missing=1; done
+[ -z "$missing" ] || download
+[ "${3:-}" != packages ] || exit 0
+rm -rf "$dir/root" "$dir/src"
+mkdir -p "$dir/root" "$dir/src/cjson" "$dir/src/hwloc"
 
 for deb in "$dir"/debs/*_"$arch".deb "$dir"/debs/*_all.deb; do
     [ ! -e "$deb" ] || dpkg -x "$deb" "$dir/root"

@@ -34,6 +34,7 @@ enum {
     NO_MODEL = 2048,            /* not where it is a model file */
     PINNED = 4096,              /* the user's file of keys, whose folder is made */
     STATE = 8192,               /* where the program keeps what it is asked to keep; made here */
+    TREE = FG_SANDBOX_FOLDERS,  /* a session is a folder: rename and remove those below it */
 };
 
 enum { RULES = 12 };
@@ -59,6 +60,10 @@ typedef struct row {
 #define MAKES(name)                                                                                \
     {                                                                                              \
         name, MAKE, NULL, NULL                                                                     \
+    }
+#define SESSIONS(r)                                                                                \
+    {                                                                                              \
+        "dir", (r) | STATE, NULL, "sessions"                                                       \
     }
 #define IMAGE MAKES("image"), MAKES("predict-save")
 #define WITH(flag, n, r)                                                                           \
@@ -96,10 +101,15 @@ static const row rows[] = {
       {".", MAKE | ALWAYS, NULL, NULL},
       READS("file"),
       READS("system-file"),
-      {"history", MAKE | STATE, NULL, NULL},
+      {"history", MAKE | TREE | STATE, NULL, NULL},
       READS("key"),
       READS("predict-model"),
       IMAGE}},
+    {"session list", false, false, {SESSIONS(READ)}},
+    {"session rm", false, false, {SESSIONS(READ | WRITE | REMOVE | TREE)}},
+    {"session export", false, false, {READS("MODEL"), SESSIONS(READ), MAKES("output")}},
+    {"session verify", false, false, {SESSIONS(READ)}},
+    {"session strip", false, false, {SESSIONS(READ | WRITE | REMOVE)}},
     {"score",
      true,
      false,
@@ -365,14 +375,16 @@ static bool is_given(const line *l, const char *flag)
     return o != NULL && o->kind == OPT_FLAG && *(const bool *)o->value;
 }
 
-/* The folder, made if it is wanted, since a rule is for what is there. */
-static const char *state_folder(bool make)
+/* The folder, or the one of that name in it; made if it is wanted, since a rule is for what is
+ * there. */
+static const char *state_folder(const char *name, bool make)
 {
     static char path[PATH_MAX];
     char *in_it;
-    if (cli_state_path(&in_it, "x", NULL) != FG_OK) return NULL;
+    if (cli_state_path(&in_it, name == NULL ? "x" : name, NULL) != FG_OK) return NULL;
     if (make) line_make_folders(in_it);
-    folder_of(in_it, path);
+    if (name == NULL) folder_of(in_it, path);
+    if (name != NULL) (void)snprintf(path, sizeof path, "%s", in_it);
     fg_mem_free(in_it);
     return path;
 }
@@ -381,10 +393,14 @@ static const char *state_folder(bool make)
 static const char *path_of(const line *l, const rule *r, const char *pinned)
 {
     const opt *o = find_option(l, r->name);
+    if ((r->rights & STATE) && r->path != NULL) { /* of --dir */
+        const char *given = o == NULL ? NULL : *(const char *const *)o->value;
+        return given != NULL ? given : state_folder(r->path, false);
+    }
     if (r->rights & STATE) {
         const opt *named = find_option(l, "session");
         const bool has = named != NULL && *(const char *const *)named->value != NULL;
-        return state_folder(has || is_given(l, r->name) || is_given(l, "resume"));
+        return state_folder(NULL, has || is_given(l, r->name) || is_given(l, "resume"));
     }
     if (r->rights & PINNED) return pinned;
     if (r->rights & ALWAYS) return r->name;
@@ -442,8 +458,8 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
         const char *path = path_of(l, r, pinned);
         if (path != NULL && (r->rights & PINNED)) origin_make_folders(pinned);
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
-        if ((r->rights & STATE) && /* a session is a folder */
-            fg_sandbox_allow(s, path, READ | MAKE | FG_SANDBOX_FOLDERS)) {
+        if (r->rights & STATE) {
+            (void)fg_sandbox_allow(s, path, r->rights & (READ | WRITE | MAKE | REMOVE | TREE));
             continue;
         }
         if (r->rights & FOLDERS) allow_list(s, path, r->rights, &n_file);
@@ -499,8 +515,9 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
             !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS | STATE)) ? "" : "folder of ";
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
-                           : r->rights & STATE         ? "the folder of history and sessions"
-                                                       : r->name;
+                           : !(r->rights & STATE)      ? r->name
+                           : r->path != NULL           ? "the folder of sessions, or --dir"
+                                                       : "the folder of history and sessions";
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
                      is_option ? "--" : "", name, r->rights & NO_MODEL ? " (no model)" : "",

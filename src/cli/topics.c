@@ -33,7 +33,6 @@ static const char sandbox_text[] =
     "`--no-sandbox` leaves all of it, and says so in a line. A kernel without Landlock (before "
     "Linux 5.13, or where it is switched off) or seccomp is a line too, and the command goes on "
     "with the other one. `fulgur doctor` says what this kernel has.\n"
-    "A command that is not below (session) is not confined. "
     "What the paths of a command line may be used for; `makes` is create, write, rename and "
     "unlink:";
 
