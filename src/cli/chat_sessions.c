@@ -299,7 +299,7 @@ fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given,
     if (st == FG_OK && holds) {
         st = tell(k, err);
         if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, err);
-    } else if (st == FG_OK && fg_session_pos(k->s) > 0) {
+    } else if (st == FG_OK) { /* without tokens it may have a message that was under way */
         st = take_turns(k, name, err);
     }
     meters_idle(k->m);

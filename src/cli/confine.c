@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "quant/linalg.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/help.h"
@@ -365,15 +366,21 @@ static bool is_given(const line *l, const char *flag)
     return o != NULL && o->kind == OPT_FLAG && *(const bool *)o->value;
 }
 
-/* The folder, made if it is wanted, since a rule is for what is there. */
+/* The folder, made if it is wanted, since a rule is for what is there.  Else the nearest one above
+ * it: what is asked for later (/save) makes it, and nobody who asks for nothing finds it. */
 static const char *state_folder(bool make)
 {
     static char path[PATH_MAX];
+    char above[PATH_MAX];
     char *in_it;
     if (cli_state_path(&in_it, "x", NULL) != FG_OK) return NULL;
     if (make) line_make_folders(in_it);
     folder_of(in_it, path);
     fg_mem_free(in_it);
+    while (!fg_io_exists(path) && strchr(path + 1, '/') != NULL) {
+        folder_of(path, above);
+        memcpy(path, above, sizeof path);
+    }
     return path;
 }
 
@@ -384,7 +391,7 @@ static const char *path_of(const line *l, const rule *r, const char *pinned)
     if (r->rights & STATE) {
         const opt *named = find_option(l, "session");
         const bool has = named != NULL && *(const char *const *)named->value != NULL;
-        return state_folder(has || is_given(l, r->name) || is_given(l, "resume"));
+        return state_folder(has || is_given(l, r->name));
     }
     if (r->rights & PINNED) return pinned;
     if (r->rights & ALWAYS) return r->name;
@@ -442,8 +449,8 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
         const char *path = path_of(l, r, pinned);
         if (path != NULL && (r->rights & PINNED)) origin_make_folders(pinned);
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
-        if ((r->rights & STATE) && /* a session is a folder */
-            fg_sandbox_allow(s, path, READ | MAKE | FG_SANDBOX_FOLDERS)) {
+        if (r->rights & STATE) { /* a session is a folder */
+            (void)fg_sandbox_allow(s, path, READ | MAKE | FG_SANDBOX_FOLDERS);
             continue;
         }
         if (r->rights & FOLDERS) allow_list(s, path, r->rights, &n_file);
@@ -499,8 +506,9 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
             !(r->rights & MAKE) || (r->rights & (FOLDERS | ALWAYS | STATE)) ? "" : "folder of ";
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
-                           : r->rights & STATE         ? "the folder of history and sessions"
-                                                       : r->name;
+                           : r->rights & STATE
+                               ? "the folder of history and sessions, or the nearest above it"
+                               : r->name;
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
                      is_option ? "--" : "", name, r->rights & NO_MODEL ? " (no model)" : "",
