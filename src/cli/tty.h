@@ -14,8 +14,8 @@
 bool tty_open(void);
 void tty_close(void);
 
-/* Keys are neither shown nor put into lines.  speaks: Ctrl-C and Ctrl-Z are signals, while the model
- * speaks; else they are keys, as at the prompt, which may be pasted. */
+/* Keys are neither shown nor put into lines.  speaks: Ctrl-C and Ctrl-Z are signals, while the
+ * model speaks; else they are keys, as at the prompt, which may be pasted. */
 void tty_hush(bool speaks);
 /* As it was found: for whoever sets modes of his own. */
 void tty_usual(void);
