@@ -666,6 +666,12 @@ for times in (1, 2):  # each damage leaves what it hid
 lost = sorted(os.path.getsize(os.path.join(os.path.dirname(log), n)) for n in os.listdir(os.path.dirname(log)) if n.startswith("log.lost"))
 check("session.lost_is_kept", len(lost) == 2 and lost[0] > 0, lost)
 check("session.rm_takes_all", run("session", "rm", "second", env=FRESH)[0] == 0 and not os.path.exists(os.path.dirname(log)))
+c = start("plain", "--session", "hurt", env=FRESH)
+for i in range(4):  # in the way of a snapshot
+    os.mkdir(path(f"fresh/deep/fulgur/sessions/hurt.fgs/s.{i}.part"))
+c.say("hi")
+c.end()
+check("session.failure_has_a_line", re.search(r"^Hello world\.\n+fulgur: .*is tried again\)", c.screen(), re.M | re.S) is not None, c.screen())
 check("session.nothing_unless_asked", (start("plain", env={**UTF8, "XDG_STATE_HOME": path("none")}).end(), os.path.exists(path("none"))) == (0, False))
 
 # ---- from files, as JSON ----
