@@ -234,9 +234,9 @@ static command_result do_status(talk *k, const char *rest, size_t n)
     fg_buf_printf(&b, "  model    %s, %s kernels, %u threads, %s a token\n", k->path,
                   fg_engine_cpu(k->e), fg_engine_n_thread(k->e),
                   cli_bytes((double)fg_engine_token_bytes(k->e)));
-    fg_buf_printf(&b, "  context  %s of %s positions (%.0f %%), %zu turns, session %s\n",
+    fg_buf_printf(&b, "  context  %s of %s positions (%.0f %%), %zu turn%s, session %s\n",
                   cli_count(used), cli_count(room), 100.0 * (double)used / (double)room, k->n_turn,
-                  cli_memory((double)fg_session_bytes(k->s)));
+                  k->n_turn == 1 ? "" : "s", cli_memory((double)fg_session_bytes(k->s)));
     if (k->saved != NULL) fg_buf_printf(&b, "  session  %s\n", fg_saved_name(k->saved));
     if (k->n_turn > 0) {
         const turn *u = &k->turn[k->n_turn - 1];
@@ -440,7 +440,9 @@ static command_result do_export(talk *k, const char *rest, size_t n)
         fg_status st = check_output(p, false, NULL, 0, &err);
         if (st == FG_OK) st = write_buf(&text, p, &err);
         r = done(st, &err);
-        if (st == FG_OK) cli_note("(%zu turns in %s)\n", k->n_turn, cli_shown(p));
+        if (st == FG_OK) {
+            cli_note("(%zu turn%s in %s)\n", k->n_turn, k->n_turn == 1 ? "" : "s", cli_shown(p));
+        }
     }
     fg_buf_fini(&path);
     fg_buf_fini(&text);
@@ -471,7 +473,7 @@ static command_result do_load(talk *k, const char *rest, size_t n)
     fg_err err = {0};
     if (n == 0) return fails("/load: no name, expected one; /sessions lists them");
     const fg_status st = chat_saved_load(k, rest, &err);
-    if (st == FG_OK) cli_note("(%zu turns)\n", k->n_turn);
+    if (st == FG_OK) cli_note("(%zu turn%s)\n", k->n_turn, k->n_turn == 1 ? "" : "s");
     return done(st, &err);
 }
 
@@ -583,9 +585,9 @@ static unsigned distance(const char *a, const char *b)
 const char *chat_nearest_command(const char *name)
 {
     const char *best = "help";
-    unsigned least = UINT32_MAX;
+    unsigned least = name[0] == '\0' ? 0 : UINT32_MAX; /* nothing is near to all of them */
     for (size_t i = 0; i < N_ROW; i++) {
-        const bool begins = name[0] != '\0' && strncmp(rows[i].name, name, strlen(name)) == 0;
+        const bool begins = strncmp(rows[i].name, name, strlen(name)) == 0;
         const unsigned d = begins ? 0 : distance(name, rows[i].name);
         if (rows[i].help == NULL || d >= least) continue;
         least = d;

@@ -24,9 +24,14 @@ static void wrote(talk *k, fg_status st, const fg_err *err)
     if (st == FG_OK) {
         k->save_failed = false;
     } else if (!k->save_failed) {
+        char line[sizeof err->msg + 80];
         k->save_failed = true;
-        fprintf(stderr, "fulgur: %s (the conversation goes on, and saving is tried again)\n",
-                err->msg);
+        (void)snprintf(line, sizeof line,
+                       "fulgur: %s (the conversation goes on, and saving is tried again)",
+                       err->msg);
+        /* not into the line of a reply that is on the same terminal */
+        if (k->g != NULL && k->interactive && meters_line(k->m, line)) return;
+        fprintf(stderr, "%s\n", line);
     }
 }
 
@@ -299,7 +304,7 @@ fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given,
     if (st == FG_OK && holds) {
         st = tell(k, err);
         if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, err);
-    } else if (st == FG_OK && fg_session_pos(k->s) > 0) {
+    } else if (st == FG_OK) { /* without tokens it may have a message that was under way */
         st = take_turns(k, name, err);
     }
     meters_idle(k->m);

@@ -140,11 +140,16 @@ static int survive(talk *k, const char *text, size_t n, const fg_err *err)
 {
     if (!k->interactive) return cli_fail(err);
     chat_put_back(k, text, n);
+    if (cli_terminated()) return EXIT_OK; /* nobody is there to send it again */
     if (err->code == FG_ECANCEL) {
         const uint64_t at = fg_session_pos(k->s), head = k->ids.len;
-        cli_note(
-            "(stopped; %s tokens of it are evaluated and stay: sent again, it goes on there)\n",
-            cli_count(at > head ? at - head : 0));
+        if (at <= head) {
+            cli_note("(stopped; the message is in the editor)\n");
+        } else {
+            cli_note("(stopped; %s tokens of it are evaluated and stay: sent again, it goes on "
+                     "there)\n",
+                     cli_count(at - head));
+        }
         return EXIT_OK;
     }
     (void)cli_fail(err);
@@ -221,7 +226,9 @@ static int open_saved(talk *k, const request *q)
     const fg_saved_opts o = {.rebuild = q->rebuild, .must_exist = q->resume};
     fg_status st = chat_saved_open(k, q->session, &o, &err);
     if (st != FG_OK) return cli_fail(&err);
-    if (k->n_turn > 0) cli_note("(session %s: %zu turns)\n", q->session, k->n_turn);
+    if (k->n_turn > 0) {
+        cli_note("(session %s: %zu turn%s)\n", q->session, k->n_turn, k->n_turn == 1 ? "" : "s");
+    }
     if (k->n_turn == 0 || !k->turn[k->n_turn - 1].under_way) return EXIT_OK;
     cli_note("(the last reply goes on)\n");
     st = chat_resume(k, &err);

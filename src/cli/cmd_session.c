@@ -97,9 +97,16 @@ const command cmd_session = {
 
 static int run(int argc, char **argv)
 {
+    static const char wanted[] = "expected list, rm, export, verify or strip";
+    char text[160];
     int status;
-    if (!args_parse_table(&cmd_session, NULL, 0, argc, argv, NULL, 0, &status)) return status;
-    return args_usage(&cmd_session, "nothing to do, expected list, rm, export, verify or strip");
+    const bool named = argc > 1 && argv[1][0] != '-';
+    if (!named && !args_parse_table(&cmd_session, NULL, 0, argc, argv, NULL, 0, &status)) {
+        return status;
+    }
+    (void)snprintf(text, sizeof text, "%.60s, %s", named ? cli_shown(argv[1]) : "nothing to do",
+                   wanted);
+    return args_usage(&cmd_session, "%s", text);
 }
 
 /* ---- shared ---- */

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "quant/linalg.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/help.h"
@@ -376,16 +377,22 @@ static bool is_given(const line *l, const char *flag)
 }
 
 /* The folder, or the one of that name in it; made if it is wanted, since a rule is for what is
- * there. */
+ * there.  Else the nearest one above it: what is asked for later (/save) makes it, and nobody who
+ * asks for nothing finds it. */
 static const char *state_folder(const char *name, bool make)
 {
     static char path[PATH_MAX];
+    char above[PATH_MAX];
     char *in_it;
     if (cli_state_path(&in_it, name == NULL ? "x" : name, NULL) != FG_OK) return NULL;
     if (make) line_make_folders(in_it);
     if (name == NULL) folder_of(in_it, path);
     if (name != NULL) (void)snprintf(path, sizeof path, "%s", in_it);
     fg_mem_free(in_it);
+    while (!fg_io_exists(path) && strchr(path + 1, '/') != NULL) {
+        folder_of(path, above);
+        memcpy(path, above, sizeof path);
+    }
     return path;
 }
 
@@ -400,7 +407,7 @@ static const char *path_of(const line *l, const rule *r, const char *pinned)
     if (r->rights & STATE) {
         const opt *named = find_option(l, "session");
         const bool has = named != NULL && *(const char *const *)named->value != NULL;
-        return state_folder(NULL, has || is_given(l, r->name) || is_given(l, "resume"));
+        return state_folder(NULL, has || is_given(l, r->name));
     }
     if (r->rights & PINNED) return pinned;
     if (r->rights & ALWAYS) return r->name;
@@ -516,8 +523,9 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
                            : !(r->rights & STATE)      ? r->name
-                           : r->path != NULL           ? "the folder of sessions, or --dir"
-                                                       : "the folder of history and sessions";
+                           : r->path != NULL
+                               ? "the folder of sessions, or --dir"
+                               : "the folder of history and sessions, or the nearest above it";
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
                      is_option ? "--" : "", name, r->rights & NO_MODEL ? " (no model)" : "",

@@ -126,8 +126,9 @@ static const char *keep_paste(line_reader *r, const char *text, size_t n)
     r->paste = list;
     pasted *p = &r->paste[r->n_paste++];
     *p = (pasted){.text = copy, .n = n};
-    (void)snprintf(p->mark, sizeof p->mark, "[paste %zu: %s lines, %s bytes]", r->n_paste,
-                   cli_count(n_lines(text, n)), cli_count(n));
+    const size_t lines = n_lines(text, n);
+    (void)snprintf(p->mark, sizeof p->mark, "[paste %zu: %s line%s, %s bytes]", r->n_paste,
+                   cli_count(lines), lines == 1 ? "" : "s", cli_count(n));
     return p->mark;
 }
 
@@ -516,11 +517,11 @@ static bool next_edited(line_reader *r)
     int count = 0;
     fg_buf line = {0};
     r->dropped = r->left = r->ended = false;
-    tty_hush(); /* libedit shows its prompt before it sets its own modes */
+    tty_hush(false); /* libedit shows its prompt before it sets its own modes */
     tty_paste(true);
     const wchar_t *w = el_wgets(r->el, &count);
     tty_paste(false);
-    tty_hush(); /* the model speaks next */
+    tty_hush(true); /* the model speaks next */
     if (w == NULL || count <= 0) {
         (void)fputc('\n', stdout);
         r->ended = true;
@@ -541,8 +542,13 @@ static bool next_plain(line_reader *r)
         (void)fflush(stdout);
     }
     clearerr(stdin);
-    const ssize_t got = getline(&r->plain, &r->plain_cap, stdin);
+    ssize_t got = getline(&r->plain, &r->plain_cap, stdin);
     if (got > 0) {
+        const ssize_t bare = got - (r->plain[got - 1] == '\n');
+        if (bare > 0 && r->plain[bare - 1] == '\r') { /* as Windows ends a line */
+            r->plain[bare - 1] = '\n';
+            got = bare;
+        }
         fg_buf_put(&r->text, r->plain, (size_t)got);
         return true;
     }

@@ -81,12 +81,16 @@ void tty_close(void)
     is_open = in_brackets = false;
 }
 
-void tty_hush(void)
+void tty_hush(bool speaks)
 {
     if (!is_open) return;
     struct termios t = found;
     t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-    t.c_lflag |= ISIG;
+    if (speaks) {
+        t.c_lflag |= ISIG;
+    } else {
+        t.c_lflag &= ~(tcflag_t)ISIG;
+    }
     t.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR);
     t.c_cc[VMIN] = 0; /* reading takes what is there */
     t.c_cc[VTIME] = 0;

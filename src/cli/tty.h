@@ -14,8 +14,9 @@
 bool tty_open(void);
 void tty_close(void);
 
-/* Keys are neither shown nor put into lines, and Ctrl-C is a signal: while the model speaks. */
-void tty_hush(void);
+/* Keys are neither shown nor put into lines.  speaks: Ctrl-C and Ctrl-Z are signals, while the
+ * model speaks; else they are keys, as at the prompt, which may be pasted. */
+void tty_hush(bool speaks);
 /* As it was found: for whoever sets modes of his own. */
 void tty_usual(void);
 

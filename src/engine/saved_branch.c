@@ -166,9 +166,16 @@ static fg_status move_over(fg_saved *k, const fg_folder *part, fg_folder *to, fg
 {
     char *path = fg_mem_strndup(to->log_path, strlen(to->log_path));
     if (path == NULL) return fg_fail_nomem(err, to->path);
-    if (fg_io_is_named(to->path) || rename(part->path, to->path) != 0) {
+    fg_status st = FG_OK;
+    if (fg_io_is_named(to->path)) {
+        st = fg_fail(err, FG_EINVAL, "session %s: there is one, expected a new name", to->name);
+    } else if (rename(part->path, to->path) != 0) {
+        st = fg_fail(err, FG_EIO, "%s: %s, expected that it can be renamed to %s", part->path,
+                     strerror(errno), to->path);
+    }
+    if (st != FG_OK) {
         fg_mem_free(path);
-        return fg_fail(err, FG_EINVAL, "session %s: there is one, expected a new name", to->name);
+        return st;
     }
     (void)fg_io_sync_parent(to->path, NULL); /* whole, and under its name */
     fg_mem_free(g->path);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "src/base/io.h"
@@ -104,6 +105,22 @@ static fg_status fail_use(const fg_folder *f, fg_err *err)
                    f->name);
 }
 
+/* Whether the lock can be had.  Who only reads (list, verify) has a shared one for a moment, and is
+ * waited for; who writes has it until its end. */
+static bool take_lock(int fd)
+{
+    enum { TRIES = 100 };
+    const struct timespec pause = {.tv_nsec = 20000000};
+    for (int i = 0; i < TRIES; i++) {
+        /* some network file systems know no flock: go on without */
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+        if (flock(fd, LOCK_SH | LOCK_NB) != 0) return false;
+        (void)flock(fd, LOCK_UN);
+        (void)nanosleep(&pause, NULL);
+    }
+    return false;
+}
+
 fg_status fg_folder_lock(const fg_folder *f, bool create, int *fd, fg_err *err)
 {
     struct stat sb, now;
@@ -113,8 +130,7 @@ fg_status fg_folder_lock(const fg_folder *f, bool create, int *fd, fg_err *err)
     }
     FG_TRY(fg_io_open_own(fd, f->log_path, create, err));
     if (*fd < 0) return FG_OK;
-    /* Some network file systems know no flock: go on without. */
-    const bool busy = flock(*fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    const bool busy = !take_lock(*fd);
     /* and who removed it had the lock */
     const bool gone = fstat(*fd, &sb) != 0 || stat(f->log_path, &now) != 0 ||
                       sb.st_ino != now.st_ino || sb.st_dev != now.st_dev;

@@ -235,11 +235,31 @@ fg_status fg_saved_load(fg_saved *k, fg_err *err)
 
 /* ---- opening ---- */
 
-/* What lies behind a damaged record is kept for who knows more. */
+/* Whether the file holds what lies behind the damaged record: it was opened before, and nothing was
+ * written since. */
+static bool has_lost(const fg_saved *k, const char *path)
+{
+    char *text;
+    size_t n;
+    if (fg_io_read_all(path, k->h.n_after, &text, &n, NULL) != FG_OK) return false;
+    const bool same = n == k->h.n_after && memcmp(text, k->h.bytes + k->h.end, n) == 0;
+    fg_mem_free(text);
+    return same;
+}
+
+/* What lies behind a damaged record is kept for who knows more: as "log.lost", of later damages
+ * with a number. */
 static fg_status keep_lost(const fg_saved *k, fg_err *err)
 {
     fg_new_file f;
-    char *path = fg_io_join(k->folder.path, "log.lost");
+    char name[32] = "log.lost", *path = fg_io_join(k->folder.path, name);
+    for (unsigned i = 1; path != NULL && fg_io_is_named(path); i++) {
+        const bool kept = has_lost(k, path);
+        fg_mem_free(path);
+        if (kept) return FG_OK;
+        (void)snprintf(name, sizeof name, "log.lost.%u", i);
+        path = fg_io_join(k->folder.path, name);
+    }
     if (path == NULL) return fg_fail_nomem(err, k->folder.path);
     fg_status st = fg_new_file_open(&f, path, err);
     if (st == FG_OK) {

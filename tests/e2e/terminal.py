@@ -349,6 +349,8 @@ open(note, "w").write("noted\n")
 c = start("thinks")
 check("command.unknown", b"/retrry: unknown command" in c.say("/retrry") and b"/retry" in c.out)
 c.send(b"\x15")
+check("command.no_name", b"perhaps /help " in c.say("/"))
+c.send(b"\x15")
 check("command.none_is_sent", c.said() == [], c.said())
 c.say("//tmp is a folder")
 check("command.two_slashes", c.said() == ["/tmp is a folder"], c.said())
@@ -485,7 +487,7 @@ if nano(path("nano.fulgur")) == 0:
     time.sleep(0.9)
     asked = time.time()
     c.send(b"\x03")
-    got = c.until(rb"stopped; ([\d,]+) tokens|prompt [\d,]+ tokens")
+    got = c.until(rb"stopped; ([\d,]+) tokens|stopped; the message|prompt [\d,]+ tokens")
     heard = time.time() - asked
     c.prompt()
     if b"stopped" in got:
@@ -493,7 +495,9 @@ if nano(path("nano.fulgur")) == 0:
         c.say("")
         turned = c.messages()
     else:
-        turned = c.messages()  # it was through already
+        c.until(rb"leaves\)")  # it was through already: heard at the prompt
+        c.prompt()
+        turned = c.messages()
     c.end()
     plain = Chat(M, "-t", "1", "-n", "6", "-c", "4000")
     plain.prompt()
@@ -618,6 +622,58 @@ for how in (signal.SIGTERM, signal.SIGKILL):
     check(f"session.goes_on_after_{how.name}", got[0]["content"] == "hi" and re.fullmatch("(hm so )*(hm )?", got[1]["reasoning_content"])
           and len(got[1]["reasoning_content"]) > 3000, str(got)[:200])
     c.end()
+FRESH = {**UTF8, "XDG_STATE_HOME": path("fresh/deep")}  # nothing is there yet, nor above it
+check("session.resume_of_nothing", run("chat", path("plain.fulgur"), "--resume", env=FRESH)[0] == 1 and not os.path.exists(path("fresh")))
+c = start("plain", env=FRESH)
+c.say("hi")
+c.say("/save first")
+c.say("/branch second")
+want = c.messages()
+c.end()
+c = start("plain", "--resume", env=FRESH)
+check("session.save_makes_folders", b"session second: 1 turn)" in c.out and c.messages() == want, c.out[-300:])
+c.end()
+if os.path.exists(path("nano.fulgur")):  # killed while its first message is evaluated
+    c = Chat(path("nano.fulgur"), "-c", "12000", "-n", "4", "--session", "killed", env=FRESH)
+    c.prompt()
+    c.send(PASTE + (TEXT * 4).encode() + PASTED + b"\r")
+    until = time.time() + 20
+    while b"the boats" not in open(path("fresh/deep/fulgur/sessions/killed.fgs/log"), "rb").read() and time.time() < until:
+        time.sleep(0.01)
+    os.kill(c.job(), signal.SIGKILL)
+    c.end(b"")
+    c = Chat(path("nano.fulgur"), "-c", "12000", "--session", "killed", env=FRESH)
+    check("session.killed_message_returns", b"bytes]" in c.until(rb"K> .*bytes\]"), c.out[-300:])
+    c.end(b"\x15\x04")
+log = path("fresh/deep/fulgur/sessions/second.fgs/log")
+for kind, held in ((fcntl.LOCK_SH, b"1 turn)"), (fcntl.LOCK_EX, b"in use")):  # who reads is waited for, who writes is not
+    with open(log) as f:
+        fcntl.flock(f, kind | fcntl.LOCK_NB)
+        c = Chat(path("plain.fulgur"), "--session", "second", env=FRESH)
+        c.until(rb"leaves" if kind == fcntl.LOCK_SH else rb"in use")
+        time.sleep(0.1 if kind == fcntl.LOCK_SH else 0)
+        fcntl.flock(f, fcntl.LOCK_UN)  # whoever inherited it has it no more
+    c.until(rb"turn\)|$")
+    c.end()
+    check(f"session.lock_{kind}", held in c.out, c.out)
+for times in (1, 2):  # each damage leaves what it hid
+    c = start("plain", "--session", "second", env=FRESH)
+    c.say("more")
+    c.say("and more")
+    c.end()
+    with open(log, "r+b") as f:
+        f.seek(4096 * 2 + 100)
+        f.write(b"damage")
+    start("plain", "--session", "second", env=FRESH).end()
+lost = sorted(os.path.getsize(os.path.join(os.path.dirname(log), n)) for n in os.listdir(os.path.dirname(log)) if n.startswith("log.lost"))
+check("session.lost_is_kept", len(lost) == 2 and lost[0] > 0, lost)
+check("session.rm_takes_all", run("session", "rm", "second", env=FRESH)[0] == 0 and not os.path.exists(os.path.dirname(log)))
+c = start("plain", "--session", "hurt", env=FRESH)
+for i in range(4):  # in the way of a snapshot
+    os.mkdir(path(f"fresh/deep/fulgur/sessions/hurt.fgs/s.{i}.part"))
+c.say("hi")
+c.end()
+check("session.failure_has_a_line", re.search(r"^Hello world\.\n+fulgur: .*is tried again\)", c.screen(), re.M | re.S) is not None, c.screen())
 check("session.nothing_unless_asked", (start("plain", env={**UTF8, "XDG_STATE_HOME": path("none")}).end(), os.path.exists(path("none"))) == (0, False))
 
 # ---- from files, as JSON ----
@@ -637,6 +693,8 @@ status, out, err = run("chat", path("thinks.fulgur"), "-p", "x", "--temp", "0", 
 check("pipe.stop_hide_quiet", (status, out, err) == (0, b"ans\n", b""), (status, out, err))
 status, out, err = run("chat", path("plain.fulgur"), "--temp", "0", "--stats", "none", stdin=b"a\n/nope\nb\n")
 check("pipe.unknown_command", status == 1 and out == b"Hello world.\n" and err.startswith(b"fulgur: /nope"), (out, err))
+both = [run("chat", path("plain.fulgur"), "--temp", "0", stdin=text) for text in (b"a b\r\n/quit\r\nc\r\n", b"a b")]
+check("pipe.crlf", all(b[0] == 0 and b[1] == b"Hello world.\n" for b in both) and both[0][2].split(b",")[0] == both[1][2].split(b",")[0], both)
 status, out, err = run("chat", path("plain.fulgur"), "--temp", "0", "--stats", "full", stdin=b'"""a\nb"""\n//x\n')
 check("pipe.lines", status == 0 and out.count(b"world") == 2 and err.count(b"GB/s") == 2, (out, err))
 finish()
