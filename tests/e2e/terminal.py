@@ -490,7 +490,7 @@ if nano(path("nano.fulgur")) == 0:
     got = c.until(rb"stopped; ([\d,]+) tokens|stopped; the message|prompt [\d,]+ tokens")
     heard = time.time() - asked
     c.prompt()
-    if b"stopped" in got:
+    if b"(stopped; " in got:
         check("interrupt.prefill_heard", heard < 3, heard)
         c.say("")
         turned = c.messages()
