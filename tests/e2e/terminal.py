@@ -134,7 +134,7 @@ class Chat:
         self.out += got
         return got != b""
 
-    def until(self, pattern, seconds=90):
+    def until(self, pattern, seconds=60):
         """Waits for a pattern behind what was waited for before; the bytes to its end."""
         end = time.time() + seconds
         while time.time() < end:
@@ -204,7 +204,7 @@ class Chat:
     def modes_are_back(self):
         return termios.tcgetattr(self.fd) == self.found
 
-    def end(self, send=b"\x04", seconds=90):
+    def end(self, send=b"\x04", seconds=20):
         if send:
             self.send(send)
         end = time.time() + seconds
@@ -653,7 +653,8 @@ for kind, held in ((fcntl.LOCK_SH, b"1 turn)"), (fcntl.LOCK_EX, b"in use")):  # 
         c.until(rb"leaves" if kind == fcntl.LOCK_SH else rb"in use")
         time.sleep(0.1 if kind == fcntl.LOCK_SH else 0)
         fcntl.flock(f, fcntl.LOCK_UN)  # whoever inherited it has it no more
-    c.until(rb"turn\)|$")
+    if kind == fcntl.LOCK_SH:
+        c.prompt()  # what is typed before is not for it
     c.end()
     check(f"session.lock_{kind}", held in c.out, c.out)
 for times in (1, 2):  # each damage leaves what it hid
