@@ -43,7 +43,7 @@ version=$(sed -n 's/^#define FG_VERSION  *"\(.*\)"/\1/p' src/fulgur.h)
 log=$cache/$debian.log
 mkdir -p "$cache"
 sh scripts/static_root.sh $debian "$cache/$debian" >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "no libraries, see $log"; }
-root=$(cd "$cache/$debian/root" && pwd)
+root=$(cd "$cache/$debian/sysroot" && pwd)
 build=$cache/$debian/build
 make -s -j"$(nproc)" CC="$cross-gcc" AR="$cross-ar" CFLAGS="-O2 -g0 -ffile-prefix-map=$root=." NVCC= WERROR=1 \
     STATIC="$root" BUILD="$build" LDFLAGS_EXTRA="-Wl,-Map=$build/map -Wl,--build-id=none" "$build/fulgur" \

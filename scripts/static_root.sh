@@ -14,7 +14,7 @@ amd64) cross=x86_64-linux-gnu ;;
 arm64) cross=aarch64-linux-gnu ;;
 *) echo "fulgur: static_root: $arch, expected amd64 or arm64" >&2; exit 2 ;;
 esac
-[ -e "$dir/root/done" ] && [ "${3:-}" != packages ] && exit 0
+[ -e "$dir/sysroot/done" ] && [ "${3:-}" != packages ] && exit 0
 packages="libhwloc-dev libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev libbsd-dev libmd-dev
     libncurses-dev liburing-dev libopenblas-serial-dev libssl-dev"
 sources="cjson hwloc"
@@ -54,14 +54,14 @@ for p in $packages; do have "$p" "_$arch.deb" || have "$p" _all.deb || missing=1
 for p in $sources; do have "$p" .dsc || missing=1; done
 [ -z "$missing" ] || download
 [ "${3:-}" != packages ] || exit 0
-rm -rf "$dir/root" "$dir/src"
-mkdir -p "$dir/root" "$dir/src/cjson" "$dir/src/hwloc"
+rm -rf "$dir/sysroot" "$dir/src"
+mkdir -p "$dir/sysroot" "$dir/src/cjson" "$dir/src/hwloc"
 
 for deb in "$dir"/debs/*_"$arch".deb "$dir"/debs/*_all.deb; do
-    [ ! -e "$deb" ] || dpkg -x "$deb" "$dir/root"
+    [ ! -e "$deb" ] || dpkg -x "$deb" "$dir/sysroot"
 done
-lib=$dir/root/usr/lib/$cross
-inc=$dir/root/usr/include
+lib=$dir/sysroot/usr/lib/$cross
+inc=$dir/sysroot/usr/include
 rm -f "$lib"/libhwloc.* "$lib"/libcjson.*
 rm -f "$lib/libopenblas.a"
 mv "$lib"/openblas-serial/libopenblas-r*.a "$lib/libopenblas.a"
@@ -78,12 +78,12 @@ tar -xf "$(ls "$dir"/debs/hwloc_*.orig.tar.*)" -C "$dir/src/hwloc" --strip-compo
         --enable-static --disable-shared --disable-libudev --disable-libxml2 --disable-cairo --disable-pci \
         --disable-opencl --disable-cuda --disable-nvml --disable-rsmi --disable-levelzero --disable-gl \
         --disable-plugins --disable-picky &&
-    make -s -C include install DESTDIR="$dir/root" && make -s -C hwloc &&
-    make -s -C hwloc install DESTDIR="$dir/root")
+    make -s -C include install DESTDIR="$dir/sysroot" && make -s -C hwloc &&
+    make -s -C hwloc install DESTDIR="$dir/sysroot")
 rm -f "$lib"/*.la
 
 # What is inside: package, version, where its licence stands.
 for deb in "$dir"/debs/*_"$arch".deb "$dir"/debs/*_all.deb; do
     [ ! -e "$deb" ] || dpkg-deb -W --showformat '${Package} ${Version}\n' "$deb"
 done | LC_ALL=C sort >"$dir/versions"
-touch "$dir/root/done"
+touch "$dir/sysroot/done"

@@ -59,24 +59,24 @@ check("sbom", {"hwloc", "cjson", "libopenblas-serial-dev", "libxxhash-dev", "lib
 check("licences", set(os.listdir(bundle + "/share/fulgur/licences")) == set(linked), set(linked) ^ set(os.listdir(bundle + "/share/fulgur/licences")))
 
 # ---- in a chroot ----
-for d in ("bin", "stick", "home", "work"):
+for d in ("bin", "stick", "home", "desk"):
     os.makedirs(os.path.join(root, d))
 shutil.copy(BUSYBOX, root + "/bin/busybox")
 for tool in "sh sed head cut uname sha256sum mkdir cp chmod mv rm rmdir dirname cat ls printf sort grep echo tr".split():
     os.symlink("busybox", f"{root}/bin/{tool}")
 shutil.copytree(bundle, root + "/stick/b")
-shutil.copytree("tests/models/m1-nano", root + "/work/nano")
-for d in ("home", "work"):
+shutil.copytree("tests/models/m1-nano", root + "/desk/nano")
+for d in ("home", "desk"):
     sh("chown", "-R", "1000:1000", os.path.join(root, d))
 before = files(root)
 status, out = inside("cd /stick/b && sh install.sh")
 check("install", status == 0 and "checked: every file" in out and "installed" in out and "not proved" in out, out)
 new = files(root) - before
 check("nothing_outside", new != set() and all(f.startswith(root + "/home/.local/") for f in new), [f for f in new if "/home/.local/" not in f])
-status, out = inside("cd /work && fulgur convert nano n.fulgur && fulgur verify n.fulgur && fulgur run n.fulgur -p 'Once upon a time' -n 400 "
+status, out = inside("cd /desk && fulgur convert nano n.fulgur && fulgur verify n.fulgur && fulgur run n.fulgur -p 'Once upon a time' -n 400 "
                      "--seed 1 --ignore-eos >t.txt && fulgur convert nano c.fulgur --calib t.txt && fulgur verify c.fulgur")
 check("convert", status == 0 and out.count(": good,") == 2, out[-1500:])
-status, out = inside("cd /work && fulgur chat n.fulgur -p 'Please compute the sum of 4821 and 3657.' --temp 0")
+status, out = inside("cd /desk && fulgur chat n.fulgur -p 'Please compute the sum of 4821 and 3657.' --temp 0")
 check("chat", status == 0 and "8478" in out, out)
 status, out = inside("fulgur help admin && fulgur help convert && fulgur --help")
 check("help", status == 0 and "Executable memory" in out, out[-500:])
@@ -94,5 +94,5 @@ with open(root + "/stick/b/share/fulgur/terminfo/x/xterm", "ab") as f:
 status, out = inside("cd /stick/b && sh install.sh")
 check("damage", status == 1 and "share/fulgur/terminfo/x/xterm: damaged" in out, out)
 status, out = inside("cd /stick/b && sh install.sh --uninstall")
-check("uninstall", status == 0 and not [f for f in files(root + "/home")] and os.path.exists(root + "/work/n.fulgur"), (out, files(root + "/home")))
+check("uninstall", status == 0 and not [f for f in files(root + "/home")] and os.path.exists(root + "/desk/n.fulgur"), (out, files(root + "/home")))
 finish()

@@ -93,6 +93,8 @@ for n in names:
     full = run("help", *n.split())
     check(f"full_help_{n.replace(' ', '_')}", full[0] == 0 and options(full[1].decode()) == options(helps[n])
           and too_wide(full[1].decode()) == [] and len(full[1]) >= len(out), full)
+for n in ("run", "convert", "carry pack", "session"):  # those that have a page of text, or a second sentence
+    check(f"full_help_says_more_{n.replace(' ', '_')}", len(run("help", *n.split())[1]) > len(helps[n].encode()) + 100)
 check("help_width_control", too_wide("x" * 101) != [])
 check("help_unknown", run("help", "frobnicate")[0] == 2 and run("--help=frob")[0] == 2)
 check("help_short", run("-h")[1] == run("--help")[1] == run("help")[1] and run("run", "-h")[1].decode() == helps["run"])
