@@ -14,8 +14,8 @@ enum {
 };
 #define WORTH 1.05 /* what guessing must promise */
 /* Seconds that may be lost in all: a share of those spent, and some passes of one row. */
-#define MAY_LOSE   0.015
-#define LOSE_FIRST 1.2
+#define MAY_LOSE   0.012
+#define LOSE_FIRST 0.8
 
 /* c(w) / c(1) before it was measured: bytes of the dense part and of the experts that w rows of a
  * text ask for, at M1's dimensions; and where experts are read from a disk, which then is all that
@@ -164,6 +164,10 @@ void fg_draft_passed(fg_draft *d, size_t n, size_t n_right, double seconds)
     /* a pass that something else held up says little */
     const double most = known ? 2 * seconds_of(d, n + 1) : seconds;
     if (*count == 0) *value = 0;
+    if (*count == 0 && known) { /* the first one counts no more than what was expected */
+        *value = seconds_of(d, n + 1);
+        *count = 1;
+    }
     learn(value, count, seconds < most ? seconds : most, 8);
     d->age = n == 0 ? 0 : d->age + 1;
     d->spent += *value;

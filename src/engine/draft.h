@@ -10,7 +10,7 @@
  * width was tried a prior stands for it.
  *
  * Guesses go off after 64 losing passes, for 256 tokens, doubling; and never are more seconds
- * risked than one and a half in a hundred of the reply's, and those of a token.
+ * risked than 1.2 in a hundred of the reply's, and those of most of a token.
  *
  * It decides on time alone; what a reply says does not depend on it (src/engine/reply.c).
  */
