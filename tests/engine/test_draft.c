@@ -425,13 +425,61 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+enum { N_MEASURED = 96, TIMES = 3 };
+
+/* Seconds of passes of 1 to FG_DRAFT_ROWS rows behind the first 70 ids: medians. */
+static void row_costs(fg_session *s, const fg_ids *known, double cost[FG_DRAFT_ROWS + 1])
+{
+    double t[FG_DRAFT_ROWS + 1][TIMES];
+    fg_err err = {0};
+    CHECK_OK(fg_session_eval(s, known->data, 70, NULL, NULL, &err), &err);
+    for (size_t i = 0; i < TIMES; i++) {
+        for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) t[w][i] = plain_seconds(s, known, 70, w);
+    }
+    for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) {
+        qsort(t[w], TIMES, sizeof(double), by_value);
+        cost[w] = t[w][TIMES / 2];
+        printf("  %zu rows: %.4f s, %.2f\n", w, cost[w], cost[w] / cost[1]);
+    }
+    fg_session_reset(s);
+}
+
+/* Replies without and with guesses in turns, since the machine is not the same for long. */
+static void gain_of(fg_session *s[2], const fg_ids *ids, const fg_ids *known, fg_reply_opts o,
+                    const world *w)
+{
+    double gain[TIMES];
+    uint64_t drafted = 0, accepted = 0, n_pass = 0;
+    for (size_t i = 0; i < TIMES; i++) {
+        reply plain = {0}, quick = {.known = known, .right = w->right, .salt = w->salt + 97 * i};
+        o.draft = FG_DRAFT_OFF;
+        REQUIRE(run(&plain, s[0], ids, o, 0, 0, 0));
+        o.draft = FG_DRAFT_AUTO;
+        REQUIRE(run(&quick, s[1], ids, o, 0, 0, 0));
+        CHECK(same(&plain, &quick));
+        gain[i] = plain.cpu / quick.cpu;
+        drafted += quick.stats.n_drafted;
+        accepted += quick.stats.n_accepted;
+        n_pass += quick.r.n_eval - quick.stats.n_accepted;
+        reply_close(&plain);
+        reply_close(&quick);
+    }
+    const double width = 1 + (double)drafted / (double)n_pass;
+    const double promised = formula(w, (size_t)(width + 0.5));
+    qsort(gain, TIMES, sizeof(double), by_value);
+    printf("  %.1f right: gain %.3f (%.3f to %.3f); %.2f rows a pass, of %llu guesses %llu right; "
+           "formula %.3f, best %.3f\n",
+           w->right, gain[TIMES / 2], gain[0], gain[TIMES - 1], width, (unsigned long long)drafted,
+           (unsigned long long)accepted, promised, best_formula(w));
+    (void)fflush(stdout);
+    CHECK(gain[TIMES / 2] >= 0.97 && gain[TIMES / 2] >= 0.9 * promised);
+}
+
 /* In processor time on one thread (FULGUR_TEST_THREADS: so many), since others may be at work. */
 FG_TEST(measured_on_a_large_model)
 {
-    enum { N = 96, TIMES = 3 };
     static const double rights[] = {0.3, 0, 0.6, 0.8, 1};
     const char *path = getenv("FULGUR_TEST_SYNTH"), *n = getenv("FULGUR_TEST_THREADS");
-    fg_err err = {0};
     fg_ids ids = {0}, known = {0};
     if (path == NULL) {
         fg_test_skip("FULGUR_TEST_SYNTH is not set");
@@ -441,7 +489,7 @@ FG_TEST(measured_on_a_large_model)
     REQUIRE(e != NULL);
     for (uint32_t i = 0; i < 64; i++) CHECK(fg_ids_push(&ids, (i * 7919 + 5) % 100000));
     fg_reply_opts o = fg_reply_opts_default();
-    o.n_max = N;
+    o.n_max = N_MEASURED;
     o.ignore_eos = o.goes_on = true;
     o.repeat_stop = 0;
     fg_session *s[2] = {model_session(e, 2048, 64), model_session(e, 2048, 64)};
@@ -451,46 +499,11 @@ FG_TEST(measured_on_a_large_model)
     for (uint64_t i = 0; i < fg_session_pos(first.s); i++) {
         CHECK(fg_ids_push(&known, fg_session_ids(first.s)[i]));
     }
-    CHECK_OK(fg_session_eval(s[1], known.data, 70, NULL, NULL, &err), &err);
-    double cost[FG_DRAFT_ROWS + 1] = {0}, t[FG_DRAFT_ROWS + 1][TIMES];
-    for (size_t i = 0; i < TIMES; i++) {
-        for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) t[w][i] = plain_seconds(s[1], &known, 70, w);
-    }
-    for (size_t w = 1; w <= FG_DRAFT_ROWS; w++) {
-        qsort(t[w], TIMES, sizeof(double), by_value);
-        cost[w] = t[w][TIMES / 2];
-        printf("  %zu rows: %.4f s, %.2f\n", w, cost[w], cost[w] / cost[1]);
-    }
-    fg_session_reset(s[1]);
-    for (size_t a = 0; a < sizeof rights / sizeof rights[0]; a++) {
-        double gain[TIMES], width = 0;
-        uint64_t drafted = 0, accepted = 0, pass = 0;
-        for (size_t i = 0; i < TIMES; i++) { /* in turns: the machine is not the same for long */
-            reply plain = {0},
-                  quick = {.known = &known, .right = rights[a], .salt = 17 + a + 97 * i};
-            o.draft = FG_DRAFT_OFF;
-            REQUIRE(run(&plain, s[0], &ids, o, 0, 0, 0));
-            o.draft = FG_DRAFT_AUTO;
-            REQUIRE(run(&quick, s[1], &ids, o, 0, 0, 0));
-            CHECK(same(&plain, &quick));
-            gain[i] = plain.cpu / quick.cpu;
-            drafted += quick.stats.n_drafted;
-            accepted += quick.stats.n_accepted;
-            pass += quick.r.n_eval - quick.stats.n_accepted;
-            reply_close(&plain);
-            reply_close(&quick);
-        }
-        width = 1 + (double)drafted / (double)pass;
-        qsort(gain, TIMES, sizeof(double), by_value);
-        const world w = {cost, rights[a], 0};
-        const double promised = formula(&w, (size_t)(width + 0.5));
-        printf("  %.1f right: gain %.3f (%.3f to %.3f); %.2f rows a pass, of %llu guesses %llu "
-               "right; formula %.3f, best %.3f\n",
-               rights[a], gain[TIMES / 2], gain[0], gain[TIMES - 1], width,
-               (unsigned long long)drafted, (unsigned long long)accepted, promised,
-               best_formula(&w));
-        (void)fflush(stdout);
-        CHECK(gain[TIMES / 2] >= 0.97 && gain[TIMES / 2] >= 0.9 * promised);
+    double cost[FG_DRAFT_ROWS + 1] = {0};
+    row_costs(s[1], &known, cost);
+    for (size_t i = 0; i < sizeof rights / sizeof rights[0]; i++) {
+        const world w = {cost, rights[i], 17 + i};
+        gain_of(s, &ids, &known, o, &w);
     }
     reply_close(&first);
     fg_session_destroy(&s[0]);
