@@ -22,12 +22,16 @@
 #define FG_CARRY_PIECE        ((uint64_t)4095 << 20)
 #define FG_CARRY_STREAM_PIECE ((uint64_t)16 << 20)
 
+/* What a call is at: it looks at the pieces of a stick, copies bytes, reads bytes back. */
+typedef enum fg_carry_phase { FG_CARRY_LOOK, FG_CARRY_COPY, FG_CARRY_CHECK } fg_carry_phase;
+
 typedef struct fg_carry_opts {
     uint64_t piece_bytes; /* 0: the usual; 2 MiB to FG_CARRY_PIECE */
     bool move;  /* give up what has safely arrived: ranges of the model (pack) or pieces of
                              the stick (unpack) */
     bool again; /* pack: what was sent and not confirmed is sent once more */
-    bool (*progress)(void *ctx, uint64_t done, uint64_t total); /* false: FG_ECANCEL; or NULL */
+    /* false: FG_ECANCEL; or NULL */
+    bool (*progress)(void *ctx, fg_carry_phase phase, uint64_t done, uint64_t total);
     void *ctx;
     /* a line about something that was left alone or is damaged; or NULL */
     void (*note)(void *ctx, const char *line);

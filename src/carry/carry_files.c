@@ -32,7 +32,7 @@ fg_status fg_carry_files_init(fg_carry_files *f, const char *path, fg_err *err)
     const char *slash = strrchr(path, '/');
     const size_t n = slash == NULL ? 0 : (size_t)(slash - path);
     *f = (fg_carry_files){0};
-    for (size_t i = 0; i < FG_CARRY_MAX_FILE; i++) f->fd[i] = -1;
+    for (size_t i = 0; i < FG_CARRY_MAX_FILE; i++) f->fd[i] = f->cold[i] = -1;
     f->path = fg_mem_strndup(path, strlen(path));
     f->folder = slash == NULL ? fg_mem_strndup(".", 1) : fg_mem_strndup(path, n == 0 ? 1 : n);
     if (f->path == NULL || f->folder == NULL) return fg_fail_nomem(err, path);
@@ -51,6 +51,7 @@ void fg_carry_files_close(fg_carry_files *f)
 {
     for (size_t i = 0; i < f->n; i++) {
         if (f->fd[i] >= 0) (void)close(f->fd[i]);
+        if (f->cold[i] >= 0) (void)close(f->cold[i]);
         fg_mem_free(f->name[i]);
     }
     fg_mem_free(f->path);
@@ -142,6 +143,22 @@ fg_status fg_carry_files_scan(const fg_carry_files *f, fg_carry_list *l, fg_err 
     return st == FG_OK ? fg_carry_list_seal(l, sha, sizeof sha, err) : st;
 }
 
+/* What is read once only takes time and memory from others when it goes through the page cache, and
+ * what was just written is there, whatever the disk has.  Some file systems know no other way. */
+static void open_cold(fg_carry_files *f, size_t i)
+{
+    struct stat a, b;
+    (void)posix_fadvise(f->fd[i], 0, 0, POSIX_FADV_SEQUENTIAL);
+    const int fd = open(f->name[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_DIRECT);
+    if (fd < 0) return;
+    if (fstat(fd, &a) == 0 && fstat(f->fd[i], &b) == 0 && a.st_dev == b.st_dev &&
+        a.st_ino == b.st_ino) {
+        f->cold[i] = fd;
+    } else {
+        (void)close(fd); /* another has the name by now */
+    }
+}
+
 static fg_status open_file(fg_carry_files *f, const fg_carry_list *l, size_t i, bool writable,
                            fg_err *err)
 {
@@ -160,7 +177,7 @@ static fg_status open_file(fg_carry_files *f, const fg_carry_list *l, size_t i, 
                           : (uint64_t)sb.st_size == x->bytes && sb.st_mtim.tv_sec == x->stamp_s &&
                                 sb.st_mtim.tv_nsec == x->stamp_ns;
     if (S_ISREG(sb.st_mode) && same) {
-        (void)posix_fadvise(f->fd[i], 0, 0, POSIX_FADV_SEQUENTIAL);
+        open_cold(f, i);
         return FG_OK;
     }
     return fg_fail(err, FG_EIO,
@@ -181,6 +198,17 @@ fg_status fg_carry_files_open(fg_carry_files *f, const fg_carry_list *l, bool wr
 
 /* --- blocks --- */
 
+/* What is not on whole pages (the end of a file may be so) goes the usual way. */
+static fg_status read_run(const fg_carry_files *f, size_t i, uint8_t *buf, size_t n,
+                          uint64_t offset, fg_err *err)
+{
+    const fg_file in = {.fd = f->fd[i], .path = f->name[i]};
+    if (f->cold[i] >= 0 && offset % FG_PIECE_ALIGN == 0 && (uintptr_t)buf % FG_PIECE_ALIGN == 0 &&
+        fg_stick_read_block(f->cold[i], buf, n, offset))
+        return FG_OK;
+    return fg_file_read(&in, buf, n, offset, err);
+}
+
 static fg_status move_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block,
                             uint8_t *buf, bool out, fg_err *err)
 {
@@ -190,9 +218,8 @@ static fg_status move_block(const fg_carry_files *f, const fg_carry_list *l, uin
     for (uint64_t left = fg_carry_list_bytes_of(l, block); left > 0; left -= run) {
         const uint64_t offset = fg_carry_list_place(l, x, at, &run);
         if (run > left) run = left;
-        const fg_file in = {.fd = f->fd[i], .path = f->name[i]};
         FG_TRY(out ? fg_io_pwrite(f->fd[i], buf, (size_t)run, offset, f->name[i], err)
-                   : fg_file_read(&in, buf, (size_t)run, offset, err));
+                   : read_run(f, i, buf, (size_t)run, offset, err));
         buf += run;
         at += run;
     }
@@ -298,11 +325,13 @@ static fg_status open_part(fg_carry_files *f, const fg_carry_list *l, size_t i, 
     if (i == 0 && flock(f->fd[i], LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         return fg_fail(err, FG_EIO, "%s: another process writes it, expected one", f->name[i]);
     }
-    if (fresh && ftruncate(f->fd[i], 0) == 0 && ftruncate(f->fd[i], (off_t)l->file[i].bytes) == 0)
-        return FG_OK;
-    return !fresh ? FG_OK
-                  : fg_fail(err, FG_EIO, "%s: %s, expected a file of %llu bytes", f->name[i],
-                            strerror(errno), (ull)l->file[i].bytes);
+    if (fresh &&
+        (ftruncate(f->fd[i], 0) != 0 || ftruncate(f->fd[i], (off_t)l->file[i].bytes) != 0)) {
+        return fg_fail(err, FG_EIO, "%s: %s, expected a file of %llu bytes", f->name[i],
+                       strerror(errno), (ull)l->file[i].bytes);
+    }
+    open_cold(f, i);
+    return FG_OK;
 }
 
 /* Whether a file went its last step in an earlier life, which is when all of the model is there. */

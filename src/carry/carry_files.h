@@ -15,6 +15,7 @@ typedef struct fg_carry_files {
     const char *base;    /* its last part */
     char state[80];      /* name of the state beside it */
     int fd[FG_CARRY_MAX_FILE];
+    int cold[FG_CARRY_MAX_FILE];   /* the same past the page cache; -1: not to be had */
     char *name[FG_CARRY_MAX_FILE]; /* paths, of the list's files */
     size_t n;
 } fg_carry_files;
@@ -33,7 +34,7 @@ fg_status fg_carry_files_scan(const fg_carry_files *f, fg_carry_list *l, fg_err 
 fg_status fg_carry_files_open(fg_carry_files *f, const fg_carry_list *l, bool writable,
                               fg_err *err);
 
-/* A block of a file, from it or to it. */
+/* A block of a file, from its disk or to it.  buf: aligned to 4096, with room for a block. */
 fg_status fg_carry_read_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block,
                               uint8_t *buf, fg_err *err);
 fg_status fg_carry_write_block(const fg_carry_files *f, const fg_carry_list *l, uint64_t block,

@@ -11,6 +11,8 @@ typedef unsigned long long ull; /* for %llu */
 
 #define MAX_FILE_BYTES ((uint64_t)1 << 60)
 
+enum { VERSION = 2 };
+
 static const char *const kind_name[] = {"manifest", "received", "sender", "receiver"};
 static const char *const state_name[] = {"", "sent", "have", "bad"};
 
@@ -127,13 +129,22 @@ static void print_states(const fg_carry_list *l, fg_buf *b)
     }
 }
 
+static void print_party(fg_buf *b, const char *who, const uint8_t *id)
+{
+    char hex[FG_CARRY_ID_CHARS];
+    fg_hex(id, FG_CARRY_ID_BYTES, hex);
+    fg_buf_printf(b, "%s %s\n", who, hex);
+}
+
 bool fg_carry_list_print(const fg_carry_list *l, fg_carry_kind kind, fg_buf *b)
 {
     char hex[2 * FG_SHA256_BYTES + 1];
     uint8_t sha[FG_SHA256_BYTES];
     const size_t start = b->len;
     fg_hex(l->id, sizeof l->id, hex);
-    fg_buf_printf(b, "fulgur carry 1 %s\ntransfer %s\n", kind_name[kind], hex);
+    fg_buf_printf(b, "fulgur carry %d %s\ntransfer %s\n", VERSION, kind_name[kind], hex);
+    if (kind != FG_CARRY_RECEIVER) print_party(b, "sender", l->sender);
+    if (kind != FG_CARRY_MANIFEST) print_party(b, "receiver", l->receiver);
     if (kind != FG_CARRY_RECEIVED) {
         fg_buf_printf(b, "name %s\n", l->name);
         print_files(l, kind == FG_CARRY_SENDER, b);
@@ -179,8 +190,17 @@ typedef struct parser {
     fg_carry_list *l;
     fg_carry_kind kind;
     uint64_t known; /* blocks before it have a state */
-    bool has_id, has_blocks;
+    bool has_id, has_sender, has_receiver, has_blocks;
 } parser;
+
+static bool parse_id(line *s, uint8_t *id, bool *has)
+{
+    const bool ok =
+        !*has && s->end - s->p == 2 * FG_CARRY_ID_BYTES && fg_unhex(s->p, FG_CARRY_ID_BYTES, id);
+    *has = true;
+    s->p = s->end;
+    return ok;
+}
 
 static bool parse_name(parser *p, line *s)
 {
@@ -245,10 +265,11 @@ static bool parse_line(parser *p, line s, fg_err *err)
     uint64_t n;
     bool ok = false;
     if (take_word(&s, "transfer ")) {
-        ok = !p->has_id && s.end - s.p == 2 * FG_CARRY_ID_BYTES &&
-             fg_unhex(s.p, FG_CARRY_ID_BYTES, p->l->id);
-        p->has_id = true;
-        s.p = s.end;
+        ok = parse_id(&s, p->l->id, &p->has_id);
+    } else if (take_word(&s, "sender ")) {
+        ok = parse_id(&s, p->l->sender, &p->has_sender);
+    } else if (take_word(&s, "receiver ")) {
+        ok = parse_id(&s, p->l->receiver, &p->has_receiver);
     } else if (take_word(&s, "name ")) {
         ok = p->kind != FG_CARRY_RECEIVED && parse_name(p, &s);
     } else if (take_word(&s, "file")) {
@@ -295,7 +316,7 @@ static fg_status parse(parser *p, const char *text, size_t n, const char *name, 
     char head[64];
     FG_TRY(check_end(text, &n, name, err));
     const size_t n_head =
-        (size_t)snprintf(head, sizeof head, "fulgur carry 1 %s\n", kind_name[p->kind]);
+        (size_t)snprintf(head, sizeof head, "fulgur carry %d %s\n", VERSION, kind_name[p->kind]);
     if (n < n_head || memcmp(text, head, n_head) != 0) {
         return fg_fail(err, FG_EVERSION, "%s: another kind or version, expected a %s list", name,
                        kind_name[p->kind]);
@@ -310,8 +331,11 @@ static fg_status parse(parser *p, const char *text, size_t n, const char *name, 
                        name, number, kind_name[p->kind]);
     }
     const bool names = p->kind == FG_CARRY_RECEIVED || (p->l->name[0] != '\0' && p->l->n_file > 0);
-    if (p->has_id && p->has_blocks && names) return FG_OK;
-    return fg_fail(err, FG_EFORMAT, "%s: no transfer, name, file or blocks, expected all", name);
+    const bool parties = p->has_sender == (p->kind != FG_CARRY_RECEIVER) &&
+                         p->has_receiver == (p->kind != FG_CARRY_MANIFEST);
+    if (p->has_id && parties && p->has_blocks && names) return FG_OK;
+    return fg_fail(err, FG_EFORMAT,
+                   "%s: no transfer, sender, receiver, name, file or blocks, expected all", name);
 }
 
 fg_status fg_carry_list_parse(fg_carry_list *l, fg_carry_kind kind, const char *text, size_t n,

@@ -3,9 +3,13 @@
  * What is carried, and what of it is where: the lists that a transfer is made of.  All four are
  * texts of one form, which ends with the SHA-256 of what stands before:
  *
- *   fulgur carry 1 KIND         manifest (on every stick), received (the receiver's answer, on the
+ *   fulgur carry 2 KIND         manifest (on every stick), received (the receiver's answer, on the
  *                               stick), sender, receiver (beside the model)
  *   transfer ID                 32 hexadecimal digits: what is carried, see fg_carry_list_seal
+ *   sender ID                   random, of the sender's state; of "received": whom it answers.  Not
+ *                               in "receiver"
+ *   receiver ID                 random, of the receiver's state; of "sender": whose answers count,
+ *                               once there was one.  Not in the manifest
  *   name NAME                   of the model; not in "received"
  *   file ENDING BYTES           0: the model itself, 1 to 15: part k of a split one, 16: its .sig
  *   extent OFFSET BYTES         what a file has that is no hole, ascending
@@ -74,6 +78,7 @@ typedef struct fg_carry_file {
 
 typedef struct fg_carry_list {
     uint8_t id[FG_CARRY_ID_BYTES];
+    uint8_t sender[FG_CARRY_ID_BYTES], receiver[FG_CARRY_ID_BYTES]; /* zeros: nobody */
     char name[FG_CARRY_MAX_NAME + 1];
     fg_carry_file file[FG_CARRY_MAX_FILE];
     size_t n_file;

@@ -8,8 +8,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/base/crypto.h"
@@ -34,8 +37,8 @@ typedef struct packer {
     uint8_t *head;
     bool backwards; /* from the end: files are cut, not punched */
     bool full;
-    bool fresh; /* nothing was ever sent, as far as is known here */
     uint64_t now, capacity;
+    uint64_t written, back; /* bytes of pieces to be read back, and that were */
     fg_carry_report *r;
 } packer;
 
@@ -52,8 +55,10 @@ static fg_status open_state(packer *p, const char *model, fg_err *err)
     FG_TRY(fg_carry_files_init(&p->files, model, err));
     FG_TRY(fg_stick_open(&p->home, p->files.folder, err));
     FG_TRY(fg_stick_read_list(&p->home, p->files.state, FG_CARRY_SENDER, &p->list, &there, err));
-    p->fresh = !there;
-    return there ? FG_OK : fg_carry_files_scan(&p->files, &p->list, err);
+    if (there) return FG_OK;
+    FG_TRY(fg_carry_files_scan(&p->files, &p->list, err));
+    if (fg_random_bytes(p->list.sender, sizeof p->list.sender)) return FG_OK;
+    return fg_fail(err, FG_EIO, "%s: no random numbers, expected some", model);
 }
 
 static fg_status allocate(packer *p, fg_err *err)
@@ -78,24 +83,47 @@ static void note(const packer *p, const char *line)
     if (p->o->note != NULL) p->o->note(p->o->ctx, line);
 }
 
+static fg_status tell(const packer *p, fg_carry_phase phase, uint64_t done, uint64_t total,
+                      fg_err *err)
+{
+    if (p->o->progress == NULL || p->o->progress(p->o->ctx, phase, done, total)) return FG_OK;
+    return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be sent; run it again to go on",
+                   p->files.path);
+}
+
 /* --- what the stick has --- */
 
-/* The receiver's answer.  Without a state there is nothing that it could answer: it is of an
- * earlier transfer of the same model, whose receiver may be no more, and what it has must not
- * count. */
+/* Whether an answer counts.  One to an earlier transfer of the same model does not, whose receiver
+ * may be no more; nor one of a second receiver, to whom a stick was lent: what one has the other
+ * has not, and with --move it would be freed here. */
+static fg_status check_answer(packer *p, const fg_carry_list *answer, const char *name, fg_err *err)
+{
+    static const uint8_t nobody[FG_CARRY_ID_BYTES];
+    fg_carry_list *l = &p->list;
+    FG_TRY(fg_carry_list_same(answer, name, l, p->files.path, err));
+    if (memcmp(answer->sender, l->sender, sizeof l->sender) != 0) {
+        return fg_fail(err, FG_EFORMAT,
+                       "%s: of an earlier transfer, expected none, or one of that of %s/%s; delete "
+                       "it to send what is missing from this one",
+                       name, p->files.folder, p->files.state);
+    }
+    if (memcmp(l->receiver, nobody, sizeof nobody) == 0)
+        memcpy(l->receiver, answer->receiver, sizeof l->receiver);
+    if (memcmp(answer->receiver, l->receiver, sizeof l->receiver) == 0) return FG_OK;
+    return fg_fail(err, FG_EFORMAT,
+                   "%s: of another receiver, expected the one that answered before; delete it to "
+                   "go on with that one%s%s/%s%s",
+                   name, l->moves ? " (" : ", or ", p->files.folder, p->files.state,
+                   l->moves ? " knows what it has)" : " to send everything to this one");
+}
+
 static fg_status take_answer(packer *p, fg_carry_list *answer, bool *there, fg_err *err)
 {
     char name[FG_STICK_TEXT];
     FG_TRY(fg_stick_read_list(&p->stick, FG_STICK_RECEIVED, FG_CARRY_RECEIVED, answer, there, err));
     if (!*there) return FG_OK;
     (void)fg_stick_shown(&p->stick, FG_STICK_RECEIVED, name);
-    FG_TRY(fg_carry_list_same(answer, name, &p->list, p->files.path, err));
-    if (p->fresh) {
-        return fg_fail(err, FG_EFORMAT,
-                       "%s: of an earlier transfer, expected none, since there is no %s/%s that "
-                       "says what was sent; delete it to send everything",
-                       name, p->files.folder, p->files.state);
-    }
+    FG_TRY(check_answer(p, answer, name, err));
     for (uint64_t b = 0; b < p->list.n_block; b++) {
         uint8_t *mine = &p->list.block[b];
         if (answer->block[b] == FG_BLOCK_HAVE) *mine = FG_BLOCK_HAVE;
@@ -117,8 +145,11 @@ static fg_status check_manifest(packer *p, fg_err *err)
         return fg_stick_put_list(&p->stick, FG_STICK_MANIFEST, FG_CARRY_MANIFEST, &p->list, err);
     (void)fg_stick_shown(&p->stick, FG_STICK_MANIFEST, name);
     const fg_status st = fg_carry_list_same(&m, name, &p->list, p->files.path, err);
+    const bool ours = memcmp(m.sender, p->list.sender, sizeof m.sender) == 0;
     fg_carry_list_fini(&m);
-    return st;
+    if (st != FG_OK || ours) return st;
+    /* of an earlier transfer of the same model: its pieces are as good as ours */
+    return fg_stick_put_list(&p->stick, FG_STICK_MANIFEST, FG_CARRY_MANIFEST, &p->list, err);
 }
 
 /* All of the piece's blocks in this state. */
@@ -177,7 +208,7 @@ static fg_status sort_piece(packer *p, const char *name, const fg_carry_list *an
     return FG_OK;
 }
 
-static fg_status each(packer *p, const char *ending, const fg_carry_list *answer,
+static fg_status each(packer *p, bool looks, const char *ending, const fg_carry_list *answer,
                       fg_status (*act)(packer *p, const char *name, const fg_carry_list *answer,
                                        fg_err *err),
                       fg_err *err)
@@ -186,7 +217,10 @@ static fg_status each(packer *p, const char *ending, const fg_carry_list *answer
     size_t n;
     FG_TRY(fg_stick_names(&p->stick, ending, &names, &n, err));
     fg_status st = FG_OK;
-    for (size_t i = 0; st == FG_OK && i < n; i++) st = act(p, names[i], answer, err);
+    for (size_t i = 0; st == FG_OK && i < n; i++) {
+        st = act(p, names[i], answer, err);
+        if (st == FG_OK && looks) st = tell(p, FG_CARRY_LOOK, i + 1, n, err);
+    }
     fg_mem_free(names);
     return st;
 }
@@ -200,6 +234,7 @@ static fg_status sort_part(packer *p, const char *name, const fg_carry_list *ans
     if (!ours || !all_in(p, p->list.block, FG_BLOCK_NEW))
         return fg_stick_remove(&p->stick, name, err);
     set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT);
+    p->written += p->piece->bytes;
     return FG_OK;
 }
 
@@ -212,10 +247,10 @@ static fg_status sort_stick(packer *p, fg_err *err)
         if (p->list.block[b] == FG_BLOCK_SENT) p->list.block[b] = FG_BLOCK_NEW;
     }
     if (st == FG_OK) st = check_manifest(p, err);
-    if (st == FG_OK) st = each(p, PIECE, &answer, sort_piece, err);
+    if (st == FG_OK) st = each(p, true, PIECE, &answer, sort_piece, err);
     if (st == FG_OK && p->o->move) p->list.moves = true;
     if (st == FG_OK) st = save(p, err);
-    if (st == FG_OK) st = each(p, PART, &answer, sort_part, err);
+    if (st == FG_OK) st = each(p, true, PART, &answer, sort_part, err);
     fg_carry_list_fini(&answer);
     return st;
 }
@@ -253,30 +288,23 @@ static uint64_t room_for(uint64_t bytes)
     return bytes < head + FG_BLOCK_BYTES ? 0 : (bytes - head) / FG_BLOCK_BYTES;
 }
 
-/* A source of blocks, and why one could not be read. */
-typedef struct source {
-    const packer *p;
-    int fd; /* of a piece that is read back */
-    fg_err err;
-} source;
-
-static bool read_model(void *ctx, uint32_t i, uint8_t *buf)
+static fg_status read_model(void *ctx, uint32_t i, uint8_t *buf, size_t *n, fg_err *err)
 {
-    source *s = ctx;
-    const packer *p = s->p;
-    return fg_carry_read_block(&p->files, &p->list, p->piece->first + i, buf, &s->err) == FG_OK;
+    const packer *p = ctx;
+    const uint64_t block = p->piece->first + i;
+    *n = (size_t)fg_carry_list_bytes_of(&p->list, block);
+    return fg_carry_read_block(&p->files, &p->list, block, buf, err);
 }
 
 /* A block to its place; *room is false when there was none. */
-static fg_status write_block(packer *p, int fd, uint32_t i, const uint8_t *buf, const char *shown,
-                             bool *room, fg_err *err)
+static fg_status write_block(packer *p, int fd, uint32_t i, const fg_feed_block *b,
+                             const char *shown, bool *room, fg_err *err)
 {
     const uint64_t at = p->piece->header_bytes + p->piece->bytes;
-    const size_t bytes = (size_t)fg_carry_list_bytes_of(&p->list, p->piece->first + i);
     fg_err why = {0};
-    if (!fg_sha256(buf, bytes, p->piece->sha[i])) return fg_fail_nomem(err, shown);
+    memcpy(p->piece->sha[i], b->sha, sizeof b->sha);
     errno = 0;
-    *room = fg_io_pwrite(fd, buf, bytes, at, shown, &why) == FG_OK;
+    *room = fg_io_pwrite(fd, b->p, b->n, at, shown, &why) == FG_OK;
     if (!*room) {
         p->full = errno == ENOSPC || errno == EDQUOT;
         if (p->full || (errno == EFBIG && i > 0)) return FG_OK;
@@ -284,27 +312,26 @@ static fg_status write_block(packer *p, int fd, uint32_t i, const uint8_t *buf, 
         return why.code;
     }
     /* the medium begins at once, not when memory is full of what it is to get */
-    (void)sync_file_range(fd, (off_t)at, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
-    p->piece->bytes += bytes;
-    p->now += bytes;
-    if (p->o->progress == NULL || p->o->progress(p->o->ctx, p->now, p->capacity)) return FG_OK;
-    return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be filled", shown);
+    (void)sync_file_range(fd, (off_t)at, (off_t)b->n, SYNC_FILE_RANGE_WRITE);
+    p->piece->bytes += b->n;
+    p->now += b->n;
+    return tell(p, FG_CARRY_COPY, p->now, p->capacity, err);
 }
 
 /* Its data; *n: blocks that there was room for. */
 static fg_status write_blocks(packer *p, int fd, const char *shown, uint32_t *n, fg_err *err)
 {
-    source s = {.p = p};
     fg_feed *feed;
-    bool room = true, readable;
+    bool room = true;
     p->piece->bytes = 0;
     *n = 0;
-    FG_TRY(fg_feed_start(&feed, read_model, &s, p->piece->n, err));
+    FG_TRY(fg_feed_start(&feed, read_model, p, p->piece->n, err));
     fg_status st = FG_OK;
     while (st == FG_OK && *n < p->piece->n) {
-        const uint8_t *buf = fg_feed_next(feed, &readable);
-        st = readable ? write_block(p, fd, *n, buf, shown, &room, err) : s.err.code;
-        if (!readable && err != NULL) *err = s.err;
+        const fg_feed_block *b = fg_feed_next(feed);
+        st = b->st;
+        if (st != FG_OK && err != NULL) *err = b->err;
+        if (st == FG_OK) st = write_block(p, fd, *n, b, shown, &room, err);
         if (!room) break;
         if (st == FG_OK) ++*n;
     }
@@ -351,6 +378,7 @@ static fg_status write_piece(packer *p, fg_err *err)
     (void)close(fd);
     if (st == FG_OK && p->piece->n > 0) {
         set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT); /* the state says so when they are read back */
+        p->written += p->piece->bytes;
         return FG_OK;
     }
     if (st != FG_OK && err != NULL) *err = why;
@@ -379,27 +407,36 @@ static fg_status fill_stick(packer *p, fg_err *err)
 
 /* --- reading back --- */
 
-static bool read_piece_block(void *ctx, uint32_t i, uint8_t *buf)
+typedef struct source {
+    const fg_carry_piece *piece;
+    int fd;
+} source;
+
+static fg_status read_piece_block(void *ctx, uint32_t i, uint8_t *buf, size_t *n, fg_err *err)
 {
     const source *s = ctx;
-    const fg_carry_piece *x = s->p->piece;
-    const uint64_t at = x->header_bytes + (uint64_t)i * FG_BLOCK_BYTES;
-    return fg_stick_read_block(s->fd, buf, (size_t)fg_piece_block_bytes(x, i), at);
+    const uint64_t at = s->piece->header_bytes + (uint64_t)i * FG_BLOCK_BYTES;
+    *n = (size_t)fg_piece_block_bytes(s->piece, i);
+    if (fg_stick_read_block(s->fd, buf, *n, at)) return FG_OK;
+    return fg_fail(err, FG_EIO, "block %u: %s, expected to read it", i, strerror(errno));
 }
 
-static bool is_as_written(packer *p, int fd)
+/* *good becomes false where it has not what was written. */
+static fg_status compare_piece(packer *p, int fd, bool *good, fg_err *err)
 {
-    source s = {.p = p, .fd = fd};
-    uint8_t sha[FG_SHA256_BYTES];
     fg_feed *feed;
-    bool good = fg_feed_start(&feed, read_piece_block, &s, p->piece->n, NULL) == FG_OK;
-    for (uint32_t i = 0; good && i < p->piece->n; i++) {
-        const uint8_t *buf = fg_feed_next(feed, &good);
-        good = good && fg_sha256(buf, (size_t)fg_piece_block_bytes(p->piece, i), sha) &&
-               memcmp(sha, p->piece->sha[i], sizeof sha) == 0;
+    source s = {p->piece, fd};
+    FG_TRY(fg_feed_start(&feed, read_piece_block, &s, p->piece->n, err));
+    fg_status st = FG_OK;
+    for (uint32_t i = 0; st == FG_OK && *good && i < p->piece->n; i++) {
+        const fg_feed_block *b = fg_feed_next(feed);
+        if (b->st == FG_ENOMEM) st = fg_fail_nomem(err, p->stick.path);
+        *good = b->st == FG_OK && memcmp(b->sha, p->piece->sha[i], sizeof b->sha) == 0;
+        p->back += b->n;
+        if (st == FG_OK) st = tell(p, FG_CARRY_CHECK, p->back, p->written, err);
     }
     fg_feed_stop(&feed);
-    return good;
+    return st;
 }
 
 /* Its name says which blocks it was to have, when its header does not. */
@@ -421,8 +458,10 @@ static fg_status read_back(packer *p, const char *name, const fg_carry_list *ans
     FG_TRY(fg_stick_open_file(&p->stick, name, true, &fd, err));
     (void)fg_stick_shown(&p->stick, name, shown);
     bool good = fd >= 0 && fg_piece_read(fd, p->piece, shown, NULL) == FG_OK &&
-                fg_piece_fits(p->piece, &p->list, shown, "", NULL) == FG_OK && is_as_written(p, fd);
+                fg_piece_fits(p->piece, &p->list, shown, "", NULL) == FG_OK;
+    const fg_status st = good ? compare_piece(p, fd, &good, err) : FG_OK;
     if (fd >= 0) (void)close(fd);
+    FG_TRY(st);
     if (!good) {
         p->r->bad++;
         return drop_part(p, name, err);
@@ -436,7 +475,7 @@ static fg_status confirm(packer *p, fg_err *err)
 {
     const uint64_t asked = p->r->bad;
     p->r->bad = 0;
-    FG_TRY(each(p, PART, NULL, read_back, err));
+    FG_TRY(each(p, false, PART, NULL, read_back, err));
     const uint64_t lost = p->r->bad;
     p->r->bad = asked;
     if (p->r->now > 0) p->list.trips++;
@@ -470,8 +509,9 @@ static fg_status pack(packer *p, const char *model, const char *stick, fg_err *e
         FG_TRY(fg_carry_free_blocks(&p->files, &p->list, err));
         p->backwards = !fg_carry_can_punch(&p->files);
     }
-    const fg_status st = fill_stick(p, err); /* what came before a failure is good */
-    fg_err late = {0};
+    const fg_status st = fill_stick(p, err);
+    if (st == FG_ECANCEL) return st; /* whoever comes back reads back what is there */
+    fg_err late = {0};               /* what came before a failure is good */
     const fg_status back = confirm(p, st == FG_OK ? err : &late);
     report(p);
     return st == FG_OK ? back : st;
@@ -489,11 +529,22 @@ fg_status fg_carry_pack(const char *model, const char *stick, const fg_carry_opt
 
 /* --- through a pipe --- */
 
-static fg_status put(int fd, const void *bytes, size_t n, fg_err *err)
+/* In portions that a pipe which is not full takes at once: a line may be slow, and whoever stops
+ * the command is not to wait for it. */
+static fg_status put(const packer *p, int fd, const void *bytes, size_t n, fg_err *err)
 {
+    enum { LOOK_MS = 200 };
+    struct stat sb;
     const uint8_t *at = bytes;
+    const size_t most = fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode) ? n : PIPE_BUF;
     while (n > 0) {
-        const ssize_t m = write(fd, at, n);
+        struct pollfd ready = {.fd = fd, .events = POLLOUT};
+        const int k = poll(&ready, 1, LOOK_MS);
+        if (k == 0 || (k < 0 && errno == EINTR)) {
+            FG_TRY(tell(p, FG_CARRY_COPY, p->now, p->capacity, err));
+            continue;
+        }
+        const ssize_t m = write(fd, at, n < most ? n : most);
         if (m < 0 && errno == EINTR) continue;
         if (m <= 0)
             return fg_fail(err, FG_EIO, "standard output: %s, expected to write it",
@@ -517,8 +568,8 @@ static fg_status send_manifest(packer *p, int fd, fg_err *err)
                8);
     fg_buf_u64(&head, b.len);
     if (st == FG_OK && head.failed) st = fg_fail_nomem(err, p->files.path);
-    if (st == FG_OK) st = put(fd, head.data, head.len, err);
-    if (st == FG_OK) st = put(fd, b.data, b.len, err);
+    if (st == FG_OK) st = put(p, fd, head.data, head.len, err);
+    if (st == FG_OK) st = put(p, fd, b.data, b.len, err);
     fg_buf_fini(&head);
     fg_buf_fini(&b);
     return st;
@@ -539,8 +590,8 @@ static fg_status send_piece(packer *p, int fd, uint8_t *data, fg_err *err)
         x->bytes += n;
     }
     if (!fg_piece_encode(x, p->head)) return fg_fail_nomem(err, "carry");
-    FG_TRY(put(fd, p->head, x->header_bytes, err));
-    return put(fd, data, (size_t)x->bytes, err);
+    FG_TRY(put(p, fd, p->head, x->header_bytes, err));
+    return put(p, fd, data, (size_t)x->bytes, err);
 }
 
 static fg_status send_all(packer *p, int fd, fg_err *err)
@@ -560,8 +611,7 @@ static fg_status send_all(packer *p, int fd, fg_err *err)
         set_blocks(p, FG_BLOCK_NEW, FG_BLOCK_SENT);
         p->now += p->piece->bytes;
         p->r->now = p->now;
-        if (p->o->progress != NULL && !p->o->progress(p->o->ctx, p->now, p->capacity))
-            st = fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to send all", p->files.path);
+        st = tell(p, FG_CARRY_COPY, p->now, p->capacity, err);
     }
     fg_mem_free(data);
     return st;

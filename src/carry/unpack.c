@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,7 +31,8 @@ typedef struct unpacker {
     fg_carry_list list;
     fg_stick home, stick;
     fg_carry_piece *piece;
-    uint64_t done, total;
+    uint64_t done, total;   /* bytes of the model that are here */
+    uint64_t written, back; /* of the piece, and what of that was read back */
     fg_err foreign; /* the first piece of another transfer */
     fg_carry_report *r;
     bool begun; /* list and files are open */
@@ -44,6 +46,14 @@ static void note(const unpacker *u, const char *line)
 static fg_status save(unpacker *u, fg_err *err)
 {
     return fg_stick_put_list(&u->home, u->files.state, FG_CARRY_RECEIVER, &u->list, err);
+}
+
+static fg_status tell(const unpacker *u, fg_carry_phase phase, uint64_t done, uint64_t total,
+                      fg_err *err)
+{
+    if (u->o->progress == NULL || u->o->progress(u->o->ctx, phase, done, total)) return FG_OK;
+    return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be complete; run it again to go on",
+                   u->r->out);
 }
 
 static void close_all(unpacker *u)
@@ -88,10 +98,13 @@ static fg_status begin(unpacker *u, const char *out, fg_carry_list *m, const cha
     FG_TRY(fg_stick_read_list(&u->home, u->files.state, FG_CARRY_RECEIVER, &u->list, &there, err));
     if (there) {
         FG_TRY(fg_carry_list_same(m, name, &u->list, u->files.path, err));
+        memcpy(u->list.sender, m->sender, sizeof m->sender); /* whom the answer is for */
     } else {
         u->list = *m;
         *m = (fg_carry_list){0};
         FG_TRY(check_room(u, err));
+        if (!fg_random_bytes(u->list.receiver, sizeof u->list.receiver))
+            return fg_fail(err, FG_EIO, "%s: no random numbers, expected some", u->files.path);
     }
     FG_TRY(fg_carry_out_open(&u->files, &u->list, !there, err));
     if (!there) FG_TRY(save(u, err));
@@ -109,54 +122,41 @@ static fg_status allocate(unpacker *u, fg_err *err)
 
 /* --- blocks --- */
 
-/* Block i of the piece, whose bytes are in the buffer: to the disk, or damaged. */
-static fg_status take_block(unpacker *u, uint32_t i, const uint8_t *bytes, bool readable,
+/* Block i of the piece, its bytes with their hash: to the disk, or damaged.  NULL: unreadable. */
+static fg_status take_block(unpacker *u, uint32_t i, const uint8_t *bytes, const uint8_t *sha,
                             fg_err *err)
 {
-    uint8_t sha[FG_SHA256_BYTES];
-    const uint64_t block = u->piece->first + i, n = fg_piece_block_bytes(u->piece, i);
+    const uint64_t block = u->piece->first + i;
     uint8_t *state = &u->list.block[block];
-    if (readable && !fg_sha256(bytes, (size_t)n, sha)) return fg_fail_nomem(err, "carry");
-    if (!readable || memcmp(sha, u->piece->sha[i], sizeof sha) != 0) {
+    if (bytes == NULL || memcmp(sha, u->piece->sha[i], FG_SHA256_BYTES) != 0) {
         *state = FG_BLOCK_BAD;
         return FG_OK;
     }
     FG_TRY(fg_carry_write_block(&u->files, &u->list, block, bytes, err));
     *state = FG_BLOCK_SENT; /* till it is read back */
     fg_carry_start_block(&u->files, &u->list, block);
-    u->done += n;
-    if (u->o->progress != NULL && !u->o->progress(u->o->ctx, u->done, u->total)) {
-        return fg_fail(err, FG_ECANCEL, "%s: cancelled, expected to be completed", u->files.path);
-    }
-    return FG_OK;
+    u->written += fg_piece_block_bytes(u->piece, i);
+    return tell(u, FG_CARRY_COPY, u->done + u->written, u->total, err);
 }
 
-/* Where blocks of the piece are read from: the stick, or our own disk. */
-typedef struct source {
-    const unpacker *u;
-    int fd;
-    fg_err err;
-} source;
-
-static bool read_own(void *ctx, uint32_t i, uint8_t *buf)
+static fg_status read_own(void *ctx, uint32_t i, uint8_t *buf, size_t *n, fg_err *err)
 {
-    source *s = ctx;
-    const unpacker *u = s->u;
+    const unpacker *u = ctx;
     const uint64_t block = u->piece->first + i;
-    return u->list.block[block] != FG_BLOCK_SENT ||
-           fg_carry_read_block(&u->files, &u->list, block, buf, &s->err) == FG_OK;
+    if (u->list.block[block] != FG_BLOCK_SENT) return FG_OK;
+    *n = (size_t)fg_piece_block_bytes(u->piece, i);
+    return fg_carry_read_block(&u->files, &u->list, block, buf, err);
 }
 
-static fg_status compare(unpacker *u, uint32_t i, const uint8_t *buf, const fg_carry_file *f,
+static fg_status compare(unpacker *u, uint32_t i, const fg_feed_block *b, const fg_carry_file *f,
                          fg_err *err)
 {
-    uint8_t sha[FG_SHA256_BYTES];
-    const uint64_t n = fg_piece_block_bytes(u->piece, i), block = u->piece->first + i;
-    if (!fg_sha256(buf, (size_t)n, sha)) return fg_fail_nomem(err, "carry");
-    if (memcmp(sha, u->piece->sha[i], sizeof sha) == 0) {
+    const uint64_t block = u->piece->first + i;
+    if (memcmp(b->sha, u->piece->sha[i], sizeof b->sha) == 0) {
         u->list.block[block] = FG_BLOCK_HAVE;
-        u->r->now += n;
-        return FG_OK;
+        u->r->now += b->n;
+        u->back += b->n;
+        return tell(u, FG_CARRY_CHECK, u->back, u->written, err);
     }
     return fg_fail(err, FG_EIO,
                    "%s: other bytes than were written at MiB %llu of it, expected the same: its "
@@ -169,22 +169,20 @@ static fg_status confirm(unpacker *u, fg_err *err)
 {
     const fg_carry_file *f = fg_carry_list_file_of(&u->list, u->piece->first);
     const size_t k = (size_t)(f - u->list.file);
-    source s = {.u = u};
     fg_feed *feed;
-    bool readable;
     FG_TRY(fg_stick_settle(u->files.fd[k], u->files.name[k], err));
-    FG_TRY(fg_feed_start(&feed, read_own, &s, u->piece->n, err));
+    FG_TRY(fg_feed_start(&feed, read_own, u, u->piece->n, err));
     fg_status st = FG_OK;
+    u->back = 0;
     for (uint32_t i = 0; st == FG_OK && i < u->piece->n; i++) {
-        const uint8_t *buf = fg_feed_next(feed, &readable);
-        if (!readable) {
-            st = s.err.code;
-            if (err != NULL) *err = s.err;
-        } else if (u->list.block[u->piece->first + i] == FG_BLOCK_SENT) {
-            st = compare(u, i, buf, f, err);
-        }
+        const fg_feed_block *b = fg_feed_next(feed);
+        st = b->st;
+        if (st != FG_OK && err != NULL) *err = b->err;
+        if (st == FG_OK && b->n > 0) st = compare(u, i, b, f, err);
     }
     fg_feed_stop(&feed);
+    u->done += u->back;
+    u->written = 0;
     return st == FG_OK ? save(u, err) : st;
 }
 
@@ -214,26 +212,34 @@ static bool is_wanted(const unpacker *u)
     return false;
 }
 
-static bool read_stick(void *ctx, uint32_t i, uint8_t *buf)
+/* A piece on the stick, open. */
+typedef struct source {
+    const unpacker *u;
+    int fd;
+} source;
+
+static fg_status read_stick(void *ctx, uint32_t i, uint8_t *buf, size_t *n, fg_err *err)
 {
     const source *s = ctx;
     const fg_carry_piece *x = s->u->piece;
     const uint64_t at = x->header_bytes + (uint64_t)i * FG_BLOCK_BYTES;
-    return s->u->list.block[x->first + i] == FG_BLOCK_HAVE ||
-           fg_stick_read_block(s->fd, buf, (size_t)fg_piece_block_bytes(x, i), at);
+    if (s->u->list.block[x->first + i] == FG_BLOCK_HAVE) return FG_OK;
+    *n = (size_t)fg_piece_block_bytes(x, i);
+    if (fg_stick_read_block(s->fd, buf, *n, at)) return FG_OK;
+    return fg_fail(err, FG_EIO, "block %u: %s, expected to read it", i, strerror(errno));
 }
 
 static fg_status take_blocks(unpacker *u, int fd, fg_err *err)
 {
     source s = {.u = u, .fd = fd};
     fg_feed *feed;
-    bool readable;
     FG_TRY(fg_feed_start(&feed, read_stick, &s, u->piece->n, err));
     fg_status st = FG_OK;
     for (uint32_t i = 0; st == FG_OK && i < u->piece->n; i++) {
-        const uint8_t *buf = fg_feed_next(feed, &readable);
-        if (u->list.block[u->piece->first + i] != FG_BLOCK_HAVE)
-            st = take_block(u, i, buf, readable, err);
+        const fg_feed_block *b = fg_feed_next(feed);
+        if (b->st == FG_ENOMEM) st = fg_fail_nomem(err, "carry");
+        if (st == FG_OK && u->list.block[u->piece->first + i] != FG_BLOCK_HAVE)
+            st = take_block(u, i, b->st == FG_OK ? b->p : NULL, b->sha, err);
     }
     fg_feed_stop(&feed);
     return st == FG_OK ? confirm(u, err) : st;
@@ -269,7 +275,11 @@ static fg_status take_pieces(unpacker *u, fg_err *err)
     size_t n;
     FG_TRY(fg_stick_names(&u->stick, PIECE, &names, &n, err));
     fg_status st = FG_OK;
-    for (size_t i = 0; st == FG_OK && i < n; i++) st = take_piece(u, names[i], err);
+    for (size_t i = 0; st == FG_OK && i < n; i++) {
+        const uint64_t before = u->done;
+        st = take_piece(u, names[i], err);
+        if (st == FG_OK && u->done == before) st = tell(u, FG_CARRY_LOOK, i + 1, n, err);
+    }
     fg_mem_free(names);
     return st;
 }
@@ -303,10 +313,11 @@ static fg_status unpack(unpacker *u, const char *out, fg_err *err)
     if (st == FG_OK) st = allocate(u, err);
     if (st == FG_OK) st = take_pieces(u, err);
     if (!u->begun) return st;
-    /* what came before a failure is there, and the sender is to know */
+    /* what came before a failure is there, and the sender is to know, but never more than our own
+     * state: it may free what it hears of */
     fg_err late = {0};
-    if (fg_stick_put_list(&u->stick, FG_STICK_RECEIVED, FG_CARRY_RECEIVED, &u->list, &late) !=
-        FG_OK)
+    if (save(u, &late) != FG_OK || fg_stick_put_list(&u->stick, FG_STICK_RECEIVED,
+                                                     FG_CARRY_RECEIVED, &u->list, &late) != FG_OK)
         note(u, late.msg);
     const fg_status end = conclude(u, st == FG_OK ? err : NULL);
     if (st == FG_OK) st = end;
@@ -330,12 +341,27 @@ fg_status fg_carry_unpack(const char *stick, const char *out, const fg_carry_opt
 
 /* Bytes that have come and are not used up. */
 typedef struct inlet {
+    const unpacker *u; /* who is told of the wait */
     int fd;
     uint8_t *p; /* [cap] */
     size_t cap, from, to;
     bool ended, used; /* used: what the last mark began was taken */
     fg_err err;
 } inlet;
+
+/* Waits for bytes; false: cancelled. */
+static bool wait_for(const inlet *in)
+{
+    enum { LOOK_MS = 200 };
+    struct pollfd p = {.fd = in->fd, .events = POLLIN};
+    fg_err why = {0};
+    for (;;) {
+        const int n = poll(&p, 1, LOOK_MS);
+        if (n > 0 || (n < 0 && errno != EINTR)) return true;
+        if (tell(in->u, FG_CARRY_COPY, in->u->done + in->u->written, in->u->total, &why) != FG_OK)
+            return false;
+    }
+}
 
 /* True when n bytes are there from in->from on. */
 static bool ensure(inlet *in, size_t n)
@@ -346,6 +372,12 @@ static bool ensure(inlet *in, size_t n)
     in->to -= in->from;
     in->from = 0;
     while (in->to < n && !in->ended) {
+        if (!wait_for(in)) {
+            (void)fg_fail(&in->err, FG_ECANCEL,
+                          "standard input: cancelled, expected to be read to its end");
+            in->ended = true;
+            break;
+        }
         const ssize_t got = read(in->fd, in->p + in->to, in->cap - in->to);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) {
@@ -358,10 +390,12 @@ static bool ensure(inlet *in, size_t n)
     return in->to >= n;
 }
 
-/* Goes on to the next mark of a piece or list among what is there, from `skip` bytes on. */
-static bool find_mark(inlet *in, size_t skip)
+/* Goes on to the next mark of a piece or list that begins `skip` to `most` - 1 bytes from here,
+ * among what is there. */
+static bool find_mark(inlet *in, size_t skip, size_t most)
 {
-    const uint8_t *from = in->p + in->from, *end = in->p + in->to;
+    const size_t there = in->to - in->from;
+    const uint8_t *from = in->p + in->from, *end = from + (there < most + 7 ? there : most + 7);
     for (const uint8_t *q = from + skip; q + 8 <= end; q++) {
         q = memchr(q, 0x89, (size_t)(end - q));
         if (q == NULL || q + 8 > end) break;
@@ -418,13 +452,15 @@ static fg_status receive_blocks(unpacker *u, inlet *in, fg_err *err)
     uint32_t i = 0;
     for (; st == FG_OK && i < u->piece->n; i++) {
         const size_t n = (size_t)fg_piece_block_bytes(u->piece, i);
-        uint8_t *state = &u->list.block[u->piece->first + i];
-        const uint8_t before = *state;
+        uint8_t sha[FG_SHA256_BYTES];
         if (!ensure(in, n)) break;
-        if (before != FG_BLOCK_HAVE) st = take_block(u, i, in->p + in->from, true, err);
-        if (before == FG_BLOCK_HAVE || *state == FG_BLOCK_BAD) {
-            (void)ensure(in, n + 8);
-            if (*state == FG_BLOCK_BAD && find_mark(in, 1)) break;
+        const uint8_t *bytes = in->p + in->from;
+        if (!fg_sha256(bytes, n, sha)) st = fg_fail_nomem(err, "carry");
+        if (st == FG_OK && u->list.block[u->piece->first + i] != FG_BLOCK_HAVE)
+            st = take_block(u, i, bytes, sha, err);
+        if (memcmp(sha, u->piece->sha[i], sizeof sha) != 0) {
+            (void)ensure(in, n + 7); /* one that begins at its end */
+            if (find_mark(in, 1, n)) break;
         }
         in->from += n;
     }
@@ -459,7 +495,7 @@ static fg_status receive_piece(unpacker *u, inlet *in, fg_err *err)
 static fg_status receive(unpacker *u, inlet *in, const char *out, fg_err *err)
 {
     while (ensure(in, 8)) {
-        if (!find_mark(in, 0)) {
+        if (!find_mark(in, 0, in->to - in->from)) {
             in->from = in->to - 7; /* a mark may have begun */
             if (in->ended) break;
             if (!ensure(in, 8 + 7)) break;
@@ -479,7 +515,7 @@ fg_status fg_carry_receive(int fd, const char *out, const fg_carry_opts *o, fg_c
                            fg_err *err)
 {
     unpacker u = {.o = o, .r = r, .home = {.dir = -1}, .stick = {.dir = -1}};
-    inlet in = {.fd = fd, .cap = 2 * (size_t)FG_BLOCK_BYTES};
+    inlet in = {.u = &u, .fd = fd, .cap = 2 * (size_t)FG_BLOCK_BYTES};
     *r = (fg_carry_report){0};
     in.p = fg_mem_alloc(in.cap);
     fg_status st = in.p == NULL ? fg_fail_nomem(err, "carry") : allocate(&u, err);

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "src/base/clock.h"
 #include "src/carry/carry.h"
 #include "src/cli/commands.h"
 #include "src/cli/common.h"
@@ -82,20 +85,116 @@ const command cmd_carry = {
     .run = run_status,
 };
 
+/* ---- what is shown meanwhile ---- */
+
+/* What it is at, and a thread that says so when nothing moves: a disk may keep a call for minutes,
+ * which no progress of ours interrupts. */
 typedef struct telling {
+    const char *phase[3]; /* of fg_carry_phase */
+    pthread_mutex_t lock; /* of all below */
+    pthread_cond_t end;
+    pthread_t thread;
+    bool threaded, ends;
     progress p;
+    uint64_t done, moved_ns, said_ns;
 } telling;
 
-static bool show(void *ctx, uint64_t done, uint64_t total)
+enum { TICK_MS = 500, QUIET_S = 2, QUIET_LINE_S = 30, QUIET_AGAIN_S = 600 };
+#define SECOND ((uint64_t)1000000000)
+
+static const char *for_whom(void)
 {
-    return progress_show(&((telling *)ctx)->p, done, total);
+    return cli_interrupted() ? "stops when the disk answers (once more stops at once)"
+                             : "waiting for the disk or line";
+}
+
+/* Nothing has moved for a while: a row on a terminal, else a line now and then. */
+static void look(telling *t)
+{
+    const uint64_t now = fg_clock_ns(), quiet = (now - t->moved_ns) / SECOND;
+    if (args_quiet() || quiet < QUIET_S) return;
+    if (t->p.on) {
+        fprintf(stderr, "\r%s: %s, %llu s\033[K", t->p.what, for_whom(), (unsigned long long)quiet);
+        (void)fflush(stderr);
+        t->p.drawn = true;
+        return;
+    }
+    const uint64_t since = t->said_ns > t->moved_ns ? t->said_ns : t->moved_ns;
+    const uint64_t patience = t->said_ns > t->moved_ns ? QUIET_AGAIN_S : QUIET_LINE_S;
+    if (now - since < patience * SECOND) return;
+    fprintf(stderr, "%s: %s, %llu s\n", t->p.what, for_whom(), (unsigned long long)quiet);
+    t->said_ns = now;
+}
+
+static void *watch(void *ctx)
+{
+    telling *t = ctx;
+    (void)pthread_mutex_lock(&t->lock);
+    while (!t->ends) {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += TICK_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / (long)SECOND;
+        until.tv_nsec %= (long)SECOND;
+        (void)pthread_cond_timedwait(&t->end, &t->lock, &until);
+        if (!t->ends) look(t);
+    }
+    (void)pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static void begin_telling(telling *t, const char *look, const char *copy, const char *check)
+{
+    *t = (telling){.phase = {look, copy, check}};
+    progress_start(&t->p, look, "B");
+    t->moved_ns = fg_clock_ns();
+    (void)pthread_mutex_init(&t->lock, NULL);
+    (void)pthread_cond_init(&t->end, NULL);
+    t->threaded = pthread_create(&t->thread, NULL, watch, t) == 0; /* else nobody says it */
+}
+
+static void end_telling(telling *t)
+{
+    (void)pthread_mutex_lock(&t->lock);
+    t->ends = true;
+    (void)pthread_cond_signal(&t->end);
+    (void)pthread_mutex_unlock(&t->lock);
+    if (t->threaded) (void)pthread_join(t->thread, NULL);
+    (void)pthread_cond_destroy(&t->end);
+    (void)pthread_mutex_destroy(&t->lock);
+    progress_end(&t->p);
+}
+
+/* Rates are those of the phase. */
+static bool show(void *ctx, fg_carry_phase phase, uint64_t done, uint64_t total)
+{
+    telling *t = ctx;
+    (void)pthread_mutex_lock(&t->lock);
+    const bool begins = t->p.what != t->phase[phase];
+    if (begins || done != t->done) t->moved_ns = fg_clock_ns();
+    if (begins) {
+        t->p.what = t->phase[phase];
+        t->p.unit = phase == FG_CARRY_LOOK ? "pieces" : "B";
+        t->p.start_ns = t->moved_ns;
+        t->p.from = done;
+    }
+    if (total > 0 && (begins || done != t->done)) (void)progress_show(&t->p, done, total);
+    t->done = done;
+    (void)pthread_mutex_unlock(&t->lock);
+    return !cli_interrupted();
 }
 
 static void tell(void *ctx, const char *line)
 {
-    (void)ctx;
+    telling *t = ctx;
+    (void)pthread_mutex_lock(&t->lock);
+    progress_end(&t->p);
+    t->p.drawn = false;
     cli_note("fulgur: %s\n", line);
+    (void)pthread_mutex_unlock(&t->lock);
 }
+
+/* ---- the commands ---- */
 
 #define PIECE_OPT(o)                                                                               \
     {                                                                                              \
@@ -122,7 +221,11 @@ static int run_status(int argc, char **argv)
         return status;
     fg_err err = {0};
     fg_carry_report r;
-    if (fg_carry_status(path, &r, &err) != FG_OK) return cli_fail(&err);
+    telling t;
+    begin_telling(&t, "status", "status", "status");
+    const fg_status st = fg_carry_status(path, &r, &err);
+    end_telling(&t);
+    if (st != FG_OK) return cli_fail(&err);
     print_state(path, &r);
     if (r.now > 0) printf("here        pieces with %s\n", cli_bytes((double)r.now));
     return cli_finish_stdout();
@@ -166,10 +269,10 @@ static int run_pack(int argc, char **argv)
     fg_err err = {0};
     fg_carry_report r;
     cli_catch_interrupt();
-    progress_start(&t.p, "pack", "B");
+    begin_telling(&t, "pack: looking at the stick", "pack", "pack: reading back");
     const fg_status st = pipe ? fg_carry_send(operand[0], STDOUT_FILENO, &o, &r, &err)
                               : fg_carry_pack(operand[0], operand[1], &o, &r, &err);
-    progress_end(&t.p);
+    end_telling(&t);
     if (st != FG_OK) return cli_fail(&err);
     if (pipe) return EXIT_OK;
     print_packed(operand[0], operand[1], &r);
@@ -191,10 +294,10 @@ static int run_unpack(int argc, char **argv)
     fg_err err = {0};
     fg_carry_report r;
     cli_catch_interrupt();
-    progress_start(&t.p, "unpack", "B");
+    begin_telling(&t, "unpack: looking at the stick", "unpack", "unpack: reading back");
     const fg_status st = strcmp(stick, "-") == 0 ? fg_carry_receive(STDIN_FILENO, out, &o, &r, &err)
                                                  : fg_carry_unpack(stick, out, &o, &r, &err);
-    progress_end(&t.p);
+    end_telling(&t);
     if (st != FG_OK) return cli_fail(&err);
     if (r.complete) {
         printf("%s: complete, %s\n", cli_shown(r.out), cli_bytes((double)r.total));

@@ -149,7 +149,8 @@ static const char offline_text[] =
     "  stick$ sh install.sh\n"
     "  stick$ export PATH=\"$HOME/.local/bin:$PATH\"\n"
     "  $ fulgur --version\n"
-    "The model is one file, or several with numbers behind the name; every byte has a checksum:\n"
+    "The model is one file, or several with numbers behind the name; where sticks are smaller than "
+    "it see `fulgur help tutorial-carry`. Every byte has a checksum:\n"
     "  $ fulgur verify m1.fulgur\n"
     "  $ fulgur info m1.fulgur\n"
     "What to expect here, and what would make it faster (`fulgur doctor`, 15 seconds):\n"
@@ -163,12 +164,41 @@ static const char offline_text[] =
     "admin`. To remove it:\n"
     "  stick$ sh install.sh --uninstall\n";
 
+static const char carry_text[] =
+    "A model goes to another machine over sticks that are smaller than it, and there it is known "
+    "whose it is. Two folders stand for the stick and the other machine here, so that it can be "
+    "tried at home; what is done there is marked THERE.\n"
+    "  $ mkdir stick there\n"
+    "Sign what leaves. `ours.sec` stays here; the line that is printed, the key's fingerprint, "
+    "goes on paper, `ours.pub` by another way than the sticks:\n"
+    "  $ fulgur key new ours\n"
+    "  $ fulgur sign m1.fulgur --key ours.sec\n"
+    "Fill the stick. It is read back, and the last line says whether it was all, or how many more "
+    "sticks of this size it takes; take another one and repeat the same command:\n"
+    "  $ fulgur carry pack m1.fulgur stick\n"
+    "THERE: take it over, stick by stick in any order. Each one keeps an answer:\n"
+    "  $ fulgur carry unpack stick -o there\n"
+    "Bring the stick back and fill it again: what arrived makes room, what was damaged is sent "
+    "once more. When it says that all of it has arrived, you are done:\n"
+    "  $ fulgur carry pack m1.fulgur stick\n"
+    "How far is it? Of a model at either side, or of a stick:\n"
+    "  $ fulgur carry status m1.fulgur\n"
+    "THERE: whose is it? The first time the fingerprint is shown, for you to compare with the "
+    "paper; `fulgur key pin` keeps a key, and `--key` is not needed any more:\n"
+    "  $ fulgur verify there/m1.fulgur --key ours.pub\n"
+    "  $ fulgur run there/m1.fulgur --key ours.pub -p 'Once upon a time' -n 20\n"
+    "Any of these commands may be stopped, by Ctrl-C or a loss of power, and run again. Where there "
+    "is no room for a second copy, `--move` at both sides gives back what has arrived. A stick "
+    "that is lost: `fulgur carry pack m1.fulgur stick --again`. To carry the same model to a second "
+    "machine, delete `m1.fulgur.carry` first, and `carry.received` on the sticks.";
+
 static const topic topics[] = {
     {"tutorial-convert", "from a checkpoint to a model file, checked and judged", convert_text,
      NULL},
     {"tutorial-terminal", "using a model from a terminal and in scripts", terminal_text, NULL},
     {"tutorial-numa", "an experiment with several NUMA nodes", numa_text, NULL},
     {"tutorial-offline", "from a stick to an answer, without a network", offline_text, NULL},
+    {"tutorial-carry", "a model over sticks smaller than it, and whose it is", carry_text, NULL},
     {"admin", "what it reads, writes and needs, for who has to allow it", admin_text, NULL},
     {"sandbox", "what each command may read, write, make and remove", sandbox_text, confine_print},
 };

@@ -304,7 +304,18 @@ static bool is_under(const fg_copy *c, const char *path)
            a.st_ino == b.st_ino;
 }
 
-/* With the lock of who fills it.  What cannot be filled takes no memory. */
+/* What cannot be filled takes no memory, or the line says that it still does. */
+static void give_up(const fg_copy *c, const char *path, bool made, fg_err *err)
+{
+    const bool gone = made && unlink(path) == 0;
+    if (ftruncate(c->fd, 0) == 0 || gone || err == NULL) return;
+    const int why = errno;
+    const fg_err first = *err;
+    (void)fg_fail(err, first.code, "%s; it keeps its memory (%s): remove %s", first.msg,
+                  strerror(why), path);
+}
+
+/* With the lock of who fills it. */
 static fg_status fill_if_empty(fg_copy *c, const image_head *want, const fg_copy_opts *o, bool made,
                                bool *again, fg_err *err)
 {
@@ -314,8 +325,7 @@ static fg_status fill_if_empty(fg_copy *c, const image_head *want, const fg_copy
     if (*again) return FG_OK;
     FG_TRY(look_at_image(c, o->image, want, &filled, err)); /* somebody may have filled it */
     const fg_status st = filled ? FG_OK : fill_image(c, want, o, err);
-    if (st != FG_OK && made) (void)unlink(o->image);
-    if (st != FG_OK) (void)ftruncate(c->fd, 0);
+    if (st != FG_OK) give_up(c, o->image, made, err);
     return st;
 }
 

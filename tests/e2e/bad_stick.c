@@ -6,6 +6,9 @@
  *   STICK_ZEROS=N    of the pieces, one behind the other by name, what is at N or behind reads as
  *                    zeros, except from the page cache: a fake stick
  *   STICK_COLD=1     nothing of it is in the page cache
+ *   STICK_FILE=N     no file has more bytes
+ *   READ_MS=N        a read of its pieces takes so long, by each thread
+ *   SYNC_MS=N        a sync of anything takes so long
  *   NO_HOLES=1       no file system can punch
  *   DIE_AT=N         killed before the Nth of the calls that change something on a disk
  *   DIE_COUNT=FILE   their number, at the end
@@ -20,6 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_FD = 1024 };
@@ -31,6 +35,13 @@ static long number(const char *name)
 {
     const char *s = getenv(name);
     return s == NULL ? -1 : atol(s);
+}
+
+static void take(const char *name)
+{
+    const long ms = number(name);
+    const struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+    if (ms > 0) (void)nanosleep(&t, NULL);
 }
 
 static void *next(const char *name)
@@ -96,6 +107,11 @@ ssize_t pwrite(int fd, const void *buf, size_t n, off_t at)
     struct stat sb;
     const long most = number("STICK_BYTES");
     may_die();
+    if (number("STICK_FILE") >= 0 && (long)at + (long)n > number("STICK_FILE") &&
+        on_stick(fd, path, sizeof path) != NULL) {
+        errno = EFBIG;
+        return -1;
+    }
     if (most >= 0 && on_stick(fd, path, sizeof path) != NULL && fstat(fd, &sb) == 0) {
         const long left = most - used(NULL), grows = (long)at + (long)n - (long)sb.st_size;
         if (grows > left) {
@@ -115,8 +131,12 @@ ssize_t pread(int fd, void *buf, size_t n, off_t at)
     char path[4096];
     const long zeros = number("STICK_ZEROS");
     const ssize_t got = real(fd, buf, n, at);
-    const char *name = zeros < 0 || got <= 0 ? NULL : on_stick(fd, path, sizeof path);
+    const char *name = got <= 0 || (zeros < 0 && number("READ_MS") < 0)
+                           ? NULL
+                           : on_stick(fd, path, sizeof path);
     if (name == NULL || strstr(name, ".piece") == NULL) return got;
+    take("READ_MS");
+    if (zeros < 0) return got;
     const int cold = number("STICK_COLD") == 1 || (fd < MAX_FD && dropped[fd]) ||
                      (fcntl(fd, F_GETFL) & O_DIRECT) != 0;
     const long begin = used(name) + (long)at;
@@ -177,6 +197,7 @@ int fsync(int fd)
 {
     int (*real)(int) = next("fsync");
     may_die();
+    take("SYNC_MS");
     return real(fd);
 }
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """fulgur carry: a model over many sticks and through a pipe, with everything that can go wrong on the way.
-FULGUR_TEST_LONG=1: a synthetic model of several GB as well, and the speed."""
+FULGUR_TEST_LONG=1: a synthetic model of 33 GB as well, or as large as the disk allows."""
 import hashlib
 import os
+import pty
 import random
 import re
 import resource
@@ -44,7 +45,17 @@ def shim(**env):
 
 
 def same(a=None, b=None):
+    if large is not None and a is None:
+        return hash_of(b or OUT) == large
     return all(open((a or path("made.fulgur")) + e, "rb").read() == open((b or OUT) + e, "rb").read() for e in ("", ".sig"))
+
+
+large = None  # hash of a model that is there once
+
+
+def hash_of(name):
+    with open(name, "rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()
 
 
 def used(folder):
@@ -61,14 +72,29 @@ def blocks(name):
     return range(int(first, 16), int(first, 16) + int(n, 16))
 
 
-def answer():
-    """What carry.received says: {state: set of blocks}."""
+def answer(name=None):
+    """What carry.received says, or another list: {state: set of blocks}."""
     said = {"have": set(), "bad": set()}
-    for line in open(os.path.join(STICK, "carry.received")):
+    for line in open(name or os.path.join(STICK, "carry.received")):
         w = line.split()
         if w[0] in said:
             said[w[0]] |= set(range(int(w[1]), int(w[2])))
     return said
+
+
+def hurt_three():
+    """A bit of three pieces; their blocks."""
+    bad = set()
+    for f in rand.sample([f for f in pieces() if len(blocks(f)) > 1], 3):
+        at = rand.randrange(len(blocks(f)))
+        bad.add(blocks(f)[at])
+        with open(os.path.join(STICK, f), "r+b") as p:
+            head = int.from_bytes(p.read(16)[12:], "little")
+            p.seek(head + at * MIB + 12345)
+            byte = p.read(1)
+            p.seek(-1, 1)
+            p.write(bytes([byte[0] ^ 0x10]))
+    return bad
 
 
 # ---- as it should be: nine sticks and more, and everything that is left behind ----
@@ -110,12 +136,12 @@ def carry(name, kills, piece="2M", most=3_500_000, holes=True):
     died = {"pack": 0, "unpack": 0}
     env = dict(STICK_BYTES=most, **({} if holes else {"NO_HOLES": 1}))
     pack, unpack = ["carry", "pack", M, STICK, "--piece", piece, "--move"], ["carry", "unpack", STICK, "-o", path("to"), "--move"]
-    calls = {"pack": 40, "unpack": 20}
+    calls = {"pack": 40, "unpack": 20} if large is None else {"pack": 6000, "unpack": 6000}
     for trip in range(80):
         for what, args in (("pack", pack), ("unpack", unpack)):
             for attempt in range(8):
                 n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 4 else 0
-                status, out, err = run(*args, env=shim(**env, DIE_AT=n, DIE_COUNT=path("count")))
+                status, out, err = run(*args, env=shim(**env, DIE_AT=n, DIE_COUNT=path("count")), timeout=3600)
                 a, b = used(path("from")), used(path("to"))
                 top = {"from": max(top["from"], a), "to": max(top["to"], b), "both": max(top["both"], a + b)}
                 if status == -signal.SIGKILL:
@@ -126,6 +152,8 @@ def carry(name, kills, piece="2M", most=3_500_000, holes=True):
                     return
                 calls[what] = int(open(path("count")).read())
                 break
+            if large is not None:
+                print(f"  trip {trip} {what}: killed {died}, {top}", flush=True)
             if os.path.exists(OUT) and not os.path.exists(OUT + ".carry"):
                 check(name, same(), trip)
                 check(name + ".killed", min(died.values()) >= kills, died)
@@ -175,17 +203,7 @@ check("control_cached.receiver_sees_it", len(answer()["bad"]) > 2, answer())
 # ---- three damaged pieces: exactly their ranges are asked for again ----
 fresh()
 run(*PACK[:-1], "4M")
-hurt = rand.sample([f for f in pieces() if len(blocks(f)) > 1], 3)
-bad = set()
-for f in hurt:
-    at = rand.randrange(len(blocks(f)))
-    bad.add(blocks(f)[at])
-    with open(os.path.join(STICK, f), "r+b") as p:
-        head = int.from_bytes(p.read(16)[12:], "little")
-        p.seek(head + at * MIB + 12345)
-        byte = p.read(1)
-        p.seek(-1, 1)
-        p.write(bytes([byte[0] ^ 0x10]))
+bad = hurt_three()
 status, out, err = run(*UNPACK)
 check("damaged", status == 0 and b" damaged" in out and answer()["bad"] == bad
       and len(answer()["have"]) == DATA - 3, (bad, answer(), err))
@@ -242,14 +260,14 @@ for name, to in (("name", "../m.fulgur"), ("dot", ".m"), ("long", "m" * 57), ("l
     body = re.sub(r"name .*", "name " + to, text)
     body = body[:body.index("end ")]
     open(T + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
-    check_error("hostile_name." + name, run("carry", "unpack", T, "-o", path("to")), "carry.manifest: line 3")
+    check_error("hostile_name." + name, run("carry", "unpack", T, "-o", path("to")), "carry.manifest: line 4")
 open(T + "/carry.manifest", "w").write(text.replace("blocks", "Blocks"))
 check_error("hostile_list", run("carry", "unpack", T), "carry.manifest: damaged")
 check("nothing_outside", not os.path.exists(path("m.fulgur")))
 
-body = "".join(line + "\n" for line in text.split("\n") if line[:5] in ("fulgu", "trans", "name ")) + "blocks 0\n"
+body = "".join(line + "\n" for line in text.split("\n") if line[:5] in ("fulgu", "trans", "sende", "name ")) + "blocks 0\n"
 open(T + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
-check_error("hostile_nothing", run("carry", "unpack", T, "-o", path("none.fulgur")), "carry.manifest: no transfer, name, file")
+check_error("hostile_nothing", run("carry", "unpack", T, "-o", path("none.fulgur")), "carry.manifest: no transfer, sender, receiver, name, file")
 
 # ---- an answer of an earlier transfer counts for nothing: its receiver may be no more ----
 fresh()
@@ -263,6 +281,29 @@ for i in range(2):
 check("old_answer_frees_nothing", same(M, path("made.fulgur")) and not os.path.exists(M + ".carry"))
 os.remove(STICK + "/carry.received")
 check("old_answer_deleted", run(*PACK)[0] == 0 and run(*UNPACK)[0] == 0 and same())
+
+# ---- nor does one of a second receiver, to whom a stick was lent; sticks of two transfers mix ----
+fresh()
+run(*PACK, env=shim(**SMALL))
+run(*UNPACK)
+run(*PACK, env=shim(**SMALL))
+os.mkdir(path("lent"))
+check("lent", run("carry", "unpack", STICK, "-o", path("lent"))[0] == 0)
+check_error("lent_answer", run(*PACK, "--move"), "carry.received: of another receiver", "the one that answered before", "delete it")
+os.remove(STICK + "/carry.received")
+check("lent_frees_nothing", same(M, path("made.fulgur")))
+lost = {b for f in pieces() for b in blocks(f)}
+check("lent_goes_on", run(*UNPACK)[0] == 0 and lost <= answer()["have"])
+os.remove(M + ".carry")  # the second transfer
+os.rename(STICK, path("old_stick"))
+os.mkdir(STICK)
+check("mixed", run(*PACK, env=shim(STICK_BYTES=9_000_000))[0] == 0 and run(*UNPACK)[0] == 0 and lost < answer()["have"])
+check_error("mixed_old_answer", run("carry", "pack", M, path("old_stick")), "old_stick/carry.received: of an earlier transfer")
+os.remove(path("old_stick/carry.received"))
+check("mixed_old_stick", run("carry", "pack", M, path("old_stick"), "--again")[0] == 0
+      and run("carry", "unpack", path("old_stick"), "-o", OUT)[0] == 0 and same())
+shutil.rmtree(path("old_stick"))
+shutil.rmtree(path("lent"))
 
 # ---- at the receiver a name is taken, a file is taken away ----
 fresh()
@@ -297,6 +338,50 @@ status, out, err = run("carry", "unpack", STICK, "-o", path("full"),
 check_error("no_room", (status, out, err), "bytes free on its file system")
 check("no_room_leaves_nothing", os.listdir(path("full")) == [])
 
+# ---- Ctrl-C while a slow stick is read back or taken over, at a pipe that stands still ----
+def stopped(name, args, when, env, **how):
+    """SIGINT when when(): it ends soon, in order."""
+    p = subprocess.Popen([FULGUR, *args], stderr=subprocess.PIPE, env={**os.environ, **env}, **how)
+    until = time.time() + 60
+    while not when() and p.poll() is None and time.time() < until:
+        time.sleep(0.02)
+    begin = time.time()
+    p.send_signal(signal.SIGINT)
+    err = p.stderr.read()
+    check(name, p.wait() == 130 and b"cancelled, expected to " in err and err.count(b"\n") == 1 and time.time() - begin < 5,
+          (p.returncode, time.time() - begin, err))
+
+
+def is_written():
+    """The piece is there with its header, which comes last."""
+    parts = [f for f in os.listdir(STICK) if f.endswith(".part")]
+    return len(parts) == 2 and open(os.path.join(STICK, max(parts)), "rb").read(1) == b"\x89"
+
+
+fresh()
+PACK, UNPACK = ["carry", "pack", M, STICK], ["carry", "unpack", STICK, "-o", path("to")]
+stopped("stop_reading_back", PACK, is_written, shim(READ_MS=1000))
+check("stop_reading_back.goes_on", run(*PACK)[0] == 0 and pieces() != [])
+stopped("stop_unpack", UNPACK, lambda: os.path.exists(OUT + ".carry"), shim(READ_MS=1000))
+check("stop_unpack.goes_on", run(*UNPACK)[0] == 0 and same())
+r, w = os.pipe()
+fresh()
+stopped("stop_pipe_that_is_full", ["carry", "pack", M, "-"], lambda: time.sleep(0.5) or True, {}, stdout=w)
+stopped("stop_pipe_that_is_silent", ["carry", "unpack", "-", "-o", OUT], lambda: time.sleep(0.3) or True, {}, stdin=subprocess.PIPE)
+os.close(r)
+os.close(w)
+# a disk that stands still: a sign of life on the terminal
+mine, theirs = pty.openpty()
+p = subprocess.Popen([FULGUR, *PACK], stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm", **shim(SYNC_MS=3000)})
+os.close(theirs)
+seen = b""
+while b"waiting for the disk" not in seen and p.poll() is None:
+    seen += os.read(mine, 4096)
+p.kill()
+p.wait()
+os.close(mine)
+check("sign_of_life", re.search(rb"pack[^\r]*: waiting for the disk or line, \d+ s", seen), seen)
+
 # ---- a split model, in parts on several drives ----
 for d in ("from", "to", "stick"):
     shutil.rmtree(path(d))
@@ -328,20 +413,56 @@ for name, change in (("gap", lambda b: b[:9 * MIB] + b[9 * MIB + 70001:]), ("fli
     check(f"pipe.{name}", status == 0 and (left or name == "late") and (left is None or float(left.group(1)) > 8), (out, err))
     status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=sent)
     check(f"pipe.{name}.filled", status == 0 and b"complete" in out and same(), (out, err))
+# damage in each field of a header costs its piece, and nothing else
+sent = run("carry", "pack", M, "-", "--piece", "4M")[1]
+MARK = b"\x89FGCARY\n"
+second = sent.index(MARK, sent.index(MARK) + 1)
+first, n = int.from_bytes(sent[second + 32:second + 40], "little"), int.from_bytes(sent[second + 48:second + 52], "little")
+FIELDS = dict(magic=3, version=8, header=13, id=20, first=32, all=40, blocks=48, zero=53, bytes=57, hash=64 + 40, sum=64 + 32 * n + 3)
+for name, at in FIELDS.items():
+    if name not in ("magic", "header", "blocks") and not LONG:
+        continue
+    fresh()
+    hurt = bytearray(sent)
+    hurt[second + at] ^= 0x41
+    status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=bytes(hurt))
+    check(f"pipe.{name}", status == 0 and answer(OUT + ".carry")["have"] == set(range(DATA)) - set(range(first, first + n)), (out, err))
+status, out, err = run("carry", "unpack", "-", "-o", OUT, stdin=sent)
+check("pipe.header_filled", status == 0 and b"complete" in out and same(), (out, err))
+# of the list nothing is known without it: it comes again with the next time
+for name, at in (("list", 2), ("length", 9), ("length_high", 13), ("text", 300)):
+    if name == "text" or LONG:
+        fresh()
+        hurt = bytearray(sent)
+        hurt[at] ^= 0x41
+        check_error(f"pipe.{name}", run("carry", "unpack", "-", "-o", OUT, stdin=bytes(hurt)), "standard input: no list")
+        check(f"pipe.{name}_twice", run("carry", "unpack", "-", "-o", OUT, stdin=bytes(hurt) + sent)[0] == 0 and same())
 check_error("pipe.nothing", run("carry", "unpack", "-", "-o", OUT, stdin=b""), "standard input: no list")
 
-# ---- a large one ----
+# ---- a large one: 33 GB in nine trips with sticks of 6 GiB ----
 if LONG:
-    free = shutil.disk_usage(path("")).free
-    layers = max(2, min(36, int(free / 3.3 / 0.92e9)))
+    size = min(33, int(shutil.disk_usage(path("")).free / 1.3e9))
     for d in ("from", "to", "stick"):
         shutil.rmtree(path(d))
         os.mkdir(path(d))
-    run("synth", M, "--layers", str(layers), timeout=3600)
+    os.remove(path("made.fulgur"))
+    run("synth", M, "--layers", str(max(2, round(size / 3.3))), timeout=3600)
+    large = hash_of(M)
     size = used(path("from"))
-    shutil.move(M, path("made.fulgur"))
-    shutil.copy(path("made.fulgur"), M)
-    open(M + ".sig", "w").close()
-    open(path("made.fulgur.sig"), "w").close()
-    carry("large", 20, piece="4095M", most=size * 6 // 33)
+    most = min(6 << 30, size * 6 // 33)
+    SMALL = dict(STICK_BYTES=most, STICK_FILE=(1 << 32) - 1)
+    PACK = ["carry", "pack", M, STICK, "--move"]
+    UNPACK = ["carry", "unpack", STICK, "-o", path("to"), "--move"]
+    small_piece = ["--piece", str(max(2, most // 10 >> 20)) + "M"]
+    half = dict(**SMALL, STICK_ZEROS=most // 2)
+    check_error("large.fake_stick", run(*PACK, *small_piece, env=shim(**half), timeout=3600), "not there as they were written")
+    check("large.fake_stick_first_half", 3 <= len(pieces()) <= 5, pieces())
+    check("large.fake_stick_unpack", run(*UNPACK, env=shim(**half, STICK_COLD=1), timeout=3600)[0] == 0 and answer()["bad"] == set())
+    run(*PACK, *small_piece, env=shim(**SMALL), timeout=3600)
+    bad = hurt_three()
+    status, out, err = run(*UNPACK[:-1], env=shim(**SMALL), timeout=3600)
+    check("large.damaged", status == 0 and b" damaged" in out and answer()["bad"] == bad, (bad, answer()["bad"], err))
+    status, out, err = run(*PACK, *small_piece, env=shim(**SMALL), timeout=3600)
+    check("large.sent_again", b"arrived damaged, sent again" in out and bad < {b for f in pieces() for b in blocks(f)}, (out, err))
+    carry("large", 20, piece="4095M", most=most)
 finish()

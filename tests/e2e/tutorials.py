@@ -11,11 +11,12 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from e2e import FULGUR, check, finish, path, run
 
 BUNDLE = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else None
-NAMES = ["tutorial-convert", "tutorial-terminal", "tutorial-numa", "tutorial-offline"]
+NAMES = ["tutorial-convert", "tutorial-terminal", "tutorial-numa", "tutorial-offline", "tutorial-carry"]
 WANT = {  # what a line's output must hold
-    "fulgur verify": "good", "fulgur info m1.fulgur --plot": "", "fulgur info m1.fulgur --placement": "", "fulgur info m1": "weights", "fulgur score": "perplexity", "fulgur chat -p": "8478",
+    "fulgur verify there": "signed      by key", "fulgur verify": "good", "fulgur info m1.fulgur --plot": "", "fulgur info m1.fulgur --placement": "", "fulgur info m1": "weights", "fulgur score": "perplexity", "fulgur chat -p": "8478",
     "fulgur chat m1.fulgur -p": "8478", "fulgur run": "", "fulgur plan": "tok/s", "fulgur numa MiniMax-M1-80k/config.json --predict": "slice",
-    "fulgur doctor --topology": "node", "fulgur --version": "fulgur ", "sh install.sh --uninstall": "uninstalled", "sh install.sh": "installed",
+    "fulgur doctor --topology": "node", "fulgur carry unpack": "complete", "fulgur carry status": "arrived",
+    "fulgur carry pack": "", "fulgur --version": "fulgur ", "sh install.sh --uninstall": "uninstalled", "sh install.sh": "installed",
 }
 
 

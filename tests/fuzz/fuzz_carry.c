@@ -26,14 +26,16 @@ static void seed_list(uint8_t kind, const char *text)
 static void seeds(void)
 {
 #define ID "transfer 00112233445566778899aabbccddeeff\n"
+#define FROM "sender ffeeddccbbaa99887766554433221100\n"
+#define TO   "receiver 0123456789abcdef0123456789abcdef\n"
 #define FILES                                                                                      \
     "file 0 5242880\nextent 0 1048576\nextent 2097152 3145728\nfile 3 12288\nextent 4096 8192\n"
-    seed_list(0, "fulgur carry 1 manifest\n" ID "name m.fulgur\n" FILES
+    seed_list(0, "fulgur carry 2 manifest\n" ID FROM "name m.fulgur\n" FILES
                  "file 16 100\nextent 0 100\nblocks 6\n");
-    seed_list(1, "fulgur carry 1 received\n" ID "blocks 6\nhave 0 3\nbad 4 5\n");
-    seed_list(2, "fulgur carry 1 sender\n" ID "name a_b-1\n" FILES
+    seed_list(1, "fulgur carry 2 received\n" ID FROM TO "blocks 6\nhave 0 3\nbad 4 5\n");
+    seed_list(2, "fulgur carry 2 sender\n" ID FROM TO "name a_b-1\n" FILES
                  "stamp 12 34\nblocks 5\nsent 1 2\nhave 2 5\ntrips 3\nmoves 1\n");
-    seed_list(3, "fulgur carry 1 receiver\n" ID "name m\nfile 0 0\nblocks 0\n");
+    seed_list(3, "fulgur carry 2 receiver\n" ID TO "name m\nfile 0 0\nblocks 0\n");
     fg_carry_piece *p = calloc(1, sizeof *p);
     uint8_t b[1 + FG_PIECE_MAX_HEADER] = {PIECE};
     if (p == NULL) abort();
@@ -51,7 +53,9 @@ static void seeds(void)
 static bool same_lists(const fg_carry_list *a, const fg_carry_list *b)
 {
     return a->n_file == b->n_file && a->n_extent == b->n_extent && a->n_block == b->n_block &&
-           memcmp(a->id, b->id, sizeof a->id) == 0 && strcmp(a->name, b->name) == 0 &&
+           memcmp(a->id, b->id, sizeof a->id) == 0 &&
+           memcmp(a->sender, b->sender, sizeof a->sender) == 0 &&
+           memcmp(a->receiver, b->receiver, sizeof a->receiver) == 0 && strcmp(a->name, b->name) == 0 &&
            memcmp(a->block, b->block, (size_t)a->n_block) == 0 && a->moves == b->moves;
 }
 
