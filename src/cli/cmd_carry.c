@@ -242,7 +242,8 @@ static void print_packed(const char *model, const char *stick, const fg_carry_re
     } else if (r->left > 0) {
         printf("%s: full: next stick\n", cli_shown(stick));
     } else if (r->sent > 0) {
-        printf("%s: nothing left to send, %s not confirmed; --again sends them once more\n",
+        printf("%s: nothing left to send, %s not confirmed: the stick that had them brings the "
+               "answer; if it is lost, --again sends them once more\n",
                cli_shown(stick), cli_bytes((double)r->sent));
     } else {
         printf("%s: all of it has arrived\n", cli_shown(model));

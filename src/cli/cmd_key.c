@@ -114,6 +114,9 @@ static int create(int argc, char **argv)
     fg_buf_fini(&pub);
     if (st != FG_OK) return cli_fail(&err);
     fg_key_fingerprint(&key, print);
+    cli_note("fulgur: %s.sec signs and is to be kept from others, %s.pub is to be given away; its "
+             "fingerprint, for paper:\n",
+             cli_shown(name), cli_shown(name));
     printf("%s\n", print);
     return cli_finish_stdout();
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """fulgur carry: a model over many sticks and through a pipe, with everything that can go wrong on the way.
-FULGUR_TEST_LONG=1: a synthetic model of 33 GB as well, or as large as the disk allows."""
+FULGUR_TEST_LONG=1: a synthetic model of 33 GB as well, or as large as the disk allows; carry.py GB: of so many."""
 import hashlib
 import os
 import pty
@@ -441,7 +441,7 @@ check_error("pipe.nothing", run("carry", "unpack", "-", "-o", OUT, stdin=b""), "
 
 # ---- a large one: 33 GB in nine trips with sticks of 6 GiB ----
 if LONG:
-    size = min(33, int(shutil.disk_usage(path("")).free / 1.3e9))
+    size = int(sys.argv[1]) if len(sys.argv) > 1 else min(33, int(shutil.disk_usage(path("")).free / 1.3e9))
     for d in ("from", "to", "stick"):
         shutil.rmtree(path(d))
         os.mkdir(path(d))

@@ -223,10 +223,10 @@ def odd_nodes(s):
 CARRY = """mkdir /dev/shm/from /dev/shm/to /stick
 cp /m/model /dev/shm/from/m.fulgur
 dd if=/dev/zero of=/dev/shm/fat bs=1M count=%d 2>/dev/null
-mkfs.vfat /dev/shm/fat
+mkdosfs /dev/shm/fat
 while [ ! -e /dev/shm/to/m.fulgur ] && [ $((trips += 1)) -lt 20 ]; do
   for side in 'pack /dev/shm/from/m.fulgur /stick' 'unpack /stick -o /dev/shm/to/m.fulgur'; do
-    mount -t vfat -o loop /dev/shm/fat /stick
+    mount -t vfat -o loop /dev/shm/fat /stick >>/out/said 2>&1 || exit
     fulgur carry $side --move >>/out/said 2>&1 || echo failed >>/out/said
     ls -l /stick >>/out/said
     umount /stick
@@ -239,13 +239,14 @@ cmp /m/model /dev/shm/to/m.fulgur && echo same >/out/same"""
 def fat_stick(s):
     """A model over a real FAT that is smaller than it."""
     _, drivers = machine.kernel()
-    modules = ["block/loop", "../fs/fat/fat", "../fs/fat/vfat", "../fs/nls/nls_cp437", "../fs/nls/nls_ascii"]
+    modules = ["block/loop", "../fs/fat/fat", "../fs/fat/vfat", "../fs/nls/nls_cp437", "../fs/nls/nls_ascii",
+               "../fs/nls/nls_utf8"]
     for m in modules:
         if os.path.exists(f"{drivers}/{m}.ko"):
             s.vm.add(f"{drivers}/{m}.ko", f"modules/{os.path.basename(m)}.ko")
     mib = max(34, os.path.getsize(MODEL) // 3 >> 20)
     files = s.boot("fat_stick", [(2, 1024)], [],
-                   before=[f"insmod /modules/{os.path.basename(m)}.ko" for m in modules] + [CARRY % mib])
+                   before=[f"insmod /modules/{os.path.basename(m)}.ko >>/out/said 2>&1" for m in modules] + [CARRY % mib])
     said = files.get("said", b"").decode("utf-8", "replace")
     check("fat_stick.same", files.get("same") == b"same\n" and int(files["trips"]) >= 3 and "failed" not in said
           and ": complete, " in said, (files.get("trips"), said[-2000:]))
