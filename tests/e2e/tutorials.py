@@ -13,6 +13,7 @@ from e2e import FULGUR, check, finish, path, run
 BUNDLE = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else None
 NAMES = ["tutorial-convert", "tutorial-terminal", "tutorial-numa", "tutorial-offline"]
 WANT = {  # what a line's output must hold
+    "fulgur verify mine.fulgur": "signed", "fulgur carry unpack": "", "fulgur key ours.pub": " ",
     "fulgur verify": "good", "fulgur info m1.fulgur --plot": "", "fulgur info m1.fulgur --placement": "", "fulgur info m1": "weights", "fulgur score": "perplexity", "fulgur chat -p": "8478",
     "fulgur chat m1.fulgur -p": "8478", "fulgur run": "", "fulgur plan": "tok/s", "fulgur numa MiniMax-M1-80k/config.json --predict": "slice",
     "fulgur doctor --topology": "node", "fulgur --version": "fulgur ", "sh install.sh --uninstall": "uninstalled", "sh install.sh": "installed",
