@@ -64,7 +64,7 @@ built "$build" NVCC=
 if [ -n "$gpu" ]; then # the same objects but for a few
     rm -rf "$build-gpu"
     cp -Rp "$build" "$build-gpu"
-    rm -f "$build-gpu/simd/cuda/cuda_image.o" "$build-gpu/map" "$build-gpu/fulgur"
+    rm -f "$build-gpu/simd/cuda/cuda_image.o" "$build-gpu/map" "$build-gpu/fulgur" "$build-gpu"/*.a
     grep -rl --include='*.c' FG_STATIC src quant simd convert | sed "s|\(.*\)c\$|$build-gpu/\1o|" | xargs rm -f
     built "$build-gpu" NVCC="$nvcc" DRIVER=1
 fi

@@ -166,7 +166,7 @@ arm_tests() {
 # ---- the whole program, ARM64 ----------------------------------------------------------------
 
 program_build() { # as a bundle has it
-    arm_make CFLAGS=-O1 STATIC="$root" NVCC= "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance"}
+    arm_make CFLAGS=-O1 STATIC="$root" NVCC= "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance" "$arm/tests/sys/test_sandbox"}
 }
 
 here() { "$fulgur" "$@"; }
@@ -206,6 +206,7 @@ program_tests() { # more than a chunk of 64 tokens
     for cpu in max neoverse-n1 cortex-a72; do check program.run_$cpu program_run $cpu; done
     # the logits above are as many bits; this takes minutes
     [ -z "${FULGUR_TEST_LONG:-}" ] || check program.golden_hash qemu-aarch64 -cpu max "$arm/tests/model/test_invariance" golden_hash
+    [ -z "${FULGUR_TEST_LONG:-}" ] || check program.sandbox_in_a_vm env FULGUR="$fulgur" python3 tests/emulate/arm_vm.py "$arm"
 }
 
 # ---- AVX-512 ----------------------------------------------------------------------------------
@@ -291,7 +292,7 @@ drop() { parts=$(echo " $parts " | sed "s/ $1 / /"); }
 install_parts() {
     pkgs=
     if has arm64 || has program; then
-        pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user"
+        pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user${FULGUR_TEST_LONG:+ qemu-system-arm}"
     fi
     if has simde; then pkgs="$pkgs libsimde-dev"; fi
     if has bochs; then pkgs="$pkgs bochs bochs-term grub-pc-bin grub-common xorriso"; fi

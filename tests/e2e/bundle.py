@@ -19,9 +19,9 @@ from e2e import check, finish, path, report
 
 TOOLS = "sh sed head cut uname sha256sum mkdir cp chmod mv rm rmdir dirname cat ls printf sort grep echo tr find".split()
 STRANGE = path("strange")
-# an ELF program of 64 bits for AArch64; F: the interpreter is opened now, outside
+# an ELF program of 64 bits for AArch64; the interpreter is opened now, outside (F), and gets the name too (P)
 ARM = (r":arm:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:"
-       r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:%s:F")
+       r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:%s:FP")
 QUESTION = "Please compute the sum of 4821 and 3657."
 
 
@@ -212,7 +212,7 @@ def on_strange_machines(p):
             and files(p.root) == before, (out, files(p.root) - before))
     status, out = p.run("cd /stick/b && sh install.sh --prefix /opt/f && /opt/f/bin/fulgur --version && sh install.sh --prefix /opt/f --uninstall", noexec=[("/home", "")])
     p.check("elsewhere", status == 0 and files(p.root) == before, out)
-    ask = f"cd /desk && exec fulgur chat n.fulgur -p '{QUESTION}' --temp 0"
+    ask = f"cd /desk && exec fulgur chat n.fulgur -p '{QUESTION}' --temp 0 --stats none"
     usual = p.run(ask)
     if p.other:
         return  # qemu itself makes code
