@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * Runs a program on a machine that it is not on:
- *   strange nox PROGRAM ...                 memory that can be executed is refused, as hardened systems do
- *   strange slow SECONDS END PROGRAM ...    opening a file whose name ends so takes that long the first time,
- *                                           as where a scanner reads it first; "opened N" at the end, on
- *                                           standard error: how often one was opened
- *   strange arm FOLDER RULE PROGRAM ...     in a user's name space of its own, in which the kernel starts
- *                                           programs of another machine by RULE (binfmt_misc)
+ *   strange nox PROGRAM ...
+ *       memory that can be executed is refused, as hardened systems do
+ *   strange slow SECONDS END PROGRAM ...
+ *       opening a file whose name ends so takes that long the first time, as where a scanner reads
+ *       it first; "opened N" at the end, on standard error: how often one was opened
+ *   strange arm FOLDER RULE PROGRAM ...
+ *       in a user's name space of its own, in which the kernel starts programs of another machine
+ *       by RULE (binfmt_misc)
  * Works for static programs, since it is the kernel that is told.
  */
 #include <errno.h>
