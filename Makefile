@@ -1,7 +1,8 @@
 # Fulgur.  `make help` lists the targets.
 # Knobs: CC, CFLAGS, BUILD, WERROR=1, DEBUG=1, SAN=address,undefined, OPENMP=0, BLAS=link (OpenBLAS is a
 # library like any other; else loaded by who calibrates), STATIC=DIR (a static program, with the libraries of
-# scripts/static_root.sh below DIR and BLAS=link; no card), V=1, PREFIX, DESTDIR, NVCC (the compiler of
+# scripts/static_root.sh below DIR and BLAS=link; no card, but with DRIVER=1, where the C library is shared, so
+# that a card's driver can be loaded), V=1, PREFIX, DESTDIR, NVCC (the compiler of
 # the card's kernels; found where it is, NVCC= for a program without them).
 CC      ?= cc
 ifeq ($(origin CC),default)
@@ -50,8 +51,10 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(LINKED) 2>/dev/null)
 else
 TRIPLE     := $(shell $(CC) -dumpmachine)
-PKG_CFLAGS := -DFG_STATIC=1 -isystem $(STATIC)/usr/include -isystem $(STATIC)/usr/include/$(TRIPLE)
-PKG_LIBS   := -static -L$(STATIC)/usr/lib/$(TRIPLE) $(addprefix -l,hwloc cjson xxhash pcre2-8 utf8proc uring edit tinfo bsd md openblas crypto)
+PKG_CFLAGS := $(if $(DRIVER),,-DFG_STATIC=1) -isystem $(STATIC)/usr/include -isystem $(STATIC)/usr/include/$(TRIPLE)
+PKG_LIBS   := $(if $(DRIVER),-no-pie -static-libgcc -Wl$(comma)-Bstatic,-static) -L$(STATIC)/usr/lib/$(TRIPLE) \
+              $(addprefix -l,hwloc cjson xxhash pcre2-8 utf8proc uring edit tinfo bsd md openblas crypto) \
+              $(if $(DRIVER),-lgomp -Wl$(comma)-Bdynamic -Wl$(comma)--as-needed)
 endif
 ALL_CFLAGS = $(STD) $(WARN) $(PIC) $(CFLAGS) $(DEBUGF) $(FPF) $(SANF) $(OMPF) -pthread -fvisibility=hidden $(PKG_CFLAGS) $(ISA) -MMD -MP
 LDLIBS  = $(PKG_LIBS) -lm -ldl -pthread $(OMPF) $(SANF)

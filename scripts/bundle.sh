@@ -1,9 +1,10 @@
 #!/bin/sh
 # A bundle for machines without a network: OUT, a folder that fits on FAT, and OUT.tar.gz.
-#   sh scripts/bundle.sh [--arch x86_64|aarch64] [--model M.fulgur] OUT
+#   sh scripts/bundle.sh [--arch x86_64|aarch64] [--gpu] [--model M.fulgur] OUT
 # Static program, manual pages, completions, terminal descriptions, UTF-8, licences, SBOM (SPDX 2.3),
 # MANIFEST (version, date, packages, SHA-256 and size of each file) and install.sh.  Two runs at one commit
 # with the same package versions give the same bytes; a model is copied beside it and is not in the tar.
+# --gpu: also fulgur-gpu, which shares the C library, so that a card's driver can be loaded; needs nvcc.
 # BUNDLE_CACHE: where libraries are unpacked and built (default build/bundle).
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,11 +14,13 @@ fail() { echo "fulgur: bundle: $*" >&2; exit 1; }
 arch=$(uname -m)
 model=
 out=
+gpu=
 while [ $# -gt 0 ]; do
     case $1 in
     --arch) [ $# -gt 1 ] || fail "--arch without a name, expected x86_64 or aarch64"; arch=$2; shift ;;
     --model) [ $# -gt 1 ] || fail "--model without a file, expected one"; model=$2; shift ;;
-    -*) fail "$1: unknown option, expected --arch or --model" ;;
+    --gpu) gpu=1 ;;
+    -*) fail "$1: unknown option, expected --arch, --gpu or --model" ;;
     *) [ -z "$out" ] || fail "$1: one operand too many, expected OUT"; out=$1 ;;
     esac
     shift
@@ -32,6 +35,11 @@ esac
 [ -z "$model" ] || [ -f "$model" ] || fail "$model: missing, expected a model"
 [ ! -e "$out" ] && [ ! -e "$out.tar.gz" ] || fail "$out: exists already, expected a new name"
 cross=$arch-linux-gnu
+for tool in "$cross-gcc" "$cross-strip" $run; do
+    command -v "$tool" >/dev/null || fail "$tool: missing, expected gcc-$(echo "$cross" | tr _ -) and qemu-user"
+done
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null) || :
+[ -z "$gpu" ] || [ -n "$nvcc" ] || fail "nvcc: missing, expected it for --gpu"
 cache=${BUNDLE_CACHE:-build/bundle}
 [ ! -d debs ] || [ -e "$cache/$debian" ] || { mkdir -p "$cache/$debian" && cp -R debs "$cache/$debian/debs"; }
 
@@ -45,16 +53,29 @@ mkdir -p "$cache"
 sh scripts/static_root.sh $debian "$cache/$debian" >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "no libraries, see $log"; }
 root=$(cd "$cache/$debian/sysroot" && pwd)
 build=$cache/$debian/build
-make -s -j"$(nproc)" CC="$cross-gcc" AR="$cross-ar" CFLAGS="-O2 -g0 -ffile-prefix-map=$root=." NVCC= WERROR=1 \
-    STATIC="$root" BUILD="$build" LDFLAGS_EXTRA="-Wl,-Map=$build/map -Wl,--build-id=none" "$build/fulgur" \
-    >>"$log" 2>&1 || { grep -v warning "$log" | tail -n 5 >&2; fail "the build failed, see $log"; }
+built() { # FOLDER VARIABLE...: the program, and what the linker took for it
+    where=$1
+    shift
+    make -s -j"$(nproc)" CC="$cross-gcc" AR="$cross-ar" CFLAGS="-O2 -g0 -ffile-prefix-map=$root=." WERROR=1 STATIC="$root" \
+        BUILD="$where" LDFLAGS_EXTRA="-Wl,-Map=$where/map -Wl,--build-id=none" "$@" "$where/fulgur" >>"$log" 2>&1 ||
+        { grep -v warning "$log" | tail -n 5 >&2; fail "the build failed, see $log"; }
+}
+built "$build" NVCC=
+if [ -n "$gpu" ]; then # the same objects but for a few
+    rm -rf "$build-gpu"
+    cp -Rp "$build" "$build-gpu"
+    rm -f "$build-gpu/simd/cuda/cuda_image.o" "$build-gpu/map" "$build-gpu/fulgur" "$build-gpu"/*.a
+    grep -rl --include='*.c' FG_STATIC src quant simd convert | sed "s|\(.*\)c\$|$build-gpu/\1o|" | xargs rm -f
+    built "$build-gpu" NVCC="$nvcc" DRIVER=1
+fi
 
 # ---- files ----
 share=$out/share/fulgur
 mkdir -p "$out/bin" "$share/licences" "$share/locale/C.utf8" "$out/share/man/man1" \
     "$out/share/bash-completion/completions" "$out/share/zsh/site-functions"
 "$cross-strip" -o "$out/bin/fulgur" "$build/fulgur"
-chmod 755 "$out/bin/fulgur"
+[ -z "$gpu" ] || "$cross-strip" -o "$out/bin/fulgur-gpu" "$build-gpu/fulgur"
+chmod 755 "$out"/bin/*
 fulgur() { $run "$out/bin/fulgur" "$@"; }
 fulgur --help=man >"$out/share/man/man1/fulgur.1"
 fulgur --help=names | while read -r c; do
@@ -74,9 +95,8 @@ cp scripts/bundle/install.sh "$out/install.sh"
 chmod 755 "$out/install.sh"
 
 # ---- what is inside: the archives that the linker took, by package ----
-sed -n 's/^\(LOAD \)\{0,1\}\(\/[^ (]*\.a\).*/\2/p; s/^\(\/[^ (]*\.a\)(.*/\1/p' "$build/map" | sort -u >"$build/archives"
-grep -E '^/|^LOAD' "$build/map" | sed -n 's/^LOAD //; s/^\(\/[^( ]*\.[ao]\).*/\1/p' | grep -v "/$debian/build/" |
-    sort -u >"$build/objects"
+cat "$build/map" ${gpu:+"$build-gpu/map"} | grep -E '^/|^LOAD' | sed -n 's/^LOAD //; s/^\(\/[^( ]*\.[ao]\).*/\1/p' |
+    grep -v "/$debian/build" | sort -u >"$build/objects"
 package_of() { # FILE: package, version
     case $1 in
     */libcjson.a) echo "cjson $(of_source cjson)" ;;

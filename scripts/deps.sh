@@ -7,7 +7,8 @@ pkgs="gcc libc6-dev make pkg-config libhwloc-dev libcjson-dev libxxhash-dev libp
       libutf8proc-dev libedit-dev libopenblas-dev liburing-dev libssl-dev"
 [ "${1:-}" = test ] && pkgs="$pkgs clang libclang-rt-dev libomp-dev clang-format
     python3 python3-venv git groff-base signify-openbsd zsh qemu-system-x86 busybox-static e2fsprogs"
-[ -z "${FULGUR_TEST_LONG:-}" ] || pkgs="$pkgs dpkg-dev lintian debootstrap"
+[ -z "${FULGUR_TEST_LONG:-}" ] || pkgs="$pkgs dpkg-dev lintian debootstrap
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user qemu-system-arm"
 missing=
 for p in $pkgs; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -74,7 +74,7 @@ install() {
 # ---- ARM64 ------------------------------------------------------------------------------------
 
 arm=$out/arm64
-root=$out/debian/sysroot
+root=$PWD/build/bundle/arm64/sysroot # what bundles are made of
 arm_objs() { for f in "$@"; do echo "$arm/${f%.c}.o"; done; }
 # What the kernel tests need; no third-party library but the header of xxHash.
 arm_srcs=$(ls simd/*.c simd/scalar/*.c simd/arm/*.c quant/*.c src/sys/cpu.c src/factor/algorithm.c src/base/*.c \
@@ -165,13 +165,8 @@ arm_tests() {
 
 # ---- the whole program, ARM64 ----------------------------------------------------------------
 
-program_build() {
-    lib=$root/usr/lib/$cross
-    arm_make CFLAGS=-O1 BLAS=link PKG_CFLAGS="-isystem $root/usr/include -isystem $root/usr/include/$cross \
-        -isystem $root/usr/include/$cross/openblas-pthread" \
-        LDLIBS="-static -L$lib -lhwloc -ludev -lcjson -lxxhash -lpcre2-8 -lutf8proc -ledit -ltinfo -luring \
-                -lbsd -lmd -lopenblas -lcrypto -lm -pthread -fopenmp" \
-        "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance"}
+program_build() { # as a bundle has it
+    arm_make CFLAGS=-O1 STATIC="$root" NVCC= "$arm/fulgur" ${FULGUR_TEST_LONG:+"$arm/tests/model/test_invariance" "$arm/tests/sys/test_sandbox"}
 }
 
 here() { "$fulgur" "$@"; }
@@ -211,6 +206,7 @@ program_tests() { # more than a chunk of 64 tokens
     for cpu in max neoverse-n1 cortex-a72; do check program.run_$cpu program_run $cpu; done
     # the logits above are as many bits; this takes minutes
     [ -z "${FULGUR_TEST_LONG:-}" ] || check program.golden_hash qemu-aarch64 -cpu max "$arm/tests/model/test_invariance" golden_hash
+    [ -z "${FULGUR_TEST_LONG:-}" ] || check program.sandbox_in_a_vm env FULGUR="$fulgur" python3 tests/emulate/arm_vm.py "$arm"
 }
 
 # ---- AVX-512 ----------------------------------------------------------------------------------
@@ -296,7 +292,7 @@ drop() { parts=$(echo " $parts " | sed "s/ $1 / /"); }
 install_parts() {
     pkgs=
     if has arm64 || has program; then
-        pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user"
+        pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user${FULGUR_TEST_LONG:+ qemu-system-arm}"
     fi
     if has simde; then pkgs="$pkgs libsimde-dev"; fi
     if has bochs; then pkgs="$pkgs bochs bochs-term grub-pc-bin grub-common xorriso"; fi
@@ -311,7 +307,7 @@ prepare() {
     done
     if has arm64; then check arm64.build arm_build; fi
     has program || return 0
-    if ! sh scripts/emu_root.sh "$out/debian" >"$out/log/root" 2>&1; then
+    if ! sh scripts/static_root.sh arm64 "${root%/sysroot}" >"$out/log/root" 2>&1; then
         skip program "no arm64 libraries: $(tail -n 1 "$out/log/root")"
         drop program
         return 0

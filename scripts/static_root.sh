@@ -78,7 +78,7 @@ tar -xf "$(ls "$dir"/debs/hwloc_*.orig.tar.*)" -C "$dir/src/hwloc" --strip-compo
         --enable-static --disable-shared --disable-libudev --disable-libxml2 --disable-cairo --disable-pci \
         --disable-opencl --disable-cuda --disable-nvml --disable-rsmi --disable-levelzero --disable-gl \
         --disable-plugins --disable-picky &&
-    make -s -C include install DESTDIR="$dir/sysroot" && make -s -C hwloc &&
+    make -s -C include install DESTDIR="$dir/sysroot" && make -s -j"$(nproc)" -C hwloc &&
     make -s -C hwloc install DESTDIR="$dir/sysroot")
 rm -f "$lib"/*.la
 

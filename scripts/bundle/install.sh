@@ -60,15 +60,16 @@ machine=$(uname -m)
 names=$(sed -n 's/^file [0-9a-f]* [0-9]* //p' "$manifest")
 [ -n "$names" ] || fail "$manifest: no files, expected a list"
 if [ -n "$(command -v sha256sum)" ]; then
-    said=$(cd "$here" && sed -n 's/^file \([0-9a-f]*\) [0-9]* /\1  /p' MANIFEST | sha256sum -c 2>&1) || {
-        for f in $names; do
-            want=$(sed -n "s|^file \([0-9a-f]*\) [0-9]* $f\$|\1|p" "$manifest")
-            got=$(sha256sum "$here/$f" 2>&1 | cut -d' ' -f1) || :
-            [ "$got" = "$want" ] || fail "$f: damaged or missing, expected SHA-256 $want; copy the bundle again"
-        done
-        fail "$manifest: does not fit, expected the list of this bundle"
-    }
-    echo "checked: every file is as MANIFEST lists it (absence of damage)"
+    # a dot a file: where a scanner reads each before it may be opened, that is a sign of life
+    printf 'checking %s files ' "$(echo "$names" | grep -vc '^models/')"
+    sed -n '/ models\//d; s/^file \([0-9a-f]*\) [0-9]* /\1 /p' "$manifest" | while read -r want f; do
+        got=$(sha256sum "$here/$f" 2>&1) || :
+        [ "${got%% *}" = "$want" ] ||
+            { echo; fail "$f: damaged or missing, expected SHA-256 $want; copy the bundle again"; }
+        printf .
+    done
+    echo
+    echo "checked: every file is as MANIFEST lists it (absence of damage), but for models: fulgur verify"
 else
     echo "not checked: no sha256sum here, so damage would not be seen"
 fi
@@ -85,13 +86,13 @@ fi
 
 mkdir -p "$prefix/bin" "$prefix/share/fulgur" || fail "$prefix: cannot be made, expected a folder to write to"
 new=$prefix/bin/.fulgur.new
-trap 'rm -f "$new" "$list.new"' EXIT
+trap 'rm -f "$new" "$new-gpu" "$list.new"' EXIT
 cp "$here/bin/fulgur" "$new" && chmod 755 "$new" || fail "$prefix/bin: cannot be written, expected room there"
 said=$("$new" --version 2>&1) ||
     fail "$prefix: programs do not run there (mounted noexec?), expected --prefix DIR elsewhere"
 for f in $names; do
     case $f in
-    bin/fulgur | install.sh | models/*) continue ;;
+    bin/fulgur | bin/fulgur-gpu | install.sh | models/*) continue ;;
     share/*) to=$prefix/$f ;;
     *) to=$prefix/share/fulgur/$f ;;
     esac
@@ -100,6 +101,17 @@ for f in $names; do
     echo "${to#"$prefix"/}"
 done >"$list.new"
 printf '%s\n' bin/fulgur share/fulgur/MANIFEST >>"$list.new"
+if [ -f "$here/bin/fulgur-gpu" ]; then
+    cp "$here/bin/fulgur-gpu" "$new-gpu" && chmod 755 "$new-gpu" || fail "$prefix/bin: cannot be written, expected room there"
+    if said=$("$new-gpu" --version 2>&1); then
+        mv -f "$new-gpu" "$prefix/bin/fulgur-gpu"
+        echo bin/fulgur-gpu >>"$list.new"
+        echo "with a card: fulgur-gpu, the same commands with --gpu"
+    else
+        rm -f "$new-gpu"
+        echo "left out: fulgur-gpu does not run here (it needs the C library of Debian 12 or newer)"
+    fi
+fi
 cp "$manifest" "$installed.new" && mv -f "$installed.new" "$installed"
 mv -f "$list.new" "$list"
 mv -f "$new" "$prefix/bin/fulgur"

@@ -3,15 +3,101 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "src/base/clock.h"
 #include "src/base/mapping.h"
 #include "src/base/mem.h"
+
+/* ---- opening ---- */
+
+static fg_io_slow_fn *on_slow;
+
+void fg_io_on_slow(fg_io_slow_fn *slow)
+{
+    on_slow = slow;
+}
+
+typedef struct opening {
+    const char *path;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    struct timespec begun;
+    bool is_over;
+} opening;
+
+/* The call itself may be deaf to signals while it waits, hence a thread. */
+static void *wait_for_opening(void *arg)
+{
+    enum { FIRST = 5, THEN = 30 };
+    opening *o = arg;
+    struct timespec until = o->begun;
+    uint64_t waited = FIRST;
+    until.tv_sec += FIRST;
+    (void)pthread_mutex_lock(&o->lock);
+    for (int e = 0; !o->is_over && (e == 0 || e == ETIMEDOUT);) {
+        e = pthread_cond_timedwait(&o->over, &o->lock, &until);
+        if (e != ETIMEDOUT || o->is_over) continue;
+        on_slow(o->path, waited);
+        waited += THEN;
+        until.tv_sec += THEN;
+    }
+    (void)pthread_mutex_unlock(&o->lock);
+    return NULL;
+}
+
+static bool begin_waiting(opening *o)
+{
+    enum { STACK = 256 << 10 };
+    pthread_attr_t attr;
+    pthread_condattr_t steady;
+    sigset_t all, before;
+    if (pthread_attr_init(&attr) != 0) return false;
+    (void)pthread_attr_setstacksize(&attr, STACK);
+    (void)clock_gettime(CLOCK_MONOTONIC, &o->begun);
+    (void)pthread_condattr_init(&steady);
+    (void)pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&o->lock, NULL);
+    (void)pthread_cond_init(&o->over, &steady);
+    (void)sigfillset(&all); /* signals are for the others */
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    const bool begun = pthread_create(&o->thread, &attr, wait_for_opening, o) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_condattr_destroy(&steady);
+    (void)pthread_attr_destroy(&attr);
+    return begun;
+}
+
+int fg_io_open(const char *path, int flags)
+{
+    return fg_io_open_at(AT_FDCWD, path, flags);
+}
+
+int fg_io_open_at(int dir, const char *path, int flags)
+{
+    opening o = {.path = path};
+    const bool waits = on_slow != NULL && begin_waiting(&o);
+    const int fd = openat(dir, path, flags), why = errno;
+    if (waits) {
+        (void)pthread_mutex_lock(&o.lock);
+        o.is_over = true;
+        (void)pthread_cond_signal(&o.over);
+        (void)pthread_mutex_unlock(&o.lock);
+        (void)pthread_join(o.thread, NULL);
+        (void)pthread_cond_destroy(&o.over);
+        (void)pthread_mutex_destroy(&o.lock);
+    }
+    errno = why;
+    return fd;
+}
 
 fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
 {
@@ -20,7 +106,7 @@ fg_status fg_file_open(fg_file *f, const char *path, bool map, fg_err *err)
     f->path = fg_mem_strndup(path, strlen(path));
     if (f->path == NULL) return fg_fail_nomem(err, path);
     /* a pipe would otherwise wait for a writer; io_uring takes the flag as a wish to fail */
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    f->fd = fg_io_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat sb;
     if (f->fd < 0) {
         const int why = errno;

@@ -58,6 +58,14 @@ fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const
 typedef bool fg_io_full_fn(void *ctx, const char *path, uint64_t bytes);
 void fg_io_on_full(fg_io_full_fn *full, void *ctx);
 
+/* open(2) and openat(2) of what is there.  Where a scanner reads the file first, or its drive has
+ * to wake, that takes minutes: after 5 seconds and then every 30 `slow` is told, by a thread that
+ * lives as long as the call.  NULL, as at the start: nobody is.  -1 with errno. */
+typedef void fg_io_slow_fn(const char *path, uint64_t seconds);
+void fg_io_on_slow(fg_io_slow_fn *slow);
+int fg_io_open(const char *path, int flags);
+int fg_io_open_at(int dir, const char *path, int flags);
+
 /* Reads a whole file of at most max_bytes into *out (NUL appended, not counted; caller frees with
  * fg_mem_free). */
 fg_status fg_io_read_all(const char *path, uint64_t max_bytes, char **out, size_t *len,

@@ -167,7 +167,7 @@ static fg_status open_file(fg_carry_files *f, const fg_carry_list *l, size_t i, 
     f->name[i] = fg_carry_files_name(f, x->ending, "");
     if (f->name[i] == NULL) return fg_fail_nomem(err, f->path);
     f->n = i + 1;
-    f->fd[i] = open(f->name[i], (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+    f->fd[i] = fg_io_open(f->name[i], (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
     if (f->fd[i] < 0 || fstat(f->fd[i], &sb) != 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected the file that is being carried", f->name[i],
                        strerror(errno));

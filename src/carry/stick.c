@@ -54,8 +54,8 @@ fg_status fg_stick_open_file(const fg_stick *s, const char *name, bool cold, int
         return fg_fail(err, FG_EINVAL, "%s: a bad name, expected letters, digits and ._-",
                        fg_stick_shown(s, name, shown));
     }
-    *fd = openat(s->dir, name, flags | (cold ? O_DIRECT : 0));
-    if (*fd < 0 && cold && errno == EINVAL) *fd = openat(s->dir, name, flags);
+    *fd = fg_io_open_at(s->dir, name, flags | (cold ? O_DIRECT : 0));
+    if (*fd < 0 && cold && errno == EINVAL) *fd = fg_io_open_at(s->dir, name, flags);
     if (*fd < 0) return errno == ENOENT ? FG_OK : fail(s, name, "a regular file", err);
     if (fstat(*fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
         (void)close(*fd);

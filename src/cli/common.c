@@ -127,6 +127,16 @@ void cli_note(const char *fmt, ...)
     va_end(ap);
 }
 
+void cli_say_slow(const char *path, uint64_t seconds)
+{
+    char name[256];
+    fg_utf8_file_name(path, name, sizeof name);
+    cli_note(
+        "fulgur: %s: not open after %llu s, expected at once; waiting (a scanner that reads it "
+        "first, or a drive that wakes up)\n",
+        name, (unsigned long long)seconds);
+}
+
 bool cli_is_screen(int fd)
 {
     const char *term = getenv("TERM");
@@ -393,7 +403,7 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     if (stat(path, &sb) != 0 || S_ISDIR(sb.st_mode) || (S_ISREG(sb.st_mode) && sb.st_size > 0)) {
         return fg_io_read_all(path, TEXT_MAX, text, n, err);
     }
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = fg_io_open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
     }

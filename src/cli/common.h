@@ -38,6 +38,8 @@ const char *cli_shown(const char *s);
 
 /* A notice on stderr: as printf, and nothing with --quiet. */
 void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Of fg_io_on_slow: a note. */
+void cli_say_slow(const char *path, uint64_t seconds);
 
 /* fd is a terminal that knows escape sequences (TERM is not dumb); and may have colours and the
  * like (NO_COLOR is not set). */

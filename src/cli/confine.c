@@ -13,7 +13,6 @@
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/cli/help.h"
-#include "src/cli/line.h"
 #include "src/cli/origin.h"
 #include "src/cli/planned.h"
 #include "src/cli/state_dir.h"
@@ -376,24 +375,25 @@ static bool is_given(const line *l, const char *flag)
     return o != NULL && o->kind == OPT_FLAG && *(const bool *)o->value;
 }
 
-/* The folder, or the one of that name in it; made if it is wanted, since a rule is for what is
- * there.  Else the nearest one above it: what is asked for later (/save) makes it, and nobody who
- * asks for nothing finds it. */
-static const char *state_folder(const char *name, bool make)
+/* The folder of that name where the program keeps things; NULL: there is none, so nothing in it. */
+static const char *state_folder(const char *name)
 {
     static char path[PATH_MAX];
-    char above[PATH_MAX];
     char *in_it;
-    if (cli_state_path(&in_it, name == NULL ? "x" : name, NULL) != FG_OK) return NULL;
-    if (make) line_make_folders(in_it);
-    if (name == NULL) folder_of(in_it, path);
-    if (name != NULL) (void)snprintf(path, sizeof path, "%s", in_it);
+    if (cli_state_path(&in_it, name, NULL) != FG_OK) return NULL;
+    (void)snprintf(path, sizeof path, "%s", in_it);
     fg_mem_free(in_it);
-    while (!fg_io_exists(path) && strchr(path + 1, '/') != NULL) {
-        folder_of(path, above);
-        memcpy(path, above, sizeof path);
-    }
-    return path;
+    return fg_io_exists(path) ? path : NULL;
+}
+
+/* A conversation may be kept at any time (/save): a rule is for what is there, so the folder is
+ * made, and goes again if nothing was kept.  One message with its answer is not kept. */
+static const char *chat_folder(const line *l)
+{
+    const opt *prompt = find_option(l, "prompt"), *file = find_option(l, "file");
+    const bool one =
+        *(const char *const *)prompt->value != NULL || *(const char *const *)file->value != NULL;
+    return one ? NULL : cli_state_hold();
 }
 
 /* pinned: path of the user's keys, NULL: there is none. */
@@ -402,13 +402,9 @@ static const char *path_of(const line *l, const rule *r, const char *pinned)
     const opt *o = find_option(l, r->name);
     if ((r->rights & STATE) && r->path != NULL) { /* of --dir */
         const char *given = o == NULL ? NULL : *(const char *const *)o->value;
-        return given != NULL ? given : state_folder(r->path, false);
+        return given != NULL ? given : state_folder(r->path);
     }
-    if (r->rights & STATE) {
-        const opt *named = find_option(l, "session");
-        const bool has = named != NULL && *(const char *const *)named->value != NULL;
-        return state_folder(NULL, has || is_given(l, r->name));
-    }
+    if (r->rights & STATE) return chat_folder(l);
     if (r->rights & PINNED) return pinned;
     if (r->rights & ALWAYS) return r->name;
     if (o == NULL || o->kind != OPT_STR) return find_operand(l, r->name);
@@ -467,6 +463,8 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
         if (r->rights & STATE) {
             (void)fg_sandbox_allow(s, path, r->rights & (READ | WRITE | MAKE | REMOVE | TREE));
+            const char *above = r->path == NULL ? cli_state_above() : NULL;
+            if (above != NULL) (void)fg_sandbox_allow(s, above, TREE); /* empty ones go */
             continue;
         }
         if (r->rights & FOLDERS) allow_list(s, path, r->rights, &n_file);
@@ -523,9 +521,8 @@ static void list_rules(const row *w, unsigned rights, char *out, size_t size)
         const char *name = strcmp(r->name, "/") == 0   ? "every file that a person may name"
                            : strcmp(r->name, ".") == 0 ? "the working folder"
                            : !(r->rights & STATE)      ? r->name
-                           : r->path != NULL
-                               ? "the folder of sessions, or --dir"
-                               : "the folder of history and sessions, or the nearest above it";
+                           : r->path != NULL           ? "the folder of sessions, or --dir"
+                                                       : "the folder of history and sessions";
         const int n =
             snprintf(out + at, size - at, "%s%s%s%s%s%s%s", at == 0 ? "" : ", ", folder,
                      is_option ? "--" : "", name, r->rights & NO_MODEL ? " (no model)" : "",

@@ -9,14 +9,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "src/base/io.h"
 #include "src/base/status.h"
 #include "src/cli/args.h"
 #include "src/cli/beside.h"
 #include "src/cli/commands.h"
+#include "src/cli/common.h"
 #include "src/cli/confine.h"
 #include "src/cli/help.h"
 #include "src/cli/lost.h"
 #include "src/cli/signals.h"
+#include "src/cli/state_dir.h"
 #include "src/cli/topics.h"
 
 static const command *const commands[] = {
@@ -139,6 +142,10 @@ int main(int argc, char **argv)
     cli_catch_lost_files();
     beside_find();
     args_on_entry(confine);
+    fg_io_on_slow(cli_say_slow);
     const command *c = find(argc - 1, argv + 1, &n_word);
-    return c == NULL ? unknown(first) : cli_exit_status(c->run(argc - n_word, argv + n_word));
+    if (c == NULL) return unknown(first);
+    const int status = c->run(argc - n_word, argv + n_word);
+    cli_state_release();
+    return cli_exit_status(status);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "src/cli/common.h"
@@ -190,6 +191,7 @@ meters *meters_open(bool silent)
     choose_outputs(m, silent);
     (void)pthread_mutex_init(&m->lock, NULL);
     if (m->status == NULL) return m;
+    fg_io_on_slow(NULL);    /* what it is busy with stands in its row */
     (void)sigfillset(&all); /* signals are the main thread's */
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     m->threaded = pthread_create(&m->thread, NULL, watch, m) == 0;

@@ -66,7 +66,8 @@ static void start(void)
 {
 #ifdef FG_STATIC
     (void)fg_fail(&driver.failed, FG_ENOTSUP,
-                  "no driver (a static program cannot load it), expected one; try --gpu off");
+                  "no driver (a static program cannot load one; fulgur-gpu of a bundle can), "
+                  "expected one; try --gpu off");
     return;
 #endif
     const char *missing = NULL;

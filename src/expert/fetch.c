@@ -305,12 +305,12 @@ static fg_status open_file(fg_fetch *r, fg_err *err)
 {
     void *probe = fg_mem_map(FG_IO_ALIGN);
     if (probe == NULL) return fg_fail_nomem(err, r->path);
-    r->fd = open(r->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    r->fd = fg_io_open(r->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
     r->direct = r->fd >= 0 && (pread(r->fd, probe, FG_IO_ALIGN, 0) >= 0 || errno != EINVAL);
     fg_mem_unmap(probe, FG_IO_ALIGN);
     if (!r->direct) {
         if (r->fd >= 0) (void)close(r->fd);
-        r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
+        r->fd = fg_io_open(r->path, O_RDONLY | O_CLOEXEC);
     }
     if (r->fd < 0 || !fg_stamp_take(&r->opened, r->fd)) {
         return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", r->path, strerror(errno));

@@ -41,11 +41,11 @@ static bool direct_reads_work(int fd)
 /* Opens `name` (the file itself, or its entry in /proc) past the page cache if possible. */
 static fg_status open_for_reads(fg_disk *d, const char *name, fg_err *err)
 {
-    d->fd = open(name, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    d->fd = fg_io_open(name, O_RDONLY | O_DIRECT | O_CLOEXEC);
     d->direct = d->fd >= 0 && direct_reads_work(d->fd);
     if (d->direct) return FG_OK;
     if (d->fd >= 0) (void)close(d->fd);
-    d->fd = open(name, O_RDONLY | O_CLOEXEC);
+    d->fd = fg_io_open(name, O_RDONLY | O_CLOEXEC);
     if (d->fd >= 0) return FG_OK;
     return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", d->path, strerror(errno));
 }

@@ -39,6 +39,14 @@ def preload(name, text):
 
 SANITIZED = b"__asan_init" in open(FULGUR, "rb").read()
 
+# ---- a scanner that reads a file before it may be opened: begun here, looked at in the end ----
+STRANGE = path("strange")
+strange = subprocess.run([CC, "-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-o", STRANGE, "tests/e2e/strange.c"]).returncode == 0
+RUN = ("run", M, "-p", "Once upon a time", "-n", "4", "--temp", "0", "-t", "1")
+slow = {name: subprocess.Popen([STRANGE, "slow", "8", ".fulgur", FULGUR, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for name, args in (("run", RUN), ("quiet", (*RUN, "-q")), ("chat", ("chat", M, "-p", "a", "-n", "1")), ("verify", ("verify", M)))
+        if strange and not SANITIZED}
+
 # ---- OpenBLAS is of those who calibrate ----
 p = subprocess.Popen([FULGUR, "tokenize", M], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 p.stdin.write(b"x")
@@ -139,4 +147,21 @@ for n in (1, 2, 3):
             check_error(f"threads_{n}.{args[0]}", result, "thread")
         if os.path.exists(path("t.fulgur")):
             os.remove(path("t.fulgur"))
+
+# ---- the scanner: a line after 5 seconds, and then as ever ----
+WAITS = re.escape(os.path.basename(M).encode()) + rb": not open after 5 s"
+usual = run(*RUN)
+for name, p in slow.items():
+    out, err = p.communicate(timeout=120)
+    lines = len(re.findall(b"^fulgur: " + WAITS, err, re.M))
+    check(f"slow_open_{name}", p.returncode == 0 and lines == (name != "quiet") and b"opened " in err and (name != "run" or out == usual[1]), (out, err))
+check("slow_open_control", b"not open" not in usual[2], usual[2])
+
+# ---- no memory that can be executed: the expressions are interpreted ----
+if not strange or SANITIZED:
+    report("skip", "no_executable_memory", "no compiler, or a sanitizer")
+else:
+    for args in (RUN, ("chat", M, "-p", "a", "-n", "4", "--temp", "0"), ("tokenize", M, "-p", "it's 12345 tokens")):
+        p = subprocess.run([STRANGE, "nox", FULGUR, *args], capture_output=True, timeout=60)
+        check(f"no_executable_memory_{args[0]}", p.returncode == 0 and (p.stdout, p.stderr.count(b"fulgur: ")) == (run(*args)[1], 0), p)
 finish()

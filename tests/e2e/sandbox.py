@@ -91,6 +91,72 @@ if saved[0] == 0:
               and os.listdir(where[1] if where else SESSIONS) == [], got)
     check("session_none", session("list")[0] == 0 and run("session", "rm", "plan", env=KEPT)[2].startswith(b"fulgur: session plan: not there"))
 
+# ---- a conversation that may be kept: one folder is open, and no trace remains of one that was not ----
+EMPTY = path("empty")
+
+
+def home(*below):
+    """A new home folder, and the environment that says so."""
+    shutil.rmtree(EMPTY, ignore_errors=True)
+    os.makedirs(os.path.join(EMPTY, *below))
+    return {"HOME": EMPTY, "XDG_STATE_HOME": ""}
+
+
+def talk(env, text, *args):
+    p = subprocess.Popen([FULGUR, "chat", M, "-n", "4", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
+    p.stdin.write(text)
+    p.stdin.flush()
+    return p
+
+
+def left():
+    return sorted(os.path.relpath(os.path.join(d, n), EMPTY) for d, ds, fs in os.walk(EMPTY) for n in ds + fs)
+
+
+STATE = os.path.join(EMPTY, ".local/state/fulgur")
+env = home()
+got = run("chat", M, "-p", "a", "-n", "1", env=env)
+check("one_message_makes_nothing", got[0] == 0 and left() == [], (got, left()))
+for below in ((), (".local/share",), (".local/state/fulgur",)):
+    env = home(*below)
+    before = [n for n in left() if not n.endswith("fulgur")]
+    p = talk(env, b"hello\n")
+    out, err = p.communicate(timeout=60)
+    check(f"leaves_no_trace_{len(below)}_{len(before)}", p.returncode == 0 and b"fulgur: " not in err and left() == before, (err, left()))
+if here and built and b"asan" not in os.fsencode(FULGUR):
+    env = home("work")
+    for where, want in ((EMPTY, 0), (os.path.join(EMPTY, "work"), 0), (STATE, 1)):
+        p = talk({**env, "LD_PRELOAD": path("try.so"), "TRY_FILE": path("other/file"), "TRY_DIR": where}, b"hello\n/save kept\n")
+        out, err = p.communicate(timeout=60)
+        m = re.search(rb"tried . (.)", err)
+        check(f"open_is_{os.path.basename(where)}", p.returncode == 0 and m and int(m.group(1)) == want, err)
+        shutil.rmtree(STATE + "/sessions/kept.fgs", ignore_errors=True)
+env = home()
+p = talk(env, b"hello\n/save kept\n")
+out, err = p.communicate(timeout=60)
+check("saved_without_a_folder", p.returncode == 0 and b"fulgur: " not in err and os.path.isdir(STATE + "/sessions/kept.fgs"), (err, left()))
+env = home()
+first, second = talk(env, b"hello\n"), talk(env, b"hello\n")
+for p in (first, second):
+    p.stdout.readline()  # it is in its sandbox
+first.communicate(timeout=60)
+there = os.path.isdir(STATE)
+out, err = second.communicate(b"/save kept\n", timeout=60)
+check("the_other_one_still_saves", there and second.returncode == 0 and os.path.isdir(STATE + "/sessions/kept.fgs"), (there, err, left()))
+env = home()
+p = talk(env, b"hello\n")
+p.stdout.readline()
+p.kill()
+p.communicate()
+killed = left()
+talk(env, b"").communicate(timeout=60)
+check("what_a_killed_one_left_goes", killed == [".local", ".local/state", ".local/state/fulgur"] and left() == [".local", ".local/state"], (killed, left()))
+env = home()
+os.chmod(EMPTY, 0o500)
+got = run("chat", M, "-n", "1", stdin=b"hello\n", env=env)
+check("no_place_to_keep_it", got[0] == 0 and (left() == [] or os.geteuid() == 0), (got, left()))
+os.chmod(EMPTY, 0o700)
+
 # ---- what it says ----
 status, out, err = run("run", M, "-p", "a", "-n", "1", "--no-sandbox")
 check("no_sandbox_says_so", status == 0 and err.startswith(b"fulgur: no sandbox: "), err)

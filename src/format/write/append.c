@@ -133,7 +133,7 @@ static fg_status check_hashes(const fg_append *a, fg_err *err)
 
 static fg_status open_locked(fg_append *a, fg_err *err)
 {
-    a->fd = open(a->path, O_RDWR | O_CLOEXEC);
+    a->fd = fg_io_open(a->path, O_RDWR | O_CLOEXEC);
     if (a->fd < 0) return fail_io(a, "a writable file", err);
     FG_TRY(lock(a, err));
     FG_TRY(fg_model_file_open(&a->file, a->path, err));

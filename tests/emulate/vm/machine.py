@@ -42,23 +42,23 @@ class Missing(Exception):
     """A tool or package that cannot be had."""
 
 
-def call(*args, cwd=None):
-    p = subprocess.run(args, capture_output=True, text=True, cwd=cwd)
+def call(*args, cwd=None, env=None):
+    p = subprocess.run(args, capture_output=True, text=True, cwd=cwd, env=env)
     if p.returncode != 0:
         raise Missing(f"{' '.join(args)}: {(p.stderr or p.stdout).strip()[-300:]}")
     return p.stdout
 
 
-def kernel():
-    """(image, folder of its modules) of Debian's kernel for virtual machines."""
-    root = f"{CACHE}/kernel"
+def kernel(arch="amd64", env=None):
+    """(image, folder of its modules) of Debian's kernel for virtual machines; env: of an apt for another machine."""
+    root = f"{CACHE}/kernel{'' if arch == 'amd64' else '-' + arch}"
     if not glob.glob(f"{root}/boot/vmlinuz-*"):
         shutil.rmtree(root, ignore_errors=True)
         os.makedirs(root)
-        package = re.search(r"Depends: (linux-image-\S+)", call("apt-cache", "depends", "linux-image-cloud-amd64"))
+        package = re.search(r"Depends: (linux-image-\S+)", call("apt-cache", "depends", f"linux-image-cloud-{arch}", env=env))
         if package is None:
-            raise Missing("linux-image-cloud-amd64 names no package")
-        call("apt-get", "-o", "APT::Sandbox::User=root", "download", package[1], cwd=root)
+            raise Missing(f"linux-image-cloud-{arch} names no package")
+        call("apt-get", "-o", "APT::Sandbox::User=root", "download", package[1], cwd=root, env=env)
         deb = glob.glob(f"{root}/*.deb")[0]
         call("dpkg-deb", "-x", deb, f"{root}/new")
         os.remove(deb)
