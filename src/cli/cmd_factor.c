@@ -413,6 +413,29 @@ static fg_status train(const factor_request *q, fg_err *err)
     return st;
 }
 
+/* An option that says nothing of traces; NULL: none was given. */
+static const char *not_of_traces(const factor_request *q)
+{
+    const factor_request d = factor_request_default();
+    const struct {
+        bool given;
+        const char *name;
+    } option[] = {{q->set != NULL, "--set"},
+                  {q->valid != NULL, "--valid"},
+                  {q->order != d.order, "--order"},
+                  {q->adapt != d.adapt, "--adapt"},
+                  {q->save_split != NULL, "--save-split"},
+                  {q->bias, "--bias"},
+                  {strcmp(q->split, d.split) != 0, "--split"},
+                  {q->repeats != d.repeats, "--duplicates"},
+                  {q->patience != d.patience, "--patience"},
+                  {q->budget != d.budget, "--budget"}};
+    for (size_t i = 0; i < sizeof option / sizeof option[0]; i++) {
+        if (option[i].given) return option[i].name;
+    }
+    return NULL;
+}
+
 static int run_train(int argc, char **argv)
 {
     factor_request q = factor_request_default();
@@ -444,6 +467,10 @@ static int run_train(int argc, char **argv)
     }
     if (q.valid != NULL && q.save_split != NULL) {
         return args_usage(&cmd_train, "--save-split with --valid, expected a split of one file");
+    }
+    const char *foreign = q.trace ? not_of_traces(&q) : NULL;
+    if (foreign != NULL) {
+        return args_usage(&cmd_train, "%s with --trace, expected one of them", foreign);
     }
     fg_err err = {0};
     cli_catch_interrupt();
@@ -567,7 +594,7 @@ static void print_pairs(const fg_factor_model *m, const model_ids *ids, const fg
 static int run_predict(int argc, char **argv)
 {
     const char *operand[2];
-    top_request q = {.top = 10, .relevant = (double)NAN};
+    top_request q = {.relevant = (double)NAN};
     const opt opts[] = {
         {"user", 'u', OPT_STR, &q.user, 0, 0, "ID", "this user's best items, less those in PAIRS"},
         {"top", 'n', OPT_U32, &q.top, 1, 1e6, "N", "items of a list (default: 10)"},
@@ -581,6 +608,13 @@ static int run_predict(int argc, char **argv)
                     &status)) {
         return status;
     }
+    if (q.top > 0 && q.user == NULL && q.test == NULL) {
+        return args_usage(&cmd_predict, "--top alone, expected --user or --test with it");
+    }
+    if (!isnan(q.relevant) && q.test == NULL) {
+        return args_usage(&cmd_predict, "--relevant alone, expected --test with it");
+    }
+    if (q.top == 0) q.top = 10;
     fg_err err = {0};
     fg_factor_model *m = NULL;
     model_ids ids;
