@@ -285,7 +285,7 @@ static fg_status read_parts(const factor_request *q, fg_ratings *r, fg_hdi part[
     FG_TRY(factor_read(q->ratings, false, q->repeats, r, err));
     FG_TRY(fg_ratings_explicit(&r->m, q->ratings, err));
     if (q->valid == NULL) {
-        cli_catch_interrupt(); /* from here on there is something to clean up; a pipe may be silent */
+        cli_catch_interrupt(); /* not before: a pipe may be silent */
         return factor_cut(q, r, q->seed, 0, true, part, err);
     }
     part[0] = r->m;

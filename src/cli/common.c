@@ -524,7 +524,8 @@ void print_store(fg_engine *e)
     if (c->n_prefetch > 0) {
         fprintf(stderr, "read ahead %s%s: %s experts, %.1f %% of them used\n",
                 none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
-                cli_count(c->n_prefetch), 100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch);
+                cli_count(c->n_prefetch),
+                100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch);
     }
     if (none || s->n_single == 0) return;
     fprintf(stderr, "%s was on for %s of %s single tokens", fg_predict_name(s->predict),

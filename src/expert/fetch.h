@@ -88,12 +88,12 @@ typedef struct fg_load {
     /* the rest belongs to the reader */
     uint8_t *dst;
     uint64_t offset, bytes;
-    uint64_t issued;      /* bytes of pieces that were started */
-    uint8_t *arrived;     /* [pieces] */
-    size_t arrived_cap;   /* bytes of arrived */
-    uint32_t n_flight;    /* pieces with this load as owner */
-    uint32_t n_stale;     /* those of them that an earlier use of the load started */
-    uint32_t serial;      /* of the present use */
+    uint64_t issued;    /* bytes of pieces that were started */
+    uint8_t *arrived;   /* [pieces] */
+    size_t arrived_cap; /* bytes of arrived */
+    uint32_t n_flight;  /* pieces with this load as owner */
+    uint32_t n_stale;   /* those of them that an earlier use of the load started */
+    uint32_t serial;    /* of the present use */
     uint32_t n_retry, n_interrupt;
     bool queued, urgent;
     struct fg_load *next;

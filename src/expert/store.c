@@ -44,9 +44,9 @@ struct fg_store {
     uint32_t ahead;
     uint32_t *hint; /* [n_slot] 1 + layer of a hint for one token that has had no use; else 0 */
     fg_judge judge;
-    uint64_t (*clock)(void);   /* nanoseconds; NULL: not judged */
-    uint64_t last_ns;          /* when the last pass of one token ended; 0: another pass followed */
-    fg_cache_stats seen;       /* as of then */
+    uint64_t (*clock)(void); /* nanoseconds; NULL: not judged */
+    uint64_t last_ns;        /* when the last pass of one token ended; 0: another pass followed */
+    fg_cache_stats seen;     /* as of then */
     uint64_t n_single, n_hinted;
     /* the running layer */
     uint32_t layer, n_id, n_seen;
@@ -540,8 +540,8 @@ static void judge(fg_store *s)
     fg_predictor_set_on(s->predictor, fg_judge_is_on(&s->judge));
     if (trial && !s->judge.trial) {
         FG_LOG(1, "predictor %s: gain %.2f %% of a token, now %s for %u tokens",
-               fg_predict_name(s->predict), 100.0 * s->judge.gain,
-               s->judge.on ? "on" : "off", s->judge.n);
+               fg_predict_name(s->predict), 100.0 * s->judge.gain, s->judge.on ? "on" : "off",
+               s->judge.n);
     }
 }
 

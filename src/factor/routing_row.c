@@ -24,8 +24,8 @@ struct fg_routing_row {
     uint32_t n;        /* tokens, 0: none */
     uint32_t n_known;  /* layers */
     uint32_t n_folded; /* of them that are in sum and x */
-    uint32_t *id;     /* [n] */
-    uint16_t *sel;    /* [n][n_layer][n_used] */
+    uint32_t *id;      /* [n] */
+    uint16_t *sel;     /* [n][n_layer][n_used] */
     size_t id_cap, sel_cap;
     const uint16_t *prev; /* of the token before, in past_sel; NULL: not known */
     /* the running token */

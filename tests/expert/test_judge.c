@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The judge of reading ahead on made-up runs whose every pass has a known cost: what it lets a bad
- * predictor cost, what it gets out of a good one, and that it sees what a read or an eviction hides.
+ * predictor cost, what it gets out of a good one, and that it sees what a read or an eviction
+ * hides.
  */
 #include "src/expert/judge.h"
 
@@ -84,7 +85,8 @@ FG_TEST(no_predictor_costs)
             world w = {.gain = gain[i], .noise = noisy ? .1 : .03};
             const double mean = mean_speed(&w, &least);
             printf("     gain %+.2f, noise %.2f: %.4f, least %.4f\n", w.gain, w.noise, mean, least);
-            CHECK(mean > .985 && least > .96); /* the aim is .98; least: with an accident while on */
+            CHECK(mean > .985 &&
+                  least > .96); /* the aim is .98; least: with an accident while on */
             w.always = true;
             control = fmin(control, mean_speed(&w, &least));
         }
@@ -116,7 +118,8 @@ FG_TEST(evictions_are_a_cost)
     CHECK(told > .99 && told > untold + .005); /* negative control */
 }
 
-/* Passes with hints, in a run where every pass takes as long; what follows a prompt is not timed. */
+/* Passes with hints, in a run where every pass takes as long; what follows a prompt is not timed.
+ * */
 FG_TEST(turns_and_pauses)
 {
     fg_judge j;

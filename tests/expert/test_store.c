@@ -581,7 +581,7 @@ FG_TEST(urgent_reads_have_the_drive)
     }
     CHECK(fg_fetch_wait(r, &l[3], 16384) && fg_fetch_wait(r, &l[1], 16384));
     CHECK_U64(atomic_load(&l[0].ready), 2 * 4096); /* it had what was on its way, and waited */
-    CHECK(fg_fetch_wait(r, &l[0], 16384)); /* and goes on */
+    CHECK(fg_fetch_wait(r, &l[0], 16384));         /* and goes on */
     /* cancelled, then wanted after all: read whole */
     CHECK_OK(fg_fetch_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err), &err);
     CHECK(fg_fetch_wait(r, &l[2], 16384));
