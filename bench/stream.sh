@@ -6,14 +6,14 @@
 # Environment:
 #   MODEL    model file to use; default: a synthetic one of LAYERS (10) layers of M1 in TMPDIR, 33 GB
 #   RAM      bound, as for --ram (12G)       LIMIT    of the cgroup (RAM)
-#   TOKENS   decoded one by one (48), after WARM (16) that do not count
+#   TOKENS   decoded one by one (200), after WARM (16) that do not count
 #   ROUNDS   of each comparison, its sides taking turns (2)
 #   SHARES   of the experts in memory, percent, for which plan's forecast is compared ("100 50 20")
 #   PREDICT  list for --predict ("none router")
 #   CC, BUILD, NAME (of the baseline), TMPDIR
 set -eu
 cd "$(dirname "$0")/.."
-cc=${CC:-gcc} predict=${PREDICT:-none router} ram=${RAM:-12G} tokens=${TOKENS:-48} warm=${WARM:-16} rounds=${ROUNDS:-2}
+cc=${CC:-gcc} predict=${PREDICT:-none router} ram=${RAM:-12G} tokens=${TOKENS:-200} warm=${WARM:-16} rounds=${ROUNDS:-2}
 limit=${LIMIT:-$ram} shares=${SHARES-100 50 20}
 command -v fio > /dev/null || { echo "stream.sh: no fio, expected it installed" >&2; exit 1; }
 build=${BUILD:-build/bench-$cc}
@@ -121,6 +121,7 @@ decode() {
     field tokens_per_s >> "$dir/$name.tok"
     field read_gbs >> "$dir/$name.read"
     field hit_percent > "$dir/$name.hits"
+    field predictor_on_percent >> "$dir/$name.on"
     echo "$name: $(cat "$dir/out")"
 }
 
@@ -138,6 +139,7 @@ for p in $predict; do
     row "stream.predict=$p.rss" "$(cat "$dir/$p.rss")" B
     row "stream.predict=$p.rss_anon" "$(cat "$dir/$p.anon")" B
     row "stream.predict=$p.hits" "$(cat "$dir/$p.hits")" %
+    row "stream.predict=$p.on" "$(median "$dir/$p.on")" %
     row "stream.predict=$p.read" "$(median "$dir/$p.read")" GB/s
     row "stream.predict=$p.of_fio" "$(calc "100 * $(median "$dir/$p.read") / $(median "$dir/fio.${memories##* }")")" %
 done

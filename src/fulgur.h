@@ -127,7 +127,7 @@ typedef enum fg_policy {
 FG_API const char *fg_policy_name(fg_policy policy);
 FG_API bool fg_policy_is_live(fg_policy policy); /* an engine may have it */
 
-/* By what experts are read ahead of need; changes time only. */
+/* By what experts are read ahead of need; changes time only.  Whether it is on goes by a clock. */
 typedef enum fg_predict {
     FG_PREDICT_NONE = 0,
     FG_PREDICT_FREQUENCY = 1, /* the layer's most requested so far; counts halve now and then */

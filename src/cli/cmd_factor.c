@@ -29,7 +29,8 @@ static const command cmd_export = {
     .description =
         "Writes into a folder, which is made when it is not there, the factors of users and items "
         "as `users.npy` and `items.npy` (float32, a row each), with biases `user_bias.npy` and "
-        "`item_bias.npy`, and the ids of the rows, one a line, as `users.txt` and `items.txt`.",
+        "`item_bias.npy`, and the ids of the rows, one a line, as `users.txt` and `items.txt`. "
+        "Files of these names that are there already stay, unless with `--force`.",
     .sub = &cmd_factor_compare,
     .run = run_export,
 };
@@ -283,7 +284,10 @@ static fg_status read_parts(const factor_request *q, fg_ratings *r, fg_hdi part[
     r->no_time = q->valid != NULL || (q->save_split == NULL && !factor_by_time(q));
     FG_TRY(factor_read(q->ratings, false, q->repeats, r, err));
     FG_TRY(fg_ratings_explicit(&r->m, q->ratings, err));
-    if (q->valid == NULL) return factor_cut(q, r, q->seed, 0, true, part, err);
+    if (q->valid == NULL) {
+        cli_catch_interrupt(); /* not before: a pipe may be silent */
+        return factor_cut(q, r, q->seed, 0, true, part, err);
+    }
     part[0] = r->m;
     r->m = (fg_hdi){0};
     FG_TRY(read_part(q->valid, q, r, &part[1], err));
@@ -292,6 +296,7 @@ static fg_status read_parts(const factor_request *q, fg_ratings *r, fg_hdi part[
         part[k].n_row = r->user.n;
         part[k].n_col = r->item.n;
     }
+    cli_catch_interrupt();
     return FG_OK;
 }
 
@@ -413,6 +418,29 @@ static fg_status train(const factor_request *q, fg_err *err)
     return st;
 }
 
+/* An option that says nothing of traces; NULL: none was given. */
+static const char *not_of_traces(const factor_request *q)
+{
+    const factor_request d = factor_request_default();
+    const struct {
+        bool given;
+        const char *name;
+    } option[] = {{q->set != NULL, "--set"},
+                  {q->valid != NULL, "--valid"},
+                  {q->order != d.order, "--order"},
+                  {q->adapt != d.adapt, "--adapt"},
+                  {q->save_split != NULL, "--save-split"},
+                  {q->bias, "--bias"},
+                  {strcmp(q->split, d.split) != 0, "--split"},
+                  {q->repeats != d.repeats, "--duplicates"},
+                  {q->patience != d.patience, "--patience"},
+                  {q->budget != d.budget, "--budget"}};
+    for (size_t i = 0; i < sizeof option / sizeof option[0]; i++) {
+        if (option[i].given) return option[i].name;
+    }
+    return NULL;
+}
+
 static int run_train(int argc, char **argv)
 {
     factor_request q = factor_request_default();
@@ -445,8 +473,12 @@ static int run_train(int argc, char **argv)
     if (q.valid != NULL && q.save_split != NULL) {
         return args_usage(&cmd_train, "--save-split with --valid, expected a split of one file");
     }
+    const char *foreign = q.trace ? not_of_traces(&q) : NULL;
+    if (foreign != NULL) {
+        return args_usage(&cmd_train, "%s with --trace, expected one of them", foreign);
+    }
     fg_err err = {0};
-    cli_catch_interrupt();
+    if (q.trace) cli_catch_interrupt();
     fg_status st =
         check_output(q.out, q.force, (const char *[]){q.ratings, q.valid, q.test}, 3, &err);
     if (st == FG_OK) st = q.trace ? factor_train_trace(&q, &err) : train(&q, &err);
@@ -567,7 +599,7 @@ static void print_pairs(const fg_factor_model *m, const model_ids *ids, const fg
 static int run_predict(int argc, char **argv)
 {
     const char *operand[2];
-    top_request q = {.top = 10, .relevant = (double)NAN};
+    top_request q = {.relevant = (double)NAN};
     const opt opts[] = {
         {"user", 'u', OPT_STR, &q.user, 0, 0, "ID", "this user's best items, less those in PAIRS"},
         {"top", 'n', OPT_U32, &q.top, 1, 1e6, "N", "items of a list (default: 10)"},
@@ -581,6 +613,13 @@ static int run_predict(int argc, char **argv)
                     &status)) {
         return status;
     }
+    if (q.top > 0 && q.user == NULL && q.test == NULL) {
+        return args_usage(&cmd_predict, "--top alone, expected --user or --test with it");
+    }
+    if (!isnan(q.relevant) && q.test == NULL) {
+        return args_usage(&cmd_predict, "--relevant alone, expected --test with it");
+    }
+    if (q.top == 0) q.top = 10;
     fg_err err = {0};
     fg_factor_model *m = NULL;
     model_ids ids;
@@ -640,11 +679,29 @@ static fg_status export_ids(const char *dir, const char *name, const fg_id_table
     return st;
 }
 
+/* None of the files that would be written is there. */
+static fg_status check_new(const char *dir, fg_err *err)
+{
+    static const char *const name[] = {"users.npy",     "items.npy", "user_bias.npy",
+                                       "item_bias.npy", "users.txt", "items.txt"};
+    fg_status st = FG_OK;
+    for (size_t i = 0; i < sizeof name / sizeof name[0] && st == FG_OK; i++) {
+        char *path = fg_io_join(dir, name[i]);
+        if (path == NULL) return fg_fail_nomem(err, "name");
+        st = fg_io_refuse_existing(path, err);
+        fg_mem_free(path);
+    }
+    return st;
+}
+
 static int run_export(int argc, char **argv)
 {
     const char *operand[2];
+    bool force = false;
     int status;
-    if (!args_parse(&cmd_export, (const opt *)NULL, 0, argc, argv, operand, 2, &status)) {
+    const opt opts[] = {FORCE_OPT(force)};
+    if (!args_parse(&cmd_export, opts, sizeof opts / sizeof opts[0], argc, argv, operand, 2,
+                    &status)) {
         return status;
     }
     fg_err err = {0};
@@ -652,6 +709,7 @@ static int run_export(int argc, char **argv)
     fg_id_table users, items;
     const char *dir = operand[1];
     fg_status st = fg_factor_load(operand[0], &m, &users, &items, &err);
+    if (st == FG_OK && !force) st = check_new(dir, &err);
     if (st == FG_OK) st = make_dir(dir, &err);
     if (st == FG_OK) {
         st = export_floats(dir, "users.npy", m->x, m->n_row, m->rank, m->stride, false, &err);

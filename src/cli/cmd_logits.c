@@ -34,7 +34,8 @@ const command cmd_logits = {
 
 /* A moment of the evaluation. */
 typedef struct mark {
-    uint64_t ns, read_bytes, busy_ns, n_hit, n_miss; /* of the expert store: zeros without it */
+    /* of the expert store: zeros without it */
+    uint64_t read_bytes, busy_ns, n_hit, n_miss, n_single, n_hinted, ns;
 } mark;
 
 typedef struct sink {
@@ -57,6 +58,8 @@ static mark mark_now(fg_engine *e)
     m.busy_ns = s->io.busy_ns;
     m.n_hit = s->cache.n_hit + s->cache.n_prefetch_hit;
     m.n_miss = s->cache.n_miss;
+    m.n_single = s->n_single;
+    m.n_hinted = s->n_hinted;
     return m;
 }
 
@@ -89,6 +92,9 @@ static void print_json(fg_engine *e, const mark *from, const mark *to, size_t n,
                to->read_bytes - from->read_bytes,
                busy > 0.0 ? (double)(to->read_bytes - from->read_bytes) / busy : 0.0,
                all > 0.0 ? 100.0 * hit / all : 0.0);
+        const double single = (double)(to->n_single - from->n_single);
+        printf(", \"predictor_on_percent\": %.4g",
+               single > 0.0 ? 100.0 * (double)(to->n_hinted - from->n_hinted) / single : 0.0);
     }
     printf("}\n");
 }

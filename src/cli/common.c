@@ -529,13 +529,22 @@ void print_store(fg_engine *e)
     fprintf(stderr, "read %s in all, %.2f GB/s by %s%s\n", cli_bytes((double)s->io.bytes),
             busy > 0.0 ? (double)s->io.bytes * 1e-9 / busy : 0.0, s->io.backend,
             s->io.direct ? "" : " through the page cache");
-    if (c->n_prefetch == 0) return;
     /* without one there still are those of a batch that has just used all experts of a layer */
     const bool none = s->predict == FG_PREDICT_NONE;
-    fprintf(stderr, "read ahead %s%s: %s experts, %.1f %% of them used%s\n",
-            none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
-            cli_count(c->n_prefetch), 100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch,
-            s->predict_on ? "" : "; it cost more than it gained and is off");
+    if (c->n_prefetch > 0) {
+        fprintf(stderr, "read ahead %s%s: %s experts, %.1f %% of them used\n",
+                none ? "in batches" : "by ", none ? "" : fg_predict_name(s->predict),
+                cli_count(c->n_prefetch),
+                100.0 * (double)c->n_prefetch_hit / (double)c->n_prefetch);
+    }
+    if (none || s->n_single == 0) return;
+    fprintf(stderr, "%s was on for %s of %s single tokens", fg_predict_name(s->predict),
+            cli_count(s->n_hinted), cli_count(s->n_single));
+    if (s->gain != 0.0) {
+        fprintf(stderr, "; when last tried, tokens took %.1f %% %s with it", 100.0 * fabs(s->gain),
+                s->gain > 0.0 ? "less" : "more");
+    }
+    fprintf(stderr, s->predict_on ? "\n" : "; it is off\n");
 }
 
 static void print_card(const fg_engine *e)

@@ -209,8 +209,8 @@ void cli_gpu_silent(fg_engine_opts *o);
     "two layers (`--ahead`), run on the state of this one; `factor` goes by which experts the "    \
     "tokens of a text use (`--predict-model`, of `fulgur factor train --trace`; "                  \
     "`--predict-save` keeps what this run learns), `router+factor` by the better of both. "        \
-    "Nothing of it changes a result, and one that costs more than it gains is off until the "      \
-    "next trial. `fulgur trace replay` compares them."
+    "Nothing of it changes a result; each is tried now and then, and is on while it saves time. "  \
+    "`fulgur trace replay` compares them."
 
 /* The key-value cache of a session; kv is a fg_kv_choice. */
 #define CACHE_OPT(kv)                                                                              \

@@ -335,6 +335,7 @@ static fg_status compare(comparison *c, fg_err *err)
     c->r.no_time = !factor_by_time(q);
     FG_TRY(factor_read(q->ratings, false, q->repeats, &c->r, err));
     FG_TRY(fg_ratings_explicit(&c->r.m, q->ratings, err));
+    cli_catch_interrupt(); /* not before: a pipe may be silent */
     FG_TRY(fg_factor_machine_open(&c->on, q->n_thread, err));
     FG_TRY(tune(c, err));
     fg_status st = FG_OK;
@@ -370,7 +371,6 @@ static int run(int argc, char **argv)
         return args_usage(&cmd_factor_compare, "--folds with --split time, expected one of them");
     }
     fg_err err = {0};
-    cli_catch_interrupt();
     comparison c = {.q = &q};
     fg_status st = FG_OK;
     if (q.plot != NULL) st = svg_check_target(q.plot, q.ratings, &err);

@@ -19,6 +19,10 @@ static fg_status each_of(const char *list, size_t most,
     for (size_t i = 0; list != NULL; i++) {
         const char *comma = strchr(list, ',');
         const size_t n = comma == NULL ? strlen(list) : (size_t)(comma - list);
+        if (n == 0) {
+            return fg_fail(err, FG_EINVAL, "%s: an empty name, expected names with commas between",
+                           *list == '\0' ? "list of files" : list);
+        }
         if (i == most) return fg_fail(err, FG_EINVAL, "%s: more files, expected %zu", list, most);
         char *path = fg_mem_strndup(list, n);
         if (path == NULL) return fg_fail_nomem(err, list);

@@ -144,27 +144,6 @@ fg_status fg_drives_take_error(fg_drives *d, fg_err *err)
     return st;
 }
 
-uint64_t fg_drives_delay(fg_drives *d, const fg_range *r)
-{
-    uint64_t sum = 0;
-    for (uint32_t j = 0; j < r->n_stripe; j++) {
-        const uint32_t part = r->stripe[j].part;
-        sum += fg_fetch_delay(d->reader[part], &r->load[part]);
-    }
-    return sum;
-}
-
-uint64_t fg_drives_arrived(const fg_range *r)
-{
-    uint64_t sum = 0;
-    for (uint32_t j = 0; j < r->n_stripe; j++) {
-        const uint64_t ready = atomic_load(&r->load[r->stripe[j].part].ready);
-        if (ready == FG_LOAD_FAILED) return 0;
-        sum += ready;
-    }
-    return sum;
-}
-
 fg_fetch_stats fg_drives_get_stats(fg_drives *d)
 {
     fg_fetch_stats sum = fg_fetch_get_stats(d->reader[0]);

@@ -40,11 +40,7 @@ void fg_drives_cancel(fg_drives *d, fg_range *r);
 bool fg_drives_hurry(fg_drives *d, fg_range *r);
 bool fg_drives_wait(fg_drives *d, fg_range *r, uint64_t bytes);
 void fg_drives_drain(fg_drives *d, fg_range *r);
-uint64_t fg_drives_delay(fg_drives *d, const fg_range *r);
 fg_status fg_drives_take_error(fg_drives *d, fg_err *err);
-
-/* Bytes that are there, of all stripes; 0 when one has failed. */
-uint64_t fg_drives_arrived(const fg_range *r);
 
 /* Sums, but busy_ns: of the drive that was busy longest, so that bytes / busy_ns is the rate of all
  * together; and direct: all are. */

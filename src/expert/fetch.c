@@ -119,14 +119,14 @@ static fg_load *first_ready(const queue *q)
     return l;
 }
 
-/* Half of the depth is kept free of reads that nobody waits for yet, and none starts before one
- * that somebody waits for. */
+/* A read that nobody waits for yet starts only when there is none that somebody waits for, not even
+ * in flight, since the drive is shared; and half of the depth is kept free of them. */
 static fg_load *pick(const fg_fetch *r)
 {
     if (r->stop || r->free == NULL) return NULL;
-    fg_load *l = first_ready(&r->urgent);
-    if (r->urgent.head == NULL && r->n_lazy < (r->depth + 1) / 2) l = first_ready(&r->lazy);
-    return l;
+    if (r->urgent.head != NULL) return first_ready(&r->urgent);
+    if (r->n_flight > r->n_lazy || r->n_lazy >= (r->depth + 1) / 2) return NULL;
+    return first_ready(&r->lazy);
 }
 
 static void submit(fg_fetch *r, fg_io_piece *p)
@@ -426,17 +426,6 @@ void fg_load_fini(fg_load *load)
     load->arrived_cap = 0;
 }
 
-/* Pieces in flight that nobody waits for, each counted once, at the load that wants them. */
-static void count_delay(fg_fetch *r)
-{
-    for (uint32_t i = 0; r->n_lazy > 0 && i < r->depth; i++) {
-        fg_io_piece *p = &r->piece[i];
-        if (p->load == NULL || p->urgent || p->counted) continue;
-        p->counted = true;
-        if (p->serial == p->load->serial) p->load->delay_bytes += p->bytes;
-    }
-}
-
 fg_status fg_fetch_start(fg_fetch *r, fg_load *load, uint8_t *dst, uint64_t offset, uint64_t bytes,
                          bool urgent, fg_err *err)
 {
@@ -462,8 +451,6 @@ fg_status fg_fetch_start(fg_fetch *r, fg_load *load, uint8_t *dst, uint64_t offs
         load->issued = 0;
         load->n_retry = load->n_interrupt = 0;
         load->urgent = urgent;
-        load->delay_bytes = 0;
-        if (urgent) count_delay(r);
         append(urgent ? &r->urgent : &r->lazy, load);
         (void)pthread_cond_signal(&r->work);
     }
@@ -481,14 +468,6 @@ void fg_fetch_cancel(fg_fetch *r, fg_load *load)
     (void)pthread_mutex_unlock(&r->lock);
 }
 
-uint64_t fg_fetch_delay(fg_fetch *r, const fg_load *load)
-{
-    (void)pthread_mutex_lock(&r->lock);
-    const uint64_t bytes = load->delay_bytes;
-    (void)pthread_mutex_unlock(&r->lock);
-    return bytes;
-}
-
 bool fg_fetch_hurry(fg_fetch *r, fg_load *load)
 {
     (void)pthread_mutex_lock(&r->lock);
@@ -497,8 +476,11 @@ bool fg_fetch_hurry(fg_fetch *r, fg_load *load)
         const bool queued = load->queued;
         unqueue(r, load);
         load->urgent = true;
-        for (uint32_t i = 0; i < r->depth; i++) { /* in flight and wanted: no delay */
-            if (r->piece[i].load == load) r->piece[i].counted = true;
+        for (uint32_t i = 0; i < r->depth; i++) {
+            fg_io_piece *p = &r->piece[i];
+            if (p->load != load || p->serial != load->serial || p->urgent) continue;
+            p->urgent = true;
+            r->n_lazy--;
         }
         if (queued) {
             append(&r->urgent, load);

@@ -40,7 +40,6 @@ typedef struct fg_io_piece {
     struct fg_load *load;
     uint32_t serial;
     bool urgent;
-    bool counted; /* in the load's delay_bytes, or not to be */
 } fg_io_piece;
 
 /* A way to read pieces.  All calls come from one thread.  Tests put their own in front of another
@@ -89,13 +88,12 @@ typedef struct fg_load {
     /* the rest belongs to the reader */
     uint8_t *dst;
     uint64_t offset, bytes;
-    uint64_t issued;      /* bytes of pieces that were started */
-    uint8_t *arrived;     /* [pieces] */
-    size_t arrived_cap;   /* bytes of arrived */
-    uint32_t n_flight;    /* pieces with this load as owner */
-    uint64_t delay_bytes; /* see fg_fetch_delay */
-    uint32_t n_stale;     /* those of them that an earlier use of the load started */
-    uint32_t serial;      /* of the present use */
+    uint64_t issued;    /* bytes of pieces that were started */
+    uint8_t *arrived;   /* [pieces] */
+    size_t arrived_cap; /* bytes of arrived */
+    uint32_t n_flight;  /* pieces with this load as owner */
+    uint32_t n_stale;   /* those of them that an earlier use of the load started */
+    uint32_t serial;    /* of the present use */
     uint32_t n_retry, n_interrupt;
     bool queued, urgent;
     struct fg_load *next;
@@ -133,10 +131,6 @@ fg_status fg_fetch_start(fg_fetch *r, fg_load *load, uint8_t *dst, uint64_t offs
 /* Gives up a load that is not urgent and not all on its way: it has failed then, and waits for
  * nothing. */
 void fg_fetch_cancel(fg_fetch *r, fg_load *load);
-
-/* Bytes of this load that were in flight, not urgent, when an urgent load was started: what that
- * had to share the drive with. */
-uint64_t fg_fetch_delay(fg_fetch *r, const fg_load *load);
 
 /* A load that was not urgent becomes so; false: it has failed and must be started again. */
 bool fg_fetch_hurry(fg_fetch *r, fg_load *load);

@@ -4,8 +4,9 @@
  * directory (cache.h).  A hint moves a read forward in time and changes no result.
  *
  * Pure, as the directory is: a live run and a replay of its trace that make the same calls get the
- * same hints.  The guesses of the routers are computed by the caller (src/model/moe.c) and, for a
- * replay, recorded with the routing.
+ * same hints.  Only whether hints are given (fg_predictor_set_on) may go by a clock, see judge.h.
+ * The guesses of the routers are computed by the caller (src/model/moe.c) and, for a replay,
+ * recorded with the routing.
  *
  * Once in each layer, when its last wave has begun, so that its own reads stand in front:
  *

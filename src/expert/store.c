@@ -7,25 +7,16 @@
 #include <assert.h>
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
 #include "src/expert/drives.h"
+#include "src/expert/judge.h"
 #include "src/expert/slots.h"
 #include "src/format/layout.h"
 
 typedef unsigned long long ull; /* for %llu */
-
-enum { MAX_PAUSE = 1 << 16 };
-
-/* What the predictor gained in the running trial; see store.h. */
-typedef struct trial {
-    uint32_t n_pass;               /* so far */
-    uint32_t n_off, pause;         /* passes that it stays off; length of the next pause */
-    int64_t gain_bytes, sum_bytes; /* of this trial; of all that are over */
-    uint64_t regret_seen;          /* at the last pass */
-    uint32_t n_switch;
-} trial;
 
 /* A dense part in the file. */
 typedef struct part {
@@ -52,7 +43,11 @@ struct fg_store {
     fg_predict predict;
     uint32_t ahead;
     uint32_t *hint; /* [n_slot] 1 + layer of a hint for one token that has had no use; else 0 */
-    trial trial;
+    fg_judge judge;
+    uint64_t (*clock)(void); /* nanoseconds; NULL: not judged */
+    uint64_t last_ns;        /* when the last pass of one token ended; 0: another pass followed */
+    fg_cache_stats seen;     /* as of then */
+    uint64_t n_single, n_hinted;
     /* the running layer */
     uint32_t layer, n_id, n_seen;
     bool one_token;
@@ -253,8 +248,10 @@ static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
                                 .n_vocab = shape->n_vocab};
     s->predict = o->predict;
     s->ahead = o->ahead == 0 ? FG_PREDICT_DEFAULT_AHEAD : o->ahead;
-    s->trial.pause = FG_STORE_PAUSE;
+    fg_judge_init(&s->judge);
+    s->clock = fg_clock_ns;
     FG_TRY(fg_predictor_create(&s->predictor, &po, err));
+    fg_predictor_set_on(s->predictor, fg_judge_is_on(&s->judge));
     return fg_cache_create(&s->cache, &co, err);
 }
 
@@ -327,16 +324,6 @@ static bool hurry(fg_store *s, uint32_t slot)
         ok = fg_drives_hurry(s->drives, r) && ok;
     }
     return ok && some;
-}
-
-static uint64_t arrived(const fg_store *s, uint32_t slot)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < n_piece(s); i++) {
-        const fg_range *r = first_piece(s, slot) + i;
-        if (r->dst != NULL) sum += fg_drives_arrived(r);
-    }
-    return sum;
 }
 
 /* All nodes' first pieces, then their second ones: what is wanted first comes first. */
@@ -419,10 +406,7 @@ uint32_t fg_store_next_wave(fg_store *s)
         s->used[e] = slot;
         const bool miss = k < n_load && loads[k].expert == e; /* loads are in the order of ids */
         k += miss;
-        if (s->hint[slot] != 0 && !miss) { /* its first use */
-            s->trial.gain_bytes += (int64_t)arrived(s, slot);
-            s->hint[slot] = 0;
-        }
+        s->hint[slot] = 0;
         /* a hit may be one that its prefetch, or an earlier request, could not read */
         if (miss || !hurry(s, slot)) start(s, s->layer, e, slot, true);
     }
@@ -477,9 +461,7 @@ static void drop_wrong_hints(fg_store *s)
         if (s->hint[slot] != s->layer + 1) continue;
         for (uint32_t i = 0; i < n_piece(s); i++) {
             fg_range *r = first_piece(s, slot) + i;
-            if (r->dst == NULL) continue;
-            s->trial.gain_bytes -= (int64_t)fg_drives_delay(s->drives, r);
-            fg_drives_cancel(s->drives, r);
+            if (r->dst != NULL) fg_drives_cancel(s->drives, r);
         }
         s->hint[slot] = 0;
     }
@@ -532,32 +514,35 @@ void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n
     if (pass == s->n_pass) fg_predictor_rewind(s->predictor, sel, n_row, n_kept);
 }
 
+void fg_store_set_clock(fg_store *s, uint64_t (*clock)(void))
+{
+    s->clock = clock;
+    s->last_ns = 0;
+    fg_predictor_set_on(s->predictor, clock == NULL || fg_judge_is_on(&s->judge));
+}
+
 /* At the end of a pass: does the predictor pay? */
 static void judge(fg_store *s)
 {
-    trial *t = &s->trial;
-    const uint64_t regret = fg_cache_get_stats(s->cache).n_regret;
-    const uint64_t cost = (regret - t->regret_seen) * s->slot_bytes;
-    t->regret_seen = regret;
+    const fg_cache_stats now = fg_cache_get_stats(s->cache), was = s->seen;
+    const uint64_t ns = s->clock == NULL ? 0 : s->clock(), last = s->last_ns;
+    s->seen = now;
+    s->last_ns = s->one_token ? ns : 0;
     if (!s->one_token || s->predict == FG_PREDICT_NONE) return;
-    if (t->n_off > 0) {
-        if (--t->n_off == 0) fg_predictor_set_on(s->predictor, true);
-        t->gain_bytes = 0; /* of hints from before */
-        return;
+    s->n_single++;
+    s->n_hinted += fg_predictor_is_on(s->predictor);
+    if (s->clock == NULL) return;
+    const uint64_t n_read = now.n_miss - was.n_miss + now.n_prefetch_hit - was.n_prefetch_hit;
+    const fg_judge_pass pass = {last == 0 ? 0 : ns - last, (uint32_t)n_read,
+                                (uint32_t)(now.n_regret - was.n_regret)};
+    const bool trial = s->judge.trial;
+    fg_judge_tell(&s->judge, &pass);
+    fg_predictor_set_on(s->predictor, fg_judge_is_on(&s->judge));
+    if (trial && !s->judge.trial) {
+        FG_LOG(1, "predictor %s: gain %.2f %% of a token, now %s for %u tokens",
+               fg_predict_name(s->predict), 100.0 * s->judge.gain, s->judge.on ? "on" : "off",
+               s->judge.n);
     }
-    t->gain_bytes -= (int64_t)cost;
-    if (++t->n_pass < FG_STORE_TRIAL) return;
-    if (t->gain_bytes < 0) {
-        fg_predictor_set_on(s->predictor, false);
-        t->n_switch++;
-        t->n_off = t->pause;
-        if (t->pause < MAX_PAUSE) t->pause *= 2;
-    }
-    FG_LOG(1, "predictor %s: gain %lld bytes in %d passes, now %s", fg_predict_name(s->predict),
-           (long long)t->gain_bytes, FG_STORE_TRIAL, t->n_off == 0 ? "on" : "off");
-    t->sum_bytes += t->gain_bytes;
-    t->gain_bytes = 0;
-    t->n_pass = 0;
 }
 
 fg_status fg_store_end_layer(fg_store *s, fg_err *err)
@@ -587,6 +572,8 @@ fg_store_stats fg_store_get_stats(fg_store *s)
                             .n_total = shape->n_layer * shape->n_expert,
                             .predict = s->predict,
                             .predict_on = fg_predictor_is_on(s->predictor),
-                            .n_switch = s->trial.n_switch,
-                            .gain_bytes = s->trial.sum_bytes + s->trial.gain_bytes};
+                            .n_switch = s->judge.n_off,
+                            .gain = s->judge.gain,
+                            .n_single = s->n_single,
+                            .n_hinted = s->n_hinted};
 }

@@ -108,11 +108,11 @@ uint32_t fg_store_guess_layers(const fg_store *s);
 /* Reads ahead what the predictor makes of the running layer's routing sel[n_tok][n_used]: reads
  * that wait for all others, into slots that nobody needs now.  guess may be NULL.
  *
- * A predictor has to pay.  Over FG_STORE_TRIAL passes of one token its gain is what had arrived of
- * hinted experts when they were requested; its cost, what urgent reads shared the drive with for
- * hints that were wrong, and whole experts that had gone for hints and were missed.  When the cost
- * is the greater it is off for FG_STORE_PAUSE passes, and twice as long each further time. */
+ * A predictor has to pay: judge.h says when it is on, in passes of one token. */
 void fg_store_hint(fg_store *s, const uint32_t *sel, uint32_t n_tok, const fg_guess *guess);
+
+/* For tests: another clock, in nanoseconds; NULL: nobody judges, every pass gives hints. */
+void fg_store_set_clock(fg_store *s, uint64_t (*clock)(void));
 
 /* A pass of n tokens begins, before its first layer, and what its predictor may forget; see
  * predict.h.  ids: borrowed for the call. */
@@ -129,17 +129,16 @@ uint64_t fg_store_pass(const fg_store *s);
 void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n_row,
                      uint32_t n_kept);
 
-enum { FG_STORE_TRIAL = 32, FG_STORE_PAUSE = 256 };
-
 typedef struct fg_store_stats {
     fg_cache_stats cache;
     fg_fetch_stats io; /* of all drives, see drives.h; wait_ns: of all workers together */
     uint64_t dense_bytes, slot_bytes;
     uint32_t n_slot, n_total; /* slots in use at most; experts of the model */
     fg_predict predict;
-    bool predict_on;    /* it has not switched itself off; changes between passes only */
-    uint32_t n_switch;  /* times that it has */
-    int64_t gain_bytes; /* of all trials */
+    bool predict_on;   /* the next pass of one token gives hints; changes between passes only */
+    uint32_t n_switch; /* verdicts that the predictor costs (judge.h) */
+    double gain;       /* of the last trial: share of a token's time that it saved */
+    uint64_t n_single, n_hinted; /* passes of one token; of them with hints */
 } fg_store_stats;
 fg_store_stats fg_store_get_stats(fg_store *s);
 

@@ -158,7 +158,21 @@ static bool number_of(field f, double *v)
     text[f.n] = '\0';
     char *end;
     *v = strtod(text, &end);
-    return end == text + f.n && isfinite(*v) && fabs(*v) <= 1e30;
+    const bool hex = strpbrk(text, "xX") != NULL;
+    return end == text + f.n && !hex && isfinite(*v) && fabs(*v) <= 1e30;
+}
+
+/* What stands where a rating should: a name, not a number that cannot be. */
+static bool is_name(field f)
+{
+    char text[64];
+    if (f.n == 0) return false;
+    if (f.n >= sizeof text) return true;
+    memcpy(text, f.s, f.n);
+    text[f.n] = '\0';
+    char *end;
+    (void)strtod(text, &end); /* nan and inf are numbers to it */
+    return end != text + f.n && strchr("+-.0123456789", text[0]) == NULL;
 }
 
 typedef struct lines {
@@ -198,7 +212,7 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
         return bad_line(c, "a zero byte", (field){0}, "text", err);
     }
     if (k > 2 && !number_of(f[2], &value)) {
-        if (c->number == 1) return FG_OK; /* names of columns */
+        if (c->number == 1 && is_name(f[2])) return FG_OK; /* of columns */
         return bad_line(c, "rating", f[2], "a number within 1e30", err);
     }
     FG_TRY(fg_id_add(&c->r->user, f[0].s, f[0].n, &row, err));

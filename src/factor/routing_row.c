@@ -21,10 +21,11 @@ struct fg_routing_row {
     size_t n_sel; /* of a token: n_layer * n_used */
     /* the running pass */
     uint64_t who, pos;
-    uint32_t n;       /* tokens, 0: none */
-    uint32_t n_known; /* layers */
-    uint32_t *id;     /* [n] */
-    uint16_t *sel;    /* [n][n_layer][n_used] */
+    uint32_t n;        /* tokens, 0: none */
+    uint32_t n_known;  /* layers */
+    uint32_t n_folded; /* of them that are in sum and x */
+    uint32_t *id;      /* [n] */
+    uint16_t *sel;     /* [n][n_layer][n_used] */
     size_t id_cap, sel_cap;
     const uint16_t *prev; /* of the token before, in past_sel; NULL: not known */
     /* the running token */
@@ -127,28 +128,14 @@ static float dot(const float *a, const float *b, uint32_t n)
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
-bool fg_routing_row_score(const fg_routing_row *r, uint32_t layer, unsigned with, float *score)
-{
-    const fg_routing_model *m = r->m;
-    const uint32_t n = m->of.n_expert, f = m->rank;
-    if (r->n != 1) return false;
-    const base b = base_of(r, layer, with);
-    const float *y = m->y + (size_t)layer * n * f;
-    for (uint32_t e = 0; e < n; e++) {
-        score[e] = score_of(&b, e);
-        if (f > 0 && (with & FG_ROUTING_LATENT) != 0) score[e] += dot(r->x, y + e * f, f);
-    }
-    return true;
-}
-
 /* ---- a layer becomes known ---- */
 
 /* sum += y_c (r_c - s_c(m0)) over the layer's columns; x = m0 + solve sum. */
-static void fold(fg_routing_row *r, uint32_t layer, const uint16_t *sel)
+static void fold(fg_routing_row *r, uint32_t layer)
 {
     const fg_routing_model *m = r->m;
     const uint32_t n = m->of.n_expert, f = m->rank;
-    if (f == 0) return;
+    const uint16_t *sel = r->sel + (size_t)layer * m->of.n_used;
     const base b = base_of(r, layer, FG_ROUTING_ALL);
     const float *y = m->y + (size_t)layer * n * f;
     for (uint32_t e = 0; e < n; e++, y += f) {
@@ -157,8 +144,32 @@ static void fold(fg_routing_row *r, uint32_t layer, const uint16_t *sel)
         const float left = was - score_of(&b, e) - dot(r->m0, y, f);
         for (uint32_t i = 0; i < f; i++) r->sum[i] += left * y[i];
     }
-    const float *a = m->solve + (size_t)(layer + 1) * f * f;
+}
+
+/* x with all layers known so far: only when somebody asks, since most passes of a predictor that is
+ * off are asked nothing, and sums, not counts, are what takes time. */
+static void fold_known(fg_routing_row *r)
+{
+    const uint32_t f = r->m->rank;
+    if (f == 0 || r->n != 1 || r->n_folded == r->n_known) return;
+    while (r->n_folded < r->n_known) fold(r, r->n_folded++);
+    const float *a = r->m->solve + (size_t)r->n_known * f * f;
     for (uint32_t i = 0; i < f; i++) r->x[i] = r->m0[i] + dot(a + i * f, r->sum, f);
+}
+
+bool fg_routing_row_score(fg_routing_row *r, uint32_t layer, unsigned with, float *score)
+{
+    const fg_routing_model *m = r->m;
+    const uint32_t n = m->of.n_expert, f = m->rank;
+    if (r->n != 1) return false;
+    if ((with & FG_ROUTING_LATENT) != 0) fold_known(r);
+    const base b = base_of(r, layer, with);
+    const float *y = m->y + (size_t)layer * n * f;
+    for (uint32_t e = 0; e < n; e++) {
+        score[e] = score_of(&b, e);
+        if (f > 0 && (with & FG_ROUTING_LATENT) != 0) score[e] += dot(r->x, y + e * f, f);
+    }
+    return true;
 }
 
 void fg_routing_row_layer(fg_routing_row *r, uint32_t layer, const uint32_t *sel)
@@ -170,7 +181,6 @@ void fg_routing_row_layer(fg_routing_row *r, uint32_t layer, const uint32_t *sel
         for (uint32_t i = 0; i < n_used; i++) to[i] = (uint16_t)sel[(size_t)t * n_used + i];
     }
     r->n_known++;
-    if (r->n == 1) fold(r, layer, r->sel + (size_t)layer * n_used);
 }
 
 /* ---- learning ---- */
@@ -197,7 +207,7 @@ static void learn(fg_routing_row *r, uint32_t t)
     r->past[r->n_past] =
         (learned){r->who, r->pos + t, r->id[t], fg_routing_count(r->m, r->id[t], sel, 1)};
     memcpy(r->past_sel + r->n_past * r->n_sel, sel, r->n_sel * sizeof *sel);
-    /* of a pass of several nobody has folded the last one in: m0 is as good a guess */
+    /* who was asked nothing has folded nothing in, as a pass of several: m0 is as good a guess */
     if (f > 0) memcpy(r->past_x + r->n_past * f, r->n == 1 ? r->x : r->m0, f * sizeof *r->x);
     r->n_past++;
     if (r->n_past == FG_ROUTING_HISTORY) shorten(r);
@@ -206,6 +216,8 @@ static void learn(fg_routing_row *r, uint32_t t)
 void fg_routing_row_settle(fg_routing_row *r)
 {
     const bool whole = r->n_known == r->m->of.n_layer;
+    if (r->n_folded > 0) fold_known(r);
+    r->n_folded = 0;
     r->prev = NULL;
     for (uint32_t t = 0; whole && t < r->n; t++) learn(r, t);
     r->n = 0;
@@ -230,7 +242,7 @@ void fg_routing_row_begin(fg_routing_row *r, uint64_t who, uint64_t pos, const u
     fg_routing_row_settle(r);
     r->who = who;
     r->pos = pos;
-    r->n_known = 0;
+    r->n_known = r->n_folded = 0;
     for (uint32_t i = 0; i < n; i++) n = ids[i] < m->of.n_vocab ? n : 0;
     if (!fg_mem_grow((void **)&r->id, &r->id_cap, n, sizeof *r->id) ||
         !fg_mem_grow((void **)&r->sel, &r->sel_cap, n * r->n_sel, sizeof *r->sel)) {
@@ -254,7 +266,7 @@ void fg_routing_row_forget(fg_routing_row *r, uint64_t who, uint64_t pos)
     if (r->n > 0 && who == r->who && pos < r->pos + r->n) {
         r->n = pos <= r->pos ? 0 : (uint32_t)(pos - r->pos);
         r->prev = NULL;
-        if (r->n == 0) r->n_known = 0;
+        if (r->n == 0) r->n_known = r->n_folded = 0;
     }
     size_t kept = 0;
     for (size_t i = 0; i < r->n_past; i++) {

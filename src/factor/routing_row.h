@@ -34,8 +34,9 @@ void fg_routing_row_settle(fg_routing_row *r);
 enum { FG_ROUTING_PREVIOUS = 1, FG_ROUTING_LATENT = 2, FG_ROUTING_ALL = 3 };
 
 /* score[n_expert] of a layer for the running token, a pass of one, with the layers known so far.
- * False: the running pass has not one token. */
-bool fg_routing_row_score(const fg_routing_row *r, uint32_t layer, unsigned with, float *score);
+ * False: the running pass has not one token.  What is asked changes how well the next token's
+ * latent row begins, and nothing that is learned. */
+bool fg_routing_row_score(fg_routing_row *r, uint32_t layer, unsigned with, float *score);
 
 /* Its model, as learned until the last begin or settle; borrowed. */
 const fg_routing_model *fg_routing_row_model(const fg_routing_row *r);

@@ -378,8 +378,11 @@ static void forecast_decode(const timing *x, uint64_t pos, fg_speed *out)
     const double read = out->disk_bytes / r->disk_gbs * 1e-9;
     const double wait = s->n_layer * expected_wait(x, x->o->fit.overlap);
     const double head = gemv_seconds(x, &x->d->head);
-    const double unknown = 1.0 - x->o->fit.recall * (s->n_layer - 1.0) / s->n_layer;
-    out->tok_s = inverse(head + larger(read, t - head + unknown * wait));
+    const double left = larger(0.0, t - head - (read - wait));
+    const double hinted = read * (s->n_layer - 1.0) / s->n_layer;
+    const double ahead = left < hinted ? left : hinted, right = x->o->fit.recall * ahead;
+    out->disk_bytes += (ahead - right) * r->disk_gbs * 1e9;
+    out->tok_s = inverse(t + (read > 0.0 ? wait * (1.0 - right / read) : 0.0));
     out->serial_tok_s = inverse(t + s->n_layer * expected_wait(x, 0.0));
     out->bound_tok_s = inverse(larger(t, read));
 }

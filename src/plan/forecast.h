@@ -26,16 +26,20 @@
  * in a row use a share of lru(f, q) of all experts, so what was used within them is still there;
  * with slots for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)
  * `reuse` adds what a router repeats beyond that.  m of a layer's n_used experts are missing with
- * probability binomial(n_used, 1 - h), and reading them takes D(m) = m * expert bytes / R_disk.  Of
- * the missing experts `recall`, but none of the first layer, were read ahead (src/expert/predict.h)
- * and are hidden behind all layers; of the others, u, nothing is known until their router has run,
- * so its layer's expert time E (its part of W) is all that their read can be hidden behind, and is
- * by `overlap`.  Nothing is read during lm_head, which takes H:
+ * probability binomial(n_used, 1 - h), and reading them takes D(m) = m * expert bytes / R_disk.
+ * Until its router has run nothing is known for sure, so that a layer's expert time E (its part of
+ * W) is all that its reads can be hidden behind, and they are by `overlap`.  Nothing is read during
+ * lm_head, which takes H:
  *
- *     u = 1 - recall * (layers - 1) / layers
- *     streamed t = H + max(layers * sum_m P(m) D(m),
- *                          resident t - H + u * layers * 
- *                             sum_m P(m) (D(m) - overlap * min(D(m), E))
+ *     D = layers * sum_m P(m) D(m),    V = layers * sum_m P(m) (D(m) - overlap * min(D(m), E))
+ *
+ * All layers but the first are hinted (src/expert/predict.h).  Hints are read while nothing else is
+ * to be read, in what is left of the computing; `recall` of what they ask for is right, the rest is
+ * read for nothing:
+ *
+ *     A = min(resident t - H - (D - V), D * (layers - 1) / layers)
+ *     streamed t = resident t + V * (1 - recall * A / D)
+ *     disk bytes = expert bytes / D(1) * (D + (1 - recall) * A)
  *
  * Beside it: `serial` (overlap and recall 0) and `bound` (every read known far ahead): max(resident
  * t, sum of D).

@@ -5,11 +5,13 @@ import json
 import os
 import random
 import struct
+import subprocess
 import sys
+import time
 import xml.dom.minidom
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from e2e import check, check_error, finish, path, run
+from e2e import FULGUR, check, check_error, finish, path, run
 
 R, M, BAD = path("ratings.csv"), path("m.factors"), path("bad.txt")
 random.seed(4)
@@ -104,7 +106,9 @@ for how in ("offline", "swarm"):
     check("adapts_" + how, told["rmse"] < .9 * spread and (how == "swarm") == (told["tuning_passes"] == 0), told)
 
 for text, want in (("a b 3\nc d x\n", "line 2: rating x"), ("a b 3\nc\n", "line 2: one field"), ("", "no ratings"),
-                   ("a b 1\nc d 1\n", "implicit feedback"), ("a b\nc d\n", "implicit feedback")):
+                   ("a b 1\nc d 1\n", "implicit feedback"),
+                   ("a b nan\nc d 3\n", "line 1: rating nan"), ("a b 3.4.5\n", "line 1: rating 3.4.5"),
+                   ("a b 1e400\n", "line 1: rating 1e400"), ("a b 0x10\n", "line 1: rating 0x10"), ("a b\nc d\n", "implicit feedback")):
     with open(BAD, "w") as f:
         f.write(text)
     check_error("bad_line", run("factor", "train", BAD), "bad.txt", want, "expected")
@@ -115,5 +119,16 @@ check_error("damaged", run("factor", "predict", BAD, R), "bad.txt: a wrong check
 check_error("other_file", run("factor", "export", R, D), "ratings.csv: another file")
 check_error("parameter", run("factor", "train", R, "--set", "zeta=1"), "zeta", "k1")
 check_error("diverges", run("factor", "train", R, "--set", "eta=9"), "not finite", "smaller steps")
+check_error("exported_again", run("factor", "export", M, D), "users.npy: exists already", "--force")
+check("exports_over", run("factor", "export", M, D, "--force")[0] == 0)
+for args, want in ((("train", "--trace", R, "--bias"), b"--bias with --trace"),
+                   (("predict", M, R, "--top", "3"), b"--top alone"), (("predict", M, R, "--relevant", "3"), b"--relevant alone")):
+    status, out, err = run("factor", *args)
+    check("no_option_is_ignored", status == 2 and want in err, err)
+os.mkfifo(path("fifo"))  # a pipe that nobody writes to can be left
+p = subprocess.Popen([FULGUR, "factor", "train", path("fifo")])
+time.sleep(.3)
+p.terminate()
+check("silent_pipe", p.wait(20) == -15, p.returncode)
 check("no_command", run("factor")[0] == 2 and run("factor", "nix")[0] == 2)
 finish()

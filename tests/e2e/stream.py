@@ -61,7 +61,9 @@ for name in choices("--predict"):
         hits[name] = counts(err.decode())[1]
         if name in ("none", "router"):  # what the others find to hint depends on the text
             check(f"line_of_hints.{name}.{ahead}", (b"read ahead by router: " in err) == (name == "router"), err)
-check("router_helps", hits["router"] > 1.5 * hits["none"], hits)
+        on = re.search(rb"(\S+) was on for (\d+) of 59 single tokens", err)
+        check(f"says_when.{name}.{ahead}", (on is None) if name == "none" else 4 <= int(on[2]) < 40, err)
+check("router_helps", hits["router"] > hits["none"] + 50, hits)  # though it is on for half of a trial
 
 score = ["score", M, TEXT, "--window", "64", "--chunks", "3", "--json"]
 a, b = run(*score)[1], run(*score, "--ram", str(least + 40000000))[1]

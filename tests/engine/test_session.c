@@ -620,6 +620,7 @@ FG_TEST(a_stopped_pass_on_a_store)
     o.ram_bytes = FG_MEMORY_PROGRAM + ((uint64_t)40 << 20); /* not all experts */
     for (o.predict = FG_PREDICT_NONE; o.predict < FG_PREDICT_COUNT; o.predict++) {
         REQUIRE_OK(fg_engine_open(&r.e, path, &o, &err), &err);
+        fg_store_set_clock(r.e->store, NULL);
         for (int left = 1; left < 2000; left *= 3) n_stopped += stop_at(&r, 65, left, true);
         fg_engine_close(&r.e);
     }

@@ -319,6 +319,7 @@ static fg_store *open_store(const fg_model_file *f, uint32_t n_slot, const fg_io
                              .predict = FG_PREDICT_PREVIOUS,
                              .io = {.ops = ops, .piece = 8192}};
     if (fg_store_create(&s, f, &o, &err) != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    if (s != NULL) fg_store_set_clock(s, NULL);
     return s;
 }
 

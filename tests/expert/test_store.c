@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "src/base/mem.h"
+#include "src/expert/judge.h"
 #include "src/expert/slots.h"
 #include "src/expert/store.h"
 #include "tests/expert/faulty.h"
@@ -386,6 +387,7 @@ static void check_store(const fg_io_ops *ops, uint32_t n_slot)
         fg_model_file_close(&f);
         return;
     }
+    fg_store_set_clock(s, NULL);
     const uint32_t none = FG_NO_LAYER;
     const fg_tensor *dense[] = {fg_model_file_find(f, FG_ROLE_EMBED, none, none),
                                 fg_model_file_find(f, FG_ROLE_LM_HEAD, none, none),
@@ -477,6 +479,7 @@ FG_TEST(store_survives_a_failed_expert)
 
     plan.fail_times = 4; /* a hint that fails is no error */
     REQUIRE_OK(fg_store_create(&s, f, &o, &err), &err);
+    fg_store_set_clock(s, NULL);
     CHECK_OK(use_and_hint(s, f, 1, ids, 2, &same, &err), &err);
     (void)usleep(50000);
     CHECK_U64(fg_store_get_stats(s).cache.n_prefetch, 2);
@@ -485,55 +488,63 @@ FG_TEST(store_survives_a_failed_expert)
     fg_model_file_close(&f);
 }
 
-/* Passes of one token over a store of 17 slots; returns whether the predictor is on at the end.
- * The routing is one fixed pair a layer, which fits; right: guesses are the truth. */
-static bool still_on(bool right, uint32_t n_pass, fg_store_stats *st)
+static uint64_t made_up_ns;
+
+static uint64_t made_up(void)
 {
+    return made_up_ns;
+}
+
+/* Passes of one token over a store of 17 slots, whose hints are wrong; on a made-up clock a pass
+ * with hints takes 1 - gain of one without. */
+static fg_store_stats judged(double gain, uint32_t n_pass)
+{
+    fg_store_stats st = {.n_slot = 0};
     fg_model_file *f = open_nano(NULL);
     fg_store *s = NULL;
     fg_err err = {0};
     plan = (fault_plan){.base = &fg_io_pread};
-    if (f == NULL) return false;
+    if (f == NULL) return st;
     const uint32_t n_layer = fg_model_file_shape(f)->n_layer;
-    const fg_store_opts o = {.bytes = fg_store_dense_bytes(f) +
-                                      (right ? 9 : 17) * fg_store_slot_bytes(f),
+    const fg_store_opts o = {.bytes = fg_store_dense_bytes(f) + 17 * fg_store_slot_bytes(f),
                              .io = {.ops = &faulty_ops, .piece = 4096},
                              .predict = FG_PREDICT_ROUTER};
     CHECK_OK(fg_store_create(&s, f, &o, &err), &err);
+    if (s != NULL) fg_store_set_clock(s, made_up);
+    made_up_ns = 1;
     for (uint32_t t = 0; s != NULL && t < n_pass; t++) {
+        st = fg_store_get_stats(s);
+        made_up_ns += (uint64_t)(1e6 * (st.predict_on ? 1.0 - gain : 1.0));
         for (uint32_t l = 0; l < n_layer; l++) {
             uint32_t ids[2] = {1, 2};
-            fg_guess g = {.n_ahead = l + 1 < n_layer};
-            g.id[0][0] = right ? 1 : 3 + (t + l) % 29;
-            g.id[0][1] = right ? 2 : 3 + (t + l + 1) % 29;
+            const fg_guess g = {.n_ahead = l + 1 < n_layer,
+                                .id = {{3 + (t + l) % 29, 3 + (t + l + 1) % 29}}};
             CHECK_OK(use_and_hint(s, f, l, ids, 2, &g, &err), &err);
-            if (right) (void)usleep(300); /* something to do meanwhile */
         }
     }
-    if (s != NULL) *st = fg_store_get_stats(s);
+    if (s != NULL) st = fg_store_get_stats(s);
     fg_store_destroy(&s);
     fg_model_file_close(&f);
-    return st->predict_on;
+    return st;
 }
 
 FG_TEST(a_predictor_has_to_pay)
 {
-    fg_store_stats st = {.n_slot = 0};
-    CHECK(
-        still_on(true, 3 * FG_STORE_TRIAL, &st)); /* 9 slots for 16 experts: each hint is a gain */
-    CHECK(st.n_switch == 0 && st.gain_bytes > 0 && st.cache.n_prefetch_hit > 0);
-    CHECK(still_on(false, FG_STORE_TRIAL - 1, &st)); /* not judged yet */
-    CHECK(st.cache.n_regret > 0);
-    CHECK(!still_on(false, FG_STORE_TRIAL, &st));
-    CHECK(st.n_switch == 1 && st.gain_bytes < 0);
+    enum { FIRST = FG_JUDGE_SETTLE + FG_JUDGE_BLOCK, CYCLE = 2 * FG_JUDGE_BLOCK };
+    fg_store_stats st = judged(.3, FIRST); /* nothing is given before the trial */
+    CHECK(st.cache.n_prefetch == 0 && st.n_hinted == 0 && st.predict_on && st.n_single == FIRST);
+    st = judged(.3, FG_JUDGE_SETTLE + 3 * CYCLE + 50);
+    CHECK(st.predict_on && st.n_switch == 0 && st.gain > .2 && st.cache.n_prefetch > 0);
+    CHECK_U64(st.n_hinted, 3 * FG_JUDGE_BLOCK + 50);
+    st = judged(-.1, FG_JUDGE_SETTLE + 3 * CYCLE); /* off, and off is off */
     const uint64_t n_hint = st.cache.n_prefetch;
-    CHECK(!still_on(false, FG_STORE_TRIAL + FG_STORE_PAUSE - 1, &st));
-    CHECK_U64(st.cache.n_prefetch, n_hint);                       /* off is off */
-    CHECK(still_on(false, FG_STORE_TRIAL + FG_STORE_PAUSE, &st)); /* another trial */
-    CHECK(!still_on(false, 2 * FG_STORE_TRIAL + FG_STORE_PAUSE, &st));
-    CHECK_U64(st.n_switch, 2);
-    CHECK(!still_on(false, 2 * FG_STORE_TRIAL + 3 * FG_STORE_PAUSE - 1, &st)); /* twice as long */
-    CHECK(still_on(false, 2 * FG_STORE_TRIAL + 3 * FG_STORE_PAUSE, &st));
+    CHECK(!st.predict_on && st.n_switch == 1 && st.gain < -.05 && n_hint > 0);
+    st = judged(-.1, FG_JUDGE_SETTLE + 3 * CYCLE + FG_JUDGE_PAUSE - 1);
+    CHECK(!st.predict_on && st.cache.n_prefetch == n_hint);
+    st = judged(-.1, FG_JUDGE_SETTLE + 3 * CYCLE + FG_JUDGE_PAUSE + CYCLE); /* another trial */
+    CHECK(st.cache.n_prefetch > n_hint);
+    st = judged(0.0, FG_JUDGE_SETTLE + FG_JUDGE_CYCLES * CYCLE); /* on needs evidence */
+    CHECK(!st.predict_on && st.n_switch == 1);
 }
 
 /* Waits until `bytes` of the load are there, without asking for them. */
@@ -542,8 +553,9 @@ static void await(const fg_load *l, uint64_t bytes)
     for (int i = 0; i < 2000 && atomic_load(&l->ready) < bytes; i++) (void)usleep(500);
 }
 
-/* A piece at a time, 50 ms each: what was on its way when an urgent read came. */
-FG_TEST(delay_is_counted_where_it_was_made)
+/* A piece at a time, 50 ms each: what nobody waits for comes after all that somebody waits for, to
+ * its last byte. */
+FG_TEST(urgent_reads_have_the_drive)
 {
     fg_model_file *f = open_nano(NULL);
     fg_err err = {0};
@@ -568,8 +580,8 @@ FG_TEST(delay_is_counted_where_it_was_made)
         if (i == 0) await(&l[0], 4096); /* its second piece is on its way, alone */
     }
     CHECK(fg_fetch_wait(r, &l[3], 16384) && fg_fetch_wait(r, &l[1], 16384));
-    CHECK_U64(fg_fetch_delay(r, &l[0]), 4096);
-    CHECK_U64(fg_fetch_delay(r, &l[1]) + fg_fetch_delay(r, &l[2]) + fg_fetch_delay(r, &l[3]), 0);
+    CHECK_U64(atomic_load(&l[0].ready), 2 * 4096); /* it had what was on its way, and waited */
+    CHECK(fg_fetch_wait(r, &l[0], 16384));         /* and goes on */
     /* cancelled, then wanted after all: read whole */
     CHECK_OK(fg_fetch_start(r, &l[2], dst + 2 * 16384, at + 2 * 16384, 16384, true, &err), &err);
     CHECK(fg_fetch_wait(r, &l[2], 16384));

@@ -68,6 +68,7 @@ static bool rig_open(rig *r, const char *path, const rig_opts *o, uint64_t n_ctx
                                   .ahead = o->ahead,
                                   .io = {.ops = o->ops, .piece = o->piece}};
         st = fg_store_create(&r->store, r->file, &so, &err);
+        if (st == FG_OK) fg_store_set_clock(r->store, NULL);
     }
     if (st == FG_OK) {
         const fg_home home = {.store = r->store};

@@ -288,6 +288,43 @@ static void print_contest(const fg_contest *c)
     }
 }
 
+/* The best of the algorithm is there in each set, in at most that share of the other's epochs. */
+static bool meets(const fg_contest *c, fg_factor_algo algo, uint32_t to, double most)
+{
+    const fg_contest_pair p = fg_contest_pair_of(c, fg_contest_best(c, algo, to), to);
+    return p.n == c->n_split && p.n_reached == p.n && p.worst_epochs <= most;
+}
+
+/* Of the targets those that hold (src/factor/README.md has all of them, and the misses). */
+static void check_without_biases(const fg_contest *c)
+{
+    CHECK(meets(c, FG_ALGO_ADS, c->rival, .65));
+    CHECK(meets(c, FG_ALGO_ADS, c->sgd, .45) && meets(c, FG_ALGO_ADS_CHEAP, c->sgd, .36));
+    CHECK(meets(c, FG_ALGO_ADS, c->decay, 1.0) && meets(c, FG_ALGO_ADS_CHEAP, c->decay, 1.0));
+    /* negative controls: what is no faster than plain SGD, and plain SGD */
+    CHECK(!meets(c, FG_ALGO_NPID, c->sgd, .45) && !meets(c, FG_ALGO_SGD, c->rival, .65));
+}
+
+/* No better and no worse than the rival. */
+static bool parity(const fg_contest *c, uint32_t i)
+{
+    return fg_contest_pair_of(c, i, c->rival).difference < .0005;
+}
+
+static void check_with_biases(const fg_contest *c)
+{
+    CHECK(parity(c, fg_contest_best(c, FG_ALGO_ADS, c->rival)));
+    CHECK(parity(c, fg_contest_best(c, FG_ALGO_ADS_CHEAP, c->rival)));
+    uint32_t n_swarm = 0;
+    for (uint32_t i = 0; i < c->n; i++) { /* negative controls */
+        n_swarm += c->of[i].kind == FG_CONTEST_SWARM;
+        CHECK(c->of[i].kind != FG_CONTEST_SWARM || !parity(c, i));
+    }
+    CHECK_U64(n_swarm, 2);
+}
+
+enum { WHOLE_BUDGET = 20000 }; /* with less nothing is promised */
+
 static void contest_on_generated(bool bias, uint64_t budget)
 {
     enum { TUNED_ON = 100, SETS = 3 };
@@ -309,6 +346,8 @@ static void contest_on_generated(bool bias, uint64_t budget)
     if (c != NULL) {
         fg_contest_conclude(c);
         print_contest(c);
+        for (uint32_t i = 0; i < c->n; i++) CHECK(c->of[i].tuning_passes <= budget);
+        if (budget >= WHOLE_BUDGET) (bias ? check_with_biases : check_without_biases)(c);
         for (uint32_t i = 0; i < c->n; i++) {
             const fg_factor_algorithm *a = fg_factor_algorithm_get(c->of[i].opts.algo);
             printf("     %s %d:", c->of[i].name, (int)c->of[i].tuning_passes);
@@ -329,7 +368,7 @@ static void long_contest(bool bias)
         fg_test_skip("minutes of tuning");
         return;
     }
-    contest_on_generated(bias, budget == NULL ? 20000 : strtoull(budget, NULL, 10));
+    contest_on_generated(bias, budget == NULL ? WHOLE_BUDGET : strtoull(budget, NULL, 10));
 }
 
 FG_TEST(targets_without_biases)

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The judge of reading ahead on made-up runs whose every pass has a known cost: what it lets a bad
+ * predictor cost, what it gets out of a good one, and that it sees what a read or an eviction
+ * hides.
+ */
+#include "src/expert/judge.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/rng.h"
+#include "tests/fg_test.h"
+
+enum { N_PASS = 500, N_SEED = 60 };
+
+/* A run: a pass takes 100 ms and 30 ms more for each of up to four reads, one in two. */
+typedef struct world {
+    double gain;   /* share of a pass that hints save */
+    double noise;  /* of a pass, standard deviation */
+    double regret; /* reads that a pass with hints adds to itself and to the next, each */
+    bool untold;   /* control: the judge hears nothing of them */
+    bool always;   /* control: nobody judges */
+} world;
+
+static double normal(fg_rng *r)
+{
+    double sum = -6.0;
+    for (int i = 0; i < 12; i++) sum += fg_rng_f64(r);
+    return sum;
+}
+
+/* Time of the passes without hints over that with the judge's. */
+static double speed(const world *w, uint64_t seed, fg_judge *j)
+{
+    fg_rng r;
+    double judged = 0.0, none = 0.0;
+    bool was_on = false;
+    fg_rng_init(&r, seed);
+    fg_judge_init(j);
+    for (uint32_t i = 0; i < N_PASS; i++) {
+        const bool on = w->always || fg_judge_is_on(j);
+        uint32_t n_read = 0, n_regret = 0;
+        for (int k = 0; k < 4; k++) n_read += fg_rng_f64(&r) < .5;
+        for (int k = 0; k < 2; k++) {
+            n_regret += fg_rng_f64(&r) < w->regret && (k == 0 ? on : was_on);
+        }
+        double factor = 1.0 + w->noise * normal(&r);
+        if (fg_rng_f64(&r) < .01) factor *= 8.0; /* somebody types, or the machine is busy */
+        const double plain = (.1 + .03 * n_read) * factor;
+        const double took = (.1 * (1.0 - (on ? w->gain : 0.0)) +
+                             .03 * (n_read * (1.0 - (on ? w->gain : 0.0)) + n_regret)) *
+                            factor;
+        none += plain;
+        judged += took;
+        was_on = on;
+        const fg_judge_pass p = {i == 0 ? 0 : (uint64_t)(1e9 * took), n_read + n_regret,
+                                 w->untold ? 0 : n_regret};
+        fg_judge_tell(j, &p);
+    }
+    return none / judged;
+}
+
+/* Mean and least over seeds. */
+static double mean_speed(const world *w, double *least)
+{
+    double sum = 0.0;
+    fg_judge j;
+    *least = 1e9;
+    for (uint64_t seed = 1; seed <= N_SEED; seed++) {
+        const double s = speed(w, seed, &j);
+        sum += s / N_SEED;
+        *least = fmin(*least, s);
+    }
+    return sum;
+}
+
+FG_TEST(no_predictor_costs)
+{
+    static const double gain[] = {-1.0, -.5, -.2, -.08, -.04, -.02, 0.0, .02};
+    double least, control = 1.0;
+    for (size_t i = 0; i < sizeof gain / sizeof gain[0]; i++) {
+        for (int noisy = 0; noisy < 2; noisy++) {
+            world w = {.gain = gain[i], .noise = noisy ? .1 : .03};
+            const double mean = mean_speed(&w, &least);
+            printf("     gain %+.2f, noise %.2f: %.4f, least %.4f\n", w.gain, w.noise, mean, least);
+            CHECK(mean > .985 &&
+                  least > .96); /* the aim is .98; least: with an accident while on */
+            w.always = true;
+            control = fmin(control, mean_speed(&w, &least));
+        }
+    }
+    CHECK(control < .7); /* negative control */
+}
+
+FG_TEST(good_ones_stay_on)
+{
+    static const double gain[] = {.08, .15, .3};
+    double least;
+    for (size_t i = 0; i < sizeof gain / sizeof gain[0]; i++) {
+        const world w = {.gain = gain[i], .noise = .05};
+        const double mean = mean_speed(&w, &least);
+        printf("     gain %+.2f: %.4f, least %.4f\n", w.gain, mean, least);
+        CHECK(mean > 1.0 + .6 * gain[i]);
+    }
+}
+
+/* Hints that save as much time as their evictions cost later are no gain. */
+FG_TEST(evictions_are_a_cost)
+{
+    world w = {.gain = .03, .noise = .02, .regret = .15};
+    double least;
+    const double told = mean_speed(&w, &least);
+    w.untold = true;
+    const double untold = mean_speed(&w, &least);
+    printf("     %.4f, and %.4f when it hears nothing of them\n", told, untold);
+    CHECK(told > .99 && told > untold + .005); /* negative control */
+}
+
+/* Passes with hints, in a run where every pass takes as long; what follows a prompt is not timed.
+ * */
+FG_TEST(turns_and_pauses)
+{
+    fg_judge j;
+    uint32_t n_on = 0, last = 0;
+    fg_judge_init(&j);
+    const fg_judge_pass same = {1000000, 2, 0};
+    for (uint32_t i = 0; i < 100000; i++) {
+        const bool on = fg_judge_is_on(&j);
+        n_on += on;
+        if (i < FG_JUDGE_SETTLE + FG_JUDGE_BLOCK) CHECK(!on);
+        if (i >= FG_JUDGE_SETTLE + FG_JUDGE_BLOCK && i < FG_JUDGE_SETTLE + 2 * FG_JUDGE_BLOCK) {
+            CHECK(on);
+        }
+        if (on) last = i;
+        fg_judge_tell(&j, &same);
+    }
+    CHECK(n_on >= 8 * FG_JUDGE_CYCLES * FG_JUDGE_BLOCK / 2 && n_on < 1000 && last > 30000);
+    CHECK_U64(j.n_off, n_on / (FG_JUDGE_CYCLES * FG_JUDGE_BLOCK));
+    /* nothing to compare: it stays off */
+    fg_judge_init(&j);
+    const fg_judge_pass untimed = {0, 2, 0};
+    for (uint32_t i = 0; i < 1000; i++) fg_judge_tell(&j, &untimed);
+    CHECK(!j.on && j.n_off > 0 && j.n_sample == 0);
+}
