@@ -33,7 +33,7 @@ typedef struct unpacker {
     fg_carry_piece *piece;
     uint64_t done, total;   /* bytes of the model that are here */
     uint64_t written, back; /* of the piece, and what of that was read back */
-    fg_err foreign; /* the first piece of another transfer */
+    fg_err foreign;         /* the first piece of another transfer */
     fg_carry_report *r;
     bool begun; /* list and files are open */
 } unpacker;

@@ -180,7 +180,8 @@ static const char carry_text[] =
     "goes on paper, `ours.pub` by another way than the sticks:\n"
     "  $ fulgur key new ours\n"
     "  $ fulgur sign m1.fulgur --key ours.sec\n"
-    "Fill the stick; the signature goes along. It is read back, and the last line says whether it was all, or how many more "
+    "Fill the stick; the signature goes along. It is read back, and the last line says whether it "
+    "was all, or how many more "
     "sticks of this size it takes. Then it may be unplugged; take another one and repeat the same "
     "command:\n"
     "  $ fulgur carry pack m1.fulgur stick\n"
@@ -195,9 +196,11 @@ static const char carry_text[] =
     "paper; `fulgur key pin` keeps a key, and `--key` is not needed any more:\n"
     "  $ fulgur verify there/m1.fulgur --key ours.pub\n"
     "  $ fulgur run there/m1.fulgur --key ours.pub -p 'Once upon a time' -n 20\n"
-    "Any of these commands may be stopped, by Ctrl-C or a loss of power, and run again. Where there "
+    "Any of these commands may be stopped, by Ctrl-C or a loss of power, and run again. Where "
+    "there "
     "is no room for a second copy, `--move` at both sides gives back what has arrived. A stick "
-    "that is lost: `fulgur carry pack m1.fulgur stick --again`. To carry the same model to a second "
+    "that is lost: `fulgur carry pack m1.fulgur stick --again`. To carry the same model to a "
+    "second "
     "machine, delete `m1.fulgur.carry` first, and `carry.received` on the sticks.";
 
 static const topic topics[] = {

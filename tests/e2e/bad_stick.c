@@ -131,9 +131,8 @@ ssize_t pread(int fd, void *buf, size_t n, off_t at)
     char path[4096];
     const long zeros = number("STICK_ZEROS");
     const ssize_t got = real(fd, buf, n, at);
-    const char *name = got <= 0 || (zeros < 0 && number("READ_MS") < 0)
-                           ? NULL
-                           : on_stick(fd, path, sizeof path);
+    const char *name =
+        got <= 0 || (zeros < 0 && number("READ_MS") < 0) ? NULL : on_stick(fd, path, sizeof path);
     if (name == NULL || strstr(name, ".piece") == NULL) return got;
     take("READ_MS");
     if (zeros < 0) return got;

@@ -25,7 +25,7 @@ static void seed_list(uint8_t kind, const char *text)
 
 static void seeds(void)
 {
-#define ID "transfer 00112233445566778899aabbccddeeff\n"
+#define ID   "transfer 00112233445566778899aabbccddeeff\n"
 #define FROM "sender ffeeddccbbaa99887766554433221100\n"
 #define TO   "receiver 0123456789abcdef0123456789abcdef\n"
 #define FILES                                                                                      \
@@ -55,8 +55,9 @@ static bool same_lists(const fg_carry_list *a, const fg_carry_list *b)
     return a->n_file == b->n_file && a->n_extent == b->n_extent && a->n_block == b->n_block &&
            memcmp(a->id, b->id, sizeof a->id) == 0 &&
            memcmp(a->sender, b->sender, sizeof a->sender) == 0 &&
-           memcmp(a->receiver, b->receiver, sizeof a->receiver) == 0 && strcmp(a->name, b->name) == 0 &&
-           memcmp(a->block, b->block, (size_t)a->n_block) == 0 && a->moves == b->moves;
+           memcmp(a->receiver, b->receiver, sizeof a->receiver) == 0 &&
+           strcmp(a->name, b->name) == 0 && memcmp(a->block, b->block, (size_t)a->n_block) == 0 &&
+           a->moves == b->moves;
 }
 
 /* Every byte of every block lies within its file, and no two at one place. */
