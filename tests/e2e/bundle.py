@@ -163,7 +163,8 @@ def installs_and_works(p):
     p.check("install", status == 0 and "checked: every file" in out and "installed" in out and "not proved" in out, out)
     new = files(p.root) - before
     p.check("nothing_outside", new != set() and all(f.startswith(p.root + "/home/.local/") for f in new), [f for f in new if "/home/.local/" not in f])
-    status, out = p.run("cd /desk && fulgur convert nano n.fulgur && fulgur verify n.fulgur && fulgur run n.fulgur -p 'Once upon a time' -n 400 "
+    words = 100 if p.other else 400  # qemu takes its time
+    status, out = p.run(f"cd /desk && fulgur convert nano n.fulgur && fulgur verify n.fulgur && fulgur run n.fulgur -p 'Once upon a time' -n {words} "
                         "--seed 1 --ignore-eos >t.txt && fulgur convert nano c.fulgur --calib t.txt && fulgur verify c.fulgur")
     p.check("convert", status == 0 and out.count(": good,") == 2, out[-1500:])
     p.check("calibrated", files(p.root + "/desk") >= {p.root + "/desk/c.fulgur"} and
