@@ -41,6 +41,7 @@ if [ -n "$uninstall" ]; then
         share/bash-completion share/zsh/site-functions share/zsh share bin; do
         ignored=$(rmdir "$prefix/$d" 2>&1) || : # there may be no /dev/null
     done
+    ignored=$(rmdir "$prefix" 2>&1) || :
     echo "uninstalled from $prefix; models and sessions are where they were"
     exit 0
 fi
