@@ -7,6 +7,7 @@
 # them, see `make dist`) are used as they are, offline.  A third operand, "packages": only they are fetched.
 set -eu
 cd "$(dirname "$0")/.."
+export CCACHE_BASEDIR= # a compiler cache that makes paths relative changes what assert says
 arch=$1
 dir=$2
 case $arch in
