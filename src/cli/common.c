@@ -266,6 +266,11 @@ fg_status open_engine(fg_engine **e, const char *path, const fg_engine_opts *opt
 {
     fg_engine_opts o = *opts;
     progress p;
+    if (access("/sys/devices/system", X_OK) != 0) {
+        cli_note(
+            "fulgur: /sys: not there, expected a description of this machine; it may have more "
+            "CPUs than are used (-t N)\n");
+    }
     progress_start(&p, "weights", "B");
     if (o.note == NULL) o.note = show_note;
     o.progress = progress_show;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -141,6 +142,7 @@ int main(int argc, char **argv)
     (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error line, not a death */
     cli_catch_lost_files();
     beside_find();
+    (void)setenv("HWLOC_HIDE_ERRORS", "2", 0); /* what is missing is said in our words */
     args_on_entry(confine);
     fg_io_on_slow(cli_say_slow);
     const command *c = find(argc - 1, argv + 1, &n_word);
