@@ -37,7 +37,7 @@
  * to be read, in what is left of the computing; `recall` of what they ask for is right, the rest is
  * read for nothing:
  *
- *     A = min(resident t - H - (D - V), D * (layers - 1) / layers)
+ *     A = min(max(0, resident t - H - (D - V)), D * (layers - 1) / layers)
  *     streamed t = resident t + V * (1 - recall * A / D)
  *     disk bytes = expert bytes / D(1) * (D + (1 - recall) * A)
  *
