@@ -220,8 +220,8 @@ static void gemm_once(const gemm_job *j, uint8_t *buf, uint64_t rounds)
     for (uint64_t i = 0; i < rounds; i++) {
         for (size_t p = 0; p < GEMM_PANEL; p++) {
             if (tiles_fn != NULL) {
-                tiles_fn(buf + p * bytes, scale, j->type->lut, &tiles, 0, GEMM_TOK, GEMM_SB,
-                         y + p * FG_PANEL_ROWS, GEMM_PANEL * FG_PANEL_ROWS);
+                tiles_fn(buf + p * bytes, 1, bytes, scale, j->type->lut, &tiles, 0, GEMM_TOK,
+                         GEMM_SB, y + p * FG_PANEL_ROWS, GEMM_PANEL * FG_PANEL_ROWS);
                 continue;
             }
             fn(buf + p * bytes, scale, j->type->lut, act, GEMM_SB * sizeof(fg_act128), GEMM_TOK,

@@ -102,8 +102,8 @@ static void call_panels(kernel_job *j, const item *it, const fg_kernels *k, size
         it->row.n_tok >= FG_TILE_TOKENS ? fg_kernels_tiles(k, it->type, it->lut) : NULL;
     for (size_t i = 0; i < n_panel; i++) {
         if (tiles_fn != NULL) {
-            tiles_fn(next_panel(j, it, i), scale, it->lut, &j->t, 0, it->row.n_tok, n_sb, j->y,
-                     FG_PANEL_ROWS);
+            tiles_fn(next_panel(j, it, i), 1, 0, scale, it->lut, &j->t, 0, it->row.n_tok, n_sb,
+                     j->y, FG_PANEL_ROWS);
             continue;
         }
         fn(next_panel(j, it, i), scale, it->lut, quantized ? (const void *)j->q : j->x, stride,

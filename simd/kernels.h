@@ -72,10 +72,11 @@ enum {
     FG_TILE_PASS = 160,  /* tokens that share the unpacking of a panel */
 };
 
-/* As fg_panel_fn, of rows first .. first + n_tok - 1 of act; any n_tok > 0. */
-typedef void fg_tiles_fn(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
-                         const fg_act_tiles *act, size_t first, size_t n_tok, size_t n_sb, float *y,
-                         size_t y_stride);
+/* As fg_panel_fn, of n_panel panels, panel_stride bytes apart, and rows first .. first + n_tok - 1
+ * of act; any n_tok > 0.  row_scale and the columns of y go on from panel to panel. */
+typedef void fg_tiles_fn(const uint8_t *panel, size_t n_panel, size_t panel_stride,
+                         const float *row_scale, const fg_lut *lut, const fg_act_tiles *act,
+                         size_t first, size_t n_tok, size_t n_sb, float *y, size_t y_stride);
 
 /* out[i] for n/128 blocks of x[n], n a multiple of 128.  q = round-to-nearest-even(x * (127/max)),
  * max over |x| compared as integers, so that NaN and infinity are found on every level alike. */

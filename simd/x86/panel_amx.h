@@ -12,11 +12,14 @@
  *   isum = low + (high << 8);  acc = fma((float)isum, act.d, acc)
  * The integers are those of the other levels, so the bits are too.
  *
- * The four tiles of a superblock's planes stay in registers while all tokens of a pass go by, 16 at
- * a time: two tile loads, four products, two stores.  The results are added up two tiles of tokens
- * later, four tokens after each product, so that neither the vector nor the tile unit waits for the
- * other.  What is stored goes round in 8 KiB: with more of it, or with strided activations, the
- * first-level cache is what limits (KERNELS.md has the figures).
+ * Nothing of this hides behind anything else, so that what counts is how much of each there is
+ * (KERNELS.md has the figures): a tile product is 16 cycles, a tile load 8 from the first-level
+ * cache and several times as many from the second, a tile store 16 to 20.  Hence two ways:
+ *   - one or two tiles of tokens: their activations stay in registers while the same superblock of
+ *     several panels goes by, and the next planes are made between the products;
+ *   - more: the four tiles of a superblock's planes stay in registers while the tokens go by.
+ * No more than two results at a time are in registers, since more take the unit longer.  They are
+ * stored in 8 KiB that go round, and added up two tiles later, a few tokens behind each product.
  *
  * All tiles of a pass are as high as each other, 33 tokens three of 11, since everything that a
  * tile costs grows with its rows.  What is left over is covered by moving the last one back over
@@ -29,6 +32,8 @@
 #define FG_LEVEL(op) fg_##op##__amx
 #endif
 
+#include <stdbool.h>
+
 #include "simd/kernels_decl.h"
 #include "simd/x86/decode_avx512vnni.h"
 #include "simd/x86/tile_amx.h"
@@ -39,10 +44,14 @@ enum {
     PASS_TILES = FG_TILE_PASS / AMX_ROWS, /* tiles of tokens that share an unpacking */
     HALVES = 2,                           /* 64 columns each: what a tile holds */
     PLANES = 2,                           /* low, high */
+    FEW_TILES = 2,                        /* whose activations stay in registers */
+    MOST_PANELS = 4,                      /* that are multiplied together */
+    ACC_TILES = 12,                       /* sums kept of them, 1 KiB a tile of tokens */
+    TILE_AHEAD = 4096,                    /* bytes of a panel asked for ahead of their use */
     RING = 4,                             /* results kept, of 2 KiB each */
     LAG = 2,                              /* tiles between a product and its sum; below RING */
-    TILE_AHEAD = 4096,                    /* bytes of the panel asked for ahead of their use */
-    STEPS = 4,                            /* products of a tile; sums are made between them */
+    STEPS = 4,                            /* products of a tile; other work is done between them */
+    LINES = FG_SB_GROUPS * QUADS,         /* to unpack in a superblock */
 };
 
 typedef struct amx_dots {
@@ -53,18 +62,25 @@ typedef struct amx_dots {
 typedef struct amx_sums {
     __m512 *acc;    /* one for each token */
     const float *d; /* their scales in this superblock */
+    size_t rows;    /* 0: no tile */
 } amx_sums;
 
+/* A superblock, unpacked: [column quad][row, byte]. */
+typedef struct amx_planes {
+    _Alignas(64) uint8_t of[HALVES][PLANES][AMX_ROWS][AMX_BYTES];
+} amx_planes;
+
 typedef struct amx_work {
-    _Alignas(64) uint8_t plane[HALVES][PLANES][AMX_ROWS][AMX_BYTES]; /* [column quad][row, byte] */
+    amx_planes planes[2]; /* those in use and those of the next superblock */
     amx_dots dot[RING];
     amx_sums to[RING];
-    __m512 acc[PASS_TILES][AMX_ROWS];
+    __m512 acc[ACC_TILES][AMX_ROWS];
 } amx_work;
 
 /* One pass: at most FG_TILE_PASS tokens. */
 typedef struct amx_job {
     const uint8_t *panel;
+    size_t n_panel, panel_stride;
     const float *row_scale;
     const fg_act_tiles *act;
     size_t first, n_tok, n_sb; /* first: row of act */
@@ -72,75 +88,92 @@ typedef struct amx_job {
     size_t y_stride;
 } amx_job;
 
+/* Asks for the line TILE_AHEAD behind p; the first-level cache is full of other things. */
+INLINE void amx_ask(const uint8_t *p)
+{
+    _mm_prefetch((const char *)p + TILE_AHEAD, _MM_HINT_T1);
+}
+
 /* ---- planes ---- */
 
-/* Byte g of each lane, and nothing, and the same again. */
-INLINE __m512i even_bytes(__m512i x, int g)
+/* Shuffles of the scales: byte g of each lane, nothing, the same again; or four times byte g. */
+typedef struct amx_spread {
+    _Alignas(16) int8_t even[FG_SB_GROUPS][16], all[FG_SB_GROUPS][16];
+} amx_spread;
+#define AMX_EVEN(g)                                                                                \
+    {                                                                                              \
+        g, -1, g, -1, 4 + g, -1, 4 + g, -1, 8 + g, -1, 8 + g, -1, 12 + g, -1, 12 + g, -1           \
+    }
+#define AMX_ALL(g)                                                                                 \
+    {                                                                                              \
+        g, g, g, g, 4 + g, 4 + g, 4 + g, 4 + g, 8 + g, 8 + g, 8 + g, 8 + g, 12 + g, 12 + g,        \
+            12 + g, 12 + g                                                                         \
+    }
+static const amx_spread spread = {
+    {AMX_EVEN(0), AMX_EVEN(1), AMX_EVEN(2), AMX_EVEN(3)},
+    {AMX_ALL(0), AMX_ALL(1), AMX_ALL(2), AMX_ALL(3)},
+};
+
+INLINE __m512i shuffle_lanes(__m512i x, const int8_t *order)
 {
-    const char a = (char)g, b = (char)(4 + g), c = (char)(8 + g), d = (char)(12 + g);
-    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi8(
-                                      a, -1, a, -1, b, -1, b, -1, c, -1, c, -1, d, -1, d, -1)));
+    const __m128i o = _mm_load_si128((const __m128i *)(const void *)order);
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(o));
 }
 
-/* Four times byte g of each lane. */
-INLINE __m512i all_bytes(__m512i x, int g)
-{
-    const char a = (char)g, b = (char)(4 + g), c = (char)(8 + g), d = (char)(12 + g);
-    return _mm512_shuffle_epi8(
-        x, _mm512_broadcast_i32x4(_mm_setr_epi8(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)));
-}
+/* A group whose lines are being unpacked. */
+typedef struct amx_lines {
+    __m512i s, s_odd;   /* scale in the even, in the odd byte of each pair; unsigned but for q8 */
+    __m512i flip, zero; /* what the type makes of the scales' signs */
+    const uint8_t *lines;
+    uint8_t *low; /* the planes' row of its first quad */
+} amx_lines;
 
-/* Products of even and odd columns, 16 bits each, as the planes' row of visit n of group g. */
-INLINE void put_products(__m512i even, __m512i odd, int g, int n, amx_work *w)
-{
-    const __mmask64 low_half = 0x5555555555555555ull;
-    const __m512i pairs = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); /* swapped */
-    const int row = 8 * (g & 1) + quad_of(n);
-    _mm512_store_si512(w->plane[g / 2][0][row],
-                       _mm512_mask_shuffle_epi8(even, ~low_half, odd, pairs));
-    _mm512_store_si512(w->plane[g / 2][1][row],
-                       _mm512_mask_shuffle_epi8(odd, low_half, even, pairs));
-}
+/* From the line of scales; from the lines, those of visit n as 16-bit products of even and odd
+ * columns. */
+typedef void amx_begin_fn(amx_lines *c, __m512i scales, int g);
+typedef void amx_line_fn(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd);
 
-/* Group g of a superblock whose scales are `line` and whose codes begin at p. */
-typedef void amx_group_fn(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w);
+typedef void amx_unpack_fn(__m512i table, const uint8_t *sb, amx_planes *to);
 
 typedef struct amx_kind {
-    amx_group_fn *group;
+    amx_begin_fn *begin;
+    amx_line_fn *line;
+    amx_unpack_fn *unpack; /* a whole superblock */
     size_t group_bytes;
 } amx_kind;
 
 /* Unsigned codes times signed scales, less the offset of the codes. */
-INLINE void amx_group_q8(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w)
+INLINE void amx_begin_q8(amx_lines *c, __m512i scales, int g)
 {
-    const __m512i s = even_bytes(line, g), s_odd = _mm512_slli_epi16(s, 8);
-    const __m512i zero = _mm512_srai_epi16(s_odd, 1); /* 128 s */
-    UNROLL
-    for (int n = 0; n < QUADS; n++) {
-        const __m512i c = quad_q8(p, n, table);
-        put_products(_mm512_sub_epi16(_mm512_maddubs_epi16(c, s), zero),
-                     _mm512_sub_epi16(_mm512_maddubs_epi16(c, s_odd), zero), g, n, w);
-    }
+    c->s = shuffle_lanes(scales, spread.even[g]);
+    c->s_odd = _mm512_slli_epi16(c->s, 8);
+    c->zero = _mm512_srai_epi16(c->s_odd, 1); /* 128 s */
+}
+INLINE void amx_line_q8(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd)
+{
+    const __m512i code = quad_q8(c->lines, n, table);
+    *even = _mm512_sub_epi16(_mm512_maddubs_epi16(code, c->s), c->zero);
+    *odd = _mm512_sub_epi16(_mm512_maddubs_epi16(code, c->s_odd), c->zero);
 }
 
 /* The others: |s| unsigned times the value, or where s is negative times its opposite, which needs
- * no correction.  Of q4 the table has both. */
-INLINE void amx_group_q4(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w)
+ * no correction.  Of q4 the table has both: its second half where the flip is 16. */
+INLINE void amx_begin_q4(amx_lines *c, __m512i scales, int g)
 {
-    const __m512i negative =
-        _mm512_and_si512(_mm512_srli_epi16(line, 3), _mm512_set1_epi8(16)); /* 16 or 0 */
-    const __m512i second = all_bytes(negative, g);
-    const __m512i s = even_bytes(_mm512_abs_epi8(line), g), s_odd = _mm512_slli_epi16(s, 8);
-    UNROLL
-    for (int n = 0; n < QUADS; n++) {
-        const __m512i x = load512(p + 64 * (n / 2));
-        const __m512i code = (n & 1) == 0 ? x : _mm512_srli_epi16(x, 4);
-        const __m512i v = AMX_LOOK_UP(
-            _mm512_ternarylogic_epi64(code, _mm512_set1_epi8(15), second, 0xea), /* (a & b) | c */
-            table);
-        put_products(_mm512_maddubs_epi16(s, v), _mm512_maddubs_epi16(s_odd, v), g, n, w);
-    }
+    const __m512i negative = _mm512_and_si512(_mm512_srli_epi16(scales, 3), _mm512_set1_epi8(16));
+    c->flip = shuffle_lanes(negative, spread.all[g]);
+    c->s = shuffle_lanes(_mm512_abs_epi8(scales), spread.even[g]);
+    c->s_odd = _mm512_slli_epi16(c->s, 8);
+}
+INLINE void amx_line_q4(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd)
+{
+    const __m512i x = load512(c->lines + 64 * (n / 2));
+    const __m512i code = (n & 1) == 0 ? x : _mm512_srli_epi16(x, 4);
+    const __m512i v = AMX_LOOK_UP(
+        _mm512_ternarylogic_epi64(code, _mm512_set1_epi8(15), c->flip, 0xea), /* (a & b) | c */
+        table);
+    *even = _mm512_maddubs_epi16(c->s, v);
+    *odd = _mm512_maddubs_epi16(c->s_odd, v);
 }
 INLINE __m512i amx_table_q4(const fg_lut *lut)
 {
@@ -152,79 +185,112 @@ INLINE __m512i amx_table_q4(const fg_lut *lut)
 
 /* Values from codes whose bits are all flipped where s is negative: code - 2^shift, or its opposite
  * ~code - (2^shift - 1). */
-typedef __m512i amx_quad_fn(const uint8_t *p, int n, __m512i negative);
-
-INLINE void amx_group_linear(amx_quad_fn *quad, int shift, const uint8_t *p, int g, __m512i line,
-                             amx_work *w)
+INLINE void amx_begin_linear(amx_lines *c, __m512i scales, int g, int shift)
 {
-    const __m512i negative = _mm512_srai_epi16(all_bytes(line, g), 15); /* 255 or 0 */
-    const __m512i zero = _mm512_add_epi8(_mm512_set1_epi8((char)(1 << shift)), negative);
-    const __m512i s = even_bytes(_mm512_abs_epi8(line), g), s_odd = _mm512_slli_epi16(s, 8);
-    UNROLL
-    for (int n = 0; n < QUADS; n++) {
-        const __m512i v = _mm512_sub_epi8(quad(p, n, negative), zero);
-        put_products(_mm512_maddubs_epi16(s, v), _mm512_maddubs_epi16(s_odd, v), g, n, w);
-    }
+    c->flip = _mm512_srai_epi16(shuffle_lanes(scales, spread.all[g]), 15); /* 255 or 0 */
+    c->zero = _mm512_add_epi8(_mm512_set1_epi8((char)(1 << shift)), c->flip);
+    c->s = shuffle_lanes(_mm512_abs_epi8(scales), spread.even[g]);
+    c->s_odd = _mm512_slli_epi16(c->s, 8);
+}
+INLINE void amx_linear(const amx_lines *c, __m512i code, __m512i *even, __m512i *odd)
+{
+    const __m512i v = _mm512_sub_epi8(code, c->zero);
+    *even = _mm512_maddubs_epi16(c->s, v);
+    *odd = _mm512_maddubs_epi16(c->s_odd, v);
 }
 
 /* Low or high nibbles of the line of visit n, flipped. */
-INLINE __m512i flipped_nibbles(const uint8_t *p, int n, __m512i negative)
+INLINE __m512i flipped_nibbles(const amx_lines *c, int n)
 {
-    const __m512i x = load512(p + 64 * (n / 2));
+    const __m512i x = load512(c->lines + 64 * (n / 2));
     return _mm512_ternarylogic_epi64((n & 1) == 0 ? x : _mm512_srli_epi16(x, 4),
-                                     _mm512_set1_epi8(15), negative, 0x48); /* (a ^ c) & b */
+                                     _mm512_set1_epi8(15), c->flip, 0x48); /* (a ^ c) & b */
 }
 
-INLINE __m512i amx_quad_q5(const uint8_t *p, int n, __m512i negative)
+INLINE void amx_begin_q5(amx_lines *c, __m512i scales, int g)
 {
-    const __m512i upper = _mm512_xor_si512(load512(p + 256), negative);
-    return or_moved(flipped_nibbles(p, n, negative), upper, 4 - quad_of(n), 16);
+    amx_begin_linear(c, scales, g, 4);
 }
-INLINE void amx_group_q5(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w)
+INLINE void amx_line_q5(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd)
+{
+    const __m512i upper = _mm512_xor_si512(load512(c->lines + 256), c->flip);
+    (void)table;
+    amx_linear(c, or_moved(flipped_nibbles(c, n), upper, 4 - quad_of(n), 16), even, odd);
+}
+
+INLINE void amx_begin_q6(amx_lines *c, __m512i scales, int g)
+{
+    amx_begin_linear(c, scales, g, 5);
+}
+INLINE void amx_line_q6(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd)
+{
+    const __m512i upper = _mm512_xor_si512(load512(c->lines + 256 + 64 * (n & 1)), c->flip);
+    (void)table;
+    amx_linear(c, or_moved(flipped_nibbles(c, n), upper, 4 - 2 * (n / 2), 48), even, odd);
+}
+
+INLINE void amx_begin_q4lin(amx_lines *c, __m512i scales, int g)
+{
+    amx_begin_linear(c, scales, g, 3);
+}
+INLINE void amx_line_q4lin(const amx_lines *c, int n, __m512i table, __m512i *even, __m512i *odd)
 {
     (void)table;
-    amx_group_linear(amx_quad_q5, 4, p, g, line, w);
+    amx_linear(c, flipped_nibbles(c, n), even, odd);
 }
 
-INLINE __m512i amx_quad_q6(const uint8_t *p, int n, __m512i negative)
+/* Visit n of a group: products of 16 bits become a row of each plane. */
+INLINE void amx_line(amx_kind kind, const amx_lines *c, int n, __m512i table)
 {
-    const __m512i upper = _mm512_xor_si512(load512(p + 256 + 64 * (n & 1)), negative);
-    return or_moved(flipped_nibbles(p, n, negative), upper, 4 - 2 * (n / 2), 48);
-}
-INLINE void amx_group_q6(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w)
-{
-    (void)table;
-    amx_group_linear(amx_quad_q6, 5, p, g, line, w);
-}
-
-INLINE __m512i amx_quad_q4lin(const uint8_t *p, int n, __m512i negative)
-{
-    return flipped_nibbles(p, n, negative);
-}
-INLINE void amx_group_q4lin(const uint8_t *p, int g, __m512i line, __m512i table, amx_work *w)
-{
-    (void)table;
-    amx_group_linear(amx_quad_q4lin, 3, p, g, line, w);
-}
-
-static const amx_kind amx_q4 = {amx_group_q4, 256};
-static const amx_kind amx_q4lin = {amx_group_q4lin, 256};
-static const amx_kind amx_q5 = {amx_group_q5, 256 + 64};
-static const amx_kind amx_q6 = {amx_group_q6, 256 + 128};
-static const amx_kind amx_q8 = {amx_group_q8, 512};
-
-INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_work *w)
-{
-    const __m512i line = load512(sb);
-    for (size_t k = 0; k <= FG_SB_GROUPS * kind.group_bytes / 64; k++) {
-        _mm_prefetch((const char *)sb + TILE_AHEAD + 64 * k, _MM_HINT_T0);
+    const __mmask64 low_half = 0x5555555555555555ull;
+    const __m512i pairs = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); /* swapped */
+    __m512i even, odd;
+    uint8_t *low = c->low + AMX_BYTES * quad_of(n), *high = low + AMX_ROWS * AMX_BYTES;
+    if (n < (int)kind.group_bytes / 64) {
+        amx_ask(c->lines + 64 * n);
     }
-    sb += 64;
+    kind.line(c, n, table, &even, &odd);
+    _mm512_store_si512(low, _mm512_mask_shuffle_epi8(even, ~low_half, odd, pairs));
+    _mm512_store_si512(high, _mm512_mask_shuffle_epi8(odd, low_half, even, pairs));
+}
+
+/* Part k of n of the superblock at sb; c is kept from part to part. */
+INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_planes *to, int k,
+                       int n, amx_lines *c)
+{
     UNROLL
-    for (int g = 0; g < FG_SB_GROUPS; g++, sb += kind.group_bytes) {
-        kind.group(sb, g, line, table, w);
+    for (int i = 0; i < LINES / n; i++) {
+        const int at = k * (LINES / n) + i, g = at / QUADS;
+        if (at % QUADS == 0) {
+            if (g == 0) amx_ask(sb);
+            kind.begin(c, load512(sb), g);
+            c->lines = sb + 64 + (size_t)g * kind.group_bytes;
+            c->low = to->of[g / 2][0][QUADS * (g & 1)];
+        }
+        amx_line(kind, c, at % QUADS, table);
     }
 }
+
+/* A function of its own: what is unpacked with nothing between is not worth copies. */
+#define AMX_KIND(name, bytes)                                                                      \
+    static amx_unpack_fn amx_unpack_##name;                                                        \
+    static const amx_kind amx_##name = {amx_begin_##name, amx_line_##name, amx_unpack_##name,      \
+                                        bytes};                                                    \
+    __attribute__((noinline)) static void amx_unpack_##name(__m512i table, const uint8_t *sb,      \
+                                                            amx_planes *to)                        \
+    {                                                                                              \
+        amx_lines c;                                                                               \
+        UNROLL                                                                                     \
+        for (int k = 0; k < FG_SB_GROUPS; k++) {                                                   \
+            amx_unpack(amx_##name, table, sb, to, k, FG_SB_GROUPS, &c);                            \
+        }                                                                                          \
+    }
+AMX_KIND(q4, 256)
+AMX_KIND(q4lin, 256)
+AMX_KIND(q5, 256 + 64)
+AMX_KIND(q6, 256 + 128)
+AMX_KIND(q8, 512)
 
 /* ---- products and sums ---- */
 
@@ -240,50 +306,15 @@ INLINE void amx_add(const amx_sums *to, const amx_dots *dot, size_t from, size_t
     }
 }
 
-/* Tiles 4 to 7: low and high plane of the first 64 columns, then of the others. */
-INLINE void amx_load_planes(const amx_work *w)
+/* A quarter of the sums of an earlier tile. */
+INLINE void amx_sum(const amx_sums *to, const amx_dots *done, size_t k)
 {
-    AMX_FENCE();
-    AMX_LOAD(4, w->plane[0][0], AMX_BYTES);
-    AMX_LOAD(5, w->plane[0][1], AMX_BYTES);
-    AMX_LOAD(6, w->plane[1][0], AMX_BYTES);
-    AMX_LOAD(7, w->plane[1][1], AMX_BYTES);
-    AMX_FENCE();
-}
-
-/* A quarter of the sums of an earlier tile; to NULL: there is none. */
-INLINE void amx_step(const amx_sums *to, const amx_dots *done, size_t k, size_t rows)
-{
-    const size_t from = k * rows / STEPS;
-    AMX_FENCE();
-    if (to == NULL) {
-    } else if (rows == AMX_ROWS) { /* without a loop */
+    if (to->rows == AMX_ROWS) { /* without a loop */
         amx_add(to, done, k * AMX_ROWS / STEPS, AMX_ROWS / STEPS);
     } else {
-        amx_add(to, done, from, (k + 1) * rows / STEPS - from);
+        const size_t from = k * to->rows / STEPS;
+        amx_add(to, done, from, (k + 1) * to->rows / STEPS - from);
     }
-    AMX_FENCE();
-}
-
-/* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations. */
-INLINE void amx_tile(const int8_t *q, size_t half, size_t rows, amx_dots *dot, const amx_sums *to,
-                     const amx_dots *done)
-{
-    AMX_ZERO(0);
-    AMX_ZERO(1);
-    AMX_LOAD(2, q, AMX_BYTES);
-    AMX_LOAD(3, q + half, AMX_BYTES);
-    AMX_DOT_SU(0, 2, 4);
-    amx_step(to, done, 0, rows);
-    AMX_DOT_SS(1, 2, 5);
-    amx_step(to, done, 1, rows);
-    AMX_DOT_SU(0, 3, 6);
-    amx_step(to, done, 2, rows);
-    AMX_DOT_SS(1, 3, 7);
-    amx_step(to, done, 3, rows);
-    AMX_STORE(0, dot->of[0], AMX_BYTES);
-    AMX_STORE(1, dot->of[1], AMX_BYTES);
-    AMX_FENCE();
 }
 
 /* Rows of each of n_tile tiles. */
@@ -298,63 +329,271 @@ INLINE size_t tile_start(size_t k, size_t rows, size_t n_tok)
     return (k + 1) * rows <= n_tok ? k * rows : n_tok - rows;
 }
 
-INLINE void amx_multiply(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
-                         size_t n_tile)
+/* Asks for rows from .. to of both halves of a superblock's activations, of which the first is at
+ * q, for the first-level cache: a tile load that waits for the second holds up everything. */
+INLINE void amx_ask_rows(const int8_t *q, size_t half, size_t from, size_t to)
 {
-    const uint8_t *panel = j->panel;
-    const size_t half = j->act->rows * AMX_BYTES, total = n_tile * j->n_sb;
+    for (size_t r = from; r < to; r++) {
+        _mm_prefetch((const char *)q + r * AMX_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)q + half + r * AMX_BYTES, _MM_HINT_T0);
+    }
+}
+
+/* ---- few tokens: one or two tiles, activations in registers ---- */
+
+/* The superblock that is unpacked meanwhile. */
+typedef struct amx_next {
+    const uint8_t *sb;
+    amx_planes *to;
+    const int8_t *q; /* activations of the next superblock, of which rows are asked for */
+    size_t half, from, rows;
+} amx_next;
+
+enum { FEW_STEPS = FEW_TILES * STEPS };
+
+/* What is done behind product k of a unit. */
+INLINE void few_step(amx_kind kind, __m512i table, const amx_sums *before, const amx_dots *done,
+                     const amx_next *next, int k, amx_lines *c)
+{
+    const size_t step = (size_t)k;
+    AMX_FENCE();
+    amx_sum(&before[k / STEPS], &done[k / STEPS], step % STEPS);
+    amx_unpack(kind, table, next->sb, next->to, k, FEW_STEPS, c);
+    amx_ask_rows(next->q, next->half, next->from + step * next->rows / FEW_STEPS,
+                 next->from + (step + 1) * next->rows / FEW_STEPS);
+    AMX_FENCE();
+}
+
+/* A panel's superblock times all tokens.  Tiles 4 and 5 are the halves of the first tile of tokens,
+ * 6 and 7 of the second; 0 and 1 are C, first of the low plane, then of the high one, whose halves
+ * go through 2 and 3. */
+INLINE void few_unit(amx_kind kind, __m512i table, amx_work *w, const amx_planes *b, size_t now,
+                     const amx_next *next, bool two)
+{
+    const amx_sums before[FEW_TILES] = {w->to[now ^ 2], w->to[(now ^ 2) + 1]};
+    amx_dots *dot = &w->dot[now], *done = &w->dot[now ^ 2];
+    amx_lines c;
+#define AMX_STEP(k) few_step(kind, table, before, done, next, k, &c)
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_LOAD(2, b->of[0][0], AMX_BYTES);
+    AMX_LOAD(3, b->of[1][0], AMX_BYTES);
+    AMX_DOT_SU(0, 4, 2);
+    AMX_STEP(0);
+    if (two) AMX_DOT_SU(1, 6, 2);
+    AMX_STEP(1);
+    AMX_LOAD(2, b->of[0][1], AMX_BYTES);
+    AMX_DOT_SU(0, 5, 3);
+    AMX_STEP(2);
+    if (two) AMX_DOT_SU(1, 7, 3);
+    AMX_STEP(3);
+    AMX_LOAD(3, b->of[1][1], AMX_BYTES);
+    AMX_STORE(0, dot[0].of[0], AMX_BYTES);
+    if (two) AMX_STORE(1, dot[1].of[0], AMX_BYTES);
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_DOT_SS(0, 4, 2);
+    AMX_STEP(4);
+    if (two) AMX_DOT_SS(1, 6, 2);
+    AMX_STEP(5);
+    AMX_DOT_SS(0, 5, 3);
+    AMX_STEP(6);
+    if (two) AMX_DOT_SS(1, 7, 3);
+    AMX_STEP(7);
+    AMX_STORE(0, dot[0].of[1], AMX_BYTES);
+    if (two) AMX_STORE(1, dot[1].of[1], AMX_BYTES);
+    AMX_FENCE();
+#undef AMX_STEP
+}
+
+/* Panels of one call, at most MOST_PANELS. */
+INLINE void few_multiply(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
+                         bool two)
+{
+    const size_t half = j->act->rows * AMX_BYTES, bytes = 64 + FG_SB_GROUPS * kind.group_bytes;
+    const size_t second = j->n_tok - rows; /* its first token */
+    size_t now = 0, at = 0;                /* units so far */
+    kind.unpack(table, j->panel, &w->planes[0]);
+    for (size_t i = 0; i < j->n_sb; i++) {
+        const int8_t *q = j->act->q + 2 * i * half + j->first * AMX_BYTES;
+        const float *d = j->act->d + i * j->act->rows + j->first;
+        AMX_LOAD(4, q, AMX_BYTES);
+        AMX_LOAD(5, q + half, AMX_BYTES);
+        if (two) AMX_LOAD(6, q + second * AMX_BYTES, AMX_BYTES);
+        if (two) AMX_LOAD(7, q + half + second * AMX_BYTES, AMX_BYTES);
+        for (size_t p = 0; p < j->n_panel; p++, at++, now ^= 2) {
+            const bool last = p + 1 == j->n_panel, end = i + 1 == j->n_sb;
+            const size_t from = p * j->n_tok / j->n_panel, to = (p + 1) * j->n_tok / j->n_panel;
+            const size_t sb = last ? (end ? i : i + 1) : i; /* at the very end again, for nobody */
+            const amx_next next = {j->panel + (last ? 0 : p + 1) * j->panel_stride + sb * bytes,
+                                   &w->planes[(at + 1) & 1],
+                                   end ? q : q + 2 * half,
+                                   half,
+                                   from,
+                                   to - from};
+            w->to[now] = (amx_sums){w->acc[FEW_TILES * p], d, rows};
+            w->to[now + 1] = (amx_sums){w->acc[FEW_TILES * p + 1], d + second, two ? rows : 0};
+            few_unit(kind, table, w, &w->planes[at & 1], now, &next, two);
+        }
+    }
+    for (size_t k = 0; k < FEW_STEPS; k++) {
+        const size_t t = (now ^ 2) + k / STEPS;
+        amx_sum(&w->to[t], &w->dot[t], k % STEPS);
+    }
+}
+
+/* ---- more tokens: planes in registers ---- */
+
+/* Tiles 4 to 7: low and high plane of the first 64 columns, then of the others. */
+INLINE void amx_load_planes(const amx_planes *b)
+{
+    AMX_FENCE();
+    AMX_LOAD(4, b->of[0][0], AMX_BYTES);
+    AMX_LOAD(5, b->of[0][1], AMX_BYTES);
+    AMX_LOAD(6, b->of[1][0], AMX_BYTES);
+    AMX_LOAD(7, b->of[1][1], AMX_BYTES);
+    AMX_FENCE();
+}
+
+/* A quarter of the sums of an earlier tile; and of the rows of the tile that comes two later, at
+ * ahead if that is not NULL. */
+INLINE void more_step(const amx_sums *to, const amx_dots *done, const int8_t *ahead, size_t half,
+                      size_t rows, size_t k)
+{
+    AMX_FENCE();
+    amx_sum(to, done, k);
+    if (ahead != NULL) amx_ask_rows(ahead, half, k * rows / STEPS, (k + 1) * rows / STEPS);
+    AMX_FENCE();
+}
+
+/* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations. */
+INLINE void more_tile(const int8_t *q, const int8_t *ahead, size_t half, size_t rows, amx_dots *dot,
+                      const amx_sums *before, const amx_dots *done)
+{
+    const amx_sums to = *before;
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_LOAD(2, q, AMX_BYTES);
+    AMX_LOAD(3, q + half, AMX_BYTES);
+    AMX_DOT_SU(0, 2, 4);
+    more_step(&to, done, ahead, half, rows, 0);
+    AMX_DOT_SS(1, 2, 5);
+    more_step(&to, done, ahead, half, rows, 1);
+    AMX_DOT_SU(0, 3, 6);
+    more_step(&to, done, ahead, half, rows, 2);
+    AMX_DOT_SS(1, 3, 7);
+    more_step(&to, done, ahead, half, rows, 3);
+    AMX_STORE(0, dot->of[0], AMX_BYTES);
+    AMX_STORE(1, dot->of[1], AMX_BYTES);
+    AMX_FENCE();
+}
+
+/* Where the activations lie of the tile that comes LAG after tile k of panel p, superblock i, whose
+ * own begin at q; NULL: not in need of being asked for. */
+INLINE const int8_t *more_ahead(const amx_job *j, const int8_t *q, size_t i, size_t p, size_t k,
+                                size_t rows, size_t n_tile)
+{
+    const size_t half = j->act->rows * AMX_BYTES;
+    if (k + LAG < n_tile) {
+        return p == 0 ? q + tile_start(k + LAG, rows, j->n_tok) * AMX_BYTES : NULL;
+    }
+    if (p + 1 < j->n_panel || i + 1 == j->n_sb) return NULL;
+    return q + 2 * half + tile_start(k + LAG - n_tile, rows, j->n_tok) * AMX_BYTES;
+}
+
+INLINE void more_multiply(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
+                          size_t n_tile)
+{
+    const size_t half = j->act->rows * AMX_BYTES, bytes = 64 + FG_SB_GROUPS * kind.group_bytes;
     size_t at = 0; /* tiles started */
     for (size_t i = 0; i < j->n_sb; i++) {
         const int8_t *q = j->act->q + 2 * i * half + j->first * AMX_BYTES;
         const float *d = j->act->d + i * j->act->rows + j->first;
-        amx_unpack(kind, table, panel, w);
-        panel += 64 + FG_SB_GROUPS * kind.group_bytes;
-        amx_load_planes(w);
-        for (size_t k = 0; k < n_tile; k++, at++) {
-            const size_t t = tile_start(k, rows, j->n_tok), now = at % RING,
-                         before = (at - LAG) % RING;
-            w->to[now] = (amx_sums){w->acc[k], d + t};
-            amx_tile(q + t * AMX_BYTES, half, rows, &w->dot[now], at >= LAG ? &w->to[before] : NULL,
-                     &w->dot[before]);
+        for (size_t p = 0; p < j->n_panel; p++) {
+            const uint8_t *sb = j->panel + p * j->panel_stride + i * bytes;
+            kind.unpack(table, sb, &w->planes[0]);
+            amx_load_planes(&w->planes[0]);
+            for (size_t k = 0; k < n_tile; k++, at++) {
+                const size_t t = tile_start(k, rows, j->n_tok), now = at % RING;
+                const size_t before = (at - LAG) % RING;
+                w->to[now] = (amx_sums){w->acc[n_tile * p + k], d + t, rows};
+                more_tile(q + t * AMX_BYTES, more_ahead(j, q, i, p, k, rows, n_tile), half, rows,
+                          &w->dot[now], &w->to[before], &w->dot[before]);
+            }
         }
     }
-    for (size_t k = total < LAG ? 0 : total - LAG; k < total; k++) {
-        amx_add(&w->to[k % RING], &w->dot[k % RING], 0, rows);
+    for (size_t k = at - LAG; k != at; k++) {
+        for (size_t part = 0; part < STEPS; part++) {
+            amx_sum(&w->to[k % RING], &w->dot[k % RING], part);
+        }
     }
 }
 
-INLINE void amx_pass(amx_kind kind, __m512i table, const amx_job *j)
+/* ---- calls ---- */
+
+/* The results of n_tile tiles of each panel. */
+INLINE void amx_finish(const amx_job *j, const amx_work *w, size_t rows, size_t n_tile,
+                       size_t stride)
 {
-    amx_work w;
-    const size_t n_tile = (j->n_tok + AMX_ROWS - 1) / AMX_ROWS;
-    const size_t rows = tile_rows(n_tile, j->n_tok);
-    for (size_t k = 0; k < n_tile; k++) {
-        for (size_t t = 0; t < rows; t++) w.acc[k][t] = _mm512_setzero_ps();
-    }
-    amx_multiply(kind, table, j, &w, rows, n_tile);
-    const __m512 scale = _mm512_loadu_ps(j->row_scale);
-    for (size_t k = 0; k < n_tile; k++) {
-        float *row = j->y + tile_start(k, rows, j->n_tok) * j->y_stride;
-        for (size_t t = 0; t < rows; t++) {
-            _mm512_storeu_ps(row + t * j->y_stride, _mm512_mul_ps(w.acc[k][t], scale));
+    for (size_t p = 0; p < j->n_panel; p++) {
+        const __m512 scale = _mm512_loadu_ps(j->row_scale + FG_PANEL_ROWS * p);
+        for (size_t k = 0; k < n_tile; k++) {
+            float *row = j->y + FG_PANEL_ROWS * p + tile_start(k, rows, j->n_tok) * j->y_stride;
+            for (size_t t = 0; t < rows; t++) {
+                _mm512_storeu_ps(row + t * j->y_stride,
+                                 _mm512_mul_ps(w->acc[stride * p + k][t], scale));
+            }
         }
     }
+}
+
+/* A pass over the panels of *j that go together. */
+INLINE void amx_pass(amx_kind kind, __m512i table, const amx_job *j, size_t n_tile)
+{
+    amx_work w;
+    const size_t rows = tile_rows(n_tile, j->n_tok);
+    const bool few = n_tile <= FEW_TILES;
+    const size_t stride = few ? FEW_TILES : n_tile;
+    for (size_t k = 0; k < stride * j->n_panel; k++) {
+        for (size_t t = 0; t < rows; t++) w.acc[k][t] = _mm512_setzero_ps();
+    }
+    for (size_t i = 0; i < RING; i++) w.to[i].rows = 0; /* nothing is done yet */
+    if (n_tile == 1) {
+        few_multiply(kind, table, j, &w, rows, false);
+    } else if (few) {
+        few_multiply(kind, table, j, &w, rows, true);
+    } else {
+        more_multiply(kind, table, j, &w, rows, n_tile);
+    }
+    amx_finish(j, &w, rows, n_tile, stride);
 }
 
 /* Passes as equal as possible. */
-INLINE void amx_run(amx_kind kind, __m512i table, amx_job j)
+INLINE void amx_run(amx_kind kind, __m512i table, const amx_job *call)
 {
-    size_t left = j.n_tok;
+    amx_job j = *call;
+    size_t left = call->n_tok;
     for (size_t pass = (left + FG_TILE_PASS - 1) / FG_TILE_PASS; pass > 0; pass--) {
         j.n_tok = (left + pass - 1) / pass;
+        const size_t n_tile = (j.n_tok + AMX_ROWS - 1) / AMX_ROWS;
+        const bool few = n_tile <= FEW_TILES;
+        const size_t room = ACC_TILES / (few ? FEW_TILES : n_tile);
+        const size_t together = room < MOST_PANELS ? room : MOST_PANELS;
         amx_config c = {.palette = 1};
         for (int t = 0; t < AMX_TILES; t++) {
-            const size_t n_tile = (j.n_tok + AMX_ROWS - 1) / AMX_ROWS;
+            const bool planes = few ? t == 2 || t == 3 : t >= 4;
             c.bytes[t] = AMX_BYTES;
-            c.rows[t] = t < 4 ? (uint8_t)tile_rows(n_tile, j.n_tok) : AMX_ROWS;
+            c.rows[t] = planes ? AMX_ROWS : (uint8_t)tile_rows(n_tile, j.n_tok);
         }
         AMX_CONFIGURE(&c);
-        amx_pass(kind, table, &j);
+        for (size_t p = 0; p < call->n_panel; p += together) {
+            amx_job part = j;
+            part.n_panel = call->n_panel - p < together ? call->n_panel - p : together;
+            part.panel += p * j.panel_stride;
+            part.row_scale += p * FG_PANEL_ROWS;
+            part.y += p * FG_PANEL_ROWS;
+            amx_pass(kind, table, &part, n_tile);
+        }
         left -= j.n_tok;
         j.first += j.n_tok;
         j.y += j.n_tok * j.y_stride;
@@ -363,12 +602,14 @@ INLINE void amx_run(amx_kind kind, __m512i table, amx_job j)
 }
 
 #define TILES_FN(name, table)                                                                      \
-    void FG_LEVEL(tiles_##name)(const uint8_t *panel, const float *row_scale, const fg_lut *lut,   \
+    void FG_LEVEL(tiles_##name)(const uint8_t *panel, size_t n_panel, size_t panel_stride,         \
+                                const float *row_scale, const fg_lut *lut,                         \
                                 const fg_act_tiles *act, size_t first, size_t n_tok, size_t n_sb,  \
                                 float *y, size_t y_stride)                                         \
     {                                                                                              \
-        amx_run(amx_##name, table(lut),                                                            \
-                (amx_job){panel, row_scale, act, first, n_tok, n_sb, y, y_stride});                \
+        const amx_job j = {panel, n_panel, panel_stride, row_scale, act,                           \
+                           first, n_tok,   n_sb,         y,         y_stride};                     \
+        amx_run(amx_##name, table(lut), &j);                                                       \
     }
 TILES_FN(q4, amx_table_q4)
 TILES_FN(q4lin, table_none)

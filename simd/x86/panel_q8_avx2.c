@@ -43,6 +43,7 @@ INLINE void widen_act(const fg_act128 *a, q8_act *out)
 static void q8_gemv(const uint8_t *panel, const float *row_scale, const fg_act128 *act, size_t n_sb,
                     float *y)
 {
+    const bool intel = __builtin_cpu_is("intel");
     __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t i = 0; i < n_sb; i++, panel += SB_BYTES) {
         __m256i isum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -51,7 +52,7 @@ static void q8_gemv(const uint8_t *panel, const float *row_scale, const fg_act12
         UNROLL
         for (int g = 0; g < FG_SB_GROUPS; g++) {
             __m256i dot[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-            fetch_group(panel + 64 + GROUP_BYTES * g, GROUP_BYTES);
+            fetch_group(panel + 64 + GROUP_BYTES * g, GROUP_BYTES, intel);
             UNROLL
             for (int c = 0; c < QUADS; c++) {
                 const __m256i xe = _mm256_set1_epi32(a.pair[0][QUADS * g + c]);

@@ -63,15 +63,12 @@ static uint64_t tokens_per_block(size_t act_stride)
     return n < TOKEN_STEP ? TOKEN_STEP : n;
 }
 
-/* One panel times rows row .. row + n_tok - 1 of x; tiles NULL: from its plain rows. */
+/* One panel times rows row .. row + n_tok - 1 of x. */
 static void multiply_panel(const fg_matrix *m, const uint8_t *panel, const float *scales,
-                           const fg_acts *x, const fg_act_tiles *tiles, uint64_t row,
-                           uint64_t n_tok, float *y, size_t y_stride)
+                           const fg_acts *x, uint64_t row, uint64_t n_tok, float *y,
+                           size_t y_stride)
 {
-    if (tiles != NULL) {
-        m->tiles_fn(panel, scales, m->lut, tiles, (size_t)row, (size_t)n_tok, (size_t)m->n_sb, y,
-                    y_stride);
-    } else if (m->quantized) {
+    if (m->quantized) {
         m->panel_fn(panel, scales, m->lut, (m->rotated ? x->rot : x->q) + row * x->q_stride,
                     x->q_stride * sizeof(fg_act128), (size_t)n_tok, (size_t)m->n_sb, y, y_stride);
     } else {
@@ -99,12 +96,20 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
         const uint64_t p1 = end - p0 < group ? end : p0 + group;
         for (uint64_t r = 0; r < n_tok; r += block) {
             const uint64_t n = n_tok - r < block ? n_tok - r : block;
+            if (tiles != NULL) {
+                const uint64_t at = p0 - run->first;
+                m->tiles_fn(run->panels + at * m->panel_stride, (size_t)(p1 - p0),
+                            (size_t)m->panel_stride, run->scales + at * FG_PANEL_ROWS, m->lut,
+                            tiles, (size_t)(row0 + r), (size_t)n, (size_t)m->n_sb,
+                            y->f + (row0 + r) * y->f_stride + p0 * FG_PANEL_ROWS, y->f_stride);
+                continue;
+            }
             for (uint64_t p = p0; p < p1; p++) {
                 const uint64_t at = p - run->first;
                 multiply_panel(m, run->panels + at * m->panel_stride,
                                run->scales == NULL ? NULL : run->scales + at * FG_PANEL_ROWS, x,
-                               tiles, row0 + r, n,
-                               y->f + (row0 + r) * y->f_stride + p * FG_PANEL_ROWS, y->f_stride);
+                               row0 + r, n, y->f + (row0 + r) * y->f_stride + p * FG_PANEL_ROWS,
+                               y->f_stride);
             }
         }
     }

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/model/scratch.h"
 
+#include <sys/mman.h>
+
 #include "src/model/device.h"
+
+#define HUGE_PAGES_FROM ((uint64_t)256 << 20) /* bytes of scratch */
 
 static fg_act_tiles take_tiles(uint8_t *base, uint64_t *used, uint64_t n_row, uint64_t n_sb)
 {
@@ -126,6 +130,11 @@ fg_status fg_scratch_create(fg_scratch **out, const fg_model *m, uint64_t n_ctx,
                        "scratch: no %llu bytes, expected memory; try a smaller batch", bytes);
     }
     lay_out(s, m->shape, &m->forms, n_ctx, n_thread, s->map);
+#ifdef MADV_HUGEPAGE
+    /* A product reads rows and writes results all over it; not where all is small, since each of
+     * its arrays may take a page more. */
+    if (s->bytes >= HUGE_PAGES_FROM) (void)madvise(s->map, (size_t)s->bytes, MADV_HUGEPAGE);
+#endif
     *out = s;
     return FG_OK;
 }

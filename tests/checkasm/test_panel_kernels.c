@@ -244,15 +244,24 @@ static bool is_of_kind(const variant *v, int kind)
 }
 
 /* Kernels of a tile unit behind the contract of the plain ones: the rows of the call are put in the
- * order of tiles, behind `FIRST` others, in memory that ends with the last of them. */
+ * order of tiles, behind `FIRST` others, in memory that ends with the last of them, and the panel
+ * is one of several, of which the others are filled with bytes of no meaning. */
 static fg_tiles_fn *tiles_base;
+static size_t tiles_group_len; /* of the kind */
+static uint32_t tiles_call;    /* so that panels differ in number and place from call to call */
 static void in_tiles(const uint8_t *panel, const float *row_scale, const fg_lut *lut,
                      const void *act, size_t act_stride, size_t n_tok, size_t n_sb, float *y,
                      size_t y_stride)
 {
-    enum { FIRST = 3 };
+    enum { FIRST = 3, GAP = 64 };
+    const size_t n_panel = 1 + tiles_call % 6, which = tiles_call / 6 % n_panel;
+    const size_t bytes = n_sb * (64 + 4 * tiles_group_len), stride = bytes + GAP,
+                 width = 16 * n_panel;
     fg_act_tiles a = {.rows = FIRST + n_tok};
     guarded q = guard_alloc(2 * n_sb * a.rows * 64), d = guard_alloc(n_sb * a.rows * sizeof *a.d);
+    guarded w = guard_alloc((n_panel - 1) * stride + bytes), s = guard_alloc(width * sizeof(float)),
+            out = guard_alloc(n_tok * width * sizeof(float));
+    tiles_call++;
     a.q = (int8_t *)q.p;
     a.d = (float *)(void *)d.p;
     memset(q.p, 0x55, 2 * n_sb * a.rows * 64);
@@ -264,15 +273,29 @@ static void in_tiles(const uint8_t *panel, const float *row_scale, const fg_lut 
             a.d[i * a.rows + FIRST + t] = b[i].d;
         }
     }
-    tiles_base(panel, row_scale, lut, &a, FIRST, n_tok, n_sb, y, y_stride);
+    memset(w.p, 0x5a, (n_panel - 1) * stride + bytes);
+    memset(s.p, 0, width * sizeof(float));
+    memcpy(w.p + which * stride, panel, bytes);
+    memcpy(s.p + 64 * which, row_scale, 64);
+    tiles_base(w.p, n_panel, stride, (const float *)(const void *)s.p, lut, &a, FIRST, n_tok, n_sb,
+               (float *)(void *)out.p, width);
+    for (size_t t = 0; t < n_tok; t++) {
+        memcpy(y + t * y_stride, out.p + (t * width + 16 * which) * sizeof(float), 64);
+    }
     guard_free(&q);
     guard_free(&d);
+    guard_free(&w);
+    guard_free(&s);
+    guard_free(&out);
 }
 
 static fg_panel_fn *plain_fn(const variant *v)
 {
     if (strcmp(v->type, "tiles") != 0) return (fg_panel_fn *)v->fn;
     tiles_base = (fg_tiles_fn *)v->fn;
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        if (is_of_kind(v, kind)) tiles_group_len = kinds[kind].group_len;
+    }
     return in_tiles;
 }
 

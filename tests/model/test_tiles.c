@@ -47,12 +47,15 @@ static void through_plain(fg_panel_fn *fn, const uint8_t *panel, const float *ro
 }
 
 #define TILES(name)                                                                                \
-    static void tiles_##name(const uint8_t *panel, const float *row_scale, const fg_lut *lut,      \
-                             const fg_act_tiles *act, size_t first, size_t n_tok, size_t n_sb,     \
-                             float *y, size_t y_stride)                                            \
+    static void tiles_##name(const uint8_t *panel, size_t n_panel, size_t panel_stride,            \
+                             const float *row_scale, const fg_lut *lut, const fg_act_tiles *act,   \
+                             size_t first, size_t n_tok, size_t n_sb, float *y, size_t y_stride)   \
     {                                                                                              \
-        through_plain(plain.panel_##name, panel, row_scale, lut, act, first, n_tok, n_sb, y,       \
-                      y_stride);                                                                   \
+        for (size_t p = 0; p < n_panel; p++) {                                                     \
+            through_plain(plain.panel_##name, panel + p * panel_stride,                            \
+                          row_scale + FG_PANEL_ROWS * p, lut, act, first, n_tok, n_sb,             \
+                          y + FG_PANEL_ROWS * p, y_stride);                                        \
+        }                                                                                          \
     }
 TILES(q4)
 TILES(q4lin)
