@@ -132,7 +132,7 @@ check_error("no_model", run("carry", "pack", path("made.fulgur.sig"), STICK), "m
 # ---- killed at 20 random points on each side, the sender's room given back as it goes ----
 def carry(name, kills, piece="2M", most=3_500_000, holes=True):
     """Carries with --move, killed so often on each side; the largest rooms that were taken."""
-    copy, top = used(path("from")), {"from": 0, "to": 0, "both": 0}
+    copy, top = used(path("from")) if large is None else size, {"from": 0, "to": 0, "both": 0}
     died = {"pack": 0, "unpack": 0}
     env = dict(STICK_BYTES=most, **({} if holes else {"NO_HOLES": 1}))
     pack, unpack = ["carry", "pack", M, STICK, "--piece", piece, "--move"], ["carry", "unpack", STICK, "-o", path("to"), "--move"]
