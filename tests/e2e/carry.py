@@ -132,15 +132,15 @@ check_error("no_model", run("carry", "pack", path("made.fulgur.sig"), STICK), "m
 # ---- killed at 20 random points on each side, the sender's room given back as it goes ----
 def carry(name, kills, piece="2M", most=3_500_000, holes=True):
     """Carries with --move, killed so often on each side; the largest rooms that were taken."""
-    copy, top = used(path("from")), {"from": 0, "to": 0, "both": 0}
+    copy, top = used(path("from")) if large is None else size, {"from": 0, "to": 0, "both": 0}
     died = {"pack": 0, "unpack": 0}
     env = dict(STICK_BYTES=most, **({} if holes else {"NO_HOLES": 1}))
     pack, unpack = ["carry", "pack", M, STICK, "--piece", piece, "--move"], ["carry", "unpack", STICK, "-o", path("to"), "--move"]
-    calls = {"pack": 40, "unpack": 20} if large is None else {"pack": 6000, "unpack": 6000}
+    calls = {"pack": 40, "unpack": 20} if large is None else dict.fromkeys(("pack", "unpack"), most // MIB)
     for trip in range(80):
         for what, args in (("pack", pack), ("unpack", unpack)):
             for attempt in range(8):
-                n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 4 else 0
+                n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 6 else 0
                 status, out, err = run(*args, env=shim(**env, DIE_AT=n, DIE_COUNT=path("count")), timeout=3600)
                 a, b = used(path("from")), used(path("to"))
                 top = {"from": max(top["from"], a), "to": max(top["to"], b), "both": max(top["both"], a + b)}

@@ -245,8 +245,10 @@ def fat_stick(s):
         if os.path.exists(f"{drivers}/{m}.ko"):
             s.vm.add(f"{drivers}/{m}.ko", f"modules/{os.path.basename(m)}.ko")
     mib = max(34, os.path.getsize(MODEL) // 3 >> 20)
-    files = s.boot("fat_stick", [(2, 1024)], [],
-                   before=[f"insmod /modules/{os.path.basename(m)}.ko >>/out/said 2>&1" for m in modules] + [CARRY % mib])
+    files, console = s.vm.boot("fat_stick", [(2, 1024)], "\n".join(
+        [f"insmod /modules/{os.path.basename(m)}.ko >>/out/said 2>&1" for m in modules] + [CARRY % mib]), 5 * RUN_SECONDS)
+    if not check("fat_stick.boot", files is not None, console[-2000:]):
+        return
     said = files.get("said", b"").decode("utf-8", "replace")
     check("fat_stick.same", files.get("same") == b"same\n" and int(files["trips"]) >= 3 and "failed" not in said
           and ": complete, " in said, (files.get("trips"), said[-2000:]))
