@@ -144,6 +144,7 @@ static command_result set_stop(talk *k, const char *value)
     }
     char *copy = fg_mem_strndup(value, strlen(value));
     if (copy == NULL) return fails("/set stop: out of memory");
+    fg_mem_free(k->stop_own[k->gen.stop.n]);
     k->stop_own[k->gen.stop.n] = copy;
     k->gen.stop.text[k->gen.stop.n++] = copy;
     return COMMAND_DONE;
