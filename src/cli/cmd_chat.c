@@ -39,11 +39,9 @@ const command cmd_chat = {
         "escape sequences (`NO_COLOR`, `TERM=dumb`) they are shown.\n"
         "Nothing is written unless asked for: `--history` keeps 1,000 messages in "
         "`$XDG_STATE_HOME/fulgur/history`, `--session` and `/save` keep the conversation below "
-        "`sessions` there, also during a reply: a loss of power costs at most 64 tokens or 30 "
-        "seconds of text, and at most 1,024 tokens are evaluated again; so are those of a message "
-        "that was being evaluated, which comes back to the editor and goes on when it is sent. "
-        "`--resume` goes on, with the session's settings but those of the command "
-        "line.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT SIGNED_ABOUT,
+        "`sessions` there as it goes: a loss of power costs at most 64 tokens or 30 seconds. "
+        "`--resume` goes on, with its settings.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT
+            SIGNED_ABOUT,
     .run = run,
 };
 

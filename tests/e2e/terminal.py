@@ -160,13 +160,15 @@ class Chat:
         with open(f"/proc/{self.pid}/task/{self.pid}/children") as f:
             return int(f.read().split()[0])
 
-    def taken(self, seconds=60):
-        """Waits until the program has read what was sent."""
-        end = time.time() + seconds
-        tty = os.open(os.ptsname(self.fd), os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        while struct.unpack("i", fcntl.ioctl(tty, termios.FIONREAD, b"\0" * 4))[0] > 0 and time.time() < end:
+    def give(self, data, seconds=60):
+        """Sends it, and waits until the program has read it: what was not would go with a Ctrl-C."""
+        def read():
+            with open(f"/proc/{self.job()}/io") as f:
+                return int(f.readline().split()[1])
+        before, end = read(), time.time() + seconds
+        self.send(data)
+        while read() < before + len(data) and time.time() < end:
             self.pump(0.01)
-        os.close(tty)
 
     def worked(self):
         """Seconds that the program has computed."""
@@ -271,8 +273,7 @@ for (keys, want), have in zip(KEYS, got + [None] * len(KEYS)):
     check(f"key {keys!r}", have == want, (have, want))
 check("keys.all", len(got) == len(KEYS), got)
 for patience in (0.25, 1, 4):  # how long it waits for the rest of a sequence is by the clock: a busy machine may need more
-    c.send(b"ab\x1b")
-    c.taken()
+    c.give(b"ab\x1b")
     time.sleep(patience)
     c.say(b"c")
     if c.said()[-1:] == ["abc"]:
@@ -503,14 +504,17 @@ if nano(path("nano.fulgur")) == 0:
     c.send(PASTE + TEXT.encode() + PASTED + b"\r")
     c.until(rb"2004l")
     begun = c.worked()
-    while c.worked() < begun + 0.4 and c.pump(0.02):  # somewhere in it
+    while c.worked() < begun + 0.15 and c.pump(0.02):  # somewhere in it
         pass
     asked = c.worked()
     c.send(b"\x03")
     got = c.until(rb"stopped; ([\d,]+) tokens|stopped; the message|prompt [\d,]+ tokens")
     heard = c.worked() - asked
     c.prompt()
-    if b"(stopped; " in got:
+    if b"(stopped; /continue" in got:  # it was through, and the reply is stopped
+        c.say("/continue")
+        turned = c.messages()
+    elif b"(stopped; " in got:
         check("interrupt.prefill_heard", heard < 1, heard)
         c.say("")
         turned = c.messages()
@@ -574,8 +578,7 @@ c.end(b"")
 c = start("long", "--no-repeat-stop", "-n", "6000")
 c.send("hi\r")
 c.until(rb"word and")
-c.send("next")
-c.taken()
+c.give("next")
 c.send(b"\x03")
 c.prompt()
 c.say("!")

@@ -519,7 +519,6 @@ FG_TEST(measured_on_a_large_model)
  * single pass, so whole replies are compared, in turns. */
 FG_TEST(measured_within_a_bound)
 {
-    enum { N = 96, TIMES = 3 };
     static const double rights[] = {0.3, 0.6, 0.8, 1};
     const char *path = getenv("FULGUR_TEST_SYNTH"), *ram = getenv("FULGUR_TEST_RAM");
     fg_err err = {0};
@@ -537,7 +536,7 @@ FG_TEST(measured_within_a_bound)
     REQUIRE(st != NULL && st->n_slot < st->n_total);
     for (uint32_t i = 0; i < 64; i++) CHECK(fg_ids_push(&ids, (i * 7919 + 5) % 100000));
     fg_reply_opts o = fg_reply_opts_default();
-    o.n_max = N;
+    o.n_max = N_MEASURED;
     o.ignore_eos = o.goes_on = true;
     o.repeat_stop = 0;
     fg_session *s = model_session(e, 512, 64);
