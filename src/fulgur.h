@@ -404,8 +404,9 @@ FG_API const float *fg_session_logits(const fg_session *s);
  * FG_EINVAL. */
 FG_API fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *err);
 
-/* Remembers the state at the present position, to rewind to; of more than n_mark one goes, such that
- * what stays lies the farther apart the farther back it is.  FG_ELIMIT (ram_bytes), FG_ENOMEM: no mark was made. */
+/* Remembers the state at the present position, to rewind to; of more than n_mark one goes, such
+ * that what stays lies the farther apart the farther back it is.  FG_ELIMIT (ram_bytes), FG_ENOMEM:
+ * no mark was made. */
 FG_API fg_status fg_session_mark(fg_session *s, fg_err *err);
 
 /* Makes the session hold exactly ids[n] (n >= 1), with the logits of the last one: goes back to the

@@ -19,8 +19,8 @@ static const char model_variable[] = "FULGUR_MODEL";
 
 static bool quiet, no_sandbox;
 static args_entry_fn *on_entry;
-static const void *given[MAX_OPT]; /* [n_given] where options of the command line wrote to */
-static size_t n_given;
+static const void *written[MAX_OPT]; /* [n_written] where options of the command line wrote to */
+static size_t n_written;
 
 bool args_quiet(void)
 {
@@ -34,8 +34,8 @@ bool args_no_sandbox(void)
 
 bool args_given(const void *value)
 {
-    for (size_t i = 0; i < n_given; i++) {
-        if (given[i] == value) return true;
+    for (size_t i = 0; i < n_written; i++) {
+        if (written[i] == value) return true;
     }
     return false;
 }
@@ -44,7 +44,7 @@ bool args_given(const void *value)
 static void note_given(const opt *o)
 {
     const void *to = o->kind == OPT_CHOICE ? ((const opt_choice *)o->value)->value : o->value;
-    if (!args_given(to) && n_given < MAX_OPT) given[n_given++] = to;
+    if (!args_given(to) && n_written < MAX_OPT) written[n_written++] = to;
 }
 
 void args_on_entry(args_entry_fn *entry)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a saved session remembers of how it was talked to, so that it goes on the same: a JSON object
- * in its log, with the options' names.  Numbers beyond 2^53 are texts; "rng" is the sampler's random
- * state, "ctx" the room, null a budget or a message that nobody chose.
+ * What a saved session remembers of how it was talked to, so that it goes on the same: a JSON
+ * object in its log, with the options' names.  Numbers beyond 2^53 are texts; "rng" is the
+ * sampler's random state, "ctx" the room, null a budget or a message that nobody chose.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,6 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/conversation.h"
-#include "src/text/sampler.h"
 
 #define EXACT UINT64_C(9007199254740992) /* 2^53 */
 
@@ -245,7 +244,7 @@ static bool get_rng(const fg_json *v, fg_rng *out)
     return (out->s[0] | out->s[1] | out->s[2] | out->s[3]) != 0;
 }
 
-/* An object each of whose members that we know is what it should be; others are a later program's. */
+/* An object each of whose members that we know is as it should be; others are a later program's. */
 static fg_status parse(fg_json **root, const void *json, size_t n, const char *name, fg_err *err)
 {
     static talk none; /* whose values are only pointed to */

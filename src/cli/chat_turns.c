@@ -142,9 +142,9 @@ static bool streams(fg_engine *e)
     return st != NULL && st->n_slot < st->n_total;
 }
 
-/* Long ones in slices, between which is kept what was evaluated: on the disk, else every 8,192 tokens
- * as a mark, so that whoever changes the end of a long message does not evaluate all of it again.
- * told: the saved session's log has these ids. */
+/* Long ones in slices, between which is kept what was evaluated: on the disk, else every 8,192
+ * tokens as a mark, so that whoever changes the end of a long message does not evaluate all of it
+ * again. told: the saved session's log has these ids. */
 static fg_status evaluate(talk *k, const uint32_t *ids, uint64_t to, bool told, fg_err *err)
 {
     enum { FAR = 8192 };

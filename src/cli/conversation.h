@@ -52,7 +52,8 @@ typedef struct talk {
     const fg_tokenizer *t;
     fg_tok_state *words;
     gen_opts gen;
-    /* Texts of gen that are freed: those of stop that /set made, or a session; of bias; the message. */
+    /* Texts of gen that are freed: those of stop that /set made, or a session; of bias; the
+     * message. */
     char *stop_own[OPT_LIST_MAX], *bias_own[OPT_LIST_MAX], *own_message;
     fg_chat_style style;
     char *system; /* owned; NULL: none */

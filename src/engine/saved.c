@@ -340,8 +340,8 @@ static bool is_due(uint64_t pos, uint64_t last, uint64_t tokens, uint64_t now, u
 }
 
 /* Tokens behind a snapshot after which the next is due.  It is of the boundary behind which the
- * session is, at the first token of a chunk the one before: so snapshots come at boundaries, without
- * a tail, and whoever opens the session evaluates at most save_tokens again. */
+ * session is, at the first token of a chunk the one before: so snapshots come at boundaries,
+ * without a tail, and whoever opens the session evaluates at most save_tokens again. */
 static uint64_t due_after(const fg_saved *k)
 {
     const uint64_t n = k->o.save_tokens;
@@ -463,8 +463,8 @@ static size_t snapshot_before(const fg_history *h, uint64_t pos, size_t end)
     return end == 0 ? h->n_mark : end - 1;
 }
 
-/* Where one gets to on the way back to `to` without evaluating; *mark: the snapshot that is read for
- * it, or n_mark. */
+/* Where one gets to on the way back to `to` without evaluating; *mark: the snapshot that is read
+ * for it, or n_mark. */
 static uint64_t start_of(const fg_saved *k, uint64_t to, size_t *mark)
 {
     const fg_history *h = &k->h;

@@ -139,9 +139,9 @@ fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err);
 
 /* ---- going back ---- */
 
-/* Goes back to pos (at most the present one), or as near before it as can be done without evaluating:
- * from memory or the nearest snapshot.  *at: where it is.  Errors: FG_ENOMEM, FG_EIO (the state of a
- * card). */
+/* Goes back to pos (at most the present one), or as near before it as can be done without
+ * evaluating: from memory or the nearest snapshot.  *at: where it is.  Errors: FG_ENOMEM, FG_EIO
+ * (the state of a card). */
 fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err);
 /* Makes the session hold its first pos tokens, with the logits of the last one: from memory where
  * that is free or near, else from the nearest snapshot; what is between is evaluated again.  Errors
