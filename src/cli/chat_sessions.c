@@ -405,6 +405,7 @@ fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given,
     o.ctx = k;
     FG_TRY(fg_saved_check_name(name, err));
     FG_TRY(need_folder(k, err));
+    k->settings.len = 0; /* of an earlier one */
     if (k->ids.len > 0) FG_TRY(chat_reach(k, &k->ids, k->ids.len, NULL, 0, err));
     meters_busy(k->m, "opening the session");
     const bool holds = k->ids.len > 0;

@@ -174,6 +174,15 @@ static uint64_t common(const talk *k, const fg_ids *ids)
     return same;
 }
 
+uint64_t chat_return_cost(const talk *k)
+{
+    const uint64_t n = k->ids.len, same = n == 0 ? 0 : common(k, &k->ids);
+    const uint64_t at = same == 0          ? 0
+                        : k->saved != NULL ? fg_saved_reach(k->saved, same)
+                                           : fg_session_reach(k->s, same);
+    return n - at;
+}
+
 /* Marks, for going back later, are made at `head` and before the last id of a long prompt: its
  * logits cannot be kept, so it is evaluated again whenever somebody returns there. */
 fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said, size_t n_said,
@@ -434,7 +443,7 @@ static void print_short(talk *k, const gen_stats *g)
     fg_buf b = {0};
     const fg_reply *r = &g->reply;
     const double rate = r->n_eval == 0 ? 0.0 : (double)r->n_eval / r->seconds;
-    fg_buf_printf(&b, "prompt %s tokens, ", cli_count(g->n_prompt));
+    if (g->n_prompt > 0) fg_buf_printf(&b, "prompt %s tokens, ", cli_count(g->n_prompt));
     fg_buf_printf(&b, "%s tokens, %.*f tok/s", cli_count(r->n_gen), rate < 99.5 ? 1 : 0, rate);
     const double read = k->interactive ? read_bandwidth(k, r) : 0.0;
     if (read > 0.0) {

@@ -96,6 +96,8 @@ fg_status chat_turn(talk *k, const char *text, size_t n, fg_err *err);
 fg_status chat_continue(talk *k, fg_err *err);
 /* Forgets the last n turns. */
 void chat_undo(talk *k, size_t n);
+/* Tokens of the conversation that are evaluated again before it goes on. */
+uint64_t chat_return_cost(const talk *k);
 /* Evaluates the replies again without their thoughts. */
 fg_status chat_forget_thinking(talk *k, fg_err *err);
 /* Another room: a session with n positions that holds the same. */

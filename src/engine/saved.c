@@ -511,6 +511,12 @@ static fg_status restore(fg_saved *k, size_t mark, fg_err *err)
     return FG_OK;
 }
 
+uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos)
+{
+    size_t mark;
+    return start_of(k, pos, &mark);
+}
+
 fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err)
 {
     size_t mark;

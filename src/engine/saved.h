@@ -143,6 +143,8 @@ fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err);
  * evaluating: from memory or the nearest snapshot.  *at: where it is.  Errors: FG_ENOMEM, FG_EIO
  * (the state of a card). */
 fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err);
+/* Where that would go. */
+uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos);
 /* Makes the session hold its first pos tokens, with the logits of the last one: from memory where
  * that is free or near, else from the nearest snapshot; what is between is evaluated again.  Errors
  * as fg_session_eval; after FG_ECANCEL the session is at an earlier position. */
