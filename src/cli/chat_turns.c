@@ -306,71 +306,6 @@ void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why)
     u->forced[u->n_forced++] = (forced_ids){pos, n, why};
 }
 
-/* The text of a reply as its ids have it, and of that the answer. */
-typedef struct spelt {
-    fg_buf text, answer;
-    size_t from, at; /* where the answer begins in the text; bytes that were sorted */
-} spelt;
-
-static void sort_text(void *ctx, fg_think_part part, const char *text, size_t n)
-{
-    spelt *y = ctx;
-    if (part != FG_THINK_ANSWER) y->answer.len = 0;
-    if (part == FG_THINK_ANSWER && y->answer.len == 0) y->from = y->at;
-    if (part == FG_THINK_ANSWER) fg_buf_put(&y->answer, text, n);
-    y->at += n;
-}
-
-/* Where in the text the first stop string begins; its end: nowhere. */
-static size_t find_stop(const talk *k, spelt *y)
-{
-    const char *a = fg_buf_str(&y->answer);
-    size_t best = y->answer.len;
-    if (a == NULL) return y->text.len;
-    const size_t skip = strspn(a, " \t\r\n");
-    for (size_t i = 0; i < k->gen.stop.n; i++) {
-        const char *found = strstr(a + skip, k->gen.stop.text[i]);
-        if (found != NULL && (size_t)(found - a) < best) best = (size_t)(found - a);
-    }
-    return y->from + best;
-}
-
-/* The ids of a reply that a stop string ended, without those that spell it: the conversation goes
- * on from what was shown.  What of the first of them was shown is encoded anew. */
-static fg_status cut_stop(talk *k, const turn *u, fg_err *err)
-{
-    fg_detok d;
-    fg_think think;
-    spelt y = {0};
-    const uint64_t n = k->ids.len;
-    size_t *len = fg_mem_zalloc_array((size_t)(n - u->prompt) + 1, sizeof *len), whole = 0;
-    if (len == NULL) return fg_fail_nomem(err, "reply");
-    fg_detok_init(&d, k->t, FG_DETOK_THINK);
-    for (uint64_t i = u->prompt; i < n; i++) { /* bytes before id i; SIZE_MAX: in a character */
-        len[i - u->prompt] = d.n_held > 0 ? SIZE_MAX : y.text.len;
-        fg_detok_feed(&d, k->ids.data[i], &y.text);
-    }
-    fg_detok_flush(&d, &y.text);
-    fg_think_init(&think, sort_text, &y);
-    fg_think_feed(&think, (const char *)y.text.data, y.text.len);
-    fg_think_flush(&think);
-    const size_t end = find_stop(k, &y);
-    for (uint64_t i = u->prompt; end < y.text.len && i < n; i++) {
-        if (len[i - u->prompt] > end) continue;
-        k->ids.len = (size_t)i;
-        whole = len[i - u->prompt];
-    }
-    fg_status st = y.text.failed || y.answer.failed ? fg_fail_nomem(err, "reply") : FG_OK;
-    if (st == FG_OK && end < y.text.len && whole < end) {
-        st = fg_tokenizer_encode(k->t, k->words, (const char *)y.text.data + whole, end - whole,
-                                 false, &k->ids, err);
-    }
-    fg_mem_free(len);
-    fg_buf_fini(&y.text);
-    fg_buf_fini(&y.answer);
-    return st;
-}
-
 /* A reply that was stopped short is closed, or the next turn would continue it.  What is saved ends
  * where its session is. */
 static fg_status close_short(talk *k, const turn *u, fg_err *err)
@@ -378,7 +313,7 @@ static fg_status close_short(talk *k, const turn *u, fg_err *err)
     uint32_t end;
     uint64_t at = fg_session_pos(k->s);
     FG_TRY(fg_chat_end_id(k->t, &end, err));
-    if (u->end == FG_END_STRING) FG_TRY(cut_stop(k, u, err));
+    if (u->end == FG_END_STRING) FG_TRY(chat_cut_stop(k, u, err));
     FG_TRY(append(&k->ids, &end, 1, err));
     if (u->end == FG_END_STRING && k->saved == NULL) return FG_OK; /* when somebody speaks again */
     if (u->end == FG_END_STRING) FG_TRY(fg_saved_back(k->saved, common(k, &k->ids), &at, err));

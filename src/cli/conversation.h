@@ -113,6 +113,9 @@ fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said
 fg_status chat_begin_turn(talk *k, const char *text, size_t n, uint64_t n_prompt, fg_err *err);
 /* Remembers ids of the turn's reply that were given. */
 void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why);
+/* The ids of a reply that a stop string ended, without those that spell it: the conversation goes
+ * on from what was shown.  What of the first of them was shown is encoded anew. */
+fg_status chat_cut_stop(talk *k, const turn *u, fg_err *err);
 /* Ids of a message of this length of text, as a turn has them. */
 fg_status chat_encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
                            fg_err *err);
