@@ -404,8 +404,9 @@ FG_API const float *fg_session_logits(const fg_session *s);
  * FG_EINVAL. */
 FG_API fg_status fg_session_rewind(fg_session *s, uint64_t pos, uint64_t *at, fg_err *err);
 
-/* Remembers the state at the present position, to rewind to; the oldest mark goes when there are
- * more than n_mark.  FG_ELIMIT (ram_bytes), FG_ENOMEM: no mark was made. */
+/* Remembers the state at the present position, to rewind to; of more than n_mark one goes, such
+ * that what stays lies the farther apart the farther back it is.  FG_ELIMIT (ram_bytes), FG_ENOMEM:
+ * no mark was made. */
 FG_API fg_status fg_session_mark(fg_session *s, fg_err *err);
 
 /* Makes the session hold exactly ids[n] (n >= 1), with the logits of the last one: goes back to the
@@ -551,7 +552,8 @@ typedef struct fg_reply_opts {
     /* ---- experimental from here on ---- */
     bool (*event)(void *ctx, const fg_event *e); /* instead of emit; false ends the reply */
     /* [n_stop_text] texts that end the answer where they first appear, and are not part of it;
-     * valid UTF-8, none empty.  The thought, and white space after it, is not searched. */
+     * valid UTF-8, none empty.  The thought, and white space after it, is not searched.  The tokens
+     * that spell one are evaluated: who goes on after the reply takes them back. */
     const char *const *stop_text;
     size_t n_stop_text;
     /* Tokens of the thought at most, at the next end of a line (within 64 tokens) it is closed by

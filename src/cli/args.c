@@ -19,6 +19,8 @@ static const char model_variable[] = "FULGUR_MODEL";
 
 static bool quiet, no_sandbox;
 static args_entry_fn *on_entry;
+static const void *written[MAX_OPT]; /* [n_written] where options of the command line wrote to */
+static size_t n_written;
 
 bool args_quiet(void)
 {
@@ -28,6 +30,21 @@ bool args_quiet(void)
 bool args_no_sandbox(void)
 {
     return no_sandbox;
+}
+
+bool args_given(const void *value)
+{
+    for (size_t i = 0; i < n_written; i++) {
+        if (written[i] == value) return true;
+    }
+    return false;
+}
+
+/* Each place once: there are no more of them than options. */
+static void note_given(const opt *o)
+{
+    const void *to = o->kind == OPT_CHOICE ? ((const opt_choice *)o->value)->value : o->value;
+    if (!args_given(to) && n_written < MAX_OPT) written[n_written++] = to;
 }
 
 void args_on_entry(args_entry_fn *entry)
@@ -388,7 +405,10 @@ bool args_parse_value(const opt *o, const char *text, char *wanted, size_t size)
 static bool set(const command *c, const opt *o, const char *text)
 {
     char wanted[WANTED_SIZE];
-    if (args_parse_value(o, text, wanted, sizeof wanted)) return true;
+    if (args_parse_value(o, text, wanted, sizeof wanted)) {
+        note_given(o);
+        return true;
+    }
     (void)args_usage(c, "--%s: %s, expected %s", o->name, text[0] == '\0' ? "nothing" : text,
                      wanted);
     return false;

@@ -97,6 +97,9 @@ enum { MAX_OPT = 64 };
 bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, char **argv,
                       const char **operands, int n_operand, int *status);
 
+/* Whether an option that writes there was on the command line (of a choice: the enum). */
+bool args_given(const void *value);
+
 /* Called when args_parse has understood everything, before the command does anything; operands as
  * it has them. */
 typedef void args_entry_fn(const command *c, const opt *opts, int n_opt,

@@ -144,6 +144,7 @@ static command_result set_stop(talk *k, const char *value)
     }
     char *copy = fg_mem_strndup(value, strlen(value));
     if (copy == NULL) return fails("/set stop: out of memory");
+    fg_mem_free(k->stop_own[k->gen.stop.n]);
     k->stop_own[k->gen.stop.n] = copy;
     k->gen.stop.text[k->gen.stop.n++] = copy;
     return COMMAND_DONE;
@@ -297,6 +298,7 @@ static command_result need_turn(const talk *k, const char *name)
 
 static command_result do_undo(talk *k, const char *rest, size_t n)
 {
+    enum { FEW = 256 };
     uint64_t turns = 1;
     const opt o = {"undo", 0, OPT_U64, &turns, 1, 1e9, "N", ""};
     char wanted[128];
@@ -306,8 +308,12 @@ static command_result do_undo(talk *k, const char *rest, size_t n)
     }
     const size_t had = k->n_turn;
     chat_undo(k, turns > had ? had : (size_t)turns);
+    const uint64_t cost = chat_return_cost(k);
     cli_note("(%zu turn%s forgotten, %zu left)\n", had - k->n_turn, had - k->n_turn == 1 ? "" : "s",
              k->n_turn);
+    if (cost >= FEW) {
+        cli_note("(%s tokens before them are evaluated again when you go on)\n", cli_count(cost));
+    }
     return COMMAND_DONE;
 }
 

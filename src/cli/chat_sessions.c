@@ -35,18 +35,67 @@ static void wrote(talk *k, fg_status st, const fg_err *err)
     }
 }
 
-void chat_saved_message(talk *k, fg_message_role role, const char *text, size_t n)
+void chat_saved_settings(talk *k, bool now)
+{
+    fg_err err = {0};
+    fg_buf b = {0};
+    if (k->saved == NULL) return;
+    chat_settings_put(k, &b);
+    const bool same =
+        b.len == k->settings.len && b.len > 0 && memcmp(b.data, k->settings.data, b.len) == 0;
+    fg_status st = b.failed ? fg_fail_nomem(&err, "settings") : FG_OK;
+    if (st == FG_OK && !same) {
+        st = fg_saved_note(k->saved, FG_SAVED_SETTINGS, b.data, b.len, &err);
+    }
+    if (st == FG_OK && !same) {
+        fg_buf_fini(&k->settings);
+        k->settings = b;
+        b = (fg_buf){0};
+    }
+    if (st == FG_OK && now) st = fg_saved_sync(k->saved, NULL, 0, &err);
+    fg_buf_fini(&b);
+    wrote(k, st, &err);
+}
+
+static fg_status note_message(talk *k, uint64_t pos, fg_message_role role, const char *text,
+                              size_t n, fg_err *err)
+{
+    const bool opens = pos == 0 && role == FG_MESSAGE_USER && k->system != NULL;
+    if (opens) {
+        FG_TRY(
+            fg_saved_message_at(k->saved, 0, FG_MESSAGE_SYSTEM, k->system, strlen(k->system), err));
+    }
+    FG_TRY(fg_saved_message_at(k->saved, pos, role, text == NULL ? "" : text, n, err));
+    return fg_saved_sync(k->saved, NULL, 0, err);
+}
+
+void chat_saved_message(talk *k, uint64_t pos, fg_message_role role, const char *text, size_t n)
 {
     fg_err err = {0};
     if (k->saved == NULL) return;
-    if (fg_session_pos(k->s) == 0 && k->system != NULL && role == FG_MESSAGE_USER) {
-        const fg_status told =
-            fg_saved_message(k->saved, FG_MESSAGE_SYSTEM, k->system, strlen(k->system), &err);
-        if (told != FG_OK) wrote(k, told, &err);
-    }
-    fg_status st = fg_saved_message(k->saved, role, text == NULL ? "" : text, n, &err);
-    if (st == FG_OK) st = fg_saved_sync(k->saved, NULL, 0, &err);
+    if (role == FG_MESSAGE_USER) chat_saved_settings(k, false);
+    const fg_status st = note_message(k, pos, role, text, n, &err);
+    k->half_said = role == FG_MESSAGE_USER;
     wrote(k, st, &err);
+}
+
+void chat_saved_passed(talk *k, bool told)
+{
+    fg_err err = {0};
+    wrote(k, told ? fg_saved_keep_parts(k->saved, &err) : fg_saved_keep(k->saved, NULL, 0, &err),
+          &err);
+}
+
+/* What of the reply was given, as soon as it is evaluated: before that its place is not sure. */
+static fg_status note_forced(talk *k, turn *u, fg_err *err)
+{
+    const uint64_t pos = fg_session_pos(k->s);
+    for (; u->n_told < u->n_forced; u->n_told++) {
+        const forced_ids *f = &u->forced[u->n_told];
+        if (f->pos + f->n > pos) return FG_OK;
+        FG_TRY(fg_saved_forced(k->saved, f->pos, f->why, f->n, err));
+    }
+    return FG_OK;
 }
 
 void chat_saved_due(talk *k)
@@ -56,25 +105,33 @@ void chat_saved_due(talk *k)
     if (k->saved == NULL) return;
     const bool has =
         k->g != NULL && fg_generator_save(k->g, fg_session_pos(k->s), state, NULL) == FG_OK;
-    wrote(k, fg_saved_keep(k->saved, has ? state : NULL, has ? sizeof state : 0, &err), &err);
+    fg_status st = k->n_turn == 0 ? FG_OK : note_forced(k, &k->turn[k->n_turn - 1], &err);
+    if (st == FG_OK) {
+        st = fg_saved_keep(k->saved, has ? state : NULL, has ? sizeof state : 0, &err);
+    }
+    wrote(k, st, &err);
 }
 
 void chat_saved_reply(talk *k)
 {
     fg_err err = {0};
-    const turn *u = &k->turn[k->n_turn - 1];
+    turn *u = &k->turn[k->n_turn - 1];
     if (k->saved == NULL) return;
-    wrote(k,
-          fg_saved_save(k->saved, u->has_state ? u->state : NULL,
-                        u->has_state ? sizeof u->state : 0, &err),
-          &err);
+    fg_status st = note_forced(k, u, &err);
+    if (st == FG_OK) {
+        st = fg_saved_save(k->saved, u->has_state ? u->state : NULL,
+                           u->has_state ? sizeof u->state : 0, &err);
+    }
+    wrote(k, st, &err);
 }
 
 void chat_saved_turn(talk *k, const char *end)
 {
     fg_err err = {0};
     if (k->saved == NULL) return;
-    fg_status st = fg_saved_note(k->saved, FG_SAVED_END, end, strlen(end), &err);
+    fg_status st = note_forced(k, &k->turn[k->n_turn - 1], &err);
+    if (st == FG_OK) st = fg_saved_note(k->saved, FG_SAVED_END, end, strlen(end), &err);
+    chat_saved_settings(k, false); /* with the random state */
     if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
     wrote(k, st, &err);
 }
@@ -84,22 +141,31 @@ static void settle(talk *k)
 {
     fg_err err = {0};
     const uint64_t n = k->ids.len;
-    if (k->saved == NULL || fg_session_pos(k->s) <= n) return;
+    if (fg_session_pos(k->s) <= n) return;
     if (n > 0 && memcmp(fg_session_ids(k->s), k->ids.data, (size_t)n * sizeof *k->ids.data) != 0) {
         return;
     }
-    meters_busy(k->m, "saving");
     fg_status st = fg_saved_rewind(k->saved, n, &err);
     if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
-    meters_idle(k->m);
     wrote(k, st, &err);
 }
 
 void chat_saved_close(talk *k)
 {
+    fg_err err = {0};
     const bool left = k->n_turn > 0 && k->turn[k->n_turn - 1].under_way;
-    if (!left) settle(k); /* not of a reply that is to go on */
+    if (k->saved == NULL) return;
+    meters_busy(k->m, "saving");
+    if (k->half_said) { /* what of its message is evaluated stays */
+        wrote(k, fg_saved_save(k->saved, NULL, 0, &err), &err);
+    } else if (!left) { /* not of a reply that is to go on */
+        settle(k);
+    }
+    if (!left) chat_saved_settings(k, true);
+    meters_idle(k->m);
     fg_saved_close(&k->saved);
+    fg_buf_fini(&k->settings);
+    k->half_said = false;
 }
 
 /* ---- opening ---- */
@@ -110,7 +176,10 @@ fg_status chat_saved_room(talk *k, const char *name, fg_err *err)
     FG_TRY(fg_saved_check_name(name, err));
     FG_TRY(need_folder(k, err));
     if (fg_saved_read(&info, k->folder, name, NULL) != FG_OK) return FG_OK; /* a new one */
-    if (k->so.n_ctx == 0 || k->so.n_ctx <= info->n_token) k->so.n_ctx = info->n_ctx;
+    if (k->so.n_ctx == 0 || k->so.n_ctx <= info->n_token) {
+        const uint64_t room = chat_settings_room(info->settings, info->n_settings);
+        k->so.n_ctx = room > info->n_token ? room : info->n_ctx;
+    }
     if (k->so.kv == FG_KV_CHOICE_AUTO) {
         k->so.kv = info->model.kv == FG_KV_INT8  ? FG_KV_CHOICE_INT8
                    : info->model.kv == FG_KV_F16 ? FG_KV_CHOICE_F16
@@ -195,7 +264,10 @@ static fg_status take_turn(talk *k, const fg_saved_info *f, size_t *i, fg_err *e
     }
     k->ids.len = (size_t)said->pos; /* what stands before is that of earlier turns */
     if (begun == NULL) {
-        if (*i == f->n_event) chat_put_back(k, text, said->n - 1);
+        if (*i == f->n_event) {
+            chat_put_back(k, text, said->n - 1);
+            k->half_said = true;
+        }
         return FG_OK;
     }
     FG_TRY(chat_begin_turn(k, text, said->n - 1, begun->pos, err));
@@ -208,6 +280,12 @@ static fg_status take_turn(talk *k, const fg_saved_info *f, size_t *i, fg_err *e
                        (unsigned long long)begun->pos, (unsigned long long)f->n_token);
     k->ids.len = (size_t)to;
     decode_reply(k, u, f->ids + begun->pos, (size_t)(to - begun->pos));
+    for (const fg_saved_event *e = said; e < f->event + *i; e++) {
+        fg_cursor c = fg_cursor_make(e->payload, e->n);
+        const fg_forced why = (fg_forced)(e->kind == FG_SAVED_FORCED ? fg_cursor_u32(&c) : 0);
+        if (why != FG_FORCED_NOTHING) chat_forced(u, e->pos, fg_cursor_u32(&c), why);
+    }
+    u->n_told = u->n_forced;
     if (ended != NULL) u->end = end_of(ended);
     if (ended == NULL) {
         u->cut = to;
@@ -219,6 +297,25 @@ static fg_status take_turn(talk *k, const fg_saved_info *f, size_t *i, fg_err *e
         u->can_go_on = to > begun->pos;
     }
     return FG_OK;
+}
+
+/* It goes on as it was, and says so. */
+static fg_status take_settings(talk *k, const fg_saved_info *f, fg_err *err)
+{
+    fg_buf said = {0};
+    fg_err why = {0};
+    const fg_status st = chat_settings_take(k, f->settings, f->n_settings, &said, &why);
+    if (st == FG_EFORMAT) {
+        cli_note("(%s; the session goes on with the present ones)\n", why.msg);
+    } else if (st == FG_OK && said.len > 0 && fg_buf_str(&said) != NULL) {
+        cli_note("(with the session's %s; /set changes them)\n",
+                 cli_shown((const char *)said.data));
+    }
+    fg_buf_fini(&said);
+    fg_buf_put(&k->settings, f->settings, f->n_settings);
+    if (st == FG_EFORMAT || st == FG_OK) return FG_OK;
+    if (err != NULL) *err = why;
+    return st;
 }
 
 /* The conversation as the log has it. */
@@ -243,36 +340,47 @@ static fg_status take_turns(talk *k, const char *name, fg_err *err)
         }
         st = take_turn(k, f, &i, err);
     }
+    if (st == FG_OK && f->settings != NULL) st = take_settings(k, f, err);
     fg_saved_info_free(&f);
     return st;
 }
 
-/* A new session on disk takes the conversation: what was said, and where. */
+/* What was said in a turn, and where it ended. */
+static fg_status tell_turn(talk *k, size_t i, bool message, fg_err *err)
+{
+    turn *u = &k->turn[i];
+    const uint64_t end = i + 1 < k->n_turn ? k->turn[i + 1].head : k->ids.len;
+    const char *why = fg_end_name(u->end);
+    if (message) {
+        FG_TRY(fg_saved_message_at(k->saved, u->head, FG_MESSAGE_USER, (const char *)u->user.data,
+                                   u->user.len, err));
+    }
+    FG_TRY(fg_saved_message_at(k->saved, u->prompt, FG_MESSAGE_ASSISTANT, "", 0, err));
+    u->n_told = 0;
+    FG_TRY(note_forced(k, u, err));
+    return fg_saved_note_at(k->saved, end, FG_SAVED_END, why, strlen(why), err);
+}
+
+/* A new session on disk takes the conversation. */
 static fg_status tell(talk *k, fg_err *err)
 {
-    fg_buf b = {0};
-    fg_status st = FG_OK;
     if (k->system != NULL && k->n_turn > 0) {
-        fg_buf_u8(&b, FG_MESSAGE_SYSTEM);
-        fg_buf_put_str(&b, k->system);
-        st = fg_saved_note_at(k->saved, 0, FG_SAVED_MESSAGE, b.data, b.len, err);
+        FG_TRY(
+            fg_saved_message_at(k->saved, 0, FG_MESSAGE_SYSTEM, k->system, strlen(k->system), err));
     }
-    for (size_t i = 0; st == FG_OK && i < k->n_turn; i++) {
-        const turn *u = &k->turn[i];
-        const uint8_t model = FG_MESSAGE_ASSISTANT;
-        const uint64_t end = i + 1 < k->n_turn ? k->turn[i + 1].head : k->ids.len;
-        const char *why = fg_end_name(u->end);
-        b.len = 0;
-        fg_buf_u8(&b, FG_MESSAGE_USER);
-        fg_buf_put(&b, u->user.data, u->user.len);
-        st = b.failed ? fg_fail_nomem(err, "session")
-                      : fg_saved_note_at(k->saved, u->head, FG_SAVED_MESSAGE, b.data, b.len, err);
-        if (st == FG_OK)
-            st = fg_saved_note_at(k->saved, u->prompt, FG_SAVED_MESSAGE, &model, 1, err);
-        if (st == FG_OK) st = fg_saved_note_at(k->saved, end, FG_SAVED_END, why, strlen(why), err);
+    for (size_t i = 0; i < k->n_turn; i++) FG_TRY(tell_turn(k, i, true, err));
+    return FG_OK;
+}
+
+void chat_saved_retell(talk *k, size_t first)
+{
+    fg_err err = {0};
+    fg_status st = fg_saved_retell(k->saved, k->turn[first].prompt, &err);
+    for (size_t i = first; st == FG_OK && i < k->n_turn; i++) {
+        st = tell_turn(k, i, i > first, &err);
     }
-    fg_buf_fini(&b);
-    return st;
+    if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
+    wrote(k, st, &err);
 }
 
 static void say_note(void *ctx, const char *line)
@@ -297,12 +405,14 @@ fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given,
     o.ctx = k;
     FG_TRY(fg_saved_check_name(name, err));
     FG_TRY(need_folder(k, err));
+    k->settings.len = 0; /* of an earlier one */
     if (k->ids.len > 0) FG_TRY(chat_reach(k, &k->ids, k->ids.len, NULL, 0, err));
     meters_busy(k->m, "opening the session");
     const bool holds = k->ids.len > 0;
     fg_status st = fg_saved_open(&k->saved, k->s, k->folder, name, &o, err);
     if (st == FG_OK && holds) {
         st = tell(k, err);
+        if (st == FG_OK) chat_saved_settings(k, false);
         if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, err);
     } else if (st == FG_OK) { /* without tokens it may have a message that was under way */
         st = take_turns(k, name, err);

@@ -29,6 +29,7 @@ void chat_undo(talk *k, size_t n)
         turn *u = &k->turn[--k->n_turn];
         k->ids.len = (size_t)u->head;
         turn_fini(u);
+        k->half_said = false;
     }
 }
 
@@ -39,11 +40,14 @@ void talk_fini(talk *k)
     fg_mem_free(k->folder);
     fg_mem_free(k->turn);
     for (size_t i = 0; i < OPT_LIST_MAX; i++) fg_mem_free(k->stop_own[i]);
+    for (size_t i = 0; i < OPT_LIST_MAX; i++) fg_mem_free(k->bias_own[i]);
+    fg_mem_free(k->own_message);
     fg_mem_free(k->system);
     fg_ids_fini(&k->ids);
     fg_buf_fini(&k->attached);
     fg_buf_fini(&k->attached_say);
     fg_buf_fini(&k->pending);
+    fg_buf_fini(&k->settings);
     fg_generator_destroy(&k->g);
     fg_tok_state_destroy(&k->words);
     fg_sampler_destroy(&k->sampler);
@@ -131,20 +135,32 @@ static bool on_progress(void *ctx, size_t done, size_t total)
     return !cli_interrupted();
 }
 
-static fg_status evaluate(talk *k, const uint32_t *ids, uint64_t to, fg_err *err)
+/* Where a pass reads experts from the disk, the larger the better. */
+static bool streams(fg_engine *e)
 {
-    fg_status st = FG_OK;
-    while (st == FG_OK && fg_session_pos(k->s) < to) {
-        advance a = {k, fg_session_pos(k->s)};
-        const uint64_t left = to - a.from;
-        const bool slices = k->saved != NULL && left > FG_SAVED_SLICE;
-        const uint64_t n = slices ? FG_SAVED_SLICE : left;
+    const fg_store_stats *st = fg_engine_store_stats(e);
+    return st != NULL && st->n_slot < st->n_total;
+}
+
+/* Long ones in slices, between which is kept what was evaluated: on the disk, else every 8,192
+ * tokens as a mark, so that whoever changes the end of a long message does not evaluate all of it
+ * again. told: the saved session's log has these ids. */
+static fg_status evaluate(talk *k, const uint32_t *ids, uint64_t to, bool told, fg_err *err)
+{
+    enum { FAR = 8192 };
+    for (uint64_t at; (at = fg_session_pos(k->s)) < to;) {
+        advance a = {k, at};
+        const uint64_t left = to - at, far = FAR - at % FAR;
+        const bool cuts = k->saved == NULL && !streams(k->e) && far < left;
+        const uint64_t n = k->saved != NULL ? fg_saved_slice(k->saved, left) : cuts ? far : left;
         fg_session_set_progress(k->s, on_progress, &a);
-        st = fg_session_eval(k->s, ids + a.from, (size_t)n, NULL, NULL, err);
+        const fg_status st = fg_session_eval(k->s, ids + at, (size_t)n, NULL, NULL, err);
         fg_session_set_progress(k->s, NULL, NULL);
-        if (slices) chat_saved_due(k);
+        if (st != FG_OK) return st;
+        if (k->saved != NULL) chat_saved_passed(k, told);
+        if (cuts) (void)fg_session_mark(k->s, NULL);
     }
-    return st;
+    return FG_OK;
 }
 
 /* Where the session and ids part; with the logits of the last id at hand, or it is not counted. */
@@ -158,29 +174,37 @@ static uint64_t common(const talk *k, const fg_ids *ids)
     return same;
 }
 
+uint64_t chat_return_cost(const talk *k)
+{
+    const uint64_t n = k->ids.len, same = n == 0 ? 0 : common(k, &k->ids);
+    const uint64_t at = same == 0          ? 0
+                        : k->saved != NULL ? fg_saved_reach(k->saved, same)
+                                           : fg_session_reach(k->s, same);
+    return n - at;
+}
+
 /* Marks, for going back later, are made at `head` and before the last id of a long prompt: its
  * logits cannot be kept, so it is evaluated again whenever somebody returns there. */
 fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said, size_t n_said,
                      fg_err *err)
 {
     enum { LONG = 256 };
-    const uint64_t n = ids->len;
-    uint64_t same = common(k, ids), at;
-    /* what is saved says where its message is: it is said again, whatever stayed of it */
-    if (k->saved != NULL && said != NULL && same > head) same = head;
-    FG_TRY(fg_session_rewind(k->s, same, &at, err));
+    const uint64_t n = ids->len, same = common(k, ids);
+    uint64_t at;
+    FG_TRY(k->saved == NULL ? fg_session_rewind(k->s, same, &at, err)
+                            : fg_saved_back(k->saved, same, &at, err));
     meters_prompt(k->m, at, n);
     if (at <= head) {
-        FG_TRY(evaluate(k, ids->data, head, err));
+        FG_TRY(evaluate(k, ids->data, head, true, err));
         (void)fg_session_mark(k->s, NULL); /* without room for it, going back takes longer */
-        if (said != NULL) chat_saved_message(k, FG_MESSAGE_USER, said, n_said);
     }
+    if (said != NULL) chat_saved_message(k, head, FG_MESSAGE_USER, said, n_said);
     if (n > head + LONG && fg_session_pos(k->s) < n) {
-        FG_TRY(evaluate(k, ids->data, n - 1, err));
+        FG_TRY(evaluate(k, ids->data, n - 1, false, err));
         (void)fg_session_mark(k->s, NULL);
     }
-    FG_TRY(evaluate(k, ids->data, n, err));
-    if (said != NULL) chat_saved_message(k, FG_MESSAGE_ASSISTANT, NULL, 0);
+    FG_TRY(evaluate(k, ids->data, n, false, err));
+    if (said != NULL) chat_saved_message(k, n, FG_MESSAGE_ASSISTANT, NULL, 0);
     return FG_OK;
 }
 
@@ -239,6 +263,8 @@ static bool on_event(void *ctx, const fg_event *e)
     case FG_EVENT_REASONING:
     case FG_EVENT_TAG: return on_text(k, e);
     case FG_EVENT_FORCED:
+        chat_forced(last(k), e->pos, e->n_id, e->why);
+        __attribute__((fallthrough));
     case FG_EVENT_STOP:
         if (gen_notice(e) != NULL) say_notice(k, gen_notice(e));
         return true;
@@ -274,11 +300,31 @@ static void begin_reply(talk *k)
     meters_reply(k->m, k->think);
 }
 
+void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why)
+{
+    if (u->n_forced == MAX_FORCED) return; /* a thought is closed once */
+    u->forced[u->n_forced++] = (forced_ids){pos, n, why};
+}
+
+/* A reply that was stopped short is closed, or the next turn would continue it.  What is saved ends
+ * where its session is. */
+static fg_status close_short(talk *k, const turn *u, fg_err *err)
+{
+    uint32_t end;
+    uint64_t at = fg_session_pos(k->s);
+    FG_TRY(fg_chat_end_id(k->t, &end, err));
+    if (u->end == FG_END_STRING) FG_TRY(chat_cut_stop(k, u, err));
+    FG_TRY(append(&k->ids, &end, 1, err));
+    if (u->end == FG_END_STRING && k->saved == NULL) return FG_OK; /* when somebody speaks again */
+    if (u->end == FG_END_STRING) FG_TRY(fg_saved_back(k->saved, common(k, &k->ids), &at, err));
+    if (at >= k->ids.len || k->ids.len > fg_session_n_ctx(k->s)) return FG_OK;
+    return fg_session_eval(k->s, k->ids.data + at, k->ids.len - (size_t)at, NULL, NULL, err);
+}
+
 /* Runs the generator, keeps what is needed to go on, and closes the reply. */
 static fg_status run_reply(talk *k, fg_reply *r, fg_err *err)
 {
     turn *u = last(k);
-    uint32_t end;
     u->under_way = false;
     fg_status st = fg_generator_run(k->g, k->s, r, err);
     if (u->thought_s == 0.0 && u->answer.len == 0 && !k->json) say_thought(k);
@@ -298,17 +344,9 @@ static fg_status run_reply(talk *k, fg_reply *r, fg_err *err)
         chat_saved_reply(k);
         return FG_OK;
     }
-    if (r->end == FG_END_MODEL) {
-        chat_saved_turn(k, fg_end_name(r->end));
-        return FG_OK;
-    }
-    /* stopped short: close the reply, or the next turn would continue it */
-    FG_TRY(fg_chat_end_id(k->t, &end, err));
-    if (fg_session_pos(k->s) < fg_session_n_ctx(k->s)) {
-        FG_TRY(fg_session_eval(k->s, &end, 1, NULL, NULL, err));
-    }
+    if (r->end != FG_END_MODEL) FG_TRY(close_short(k, u, err));
     chat_saved_turn(k, fg_end_name(r->end));
-    return append(&k->ids, &end, 1, err);
+    return FG_OK;
 }
 
 /* ---- figures ---- */
@@ -340,7 +378,7 @@ static void print_short(talk *k, const gen_stats *g)
     fg_buf b = {0};
     const fg_reply *r = &g->reply;
     const double rate = r->n_eval == 0 ? 0.0 : (double)r->n_eval / r->seconds;
-    fg_buf_printf(&b, "prompt %s tokens, ", cli_count(g->n_prompt));
+    if (g->n_prompt > 0) fg_buf_printf(&b, "prompt %s tokens, ", cli_count(g->n_prompt));
     fg_buf_printf(&b, "%s tokens, %.*f tok/s", cli_count(r->n_gen), rate < 99.5 ? 1 : 0, rate);
     const double read = k->interactive ? read_bandwidth(k, r) : 0.0;
     if (read > 0.0) {
@@ -511,7 +549,9 @@ fg_status chat_turn(talk *k, const char *text, size_t n, fg_err *err)
         show_end(k, &g);
         k->attached.len = k->attached_say.len = 0;
     } else if (k->n_turn > before) {
+        const bool half = k->half_said;
         chat_undo(k, 1);
+        k->half_said = half;
     }
     fg_ids_fini(&ids);
     fg_buf_fini(&message);
@@ -591,6 +631,14 @@ fg_status chat_continue(talk *k, fg_err *err)
 
 /* ---- other rooms, other pasts ---- */
 
+/* Bytes of line ends before the answer. */
+static size_t empty_lines(const turn *u)
+{
+    size_t n = 0;
+    while (n < u->answer.len && (u->answer.data[n] == '\n' || u->answer.data[n] == '\r')) n++;
+    return n;
+}
+
 /* ids without the thoughts; where[2 * i] and the next are the head of turn i in them and where its
  * reply begins. */
 static fg_status without_thoughts(const talk *k, fg_ids *ids, uint64_t *where, fg_err *err)
@@ -606,32 +654,51 @@ static fg_status without_thoughts(const talk *k, fg_ids *ids, uint64_t *where, f
         FG_TRY(append(ids, k->ids.data + u->head, (size_t)((thought ? u->prompt : next) - u->head),
                       err));
         if (!thought) continue;
-        const char *text = (const char *)u->answer.data;
-        size_t n = u->answer.len;
-        for (; n > 0 && (*text == '\n' || *text == '\r'); n--) text++;
+        const size_t skip = empty_lines(u), n = u->answer.len - skip;
+        const char *text = n == 0 ? NULL : (const char *)u->answer.data + skip;
         if (n > 0) FG_TRY(fg_tokenizer_encode(k->t, k->words, text, n, false, ids, err));
         FG_TRY(append(ids, &end, 1, err));
     }
     return FG_OK;
 }
 
+/* What is saved changes when the other conversation is there in whole, at once: until then the disk
+ * has this one. */
+static fg_status reach_beside(talk *k, const fg_ids *ids, fg_err *err)
+{
+    fg_saved *saved = k->saved;
+    uint64_t at;
+    if (saved != NULL) FG_TRY(fg_saved_back(saved, common(k, ids), &at, err));
+    k->saved = NULL;
+    const fg_status st = chat_reach(k, ids, ids->len, NULL, 0, err);
+    k->saved = saved;
+    meters_idle(k->m);
+    return st;
+}
+
 fg_status chat_forget_thinking(talk *k, fg_err *err)
 {
     fg_ids ids = {0};
     const size_t before = k->ids.len;
-    if (k->saved != NULL) { /* its log says what was thought */
-        return fg_fail(err, FG_ENOTSUP,
-                       "/forget-thinking: a saved session, expected one in memory");
-    }
+    size_t first = 0;
+    while (first < k->n_turn && k->turn[first].thought.len == 0) first++;
+    if (first == k->n_turn) return FG_OK;
     uint64_t *where = fg_mem_zalloc_array(2 * k->n_turn + 1, sizeof *where);
     if (where == NULL) return fg_fail_nomem(err, "conversation");
     fg_status st = without_thoughts(k, &ids, where, err);
+    if (st == FG_OK && k->saved != NULL) st = reach_beside(k, &ids, err);
     for (size_t i = 0; st == FG_OK && i < k->n_turn; i++) {
         turn *u = &k->turn[i];
         u->head = where[2 * i];
         u->prompt = where[2 * i + 1];
-        if (u->thought.len > 0) u->can_go_on = false;
+        if (u->thought.len > 0) { /* as its ids have it now: without the empty lines before it */
+            u->can_go_on = false;
+            const size_t skip = empty_lines(u);
+            u->answer.len -= skip;
+            if (skip > 0) memmove(u->answer.data, u->answer.data + skip, u->answer.len);
+        }
         u->thought.len = 0;
+        u->n_forced = 0; /* they closed it */
     }
     fg_mem_free(where);
     if (st != FG_OK) {
@@ -640,10 +707,12 @@ fg_status chat_forget_thinking(talk *k, fg_err *err)
     }
     fg_ids_fini(&k->ids);
     k->ids = ids;
-    if (before <= ids.len || ids.len == 0) return FG_OK;
-    st = chat_reach(k, &k->ids, k->ids.len, NULL, 0, err);
-    meters_idle(k->m);
-    if (st == FG_OK) {
+    if (k->saved != NULL) {
+        chat_saved_retell(k, first);
+    } else {
+        st = reach_beside(k, &k->ids, err);
+    }
+    if (st == FG_OK && before > ids.len) {
         cli_note("(%s tokens of thoughts are forgotten)\n", cli_count(before - ids.len));
     }
     return st;
@@ -656,16 +725,18 @@ fg_status chat_resize(talk *k, uint64_t n_ctx, fg_err *err)
         return fg_fail(err, FG_EINVAL, "/ctx: %s positions, expected more than the %s in use",
                        cli_count(n_ctx), cli_count(k->ids.len));
     }
-    if (k->saved != NULL) {
-        return fg_fail(err, FG_ENOTSUP,
-                       "/ctx: a saved session, expected to be left and opened with -c %llu",
-                       (unsigned long long)n_ctx);
+    uint64_t at;
+    if (fg_session_pos(k->s) > n_ctx && k->saved == NULL) { /* of an undone past */
+        fg_session_reset(k->s);
+    } else if (fg_session_pos(k->s) > n_ctx) {
+        FG_TRY(fg_saved_back(k->saved, k->ids.len, &at, err));
     }
-    if (fg_session_pos(k->s) > n_ctx) fg_session_reset(k->s); /* of an undone past */
     FG_TRY(fg_session_fork_into(&s, k->s, n_ctx, err));
+    if (k->saved != NULL) fg_saved_move(k->saved, s);
     fg_session_destroy(&k->s);
     k->s = s;
     k->so.n_ctx = n_ctx;
+    chat_saved_settings(k, true);
     return FG_OK;
 }
 

@@ -39,8 +39,8 @@ const command cmd_chat = {
         "escape sequences (`NO_COLOR`, `TERM=dumb`) they are shown.\n"
         "Nothing is written unless asked for: `--history` keeps 1,000 messages in "
         "`$XDG_STATE_HOME/fulgur/history`, `--session` and `/save` keep the conversation below "
-        "`sessions` there, also during a reply: a loss of power costs at most 64 tokens or 30 "
-        "seconds, and `--resume` goes on.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT
+        "`sessions` there as it goes: a loss of power costs at most 64 tokens or 30 seconds. "
+        "`--resume` goes on, with its settings.\n" STREAM_ABOUT GEN_ABOUT NUMA_ABOUT GPU_ABOUT
             SIGNED_ABOUT,
     .run = run,
 };
@@ -49,11 +49,6 @@ const char *stats_mode_name(unsigned mode)
 {
     static const char *const names[STATS_COUNT] = {"none", "short", "full"};
     return names[mode];
-}
-
-static const char *style_name(unsigned style)
-{
-    return style == FG_CHAT_MINIMAX_AI ? "minimax-ai" : "official";
 }
 
 /* What was asked for besides what the conversation keeps. */
@@ -206,6 +201,7 @@ static int converse(talk *k)
             status = cli_fail(&err);
         } else if (r == LINE_DROPPED) {
             k->pending.len = 0;
+            k->half_said = false;
             if (k->interactive) cli_note("(Ctrl-C again, or Ctrl-D, leaves)\n");
         } else if (r == LINE_LEFT) {
             leaves = true;
@@ -228,6 +224,12 @@ static int open_saved(talk *k, const request *q)
     if (st != FG_OK) return cli_fail(&err);
     if (k->n_turn > 0) {
         cli_note("(session %s: %zu turn%s)\n", q->session, k->n_turn, k->n_turn == 1 ? "" : "s");
+    }
+    if (k->half_said) {
+        cli_note(
+            "(a message was being evaluated: %s tokens of it are; it is in the editor, and sent "
+            "again it goes on there)\n",
+            cli_count(fg_session_pos(k->s) - k->ids.len));
     }
     if (k->n_turn == 0 || !k->turn[k->n_turn - 1].under_way) return EXIT_OK;
     cli_note("(the last reply goes on)\n");
@@ -325,7 +327,7 @@ static int run(int argc, char **argv)
         {"file", 'f', OPT_STR, &q.file, 0, 0, "FILE", "the same, read from FILE; - for stdin"},
         {"system", 0, OPT_STR, &q.system, 0, 0, "TEXT", "system text (default: none)"},
         {"system-file", 0, OPT_STR, &q.system_file, 0, 0, "FILE", "the same, read from FILE"},
-        {"style", 0, OPT_CHOICE, CHOICE(k.style, style_name, 2), 0, 0, "NAME", "markup"},
+        {"style", 0, OPT_CHOICE, CHOICE(k.style, chat_style_name, 2), 0, 0, "NAME", "markup"},
         {"think", 0, OPT_CHOICE, CHOICE(k.think, think_mode_name, THINK_COUNT), 0, 0, "MODE",
          "thoughts of the model"},
         {"hide-think", 0, OPT_FLAG, &q.hide_think, 0, 0, NULL, "the same as --think hide"},
@@ -372,6 +374,7 @@ static int run(int argc, char **argv)
         return args_usage(&cmd_chat, "--json without a message, expected -p or -f");
     }
     if (q.hide_think) k.think = THINK_HIDE;
+    k.think_given = q.hide_think;
     if (k.json) cli_gpu_silent(&q.eo);
     screen_use_utf8();
     cli_catch_interrupt();

@@ -12,7 +12,7 @@
 #include "src/base/json.h"
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
-#include "src/cli/common.h"
+#include "src/cli/conversation.h"
 #include "src/cli/state_dir.h"
 #include "src/engine/kv.h"
 #include "src/engine/saved.h"
@@ -52,9 +52,11 @@ static const command cmd_export_session = {
     .synopsis = "MODEL NAME",
     .example = "fulgur session export m1.fulgur plan -o plan.md\n"
                "fulgur session export m1.fulgur plan --json >plan.jsonl",
-    .description = "Writes the messages of a session, without those that were undone. The model is "
-                   "opened for its tokenizer only. With `--json` each message is a line with "
-                   "`role`, `content` and `position`.",
+    .description =
+        "Writes the messages of a session, without those that were undone. The model is "
+        "opened for its tokenizer only. With `--json` each message is a line with "
+        "`role`, `content` and `position`, and with `given` where tokens of a reply were "
+        "not sampled.",
     .sub = &cmd_verify_session,
     .run = run_export,
 };
@@ -75,7 +77,7 @@ static const command cmd_list = {
     .synopsis = "",
     .example = "fulgur session list\nfulgur session list --json",
     .description = "Lists sessions with time of the last change, tokens, size of their files, "
-                   "model and title.",
+                   "model and title, with `--json` also their settings.",
     .sub = &cmd_rm,
     .run = run_list,
 };
@@ -181,6 +183,15 @@ static void list_json(listing *l, const char *name, const fg_saved_info *o)
     } else {
         fg_json_put_str(b, o->title, strlen(o->title));
     }
+    fg_buf_put_str(b, ", \"settings\": ");
+    fg_json *root = NULL;
+    if (o->settings == NULL ||
+        fg_json_parse(&root, (const char *)o->settings, o->n_settings, name, NULL) != FG_OK) {
+        fg_buf_put_str(b, "null");
+    } else {
+        fg_json_put_node(b, root);
+    }
+    fg_json_free(root);
     fg_buf_put_str(b, "}");
 }
 
@@ -278,6 +289,20 @@ static void watch_damage(void *ctx, const char *line)
     fprintf(stderr, "fulgur: %s\n", cli_shown(line));
 }
 
+/* What of the log only we can read. */
+static fg_status check_settings(const char *dir, const char *name, fg_err *err)
+{
+    fg_saved_info *info;
+    char what[160];
+    FG_TRY(fg_saved_read(&info, dir, name, err));
+    (void)snprintf(what, sizeof what, "session %s: settings", name);
+    const fg_status st = info->settings == NULL
+                             ? FG_OK
+                             : chat_settings_check(info->settings, info->n_settings, what, err);
+    fg_saved_info_free(&info);
+    return st;
+}
+
 static int run_verify(int argc, char **argv)
 {
     request q = {0};
@@ -293,6 +318,7 @@ static int run_verify(int argc, char **argv)
     progress_start(&w.p, "verify", "B");
     if (st == FG_OK) st = fg_saved_verify(q.dir, name, watch_show, watch_damage, &w, &err);
     progress_end(&w.p);
+    if (st == FG_OK) st = check_settings(q.dir, name, &err);
     if (st == FG_OK && q.json) printf("{\"ok\": true, \"bytes\": %" PRIu64 "}\n", w.bytes);
     if (st == FG_OK && !q.json) printf("%s: good, %s\n", name, cli_bytes((double)w.bytes));
     return finish(&q, st, &err);
@@ -310,17 +336,37 @@ static void put_reply(fg_buf *text, const fg_tokenizer *t, const fg_saved_info *
     fg_detok_flush(&d, text);
 }
 
-static void put_message(fg_buf *b, bool json, uint8_t role, uint64_t pos, const fg_buf *text)
+/* ", "given": [{"position": 812, "tokens": 4, "why": "budget"}]" of positions first to end - 1. */
+static void put_given(fg_buf *b, const fg_saved_info *o, uint64_t first, uint64_t end)
+{
+    static const char *const why[] = {"nothing", "budget", "repetition", "no_thought"};
+    bool any = false;
+    for (size_t i = 0; i < o->n_event; i++) {
+        const fg_saved_event *e = &o->event[i];
+        if (e->kind != FG_SAVED_FORCED || e->pos < first || e->pos >= end) continue;
+        fg_cursor c = fg_cursor_make(e->payload, e->n);
+        const uint32_t reason = fg_cursor_u32(&c), n = fg_cursor_u32(&c);
+        fg_buf_printf(b, "%s{\"position\": %" PRIu64 ", \"tokens\": %u, \"why\": \"%s\"}",
+                      any ? ", " : ", \"given\": [", e->pos, n, reason < 4 ? why[reason] : "");
+        any = true;
+    }
+    if (any) fg_buf_put_str(b, "]");
+}
+
+static void put_message(fg_buf *b, bool json, const fg_saved_info *o, const fg_saved_event *e,
+                        uint64_t end, const fg_buf *text)
 {
     static const char *const roles[] = {"system", "user", "assistant"};
+    const char *role = roles[e->payload[0]];
     if (json) {
-        fg_buf_printf(b, "{\"role\": \"%s\", \"position\": %" PRIu64 ", \"content\": ", roles[role],
-                      pos);
+        fg_buf_printf(b, "{\"role\": \"%s\", \"position\": %" PRIu64 ", \"content\": ", role,
+                      e->pos);
         fg_json_put_str(b, (const char *)text->data, text->len);
+        if (e->payload[0] == FG_MESSAGE_ASSISTANT) put_given(b, o, e->pos, end);
         fg_buf_put_str(b, "}\n");
         return;
     }
-    fg_buf_printf(b, "%s## %s\n\n", b->len == 0 ? "" : "\n", roles[role]);
+    fg_buf_printf(b, "%s## %s\n\n", b->len == 0 ? "" : "\n", role);
     fg_buf_put(b, text->data, text->len);
     if (text->len == 0 || text->data[text->len - 1] != '\n') fg_buf_put_str(b, "\n");
 }
@@ -336,11 +382,10 @@ static void put_messages(fg_buf *b, bool json, const fg_tokenizer *t, const fg_s
             const fg_saved_kind next = o->event[k - 1].kind;
             if (next == FG_SAVED_MESSAGE || next == FG_SAVED_END) end = o->event[k - 1].pos;
         }
+        if (end < e->pos) end = e->pos;
         fg_buf_put(&text, e->payload + 1, e->n - 1);
-        if (e->n == 1 && e->payload[0] == FG_MESSAGE_ASSISTANT) {
-            put_reply(&text, t, o, e->pos, end > e->pos ? end : e->pos);
-        }
-        put_message(b, json, e->payload[0], e->pos, &text);
+        if (e->n == 1 && e->payload[0] == FG_MESSAGE_ASSISTANT) put_reply(&text, t, o, e->pos, end);
+        put_message(b, json, o, e, end, &text);
         b->failed = b->failed || text.failed;
         fg_buf_fini(&text);
     }

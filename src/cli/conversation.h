@@ -17,6 +17,13 @@
 typedef enum stats_mode { STATS_NONE = 0, STATS_SHORT = 1, STATS_FULL = 2, STATS_COUNT } stats_mode;
 const char *stats_mode_name(unsigned mode);
 
+/* Ids of a reply that were given, not sampled. */
+typedef struct forced_ids {
+    uint64_t pos, n;
+    fg_forced why;
+} forced_ids;
+enum { MAX_FORCED = 2 };
+
 /* One message and its reply. */
 typedef struct turn {
     uint64_t head;   /* ids of the conversation before it */
@@ -32,6 +39,8 @@ typedef struct turn {
     bool has_state; /* else counters are made of the ids */
     bool can_go_on;
     bool under_way; /* not closed: it goes on when the session is opened */
+    forced_ids forced[MAX_FORCED];
+    size_t n_forced, n_told; /* of them noted in the saved session */
 } turn;
 
 typedef struct talk {
@@ -43,7 +52,9 @@ typedef struct talk {
     const fg_tokenizer *t;
     fg_tok_state *words;
     gen_opts gen;
-    char *stop_own[OPT_LIST_MAX]; /* those of gen.stop that /set made */
+    /* Texts of gen that are freed: those of stop that /set made, or a session; of bias; the
+     * message. */
+    char *stop_own[OPT_LIST_MAX], *bias_own[OPT_LIST_MAX], *own_message;
     fg_chat_style style;
     char *system; /* owned; NULL: none */
     /* The ids of the conversation to the end of its last turn.  The session may be elsewhere: what
@@ -57,6 +68,7 @@ typedef struct talk {
     const char *notice;  /* of the reply, static text, to be told behind it; NULL: none */
     fg_generator *g;     /* of the reply under way */
     think_mode think;
+    bool think_given; /* on the command line, in another way than as --think */
     stats_mode stats;
     bool forget_thinking; /* after each reply */
     bool interactive;     /* somebody can answer: an error does not end the conversation */
@@ -64,6 +76,9 @@ typedef struct talk {
     char *folder;         /* of sessions; NULL until it is needed */
     fg_saved *saved;      /* NULL: the conversation is kept in memory only */
     bool save_failed;     /* it was said */
+    bool half_said;       /* its log has the message that is in the editor, and what of it is
+                           * evaluated stays */
+    fg_buf settings;      /* as its log has them */
     meters *m;
     line_reader *line;
     double read_gbs; /* of reading memory; 0: not known yet */
@@ -81,6 +96,8 @@ fg_status chat_turn(talk *k, const char *text, size_t n, fg_err *err);
 fg_status chat_continue(talk *k, fg_err *err);
 /* Forgets the last n turns. */
 void chat_undo(talk *k, size_t n);
+/* Tokens of the conversation that are evaluated again before it goes on. */
+uint64_t chat_return_cost(const talk *k);
 /* Evaluates the replies again without their thoughts. */
 fg_status chat_forget_thinking(talk *k, fg_err *err);
 /* Another room: a session with n positions that holds the same. */
@@ -94,6 +111,11 @@ fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said
                      fg_err *err);
 /* Adds a turn; its reply is empty. */
 fg_status chat_begin_turn(talk *k, const char *text, size_t n, uint64_t n_prompt, fg_err *err);
+/* Remembers ids of the turn's reply that were given. */
+void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why);
+/* The ids of a reply that a stop string ended, without those that spell it: the conversation goes
+ * on from what was shown.  What of the first of them was shown is encoded anew. */
+fg_status chat_cut_stop(talk *k, const turn *u, fg_err *err);
 /* Ids of a message of this length of text, as a turn has them. */
 fg_status chat_encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
                            fg_err *err);
@@ -120,12 +142,31 @@ fg_status chat_saved_list(talk *k, fg_buf *out, fg_err *err);
 /* Writes what is due, or all of it; a failure is told once, and the conversation goes on. */
 void chat_saved_due(talk *k);
 void chat_saved_turn(talk *k, const char *end);
+/* After a slice of a prompt; told: of ids that the log has. */
+void chat_saved_passed(talk *k, bool told);
 /* A reply that the program has to leave in its middle: it goes on when the session is opened. */
 void chat_saved_reply(talk *k);
-/* What is said at the session's present position. */
-void chat_saved_message(talk *k, fg_message_role role, const char *text, size_t n);
+/* What is said at a position that the session has. */
+void chat_saved_message(talk *k, uint64_t pos, fg_message_role role, const char *text, size_t n);
+/* The conversation from the reply of this turn on has other ids now, which the session holds. */
+void chat_saved_retell(talk *k, size_t first);
+/* The present settings, where they are not those of the log; now: on the disk at once. */
+void chat_saved_settings(talk *k, bool now);
 /* The reply in whose middle the session was left; FG_EINVAL: it was not. */
 fg_status chat_resume(talk *k, fg_err *err);
+
+/* ---- settings that a session keeps ---- */
+
+/* As JSON. */
+void chat_settings_put(talk *k, fg_buf *out);
+/* Takes those that the command line does not give; *said: names and values of what is another one
+ * now.  FG_EFORMAT: no settings. */
+fg_status chat_settings_take(talk *k, const void *json, size_t n, fg_buf *said, fg_err *err);
+/* The room that they ask for; 0: they say nothing. */
+uint64_t chat_settings_room(const void *json, size_t n);
+/* Whether they can be read: FG_EFORMAT. */
+fg_status chat_settings_check(const void *json, size_t n, const char *name, fg_err *err);
+const char *chat_style_name(unsigned style);
 
 /* ---- commands ---- */
 

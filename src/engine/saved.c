@@ -70,7 +70,10 @@ fg_status fg_saved_drop(fg_saved *k, size_t mark, fg_err *err)
 {
     const uint64_t number = k->h.mark[mark].number;
     FG_TRY(forget_file(k, number, err));
-    fg_log_put_u64(&k->log, FG_RECORD_DROP, &number, 1);
+    if (!fg_log_put_u64(&k->log, FG_RECORD_DROP, &number, 1)) {
+        k->n_gone--;
+        return fg_fail_nomem(err, k->folder.path);
+    }
     k->h.n_mark--;
     memmove(k->h.mark + mark, k->h.mark + mark + 1, (k->h.n_mark - mark) * sizeof *k->h.mark);
     return FG_OK;
@@ -89,12 +92,13 @@ static uint64_t common(const uint32_t *a, uint64_t na, const uint32_t *b, uint64
 static fg_status undo(fg_saved *k, uint64_t pos, fg_err *err)
 {
     fg_history *h = &k->h;
-    size_t n = h->n_mark;
-    while (n > 0 && h->mark[n - 1].pos > pos) {
-        FG_TRY(forget_file(k, h->mark[n - 1].number, err));
-        h->n_mark = --n;
+    if (!fg_log_put_u64(&k->log, FG_RECORD_UNDO, &pos, 1)) {
+        return fg_fail_nomem(err, k->folder.path);
     }
-    fg_log_put_u64(&k->log, FG_RECORD_UNDO, &pos, 1);
+    while (h->n_mark > 0 && h->mark[h->n_mark - 1].pos > pos) {
+        /* without memory the file goes when the session is opened */
+        (void)forget_file(k, h->mark[--h->n_mark].number, NULL);
+    }
     h->n_id = (size_t)pos;
     if (h->n_block > pos / FG_STATE_BLOCK) h->n_block = (size_t)(pos / FG_STATE_BLOCK);
     if (k->log_pos > pos) k->log_pos = pos;
@@ -102,31 +106,38 @@ static fg_status undo(fg_saved *k, uint64_t pos, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_saved_catch_up(fg_saved *k, fg_err *err)
+/* The log says what the session holds, if it has not done so, from no later than `from` on. */
+static fg_status catch_up_from(fg_saved *k, uint64_t from, fg_err *err)
 {
     fg_history *h = &k->h;
     const uint64_t pos = fg_session_pos(k->s);
     const uint32_t *ids = fg_session_ids(k->s);
-    const uint64_t same = common(h->id, h->n_id, ids, pos);
+    uint64_t same = common(h->id, h->n_id, ids, pos);
     void *p = h->id;
     const bool ok = fg_mem_grow(&p, &h->cap_id, (size_t)pos, sizeof *h->id);
     h->id = p;
     if (!ok) return fg_fail_nomem(err, k->folder.path);
+    if (same > from) same = from;
     if (same < h->n_id) FG_TRY(undo(k, same, err));
-    if (pos == same) return FG_OK;
-    fg_buf b = {0};
-    for (uint64_t i = same; i < pos; i++) fg_buf_u32(&b, ids[i]);
-    fg_buf head = {0};
-    fg_buf_u64(&head, same);
-    const bool failed = b.failed || head.failed;
-    if (!failed) {
-        fg_log_put(&k->log, FG_RECORD_IDS, head.data, head.len, b.data, b.len);
-        memcpy(h->id + same, ids + same, (size_t)(pos - same) * sizeof *ids);
-        h->n_id = (size_t)pos;
-    }
-    fg_buf_fini(&b);
-    fg_buf_fini(&head);
-    return failed ? fg_fail_nomem(err, k->folder.path) : FG_OK;
+    if (!fg_log_put_ids(&k->log, ids, same, pos)) return fg_fail_nomem(err, k->folder.path);
+    memcpy(h->id + same, ids + same, (size_t)(pos - same) * sizeof *ids);
+    h->n_id = (size_t)pos;
+    return FG_OK;
+}
+
+fg_status fg_saved_catch_up(fg_saved *k, fg_err *err)
+{
+    return catch_up_from(k, UINT64_MAX, err);
+}
+
+fg_status fg_saved_retell(fg_saved *k, uint64_t pos, fg_err *err)
+{
+    return catch_up_from(k, pos, err);
+}
+
+void fg_saved_move(fg_saved *k, fg_session *s)
+{
+    k->s = s;
 }
 
 fg_status fg_saved_commit(fg_saved *k, fg_err *err)
@@ -144,7 +155,6 @@ fg_status fg_saved_commit(fg_saved *k, fg_err *err)
 fg_status fg_saved_note_at(fg_saved *k, uint64_t pos, fg_saved_kind kind, const void *payload,
                            size_t n, fg_err *err)
 {
-    uint8_t le[8];
     if ((uint32_t)kind >= FG_SAVED_KIND_COUNT ||
         (kind == FG_SAVED_MESSAGE && (n == 0 || *(const uint8_t *)payload > 2))) {
         return fg_fail(err, FG_EINVAL, "session %s: a note of kind %d, expected one that there is",
@@ -155,9 +165,8 @@ fg_status fg_saved_note_at(fg_saved *k, uint64_t pos, fg_saved_kind kind, const 
         return fg_fail(err, FG_EINVAL, "session %s: a note of position %llu, expected at most %zu",
                        k->folder.name, (unsigned long long)pos, k->h.n_id);
     }
-    for (int i = 0; i < 8; i++) le[i] = (uint8_t)(pos >> (8 * i));
-    fg_log_put(&k->log, fg_record_of(kind), le, sizeof le, payload, n);
-    return FG_OK;
+    if (fg_log_put_at(&k->log, fg_record_of(kind), pos, payload, n)) return FG_OK;
+    return fg_fail_nomem(err, k->folder.path);
 }
 
 fg_status fg_saved_note(fg_saved *k, fg_saved_kind kind, const void *payload, size_t n, fg_err *err)
@@ -165,16 +174,32 @@ fg_status fg_saved_note(fg_saved *k, fg_saved_kind kind, const void *payload, si
     return fg_saved_note_at(k, fg_session_pos(k->s), kind, payload, n, err);
 }
 
-fg_status fg_saved_message(fg_saved *k, fg_message_role role, const char *text, size_t n,
-                           fg_err *err)
+fg_status fg_saved_message_at(fg_saved *k, uint64_t pos, fg_message_role role, const char *text,
+                              size_t n, fg_err *err)
 {
     fg_buf b = {0};
     fg_buf_u8(&b, (uint8_t)role);
     fg_buf_put(&b, text, n);
     const fg_status st = b.failed ? fg_fail_nomem(err, k->folder.path)
-                                  : fg_saved_note(k, FG_SAVED_MESSAGE, b.data, b.len, err);
+                                  : fg_saved_note_at(k, pos, FG_SAVED_MESSAGE, b.data, b.len, err);
     fg_buf_fini(&b);
     return st;
+}
+
+fg_status fg_saved_message(fg_saved *k, fg_message_role role, const char *text, size_t n,
+                           fg_err *err)
+{
+    return fg_saved_message_at(k, fg_session_pos(k->s), role, text, n, err);
+}
+
+fg_status fg_saved_forced(fg_saved *k, uint64_t pos, fg_forced why, uint64_t n, fg_err *err)
+{
+    uint8_t le[8];
+    for (int i = 0; i < 4; i++) {
+        le[i] = (uint8_t)((uint32_t)why >> (8 * i));
+        le[4 + i] = (uint8_t)(n >> (8 * i));
+    }
+    return fg_saved_note_at(k, pos, FG_SAVED_FORCED, le, sizeof le, err);
 }
 
 /* ---- snapshots ---- */
@@ -224,7 +249,7 @@ static fg_status note_mark(fg_saved *k, const fg_log_mark *m, fg_err *err)
     h->mark = p;
     if (!ok) return fg_fail_nomem(err, k->folder.path);
     const uint64_t v[] = {m->pos, m->number, m->root, m->bytes};
-    fg_log_put_u64(&k->log, FG_RECORD_MARK, v, 4);
+    if (!fg_log_put_u64(&k->log, FG_RECORD_MARK, v, 4)) return fg_fail_nomem(err, k->folder.path);
     size_t at = h->n_mark++;
     for (; at > 0 && h->mark[at - 1].pos > m->pos; at--) h->mark[at] = h->mark[at - 1];
     h->mark[at] = *m;
@@ -248,10 +273,12 @@ static fg_status write_blocks(fg_saved *k, const fg_bulk *p, uint64_t pos, fg_er
     if (st == FG_OK) {
         st = fg_bulk_write_blocks(p, k->kv_fd, k->folder.kv_path, first, end, v + 1, err);
     }
+    if (v != NULL) v[0] = first;
+    if (st == FG_OK && !fg_log_put_u64(&k->log, FG_RECORD_BLOCKS, v, end - first + 1)) {
+        st = fg_fail_nomem(err, k->folder.kv_path);
+    }
     if (st == FG_OK) {
         memcpy(h->block + first, v + 1, (end - first) * sizeof *v);
-        v[0] = first;
-        fg_log_put_u64(&k->log, FG_RECORD_BLOCKS, v, end - first + 1);
         h->n_block = end;
     }
     fg_mem_free(v);
@@ -312,12 +339,20 @@ static bool is_due(uint64_t pos, uint64_t last, uint64_t tokens, uint64_t now, u
     return apart(pos, last) >= tokens || (pos != last && now - last_ns >= ms * 1000000);
 }
 
-/* What a chunk has is soon evaluated again. */
+/* Tokens behind a snapshot after which the next is due.  It is of the boundary behind which the
+ * session is, at the first token of a chunk the one before: so snapshots come at boundaries,
+ * without a tail, and whoever opens the session evaluates at most save_tokens again. */
+static uint64_t due_after(const fg_saved *k)
+{
+    const uint64_t n = k->o.save_tokens;
+    return n > 2 * FG_STATE_BLOCK ? n - FG_STATE_BLOCK : FG_STATE_BLOCK;
+}
+
 static bool save_is_due(const fg_saved *k, uint64_t now)
 {
-    const uint64_t pos = fg_session_pos(k->s);
-    return apart(pos, k->save_pos) > FG_STATE_BLOCK &&
-           is_due(pos, k->save_pos, k->o.save_tokens, now, k->save_ns, k->o.save_ms);
+    const uint64_t n = apart(fg_session_pos(k->s), k->save_pos);
+    if (n <= FG_STATE_BLOCK) return false; /* what a chunk has is soon evaluated again */
+    return n > due_after(k) || now - k->save_ns >= k->o.save_ms * 1000000;
 }
 
 bool fg_saved_due(const fg_saved *k)
@@ -337,14 +372,16 @@ static fg_status later(fg_saved *k, fg_status st)
 
 static fg_status write_log(fg_saved *k, const void *state, size_t n, fg_err *err)
 {
-    uint8_t le[8];
     const uint64_t pos = fg_session_pos(k->s);
     FG_TRY(fg_saved_catch_up(k, err));
-    for (int i = 0; i < 8; i++) le[i] = (uint8_t)(pos >> (8 * i));
-    if (state != NULL) fg_log_put(&k->log, FG_RECORD_STATE, le, sizeof le, state, n);
+    if (state != NULL && !fg_log_put_at(&k->log, FG_RECORD_STATE, pos, state, n)) {
+        return fg_fail_nomem(err, k->folder.path);
+    }
     FG_TRY(fg_saved_commit(k, err));
     k->log_pos = pos;
     k->log_ns = fg_clock_ns();
+    /* as long as there is nothing to be saved, its clock does not run */
+    if (apart(pos, k->save_pos) <= FG_STATE_BLOCK) k->save_ns = k->log_ns;
     return FG_OK;
 }
 
@@ -373,15 +410,46 @@ fg_status fg_saved_keep(fg_saved *k, const void *state, size_t n, fg_err *err)
     return fg_saved_sync(k, state, n, err);
 }
 
+fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err)
+{
+    const uint64_t now = fg_clock_ns(), pos = fg_session_pos(k->s);
+    if (now < k->retry_ns || !save_is_due(k, now)) return FG_OK;
+    if (common(k->h.id, k->h.n_id, fg_session_ids(k->s), pos) < pos) return FG_OK;
+    const fg_status st = fg_saved_write_parts(k, false, err);
+    if (st == FG_OK) k->save_ns = fg_clock_ns();
+    return later(k, st);
+}
+
+uint64_t fg_saved_slice(fg_saved *k, uint64_t left)
+{
+    enum { FIRST = 512 }; /* as long as nobody knows how fast it is */
+    const uint64_t pos = fg_session_pos(k->s), now = fg_clock_ns(), most = due_after(k) + 1;
+    const uint64_t had = apart(pos, k->save_pos), limit = k->o.save_ms * 1000000;
+    if (k->slice_end == pos && pos > k->slice_pos) {
+        k->token_ns = (now - k->slice_ns) / (pos - k->slice_pos);
+    }
+    if (had <= FG_STATE_BLOCK) k->save_ns = now;
+    uint64_t n = had < most ? most - had : most; /* all of it where saving has failed */
+    if (k->token_ns == 0 && n > FIRST) n = FIRST;
+    if (k->token_ns > 0) {
+        const uint64_t since = now - k->save_ns,
+                       in_time = since < limit ? (limit - since) / k->token_ns : 0;
+        if (n > in_time) n = in_time > FG_STATE_BLOCK ? in_time : FG_STATE_BLOCK;
+    }
+    k->slice_pos = pos;
+    k->slice_ns = now;
+    k->slice_end = pos + (n < left ? n : left);
+    return k->slice_end - pos;
+}
+
 fg_status fg_saved_eval(fg_saved *k, const uint32_t *ids, size_t n, fg_err *err)
 {
     fg_status kept = FG_OK;
-    for (size_t done = 0; done < n || n == 0;) {
-        const uint64_t to = FG_SAVED_SLICE - fg_session_pos(k->s) % FG_SAVED_SLICE;
-        const size_t m = n - done < to ? n - done : (size_t)to;
+    for (size_t done = 0; done < n;) {
+        const size_t m = (size_t)fg_saved_slice(k, n - done);
         FG_TRY(fg_session_eval(k->s, ids + done, m, NULL, NULL, err));
         done += m;
-        if (done < n && kept == FG_OK) kept = fg_saved_keep(k, NULL, 0, err);
+        if (kept == FG_OK) kept = fg_saved_keep(k, NULL, 0, err);
     }
     return kept;
 }
@@ -395,12 +463,13 @@ static size_t snapshot_before(const fg_history *h, uint64_t pos, size_t end)
     return end == 0 ? h->n_mark : end - 1;
 }
 
-/* From where fg_saved_rewind evaluates; *mark: the snapshot that it reads, or n_mark. */
-static uint64_t start_of(const fg_saved *k, uint64_t pos, size_t *mark)
+/* Where one gets to on the way back to `to` without evaluating; *mark: the snapshot that is read
+ * for it, or n_mark. */
+static uint64_t start_of(const fg_saved *k, uint64_t to, size_t *mark)
 {
     const fg_history *h = &k->h;
     const uint64_t same = common(h->id, h->n_id, fg_session_ids(k->s), fg_session_pos(k->s));
-    const uint64_t to = pos - 1, near = fg_session_reach(k->s, to);
+    const uint64_t near = fg_session_reach(k->s, to);
     *mark = snapshot_before(h, to < same ? to : same, h->n_mark);
     if (*mark == h->n_mark || h->mark[*mark].pos <= near) {
         *mark = h->n_mark;
@@ -417,7 +486,7 @@ static bool is_there(const fg_saved *k, uint64_t pos)
 uint64_t fg_saved_rewind_cost(const fg_saved *k, uint64_t pos)
 {
     size_t mark;
-    return is_there(k, pos) || pos > fg_session_pos(k->s) ? 0 : pos - start_of(k, pos, &mark);
+    return is_there(k, pos) || pos > fg_session_pos(k->s) ? 0 : pos - start_of(k, pos - 1, &mark);
 }
 
 /* The session is at the position of this snapshot, whose rows of the cache it has. */
@@ -442,11 +511,31 @@ static fg_status restore(fg_saved *k, size_t mark, fg_err *err)
     return FG_OK;
 }
 
+uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos)
+{
+    size_t mark;
+    return start_of(k, pos, &mark);
+}
+
+fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err)
+{
+    size_t mark;
+    for (;;) { /* of damaged ones the one before: the marks in memory, or from the start */
+        fg_err why = {0};
+        *at = start_of(k, pos, &mark);
+        if (mark == k->h.n_mark) break;
+        if (restore(k, mark, &why) == FG_OK) break;
+        fg_saved_tell(k, "%s", why.msg);
+        FG_TRY(fg_saved_drop(k, mark, err));
+    }
+    if (mark == k->h.n_mark) FG_TRY(fg_session_rewind(k->s, pos, at, err));
+    if (k->save_pos > *at) k->save_pos = *at;
+    return FG_OK;
+}
+
 fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err)
 {
     uint64_t at = 0;
-    size_t mark;
-    fg_status st = FG_OK;
     if (pos > fg_session_pos(k->s)) {
         return fg_fail(err, FG_EINVAL, "session %s: position %llu, expected at most %llu",
                        k->folder.name, (unsigned long long)pos,
@@ -457,19 +546,7 @@ fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err)
     uint32_t *ids = fg_mem_zalloc_array((size_t)pos, sizeof *ids);
     if (ids == NULL) return fg_fail_nomem(err, k->folder.path);
     memcpy(ids, fg_session_ids(k->s), (size_t)pos * sizeof *ids);
-    bool restored = false;
-    for (;;) { /* of damaged ones the one before: the marks in memory, or from the start */
-        fg_err why = {0};
-        (void)start_of(k, pos, &mark);
-        if (mark == k->h.n_mark) break;
-        restored = restore(k, mark, &why) == FG_OK;
-        if (restored) break;
-        fg_saved_tell(k, "%s", why.msg);
-        st = fg_saved_drop(k, mark, err);
-        if (st != FG_OK) break;
-    }
-    if (restored) at = fg_session_pos(k->s);
-    if (st == FG_OK && !restored) st = fg_session_rewind(k->s, pos - 1, &at, err);
+    fg_status st = fg_saved_back(k, pos - 1, &at, err);
     if (st == FG_OK) st = fg_session_eval(k->s, ids + at, (size_t)(pos - at), NULL, NULL, err);
     fg_mem_free(ids);
     return st;

@@ -18,8 +18,8 @@
  *
  *     fg_saved *k;
  *     fg_saved_open(&k, s, dir, "plan", &opts, &err);      new, or s is as it was left
- *     fg_saved_note(k, FG_SAVED_MESSAGE, ...);             before it is evaluated
- *     fg_saved_eval(k, ids, n, &err);                      a long prompt, saved now and then
+ *     fg_saved_message(k, FG_MESSAGE_USER, ...);           before it is evaluated
+ *     fg_saved_eval(k, ids, n, &err);                      a prompt, saved now and then
  *     for each token of the reply:
  *         if (fg_saved_due(k)) fg_saved_keep(k, state, n, &err);
  *     fg_saved_note(k, FG_SAVED_END, "stop", 4, &err);
@@ -83,17 +83,18 @@ void fg_saved_close(fg_saved **k);
 
 const char *fg_saved_name(const fg_saved *k);
 
-/* What happened at the session's present position, for who reads the session later.  Payloads but
- * the message's are the caller's own. */
+/* What happened at the session's present position, for who reads the session later. */
 typedef enum fg_saved_kind {
-    FG_SAVED_SETTINGS = 0, /* all of them, in place of earlier ones */
+    FG_SAVED_SETTINGS = 0, /* all of them, in place of earlier ones; the caller's own */
     /* Its text, behind a byte with the fg_message_role.  Of the assistant's, where its reply begins
      * and without text: that are the ids from there to the END or the next message.  In place of
-     * one of the same role at the same position, and of what was noted behind that. */
+     * one of the same role at the same position, and of what was noted behind that: so a message
+     * whose prompt was stopped is said again at its place, whatever of it is evaluated. */
     FG_SAVED_MESSAGE = 1,
-    FG_SAVED_FORCED = 2, /* tokens that follow were given, not sampled */
-    FG_SAVED_END = 3,    /* the reply ended, and why: fg_end_name or the like */
-    FG_SAVED_TITLE = 4,  /* in place of earlier ones */
+    /* Tokens from there on were given, not sampled: u32 fg_forced, u32 how many. */
+    FG_SAVED_FORCED = 2,
+    FG_SAVED_END = 3,   /* the reply ended, and why: fg_end_name or the like */
+    FG_SAVED_TITLE = 4, /* in place of earlier ones */
     FG_SAVED_KIND_COUNT
 } fg_saved_kind;
 /* Kept in memory till the next call below that writes.  Undone with the tokens: a rewind to the
@@ -101,12 +102,14 @@ typedef enum fg_saved_kind {
  * rewind is to its position.  FG_ENOMEM, FG_EINVAL. */
 fg_status fg_saved_note(fg_saved *k, fg_saved_kind kind, const void *payload, size_t n,
                         fg_err *err);
-/* The same of an earlier position, for who adopts a session: in order, before anything is
- * written. */
+/* The same of an earlier position, behind which nothing else was noted. */
 fg_status fg_saved_note_at(fg_saved *k, uint64_t pos, fg_saved_kind kind, const void *payload,
                            size_t n, fg_err *err);
 fg_status fg_saved_message(fg_saved *k, fg_message_role role, const char *text, size_t n,
                            fg_err *err);
+fg_status fg_saved_message_at(fg_saved *k, uint64_t pos, fg_message_role role, const char *text,
+                              size_t n, fg_err *err);
+fg_status fg_saved_forced(fg_saved *k, uint64_t pos, fg_forced why, uint64_t n, fg_err *err);
 
 /* ---- writing ----
  *
@@ -123,20 +126,39 @@ fg_status fg_saved_sync(fg_saved *k, const void *state, size_t n, fg_err *err);
 /* All, now, so that opening evaluates one token: at the end of a turn, by /save and on SIGTERM. */
 fg_status fg_saved_save(fg_saved *k, const void *state, size_t n, fg_err *err);
 
-/* fg_session_eval in slices of at most FG_SAVED_SLICE tokens, after which is saved what is due; a
- * prompt that is killed or stopped goes on behind the last of them.  A failure to write does not
- * stop it, but is the result when nothing else failed. */
-enum { FG_SAVED_SLICE = 8192 };
+/* How many of `left` tokens to evaluate at once until fg_saved_keep is to be called: a pass cannot
+ * be saved within, and no more than fg_saved_opts says is to be evaluated again. */
+uint64_t fg_saved_slice(fg_saved *k, uint64_t left);
+/* fg_session_eval in such slices, after each of which is saved what is due; a prompt that is killed
+ * or stopped goes on behind the last of them.  A failure to write does not stop it, but is the
+ * result when nothing else failed. */
 fg_status fg_saved_eval(fg_saved *k, const uint32_t *ids, size_t n, fg_err *err);
+/* fg_saved_keep on the way through ids that the log has, after fg_saved_back: what is behind them
+ * there is not undone. */
+fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err);
 
 /* ---- going back ---- */
 
+/* Goes back to pos (at most the present one), or as near before it as can be done without
+ * evaluating: from memory or the nearest snapshot.  *at: where it is.  Errors: FG_ENOMEM, FG_EIO
+ * (the state of a card). */
+fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err);
+/* Where that would go. */
+uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos);
 /* Makes the session hold its first pos tokens, with the logits of the last one: from memory where
  * that is free or near, else from the nearest snapshot; what is between is evaluated again.  Errors
  * as fg_session_eval; after FG_ECANCEL the session is at an earlier position. */
 fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err);
 /* Tokens that it would evaluate. */
 uint64_t fg_saved_rewind_cost(const fg_saved *k, uint64_t pos);
+
+/* What the log has from pos on is undone, as far as it goes, and the session's ids from there on
+ * are told anew: notes of them may follow, and reach the disk in the same group, or none does.
+ * FG_ENOMEM. */
+fg_status fg_saved_retell(fg_saved *k, uint64_t pos, fg_err *err);
+/* It belongs to another session of the same engine and cache type now, which holds the same
+ * tokens. */
+void fg_saved_move(fg_saved *k, fg_session *s);
 
 /* Saves, makes a second session of it, and goes on with that one; the first is left as it is.
  * Snapshots are shared (hard links), blocks too where the file system can (reflinks), else they are

@@ -87,58 +87,36 @@ static fg_status share_parts(const fg_saved *k, const fg_folder *to, fg_err *err
     return st;
 }
 
-static void put_event(fg_log *g, const fg_saved_event *e)
-{
-    uint8_t le[8];
-    for (int i = 0; i < 8; i++) le[i] = (uint8_t)(e->pos >> (8 * i));
-    fg_log_put(g, fg_record_of(e->kind), le, sizeof le, e->payload, e->n);
-}
-
-static void put_ids(fg_log *g, const uint32_t *ids, uint64_t from, uint64_t to)
-{
-    fg_buf b = {0};
-    if (from == to) return;
-    fg_buf_u64(&b, from);
-    for (uint64_t i = from; i < to; i++) fg_buf_u32(&b, ids[i]);
-    if (b.failed) g->group.failed = true;
-    fg_log_put(g, FG_RECORD_IDS, b.data, b.failed ? 0 : b.len, NULL, 0);
-    fg_buf_fini(&b);
-}
-
-/* All that is true of the old log, in a group. */
-static fg_status write_log(fg_log *g, const fg_saved *k, const fg_history *old, fg_err *err)
+/* All that is true of the old log, as a group. */
+static bool put_all(fg_log *g, const fg_saved *k, const fg_history *old)
 {
     fg_log_open o = k->h.open;
     uint64_t at = 0;
+    bool ok;
     if (getrandom(&o.id, sizeof o.id, 0) != (ssize_t)sizeof o.id) o.id = fg_clock_ns();
-    fg_log_put_open(g, &o);
-    for (size_t i = 0; i < old->n_event; i++) {
+    ok = fg_log_put_open(g, &o);
+    for (size_t i = 0; ok && i < old->n_event; i++) {
         const fg_saved_event *e = &old->event[i];
         /* settings and title may be older than an undo, and then of a position behind it */
         const uint64_t pos = e->pos < old->n_id ? e->pos : old->n_id;
-        if (pos > at) put_ids(g, old->id, at, pos);
+        if (pos > at) ok = fg_log_put_ids(g, old->id, at, pos);
         if (pos > at) at = pos;
-        const fg_saved_event moved = {e->kind, pos, e->payload, e->n};
-        put_event(g, &moved);
+        ok = ok && fg_log_put_at(g, fg_record_of(e->kind), pos, e->payload, e->n);
     }
-    put_ids(g, old->id, at, old->n_id);
+    ok = ok && fg_log_put_ids(g, old->id, at, old->n_id);
+    if (ok && old->state != NULL && old->state_pos == old->n_id) {
+        ok = fg_log_put_at(g, FG_RECORD_STATE, old->state_pos, old->state, old->n_state);
+    }
     fg_buf b = {0};
-    if (old->state != NULL && old->state_pos == old->n_id) {
-        uint8_t le[8];
-        for (int i = 0; i < 8; i++) le[i] = (uint8_t)(old->state_pos >> (8 * i));
-        fg_log_put(g, FG_RECORD_STATE, le, sizeof le, old->state, old->n_state);
-    }
-    fg_buf_u64(&b, 0);
     for (size_t i = 0; i < k->h.n_block; i++) fg_buf_u64(&b, k->h.block[i]);
-    if (b.failed) g->group.failed = true;
-    if (!b.failed) fg_log_put(g, FG_RECORD_BLOCKS, b.data, b.len, NULL, 0);
+    ok = ok && !b.failed && fg_log_put_at(g, FG_RECORD_BLOCKS, 0, b.data, b.len);
     fg_buf_fini(&b);
-    for (size_t i = 0; i < k->h.n_mark; i++) {
+    for (size_t i = 0; ok && i < k->h.n_mark; i++) {
         const fg_log_mark *m = &k->h.mark[i];
         const uint64_t v[] = {m->pos, i, m->root, m->bytes};
-        fg_log_put_u64(g, FG_RECORD_MARK, v, 4);
+        ok = fg_log_put_u64(g, FG_RECORD_MARK, v, 4);
     }
-    return fg_log_commit(g, err);
+    return ok;
 }
 
 static fg_status fill(fg_saved *k, const fg_folder *part, fg_log *g, fg_err *err)
@@ -155,7 +133,8 @@ static fg_status fill(fg_saved *k, const fg_folder *part, fg_log *g, fg_err *err
         return st;
     }
     st = fg_history_read(&old, k->folder.log_path, k->log.fd, err);
-    if (st == FG_OK) st = write_log(g, k, &old, err);
+    if (st == FG_OK && !put_all(g, k, &old)) st = fg_fail_nomem(err, part->log_path);
+    if (st == FG_OK) st = fg_log_commit(g, err);
     fg_history_fini(&old);
     return st == FG_OK ? fg_io_sync_parent(part->log_path, err) : st;
 }

@@ -418,10 +418,9 @@ static fg_status strip(const fg_folder *f, int fd, uint64_t *bytes, fg_err *err)
                      f->log_path, (ull)r.h.n_record);
     }
     if (st == FG_OK) st = fg_log_start(&g, dup(fd), f->log_path, &r.h, err);
-    if (st == FG_OK) {
-        fg_log_put_open(&g, &r.h.open); /* what parts there were is void */
-        st = fg_log_commit(&g, err);
-    }
+    /* what parts there were is void */
+    if (st == FG_OK && !fg_log_put_open(&g, &r.h.open)) st = fg_fail_nomem(err, f->log_path);
+    if (st == FG_OK) st = fg_log_commit(&g, err);
     if (st == FG_OK) {
         fg_folder_clean(f, NULL);
         r.info.bytes = 0;

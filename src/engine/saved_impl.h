@@ -48,6 +48,9 @@ struct fg_saved {
     size_t n_gone, cap_gone;
     uint64_t log_pos, log_ns, save_pos, save_ns; /* of the last time; the snapshot's position */
     uint64_t retry_ns;                           /* after a failure, when it is tried again */
+    /* Of the last slice: where it began and ends, when it began; what a token of one took, 0: not
+     * known. */
+    uint64_t slice_pos, slice_end, slice_ns, token_ns;
 };
 
 /* What the session's engine is. */

@@ -165,9 +165,9 @@ static fg_status evaluate_rest(fg_saved *k, fg_err *err)
 {
     const uint64_t from = fg_session_pos(k->s), end = k->h.n_id;
     bool told = false; /* a full disk is no reason not to open it */
+    k->save_pos = from;
     for (uint64_t at = from; at < end;) {
-        const uint64_t to = FG_SAVED_SLICE - at % FG_SAVED_SLICE;
-        const size_t n = end - at < to ? (size_t)(end - at) : (size_t)to;
+        const size_t n = (size_t)fg_saved_slice(k, end - at);
         if (k->o.progress != NULL && !k->o.progress(k->o.ctx, true, at - from, end - from)) {
             return fg_fail(err, FG_ECANCEL,
                            "session %s: cancelled after %llu tokens, expected %llu", k->folder.name,
@@ -176,8 +176,7 @@ static fg_status evaluate_rest(fg_saved *k, fg_err *err)
         FG_TRY(fg_session_eval(k->s, k->h.id + at, n, NULL, NULL, err));
         at += n;
         fg_err bad = {0};
-        const bool far = at < end || at - from > k->o.save_tokens;
-        if (far && fg_saved_write_parts(k, at == end, &bad) != FG_OK && !told) {
+        if (fg_saved_keep_parts(k, &bad) != FG_OK && !told) {
             fg_saved_tell(k, "%s", bad.msg);
             told = true;
         }
@@ -196,7 +195,7 @@ static fg_status take_over(fg_saved *k, const fg_saved_model *now, fg_err *err)
     k->h.open.image_bytes = fg_state_light_bytes(k->shape);
     k->h.open.n_ctx = fg_session_n_ctx(k->s);
     k->h.n_mark = k->h.n_block = 0;
-    fg_log_put_open(&k->log, &k->h.open);
+    if (!fg_log_put_open(&k->log, &k->h.open)) return fg_fail_nomem(err, k->folder.path);
     FG_TRY(fg_saved_commit(k, err));
     fg_folder_clean(&k->folder, NULL);
     return FG_OK;
@@ -283,7 +282,7 @@ static fg_status begin(fg_saved *k, fg_err *err)
     o->image_bytes = fg_state_light_bytes(k->shape);
     o->n_ctx = fg_session_n_ctx(k->s);
     if (getrandom(&o->id, sizeof o->id, 0) != (ssize_t)sizeof o->id) o->id = fg_clock_ns();
-    fg_log_put_open(&k->log, o);
+    if (!fg_log_put_open(&k->log, o)) return fg_fail_nomem(err, k->folder.path);
     FG_TRY(fg_saved_commit(k, err));
     return fg_io_sync_parent(k->folder.log_path, err);
 }
@@ -344,6 +343,7 @@ fg_status fg_saved_open(fg_saved **out, fg_session *s, const char *dir, const ch
     if (k->o.log_ms == 0) k->o.log_ms = 30000;
     if (k->o.save_tokens == 0) k->o.save_tokens = 1024;
     if (k->o.save_ms == 0) k->o.save_ms = 600000;
+    k->save_ns = fg_clock_ns();
     fg_status st = fg_folder_init(&k->folder, dir, name, err);
     if (st == FG_OK) st = open_files(k, err);
     if (st != FG_OK) {
@@ -351,7 +351,6 @@ fg_status fg_saved_open(fg_saved **out, fg_session *s, const char *dir, const ch
         return st;
     }
     k->log_pos = k->h.n_id;
-    k->save_pos = k->h.n_mark == 0 ? 0 : k->h.mark[k->h.n_mark - 1].pos;
     k->log_ns = k->save_ns = fg_clock_ns();
     *out = k;
     return FG_OK;

@@ -674,6 +674,23 @@ void fg_session_lose(fg_session *s, const fg_err *why)
     s->has_logits = false;
 }
 
+/* The mark whose absence is felt least when there is one at pos too: the distance between its
+ * neighbours, as a share of how far back it is.  Distances thereby double on the way back. */
+static uint32_t dispensable(const fg_session *s, uint64_t pos)
+{
+    uint32_t best = 0;
+    double least = 0;
+    for (uint32_t i = 0; i < s->n_mark; i++) {
+        const uint64_t before = i == 0 ? 0 : s->mark[i - 1].pos;
+        const uint64_t after = i + 1 < s->n_mark ? s->mark[i + 1].pos : pos;
+        const double felt = (double)(after - before) / (double)(pos - s->mark[i].pos + 1);
+        if (i > 0 && felt >= least) continue;
+        best = i;
+        least = felt;
+    }
+    return best;
+}
+
 fg_status fg_session_mark(fg_session *s, fg_err *err)
 {
     const uint64_t pos = s->state->pos, bytes = fg_mark_bytes(s->e->model->shape, pos);
@@ -682,10 +699,11 @@ fg_status fg_session_mark(fg_session *s, fg_err *err)
         return s->lost.code;
     }
     if (s->n_mark > 0 && s->mark[s->n_mark - 1].pos == pos) return FG_OK;
-    if (s->n_mark == s->max_mark) { /* the oldest goes */
-        const fg_mark oldest = s->mark[0];
-        memmove(s->mark, s->mark + 1, (s->n_mark - 1) * sizeof *s->mark);
-        s->mark[s->n_mark - 1] = oldest;
+    if (s->n_mark == s->max_mark) {
+        const uint32_t i = dispensable(s, pos);
+        const fg_mark gone = s->mark[i];
+        memmove(s->mark + i, s->mark + i + 1, (s->n_mark - 1 - i) * sizeof *s->mark);
+        s->mark[s->n_mark - 1] = gone;
         drop_marks(s, s->n_mark - 1);
     }
     FG_TRY(fg_engine_charge(s->e, bytes, 0, err));

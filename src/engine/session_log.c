@@ -100,21 +100,36 @@ static fg_status take_open(fg_history *h, record *r, const char *name, fg_err *e
     return FG_OK;
 }
 
-/* Who says something where they have said something already, with no id between, says it in place
- * of that: it was stopped before its first id was in, and nothing was there to be undone. */
+/* What an undo leaves alone, wherever it was said. */
+static bool is_lasting(const fg_saved_event *e)
+{
+    return e->kind == FG_SAVED_SETTINGS || e->kind == FG_SAVED_TITLE;
+}
+
+/* Who says something where they have said something already, with nothing between, says it in place
+ * of that: its tokens were never all in, and nothing was there to be undone. */
 static void replace_message(fg_history *h, uint64_t pos, uint8_t role)
 {
     size_t from = h->n_event, n;
-    for (size_t i = h->n_event; i > 0 && h->event[i - 1].pos == pos; i--) {
+    for (size_t i = h->n_event; i > 0; i--) {
         const fg_saved_event *e = &h->event[i - 1];
+        if (is_lasting(e)) continue;
+        if (e->pos != pos) break;
         if (e->kind == FG_SAVED_MESSAGE && e->payload[0] == role) from = i - 1;
     }
     n = from;
     for (size_t i = from; i < h->n_event; i++) {
-        const fg_saved_kind kind = h->event[i].kind;
-        if (kind == FG_SAVED_SETTINGS || kind == FG_SAVED_TITLE) h->event[n++] = h->event[i];
+        if (is_lasting(&h->event[i])) h->event[n++] = h->event[i];
     }
     h->n_event = n;
+}
+
+/* u32 why, u32 how many. */
+static bool is_forced(const fg_cursor *payload)
+{
+    fg_cursor c = *payload;
+    const uint32_t why = fg_cursor_u32(&c), n = fg_cursor_u32(&c);
+    return !c.bad && c.left == 0 && why > FG_FORCED_NOTHING && why <= FG_FORCED_NO_THOUGHT && n > 0;
 }
 
 static fg_status take_event(fg_history *h, const record *r, uint64_t pos, fg_saved_kind kind,
@@ -123,6 +138,9 @@ static fg_status take_event(fg_history *h, const record *r, uint64_t pos, fg_sav
     const fg_cursor *c = &r->payload;
     if (pos > h->n_id || (kind == FG_SAVED_MESSAGE && (c->left == 0 || c->p[0] > 2))) {
         return refuse(r, name, "a note of a position that there is", err);
+    }
+    if (kind == FG_SAVED_FORCED && !is_forced(c)) {
+        return refuse(r, name, "a reason and a number of tokens", err);
     }
     if (!grow(&h->event, &h->cap_event, h->n_event + 1, sizeof *h->event)) {
         return fg_fail_nomem(err, name);
@@ -151,10 +169,8 @@ static fg_status take_undo(fg_history *h, const record *r, uint64_t pos, const c
     h->n_id = (size_t)pos;
     for (size_t i = 0; i < h->n_event; i++) {
         const fg_saved_event *e = &h->event[i];
-        const bool always = e->kind == FG_SAVED_SETTINGS || e->kind == FG_SAVED_TITLE;
-        if (always || e->pos < pos || (e->pos == pos && e->kind == FG_SAVED_END)) {
-            h->event[n++] = *e;
-        }
+        const bool ends_here = e->pos == pos && e->kind == FG_SAVED_END;
+        if (is_lasting(e) || e->pos < pos || ends_here) h->event[n++] = *e;
     }
     h->n_event = n;
     while (h->n_mark > 0 && h->mark[h->n_mark - 1].pos > pos) h->n_mark--;
@@ -362,30 +378,54 @@ fg_status fg_log_start(fg_log *g, int fd, const char *path, const fg_history *h,
     return g->path == NULL ? fg_fail_nomem(err, path) : FG_OK;
 }
 
-void fg_log_put(fg_log *g, fg_record type, const void *a, size_t na, const void *b, size_t nb)
+bool fg_log_put(fg_log *g, fg_record type, const void *a, size_t na, const void *b, size_t nb)
 {
     fg_buf *o = &g->group;
     const size_t from = o->len;
-    fg_buf_u32(o, MAGIC);
+    if (!grow(&o->data, &o->cap, from + AROUND + na + nb, 1)) return false;
+    fg_buf_u32(o, MAGIC); /* there is room: none of these fails */
     fg_buf_u32(o, (uint32_t)type);
     fg_buf_u64(o, (uint64_t)na + nb);
     fg_buf_u64(o, g->n_record++);
     fg_buf_put(o, a, na);
     fg_buf_put(o, b, nb);
-    g->hash = o->failed ? 0 : chain(g->hash, o->data + from, o->len - from);
+    g->hash = chain(g->hash, o->data + from, o->len - from);
     fg_buf_u64(o, g->hash);
+    return true;
 }
 
-void fg_log_put_u64(fg_log *g, fg_record type, const uint64_t *v, size_t n)
+/* Of what was put together in b, which is freed. */
+static bool put_built(fg_log *g, fg_record type, fg_buf *b, const void *more, size_t n)
+{
+    const bool ok = !b->failed && fg_log_put(g, type, b->data, b->len, more, n);
+    fg_buf_fini(b);
+    return ok;
+}
+
+bool fg_log_put_u64(fg_log *g, fg_record type, const uint64_t *v, size_t n)
 {
     fg_buf le = {0};
     for (size_t i = 0; i < n; i++) fg_buf_u64(&le, v[i]);
-    if (le.failed) g->group.failed = true;
-    fg_log_put(g, type, le.data, le.failed ? 0 : le.len, NULL, 0);
-    fg_buf_fini(&le);
+    return put_built(g, type, &le, NULL, 0);
 }
 
-void fg_log_put_open(fg_log *g, const fg_log_open *o)
+bool fg_log_put_at(fg_log *g, fg_record type, uint64_t pos, const void *payload, size_t n)
+{
+    uint8_t le[8];
+    for (int i = 0; i < 8; i++) le[i] = (uint8_t)(pos >> (8 * i));
+    return fg_log_put(g, type, le, sizeof le, payload, n);
+}
+
+bool fg_log_put_ids(fg_log *g, const uint32_t *ids, uint64_t from, uint64_t to)
+{
+    fg_buf b = {0};
+    if (from == to) return true;
+    fg_buf_u64(&b, from);
+    for (uint64_t i = from; i < to; i++) fg_buf_u32(&b, ids[i]);
+    return put_built(g, FG_RECORD_IDS, &b, NULL, 0);
+}
+
+bool fg_log_put_open(fg_log *g, const fg_log_open *o)
 {
     fg_buf b = {0};
     const uint64_t v[] = {o->model.data_root, o->model.tokenizer, o->n_ctx, o->id,
@@ -395,10 +435,7 @@ void fg_log_put_open(fg_log *g, const fg_log_open *o)
     fg_buf_u32(&b, o->model.kv_numerics);
     fg_buf_u32(&b, 0);
     for (size_t i = 0; i < sizeof v / sizeof v[0]; i++) fg_buf_u64(&b, v[i]);
-    if (b.failed) g->group.failed = true;
-    fg_log_put(g, FG_RECORD_OPEN, b.data, b.failed ? 0 : b.len, o->model.name,
-               strlen(o->model.name));
-    fg_buf_fini(&b);
+    return put_built(g, FG_RECORD_OPEN, &b, o->model.name, strlen(o->model.name));
 }
 
 static fg_status fail_io(const fg_log *g, const char *wanted, fg_err *err)
@@ -408,7 +445,6 @@ static fg_status fail_io(const fg_log *g, const char *wanted, fg_err *err)
 
 static fg_status write_group(fg_log *g, fg_err *err)
 {
-    if (g->group.failed) return fg_fail_nomem(err, g->path);
     if (g->end + g->group.len > MAX_LOG) {
         return fg_fail(err, FG_ELIMIT, "%s: full, expected at most %d bytes", g->path,
                        (int)MAX_LOG);
@@ -426,14 +462,16 @@ fg_status fg_log_commit(fg_log *g, fg_err *err)
     static const uint8_t zeros[FG_LOG_PAGE];
     const size_t len = g->group.len;
     const uint64_t n_record = g->n_record, hash = g->hash;
-    if (len == 0 && !g->group.failed) return FG_OK;
+    if (len == 0) return FG_OK;
     const size_t over = (len + AROUND) % FG_LOG_PAGE;
-    fg_log_put(g, FG_RECORD_SYNC, zeros, over == 0 ? 0 : FG_LOG_PAGE - over, NULL, 0);
+    if (!fg_log_put(g, FG_RECORD_SYNC, zeros, over == 0 ? 0 : FG_LOG_PAGE - over, NULL, 0)) {
+        return fg_fail_nomem(err, g->path);
+    }
     const fg_status st = write_group(g, err);
     if (st == FG_OK) {
         g->end += g->group.len;
         g->group.len = 0;
-    } else if (!g->group.failed) { /* the same once more, and what comes till then */
+    } else { /* the same once more, and what comes till then */
         g->group.len = len;
         g->n_record = n_record;
         g->hash = hash;

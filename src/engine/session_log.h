@@ -17,7 +17,8 @@
  *             tokenizer.json, u64 n_ctx, u64 id, u64 row_bytes, u64 image_bytes, name[]
  *             who computes from here on: what MARK and BLOCKS said before is void.  id: random;
  *             row_bytes, image_bytes: of a token of the cache, of an image without tail
- *   SETTINGS, MESSAGE, FORCED, END, TITLE   u64 pos, payload[] (fg_saved_kind)
+ *   SETTINGS, MESSAGE, FORCED, END, TITLE   u64 pos, payload[] (fg_saved_kind); FORCED: u32
+ *             fg_forced, u32 how many
  *   IDS       u64 pos of the first, u32 id[]
  *   STATE     u64 pos, the generator's state[]: random numbers and what else it needs to go on
  *   UNDO      u64 pos: ids from there on are gone, with all that is behind it
@@ -109,12 +110,17 @@ typedef struct fg_log {
 
 /* Goes on behind a history, which may be zeroed; owns fd. */
 fg_status fg_log_start(fg_log *g, int fd, const char *path, const fg_history *h, fg_err *err);
-/* Adds a record, of a[na] and b[nb]. */
-void fg_log_put(fg_log *g, fg_record type, const void *a, size_t na, const void *b, size_t nb);
-void fg_log_put_u64(fg_log *g, fg_record type, const uint64_t *v, size_t n);
-void fg_log_put_open(fg_log *g, const fg_log_open *o);
+/* Adds a record, of a[na] and b[nb].  False: no memory, and the group is as it was: what the record
+ * would have said has not happened. */
+bool fg_log_put(fg_log *g, fg_record type, const void *a, size_t na, const void *b, size_t nb);
+bool fg_log_put_u64(fg_log *g, fg_record type, const uint64_t *v, size_t n);
+bool fg_log_put_open(fg_log *g, const fg_log_open *o);
+/* A record that begins with a number: u64 pos, payload[n]. */
+bool fg_log_put_at(fg_log *g, fg_record type, uint64_t pos, const void *payload, size_t n);
+/* IDS of positions from to to - 1; none: no record. */
+bool fg_log_put_ids(fg_log *g, const uint32_t *ids, uint64_t from, uint64_t to);
 /* Writes the group and syncs; at once FG_OK when it is empty.  After a failure (FG_EIO, FG_ENOMEM)
- * it may be tried again. */
+ * it may be tried again: the group stays. */
 fg_status fg_log_commit(fg_log *g, fg_err *err);
 void fg_log_fini(fg_log *g);
 

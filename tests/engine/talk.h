@@ -19,14 +19,15 @@
 #define TINY_DIR "tests/vectors/oracle/orig-wide"
 
 enum { N_TURN = 3, ROOM = 1024, MAX_LOG_TOKENS = 64 };
-static const uint64_t n_prompt[N_TURN] = {40, 71, 23}, n_answer[N_TURN] = {150, 60, 131};
+static const uint64_t n_prompt[N_TURN] = {40, 210, 23}, n_answer[N_TURN] = {150, 60, 131};
 
 typedef struct talk {
     fg_engine *e;
     const char *dir, *name;
     fg_saved_opts o;
     uint64_t stop_at;        /* returns when the session has so many tokens; 0: at the end */
-    volatile uint64_t *seen; /* told of every position; NULL: nobody */
+    volatile uint64_t *seen; /* [2] told of every position, and whether it is in a prompt; NULL:
+                              * nobody */
     uint64_t from;           /* out: position at opening */
     uint64_t again;          /* out: tokens that opening evaluated */
     uint64_t n_failed;       /* out: writes that failed */
@@ -65,17 +66,43 @@ static inline void talk_wrote(talk *k, fg_status st, const fg_err *err)
     if (k->n_failed++ == 0) k->failed = *err;
 }
 
+typedef struct talk_watch {
+    talk *k;
+    fg_session *s;
+} talk_watch;
+
+static inline bool talk_seen(void *ctx, size_t done, size_t total)
+{
+    const talk_watch *w = ctx;
+    (void)done;
+    (void)total;
+    w->k->seen[0] = fg_session_pos(w->s);
+    w->k->seen[1] = 1;
+    return true;
+}
+
 static inline fg_status talk_prompt(talk *k, fg_saved *v, fg_session *s, uint32_t t, fg_err *err)
 {
-    uint32_t ids[128];
+    uint32_t ids[256];
     fg_rng r;
+    fg_err bad = {0};
+    talk_watch w = {k, s};
     const uint64_t end = turn_end(t) - n_answer[t], begin = end - n_prompt[t];
     fg_rng_init(&r, 100 + t);
     for (uint64_t i = 0; i < n_prompt[t]; i++) {
         ids[i] = (uint32_t)(fg_rng_u64(&r) % fg_engine_shape(k->e)->n_vocab);
     }
     const uint64_t at = fg_session_pos(s);
-    return at >= end ? FG_OK : fg_saved_eval(v, ids + (at - begin), (size_t)(end - at), err);
+    if (at >= end) return FG_OK;
+    if (k->seen != NULL) fg_session_set_progress(s, talk_seen, &w);
+    const fg_status st = fg_saved_eval(v, ids + (at - begin), (size_t)(end - at), &bad);
+    fg_session_set_progress(s, NULL, NULL);
+    if (st == FG_EIO) { /* a write: all is evaluated */
+        talk_wrote(k, st, &bad);
+        return FG_OK;
+    }
+    if (st != FG_OK) *err = bad;
+    return st;
 }
 
 static inline fg_status talk_answer(talk *k, fg_saved *v, fg_session *s, fg_sampler *sampler,
@@ -84,7 +111,7 @@ static inline fg_status talk_answer(talk *k, fg_saved *v, fg_session *s, fg_samp
     while (fg_session_pos(s) < turn_end(t)) {
         fg_rng rng = fg_sampler_rng(sampler);
         fg_err bad = {0};
-        if (k->seen != NULL) *k->seen = fg_session_pos(s);
+        if (k->seen != NULL) k->seen[0] = fg_session_pos(s), k->seen[1] = 0;
         if (k->stop_at != 0 && fg_session_pos(s) >= k->stop_at) return FG_OK;
         if (fg_saved_due(v)) talk_wrote(k, fg_saved_keep(v, &rng, sizeof rng, &bad), &bad);
         uint32_t id;
@@ -96,7 +123,7 @@ static inline fg_status talk_answer(talk *k, fg_saved *v, fg_session *s, fg_samp
 
 /* What the log has by now. */
 typedef struct talk_state {
-    uint32_t n_user, n_assistant, n_end;
+    uint32_t n_user, n_assistant, n_end, n_forced, n_settings;
     fg_rng rng;
     bool has_rng;
 } talk_state;
@@ -109,6 +136,8 @@ static inline talk_state talk_look(const talk *k)
     for (size_t i = 0; i < info->n_event; i++) {
         const fg_saved_event *e = &info->event[i];
         y.n_end += e->kind == FG_SAVED_END;
+        y.n_forced += e->kind == FG_SAVED_FORCED;
+        y.n_settings += e->kind == FG_SAVED_SETTINGS;
         if (e->kind != FG_SAVED_MESSAGE) continue;
         y.n_user += e->payload[0] == FG_MESSAGE_USER;
         y.n_assistant += e->payload[0] == FG_MESSAGE_ASSISTANT;
@@ -124,8 +153,9 @@ static inline fg_status talk_turn(talk *k, fg_saved *v, fg_session *s, fg_sample
                                   const talk_state *y, uint32_t t, fg_err *err)
 {
     fg_err bad = {0};
-    if (y->n_user == t) {
-        FG_TRY(fg_saved_message(v, FG_MESSAGE_USER, "hello", 5, err));
+    if (y->n_assistant <= t) { /* whatever of it is evaluated, it is said again, at its place */
+        const uint64_t head = turn_end(t) - n_answer[t] - n_prompt[t];
+        FG_TRY(fg_saved_message_at(v, head, FG_MESSAGE_USER, "hello", 5, err));
         talk_wrote(k, fg_saved_sync(v, NULL, 0, &bad), &bad);
     }
     FG_TRY(talk_prompt(k, v, s, t, err));
@@ -139,7 +169,9 @@ static inline fg_status talk_turn(talk *k, fg_saved *v, fg_session *s, fg_sample
     if (k->stop_at != 0 && fg_session_pos(s) >= k->stop_at) {
         return fg_saved_save(v, &rng, sizeof rng, err); /* as by SIGTERM */
     }
+    if (t == 1) FG_TRY(fg_saved_forced(v, turn_end(t) - 9, FG_FORCED_BUDGET, 4, err));
     FG_TRY(fg_saved_note(v, FG_SAVED_END, "stop", 4, err));
+    FG_TRY(fg_saved_note(v, FG_SAVED_SETTINGS, "warm", 4, err));
     talk_wrote(k, fg_saved_save(v, &rng, sizeof rng, &bad), &bad);
     return FG_OK;
 }

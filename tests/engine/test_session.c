@@ -298,7 +298,7 @@ FG_TEST(marks_across_chunks)
         CHECK(fg_session_mark(s, NULL) == FG_OK);
     }
     REQUIRE(go_to(&r, s, 420, 100) && stray(&r, s, 3));
-    /* the last four are kept: 192, 193, 256, 300 */
+    /* four are kept, the farther apart the farther back: 130, 193, 256, 300 */
     CHECK_U64(back_to(s, 310), 300);
     REQUIRE(go_to(&r, s, 311, 100));
     CHECK(is_plain(&r, s));
@@ -308,9 +308,12 @@ FG_TEST(marks_across_chunks)
     CHECK_U64(back_to(s, 380), 193); /* later marks went with what they marked */
     REQUIRE(go_to(&r, s, 260, 1));
     CHECK(is_plain(&r, s));
-    CHECK_U64(back_to(s, 192), 192); /* free */
+    CHECK_U64(back_to(s, 192), 130);
     REQUIRE(go_to(&r, s, 500, 100));
-    CHECK_U64(back_to(s, 191), 0); /* nothing before 192 is left */
+    CHECK_U64(back_to(s, 191), 130);
+    CHECK_U64(back_to(s, 129), 129); /* free */
+    REQUIRE(go_to(&r, s, 200, 100));
+    CHECK_U64(back_to(s, 127), 0); /* nothing before 130 is left */
     CHECK(fg_session_logits(s) == NULL);
     REQUIRE(go_to(&r, s, 192, 100));
     CHECK(is_plain(&r, s));

@@ -102,6 +102,7 @@ static void check_history(const fg_history *h)
         const bool always = e->kind == FG_SAVED_SETTINGS || e->kind == FG_SAVED_TITLE;
         FUZZ_CHECK(always || e->pos <= h->n_id);
         FUZZ_CHECK(e->kind != FG_SAVED_MESSAGE || (e->n > 0 && e->payload[0] < 3));
+        FUZZ_CHECK(e->kind != FG_SAVED_FORCED || e->n == 8);
     }
     FUZZ_CHECK(h->n_block <= h->n_id / 64);
     FUZZ_CHECK(h->state == NULL || h->state_pos <= h->n_id);
