@@ -122,7 +122,8 @@ static void print_memory(const fg_gpu_card *c, const fg_gpu_memory *m, uint64_t 
                cli_bytes((double)(m->needed - c->bytes)), cli_bytes((double)m->needed));
         return;
     }
-    (void)snprintf(name, sizeof name, "%d experts passing through", FG_GPU_SLOTS);
+    const uint64_t n_slot = m->expert == 0 ? 0 : m->slots / m->expert;
+    (void)snprintf(name, sizeof name, "%d experts passing through", (int)n_slot);
     if (m->streams) print_line(name, m->slots);
     print_line("kept free", m->reserve);
     print_line("experts that stay", m->resident);
@@ -145,10 +146,19 @@ void card_plan_print(const fg_gpu_card *c, const fg_gpu_card_forecast *f, uint64
                "ms experts)\n",
                cli_count(s->pos), s->tok_s, s->resident_tok_s, s->host_tok_s, 1e3 * s->card_s,
                1e3 * s->layers_s, 1e3 * s->experts_s);
+        if (s->streamed_tok_s > 0.0) {
+            printf("%29.2f tok/s with --ram: what is neither on the card nor in memory is read\n",
+                   s->streamed_tok_s);
+        }
     }
     for (int i = 0; i < 2; i++) {
         const fg_gpu_card_speed *s = &f->prefill[i];
         if (i == 1 && s->pos == 0) break;
+        if (s->copied_tok_s <= 0.0) { /* none can be */
+            printf("prefill  behind %-11s %8.2f tok/s (%.2f without a card)\n", cli_count(s->pos),
+                   s->tok_s, s->host_tok_s);
+            continue;
+        }
         printf("prefill  behind %-11s %8.2f tok/s with %.1f experts of a layer copied, %.2f with "
                "none, %.2f with all (%.2f without a card)\n",
                cli_count(s->pos), s->shared_tok_s, s->n_copied, s->tok_s, s->copied_tok_s,
@@ -168,7 +178,8 @@ static void put_speeds(fg_buf *b, const char *name, const fg_gpu_card_speed s[2]
             fg_buf_printf(b, ", \"shared\": %.6g, \"copied\": %.6g, \"experts_copied\": %.3f",
                           s[i].shared_tok_s, s[i].copied_tok_s, s[i].n_copied);
         } else {
-            fg_buf_printf(b, ", \"residents\": %.6g", s[i].resident_tok_s);
+            fg_buf_printf(b, ", \"residents\": %.6g, \"streamed\": %.6g", s[i].resident_tok_s,
+                          s[i].streamed_tok_s);
         }
         fg_buf_printf(b,
                       ", \"card_seconds\": %.6g, \"layers_seconds\": %.6g, "

@@ -75,6 +75,7 @@ typedef struct result {
     fg_forecast f;
     uint32_t n_batch; /* that there is always room for */
     uint32_t n_long;  /* of long prompts */
+    uint32_t n_card;  /* of those with the card */
     bool exact;       /* file size */
     bool disk_measured;
     char type[32]; /* of a plan; empty for a file */
@@ -170,8 +171,12 @@ static fg_status find_card(result *r, const fg_forecast_opts *fo, fg_err *err)
     if (o->gpu_spec != NULL) FG_TRY(fg_gpu_card_parse(&r->card, o->gpu_spec, err));
     if (o->gpu_spec == NULL) FG_TRY(fg_gpu_card_measure(&r->card, &more, 0, err));
     if (o->gpu_bytes != 0 && o->gpu_bytes < r->card.bytes) r->card.bytes = o->gpu_bytes;
+    r->n_card = r->n_batch;
+    if (o->fo.n_batch == 0) {
+        r->n_card = fg_gpu_card_batch(&r->card, r->p.plan, &r->demand, r->rates.n_thread, fo);
+    }
     return fg_gpu_card_forecast_make(&r->gf, &r->card, &fit, r->p.plan, &r->demand, &r->rates,
-                                     &r->f, fo, r->n_long, err);
+                                     &r->f, fo, r->n_card, err);
 }
 
 static fg_status collect(result *r, fg_err *err)
@@ -189,7 +194,7 @@ static fg_status collect(result *r, fg_err *err)
     }
     if (fo.n_batch == 0) {
         fo.n_batch = FG_SESSION_BATCH;
-        fo.n_long = fg_forecast_batch(&r->demand, thread_count(r), &fo);
+        fo.n_long = fg_forecast_batch(&r->demand, thread_count(r), &fo, 0);
     }
     r->n_batch = fo.n_batch;
     r->n_long = fo.n_long > fo.n_batch ? fo.n_long : fo.n_batch;
@@ -381,7 +386,7 @@ static void print_text(const result *r)
     for (int i = 0; i < 2; i++) {
         if (i == 0 || r->f.prefill[1].pos > 0) print_speed_row(r, "prefill", &r->f.prefill[i]);
     }
-    if (r->card.bytes > 0) card_plan_print(&r->card, &r->gf, r->o->fo.n_ctx, r->n_long);
+    if (r->card.bytes > 0) card_plan_print(&r->card, &r->gf, r->o->fo.n_ctx, r->n_card);
 }
 
 /* ---- JSON ---- */
@@ -456,7 +461,7 @@ static fg_status print_json(const result *r, fg_err *err)
     put_speed(&b, "prefill", f->prefill);
     if (r->card.bytes > 0) {
         fg_buf_put_str(&b, ", ");
-        card_plan_put(&r->card, &r->gf, r->n_long, &b);
+        card_plan_put(&r->card, &r->gf, r->n_card, &b);
     }
     fg_buf_put_str(&b, "}\n");
     return print_buf(&b, err);

@@ -131,6 +131,7 @@ static void add_experts(fg_gpu_memory *m, uint64_t bytes)
     m->fits = m->needed <= bytes;
     if (!m->fits) return;
     uint64_t left = bytes - m->needed;
+    if (m->slots > left) m->slots = FG_GPU_LEAST_SLOTS * up(m->expert);
     m->streams = m->slots <= left;
     if (m->streams) left -= m->slots;
     m->reserve = left < FG_GPU_RESERVE_BYTES ? left : FG_GPU_RESERVE_BYTES;
@@ -158,4 +159,19 @@ fg_status fg_gpu_memory_make(fg_gpu_memory *out, const fg_file_plan *p, const fg
     out->needed = out->context + out->dense + out->lightning + out->kv + out->work + out->table;
     add_experts(out, o->bytes);
     return FG_OK;
+}
+
+uint32_t fg_gpu_memory_rows(const fg_file_plan *p, const fg_model_forms *forms,
+                            const fg_gpu_memory_opts *o)
+{
+    fg_gpu_memory_opts each = *o;
+    for (each.n_batch = FG_BATCH_MAX; each.n_batch > 0; each.n_batch /= 2) {
+        fg_gpu_memory m;
+        if (fg_gpu_memory_make(&m, p, forms, &each, NULL) != FG_OK) return 0;
+        const uint64_t others = m.needed - m.work;
+        if (others >= o->bytes) return 0;
+        const uint64_t room = o->bytes - others;
+        if (m.work <= room - room / 16 || (each.n_batch == 1 && m.fits)) return each.n_batch;
+    }
+    return 0;
 }

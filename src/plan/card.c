@@ -71,6 +71,7 @@ typedef struct timing {
     const fg_rates *r;
     const fg_forecast_opts *o;
     const fg_gpu_memory *m;
+    const fg_forecast *f; /* of the host */
 } timing;
 
 static double sum_of(const double v[FG_RATE_TYPES])
@@ -92,6 +93,11 @@ static double seconds_of(const double *amount, const double *rate)
 static double larger(double a, double b)
 {
     return a > b ? a : b;
+}
+
+static double smaller(double a, double b)
+{
+    return a < b ? a : b;
 }
 
 static double inverse(double seconds)
@@ -128,6 +134,22 @@ static double layer_with_residents(const timing *x, double host_each, double car
     return t;
 }
 
+/* t, with the reads of what is neither on the card nor in a slot. */
+static double with_reads(const timing *x, double t, double experts)
+{
+    const fg_shape *s = &x->d->shape;
+    const double rest = 1.0 - share_of(x->m), others = rest * (double)x->m->n_expert;
+    const double q = (double)s->n_used / s->n_expert, uses = (double)s->n_layer * s->n_used;
+    if (others < 1.0) return t;
+    double hit = fg_forecast_lru((double)x->f->n_slot / others, q);
+    hit += x->o->fit.reuse * (1.0 - hit);
+    const double bytes = (1.0 - hit) * rest * uses * (double)x->d->expert_bytes;
+    const double read = bytes / (x->r->disk_gbs * 1e9);
+    const double unknown = 1.0 - x->o->fit.recall * (s->n_layer - 1.0) / s->n_layer;
+    const double hidden = x->o->fit.overlap * smaller(read, experts * rest);
+    return larger(read, t + unknown * (read - hidden));
+}
+
 static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card_speed *out)
 {
     const fg_shape *s = &x->d->shape;
@@ -150,19 +172,23 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card
     const double other = out->card_s + out->layers_s;
     out->tok_s = inverse(other + experts);
     const double each = sum_of(x->d->experts.bytes) / uses / gemv;
-    out->resident_tok_s =
-        inverse(other + s->n_layer * layer_with_residents(x, experts / uses, each));
+    const double t = other + s->n_layer * layer_with_residents(x, experts / uses, each);
+    out->resident_tok_s = inverse(t);
+    if (x->f->fits && !x->f->resident && x->r->disk_gbs > 0.0) {
+        out->streamed_tok_s = inverse(with_reads(x, t, experts));
+    }
 }
 
-/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied.
- * */
+/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied,
+ * up to `ahead` of them before. */
 typedef struct sides {
-    double met, there, host_each, card_each, copy_each;
+    double met, there, host_each, card_each, copy_each, ahead;
 } sides;
 
 static double longer_side(const sides *y, double x)
 {
-    const double card = larger(x * y->copy_each, (y->there + x) * y->card_each);
+    const double copied = larger(0.0, x - y->ahead) * y->copy_each;
+    const double card = larger(copied, (y->there + x) * y->card_each);
     return larger(card, (y->met - y->there - x) * y->host_each);
 }
 
@@ -197,17 +223,31 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
     y.card_each = larger(bytes / R, rows * sum_of(x->d->experts.gmac) / uses / gemm);
     y.copy_each = bytes / (x->c->copy_gbs * 1e9);
     const double attn = n * attention_gmac(s, (double)pos + 0.5 * n) / x->c->fma_gmacs;
-    *out = (fg_gpu_card_speed){.pos = pos, .host_tok_s = host_tok_s, .n_copied = best_copies(&y)};
+    *out = (fg_gpu_card_speed){.pos = pos, .host_tok_s = host_tok_s};
     out->card_s = n * sum_of(x->d->dense.gmac) / gemm + attn + sum_of(x->d->head.bytes) / R;
     out->layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6;
     const double other = out->card_s + out->layers_s;
-    if (!x->m->streams) out->n_copied = 0.0;
+    const bool streams = x->m->streams && (x->f->resident || !x->f->fits);
+    if (streams) {
+        const double slots = (double)x->m->slots / (double)x->m->expert;
+        y.ahead = smaller(slots, out->card_s / s->n_layer / y.copy_each);
+        out->n_copied = best_copies(&y);
+    }
     out->experts_s = s->n_layer * longer_side(&y, 0.0);
     out->tok_s = n * inverse(other + out->experts_s);
     out->shared_tok_s = n * inverse(other + s->n_layer * longer_side(&y, out->n_copied));
-    if (x->m->streams) {
+    if (streams) {
         out->copied_tok_s = n * inverse(other + s->n_layer * longer_side(&y, y.met - y.there));
     }
+}
+
+uint32_t fg_gpu_card_batch(const fg_gpu_card *c, const fg_file_plan *p, const fg_demand *d,
+                           uint32_t n_thread, const fg_forecast_opts *o)
+{
+    const fg_gpu_memory_opts mo = {
+        .bytes = c->bytes, .n_ctx = o->n_ctx, .kv = fg_kv_resolve(o->kv, d->quantized)};
+    const uint32_t most = fg_gpu_memory_rows(p, &d->forms, &mo);
+    return most <= o->n_batch ? o->n_batch : fg_forecast_batch(d, n_thread, o, most);
 }
 
 fg_status fg_gpu_card_forecast_make(fg_gpu_card_forecast *out, const fg_gpu_card *c,
@@ -221,7 +261,7 @@ fg_status fg_gpu_card_forecast_make(fg_gpu_card_forecast *out, const fg_gpu_card
                                    .n_batch = n_batch,
                                    .kv = fg_kv_resolve(o->kv, d->quantized)};
     FG_TRY(fg_gpu_memory_make(&out->memory, p, &d->forms, &mo, err));
-    const timing x = {.c = c, .fit = fit, .d = d, .r = r, .o = o, .m = &out->memory};
+    const timing x = {.c = c, .fit = fit, .d = d, .r = r, .o = o, .m = &out->memory, .f = f};
     if (!out->memory.fits) return FG_OK;
     for (int i = 0; i < 2; i++) {
         decode(&x, f->decode[i].pos, f->decode[i].resident_tok_s, &out->decode[i]);

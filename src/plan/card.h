@@ -14,13 +14,18 @@
  *                           (n_used - k) h, at the same time:
  *                           t = D + L + layers * sum_k binomial(k) max(k c, (n_used - k) h)
  *
+ *     with --ram            experts that are neither on the card nor in a slot are read; those of
+ *                           the card take no slots.  D_disk: of the misses, u: as in forecast.h
+ *                           t' = max(D_disk, t + u (D_disk - overlap * min(D_disk, E (1 - f))))
+ *
  * Softmax attention takes the longer of its reads and its arithmetic at fma_gmacs.
  *
  * Prefill, a batch of n tokens that meets e experts of a layer, each with its share of rows: those
  * on the card take their arithmetic at gemm_gmacs, one that is copied also B / copy, overlapped
  * with it; one on the host the longer of its read and its arithmetic.  x experts of a layer are
  * copied: as many as make the longer of both sides the shortest; that is the rule of
- * src/device/share.h for equal experts.
+ * src/device/share.h for equal experts.  The first FG_GPU_SLOTS of them come while the layer's
+ * attention is computed, as far as that lasts.  With --ram none is copied.
  */
 #ifndef FG_SRC_PLAN_CARD_H
 #define FG_SRC_PLAN_CARD_H
@@ -73,12 +78,18 @@ typedef struct fg_gpu_card_speed {
     double copied_tok_s, shared_tok_s; /* prefill: all copied; the rule */
     double n_copied;                   /* experts of a layer that the rule copies */
     double card_s, layers_s, experts_s;
+    double streamed_tok_s; /* decode, with --ram: the same with residents; 0: all is in memory */
 } fg_gpu_card_speed;
 
 typedef struct fg_gpu_card_forecast {
     fg_gpu_memory memory;
     fg_gpu_card_speed decode[2], prefill[2]; /* at position 0, and with the context full */
 } fg_gpu_card_forecast;
+
+/* Tokens of the passes that a session with the card makes of a prompt that fills o->n_ctx, as
+ * fg_forecast_batch; o->n_batch where there is no room on it for more. */
+uint32_t fg_gpu_card_batch(const fg_gpu_card *c, const fg_file_plan *p, const fg_demand *d,
+                           uint32_t n_thread, const fg_forecast_opts *o);
 
 /* f: of the host, from the same demand, rates and options.  n_batch: of prefill.  FG_ELIMIT. */
 fg_status fg_gpu_card_forecast_make(fg_gpu_card_forecast *out, const fg_gpu_card *c,

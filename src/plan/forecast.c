@@ -192,8 +192,7 @@ fg_forecast_opts fg_forecast_opts_default(void)
     };
 }
 
-/* See the header; q: share of the experts that one token, or batch, uses. */
-static double lru(double share, double q)
+double fg_forecast_lru(double share, double q)
 {
     if (share >= 1.0) return 1.0;
     if (q >= 1.0) return 0.0;
@@ -234,19 +233,23 @@ static fg_status forecast_memory(fg_forecast *f, const fg_demand *d, uint32_t n_
         if (f->n_slot > f->n_expert) f->n_slot = f->n_expert;
     }
     f->share = (double)f->n_slot / (double)f->n_expert;
-    f->hit = lru(f->share, (double)d->shape.n_used / (double)d->shape.n_expert);
+    f->hit = fg_forecast_lru(f->share, (double)d->shape.n_used / (double)d->shape.n_expert);
     f->hit += o->fit.reuse * (1.0 - f->hit);
     f->misses = (1.0 - f->hit) * d->shape.n_layer * d->shape.n_used;
     return FG_OK;
 }
 
-uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o)
+uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o,
+                           uint32_t most)
 {
     fg_forecast f = {0};
     const fg_status st = forecast_memory(&f, d, n_thread, o, NULL);
     if (st != FG_OK || !f.resident) return o->n_batch;
-    const fg_memory_opts mo = {
-        .n_ctx = o->n_ctx, .n_batch = o->n_batch, .n_thread = n_thread, .stops = true};
+    const fg_memory_opts mo = {.n_ctx = o->n_ctx,
+                               .n_batch = o->n_batch,
+                               .n_long = most,
+                               .n_thread = n_thread,
+                               .stops = true};
     const uint64_t left = o->ram_bytes - f.all_ram_bytes;
     return fg_memory_batch(&d->shape, &d->forms, &mo, o->n_ctx, left / FG_MEMORY_SPARE_SHARE);
 }
@@ -409,8 +412,8 @@ static void forecast_prefill(const timing *x, uint64_t pos, fg_speed *out)
     out->tok_s = out->serial_tok_s = out->bound_tok_s = x->f->fits ? n * inverse(t) : 0.0;
     if (x->f->resident || !x->f->fits) return;
     const double met = experts_met(s, n_batch);
-    out->disk_bytes =
-        s->n_layer * met * (1.0 - lru(x->f->share, met / s->n_expert)) * (double)x->d->expert_bytes;
+    out->disk_bytes = s->n_layer * met * (1.0 - fg_forecast_lru(x->f->share, met / s->n_expert)) *
+                      (double)x->d->expert_bytes;
     const double read = out->disk_bytes / r->disk_gbs * 1e-9, both = read < t ? read : t;
     out->tok_s = n * inverse(t + read - x->o->fit.overlap * both);
     out->serial_tok_s = n * inverse(t + read);

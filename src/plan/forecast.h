@@ -131,9 +131,13 @@ typedef struct fg_forecast_opts {
 } fg_forecast_opts;
 fg_forecast_opts fg_forecast_opts_default(void); /* unlimited memory, 4096 positions */
 
+/* lru(share, q) of the formulas above; q: share of the experts that one token, or batch, uses. */
+double fg_forecast_lru(double share, double q);
+
 /* Tokens of a batch that a session chooses by itself for a prompt that fills o->n_ctx, in
- * o->ram_bytes: o->n_batch, or more. */
-uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o);
+ * o->ram_bytes: o->n_batch, or more; at most `most`, 0: FG_SESSION_LONG_BATCH. */
+uint32_t fg_forecast_batch(const fg_demand *d, uint32_t n_thread, const fg_forecast_opts *o,
+                           uint32_t most);
 
 typedef struct fg_speed {
     uint64_t pos;                     /* positions before the token or the batch */

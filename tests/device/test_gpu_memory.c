@@ -7,6 +7,7 @@
 
 #include "src/device/gpu_memory.h"
 #include "src/format/reader.h"
+#include "src/model/scratch.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 
@@ -50,6 +51,25 @@ static const fg_model_forms plain = {.in = {true, false},
                                      .expert_in = {true, false},
                                      .hidden = {true, false}};
 
+/* The rows that a card of so many bytes takes have room there, and twice as many have not. */
+static void rows_fit(const fg_file_plan *p, uint64_t bytes, const fg_gpu_memory_opts *like)
+{
+    fg_gpu_memory_opts o = *like;
+    o.bytes = bytes;
+    const uint32_t n = fg_gpu_memory_rows(p, &plain, &o);
+    CHECK(n >= 512 && n < FG_BATCH_MAX);
+    for (uint32_t k = 1; k <= 2; k++) {
+        fg_gpu_memory m;
+        fg_err err = {0};
+        o.n_batch = k * n;
+        CHECK(fg_gpu_memory_make(&m, p, &plain, &o, &err) == FG_OK);
+        const uint64_t room = bytes - (m.needed - m.work);
+        CHECK((m.work <= room - room / 16) == (k == 1));
+    }
+    o.bytes = 9000000000; /* less than the weights */
+    CHECK_U64(fg_gpu_memory_rows(p, &plain, &o), 0);
+}
+
 FG_TEST(eighty_gigabytes_hold_a_quarter_of_the_experts)
 {
     const fg_shape s = m1_shape();
@@ -75,6 +95,8 @@ FG_TEST(eighty_gigabytes_hold_a_quarter_of_the_experts)
     CHECK(m.n_expert == 2560 && m.n_resident > 590 && m.n_resident < 670);
     CHECK(m.needed + m.slots + m.reserve + m.resident <= o.bytes);
     CHECK(m.needed + m.slots + m.reserve + m.resident + m.expert > o.bytes);
+    CHECK_U64(fg_gpu_memory_rows(p, &plain, &o), FG_BATCH_MAX);
+    rows_fit(p, 22000000000, &o);
     const uint64_t before = m.n_resident;
     o.n_ctx = 131072;
     CHECK(fg_gpu_memory_make(&m, p, &plain, &o, &err) == FG_OK && m.n_resident < before);

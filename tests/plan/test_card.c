@@ -141,3 +141,42 @@ FG_TEST(more_is_never_slower)
     CHECK(make(&y, 64).prefill[0].n_copied > 0.9 * (1 - pow(0.5, 64)));
     fg_model_file_close(&y.file);
 }
+
+/* Slots in memory for a third of the experts, the others on a disk. */
+FG_TEST(with_ram_what_is_nowhere_is_read)
+{
+    rig y;
+    fg_err err = {0};
+    if (!open_rig(&y)) return;
+    y.o.ram_bytes = y.f.fixed_bytes + y.f.n_expert / 3 * y.d.expert_bytes;
+    y.r.disk_gbs = 0.5;
+    REQUIRE_OK(fg_forecast_make(&y.f, &y.d, &y.r, 1, &y.o, &err), &err);
+    CHECK(y.f.fits && !y.f.resident);
+    const uint64_t all = make(&y, 64).memory.needed + FG_GPU_RESERVE_BYTES;
+    double before = 0.0;
+    for (uint32_t k = 0; k <= 300; k += 20) { /* experts on the card, and its slots */
+        y.c.bytes = all + (k + FG_GPU_SLOTS) * make(&y, 64).memory.expert;
+        const fg_gpu_card_forecast g = make(&y, 64);
+        const fg_gpu_card_speed *x = &g.decode[0];
+        CHECK(x->streamed_tok_s > before * 0.999999 && x->streamed_tok_s <= x->resident_tok_s);
+        CHECK(g.prefill[0].n_copied <= 0.0 && g.prefill[0].copied_tok_s <= 0.0);
+        before = x->streamed_tok_s;
+        if (g.memory.n_resident == 0) { /* by hand: reads hide behind other experts, or do not */
+            const double hit = y.f.hit, uses = y.d.shape.n_layer * 2.0;
+            const double read = (1.0 - hit) * uses * (double)y.d.expert_bytes / 0.5e9;
+            const double unknown = 1.0 - 0.7 * (y.d.shape.n_layer - 1.0) / y.d.shape.n_layer;
+            const double hidden = read < x->experts_s ? read : x->experts_s;
+            const double t = 1.0 / x->resident_tok_s + unknown * (read - hidden);
+            CHECK(near(1.0 / x->streamed_tok_s, t > read ? t : read));
+            CHECK(read > hidden); /* or it shows nothing */
+        }
+    }
+    const fg_gpu_card_forecast g = make(&y, 64);
+    CHECK(g.memory.n_resident == g.memory.n_expert);
+    CHECK(near(g.decode[0].streamed_tok_s, g.decode[0].resident_tok_s));
+    /* with all in memory nothing is said of reads */
+    y.o.ram_bytes = UINT64_MAX;
+    REQUIRE_OK(fg_forecast_make(&y.f, &y.d, &y.r, 1, &y.o, &err), &err);
+    CHECK(make(&y, 64).decode[0].streamed_tok_s <= 0.0);
+    fg_model_file_close(&y.file);
+}

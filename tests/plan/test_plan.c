@@ -292,15 +292,16 @@ FG_TEST(long_prompts_get_larger_batches)
     fg_err err = {0};
     REQUIRE_OK(fg_forecast_make(&usual, &d, &r, 16, &o, &err), &err);
     o.ram_bytes = usual.all_ram_bytes + 8 * more;
-    CHECK_U64(fg_forecast_batch(&d, 16, &o), 2048);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o, 0), 2048);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o, 1024), 1024);
     o.n_long = 2048;
     REQUIRE_OK(fg_forecast_make(&larger, &d, &r, 16, &o, &err), &err);
     CHECK_U64(larger.long_bytes, more);
     CHECK_U64(larger.all_ram_bytes, usual.all_ram_bytes);
     o.ram_bytes -= 8;
-    CHECK_U64(fg_forecast_batch(&d, 16, &o), 1024);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o, 0), 1024);
     o.ram_bytes = usual.all_ram_bytes - 1; /* streamed */
-    CHECK_U64(fg_forecast_batch(&d, 16, &o), 512);
+    CHECK_U64(fg_forecast_batch(&d, 16, &o, 0), 512);
 }
 
 FG_TEST(nodes_get_equal_parts_where_panels_divide)
