@@ -170,25 +170,24 @@ $(BUILD)/tests/cli/test_progress $(BUILD)/tests/cli/test_terminal: $(filter-out 
 ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
-# The card's kernels: one module of code for sm_80 and sm_90 and of PTX for newer cards, behind a line that
-# says of which headers (simd/cuda/cuda_image.h).  The same for every CC; nothing of CUDA is needed without it.
+# The card's kernels: one module of code for sm_80, of code for sm_90, whose launches may begin early, and
+# of that one's PTX for newer cards, behind a line that says of which headers (simd/cuda/cuda_image.h).  The same for every CC; nothing of CUDA is needed without it.
 NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
 CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc
 CU_ABI  := $(shell cat $(CU_ABI_FILES) | sha256sum | cut -c1-16)
-# Code for all is made of one PTX, which scripts/check_ptx.sh reads.
-CU_FLAGS := -std=c++17 -O3 -fmad=false -I. -arch=compute_80
-CU_CARDS := -gencode arch=compute_80,code=[sm_80,sm_90,compute_80] --threads 2 -Xfatbin=-compress-all
+# All code is made of the PTX that is kept for scripts/check_ptx.sh.
+CU_FLAGS := -std=c++17 -O3 -fmad=false -I. -gencode arch=compute_80,code=sm_80 \
+            -gencode arch=compute_90,code=[sm_90,compute_90] --threads 2 -Xfatbin=-compress-all
 # The driver that code of this nvcc needs at least: the first one of its major version.
 CU_DRIVER = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')000
 FATBIN  := build/cuda/fulgur-cuda.fatbin
 $(FATBIN): $(CU_SRCS) $(wildcard simd/cuda/*.cuh) $(CU_ABI_FILES)
 	@mkdir -p $(@D)
 	$(Q)t=$$(mktemp -d $(@D)/XXXXXX) && printf '#include "%s"\n' $(CU_SRCS) >$$t/module.cu && \
-	    $(NVCC) $(CU_FLAGS) -ptx -o $$t/module.ptx $$t/module.cu && \
-	    $(NVCC) $(CU_CARDS) -fatbin -o $$t/code $$t/module.ptx && \
+	    $(NVCC) $(CU_FLAGS) -fatbin --keep --keep-dir $$t -o $$t/code $$t/module.cu && cat $$t/*.ptx >$$t/all && \
 	    { printf '%-63s\n' "fulgur-cuda 1 abi $(CU_ABI) bytes $$(printf %016x $$(wc -c <$$t/code)) $(CU_DRIVER)" && \
-	      cat $$t/code; } >$$t/image && mv $$t/module.ptx $(@D)/module.ptx && mv $$t/image $@; status=$$?; \
+	      cat $$t/code; } >$$t/image && mv $$t/all $(@D)/module.ptx && mv $$t/image $@; status=$$?; \
 	    rm -rf $$t; exit $$status
 $(BUILD)/simd/cuda/cuda_image.o: ISA := -DFG_CUDA_ABI='"$(CU_ABI)"' $(if $(NVCC),-DFG_CUDA_FATBIN='"$(FATBIN)"')
 $(BUILD)/simd/cuda/cuda_image.o: $(CU_ABI_FILES) $(if $(NVCC),$(FATBIN))

@@ -10,39 +10,13 @@
 #ifndef FG_SIMD_CUDA_GEMM_CUH
 #define FG_SIMD_CUDA_GEMM_CUH
 
-#include "simd/cuda/gemv.cuh"
+#include "simd/cuda/panel_codes.cuh"
 
 enum { GEMM_STAGES = 3 };
 
-/* A superblock as a lane has it: scales of its two rows, per group its words. */
-template <int K> struct gemm_sb {
-    uint2 s, w[K == FG_KIND_Q8 ? 8 : 4], t[K == FG_KIND_Q6 ? 8 : K == FG_KIND_Q5 ? 4 : 1];
-};
-
-template <int K> FG_DEV void gemm_load(gemm_sb<K> &f, const uint8_t *sb)
-{
-    const uint32_t lane = threadIdx.x & 31, row = 8 * (lane >> 2), t = lane & 3;
-    f.s = ld8(sb + row);
-#pragma unroll
-    for (int g = 0; g < 4; g++) {
-        const uint8_t *p = sb + 64 + group_bytes<K>() * g + row;
-        if constexpr (K == FG_KIND_Q8) {
-            f.w[2 * g] = ld8(p + 64 * t);
-            f.w[2 * g + 1] = ld8(p + 256 + 64 * t);
-        } else {
-            f.w[g] = ld8(p + 64 * t);
-            if constexpr (K == FG_KIND_Q5) f.t[g] = ld8(p + 256);
-            if constexpr (K == FG_KIND_Q6) {
-                f.t[2 * g] = ld8(p + 256);
-                f.t[2 * g + 1] = ld8(p + 320);
-            }
-        }
-    }
-}
-
 /* The fragment of group g. */
 template <int K>
-FG_DEV void gemm_decode(uint32_t out[4], const gemm_sb<K> &f, int g, const uint4 &table)
+FG_DEV void gemm_decode(uint32_t out[4], const lane_sb<K> &f, int g, const uint4 &table)
 {
     const uint32_t t = threadIdx.x & 3;
 #pragma unroll
@@ -137,9 +111,9 @@ template <int K, int N> FG_DEV void gemm(const fg_gemm_args &a, gemm_ring<N> &ri
     float acc[N][4];
 #pragma unroll
     for (int n = 0; n < N; n++) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.0f;
-    gemm_sb<K> next;
+    lane_sb<K> next;
     for (uint32_t s = 0; s < GEMM_STAGES - 1; s++) gemm_stage<N>(ring, a, s, row0);
-    gemm_load<K>(next, w);
+    load_sb<K>(next, w);
     for (uint32_t sb = 0; sb < a.n_sb; sb++) {
         cp_wait<GEMM_STAGES - 2>();
         sync_block(); /* stage sb is there, and everybody is done with sb - 1 */
@@ -148,7 +122,7 @@ template <int K, int N> FG_DEV void gemm(const fg_gemm_args &a, gemm_ring<N> &ri
 #pragma unroll
         for (int g = 0; g < 4; g++) gemm_decode<K>(c[g], next, g, table);
         const uint2 s = next.s;
-        if (sb + 1 < a.n_sb) gemm_load<K>(next, w + (uint64_t)(sb + 1) * sb_bytes<K>());
+        if (sb + 1 < a.n_sb) load_sb<K>(next, w + (uint64_t)(sb + 1) * sb_bytes<K>());
         const uint4 *x = ring.x[sb % GEMM_STAGES] + (threadIdx.x & 31);
         const float *d = ring.d[sb % GEMM_STAGES] + 2 * (threadIdx.x & 3);
 #pragma unroll

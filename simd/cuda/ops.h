@@ -38,6 +38,7 @@ typedef struct fg_cuda_launch {
     uint32_t shared;  /* bytes of dynamic shared memory, at most 227 KiB on sm_90, 99 on sm_86 */
     const void *args; /* host: the kernel's one parameter, a struct; copied by the queue */
     size_t n_args;
+    bool early; /* may begin before the kernel in front of it is done: it waits for it by itself */
 } fg_cuda_launch;
 
 typedef struct fg_cuda_queue {

@@ -14,15 +14,19 @@
     }
 #define FG_LAUNCH_KERNEL(q, kernel, grid_, block_, shared_, args_)                                 \
     fg_cuda_launch_args((q), (kernel), (const uint32_t[3])grid_, (block_), (shared_), &(args_),    \
-                        sizeof(args_))
+                        sizeof(args_), false)
 #define FG_LAUNCH(q, name, grid_, block_, shared_, args_)                                          \
     fg_cuda_launch_args((q), FG_CUDA_##name, (const uint32_t[3])grid_, (block_), (shared_),        \
-                        &(args_), sizeof(args_))
+                        &(args_), sizeof(args_), false)
+/* Of a kernel that calls wait_for_earlier. */
+#define FG_LAUNCH_EARLY(q, kernel, grid_, block_, shared_, args_)                                  \
+    fg_cuda_launch_args((q), (kernel), (const uint32_t[3])grid_, (block_), (shared_), &(args_),    \
+                        sizeof(args_), true)
 
 /* Zeros of the grid count as 1. */
 static inline void fg_cuda_launch_args(const fg_cuda_queue *q, fg_cuda_kernel kernel,
                                        const uint32_t grid[3], uint32_t block, uint32_t shared,
-                                       const void *args, size_t n_args)
+                                       const void *args, size_t n_args, bool early)
 {
     const fg_cuda_launch l = {
         .kernel = kernel,
@@ -31,6 +35,7 @@ static inline void fg_cuda_launch_args(const fg_cuda_queue *q, fg_cuda_kernel ke
         .shared = shared,
         .args = args,
         .n_args = n_args,
+        .early = early,
     };
     q->launch(q->ctx, &l);
 }

@@ -9,21 +9,18 @@
 
 typedef struct kind_kernels {
     fg_cuda_kernel gemv, gemm1, gemm4, gemm8, experts;
-    uint32_t sb_bytes, warps; /* of a GEMV's block, at most */
+    uint32_t warps; /* of a GEMV's block, at most */
 } kind_kernels;
 
-/* Warps: such that some 130 KB are on their way. */
-#define KIND(name, sb, warps)                                                                      \
+#define KIND(name, warps)                                                                          \
     {                                                                                              \
         FG_CUDA_gemv_##name, FG_CUDA_gemm1_##name, FG_CUDA_gemm4_##name, FG_CUDA_gemm8_##name,     \
-            FG_CUDA_experts_##name, sb, warps                                                      \
+            FG_CUDA_experts_##name, warps                                                          \
     }
 static const kind_kernels kinds[FG_KIND_QUANTIZED] = {
-    [FG_KIND_Q4] = KIND(q4, 64 + 4 * 256, FG_GEMV_WARPS),
-    [FG_KIND_Q4LIN] = KIND(q4lin, 64 + 4 * 256, FG_GEMV_WARPS),
-    [FG_KIND_Q5] = KIND(q5, 64 + 4 * 320, FG_GEMV_WARPS),
-    [FG_KIND_Q6] = KIND(q6, 64 + 4 * 384, 20),
-    [FG_KIND_Q8] = KIND(q8, 64 + 4 * 512, 16),
+    [FG_KIND_Q4] = KIND(q4, FG_GEMV_WARPS_Q4), [FG_KIND_Q4LIN] = KIND(q4lin, FG_GEMV_WARPS_Q4),
+    [FG_KIND_Q5] = KIND(q5, FG_GEMV_WARPS),    [FG_KIND_Q6] = KIND(q6, FG_GEMV_WARPS),
+    [FG_KIND_Q8] = KIND(q8, FG_GEMV_WARPS),
 };
 
 static uint32_t up_div(uint64_t a, uint64_t b)
@@ -35,10 +32,10 @@ static uint32_t up_div(uint64_t a, uint64_t b)
 
 /* Bytes of dynamic shared memory (gemv.cuh).  The last array is of floats, which ptxas reads four
  * at a time where it knows of one: what is behind its end must be there. */
-static uint32_t gemv_shared(const kind_kernels *k, uint32_t warps, fg_card_split s)
+static uint32_t gemv_shared(fg_card_split s)
 {
-    enum { BEHIND = 16 };
-    return warps * FG_GEMV_STAGES * k->sb_bytes + s.piece * (128 + 4 + 2 * s.round * 64) + BEHIND;
+    enum { ACTS = 128, SHIFTS = 16, BEHIND = 16 };
+    return s.piece * (ACTS + SHIFTS + (uint32_t)sizeof(float) + s.turns * s.round * 64) + BEHIND;
 }
 
 typedef struct gemv_plan {
@@ -46,29 +43,28 @@ typedef struct gemv_plan {
     uint32_t grid, warps, shared;
 } gemv_plan;
 
-/* n_panel panels of n_sb superblocks among the multiprocessors.  A round is some eight superblocks
- * a warp; where shared memory is short, first that is less, then the pieces, then the warps. */
+/* n_panel panels of n_sb superblocks among n_block blocks or more.  A block does its panels all in
+ * one round if there is room; else in rounds as large as two have room for, or shorter pieces. */
 static gemv_plan plan_gemv(const fg_cuda_queue *q, const kind_kernels *k, uint32_t n_panel,
-                           uint32_t n_sb)
+                           uint32_t n_sb, uint32_t n_block)
 {
-    gemv_plan g = {.grid = n_panel < q->n_sm ? n_panel : q->n_sm, .warps = k->warps};
+    gemv_plan g = {.grid = n_panel < n_block ? n_panel : n_block, .warps = k->warps};
     const uint32_t own = up_div(n_panel, g.grid); /* panels of a block */
     const uint64_t items = (uint64_t)own * n_sb;
     if (items < g.warps) g.warps = items < 4 ? 4 : (uint32_t)items;
-    g.split.piece = n_sb < 128 ? n_sb : 128;
-    g.split.round = up_div(8 * (uint64_t)g.warps, g.split.piece);
-    if (g.split.round > own) g.split.round = own;
+    g.split = (fg_card_split){.piece = n_sb < 128 ? n_sb : 128, .round = own, .turns = 1};
     const uint32_t most = q->max_shared - 2048; /* kernels have a little of their own */
-    while (gemv_shared(k, g.warps, g.split) > most) {
-        if (g.split.round > 1) {
+    while (gemv_shared(g.split) > most) {
+        if (g.split.turns == 1) {
+            g.split.turns = 2;
+            g.split.round = up_div(own, 2);
+        } else if (g.split.round > 1) {
             g.split.round--;
-        } else if (g.split.piece > 32) {
-            g.split.piece = 32;
         } else {
-            g.warps--;
+            g.split.piece = up_div(g.split.piece, 2);
         }
     }
-    g.shared = gemv_shared(k, g.warps, g.split);
+    g.shared = gemv_shared(g.split);
     return g;
 }
 
@@ -125,9 +121,9 @@ static void multiply_row(const fg_cuda_queue *q, const fg_cuda_product *p, size_
     fg_gemv_args a = {.n_matrix = (uint32_t)n, .n_sb = p->m->n_sb, .x = quantized(p)};
     a.n_panel = list_matrices(a.m, p, n);
     memcpy(a.lut, p->m->lut, sizeof a.lut);
-    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb);
+    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb, q->n_sm);
     a.split = g.split;
-    FG_LAUNCH_KERNEL(q, k->gemv, FG_GRID(g.grid), 32 * g.warps, g.shared, a);
+    FG_LAUNCH_EARLY(q, k->gemv, FG_GRID(g.grid), 32 * g.warps, g.shared, a);
 }
 
 /* Rows in tiles of 8, and in whole blocks of them. */
@@ -239,10 +235,12 @@ static void multiply_experts(const fg_cuda_queue *q, const fg_cuda_experts *e, c
         return;
     }
     const kind_kernels *k = &kinds[m->kind];
-    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb);
+    /* an expert has at least these blocks, if all are here */
+    const uint32_t n_block = a.n_slot < q->n_sm ? q->n_sm / a.n_slot : 1;
+    const gemv_plan g = plan_gemv(q, k, a.n_panel, a.n_sb, n_block);
     a.x_stride = c->x->q_stride;
     a.split = g.split;
-    FG_LAUNCH_KERNEL(q, k->experts, FG_GRID(q->n_sm), 32 * g.warps, g.shared, a);
+    FG_LAUNCH_EARLY(q, k->experts, FG_GRID(q->n_sm), 32 * g.warps, g.shared, a);
 }
 
 void fg_cuda_few_experts(const fg_cuda_queue *q, const fg_cuda_experts *e)

@@ -17,18 +17,18 @@ typedef struct fg_card_matrix {
 } fg_card_matrix;
 
 enum {
-    FG_CARD_PRODUCTS = 4,   /* matrices of a launch */
-    FG_GEMV_STAGES = 4,     /* superblocks on their way, a warp */
-    FG_GEMV_WARPS = 24,     /* a block, at most */
+    FG_CARD_PRODUCTS = 4, /* matrices of a launch */
+    FG_GEMV_WARPS = 20,   /* a block, at most: their registers are all that there are */
+    FG_GEMV_WARPS_Q4 = 24,
     FG_GEMM_WARPS = 8,      /* panels of a block */
     FG_FLOAT_TOKENS = 16,   /* rows of a block, float kinds */
     FG_FLOAT_THREADS = 256, /* 16 rows of a panel times FG_FLOAT_TOKENS */
 };
 
 /* How a block of a GEMV divides its work: superblocks that are staged at a time, panels between two
- * barriers. */
+ * barriers, and how many rounds of them have room: two, or one that is all. */
 typedef struct fg_card_split {
-    uint32_t piece, round;
+    uint32_t piece, round, turns;
 } fg_card_split;
 
 typedef struct fg_gemv_args {

@@ -4,18 +4,22 @@
  */
 #include "simd/cuda/floats.cuh"
 #include "simd/cuda/gemm.cuh"
+#include "simd/cuda/gemv.cuh"
 
-#define GEMV(name, K)                                                                              \
-    FG_KERNEL(gemv_##name, fg_gemv_args, 32 * FG_GEMV_WARPS, 1)                                    \
+/* warps, depth: superblocks that a warp has on their way, so that some 64 to 120 KB are. */
+#define GEMV(name, K, warps, depth)                                                                \
+    FG_KERNEL(gemv_##name, fg_gemv_args, 32 * warps, 1)                                            \
     {                                                                                              \
         FG_SHARED_MORE(uint8_t, shared);                                                           \
-        gemv<K>(a.m, blockIdx.x, gridDim.x, a.n_panel, a.n_sb, a.split, a.lut, a.x, shared);       \
+        let_later_begin();                                                                         \
+        gemv<K, depth>(a.m, blockIdx.x, gridDim.x, a.n_panel, a.n_sb, a.split, a.lut, a.x,         \
+                       shared);                                                                    \
     }
-GEMV(q4, FG_KIND_Q4)
-GEMV(q4lin, FG_KIND_Q4LIN)
-GEMV(q5, FG_KIND_Q5)
-GEMV(q6, FG_KIND_Q6)
-GEMV(q8, FG_KIND_Q8)
+GEMV(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, 4)
+GEMV(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, 4)
+GEMV(q5, FG_KIND_Q5, FG_GEMV_WARPS, 3)
+GEMV(q6, FG_KIND_Q6, FG_GEMV_WARPS, 2)
+GEMV(q8, FG_KIND_Q8, FG_GEMV_WARPS, 3)
 
 FG_KERNEL(pack, fg_pack_args, 256, 1)
 {
@@ -189,23 +193,24 @@ FG_DEV void for_slots(const fg_experts_args &a, expert_slots &s, expert_list &l,
     }
 }
 
-#define EXPERTS(name, K)                                                                           \
-    FG_KERNEL(experts_##name, fg_experts_args, 32 * FG_GEMV_WARPS, 1)                              \
+#define EXPERTS(name, K, warps, depth)                                                             \
+    FG_KERNEL(experts_##name, fg_experts_args, 32 * warps, 1)                                      \
     {                                                                                              \
         FG_SHARED_MORE(uint8_t, shared);                                                           \
         FG_SHARED(expert_slots, slots);                                                            \
         FG_SHARED(expert_list, list);                                                              \
+        wait_for_earlier(); /* which experts, the card itself has found out */                     \
         for_slots(a, slots, list,                                                                  \
                   [&](const fg_card_matrix *m, uint32_t row, uint32_t first, uint32_t step) {      \
-                      gemv<K>(m, first, step, a.n_panel, a.n_sb, a.split, a.lut,                   \
-                              a.x + (uint64_t)row * a.x_stride, shared);                           \
+                      gemv<K, depth>(m, first, step, a.n_panel, a.n_sb, a.split, a.lut,            \
+                                     a.x + (uint64_t)row * a.x_stride, shared);                    \
                   });                                                                              \
     }
-EXPERTS(q4, FG_KIND_Q4)
-EXPERTS(q4lin, FG_KIND_Q4LIN)
-EXPERTS(q5, FG_KIND_Q5)
-EXPERTS(q6, FG_KIND_Q6)
-EXPERTS(q8, FG_KIND_Q8)
+EXPERTS(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, 4)
+EXPERTS(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, 4)
+EXPERTS(q5, FG_KIND_Q5, FG_GEMV_WARPS, 3)
+EXPERTS(q6, FG_KIND_Q6, FG_GEMV_WARPS, 2)
+EXPERTS(q8, FG_KIND_Q8, FG_GEMV_WARPS, 3)
 
 #define EXPERTS_OF_FLOATS(name, T)                                                                 \
     FG_KERNEL(experts_##name, fg_experts_args, FG_FLOAT_THREADS, 2)                                \

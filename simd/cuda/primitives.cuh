@@ -114,6 +114,15 @@ FG_DEV void imma(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 }
+/* The same of unsigned codes, onto c0 and c1 of the columns 2t and 2t + 1. */
+FG_DEV void imma_codes(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, int32_t c0,
+                       int32_t c1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%11,%10,%11};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c0), "r"(c1));
+}
 /* The same, added to d. */
 FG_DEV void imma_add(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
@@ -159,6 +168,21 @@ FG_DEV void cp_commit(void)
 template <int N> FG_DEV void cp_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+/* A kernel that was launched early has nothing of the kernels in front of it before this returns; by
+ * all its threads.  What it may read before: weights. */
+FG_DEV void wait_for_earlier(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/* The next kernel may begin, if it was launched early. */
+FG_DEV void let_later_begin(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 /* Words that the host, or another block, writes or reads while the kernel runs. */
 FG_DEV uint32_t ld_system(const uint32_t *p)

@@ -150,6 +150,7 @@ FG_DEV float4 normed(const float4 &x, float s, const float4 &w)
 
 FG_KERNEL(join, fg_join_args, ROW_THREADS, 1)
 {
+    let_later_begin();
     FG_SHARED_MORE(float, shared);
     FG_SHARED(float, scale);
     const fg_cuda_join &j = a.j;
@@ -189,6 +190,7 @@ FG_DEV float4 gated(const float4 &n, const float4 &g)
 
 FG_KERNEL(gate, fg_gate_args, ROW_THREADS, 1)
 {
+    let_later_begin();
     FG_SHARED_MORE(float, shared);
     FG_SHARED(float, scale);
     const fg_cuda_gate &g = a.g;
@@ -219,6 +221,7 @@ FG_KERNEL(gate, fg_gate_args, ROW_THREADS, 1)
 /* A warp a block of a row. */
 FG_KERNEL(hidden, fg_hidden_args, 256, 1)
 {
+    let_later_begin();
     const fg_cuda_hidden &h = a.h;
     const uint32_t n_block = (h.d + 127) / 128;
     const uint64_t at = (uint64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;

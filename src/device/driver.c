@@ -21,7 +21,7 @@
 
 #define SONAME "libcuda.so.1"
 /* Has all functions of driver.inc; what the module needs stands in its head. */
-enum { LEAST_DRIVER = 11040, LEAST_SM = 80 };
+enum { LEAST_DRIVER = 11040, LEAST_SM = 80, EARLY_SM = 90 };
 
 /* CUdevice_attribute and CUfunction_attribute. */
 enum {
@@ -58,6 +58,7 @@ static bool take_functions(void *lib, const char **missing)
 #define FG_CUDA_FN(member, name, params)                                                           \
     *(void **)(void *)&driver.table.member = dlsym(lib, name);                                     \
     if (driver.table.member == NULL && *missing == NULL) *missing = name;
+#define FG_CUDA_MAY(member, name, params) *(void **)(void *)&driver.table.member = dlsym(lib, name);
 #include "src/device/driver.inc"
     return *missing == NULL;
 }
@@ -405,6 +406,18 @@ static void launch(void *ctx, const fg_cuda_launch *l)
     if (q->result != 0) return;
     void *params[1];
     memcpy(params, &l->args, sizeof params); /* the driver copies what it points to */
+    if (l->early && g->d->launch_ex != NULL && g->info.sm >= EARLY_SM) {
+        const fg_cu_attribute early = {.id = FG_CU_EARLY, .value = 1};
+        const fg_cu_config c = {.grid = {l->grid[0], l->grid[1], l->grid[2]},
+                                .block = {l->block, 1, 1},
+                                .shared = l->shared,
+                                .stream = q->stream,
+                                .attribute = &early,
+                                .n_attribute = 1};
+        q->result = g->d->launch_ex(&c, g->kernel[l->kernel], params, NULL);
+        if (q->result != 0) q->failed = l->kernel;
+        return;
+    }
     q->result = g->d->launch(g->kernel[l->kernel], l->grid[0], l->grid[1], l->grid[2], l->block, 1,
                              1, l->shared, q->stream, params, NULL);
     if (q->result != 0) q->failed = l->kernel;

@@ -38,6 +38,22 @@ enum {
     FG_CU_CAPTURE_RELAXED = 2, /* and so may this one */
 };
 
+/* A launch and what is said of it besides. */
+enum { FG_CU_EARLY = 6 }; /* id: with value 1 it may begin before the kernel in front is done */
+typedef struct fg_cu_attribute {
+    int id, pad;
+    union {
+        int value;
+        uint64_t all[8];
+    };
+} fg_cu_attribute;
+typedef struct fg_cu_config {
+    unsigned grid[3], block[3], shared;
+    fg_cu_stream stream;
+    const fg_cu_attribute *attribute;
+    unsigned n_attribute;
+} fg_cu_config;
+
 typedef struct fg_driver {
 #define FG_CUDA_FN(member, name, params) int(*member) params;
 #include "src/device/driver.inc"

@@ -43,6 +43,7 @@ struct fg_emu_now {
 extern "C" {
 extern __thread struct fg_emu_now *fg_emu_now_;
 extern unsigned fg_emu_broken;
+extern __thread uint64_t fg_emu_waited; /* threads of this launch that called wait_for_earlier */
 void fg_emu_sync_block(void);
 void fg_emu_sync_warp(void);
 void fg_emu_pause(void);
@@ -173,6 +174,20 @@ static inline void imma(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t
     }
 }
 
+static inline void imma_codes(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1,
+                              int32_t c0, int32_t c1)
+{
+    uint32_t low[4], high[4];
+    int32_t x[4], y[4];
+    for (int i = 0; i < 4; i++) { /* 0 .. 127, and half of 128, of a byte */
+        low[i] = a[i] & 0x7f7f7f7fu;
+        high[i] = a[i] >> 1 & 0x40404040u;
+    }
+    imma(x, low, b0, b1);
+    imma(y, high, b0, b1);
+    for (int i = 0; i < 4; i++) d[i] = x[i] + 2 * y[i] + (i % 2 == 0 ? c0 : c1);
+}
+
 static inline void imma_add(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
     int32_t x[4];
@@ -206,6 +221,13 @@ static inline void cp_commit(void)
 {
 }
 template <int N> static inline void cp_wait(void)
+{
+}
+static inline void wait_for_earlier(void)
+{
+    fg_emu_waited++;
+}
+static inline void let_later_begin(void)
 {
 }
 static inline uint32_t ld_system(const uint32_t *p)

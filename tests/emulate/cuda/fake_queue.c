@@ -90,6 +90,7 @@ typedef struct op {
     op_kind kind;
     fg_cuda_kernel kernel;
     uint32_t grid[3], block, shared;
+    bool early; /* launched by fg_fake_launch_ex */
     void *args; /* a copy of the launch's, or of what a copy from pageable memory has read */
     void *to;
     const void *from;
@@ -192,7 +193,7 @@ static void run_kernel(const op *o)
         args = &post;
     }
     const int r = fg_emu_run(o->kernel, o->grid, o->block, o->shared, args, *n_args_of[o->kernel]);
-    if (r == 0) return;
+    if (r == 0 && (!o->early || fg_emu_has_waited(o->grid, o->block))) return;
     fake_lock();
     fake.sticky = CU_LAUNCH_FAILED;
     fake_unlock();
@@ -485,34 +486,52 @@ int fg_fake_event_time(float *ms, fg_cu_event from, fg_cu_event to)
 
 /* ---- launches and copies ---- */
 
-int fg_fake_launch(fg_cu_function f, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
-                   fg_cu_stream stream, void **params, void **extra)
+static int launch(fg_cu_function f, const fg_cu_config *c, bool early, void **params, void **extra)
 {
     const size_t n_args = *n_args_of[f->kernel];
-    int r = enter_stream(stream);
+    int r = enter_stream(c->stream);
     if (r != 0) return r;
-    const uint64_t blocks = (uint64_t)block_x * block_y * block_z;
+    const uint64_t blocks = (uint64_t)c->block[0] * c->block[1] * c->block[2];
     op o = {.kind = OP_KERNEL,
             .kernel = f->kernel,
-            .grid = {grid_x, grid_y, grid_z},
-            .block = block_x,
-            .shared = shared};
+            .grid = {c->grid[0], c->grid[1], c->grid[2]},
+            .block = c->block[0],
+            .shared = c->shared,
+            .early = early};
     if (++fake.n_launch == fake.launch) {
         r = CU_LAUNCH_OUT_OF_RESOURCES;
-    } else if (extra != NULL || blocks == 0 || blocks > 1024 || block_x != blocks || grid_x == 0 ||
-               grid_x >> 31 != 0 || grid_y == 0 || grid_y > 65535 || grid_z == 0 ||
-               grid_z > 65535 || shared > f->max_shared) {
+    } else if (extra != NULL || blocks == 0 || blocks > 1024 || c->block[0] != blocks ||
+               c->grid[0] == 0 || c->grid[0] >> 31 != 0 || c->grid[1] == 0 || c->grid[1] > 65535 ||
+               c->grid[2] == 0 || c->grid[2] > 65535 || c->shared > f->max_shared) {
         r = fake_misuse(CU_INVALID_VALUE, "%s: grid %u %u %u, block %u, shared %u",
-                        fg_cuda_kernel_name[f->kernel], grid_x, grid_y, grid_z, block_x, shared);
+                        fg_cuda_kernel_name[f->kernel], c->grid[0], c->grid[1], c->grid[2],
+                        c->block[0], c->shared);
     } else {
         o.args = malloc(n_args);
         if (o.args == NULL) abort();
         memcpy(o.args, params[0], n_args);
-        r = submit(stream, &o);
+        r = submit(c->stream, &o);
     }
     fake_unlock();
     return r;
+}
+
+int fg_fake_launch(fg_cu_function f, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                   fg_cu_stream stream, void **params, void **extra)
+{
+    const fg_cu_config c = {.grid = {grid_x, grid_y, grid_z},
+                            .block = {block_x, block_y, block_z},
+                            .shared = shared,
+                            .stream = stream};
+    return launch(f, &c, false, params, extra);
+}
+
+int fg_fake_launch_ex(const fg_cu_config *c, fg_cu_function f, void **params, void **extra)
+{
+    const bool known = c->n_attribute == 1 && c->attribute->id == FG_CU_EARLY;
+    if (!known) return CU_INVALID_VALUE;
+    return launch(f, c, c->attribute->value == 1, params, extra);
 }
 
 /* What is not pinned is read at once, as a driver stages it, or waited for. */
