@@ -43,3 +43,19 @@ FG_TEST(a_launch_that_no_card_accepts)
     CHECK(fg_emu_run(FG_CUDA_probe, none, 32, 0, &p, sizeof p) == 1);
     CHECK(fg_emu_run(FG_CUDA_probe, grid, 32, FG_EMU_SHARED + 1, &p, sizeof p) == 1);
 }
+
+/* The probe does not wait for anybody, so it must not be launched like that. */
+FG_TEST(an_early_kernel_that_does_not_wait_is_seen)
+{
+    CONTROLS_OF_THE_EMULATOR;
+    fg_emu_log log;
+    const fg_cuda_queue q = fg_emu_queue(&log);
+    const fg_cuda_probe p = {0};
+    fg_cuda_launch l = {
+        .kernel = FG_CUDA_probe, .grid = {1, 1, 1}, .block = 32, .args = &p, .n_args = sizeof p};
+    q.launch(q.ctx, &l);
+    CHECK(log.result == 0);
+    l.early = true;
+    q.launch(q.ctx, &l);
+    CHECK(log.result != 0);
+}
