@@ -119,7 +119,7 @@ template <int K> FG_DEV const uint8_t *place_of(const gemv_work &w, gemv_place a
  * stored, since nothing else is to be done meanwhile. */
 template <int K> FG_DEV void gemv_fill(const gemv_work &w, const fg_act128 *act)
 {
-    enum { EACH = 4 };
+    enum { EACH = 2 }; /* as many as a thread of the usual block has */
     const uint32_t id = threadIdx.x, n_thread = blockDim.x, n_word = 16 * w.n;
     float d = 0.0f;
     uint2 s = {0, 0};
