@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Experts on the card: those that stay (residents), and in passes of many rows those that are
- * copied to it for one layer of one pass, through a few slots, so that copies run while the products
- * of others do, and those of the next layer while its attention is computed.
+ * copied to it for one layer of one pass, through a few slots, so that copies run while the
+ * products of others do, and those of the next layer while its attention is computed.
  */
 #include <string.h>
 

@@ -195,7 +195,8 @@ void fg_cu_experts_few(cu_device *c, uint32_t layer);
 void fg_cu_experts_order(cu_device *c);
 void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
 fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
-/* Experts of a layer whose routing is not known yet set out: in a pass of many rows all are used. */
+/* Experts of a layer whose routing is not known yet set out: in a pass of many rows all are used.
+ * */
 fg_status fg_cu_experts_ahead(cu_device *c, uint32_t layer, fg_err *err);
 void fg_cu_experts_forget(cu_device *c); /* those of a pass that ended */
 /* Rows of the host's experts go to the card, and what it took is noted. */
