@@ -115,10 +115,11 @@ typedef struct cu_device {
     cu_memory slots;     /* none: experts are not copied for a pass */
     cu_slot slot[FG_GPU_SLOTS];
     uint32_t n_slot;
-    uint32_t turn;     /* slot that is next */
-    uint32_t n_copied; /* experts, for this layer */
-    bool *mine;        /* [n_expert] of this layer */
-    uint32_t *from;    /* [from_room] token of each sorted row */
+    uint32_t turn;      /* slot that is next */
+    uint32_t n_copied;  /* experts, for this layer */
+    fg_cu_event joined; /* with the host's rows, before the next layer */
+    bool *mine;         /* [n_expert] of this layer */
+    uint32_t *from;     /* [from_room] token of each sorted row */
     uint64_t from_room;
     fg_share_rates rates;
     uint64_t started_ns; /* the host's experts of this layer */
