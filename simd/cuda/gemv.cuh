@@ -144,9 +144,10 @@ template <int K> FG_DEV void gemv_fill(const gemv_work &w, const fg_act128 *act)
         w.d[id] = d;
         if (has_offset<K>()) { /* sums are int16, two in a word */
             const int32_t of = byte_of(lowest<K>(), 0);
-            w.shift[2 * id] = {(uint32_t)(of * (int16_t)s.x), (uint32_t)(of * ((int32_t)s.x >> 16))};
-            w.shift[2 * id + 1] = {(uint32_t)(of * (int16_t)s.y),
-                                   (uint32_t)(of * ((int32_t)s.y >> 16))};
+            const int32_t s0 = (int16_t)s.x, s1 = (int32_t)s.x >> 16;
+            const int32_t s2 = (int16_t)s.y, s3 = (int32_t)s.y >> 16;
+            w.shift[2 * id] = {(uint32_t)(of * s0), (uint32_t)(of * s1)};
+            w.shift[2 * id + 1] = {(uint32_t)(of * s2), (uint32_t)(of * s3)};
         }
     }
     sync_block();

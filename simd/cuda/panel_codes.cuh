@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Weights of a superblock (src/format/FORMAT.md 6), for the kinds that have codes: where a warp loads
- * them, and what they are as bytes.
+ * Weights of a superblock (src/format/FORMAT.md 6), for the kinds that have codes: where a warp
+ * loads them, and what they are as bytes.
  */
 #ifndef FG_SIMD_CUDA_PANEL_CODES_CUH
 #define FG_SIMD_CUDA_PANEL_CODES_CUH
@@ -38,9 +38,9 @@ FG_DEV const fg_card_matrix *find_panel(const fg_card_matrix *m, uint32_t *p)
     return m;
 }
 
-/* A superblock as a lane of a warp has it: lane (g = lane / 4, t = lane % 4) has rows 2g and 2g + 1 of
- * line t of each group, which stand for rows g and g + 8 of a fragment of mma.m16n8k32; so a group
- * comes in one piece of 256 bytes.  s: scales of the two rows, w and t: per group its words. */
+/* A superblock as a lane of a warp has it: lane (g = lane / 4, t = lane % 4) has rows 2g and 2g + 1
+ * of line t of each group, which stand for rows g and g + 8 of a fragment of mma.m16n8k32; so a
+ * group comes in one piece of 256 bytes.  s: scales of the rows, w and t: per group its words. */
 template <int K> struct lane_sb {
     uint2 s, w[K == FG_KIND_Q8 ? 8 : 4], t[K == FG_KIND_Q6 ? 8 : K == FG_KIND_Q5 ? 4 : 1];
 };

@@ -169,8 +169,8 @@ template <int N> FG_DEV void cp_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
-/* A kernel that was launched early has nothing of the kernels in front of it before this returns; by
- * all its threads.  What it may read before: weights. */
+/* A kernel that was launched early has nothing of the kernels in front of it before this returns;
+ * by all its threads.  What it may read before: weights. */
 FG_DEV void wait_for_earlier(void)
 {
 #if __CUDA_ARCH__ >= 900

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Experts on the card: those that stay (residents), and in passes of many rows those that are
- * copied to it for one layer of one pass, through a few slots, so that copies run while the products
- * of others do, and those of the next layer while its attention is computed.
+ * copied to it for one layer of one pass, through a few slots, so that copies run while the
+ * products of others do, and those of the next layer while its attention is computed.
  */
 #include <string.h>
 
@@ -114,6 +114,7 @@ void fg_cu_experts_close(cu_device *c)
     }
     fg_cu_give(c, &c->move.memory);
     if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
+    if (c->joined != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->joined);
     for (uint32_t k = 0; k < FG_GPU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
@@ -296,6 +297,7 @@ static fg_status begin_filling(cu_device *c, fg_err *err)
     c->filled = true;
     FG_TRY(make_slots(c, err));
     FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
+    FG_TRY(fg_cu_check(c, c->d->event_create(&c->joined, FG_CU_EVENT_NO_TIME), "event", err));
     start_counts(c);
     return FG_OK;
 }
@@ -603,6 +605,8 @@ fg_status fg_cu_experts_ahead(cu_device *c, uint32_t l, fg_err *err)
 {
     if (c->few || c->slots.p == 0 || l >= c->m->shape->n_layer) return FG_OK;
     const uint32_t n = c->n_copied < c->n_slot ? c->n_copied : c->n_slot;
+    /* not before the rows of the host: they would wait behind these, and the layer for them */
+    FG_TRY(fg_cu_check(c, c->d->stream_wait(c->copy, c->joined, 0), "expert", err));
     for (uint32_t k = 0; k < n; k++) {
         uint32_t best = CU_NOBODY;
         cu_slot *slot;

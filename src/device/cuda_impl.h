@@ -115,10 +115,11 @@ typedef struct cu_device {
     cu_memory slots;     /* none: experts are not copied for a pass */
     cu_slot slot[FG_GPU_SLOTS];
     uint32_t n_slot;
-    uint32_t turn;     /* slot that is next */
-    uint32_t n_copied; /* experts, for this layer */
-    bool *mine;        /* [n_expert] of this layer */
-    uint32_t *from;    /* [from_room] token of each sorted row */
+    uint32_t turn;      /* slot that is next */
+    uint32_t n_copied;  /* experts, for this layer */
+    fg_cu_event joined; /* with the host's rows, before the next layer */
+    bool *mine;         /* [n_expert] of this layer */
+    uint32_t *from;     /* [from_room] token of each sorted row */
     uint64_t from_room;
     fg_share_rates rates;
     uint64_t started_ns; /* the host's experts of this layer */
@@ -195,7 +196,8 @@ void fg_cu_experts_few(cu_device *c, uint32_t layer);
 void fg_cu_experts_order(cu_device *c);
 void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
 fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
-/* Experts of a layer whose routing is not known yet set out: in a pass of many rows all are used. */
+/* Experts of a layer whose routing is not known yet set out: in a pass of many rows all are used.
+ * */
 fg_status fg_cu_experts_ahead(cu_device *c, uint32_t layer, fg_err *err);
 void fg_cu_experts_forget(cu_device *c); /* those of a pass that ended */
 /* Rows of the host's experts go to the card, and what it took is noted. */

@@ -496,6 +496,9 @@ fg_status fg_cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
     }
     fg_cuda_join_rows(&c->ops, &j);
     FG_TRY(fg_cu_launched(c, err));
+    if (c->joined != NULL) {
+        FG_TRY(fg_cu_check(c, c->d->event_record(c->joined, c->main), "event", err));
+    }
     c->next = l + 1;
     /* x is shown before the next layer has its way with it */
     if (!shows_hidden(c->b)) FG_TRY(launch_next(c, err));

@@ -19,8 +19,8 @@
  * left free for passes larger than the first (the device stops adding experts there). */
 #define FG_GPU_CONTEXT_BYTES ((uint64_t)1 << 30)
 #define FG_GPU_RESERVE_BYTES ((uint64_t)2 << 30)
-/* For experts that pass through: enough to be filled while a layer's attention is computed, or where
- * that is too much, enough for copies and products side by side. */
+/* For experts that pass through: enough to be filled while a layer's attention is computed, or
+ * where that is too much, enough for copies and products side by side. */
 enum { FG_GPU_SLOTS = 8, FG_GPU_LEAST_SLOTS = 3 };
 
 typedef struct fg_gpu_memory_opts {

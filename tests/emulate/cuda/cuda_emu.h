@@ -19,8 +19,8 @@ enum { FG_EMU_SM = 4, FG_EMU_SHARED = 99 * 1024 };
 int fg_emu_run(fg_cuda_kernel kernel, const uint32_t grid[3], uint32_t block, uint32_t shared,
                const void *args, size_t n_args);
 
-/* Every thread of what this thread ran last has called wait_for_earlier, as those of a kernel that is
- * launched early must. */
+/* Every thread of what this thread ran last has called wait_for_earlier, as those of a kernel that
+ * is launched early must. */
 bool fg_emu_has_waited(const uint32_t grid[3], uint32_t block);
 
 /* Order in which threads are resumed from now on: 0 by number, else random from this seed, with
