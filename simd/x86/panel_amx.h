@@ -259,9 +259,10 @@ INLINE void amx_line(amx_kind kind, const amx_lines *c, int n, __m512i table)
 INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_planes *to, int k,
                        int n, amx_lines *c)
 {
+    const int n_line = LINES / n;
     UNROLL
-    for (int i = 0; i < LINES / n; i++) {
-        const int at = k * (LINES / n) + i, g = at / QUADS;
+    for (int i = 0; i < n_line; i++) {
+        const int at = k * n_line + i, g = at / QUADS;
         if (at % QUADS == 0) {
             if (g == 0) amx_ask(sb);
             kind.begin(c, load512(sb), g);

@@ -122,8 +122,7 @@ static void print_memory(const fg_gpu_card *c, const fg_gpu_memory *m, uint64_t 
                cli_bytes((double)(m->needed - c->bytes)), cli_bytes((double)m->needed));
         return;
     }
-    const uint64_t n_slot = m->expert == 0 ? 0 : m->slots / m->expert;
-    (void)snprintf(name, sizeof name, "%d experts passing through", (int)n_slot);
+    (void)snprintf(name, sizeof name, "%d experts passing through", FG_GPU_SLOTS);
     if (m->streams) print_line(name, m->slots);
     print_line("kept free", m->reserve);
     print_line("experts that stay", m->resident);

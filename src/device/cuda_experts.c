@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
  * Experts on the card: those that stay (residents), and in passes of many rows those that are
- * copied to it for one layer of one pass, through a few slots, so that copies run while the
- * products of others do, and those of the next layer while its attention is computed.
+ * copied to it for one layer of one pass, through three slots, so that a copy runs while the
+ * products of the one before do.
  */
 #include <string.h>
 
 #include "src/base/clock.h"
 #include "src/base/mem.h"
 #include "src/device/cuda_impl.h"
+#include "src/device/gpu_memory.h"
 #include "src/expert/heat.h"
 #include "src/sys/room.h"
 
@@ -114,8 +115,7 @@ void fg_cu_experts_close(cu_device *c)
     }
     fg_cu_give(c, &c->move.memory);
     if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
-    if (c->joined != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->joined);
-    for (uint32_t k = 0; k < FG_GPU_SLOTS && !c->gpu->hangs; k++) {
+    for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
     }
@@ -162,15 +162,9 @@ static fg_status make_slots(cu_device *c, fg_err *err)
     const uint64_t each = fg_round_up(c->most_bytes, 256);
     /* copies are made of the mapping: with another home that would be the file once more */
     if (strcmp(fg_weights_name(c->m->weights), "map") != 0) return FG_OK;
-    c->n_slot = FG_GPU_SLOTS;
-    if (fg_cu_take(c, &c->slots, FG_GPU_SLOTS * each, "slots", &why) != FG_OK) {
-        c->n_slot = FG_GPU_LEAST_SLOTS;
-        if (fg_cu_take(c, &c->slots, FG_GPU_LEAST_SLOTS * each, "slots", &why) != FG_OK)
-            return FG_OK;
-    }
+    if (fg_cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
     c->stats.work_bytes += c->slots.bytes;
-    fg_cu_experts_forget(c);
-    for (uint32_t k = 0; k < c->n_slot; k++) {
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
         c->slot[k].p = c->slots.p + k * each;
         FG_TRY(fg_cu_check(c, c->d->event_create(&c->slot[k].filled, FG_CU_EVENT_NO_TIME), "event",
                            err));
@@ -284,7 +278,6 @@ static fg_status reserve_with_experts(cu_device *c, fg_err *err)
     if (st == FG_ENOMEM && c->slots.p != 0) {
         c->stats.work_bytes -= c->slots.bytes;
         fg_cu_give(c, &c->slots);
-        c->n_slot = 0;
         st = fg_cu_work_reserve(c, n_row, &why);
     }
     if (st != FG_OK && err != NULL) *err = why;
@@ -297,7 +290,6 @@ static fg_status begin_filling(cu_device *c, fg_err *err)
     c->filled = true;
     FG_TRY(make_slots(c, err));
     FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
-    FG_TRY(fg_cu_check(c, c->d->event_create(&c->joined, FG_CU_EVENT_NO_TIME), "event", err));
     start_counts(c);
     return FG_OK;
 }
@@ -410,20 +402,6 @@ bool fg_cu_experts_yield(cu_device *c)
 
 /* ---- a layer ---- */
 
-/* The slot that was filled ahead with expert e of this layer; NULL: none was. */
-static cu_slot *ahead_of(cu_device *c, uint32_t e)
-{
-    for (uint32_t k = 0; k < c->n_slot; k++) {
-        if (c->slot[k].ahead == e) return &c->slot[k];
-    }
-    return NULL;
-}
-
-static bool is_resident(const cu_device *c, uint32_t l, uint32_t e)
-{
-    return c->resident[index_of(c, l, e)].p != 0;
-}
-
 void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
 {
     cu_device *c = (cu_device *)dev;
@@ -432,16 +410,13 @@ void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool 
     uint64_t rows[3] = {0};
     if (l == 0) fg_hot_fade(&c->hot, c->b->n_tok);
     fg_hot_saw(&c->hot, l, n_row, c->b->n_tok);
-    for (uint32_t e = 0; e < n; e++) there[e] = is_resident(c, l, e) || ahead_of(c, e) != NULL;
+    for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
     const bool streams = !c->few && c->slots.p != 0;
-    c->n_copied = fg_device_share(n_row, n, there, streams, &c->rates, mine);
+    (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
     for (uint32_t e = 0; e < n; e++) { /* a token of NaN has the same expert several times */
         if (!c->few && n_row[e] > c->work.n_row) mine[e] = false;
     }
-    for (uint32_t e = 0; e < n; e++) {
-        rows[!mine[e] ? 0 : is_resident(c, l, e) ? 1 : 2] += n_row[e];
-        c->n_copied += mine[e] && ahead_of(c, e) != NULL;
-    }
+    for (uint32_t e = 0; e < n; e++) rows[!mine[e] ? 0 : there[e] ? 1 : 2] += n_row[e];
     for (size_t k = 0; k < 3; k++) c->stats.n_expert_rows[k] += rows[k];
     memcpy(c->mine, mine, n * sizeof *mine);
 }
@@ -538,45 +513,18 @@ static void run_expert(cu_device *c, uint32_t l, uint32_t e, const fg_cuda_exper
     fg_cuda_multiply(&c->ops, &out, 1, n, w->multiply);
 }
 
-/* Expert e of layer l sets out to the slot whose turn it is. */
-static fg_status send_expert(cu_device *c, uint32_t l, uint32_t e, cu_slot **out, fg_err *err)
+static fg_status run_streamed(cu_device *c, uint32_t l, uint32_t e, fg_err *err)
 {
     const fg_driver *d = c->d;
-    cu_slot *slot = *out = &c->slot[c->turn++ % c->n_slot];
-    slot->ahead = CU_NOBODY;
+    cu_slot *slot = &c->slot[c->turn++ % CU_SLOTS];
     pin(c, l, e);
     FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
     FG_TRY(copy_expert(c, l, e, slot->p, c->copy, err));
-    return fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err);
-}
-
-static fg_status run_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot *slot, fg_err *err)
-{
-    const fg_driver *d = c->d;
+    FG_TRY(fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
     FG_TRY(fg_cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
     const fg_cuda_expert x = expert_at(c, l, e, slot->p);
     run_expert(c, l, e, &x);
     return fg_cu_check(c, d->event_record(slot->free, c->main), "slot", err);
-}
-
-/* Those that came ahead, in their order, then the others. */
-static fg_status run_streamed(cu_device *c, uint32_t l, fg_err *err)
-{
-    for (uint32_t k = 0; k < c->n_slot; k++) {
-        cu_slot *slot = &c->slot[(c->turn + k) % c->n_slot];
-        const uint32_t e = slot->ahead;
-        slot->ahead = CU_NOBODY;
-        if (e == CU_NOBODY || !c->mine[e]) continue;
-        c->mine[e] = false;
-        FG_TRY(run_slot(c, l, e, slot, err));
-    }
-    for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
-        cu_slot *slot;
-        if (!c->mine[e] || is_resident(c, l, e)) continue;
-        FG_TRY(send_expert(c, l, e, &slot, err));
-        FG_TRY(run_slot(c, l, e, slot, err));
-    }
-    return FG_OK;
 }
 
 fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
@@ -586,40 +534,19 @@ fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
         return fg_cu_launched(c, err);
     }
     FG_TRY(send_order(c, err));
-    for (uint32_t e = 0; e < c->m->shape->n_expert; e++) { /* those that are there first */
-        if (!c->mine[e] || !is_resident(c, l, e)) continue;
-        const fg_cuda_expert x = expert_at(c, l, e, c->resident[index_of(c, l, e)].p);
-        run_expert(c, l, e, &x);
-    }
-    FG_TRY(run_streamed(c, l, err));
-    return fg_cu_launched(c, err);
-}
-
-void fg_cu_experts_forget(cu_device *c)
-{
-    for (uint32_t k = 0; k < c->n_slot; k++) c->slot[k].ahead = CU_NOBODY;
-}
-
-/* As many as this layer had copied, those that were used most of late. */
-fg_status fg_cu_experts_ahead(cu_device *c, uint32_t l, fg_err *err)
-{
-    if (c->few || c->slots.p == 0 || l >= c->m->shape->n_layer) return FG_OK;
-    const uint32_t n = c->n_copied < c->n_slot ? c->n_copied : c->n_slot;
-    /* not before the rows of the host: they would wait behind these, and the layer for them */
-    FG_TRY(fg_cu_check(c, c->d->stream_wait(c->copy, c->joined, 0), "expert", err));
-    for (uint32_t k = 0; k < n; k++) {
-        uint32_t best = CU_NOBODY;
-        cu_slot *slot;
+    for (uint32_t pass = 0; pass < 2; pass++) { /* those that are there first */
         for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
-            if (is_resident(c, l, e) || ahead_of(c, e) != NULL) continue;
-            const fg_hot_expert *x = &c->hot.expert[index_of(c, l, 0)];
-            if (best == CU_NOBODY || x[e].use > x[best].use) best = e;
+            const cu_memory *there = &c->resident[index_of(c, l, e)];
+            if (!c->mine[e] || (there->p != 0) != (pass == 0)) continue;
+            if (there->p != 0) {
+                const fg_cuda_expert x = expert_at(c, l, e, there->p);
+                run_expert(c, l, e, &x);
+            } else {
+                FG_TRY(run_streamed(c, l, e, err));
+            }
         }
-        if (best == CU_NOBODY) break;
-        FG_TRY(send_expert(c, l, best, &slot, err));
-        slot->ahead = best;
     }
-    return FG_OK;
+    return fg_cu_launched(c, err);
 }
 
 /* What the host needed, against what was expected of it: the next layer is shared by it. */

@@ -8,7 +8,6 @@
 #define FG_SRC_DEVICE_CUDA_IMPL_H
 
 #include "src/device/driver.h"
-#include "src/device/gpu_memory.h"
 #include "src/expert/hot.h"
 #include "src/device/share.h"
 #include "src/model/device.h"
@@ -44,10 +43,8 @@ typedef struct cu_work {
 typedef struct cu_slot {
     uint64_t p;
     fg_cu_event filled, free;
-    uint32_t ahead; /* expert of the coming layer that it holds, or CU_NOBODY */
 } cu_slot;
-enum { CU_MAX_SEQ = 256 };
-#define CU_NOBODY UINT32_MAX
+enum { CU_SLOTS = 3, CU_MAX_SEQ = 256 };
 
 /* An expert on its way to the place of one that was on the card. */
 typedef struct cu_move {
@@ -113,13 +110,10 @@ typedef struct cu_device {
     bool filled;         /* slots were made, and counts begun */
     uint64_t fill_ns;    /* no resident is added before; 0: none was looked for yet */
     cu_memory slots;     /* none: experts are not copied for a pass */
-    cu_slot slot[FG_GPU_SLOTS];
-    uint32_t n_slot;
-    uint32_t turn;      /* slot that is next */
-    uint32_t n_copied;  /* experts, for this layer */
-    fg_cu_event joined; /* with the host's rows, before the next layer */
-    bool *mine;         /* [n_expert] of this layer */
-    uint32_t *from;     /* [from_room] token of each sorted row */
+    cu_slot slot[CU_SLOTS];
+    uint32_t turn;  /* slot that is next */
+    bool *mine;     /* [n_expert] of this layer */
+    uint32_t *from; /* [from_room] token of each sorted row */
     uint64_t from_room;
     fg_share_rates rates;
     uint64_t started_ns; /* the host's experts of this layer */
@@ -196,10 +190,6 @@ void fg_cu_experts_few(cu_device *c, uint32_t layer);
 void fg_cu_experts_order(cu_device *c);
 void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
 fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
-/* Experts of a layer whose routing is not known yet set out: in a pass of many rows all are used.
- * */
-fg_status fg_cu_experts_ahead(cu_device *c, uint32_t layer, fg_err *err);
-void fg_cu_experts_forget(cu_device *c); /* those of a pass that ended */
 /* Rows of the host's experts go to the card, and what it took is noted. */
 fg_status fg_cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);
 

@@ -450,7 +450,6 @@ fg_status fg_cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
     c->queue.result = 0;
     c->few = b->n_tok <= FG_CUDA_FEW;
     c->in_graph = b->n_tok == 1 && !shows_hidden(b);
-    fg_cu_experts_forget(c);
     stage_block(c);
     set_abort(c, 0);
     if (c->in_graph) return begin_token(c, err);
@@ -496,13 +495,9 @@ fg_status fg_cu_done(fg_device *dev, uint32_t l, fg_status status, fg_err *err)
     }
     fg_cuda_join_rows(&c->ops, &j);
     FG_TRY(fg_cu_launched(c, err));
-    if (c->joined != NULL) {
-        FG_TRY(fg_cu_check(c, c->d->event_record(c->joined, c->main), "event", err));
-    }
     c->next = l + 1;
     /* x is shown before the next layer has its way with it */
-    if (!shows_hidden(c->b)) FG_TRY(launch_next(c, err));
-    return fg_cu_experts_ahead(c, c->next, err);
+    return shows_hidden(c->b) ? FG_OK : launch_next(c, err);
 }
 
 fg_status fg_cu_hidden(fg_device *dev, fg_err *err)

@@ -131,7 +131,6 @@ static void add_experts(fg_gpu_memory *m, uint64_t bytes)
     m->fits = m->needed <= bytes;
     if (!m->fits) return;
     uint64_t left = bytes - m->needed;
-    if (m->slots > left) m->slots = FG_GPU_LEAST_SLOTS * up(m->expert);
     m->streams = m->slots <= left;
     if (m->streams) left -= m->slots;
     m->reserve = left < FG_GPU_RESERVE_BYTES ? left : FG_GPU_RESERVE_BYTES;

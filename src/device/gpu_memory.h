@@ -19,9 +19,7 @@
  * left free for passes larger than the first (the device stops adding experts there). */
 #define FG_GPU_CONTEXT_BYTES ((uint64_t)1 << 30)
 #define FG_GPU_RESERVE_BYTES ((uint64_t)2 << 30)
-/* For experts that pass through: enough to be filled while a layer's attention is computed, or
- * where that is too much, enough for copies and products side by side. */
-enum { FG_GPU_SLOTS = 8, FG_GPU_LEAST_SLOTS = 3 };
+enum { FG_GPU_SLOTS = 3 }; /* for experts that pass through */
 
 typedef struct fg_gpu_memory_opts {
     uint64_t bytes;   /* of the card that may be used */
@@ -39,7 +37,7 @@ typedef struct fg_gpu_memory {
     uint64_t lightning;  /* states of a session */
     uint64_t kv;         /* its key-value cache */
     uint64_t work;       /* activations, and the work of attention */
-    uint64_t slots;      /* FG_GPU_SLOTS of the largest expert, or FG_GPU_LEAST_SLOTS */
+    uint64_t slots;      /* FG_GPU_SLOTS of the largest expert */
     uint64_t table;      /* of experts; and a pass's own */
     uint64_t context;    /* FG_GPU_CONTEXT_BYTES */
     uint64_t reserve;    /* FG_GPU_RESERVE_BYTES, at most what is left */

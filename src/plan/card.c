@@ -179,16 +179,15 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card
     }
 }
 
-/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied,
- * up to `ahead` of them before. */
+/* The longer side of a layer's experts: `met`, of which `there` are on the card and x are copied.
+ * */
 typedef struct sides {
-    double met, there, host_each, card_each, copy_each, ahead;
+    double met, there, host_each, card_each, copy_each;
 } sides;
 
 static double longer_side(const sides *y, double x)
 {
-    const double copied = larger(0.0, x - y->ahead) * y->copy_each;
-    const double card = larger(copied, (y->there + x) * y->card_each);
+    const double card = larger(x * y->copy_each, (y->there + x) * y->card_each);
     return larger(card, (y->met - y->there - x) * y->host_each);
 }
 
@@ -228,11 +227,7 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
     out->layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6;
     const double other = out->card_s + out->layers_s;
     const bool streams = x->m->streams && (x->f->resident || !x->f->fits);
-    if (streams) {
-        const double slots = (double)x->m->slots / (double)x->m->expert;
-        y.ahead = smaller(slots, out->card_s / s->n_layer / y.copy_each);
-        out->n_copied = best_copies(&y);
-    }
+    if (streams) out->n_copied = best_copies(&y);
     out->experts_s = s->n_layer * longer_side(&y, 0.0);
     out->tok_s = n * inverse(other + out->experts_s);
     out->shared_tok_s = n * inverse(other + s->n_layer * longer_side(&y, out->n_copied));

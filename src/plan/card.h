@@ -24,8 +24,7 @@
  * on the card take their arithmetic at gemm_gmacs, one that is copied also B / copy, overlapped
  * with it; one on the host the longer of its read and its arithmetic.  x experts of a layer are
  * copied: as many as make the longer of both sides the shortest; that is the rule of
- * src/device/share.h for equal experts.  The first FG_GPU_SLOTS of them come while the layer's
- * attention is computed, as far as that lasts.  With --ram none is copied.
+ * src/device/share.h for equal experts.  With --ram none is copied.
  */
 #ifndef FG_SRC_PLAN_CARD_H
 #define FG_SRC_PLAN_CARD_H
