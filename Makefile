@@ -135,7 +135,11 @@ AMX     := -mavx512vbmi -mamx-tile -mamx-int8
 $(BUILD)/simd/x86/%_amx.o: ISA := $(AVX512) $(AMX)
 
 ifeq ($(ARCH),x86_64)
-$(BUILD)/tests/amx_shim.o: ISA := $(AVX512)
+# Unrolled by hand as they are, they take minutes with -O3: the check of bits needs none of it.
+$(BUILD)/tests/amx_shim.o: ISA := $(AVX512) -O1
+ifneq ($(SAN),)
+$(BUILD)/simd/x86/panel_amx.o: ISA := $(AVX512) $(AMX) -O1
+endif
 endif
 $(BUILD)/src/device/module.o: ISA := -DFG_LIBDIR='"$(LIBDIR)"'
 ifeq ($(BLAS),link)
@@ -171,7 +175,7 @@ $(BUILD)/tests/cli/test_progress $(BUILD)/tests/cli/test_terminal: $(filter-out 
 # Unrolled intrinsics take gcc a minute a file with address checks and clang half an hour; checkasm
 # has their arrays end at guard pages instead.
 ifneq ($(findstring address,$(SAN)),)
-$(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
+$(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o $(BUILD)/tests/amx_shim.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
 # The card's kernels: one module of code for sm_80, of code for sm_90, whose launches may begin early, and
 # of that one's PTX for newer cards, behind a line that says of which headers (simd/cuda/cuda_image.h).  The same for every CC; nothing of CUDA is needed without it.
