@@ -111,6 +111,7 @@ class Chat:
             while os.tcgetpgrp(0) != os.getpid():
                 time.sleep(0.001)
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
             keep = {k: v for k, v in os.environ.items() if k in ("PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "HOME")}
             os.environ.clear()
             os.environ.update({**keep, "TERM": term, **env})
