@@ -120,7 +120,7 @@ static fg_status catch_up_from(fg_saved *k, uint64_t from, fg_err *err)
     if (same > from) same = from;
     if (same < h->n_id) FG_TRY(undo(k, same, err));
     if (!fg_log_put_ids(&k->log, ids, same, pos)) return fg_fail_nomem(err, k->folder.path);
-    memcpy(h->id + same, ids + same, (size_t)(pos - same) * sizeof *ids);
+    if (pos > same) memcpy(h->id + same, ids + same, (size_t)(pos - same) * sizeof *ids);
     h->n_id = (size_t)pos;
     return FG_OK;
 }
