@@ -178,7 +178,8 @@ ifneq ($(findstring address,$(SAN)),)
 $(BUILD)/simd/x86/%.o $(BUILD)/simd/arm/%.o $(BUILD)/tests/amx_shim.o: SANF := $(if $(findstring fuzzer,$(SAN)),,-fsanitize=undefined -fno-sanitize-recover=undefined)
 endif
 # The card's kernels: one module of code for sm_80, of code for sm_90, whose launches may begin early, and
-# of that one's PTX for newer cards, behind a line that says of which headers (simd/cuda/cuda_image.h).  The same for every CC; nothing of CUDA is needed without it.
+# of that one's PTX for newer cards, behind a line that says of which headers (simd/cuda/cuda_image.h).
+# The same for every CC; nothing of CUDA is needed without it.
 NVCC    ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 CU_SRCS := $(sort $(wildcard simd/cuda/*.cu))
 CU_ABI_FILES := $(sort $(wildcard simd/cuda/*.h simd/cuda/*.inc)) simd/kernels.h quant/qtype.h quant/types.inc

@@ -9,6 +9,7 @@
 #include "src/base/mem.h"
 #include "src/cli/commands.h"
 #include "src/cli/origin.h"
+#include "src/cli/state_dir.h"
 
 static int show(int argc, char **argv);
 static int create(int argc, char **argv);
@@ -142,7 +143,7 @@ static fg_status add_pinned(const fg_public_key *k, fg_err *err)
     fg_status st = FG_OK;
     if (fg_io_exists(path)) st = fg_io_read_all(path, 1 << 16, &old, &n, err);
     if (st == FG_OK) {
-        origin_make_folders(path);
+        cli_make_folders(path);
         fg_buf_put(&b, old, n);
         if (n > 0 && old[n - 1] != '\n') fg_buf_u8(&b, '\n');
         fg_public_key_print(&b, k);

@@ -459,7 +459,7 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
     for (int k = 0; k < RULES && w->rule[k].rights != 0; k++) {
         const rule *r = &w->rule[k];
         const char *path = path_of(l, r, pinned);
-        if (path != NULL && (r->rights & PINNED)) origin_make_folders(pinned);
+        if (path != NULL && (r->rights & PINNED)) cli_make_folders(pinned);
         if (path == NULL || (r->when != NULL && !is_given(l, r->when))) continue;
         if (r->rights & STATE) {
             (void)fg_sandbox_allow(s, path, r->rights & (READ | WRITE | MAKE | REMOVE | TREE));

@@ -23,6 +23,7 @@
 #include "src/base/utf8.h"
 #include "src/cli/common.h"
 #include "src/cli/keys.h"
+#include "src/cli/state_dir.h"
 #include "src/cli/tty.h"
 
 /* What is pasted beyond this is shown as a mark of one line: libedit draws all that it holds at
@@ -705,24 +706,13 @@ static void load_history(line_reader *r, char *text, size_t n, fg_buf *kept)
     }
 }
 
-void line_make_folders(const char *path)
-{
-    char *copy = fg_mem_strndup(path, strlen(path));
-    for (char *p = copy == NULL ? NULL : strchr(copy + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
-        *p = '\0';
-        (void)mkdir(copy, S_IRWXU);
-        *p = '/';
-    }
-    fg_mem_free(copy);
-}
-
 fg_status line_keep(line_reader *r, const char *path, fg_err *err)
 {
     enum { FILE_MAX = 64 << 20, FILE_USUAL = 2 << 20 };
     char *text = NULL;
     size_t n = 0;
     if (r->el == NULL) return FG_OK;
-    line_make_folders(path);
+    cli_make_folders(path);
     if (fg_io_exists(path)) FG_TRY(fg_io_read_all(path, FILE_MAX, &text, &n, err));
     fg_buf kept = {0};
     load_history(r, text, n, &kept);

@@ -27,10 +27,6 @@ void line_close(line_reader *r); /* accepts NULL */
 enum { LINE_HISTORY = 1000 };
 fg_status line_keep(line_reader *r, const char *path, fg_err *err);
 
-/* Makes the folders above a path, for the user alone; what cannot be made is noticed by whoever
- * opens the file. */
-void line_make_folders(const char *path);
-
 typedef enum line_result {
     LINE_TEXT,
     LINE_DROPPED, /* Ctrl-C: nothing was entered */

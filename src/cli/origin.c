@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
@@ -19,15 +18,6 @@ char *origin_pinned_path(fg_err *err)
     char *p = fg_io_join(xdg ? dir : home, xdg ? "fulgur/keys" : ".config/fulgur/keys");
     if (p == NULL) (void)fg_fail_nomem(err, "pinned keys");
     return p;
-}
-
-void origin_make_folders(char *path)
-{
-    for (char *p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
-        *p = '\0';
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
 }
 
 bool origin_is_pinned(const fg_public_key *k)

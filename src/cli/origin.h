@@ -57,8 +57,6 @@ void origin_free(origin *o);
 /* $XDG_CONFIG_HOME/fulgur/keys or that below ~/.config; NULL with FG_EIO when neither is set;
  * freed with fg_mem_free. */
 char *origin_pinned_path(fg_err *err);
-/* The folders of a path that are not there yet; it is written to, and put back. */
-void origin_make_folders(char *path);
 bool origin_is_pinned(const fg_public_key *k);
 
 #endif

@@ -12,7 +12,6 @@
 
 #include "src/base/io.h"
 #include "src/base/mem.h"
-#include "src/cli/line.h"
 
 fg_status cli_state_path(char **out, const char *name, fg_err *err)
 {
@@ -29,6 +28,17 @@ fg_status cli_state_path(char **out, const char *name, fg_err *err)
     return *out == NULL ? fg_fail_nomem(err, name) : FG_OK;
 }
 
+void cli_make_folders(const char *path)
+{
+    char *copy = fg_mem_strndup(path, strlen(path));
+    for (char *p = copy == NULL ? NULL : strchr(copy + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
+        *p = '\0';
+        (void)mkdir(copy, S_IRWXU);
+        *p = '/';
+    }
+    fg_mem_free(copy);
+}
+
 /* ---- held ---- */
 
 static struct {
@@ -43,7 +53,7 @@ static int open_locked(const char *in_it)
     enum { TRIES = 20 };
     for (int i = 0; i < TRIES; i++) {
         struct stat sb;
-        line_make_folders(in_it);
+        cli_make_folders(in_it);
         const int fd = open(held.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0) continue;
         if (flock(fd, LOCK_SH | LOCK_NB) == 0 && fstat(fd, &sb) == 0 && sb.st_nlink > 0) return fd;

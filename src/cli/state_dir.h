@@ -12,6 +12,10 @@
  * FG_EINVAL: HOME is not set either; FG_ENOMEM. */
 fg_status cli_state_path(char **out, const char *name, fg_err *err);
 
+/* Makes the folders above a path, for the user alone; what cannot be made is noticed by whoever
+ * opens the file. */
+void cli_make_folders(const char *path);
+
 /* The folder $XDG_STATE_HOME/fulgur itself for a process that may come to keep something there, and
  * then has no right any more to make it: made now, for its owner only, and held until the release,
  * which removes it, and what was made above it, if nothing was put there and nobody else holds it.

@@ -85,8 +85,9 @@ FG_TEST(no_predictor_costs)
             world w = {.gain = gain[i], .noise = noisy ? .1 : .03};
             const double mean = mean_speed(&w, &least);
             printf("     gain %+.2f, noise %.2f: %.4f, least %.4f\n", w.gain, w.noise, mean, least);
-            CHECK(mean > .985 &&
-                  least > .96); /* the aim is .98; least: with an accident while on */
+            /* The first trial of what doubles a pass is four of 500, .8 %, and small losses cost
+             * no more.  An accident in one of them loses seven passes, 1.4 %; two may meet. */
+            CHECK(mean > .985 && least > .96);
             w.always = true;
             control = fmin(control, mean_speed(&w, &least));
         }
