@@ -113,7 +113,7 @@ template <int K, int N> FG_DEV void gemm(const fg_gemm_args &a, gemm_ring<N> &ri
     for (int n = 0; n < N; n++) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.0f;
     lane_sb<K> next;
     for (uint32_t s = 0; s < GEMM_STAGES - 1; s++) gemm_stage<N>(ring, a, s, row0);
-    load_sb<K>(next, w);
+    load_sb<K, false>(next, w);
     for (uint32_t sb = 0; sb < a.n_sb; sb++) {
         cp_wait<GEMM_STAGES - 2>();
         sync_block(); /* stage sb is there, and everybody is done with sb - 1 */
@@ -122,7 +122,7 @@ template <int K, int N> FG_DEV void gemm(const fg_gemm_args &a, gemm_ring<N> &ri
 #pragma unroll
         for (int g = 0; g < 4; g++) gemm_decode<K>(c[g], next, g, table);
         const uint2 s = next.s;
-        if (sb + 1 < a.n_sb) load_sb<K>(next, w + (uint64_t)(sb + 1) * sb_bytes<K>());
+        if (sb + 1 < a.n_sb) load_sb<K, false>(next, w + (uint64_t)(sb + 1) * sb_bytes<K>());
         const uint4 *x = ring.x[sb % GEMM_STAGES] + (threadIdx.x & 31);
         const float *d = ring.d[sb % GEMM_STAGES] + 2 * (threadIdx.x & 3);
 #pragma unroll

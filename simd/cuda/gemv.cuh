@@ -2,9 +2,10 @@
  *
  * One row of activations times panels of codes.  A block takes panels first, first + step, ..;
  * their superblocks, one behind the other, go to its warps in turn, each of which has D of its own
- * on their way from memory into registers, from panel to panel without a break: that is what keeps
- * the memory busy.  Those loads need nothing of other kernels, so a launch may begin before the one
- * in front of it is done (fg_cuda_launch.early), and waits for it with the first of them asked for.
+ * on their way from memory into a ring in shared memory, from panel to panel without a break: that
+ * is what keeps the memory busy.  Those copies need nothing of other kernels, so a launch may begin
+ * before the one in front of it is done (fg_cuda_launch.early), and waits for it with its rings
+ * full or on their way.
  * Products are those of tensor units, of whose eight columns four count: column n of the second
  * factor is group n, so that of the products with the four groups of a superblock each gives one
  * column of sums that group scales can be multiplied onto.  Integer sums are exact, so any order
@@ -102,10 +103,11 @@ struct gemv_work {
     uint32_t sb0, n, n_sb;       /* superblocks sb0 .. sb0 + n - 1 of n_sb */
     fg_card_split split;
     uint4 table;
-    uint2 *x;     /* [n][16] */
-    uint2 *shift; /* [n][2] */
-    float *part;  /* [split.turns][split.round][split.piece][16] */
-    float *d;     /* [n] */
+    uint8_t *ring; /* [warp][D] superblocks */
+    uint2 *x;      /* [n][16] */
+    uint2 *shift;  /* [n][2] */
+    float *part;   /* [split.turns][split.round][split.piece][16] */
+    float *d;      /* [n] */
 };
 
 template <int K> FG_DEV const uint8_t *place_of(const gemv_work &w, gemv_place at)
@@ -200,42 +202,54 @@ FG_DEV void end_round(const gemv_work &w, gemv_round &o)
     o.n = w.n_own - end < w.split.round ? w.n_own - end : w.split.round;
 }
 
+/* The warp's next superblock, if there is one, into its place of the ring; a group either way. */
+template <int K> FG_DEV void fetch_sb(const gemv_work &w, gemv_place &ahead, uint8_t *to)
+{
+    if (ahead.j < w.n_own) {
+        const uint8_t *from = place_of<K>(w, ahead);
+#pragma unroll
+        for (uint32_t i = 0; i < sb_bytes<K>(); i += 512) {
+            const uint32_t at = i + 16 * (threadIdx.x & 31);
+            if (i + 512 <= sb_bytes<K>() || at < sb_bytes<K>()) cp16(to + at, from + at);
+        }
+    }
+    cp_commit();
+    ahead.sb += blockDim.x / 32;
+    settle(ahead, w.n);
+}
+
 template <int K, int D> FG_DEV void gemv_piece(const gemv_work &w, const fg_act128 *act)
 {
-    const uint32_t n_warp = blockDim.x / 32, lane = threadIdx.x & 31;
-    gemv_place at = {0, threadIdx.x / 32};
+    const uint32_t n_warp = blockDim.x / 32, lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    uint8_t *const ring = w.ring + warp * D * sb_bytes<K>();
+    gemv_place at = {0, warp};
     settle(at, w.n);
     gemv_place ahead = at;
-    lane_sb<K> f[D];
-#pragma unroll
-    for (int s = 0; s < D; s++) {
-        if (ahead.j < w.n_own) load_sb<K>(f[s], place_of<K>(w, ahead));
-        ahead.sb += n_warp;
-        settle(ahead, w.n);
-    }
+    for (uint32_t s = 0; s < D; s++) fetch_sb<K>(w, ahead, ring + s * sb_bytes<K>());
     if (w.sb0 == 0) wait_for_earlier();
     gemv_fill<K>(w, act);
     gemv_round o = {0, w.n_own < w.split.round ? w.n_own : w.split.round, 0};
+    uint32_t s = 0;
     while (at.j < w.n_own) {
-#pragma unroll
-        for (int s = 0; s < D; s++) {
-            if (at.j >= w.n_own) break;
-            while (at.j >= o.j0 + o.n) end_round(w, o);
-            int32_t sum[2];
-            gemv_sums<K>(sum, f[s], w.x + 16 * at.sb, w.shift + 2 * at.sb, w.table);
-            if (ahead.j < w.n_own) load_sb<K>(f[s], place_of<K>(w, ahead));
-            ahead.sb += n_warp;
-            settle(ahead, w.n);
-            if ((lane & 3) == 0) {
-                float2 v;
-                v.x = i2f(sum[0]);
-                v.y = i2f(sum[1]);
-                float *to = parts_of(w, o) + ((at.j - o.j0) * w.split.piece + at.sb) * 16;
-                *(float2 *)(void *)(to + lane / 2) = v;
-            }
-            at.sb += n_warp;
-            settle(at, w.n);
+        while (at.j >= o.j0 + o.n) end_round(w, o);
+        cp_wait<D - 1>();
+        sync_warp(); /* the copies of all lanes are there */
+        lane_sb<K> f;
+        load_sb<K, true>(f, ring + s * sb_bytes<K>());
+        sync_warp(); /* and read */
+        fetch_sb<K>(w, ahead, ring + s * sb_bytes<K>());
+        s = s + 1 == D ? 0 : s + 1;
+        int32_t sum[2];
+        gemv_sums<K>(sum, f, w.x + 16 * at.sb, w.shift + 2 * at.sb, w.table);
+        if ((lane & 3) == 0) {
+            float2 v;
+            v.x = i2f(sum[0]);
+            v.y = i2f(sum[1]);
+            float *to = parts_of(w, o) + ((at.j - o.j0) * w.split.piece + at.sb) * 16;
+            *(float2 *)(void *)(to + lane / 2) = v;
         }
+        at.sb += n_warp;
+        settle(at, w.n);
     }
     while (o.n > 0) end_round(w, o);
     sync_block(); /* before anything of this is used again */
@@ -249,6 +263,7 @@ FG_DEV void gemv(const fg_card_matrix *m, uint32_t first, uint32_t step, uint32_
                  uint8_t *shared)
 {
     gemv_work w = {};
+    w.ring = shared;
     w.m = m;
     w.first = first;
     w.step = step;
@@ -256,7 +271,7 @@ FG_DEV void gemv(const fg_card_matrix *m, uint32_t first, uint32_t step, uint32_
     w.n_sb = n_sb;
     w.split = split;
     memcpy(&w.table, lut, sizeof w.table);
-    w.x = (uint2 *)(void *)shared;
+    w.x = (uint2 *)(void *)(shared + blockDim.x / 32 * D * sb_bytes<K>());
     w.shift = w.x + 16 * split.piece;
     w.part = (float *)(void *)(w.shift + 2 * split.piece);
     w.d = w.part + split.turns * split.round * split.piece * 16;

@@ -416,7 +416,6 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
     fetch_rows(w->v[0], values, d, old, cols);
     const bool scores = tid >= 64 && tid < 128 && j < i;
     const float f = decay[tid < 64 ? i + 1 : scores ? i - j : 0];
-    const float own = tid < cols ? p[2 * d + e0 + tid] : 0.0f;
     float acc = 0.0f;
     for (uint32_t c0 = 0; c0 < d; c0 += PIECE) {
         const uint32_t n = d - c0 < PIECE ? d - c0 : (uint32_t)PIECE;
@@ -424,7 +423,8 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
         fetch_rows(w->s[0], s, d, n, cols);
         fetch_rows(w->kt[0], a.kt + ((size_t)h * d + c0) * CHUNK, CHUNK, n, old);
         cp_commit();
-        if (begins && c0 == 0) { /* all else is on its way */
+        if (begins && c0 == 0) { /* the state is on its way, which nobody in front writes */
+            wait_for_earlier();
             for (uint32_t c = tid; c < 2 * d; c += 256) w->qk[c] = silu_f32(p[c]);
         }
         cp_wait<0>();
@@ -442,7 +442,7 @@ FG_DEV void one_part(const fg_cuda_light &a, light_one_work *w, const float *p, 
     if (tid == 128) w->a[i] = f * acc;
     sync_block();
     if (tid < cols) {
-        const float value = silu_f32(own);
+        const float value = silu_f32(p[2 * d + e0 + tid]);
         acc = f * acc;
 #pragma unroll 8
         for (uint32_t t = 0; t < i; t++) acc = fma_rn(w->a[t], w->v[t][tid], acc);
@@ -459,7 +459,11 @@ FG_KERNEL(light_one, fg_cuda_light, 256, 2)
     const uint32_t tid = threadIdx.x, h = blockIdx.y, d = a.d, parts = gridDim.x;
     const uint32_t i = (uint32_t)(a.seq->pos % CHUNK);
     const bool folds = a.seq->pos == a.seq->folded + CHUNK;
-    if (a.seq->n == 0 || (folds && blockIdx.x != 0)) return;
+    let_later_begin();
+    if (a.seq->n == 0 || (folds && blockIdx.x != 0)) {
+        wait_for_earlier();
+        return;
+    }
     const float *p = a.qkv + a.seq->first * (size_t)a.qkv_stride + (size_t)h * 3 * d;
     for (uint32_t k = blockIdx.x; k < (folds ? parts : blockIdx.x + 1); k++) {
         one_part(a, w, p, k * ONE_COLS, i, folds, k == blockIdx.x);

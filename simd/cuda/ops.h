@@ -94,6 +94,37 @@ uint64_t fg_cuda_multiply_bytes(uint32_t n_tok, uint32_t n_sb);
 void fg_cuda_multiply(const fg_cuda_queue *q, const fg_cuda_product *p, size_t n, uint32_t n_tok,
                       void *work);
 
+/* ---- the mailbox, in host memory that both sides see ---- */
+
+typedef struct fg_cuda_mailbox {
+    _Alignas(64) uint32_t routed; /* written by the card: ticket of the layer that is ready */
+    _Alignas(64) uint32_t done;   /* written by the host: the layer whose experts are ready */
+    uint32_t abort;               /* written by the host: not 0, nothing is waited for any more */
+} fg_cuda_mailbox;
+
+/* Up to FG_CUDA_POSTS pieces go to host memory, and the selection of a routing; then, visible after
+ * them, the ticket of `layer` to box->routed. */
+enum { FG_CUDA_POSTS = 4 };
+typedef struct fg_cuda_post {
+    const fg_cuda_pass *pass;
+    uint32_t layer, n;
+    struct {
+        const void *from;
+        void *to; /* 16-byte aligned, as bytes is a multiple of 4 */
+        uint64_t bytes;
+    } piece[FG_CUDA_POSTS];
+    uint32_t *sel; /* [n_used] of the one row that is routed */
+    float *sel_w;
+    fg_cuda_mailbox *box;
+} fg_cuda_post;
+
+/* Until box->done is the ticket of `layer`, or abort. */
+typedef struct fg_cuda_await {
+    const fg_cuda_pass *pass;
+    uint32_t layer;
+    const fg_cuda_mailbox *box;
+} fg_cuda_await;
+
 /* What stands between two products, a row at a time, each step left out where its pointer is NULL:
  *   a = 0, then a = axpy(sel_w[i], y of the row's expert i), i = 0 .. n_used-1   [row_of]
  *   x = axpby(alpha, r, beta, a), r = n as it is before this call with postnorm, else x  [a]
@@ -116,6 +147,7 @@ typedef struct fg_cuda_join {
     const float *w;
     const uint32_t *from;
     fg_cuda_acts n;
+    fg_cuda_await await; /* before the host's outputs are read; box NULL: nothing is waited for */
 } fg_cuda_join;
 void fg_cuda_join_rows(const fg_cuda_queue *q, const fg_cuda_join *j);
 
@@ -149,7 +181,8 @@ typedef struct fg_cuda_gather {
 void fg_cuda_gather_rows(const fg_cuda_queue *q, const fg_cuda_gather *g);
 
 /* panel_f32 or panel_bf16, softmax_num, selection as src/model/router.c: sel and sel_w, best
- * first, ties to the lower index, NaN never best.  At most FG_MAX_EXPERT experts. */
+ * first, ties to the lower index, NaN never best.  At most FG_MAX_EXPERT experts.  post: what the
+ * host is told of the only row; NULL: nothing. */
 typedef struct fg_cuda_router {
     uint32_t n_tok, n_expert, n_used;
     fg_cuda_matrix m;
@@ -157,10 +190,10 @@ typedef struct fg_cuda_router {
     uint32_t n_stride;
     uint32_t *sel; /* [n_tok][n_used] */
     float *sel_w;
-    float *work; /* fg_cuda_route_bytes(n_tok or more, ..) */
+    float *work; /* fg_cuda_route_bytes(n_tok or more, ..), zeros before the first call */
 } fg_cuda_router;
 uint64_t fg_cuda_route_bytes(uint32_t n_tok, uint32_t n_expert, uint32_t n_sb);
-void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r);
+void fg_cuda_route(const fg_cuda_queue *q, const fg_cuda_router *r, const fg_cuda_post *post);
 
 /* silu, light_fold, light_out of one sequence, as src/model/lightning.c: qkv rows [head][q k v][d]
  * to u rows, state moved on (S folded when seq->pos says so, kt and v written).  qkv may be
@@ -229,37 +262,6 @@ typedef struct fg_cuda_experts {
     uint32_t y_stride;
 } fg_cuda_experts;
 void fg_cuda_few_experts(const fg_cuda_queue *q, const fg_cuda_experts *e);
-
-/* ---- the mailbox, in host memory that both sides see ---- */
-
-typedef struct fg_cuda_mailbox {
-    _Alignas(64) uint32_t routed; /* written by the card: ticket of the layer that is ready */
-    _Alignas(64) uint32_t done;   /* written by the host: the layer whose experts are ready */
-    uint32_t abort;               /* written by the host: not 0, nothing is waited for any more */
-} fg_cuda_mailbox;
-
-/* Copies up to FG_CUDA_POSTS pieces to host memory and then, visible after them, the ticket of
- * `layer` to box->routed. */
-enum { FG_CUDA_POSTS = 6 };
-typedef struct fg_cuda_post {
-    const fg_cuda_pass *pass;
-    uint32_t layer, n;
-    struct {
-        const void *from;
-        void *to; /* 16-byte aligned, as bytes is a multiple of 4 */
-        uint64_t bytes;
-    } piece[FG_CUDA_POSTS];
-    fg_cuda_mailbox *box;
-} fg_cuda_post;
-void fg_cuda_post_layer(const fg_cuda_queue *q, const fg_cuda_post *p);
-
-/* Waits until box->done is the ticket of `layer`, or abort. */
-typedef struct fg_cuda_await {
-    const fg_cuda_pass *pass;
-    uint32_t layer;
-    const fg_cuda_mailbox *box;
-} fg_cuda_await;
-void fg_cuda_await_layer(const fg_cuda_queue *q, const fg_cuda_await *a);
 
 /* out[i] = 2 in[i] + 1, n threads: does this card run this module at all? */
 typedef struct fg_cuda_probe {

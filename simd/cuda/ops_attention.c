@@ -28,8 +28,8 @@ void fg_cuda_lightning(const fg_cuda_queue *q, const fg_cuda_light *a)
 {
     const uint32_t h = a->n_head;
     if (a->n_most <= 1) {
-        FG_LAUNCH(q, light_one, FG_GRID(parts(a->d, FG_LIGHT_ONE_COLS), h), 256,
-                  FG_LIGHT_ONE_SHARED + 8 * a->d, *a);
+        FG_LAUNCH_EARLY(q, FG_CUDA_light_one, FG_GRID(parts(a->d, FG_LIGHT_ONE_COLS), h), 256,
+                        FG_LIGHT_ONE_SHARED + 8 * a->d, *a);
         return;
     }
     FG_LAUNCH(q, light_scores, FG_GRID(chunks(a->n_most), h), 128, FG_LIGHT_SCORES_SHARED, *a);

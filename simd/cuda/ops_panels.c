@@ -9,18 +9,20 @@
 
 typedef struct kind_kernels {
     fg_cuda_kernel gemv, gemm1, gemm4, gemm8, experts;
-    uint32_t warps; /* of a GEMV's block, at most */
+    uint32_t warps, ring; /* of a GEMV's block, at most, and bytes of a warp's ring */
 } kind_kernels;
 
-#define KIND(name, warps)                                                                          \
+#define KIND(name, warps, depth, bytes)                                                            \
     {                                                                                              \
         FG_CUDA_gemv_##name, FG_CUDA_gemm1_##name, FG_CUDA_gemm4_##name, FG_CUDA_gemm8_##name,     \
-            FG_CUDA_experts_##name, warps                                                          \
+            FG_CUDA_experts_##name, (warps), (depth) * (bytes)                                     \
     }
 static const kind_kernels kinds[FG_KIND_QUANTIZED] = {
-    [FG_KIND_Q4] = KIND(q4, FG_GEMV_WARPS_Q4), [FG_KIND_Q4LIN] = KIND(q4lin, FG_GEMV_WARPS_Q4),
-    [FG_KIND_Q5] = KIND(q5, FG_GEMV_WARPS),    [FG_KIND_Q6] = KIND(q6, FG_GEMV_WARPS),
-    [FG_KIND_Q8] = KIND(q8, FG_GEMV_WARPS),
+    [FG_KIND_Q4] = KIND(q4, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4, 1088),
+    [FG_KIND_Q4LIN] = KIND(q4lin, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4, 1088),
+    [FG_KIND_Q5] = KIND(q5, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q5, 1344),
+    [FG_KIND_Q6] = KIND(q6, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q6, 1600),
+    [FG_KIND_Q8] = KIND(q8, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q8, 2112),
 };
 
 static uint32_t up_div(uint64_t a, uint64_t b)
@@ -30,8 +32,8 @@ static uint32_t up_div(uint64_t a, uint64_t b)
 
 /* ---- the division of a GEMV ---- */
 
-/* Bytes of dynamic shared memory (gemv.cuh).  The last array is of floats, which ptxas reads four
- * at a time where it knows of one: what is behind its end must be there. */
+/* Bytes of dynamic shared memory (gemv.cuh), the rings not counted.  The last array is of floats,
+ * which ptxas reads four at a time where it knows of one: what is behind its end must be there. */
 static uint32_t gemv_shared(fg_card_split s)
 {
     enum { ACTS = 128, SHIFTS = 16, BEHIND = 16 };
@@ -54,7 +56,9 @@ static gemv_plan plan_gemv(const fg_cuda_queue *q, const kind_kernels *k, uint32
     if (items < g.warps) g.warps = items < 4 ? 4 : (uint32_t)items;
     g.split = (fg_card_split){.piece = n_sb < 128 ? n_sb : 128, .round = own, .turns = 1};
     const uint32_t most = q->max_shared - 2048; /* kernels have a little of their own */
-    while (gemv_shared(g.split) > most) {
+    while (g.warps > 4 && g.warps * k->ring > most / 8 * 7) g.warps--; /* a small card */
+    const uint32_t rings = g.warps * k->ring;
+    while (rings + gemv_shared(g.split) > most) {
         if (g.split.turns == 1) {
             g.split.turns = 2;
             g.split.round = up_div(own, 2);
@@ -64,7 +68,7 @@ static gemv_plan plan_gemv(const fg_cuda_queue *q, const kind_kernels *k, uint32
             g.split.piece = up_div(g.split.piece, 2);
         }
     }
-    g.shared = gemv_shared(g.split);
+    g.shared = rings + gemv_shared(g.split);
     return g;
 }
 

@@ -18,8 +18,12 @@ typedef struct fg_card_matrix {
 
 enum {
     FG_CARD_PRODUCTS = 4, /* matrices of a launch */
-    FG_GEMV_WARPS = 20,   /* a block, at most: their registers are all that there are */
+    FG_GEMV_WARPS = 20,   /* a block, at most */
     FG_GEMV_WARPS_Q4 = 24,
+    FG_GEMV_DEPTH_Q4 = 5, /* superblocks of a warp's ring: 127 to 134 KB of all warps together */
+    FG_GEMV_DEPTH_Q5 = 5,
+    FG_GEMV_DEPTH_Q6 = 4,
+    FG_GEMV_DEPTH_Q8 = 3,
     FG_GEMM_WARPS = 8,      /* panels of a block */
     FG_FLOAT_TOKENS = 16,   /* rows of a block, float kinds */
     FG_FLOAT_THREADS = 256, /* 16 rows of a panel times FG_FLOAT_TOKENS */

@@ -45,22 +45,29 @@ template <int K> struct lane_sb {
     uint2 s, w[K == FG_KIND_Q8 ? 8 : 4], t[K == FG_KIND_Q6 ? 8 : K == FG_KIND_Q5 ? 4 : 1];
 };
 
-template <int K> FG_DEV void load_sb(lane_sb<K> &f, const uint8_t *sb)
+/* Eight bytes of weights: of global memory, or of a copy in shared memory. */
+template <bool SHARED> FG_DEV uint2 get8(const uint8_t *p)
+{
+    if (SHARED) return *(const uint2 *)(const void *)p;
+    return ld8(p);
+}
+
+template <int K, bool SHARED> FG_DEV void load_sb(lane_sb<K> &f, const uint8_t *sb)
 {
     const uint32_t lane = threadIdx.x & 31, row = 8 * (lane >> 2), t = lane & 3;
-    f.s = ld8(sb + row);
+    f.s = get8<SHARED>(sb + row);
 #pragma unroll
     for (int g = 0; g < 4; g++) {
         const uint8_t *p = sb + 64 + group_bytes<K>() * g + row;
         if constexpr (K == FG_KIND_Q8) {
-            f.w[2 * g] = ld8(p + 64 * t);
-            f.w[2 * g + 1] = ld8(p + 256 + 64 * t);
+            f.w[2 * g] = get8<SHARED>(p + 64 * t);
+            f.w[2 * g + 1] = get8<SHARED>(p + 256 + 64 * t);
         } else {
-            f.w[g] = ld8(p + 64 * t);
-            if constexpr (K == FG_KIND_Q5) f.t[g] = ld8(p + 256);
+            f.w[g] = get8<SHARED>(p + 64 * t);
+            if constexpr (K == FG_KIND_Q5) f.t[g] = get8<SHARED>(p + 256);
             if constexpr (K == FG_KIND_Q6) {
-                f.t[2 * g] = ld8(p + 256);
-                f.t[2 * g + 1] = ld8(p + 320);
+                f.t[2 * g] = get8<SHARED>(p + 256);
+                f.t[2 * g + 1] = get8<SHARED>(p + 320);
             }
         }
     }

@@ -6,7 +6,7 @@
 #include "simd/cuda/gemm.cuh"
 #include "simd/cuda/gemv.cuh"
 
-/* warps, depth: superblocks that a warp has on their way, so that some 64 to 120 KB are. */
+/* depth: superblocks of a warp's ring. */
 #define GEMV(name, K, warps, depth)                                                                \
     FG_KERNEL(gemv_##name, fg_gemv_args, 32 * warps, 1)                                            \
     {                                                                                              \
@@ -15,11 +15,11 @@
         gemv<K, depth>(a.m, blockIdx.x, gridDim.x, a.n_panel, a.n_sb, a.split, a.lut, a.x,         \
                        shared);                                                                    \
     }
-GEMV(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, 4)
-GEMV(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, 4)
-GEMV(q5, FG_KIND_Q5, FG_GEMV_WARPS, 3)
-GEMV(q6, FG_KIND_Q6, FG_GEMV_WARPS, 2)
-GEMV(q8, FG_KIND_Q8, FG_GEMV_WARPS, 3)
+GEMV(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4)
+GEMV(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4)
+GEMV(q5, FG_KIND_Q5, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q5)
+GEMV(q6, FG_KIND_Q6, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q6)
+GEMV(q8, FG_KIND_Q8, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q8)
 
 FG_KERNEL(pack, fg_pack_args, 256, 1)
 {
@@ -199,6 +199,7 @@ FG_DEV void for_slots(const fg_experts_args &a, expert_slots &s, expert_list &l,
         FG_SHARED_MORE(uint8_t, shared);                                                           \
         FG_SHARED(expert_slots, slots);                                                            \
         FG_SHARED(expert_list, list);                                                              \
+        let_later_begin();                                                                         \
         wait_for_earlier(); /* which experts, the card itself has found out */                     \
         for_slots(a, slots, list,                                                                  \
                   [&](const fg_card_matrix *m, uint32_t row, uint32_t first, uint32_t step) {      \
@@ -206,11 +207,11 @@ FG_DEV void for_slots(const fg_experts_args &a, expert_slots &s, expert_list &l,
                                      a.x + (uint64_t)row * a.x_stride, shared);                    \
                   });                                                                              \
     }
-EXPERTS(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, 4)
-EXPERTS(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, 4)
-EXPERTS(q5, FG_KIND_Q5, FG_GEMV_WARPS, 3)
-EXPERTS(q6, FG_KIND_Q6, FG_GEMV_WARPS, 2)
-EXPERTS(q8, FG_KIND_Q8, FG_GEMV_WARPS, 3)
+EXPERTS(q4, FG_KIND_Q4, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4)
+EXPERTS(q4lin, FG_KIND_Q4LIN, FG_GEMV_WARPS_Q4, FG_GEMV_DEPTH_Q4)
+EXPERTS(q5, FG_KIND_Q5, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q5)
+EXPERTS(q6, FG_KIND_Q6, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q6)
+EXPERTS(q8, FG_KIND_Q8, FG_GEMV_WARPS, FG_GEMV_DEPTH_Q8)
 
 #define EXPERTS_OF_FLOATS(name, T)                                                                 \
     FG_KERNEL(experts_##name, fg_experts_args, FG_FLOAT_THREADS, 2)                                \

@@ -3,6 +3,7 @@
  * What stands between the products, a row a block: norms, residuals, gates, quantization.
  */
 #include "simd/cuda/floats.cuh"
+#include "simd/cuda/mailbox.cuh"
 #include "simd/cuda/rows.cuh"
 #include "simd/cuda/rows_args.h"
 
@@ -16,40 +17,46 @@ FG_DEV void store4(float *p, const float4 &v)
 }
 
 /* A thread has elements i .. i + 3, i = 4 (thread + u * threads), of a row, and so a warp whole
- * blocks of 128.  The first ROW_KEPT of them stay in registers while the norm is found, and what
- * they are multiplied by is on its way meanwhile; the rest of a long row is read again. */
-enum { ROW_KEPT = 4 };
+ * blocks of 128.  BATCH of them are on their way from memory at a time.  Loops over a row stay
+ * loops: a kernel of one block waits for its instructions as for anything else. */
+enum { BATCH = 4 };
 FG_DEV uint32_t element(uint32_t u)
 {
     return 4 * (threadIdx.x + u * blockDim.x);
 }
-FG_DEV void load_kept(float4 v[ROW_KEPT], const float *p, uint32_t d)
+FG_DEV void load_batch(float4 v[BATCH], const float *p, uint32_t u0, uint32_t d)
 {
 #pragma unroll
-    for (uint32_t u = 0; u < ROW_KEPT; u++) {
+    for (uint32_t u = 0; u < BATCH; u++) {
         v[u] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (element(u) < d) v[u] = load4(p + element(u));
+        if (element(u0 + u) < d) v[u] = load4(p + element(u0 + u));
     }
 }
-FG_DEV void store_kept(float *p, const float4 v[ROW_KEPT], uint32_t d)
+FG_DEV void store_batch(float *p, const float4 v[BATCH], uint32_t u0, uint32_t d)
 {
 #pragma unroll
-    for (uint32_t u = 0; u < ROW_KEPT; u++) {
-        if (element(u) < d) store4(p + element(u), v[u]);
+    for (uint32_t u = 0; u < BATCH; u++) {
+        if (element(u0 + u) < d) store4(p + element(u0 + u), v[u]);
     }
+}
+/* f(u) for the first of each batch. */
+template <class F> FG_DEV void for_batches(uint32_t d, F f)
+{
+#pragma unroll 1
+    for (uint32_t u = 0; element(u) < d; u += BATCH) f(u);
+}
+/* f(i) for all of a thread's elements, and beyond d to the end of a block. */
+template <class F> FG_DEV void for_elements(uint32_t d, F f)
+{
+#pragma unroll 1
+    for (uint32_t u = 0; element(u) / 128 < (d + 127) / 128; u++) f(element(u));
 }
 
-/* f(u, i) for all of a thread's elements; beyond d too, to the end of a block. */
-template <class F> FG_DEV void for_kept(uint32_t d, F f)
+/* A row on its way to shared memory. */
+FG_DEV void fetch_row(float *to, const float *from, uint32_t d)
 {
-#pragma unroll
-    for (uint32_t u = 0; u < ROW_KEPT; u++) {
-        if (element(u) / 128 < (d + 127) / 128) f(u, element(u));
-    }
-}
-template <class F> FG_DEV void for_rest(uint32_t d, F f)
-{
-    for (uint32_t u = ROW_KEPT; element(u) / 128 < (d + 127) / 128; u++) f(element(u));
+    for (uint32_t i = 4 * threadIdx.x; i < d; i += 4 * blockDim.x) cp16(to + i, from + i);
+    cp_commit();
 }
 
 /* a = fma(c, y, a) in each. */
@@ -80,67 +87,58 @@ FG_DEV const float *output_of(const fg_cuda_join &j, uint32_t t, uint32_t k, flo
 
 /* Outputs of row t's experts, best first, added up; two of them are on their way at a time, from
  * the host's memory perhaps. */
-FG_DEV void combine_kept(float4 sum[ROW_KEPT], const fg_cuda_join &j, uint32_t t)
+FG_DEV void combine(float4 sum[BATCH], const fg_cuda_join &j, uint32_t t, uint32_t u0)
 {
 #pragma unroll
-    for (uint32_t u = 0; u < ROW_KEPT; u++) sum[u] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint32_t u = 0; u < BATCH; u++) sum[u] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint32_t k = 0; k < j.n_used; k += 2) {
         float w0, w1 = 0.0f;
-        float4 y0[ROW_KEPT], y1[ROW_KEPT];
+        float4 y0[BATCH], y1[BATCH];
         const float *p0 = output_of(j, t, k, &w0);
         const float *p1 = k + 1 < j.n_used ? output_of(j, t, k + 1, &w1) : p0;
-        load_kept(y0, p0, j.d);
-        load_kept(y1, p1, j.d);
+        load_batch(y0, p0, u0, j.d);
+        load_batch(y1, p1, u0, j.d);
 #pragma unroll
-        for (uint32_t u = 0; u < ROW_KEPT; u++) {
+        for (uint32_t u = 0; u < BATCH; u++) {
             axpy4(sum[u], w0, y0[u]);
             if (k + 1 < j.n_used) axpy4(sum[u], w1, y1[u]);
         }
     }
 }
-FG_DEV float4 combine(const fg_cuda_join &j, uint32_t t, uint32_t i)
-{
-    float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (uint32_t k = 0; k < j.n_used; k++) {
-        float w;
-        const float *y = output_of(j, t, k, &w);
-        axpy4(sum, w, load4(y + i));
-    }
-    return sum;
-}
 
-/* Row t of x with what the sub-layer adds to it: what is kept into v, the rest into x alone. */
-FG_DEV void add_residual(float4 v[ROW_KEPT], const fg_cuda_join &j, uint32_t t, float *x)
+/* Row t of x with what the sub-layer adds to it, into x and row. */
+FG_DEV void add_residual(const fg_cuda_join &j, uint32_t t, float *x, float *row)
 {
     const float *r = j.postnorm ? j.n.f + (uint64_t)t * j.n.f_stride : x;
     const float *a = j.a + (uint64_t)t * j.a_stride;
-    float4 old[ROW_KEPT];
-    load_kept(old, r, j.d);
-    if (j.row_of != NULL) {
-        combine_kept(v, j, t);
-    } else {
-        load_kept(v, a, j.d);
-    }
+    if (j.await.box != NULL) await_host(j.await);
+    for_batches(j.d, [&](uint32_t u0) {
+        float4 old[BATCH], v[BATCH];
+        load_batch(old, r, u0, j.d);
+        if (j.row_of != NULL) {
+            combine(v, j, t, u0);
+        } else {
+            load_batch(v, a, u0, j.d);
+        }
 #pragma unroll
-    for (uint32_t u = 0; u < ROW_KEPT; u++) v[u] = axpby4(j.alpha, old[u], j.beta, v[u]);
-    store_kept(x, v, j.d);
-    for_rest(j.d, [&](uint32_t i) {
-        if (i >= j.d) return;
-        const float4 add = j.row_of != NULL ? combine(j, t, i) : load4(a + i);
-        store4(x + i, axpby4(j.alpha, load4(r + i), j.beta, add));
+        for (uint32_t u = 0; u < BATCH; u++) v[u] = axpby4(j.alpha, old[u], j.beta, v[u]);
+        store_batch(x, v, u0, j.d);
+        if (row != x) store_batch(row, v, u0, j.d);
     });
 }
 
-/* The row that norm_scale reads: all of v and the rest of x, in shared memory where it fits. */
-FG_DEV const float *lay_row(float *shared, uint32_t in_shared, const float4 v[ROW_KEPT],
-                            const float *x, uint32_t d)
+/* The scale of the row's norm, for all threads of the block; what was copied is there then, too. */
+FG_DEV float scale_of(const float *row, const float *shared, uint32_t d, float eps, float *scale)
 {
-    if (in_shared == 0) return x;
-    store_kept(shared, v, d);
-    for_rest(d, [&](uint32_t i) {
-        if (i < d) store4(shared + i, load4(x + i));
-    });
-    return shared;
+    cp_wait<0>();
+    sync_block();
+    if (row == shared) { /* said twice, so that each knows which memory it reads */
+        norm_scale(shared, d, eps, scale);
+    } else {
+        norm_scale(row, d, eps, scale);
+    }
+    sync_block();
+    return *scale; /* NaN perhaps, which must not get into what fills up a row */
 }
 
 FG_DEV float4 normed(const float4 &x, float s, const float4 &w)
@@ -154,29 +152,21 @@ FG_KERNEL(join, fg_join_args, ROW_THREADS, 1)
     FG_SHARED_MORE(float, shared);
     FG_SHARED(float, scale);
     const fg_cuda_join &j = a.j;
+    const bool fits = a.in_shared != 0;
+    if (j.w != NULL && fits) fetch_row(shared + j.d, j.w, j.d);
+    wait_for_earlier();
     const uint32_t t = blockIdx.x, from = j.from != NULL ? j.from[t] : t;
-    float *x = j.x + (uint64_t)from * j.x_stride;
-    float4 v[ROW_KEPT], w[ROW_KEPT];
-    if (j.w != NULL) load_kept(w, j.w, j.d);
+    float *x = j.x + (uint64_t)from * j.x_stride, *row = fits ? shared : x;
     if (j.residual && j.from == NULL) {
-        add_residual(v, j, t, x);
-    } else {
-        load_kept(v, x, j.d);
+        add_residual(j, t, x, row);
+    } else if (j.w != NULL && fits) {
+        fetch_row(shared, x, j.d);
     }
     if (j.w == NULL) return; /* all of the block */
-    const float *row = lay_row(shared, a.in_shared, v, x, j.d);
-    sync_block();
-    norm_scale(row, j.d, j.eps, &scale);
-    sync_block();
-    const float s = scale; /* NaN perhaps, which must not get into what fills up a row */
-    const float4 zero = {0.0f, 0.0f, 0.0f, 0.0f};
-    for_kept(j.d, [&](uint32_t u, uint32_t i) {
-        const float4 o = normed(v[u], s, w[u]);
-        store_forms(j.n, t, i / 128, i, i < j.d ? o : zero);
-    });
-    for_rest(j.d, [&](uint32_t i) {
-        float4 o = zero;
-        if (i < j.d) o = normed(load4(row + i), s, load4(j.w + i));
+    const float s = scale_of(row, shared, j.d, j.eps, &scale), *w = fits ? shared + j.d : j.w;
+    for_elements(j.d, [&](uint32_t i) {
+        float4 o = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (i < j.d) o = normed(load4(row + i), s, load4(w + i));
         store_forms(j.n, t, i / 128, i, o);
     });
 }
@@ -194,26 +184,23 @@ FG_KERNEL(gate, fg_gate_args, ROW_THREADS, 1)
     FG_SHARED_MORE(float, shared);
     FG_SHARED(float, scale);
     const fg_cuda_gate &g = a.g;
+    const bool fits = a.in_shared != 0;
+    if (fits) fetch_row(shared + g.d, g.w, g.d);
+    wait_for_earlier();
     const uint32_t t = blockIdx.x;
-    const float *x = g.u.f + (uint64_t)t * g.u.f_stride;
-    const float *gate = g.gate + (uint64_t)t * g.gate_stride;
-    float4 v[ROW_KEPT], w[ROW_KEPT], c[ROW_KEPT];
-    load_kept(v, x, g.d);
-    load_kept(w, g.w, g.d);
-    load_kept(c, gate, g.d);
-    const float *row = lay_row(shared, a.in_shared, v, x, g.d);
-    sync_block();
-    norm_scale(row, g.d, g.eps, &scale);
-    sync_block();
-    const float s = scale; /* NaN perhaps, which must not get into what fills up a row */
-    const float4 zero = {0.0f, 0.0f, 0.0f, 0.0f};
-    for_kept(g.d, [&](uint32_t u, uint32_t i) {
-        const float4 o = gated(normed(v[u], s, w[u]), c[u]);
-        store_forms(g.u, t, i / 128, i, i < g.d ? o : zero);
-    });
-    for_rest(g.d, [&](uint32_t i) {
-        float4 o = zero;
-        if (i < g.d) o = gated(normed(load4(row + i), s, load4(g.w + i)), load4(gate + i));
+    const float *row = g.u.f + (uint64_t)t * g.u.f_stride, *w = g.w;
+    const float *c = g.gate + (uint64_t)t * g.gate_stride;
+    if (fits) {
+        fetch_row(shared, row, g.d);
+        fetch_row(shared + 2 * g.d, c, g.d);
+        row = shared;
+        w = shared + g.d;
+        c = shared + 2 * g.d;
+    }
+    const float s = scale_of(row, shared, g.d, g.eps, &scale);
+    for_elements(g.d, [&](uint32_t i) {
+        float4 o = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (i < g.d) o = gated(normed(load4(row + i), s, load4(w + i)), load4(c + i));
         store_forms(g.u, t, i / 128, i, o);
     });
 }
@@ -222,6 +209,7 @@ FG_KERNEL(gate, fg_gate_args, ROW_THREADS, 1)
 FG_KERNEL(hidden, fg_hidden_args, 256, 1)
 {
     let_later_begin();
+    wait_for_earlier();
     const fg_cuda_hidden &h = a.h;
     const uint32_t n_block = (h.d + 127) / 128;
     const uint64_t at = (uint64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -264,32 +252,6 @@ FG_KERNEL(gather, fg_cuda_gather, 256, 1)
 }
 
 /* ---- router ---- */
-
-/* A block a superblock of a row: chains of all the matrix's rows. */
-template <class T> FG_DEV void router_chains(const fg_cuda_router &r, float *x)
-{
-    const uint32_t sb = blockIdx.x, t = blockIdx.y, n = 16 * r.m.n_panel;
-    for (uint32_t i = threadIdx.x; i < 128; i += blockDim.x) {
-        x[i] = r.n[(uint64_t)t * r.n_stride + 128 * (uint64_t)sb + i];
-    }
-    sync_block();
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
-        const T *w = (const T *)(const void *)(r.m.panels + i / 16 * r.m.panel_stride);
-        r.work[((uint64_t)t * r.m.n_sb + sb) * n + i] =
-            chain128<128>(w + (uint64_t)sb * 2048, x, i % 16);
-    }
-}
-typedef float floats128[128];
-FG_KERNEL(router_f32, fg_route_args, 256, 1)
-{
-    FG_SHARED(floats128, x);
-    router_chains<float>(a.r, x);
-}
-FG_KERNEL(router_bf16, fg_route_args, 256, 1)
-{
-    FG_SHARED(floats128, x);
-    router_chains<uint16_t>(a.r, x);
-}
 
 struct choice {
     float p;
@@ -336,28 +298,91 @@ FG_DEV void select_best(const fg_cuda_router &r, float *p, uint32_t t)
     for (uint32_t i = lane; i < r.n_used; i += 32) weight[i] = weight[i] / sum;
 }
 
-/* Chains are read into shared memory at once, where they fit. */
+/* Logits of row t from its chains, superblocks in order.  That many are on their way at a time. */
 typedef float floats1024[1024];
-typedef float route_stage[FG_ROUTE_STAGE];
-FG_KERNEL(select, fg_route_args, 1024, 1)
+FG_DEV void add_chains(const fg_cuda_router &r, uint32_t t, float *p)
 {
-    FG_SHARED(floats1024, p);
-    FG_SHARED(route_stage, stage);
-    const uint32_t n = 16 * a.r.m.n_panel, t = blockIdx.x;
-    const float *chain = a.r.work + (uint64_t)t * a.n_chain * n;
-    if (a.n_chain > 1 && (uint64_t)a.n_chain * n <= FG_ROUTE_STAGE) {
-        for (uint32_t i = threadIdx.x; i < a.n_chain * n; i += blockDim.x) stage[i] = chain[i];
-        chain = stage;
-        sync_block();
-    }
+    enum { BATCH = 48 };
+    const uint32_t n = 16 * r.m.n_panel, n_sb = r.m.n_sb;
+    const float *chain = r.work + (uint64_t)t * n_sb * n;
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
         float acc = 0.0f;
-#pragma unroll 8
-        for (uint32_t k = 0; k < a.n_chain; k++) {
-            acc = acc + chain[(uint64_t)FG_ORDER(k, a.n_chain) * n + i];
+        for (uint32_t k = 0; k < n_sb; k += BATCH) {
+            float v[BATCH];
+#pragma unroll
+            for (uint32_t u = 0; u < BATCH; u++) {
+                if (k + u < n_sb) v[u] = chain[(uint64_t)FG_ORDER(k + u, n_sb) * n + i];
+            }
+#pragma unroll
+            for (uint32_t u = 0; u < BATCH; u++) {
+                if (k + u < n_sb) acc = acc + v[u];
+            }
         }
         p[i] = acc;
     }
+    sync_block();
+}
+
+/* A block a superblock of a row: chains of all the matrix's rows.  A thread's first weights are
+ * asked for before the kernels in front are done.  The block that is the last of its row selects,
+ * and tells the host; the pieces that the host gets were sent by all blocks meanwhile. */
+typedef float floats128[128];
+template <class T> FG_DEV void route_few(const fg_route_args &a, float *x, float *p, uint32_t *turn)
+{
+    let_later_begin();
+    const fg_cuda_router &r = a.r;
+    const uint32_t sb = blockIdx.x, t = blockIdx.y, n = 16 * r.m.n_panel, tid = threadIdx.x;
+    const T *m = (const T *)(const void *)r.m.panels;
+    const uint64_t panel = r.m.panel_stride / sizeof(T);
+    T v[128];
+    if (tid < n) load128(v, m + tid / 16 * panel + (uint64_t)sb * 2048, tid % 16);
+    wait_for_earlier();
+    for (uint32_t i = tid; i < 32; i += blockDim.x) {
+        store4(x + 4 * i, load4(r.n + (uint64_t)t * r.n_stride + 128 * (uint64_t)sb + 4 * i));
+    }
+    if (a.post.box != NULL) post_pieces(a.post);
+    sync_block();
+    float *to = r.work + ((uint64_t)t * r.m.n_sb + sb) * n;
+    if (tid < n) to[tid] = chain_of(v, x);
+    for (uint32_t i = tid + blockDim.x; i < n; i += blockDim.x) {
+        to[i] = chain128<32>(m + i / 16 * panel + (uint64_t)sb * 2048, x, i % 16);
+    }
+    if (a.post.box != NULL) fence_system();
+    fence_card();
+    sync_block();
+    if (tid == 0) *turn = atomic_add(a.count + t, 1);
+    sync_block();
+    if (*turn + 1 != gridDim.x) return; /* all of the block */
+    fence_card();
+    if (tid == 0) a.count[t] = 0;
+    add_chains(r, t, p);
+    if (tid >= 32) return;
+    select_best(r, p, t);
+    sync_warp();
+    if (a.post.box != NULL) post_ticket(a.post, r.sel, r.sel_w, r.n_used);
+}
+FG_KERNEL(router_f32, fg_route_args, 256, 1)
+{
+    FG_SHARED(floats128, x);
+    FG_SHARED(floats1024, p);
+    FG_SHARED(uint32_t, turn);
+    route_few<float>(a, x, p, &turn);
+}
+FG_KERNEL(router_bf16, fg_route_args, 256, 1)
+{
+    FG_SHARED(floats128, x);
+    FG_SHARED(floats1024, p);
+    FG_SHARED(uint32_t, turn);
+    route_few<uint16_t>(a, x, p, &turn);
+}
+
+/* Many rows: from their logits. */
+FG_KERNEL(select, fg_route_args, 1024, 1)
+{
+    FG_SHARED(floats1024, p);
+    const uint32_t n = 16 * a.r.m.n_panel, t = blockIdx.x;
+    const float *logits = a.r.work + (uint64_t)t * n;
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) p[i] = logits[i];
     sync_block();
     if (threadIdx.x < 32) select_best(a.r, p, t);
 }

@@ -14,14 +14,26 @@ enum { ROW_THREADS = 512 };
 FG_DEV void norm_scale(const float *row, uint32_t n, float eps, float *scale)
 {
     if (threadIdx.x >= 32) return;
-    float acc = 0.0f;
-    if (threadIdx.x < 16) {
-        const uint32_t steps = n / 16;
-#pragma unroll 16
-        for (uint32_t i = 0; i < steps; i++) {
-            const float v = row[16 * FG_ORDER(i, steps) + threadIdx.x];
-            acc = fma_rn(v, v, acc);
-        }
+    enum { BATCH = 16 };
+    const uint32_t steps = n / 16, whole = steps / BATCH * BATCH, lane = threadIdx.x % 16;
+    float acc = 0.0f, v[BATCH], next[BATCH];
+#pragma unroll
+    for (uint32_t u = 0; u < BATCH; u++) {
+        if (whole > 0) v[u] = row[16 * FG_ORDER(u, steps) + lane];
+    }
+#pragma unroll 2
+    for (uint32_t i = 0; i < whole; i += BATCH) { /* the next batch is read meanwhile */
+        const uint32_t at = i + BATCH < whole ? i + BATCH : i;
+#pragma unroll
+        for (uint32_t u = 0; u < BATCH; u++) next[u] = row[16 * FG_ORDER(at + u, steps) + lane];
+#pragma unroll
+        for (uint32_t u = 0; u < BATCH; u++) acc = fma_rn(v[u], v[u], acc);
+#pragma unroll
+        for (uint32_t u = 0; u < BATCH; u++) v[u] = next[u];
+    }
+    for (uint32_t i = whole; i < steps; i++) {
+        const float x = row[16 * FG_ORDER(i, steps) + lane];
+        acc = fma_rn(x, x, acc);
     }
     acc = sum_lanes(acc);
     if (threadIdx.x == 0) *scale = 1.0f / sqrt_rn(acc / (float)n + eps);

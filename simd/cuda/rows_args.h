@@ -7,7 +7,8 @@
 
 #include "simd/cuda/ops.h"
 
-/* The row of a join or gate in shared memory; 0: in global memory, for want of room. */
+/* in_shared: bytes of shared memory for the row of a join or gate, and for what it is multiplied
+ * by; 0: all of it stays in global memory, for want of room. */
 typedef struct fg_join_args {
     fg_cuda_join j;
     uint32_t in_shared;
@@ -25,16 +26,13 @@ typedef struct fg_hidden_args {
     const uint32_t *sel;
 } fg_hidden_args;
 
-/* Chains of a router's superblocks, [row of n][superblock][row of m], then the selection from
- * n_chain of them, or from logits (n_chain 1). */
+/* count: [FG_ROUTE_FEW] blocks of a row that are done.  post.box NULL: nothing is posted. */
 typedef struct fg_route_args {
     fg_cuda_router r;
-    uint32_t n_chain;
+    uint32_t *count;
+    fg_cuda_post post;
 } fg_route_args;
 
-enum {
-    FG_ROUTE_FEW = 8,      /* rows whose router is taken by superblocks */
-    FG_ROUTE_STAGE = 8192, /* chains of a row that fit into shared memory */
-};
+enum { FG_ROUTE_FEW = 8 }; /* rows whose router is taken by superblocks */
 
 #endif

@@ -133,8 +133,8 @@ static void softmax(cu_device *c, uint32_t l)
                       &(fg_cuda_gate){.n_row = c->b->n_tok, .d = s->n_head * s->d_head, .u = w->u});
 }
 
-/* From normed rows to the routing of layer l. */
-static void attend(cu_device *c, uint32_t l)
+/* From normed rows to the routing of layer l, which the host is told of by post (NULL: is not). */
+static void attend(cu_device *c, uint32_t l, const fg_cuda_post *post)
 {
     const fg_shape *s = c->m->shape;
     const cu_layer *y = &c->layer[l];
@@ -153,15 +153,17 @@ static void attend(cu_device *c, uint32_t l)
     j.beta = m->beta_attn;
     j.w = y->mlp_norm;
     fg_cuda_join_rows(&c->ops, &j);
-    fg_cuda_route(&c->ops, &(fg_cuda_router){.n_tok = c->b->n_tok,
-                                             .n_expert = s->n_expert,
-                                             .n_used = s->n_used,
-                                             .m = y->router,
-                                             .n = w->n.f,
-                                             .n_stride = w->n.f_stride,
-                                             .sel = w->sel,
-                                             .sel_w = w->sel_w,
-                                             .work = w->route});
+    fg_cuda_route(&c->ops,
+                  &(fg_cuda_router){.n_tok = c->b->n_tok,
+                                    .n_expert = s->n_expert,
+                                    .n_used = s->n_used,
+                                    .m = y->router,
+                                    .n = w->n.f,
+                                    .n_stride = w->n.f_stride,
+                                    .sel = w->sel,
+                                    .sel_w = w->sel_w,
+                                    .work = w->route},
+                  post);
 }
 
 /* ---- what passes between card and host ---- */
@@ -173,16 +175,14 @@ typedef struct piece {
     uint64_t bytes;
 } piece;
 
-/* For the host: the routing and the rows of n (of x, where looking ahead starts from it). */
+/* For the host: the rows of n (of x, where looking ahead starts from it). */
 static uint32_t pieces_of(const cu_device *c, piece *p)
 {
     const cu_work *w = &c->work;
     const fg_scratch *s = c->b->s;
-    const uint64_t T = c->b->n_tok, used = c->m->shape->n_used;
+    const uint64_t T = c->b->n_tok;
     const uint64_t q = T * s->n.q_stride * sizeof(fg_act128);
     uint32_t n = 0;
-    p[n++] = (piece){w->sel, s->sel, T * used * sizeof *s->sel};
-    p[n++] = (piece){w->sel_w, s->sel_w, T * used * sizeof *s->sel_w};
     if (s->n.q != NULL) p[n++] = (piece){w->n.q, s->n.q, q};
     if (s->n.rot != NULL) p[n++] = (piece){w->n.rot, s->n.rot, q};
     if (c->floats || T == 1) { /* T = 1: what looks ahead starts from it */
@@ -215,22 +215,23 @@ static fg_status send_rows(cu_device *c, fg_err *err)
 
 /* ---- a token as a graph ---- */
 
-/* The host begins with its experts while the card does those that it has. */
-static void meet_host(cu_device *c, uint32_t l)
+/* What the host is told when layer l is routed: it begins with its experts then. */
+static fg_cuda_post post_of(const cu_device *c, uint32_t l)
 {
+    const fg_scratch *s = c->b->s;
     piece p[FG_CUDA_POSTS];
     fg_cuda_post a = {.pass = &((cu_block *)(uintptr_t)c->block.p)->pass,
                       .layer = l,
                       .n = pieces_of(c, p),
+                      .sel = fg_cu_host(c, s->sel),
+                      .sel_w = fg_cu_host(c, s->sel_w),
                       .box = c->box};
     for (uint32_t i = 0; i < a.n; i++) {
         a.piece[i].from = p[i].from;
         a.piece[i].to = fg_cu_host(c, p[i].to);
         a.piece[i].bytes = p[i].bytes;
     }
-    fg_cuda_post_layer(&c->ops, &a);
-    if (c->now->few) fg_cu_experts_few(c, l);
-    fg_cuda_await_layer(&c->ops, &(fg_cuda_await){.pass = a.pass, .layer = l, .box = c->box});
+    return a;
 }
 
 /* Everything of a token goes into the stream that is being captured. */
@@ -245,9 +246,11 @@ static fg_status record(cu_device *c, fg_err *err)
     for (uint32_t l = 0; l < s->n_layer; l++) {
         j.w = c->layer[l].attn_norm;
         fg_cuda_join_rows(&c->ops, &j);
-        attend(c, l);
-        meet_host(c, l);
+        const fg_cuda_post post = post_of(c, l);
+        attend(c, l, &post);
+        if (c->now->few) fg_cu_experts_few(c, l);
         j = join_of(c, 1);
+        j.await = (fg_cuda_await){.pass = post.pass, .layer = l, .box = c->box};
         add_experts(c, &j, fg_cu_host(c, h->y.f), fg_cu_host(c, h->row_of));
     }
     j.w = c->final_norm;
@@ -399,14 +402,17 @@ static bool shows_hidden(const fg_batch *b)
 /* First half of a layer that is not in a graph: from x to the routing, which is copied out. */
 static fg_status launch_layer(cu_device *c, uint32_t l, fg_err *err)
 {
-    piece p[FG_CUDA_POSTS];
+    piece p[FG_CUDA_POSTS + 2];
     fg_cuda_join j = join_of(c, c->b->n_tok);
     j.a = NULL;
     j.w = c->layer[l].attn_norm;
     fg_cuda_join_rows(&c->ops, &j);
-    attend(c, l);
+    attend(c, l, NULL);
     FG_TRY(fg_cu_launched(c, err));
-    const uint32_t n = pieces_of(c, p);
+    const uint64_t sel_bytes = c->b->n_tok * (uint64_t)c->m->shape->n_used * sizeof(uint32_t);
+    uint32_t n = pieces_of(c, p);
+    p[n++] = (piece){c->work.sel, c->b->s->sel, sel_bytes};
+    p[n++] = (piece){c->work.sel_w, c->b->s->sel_w, sel_bytes};
     for (uint32_t i = 0; i < n; i++) {
         const int result = c->d->copy_out(p[i].to, pointer(p[i].from), (size_t)p[i].bytes, c->main);
         FG_TRY(fg_cu_check(c, result, "copy", err));

@@ -163,11 +163,15 @@ FG_TEST(experts_controls)
 
 /* ---- the mailbox ---- */
 
-/* A host on its own thread: sees tickets in order, with what was posted before them, and
- * answers. */
+/* A host on its own thread: sees tickets in order, with the pieces and the selection that were
+ * posted before them, and answers with an expert's output. */
+enum { WIDTH = 384 };
 typedef struct host {
     fg_cuda_mailbox box;
     _Alignas(16) uint32_t posted[64];
+    uint32_t sel, row_of;
+    float sel_w;
+    _Alignas(16) float y[WIDTH];
     uint32_t n_layer, first;
     bool answer, torn;
 } host;
@@ -178,6 +182,8 @@ static void *be_host(void *p)
     for (uint32_t l = 0; l < h->n_layer; l++) {
         while (__atomic_load_n(&h->box.routed, __ATOMIC_ACQUIRE) != h->first + l + 1) continue;
         for (size_t i = 0; i < 61; i++) h->torn = h->torn || h->posted[i] != l * 64 + i;
+        h->torn = h->torn || h->sel != l % 16 || h->sel_w != 1.0f;
+        for (size_t i = 0; i < WIDTH; i++) h->y[i] = (float)(l + i);
         if (h->answer) __atomic_store_n(&h->box.done, h->first + l + 1, __ATOMIC_RELEASE);
     }
     if (!h->answer) __atomic_store_n(&h->box.abort, 1u, __ATOMIC_RELEASE);
@@ -189,6 +195,12 @@ static void converse(bool answer, uint32_t n_layer)
     host *h = take(sizeof *h);
     fg_cuda_pass *pass = take(sizeof *pass);
     uint32_t *from = take(64 * sizeof *from);
+    float *w = take(3 * 2048 * sizeof *w), *n = take(WIDTH * sizeof *n);
+    float *x = take(WIDTH * sizeof *x), *sel_w = take(sizeof *sel_w);
+    uint32_t *sel = take(sizeof *sel);
+    float *work = take((size_t)fg_cuda_route_bytes(1, 16, 3));
+    memset(work, 0, (size_t)fg_cuda_route_bytes(1, 16, 3));
+    for (size_t i = 0; i < 3 * 2048; i++) w[i] = i / 16 == i % 16 ? 1.0f : 0.0f;
     *h = (host){.n_layer = n_layer, .first = 0xfffffff0u, .answer = answer}; /* tickets wrap */
     h->box.routed = h->box.done = h->first;
     *pass = (fg_cuda_pass){h->first, 1};
@@ -198,11 +210,32 @@ static void converse(bool answer, uint32_t n_layer)
     const fg_cuda_queue q = fg_emu_queue(&log);
     for (uint32_t l = 0; l < n_layer; l++) {
         for (uint32_t i = 0; i < 64; i++) from[i] = l * 64 + i;
+        for (uint32_t i = 0; i < WIDTH; i++) n[i] = i == l % 16 ? 1.0f : 0.0f;
+        memset(x, 0, WIDTH * sizeof *x);
         const fg_cuda_post post = {
-            pass, l, 2, {{from, h->posted, 40 * 4}, {from + 40, h->posted + 40, 21 * 4}}, &h->box};
-        fg_cuda_post_layer(&q, &post);
-        fg_cuda_await_layer(&q, &(fg_cuda_await){pass, l, &h->box});
+            .pass = pass,
+            .layer = l,
+            .n = 2,
+            .piece = {{from, h->posted, 40 * 4}, {from + 40, h->posted + 40, 21 * 4}},
+            .sel = &h->sel,
+            .sel_w = &h->sel_w,
+            .box = &h->box};
+        const fg_cuda_matrix m = {(uint8_t *)(void *)w, NULL,  3 * 8192, 1, 3,
+                                  FG_KIND_F32,          false, {0}};
+        fg_cuda_route(&q, &(fg_cuda_router){1, 16, 1, m, n, WIDTH, sel, sel_w, work}, &post);
+        fg_cuda_join_rows(&q, &(fg_cuda_join){.n_row = 1,
+                                              .d = WIDTH,
+                                              .x = x,
+                                              .a = x,
+                                              .row_of = &h->row_of,
+                                              .sel_w = sel_w,
+                                              .y_host = h->y,
+                                              .n_used = 1,
+                                              .residual = true,
+                                              .beta = 1.0f,
+                                              .await = {pass, l, &h->box}});
         CHECK(log.result == 0);
+        for (uint32_t i = 0; answer && i < WIDTH; i++) h->torn = h->torn || x[i] != (float)(l + i);
         if (answer) CHECK(h->box.done == h->first + l + 1);
     }
     (void)pthread_join(thread, NULL);

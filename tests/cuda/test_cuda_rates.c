@@ -149,8 +149,10 @@ static void route(const card *c, const void *what, uint32_t i)
                               .n_sb = 48,
                               .kind = FG_KIND_F32};
     (void)what;
-    fg_cuda_route(&c->ops, &(fg_cuda_router){1, 32, 2, m, at(c->x), 6144, at(c->y), at(c->y + 4096),
-                                             at(c->work)});
+    fg_cuda_route(
+        &c->ops,
+        &(fg_cuda_router){1, 32, 2, m, at(c->x), 6144, at(c->y), at(c->y + 4096), at(c->work)},
+        NULL);
 }
 
 static void show_rows(const card *c)

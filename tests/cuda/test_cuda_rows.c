@@ -449,7 +449,8 @@ static bool route_agrees(uint32_t n_tok, uint32_t n_expert, uint32_t n_used, uin
     fg_emu_log log;
     const fg_cuda_queue q = fg_emu_queue(&log);
     bool faulted;
-    RUN_CAUGHT(faulted, fg_cuda_route(&q, &a));
+    memset(work.p, 0, (size_t)fg_cuda_route_bytes(n_tok, n_expert, n_sb));
+    RUN_CAUGHT(faulted, fg_cuda_route(&q, &a, NULL));
     bool ok = launched(&log, faulted);
     for (uint32_t t = 0; t < n_tok; t++) {
         uint32_t want[64];

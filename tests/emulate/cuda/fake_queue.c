@@ -12,6 +12,7 @@
 
 #include "tests/emulate/cuda/fake_driver.h"
 
+#include "simd/cuda/rows_args.h"
 #include "tests/emulate/cuda/cuda_emu.h"
 
 enum { PATIENCE_S = 30, USUAL_SHARED = 48 * 1024 };
@@ -177,20 +178,20 @@ static void run_kernel(const op *o)
     const uint64_t n = ++fake.n_run;
     const bool hang = n == fake.hang, fault = n == fake.fault, wrong = n == fake.wrong;
     bool lose = false;
-    if (strcmp(fg_cuda_kernel_name[o->kernel], "fg_card_post") == 0) {
-        lose = ++fake.n_post == fake.lose;
+    fg_route_args route = {0};
+    if (o->kernel == FG_CUDA_router_f32 || o->kernel == FG_CUDA_router_bf16) {
+        memcpy(&route, o->args, sizeof route);
+        lose = route.post.box != NULL && ++fake.n_post == fake.lose;
     }
     fake.hangs = fake.hangs || hang;
     if (fault) fake.sticky = CU_LAUNCH_FAILED;
     fake_unlock();
     while (hang) (void)nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
     if (fault || wrong) return;
-    fg_cuda_post post;
     const void *args = o->args;
-    if (lose && *n_args_of[o->kernel] == sizeof post) {
-        memcpy(&post, args, sizeof post);
-        post.box = &nobodys;
-        args = &post;
+    if (lose) {
+        route.post.box = &nobodys;
+        args = &route;
     }
     const int r = fg_emu_run(o->kernel, o->grid, o->block, o->shared, args, *n_args_of[o->kernel]);
     if (r == 0 && (!o->early || fg_emu_has_waited(o->grid, o->block))) return;
