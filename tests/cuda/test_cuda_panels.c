@@ -73,7 +73,8 @@ typedef struct job {
     uint32_t n_sb, n_tok, n_product, n_panel[6];
 } job;
 
-static bool split_sums; /* control: two halves of a row added up by themselves */
+static bool split_sums;  /* control: two halves of a row added up by themselves */
+static uint32_t a_block; /* bytes of shared memory that it may have; 0: as on an H100 */
 static bool product_agrees(const fg_cuda_product *p, const panels *w, uint32_t n_tok)
 {
     fg_kernels k;
@@ -132,7 +133,8 @@ static bool agrees(const job *j)
                                  y_stride};
     }
     fg_emu_log log;
-    const fg_cuda_queue queue = fg_emu_queue(&log);
+    fg_cuda_queue queue = fg_emu_queue(&log);
+    if (a_block != 0) queue.max_shared = a_block;
     bool faulted;
     RUN_CAUGHT(faulted, fg_cuda_multiply(&queue, p, j->n_product, j->n_tok, work.p));
     bool ok = !faulted && log.result == 0;
@@ -188,6 +190,18 @@ FG_TEST(long_rows)
 {
     CHECK(agrees(&(job){FG_KIND_Q6, fg_test_long() ? 8192 : 300, 1, 2, {5, 1}}));
     CHECK(agrees(&(job){FG_KIND_BF16, 1100, 1, 1, {1}}));
+}
+
+/* Fewer warps, and rounds of few panels. */
+FG_TEST(little_shared_memory)
+{
+    for (unsigned kind = 0; kind < FG_KIND_QUANTIZED; kind++) {
+        a_block = 99 * 1024; /* sm_86 */
+        CHECK(agrees(&(job){(fg_qkind)kind, 60, 1, 1, {23}}));
+        a_block = 48 * 1024;
+        CHECK(agrees(&(job){(fg_qkind)kind, 5, 1, 2, {9, 4}}));
+    }
+    a_block = 0;
 }
 
 /* A block that was NaN or infinite makes its row NaN, and no other. */
