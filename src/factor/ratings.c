@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "src/base/hash.h"
 #include "src/base/mem.h"
@@ -93,24 +94,15 @@ void fg_ratings_fini(fg_ratings *r)
     *r = (fg_ratings){0};
 }
 
-enum { MAX_FIELD = 4 };
+enum {
+    MAX_FIELD = 4,
+    MAX_LINE = 1 << 24, /* bytes; what never ends is no text */
+};
 
 typedef struct field {
     const char *s;
     size_t n;
 } field;
-
-/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space. */
-static char separator_of(const char *s, size_t n)
-{
-    for (size_t i = 0; i + 1 < n; i++) {
-        if (s[i] == ':' && s[i + 1] == ':') return ':';
-    }
-    for (const char *c = "\t,;"; *c != '\0'; c++) {
-        if (memchr(s, *c, n) != NULL) return *c;
-    }
-    return ' ';
-}
 
 static bool is_space(char c)
 {
@@ -148,6 +140,21 @@ static size_t cut(const char *s, size_t n, char separator, field *out)
         at = end + (separator == ':' ? 2 : 1);
     }
     return k;
+}
+
+/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space; the
+ * first that gives as many fields as are wanted, since ids have such characters in them too. */
+static char separator_of(const char *s, size_t n, size_t wanted)
+{
+    static const char order[] = ":\t,; ";
+    field f[MAX_FIELD];
+    char first = ' ';
+    for (const char *c = order; *c != '\0'; c++) {
+        const size_t k = cut(s, n, *c, f);
+        if (k >= wanted) return *c;
+        if (k > 1 && first == ' ') first = *c;
+    }
+    return first;
 }
 
 static bool number_of(field f, double *v)
@@ -198,9 +205,10 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     double value = 0.0, when = 0.0;
     uint32_t row = 0, col = 0;
     if (trim(s, n).n == 0) return FG_OK;
-    if (c->separator == '\0') c->separator = separator_of(s, n);
+    const size_t wanted = c->pairs ? 2 : 3;
+    if (c->separator == '\0') c->separator = separator_of(s, n, wanted);
     const size_t k = cut(s, n, c->separator, f);
-    if (k < (c->pairs ? 2u : 3u)) {
+    if (k < wanted) {
         return bad_line(c, k == 2 ? "two fields" : "one field", (field){0},
                         c->pairs ? "user and item"
                         : k == 2 ? "user, item and rating; implicit feedback is out of scope"
@@ -256,9 +264,15 @@ static fg_status add_lines(lines *c, const char *text, size_t n, bool last, size
     if (c->number == 0 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) at = 3;
     while (at < n) {
         const char *end = memchr(text + at, '\n', n - at);
-        if (end == NULL && !last) break;
+        if (end == NULL && !last && n - at < MAX_LINE) break;
         const size_t len = end == NULL ? n - at : (size_t)(end - text) - at;
         c->number++;
+        if (len >= MAX_LINE) {
+            return fg_fail(err, FG_EFORMAT,
+                           "%s: line %" PRIu64 ": %zu bytes and more, expected "
+                           "user, item and rating",
+                           c->name, c->number, len);
+        }
         FG_TRY(add_line(c, text + at, len, err));
         at += len + (end != NULL);
     }
@@ -281,7 +295,8 @@ static fg_status count_lines(fg_ratings *r, FILE *f, char *text, fg_err *err)
 {
     uint64_t n = 1;
     size_t got;
-    if (fseeko(f, 0, SEEK_END) != 0 || fseeko(f, 0, SEEK_SET) != 0) return FG_OK; /* a pipe */
+    struct stat sb;
+    if (fstat(fileno(f), &sb) != 0 || !S_ISREG(sb.st_mode)) return FG_OK; /* a pipe, a device */
     while ((got = fread(text, 1, READ_AT_ONCE, f)) > 0) {
         for (const char *at = text; (at = memchr(at, '\n', got - (size_t)(at - text))); at++) n++;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Ratings as text: a line "user item rating [time]", with spaces, tabs, "::", commas or semicolons
- * between (the first line says which), ids any text, a first line without a number as third field
+ * between (the first of these that gives the first line enough fields), ids any text, a first line without a number as third field
  * taken for names of columns, empty lines skipped.
  */
 #ifndef FG_SRC_FACTOR_RATINGS_H
