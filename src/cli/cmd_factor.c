@@ -544,8 +544,8 @@ static fg_status print_ranking(const fg_factor_model *m, const model_ids *ids, u
     if (st == FG_OK) st = fg_factor_rank(m, rated, &test, row, q->top, relevant, &k, err);
     if (st == FG_OK && k.n_user == 0) {
         st = fg_fail(err, FG_EINVAL,
-                     "%s: no rating of %g or more by a user that training met, "
-                     "expected some",
+                     "%s: no rating of %g or more by a user that training met, besides those in "
+                     "PAIRS, expected some",
                      q->test, relevant);
     }
     if (st == FG_OK) {

@@ -117,25 +117,40 @@ static field trim(const char *s, size_t n)
     return (field){s, n};
 }
 
+static bool separates(const char *s, size_t n, size_t at, char separator)
+{
+    if (separator == ' ') return is_space(s[at]);
+    if (separator == ':') return s[at] == ':' && at + 1 < n && s[at + 1] == ':';
+    return s[at] == separator;
+}
+
+/* Where the field from `at` on ends.  Quotes hold it together when they are around all of it; an
+ * inch mark does not. */
+static size_t end_of(const char *s, size_t n, size_t at, char separator)
+{
+    size_t end = at;
+    while (end < n && is_space(s[end]) && !separates(s, n, end, separator)) end++;
+    if (end < n && s[end] == '"') {
+        for (size_t i = end + 1; i < n; i++) {
+            if (s[i] != '"') continue;
+            for (i++; i < n && is_space(s[i]) && !separates(s, n, i, separator);) i++;
+            if (i == n || separates(s, n, i, separator)) return i;
+        }
+    }
+    while (end < n && !separates(s, n, end, separator)) end++;
+    return end;
+}
+
 /* The first MAX_FIELD fields of a line; how many there are of them. */
 static size_t cut(const char *s, size_t n, char separator, field *out)
 {
     size_t k = 0, at = 0;
     while (k < MAX_FIELD && at <= n) {
-        size_t end = at;
-        bool quoted = false;
         if (separator == ' ') {
             while (at < n && is_space(s[at])) at++;
             if (at == n) break;
-            end = at;
         }
-        for (; end < n; end++) {
-            if (s[end] == '"') quoted = !quoted;
-            if (quoted) continue;
-            if (separator == ' ' ? is_space(s[end]) : s[end] == separator) {
-                if (separator != ':' || (end + 1 < n && s[end + 1] == ':')) break;
-            }
-        }
+        const size_t end = end_of(s, n, at, separator);
         out[k++] = trim(s + at, end - at);
         at = end + (separator == ':' ? 2 : 1);
     }
@@ -204,7 +219,14 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     field f[MAX_FIELD];
     double value = 0.0, when = 0.0;
     uint32_t row = 0, col = 0;
-    if (trim(s, n).n == 0) return FG_OK;
+    const field all = trim(s, n);
+    if (all.n == 0) return FG_OK;
+    if (memchr(all.s, '\0', all.n) != NULL) {
+        return bad_line(c, "a zero byte", (field){0}, "text", err);
+    }
+    if (memchr(all.s, '\r', all.n) != NULL) {
+        return bad_line(c, "a carriage return", (field){0}, "lines that end with a newline", err);
+    }
     const size_t wanted = c->pairs ? 2 : 3;
     if (c->separator == '\0') c->separator = separator_of(s, n, wanted);
     const size_t k = cut(s, n, c->separator, f);
@@ -216,9 +238,6 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
                         err);
     }
     if (f[0].n == 0 || f[1].n == 0) return bad_line(c, "an empty id", (field){0}, form, err);
-    if (memchr(f[0].s, '\0', f[0].n) != NULL || memchr(f[1].s, '\0', f[1].n) != NULL) {
-        return bad_line(c, "a zero byte", (field){0}, "text", err);
-    }
     if (k > 2 && !number_of(f[2], &value)) {
         if (c->number == 1 && is_name(f[2])) return FG_OK; /* of columns */
         return bad_line(c, "rating", f[2], "a number within 1e30", err);

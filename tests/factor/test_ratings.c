@@ -30,6 +30,7 @@ FG_TEST(forms)
         "user,item,rating\n\"u1\",i1,3.0\nu2,i1,4\nu1,\"i2\",5\n",
         "\xef\xbb\xbfu1;i1;3\nu2;i1;4\nu1;i2;5\n",
         "  u1   i1 3 9\nu2 i1\t4 \nu1 i2 5 7 8 9\n",
+        "u1, \"i1\" ,3\n\"u2\",i1,\"4\"\nu1,i2,5,\"\n",
         "u1\ti1\t3\t2001::5\r\nu2\ti1\t4\r\nu1\ti2\t5",
     };
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
@@ -45,6 +46,28 @@ FG_TEST(forms)
     }
 }
 
+/* Quotes around a field hold it together; others are part of it. */
+FG_TEST(quotes)
+{
+    static const char *const text[][2] = {
+        {"\"a, b\",i,3\n", "a, b"},
+        {"7\" single,i,3\n", "7\" single"},
+        {"\"7\" single,i,3\n", "\"7\" single"},
+        {"\"a \"\"b\"\", c\", i, 3\n", "a \"\"b\"\", c"},
+        {"\"a b\" i 3\n", "a b"},
+        {"\"a\tb\"\ti\t3\n", "a\tb"},
+    };
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        fg_ratings r;
+        fg_err err;
+        CHECK_OK(parse(&r, text[i][0], FG_HDI_LAST, &err), &err);
+        REQUIRE(r.m.n == 1 && r.m.entry[0].value == 3.0f);
+        CHECK_STR(fg_id_text(&r.user, 0), text[i][1]);
+        CHECK_STR(fg_id_text(&r.item, 0), "i");
+        fg_ratings_fini(&r);
+    }
+}
+
 FG_TEST(bad_lines_are_named)
 {
     static const char *const text[][2] = {
@@ -52,6 +75,8 @@ FG_TEST(bad_lines_are_named)
         {"a b 3\nc d nan\n", "text: line 2: rating nan, expected a number within 1e30"},
         {"a b 3\n\nc\n", "text: line 3: one field, expected user, item and rating"},
         {"a,b,3\n,d,3\n", "text: line 2: an empty id, expected user, item and rating"},
+        {"a b 3\rc d 4\r",
+         "text: line 1: a carriage return, expected lines that end with a newline"},
         {"a b 3,5\n", "text: line 1: rating 3,5, expected a number within 1e30"},
         {"u,i,r\nu,i,r\n", "text: line 2: rating r, expected a number within 1e30"},
     };
