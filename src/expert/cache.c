@@ -13,9 +13,9 @@
 #include "src/base/rng.h"
 
 enum {
-    /* LFU: counts halve when every expert could have been asked so often: 64 tokens of 2 of 32
-     * experts.  With 16 it reads 1 % less of a text that goes on, and after a change of subject up
-     * to 18 % more than LRU for 500 tokens; with 4 less than LRU there, too (src/factor/README.md). */
+    /* LFU: counts halve when every expert could have been asked so often, of 2 of 32 experts every
+     * 64 tokens.  With 16 a text that goes on reads 1 to 3 % less, and one whose subject changes up
+     * to 18 % more than with LRU, for 500 tokens; so it reads 8 to 21 % less (src/factor/README.md). */
     DECAY_ROUNDS = 4,
     FIRST_COUNT = 8, /* LFU: count of the hottest expert of a heat map; small, so that it fades */
     PIN_NUM = 3,     /* PIN: at most 3/4 of the slots are for the pinned set */
