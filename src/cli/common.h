@@ -134,40 +134,38 @@ const char *cli_known_memory(uint64_t bytes);
 const char *cli_policy_name(fg_policy policy);
 
 /* Options of the commands that run a model within a bound of memory; paste after ENGINE_OPTS. */
-#define STREAM_OPTS(o)                                                                               \
-    {"ram",    0,                                                                                    \
-     OPT_SIZE, &(o).ram_bytes,                                                                       \
-     0,        0,                                                                                    \
-     "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},       \
-        {"policy",   0,                                                                              \
-         OPT_CHOICE, CHOICE((o).policy, cli_policy_name, FG_POLICY_COUNT),                           \
-         0,          0,                                                                              \
-         "NAME",     "with --ram, which experts stay: the last used, most used of late, or pinned"}, \
-        {"predict", 0, OPT_CHOICE, CHOICE((o).predict, fg_predict_name, FG_PREDICT_COUNT),           \
-         0,         0, "NAME",     "with --ram, by what to read ahead"},                             \
-        {"ahead", 0,                                                                                 \
-         OPT_U32, &(o).ahead,                                                                        \
-         1,       FG_PREDICT_AHEAD,                                                                  \
-         "N",     "with --ram, for how many layers (default: 2)"},                                   \
-        {"predict-model",                                                                            \
-         0,                                                                                          \
-         OPT_STR,                                                                                    \
-         &(o).predict_model,                                                                         \
-         0,                                                                                          \
-         0,                                                                                          \
-         "FILE",                                                                                     \
-         "with --predict factor, what it begins with, of fulgur factor train --trace"},              \
-        {"predict-save",                                                                             \
-         0,                                                                                          \
-         OPT_STR,                                                                                    \
-         &(o).predict_save,                                                                          \
-         0,                                                                                          \
-         0,                                                                                          \
-         "FILE",                                                                                     \
-         "with --predict factor, keep there what this run teaches it"},                              \
-    {                                                                                                \
-        "io", 0, OPT_CHOICE, CHOICE((o).io, fg_io_name, FG_IO_COUNT), 0, 0, "NAME",                  \
-            "with --ram, how they are read"                                                          \
+#define STREAM_OPTS(o)                                                                             \
+    {"ram",    0,                                                                                  \
+     OPT_SIZE, &(o).ram_bytes,                                                                     \
+     0,        0,                                                                                  \
+     "SIZE",   "memory to use, e.g. 24G: experts are read on demand (default: map the file)"},     \
+        {"policy", 0, OPT_CHOICE, CHOICE((o).policy, cli_policy_name, FG_POLICY_COUNT),            \
+         0,        0, "NAME",     "with --ram, which experts stay"},                               \
+        {"predict", 0, OPT_CHOICE, CHOICE((o).predict, fg_predict_name, FG_PREDICT_COUNT),         \
+         0,         0, "NAME",     "with --ram, by what to read ahead"},                           \
+        {"ahead", 0,                                                                               \
+         OPT_U32, &(o).ahead,                                                                      \
+         1,       FG_PREDICT_AHEAD,                                                                \
+         "N",     "with --ram, for how many layers (default: 2)"},                                 \
+        {"predict-model",                                                                          \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).predict_model,                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "FILE",                                                                                   \
+         "with --predict factor, what it begins with, of fulgur factor train --trace"},            \
+        {"predict-save",                                                                           \
+         0,                                                                                        \
+         OPT_STR,                                                                                  \
+         &(o).predict_save,                                                                        \
+         0,                                                                                        \
+         0,                                                                                        \
+         "FILE",                                                                                   \
+         "with --predict factor, keep there what this run teaches it"},                            \
+    {                                                                                              \
+        "io", 0, OPT_CHOICE, CHOICE((o).io, fg_io_name, FG_IO_COUNT), 0, 0, "NAME",                \
+            "with --ram, how they are read"                                                        \
     }
 
 /* The card; of commands whose options begin with cli_engine_opts(). */

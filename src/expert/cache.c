@@ -14,8 +14,9 @@
 
 enum {
     /* LFU: counts halve when every expert could have been asked so often, of 2 of 32 experts every
-     * 64 tokens.  With 16 a text that goes on reads 1 to 3 % less, and one whose subject changes up
-     * to 18 % more than with LRU, for 500 tokens; so it reads 8 to 21 % less (src/factor/README.md). */
+     * 64 tokens.  With 16 a text that goes on reads .5 to 2.5 % less, and in the 500 tokens after a
+     * change of subject up to 18 % more than with LRU; with 4 it is 8 to 21 % less there
+     * (src/factor/README.md). */
     DECAY_ROUNDS = 4,
     FIRST_COUNT = 8, /* LFU: count of the hottest expert of a heat map; small, so that it fades */
     PIN_NUM = 3,     /* PIN: at most 3/4 of the slots are for the pinned set */

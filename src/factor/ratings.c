@@ -157,8 +157,8 @@ static size_t cut(const char *s, size_t n, char separator, field *out)
     return k;
 }
 
-/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space; the
- * first that gives as many fields as are wanted, since ids have such characters in them too. */
+/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space;
+ * the first that gives as many fields as are wanted, since ids have such characters in them too. */
 static char separator_of(const char *s, size_t n, size_t wanted)
 {
     static const char order[] = ":\t,; ";
