@@ -115,7 +115,8 @@ FG_API const char *fg_cpu_level_name(fg_cpu_level level);
 /* Which experts stay in memory; changes time only. */
 typedef enum fg_policy {
     FG_POLICY_LRU = 0, /* evicts the least recently requested */
-    FG_POLICY_LFU = 1, /* the least frequently requested, counts halve now and then; ties as LRU */
+    FG_POLICY_LFU = 1, /* the least frequently requested, counts halve now and then, so that old
+                        * subjects fade; ties as LRU */
     FG_POLICY_PIN =
         2, /* the hottest of the file's heat map stay once they are in; the rest as LRU */
     /* not live, only of a replay, to compare with: */
@@ -249,7 +250,7 @@ typedef struct fg_engine_opts {
 } fg_engine_opts;
 enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };
 
-/* LRU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
+/* LFU, the router's predictions, workers bound to cores, everything else 0 or automatic.  size: of
  * the caller's struct. */
 FG_API void fg_engine_opts_init(fg_engine_opts *o, size_t size);
 FG_INLINE fg_engine_opts fg_engine_opts_default(void)

@@ -225,7 +225,7 @@ static fg_status save_part(const factor_request *q, const fg_ratings *r, const u
     fg_new_file file = {0};
     char *path = fg_io_join(q->save_split, name[part]);
     if (path == NULL) return fg_fail_nomem(err, "name");
-    fg_status st = q->force ? FG_OK : fg_io_refuse_existing(path, err);
+    fg_status st = check_output(path, q->force, &q->ratings, 1, err);
     if (st == FG_OK) st = fg_new_file_open(&file, path, err);
     for (uint64_t i = 0; st == FG_OK && i < r->m.n; i++) {
         if (to[i] == part) put_line(file.f, r, i);
@@ -544,8 +544,8 @@ static fg_status print_ranking(const fg_factor_model *m, const model_ids *ids, u
     if (st == FG_OK) st = fg_factor_rank(m, rated, &test, row, q->top, relevant, &k, err);
     if (st == FG_OK && k.n_user == 0) {
         st = fg_fail(err, FG_EINVAL,
-                     "%s: no rating of %g or more by a user that training met, "
-                     "expected some",
+                     "%s: no rating of %g or more by a user that training met, besides those in "
+                     "PAIRS, expected some",
                      q->test, relevant);
     }
     if (st == FG_OK) {
@@ -679,8 +679,8 @@ static fg_status export_ids(const char *dir, const char *name, const fg_id_table
     return st;
 }
 
-/* None of the files that would be written is there. */
-static fg_status check_new(const char *dir, fg_err *err)
+/* None of the files that would be written is the model, or, without force, there. */
+static fg_status check_names(const char *dir, const char *model, bool force, fg_err *err)
 {
     static const char *const name[] = {"users.npy",     "items.npy", "user_bias.npy",
                                        "item_bias.npy", "users.txt", "items.txt"};
@@ -688,7 +688,7 @@ static fg_status check_new(const char *dir, fg_err *err)
     for (size_t i = 0; i < sizeof name / sizeof name[0] && st == FG_OK; i++) {
         char *path = fg_io_join(dir, name[i]);
         if (path == NULL) return fg_fail_nomem(err, "name");
-        st = fg_io_refuse_existing(path, err);
+        st = fg_io_exists(path) ? check_output(path, force, &model, 1, err) : FG_OK;
         fg_mem_free(path);
     }
     return st;
@@ -709,7 +709,7 @@ static int run_export(int argc, char **argv)
     fg_id_table users, items;
     const char *dir = operand[1];
     fg_status st = fg_factor_load(operand[0], &m, &users, &items, &err);
-    if (st == FG_OK && !force) st = check_new(dir, &err);
+    if (st == FG_OK) st = check_names(dir, operand[0], force, &err);
     if (st == FG_OK) st = make_dir(dir, &err);
     if (st == FG_OK) {
         st = export_floats(dir, "users.npy", m->x, m->n_row, m->rank, m->stride, false, &err);

@@ -330,7 +330,7 @@ static void print_memory(const result *r)
            : f->fits         ? "experts are streamed"
                              : "it does not fit");
     if (!f->resident && f->fits) {
-        printf("misses      %.1f of %u experts a token, for independent uniform routing and LRU%s: "
+        printf("misses      %.1f of %u experts a token, for independent uniform routing%s: "
                "a hit rate "
                "of %.1f %%\n",
                f->misses, r->demand.shape.n_layer * r->demand.shape.n_used,

@@ -360,6 +360,7 @@ static int run(int argc, char **argv)
         {"folds", 0, OPT_U32, &q.folds, 2, MAX_SPLITS, "N",
          "instead, parts of which each is tested once"},
         {"plot", 0, OPT_STR, &q.plot, 0, 0, "FILE.svg", "draw validation errors"},
+        FORCE_OPT(q.force),
         FACTOR_OPTS(q),
     };
     int status;
@@ -374,6 +375,7 @@ static int run(int argc, char **argv)
     comparison c = {.q = &q};
     fg_status st = FG_OK;
     if (q.plot != NULL) st = svg_check_target(q.plot, q.ratings, &err);
+    if (st == FG_OK) st = check_output(q.plot, q.force, (const char *[]){q.ratings}, 1, &err);
     if (st == FG_OK) st = compare(&c, &err);
     fg_contest_destroy(&c.c);
     fg_factor_machine_close(&c.on);

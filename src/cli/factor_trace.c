@@ -55,7 +55,7 @@ fg_status factor_train_trace(const factor_request *q, fg_err *err)
                                .max_epoch = q->max_epoch,
                                .progress = show,
                                .ctx = &p};
-    FG_TRY(traces_open(&t, q->ratings, err));
+    FG_TRY(traces_open(&t, q->ratings, q->out, err));
     fg_status st = fg_factor_machine_open(&on, q->n_thread, err);
     if (st == FG_OK) {
         progress_start(&p, "train", "epoch");

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/cli/common.h"
 #include "src/eval/learn_routing.h"
@@ -37,14 +38,15 @@ static fg_status each_of(const char *list, size_t most,
 static fg_status open_trace(void *ctx, const char *path, fg_err *err)
 {
     traces *t = ctx;
+    if (t->out != NULL) FG_TRY(fg_io_refuse_input(t->out, path, err));
     FG_TRY(fg_trace_open(&t->t[t->n], path, err));
     t->n++;
     return FG_OK;
 }
 
-fg_status traces_open(traces *t, const char *list, fg_err *err)
+fg_status traces_open(traces *t, const char *list, const char *out, fg_err *err)
 {
-    *t = (traces){.n = 0};
+    *t = (traces){.out = out};
     const fg_status st = each_of(list, TRACES_MOST, open_trace, t, err);
     if (st != FG_OK) traces_close(t);
     return st;
@@ -165,7 +167,7 @@ fg_status held_fill(held *h, const fg_trace *t, uint32_t ahead, fg_err *err)
         for (size_t k = 0; k < HELD_SIZES; k++) {
             const fg_predict_opts *w = &h->who[i < h->n ? i : 0];
             const fg_replay_opts o = {.n_slot = slots(head, k),
-                                      .policy = FG_POLICY_LRU,
+                                      .policy = fg_engine_opts_default().policy,
                                       .predict = i < h->n ? w->kind : FG_PREDICT_NONE,
                                       .ahead = ahead,
                                       .from = h->from,
@@ -238,7 +240,7 @@ static double bytes_of(const held *h, const fg_trace_head *t, size_t i, size_t k
 
 static void print_bytes(const held *h, const fg_trace_head *t)
 {
-    printf("\n%-18s", "bytes/token, lru");
+    printf("\nbytes/token, %-5s", fg_policy_name(fg_engine_opts_default().policy));
     for (size_t k = 0; k < HELD_SIZES; k++) {
         printf("  %u %% in memory  waited for", per_cent[k]);
     }

@@ -12,10 +12,12 @@ enum { TRACES_MOST = 32, MODELS_MOST = 4 };
 typedef struct traces {
     fg_trace *t[TRACES_MOST];
     size_t n;
+    const char *out;
 } traces;
 
-/* From "FILE,FILE,...".  Errors: those of fg_trace_open, FG_EINVAL (too many). */
-fg_status traces_open(traces *t, const char *list, fg_err *err);
+/* From "FILE,FILE,...".  Errors: those of fg_trace_open, FG_EINVAL (too many, or one of them is
+ * `out`, which will be written; NULL: nothing will). */
+fg_status traces_open(traces *t, const char *list, const char *out, fg_err *err);
 void traces_close(traces *t);
 
 /* Who is compared, and what came out. */
@@ -29,7 +31,8 @@ typedef struct held {
     char name[HELD_ROWS][40];
     fg_predict_opts who[HELD_ROWS];
     fg_recall_row recall[HELD_ROWS];
-    fg_cache_stats cache[HELD_ROWS][HELD_SIZES]; /* with LRU and room for .3, .5, .7 of experts */
+    fg_cache_stats cache[HELD_ROWS]
+                        [HELD_SIZES]; /* the default policy, room for .3, .5, .7 of experts */
 } held;
 
 /* list: "FILE,...", models of this trace's weights; NULL: trained on its first half, where it has

@@ -25,7 +25,7 @@ void fg_engine_opts_init(fg_engine_opts *o, size_t size)
 {
     const fg_engine_opts d = {.size = size,
                               .pin = true,
-                              .policy = FG_POLICY_LRU,
+                              .policy = FG_POLICY_LFU,
                               .predict = FG_PREDICT_ROUTER,
                               .io = FG_IO_AUTO,
                               .gpu = FG_GPU_OFF};

@@ -16,6 +16,8 @@ enum {
 static const double sure_on = 3.0, sure_off = -1.5, likely_on = 1.0, error_floor = 0.005;
 /* Before FULL cycles only what is this bad. */
 static const double bad = -0.2, sure_bad = -3.0;
+/* Passes that a trial may lose, as far as it knows: doubt is no reason to pay more. */
+static const double most_lost = 2.0;
 /* A pass that took so many times the median was interrupted. */
 static const double outlier = 3.0;
 
@@ -152,7 +154,7 @@ static void decide(fg_judge *j)
     j->gain = gain;
     if (cycles < FULL) {
         if (gain < bad && sure < sure_bad) end_trial(j, false);
-    } else if (sure < sure_off) {
+    } else if (sure < sure_off || -gain * j->n / 2 > most_lost) {
         end_trial(j, false);
     } else if (sure > sure_on || last) {
         end_trial(j, sure > likely_on);

@@ -142,10 +142,7 @@ static bool take_met(fg_cursor *c, uint8_t *met, uint32_t n)
 static fg_status take_model(fg_cursor *c, const char *name, fg_factor_model **out, fg_id_table *row,
                             fg_id_table *col, fg_err *err)
 {
-    const uint32_t version = fg_cursor_u32(c);
-    if (version != VERSION) {
-        return fg_fail(err, FG_EFORMAT, "%s: version %u, expected %d", name, version, VERSION);
-    }
+    (void)fg_cursor_u32(c); /* version */
     const uint32_t algo = fg_cursor_u32(c), rank = fg_cursor_u32(c), bias = fg_cursor_u32(c);
     const uint32_t n_row = fg_cursor_u32(c), n_col = fg_cursor_u32(c);
     const uint64_t row_bytes = fg_cursor_u64(c), col_bytes = fg_cursor_u64(c);
@@ -179,6 +176,11 @@ fg_status fg_factor_read(const void *bytes, size_t n, const char *name, fg_facto
     *m = NULL;
     *row = *col = (fg_id_table){0};
     if (n < HEAD + TAIL || memcmp(bytes, magic, 8) != 0) return damaged(name, "another file", err);
+    fg_cursor head = fg_cursor_make((const uint8_t *)bytes + 8, 4);
+    const uint32_t version = fg_cursor_u32(&head); /* first: others may have another checksum */
+    if (version != VERSION) {
+        return fg_fail(err, FG_EVERSION, "%s: version %u, expected %d", name, version, VERSION);
+    }
     fg_cursor tail = fg_cursor_make((const uint8_t *)bytes + n - TAIL, TAIL);
     if (fg_cursor_u64(&tail) != fg_hash64(bytes, n - TAIL)) {
         return damaged(name, "a wrong checksum", err);

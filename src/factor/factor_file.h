@@ -16,7 +16,7 @@
 fg_status fg_factor_save(const char *path, const fg_factor_model *m, const fg_id_table *row,
                          const fg_id_table *col, fg_err *err);
 
-/* FG_EFORMAT: no such file, another version, damaged; FG_EIO, FG_ENOMEM. */
+/* FG_EFORMAT: another file, damaged; FG_EVERSION; FG_EIO, FG_ENOMEM. */
 fg_status fg_factor_load(const char *path, fg_factor_model **m, fg_id_table *row, fg_id_table *col,
                          fg_err *err);
 fg_status fg_factor_read(const void *bytes, size_t n, const char *name, fg_factor_model **m,

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "src/base/hash.h"
 #include "src/base/mem.h"
@@ -93,24 +94,15 @@ void fg_ratings_fini(fg_ratings *r)
     *r = (fg_ratings){0};
 }
 
-enum { MAX_FIELD = 4 };
+enum {
+    MAX_FIELD = 4,
+    MAX_LINE = 1 << 24, /* bytes; what never ends is no text */
+};
 
 typedef struct field {
     const char *s;
     size_t n;
 } field;
-
-/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space. */
-static char separator_of(const char *s, size_t n)
-{
-    for (size_t i = 0; i + 1 < n; i++) {
-        if (s[i] == ':' && s[i + 1] == ':') return ':';
-    }
-    for (const char *c = "\t,;"; *c != '\0'; c++) {
-        if (memchr(s, *c, n) != NULL) return *c;
-    }
-    return ' ';
-}
 
 static bool is_space(char c)
 {
@@ -125,29 +117,59 @@ static field trim(const char *s, size_t n)
     return (field){s, n};
 }
 
+static bool separates(const char *s, size_t n, size_t at, char separator)
+{
+    if (separator == ' ') return is_space(s[at]);
+    if (separator == ':') return s[at] == ':' && at + 1 < n && s[at + 1] == ':';
+    return s[at] == separator;
+}
+
+/* Where the field from `at` on ends.  Quotes hold it together when they are around all of it; an
+ * inch mark does not. */
+static size_t end_of(const char *s, size_t n, size_t at, char separator)
+{
+    size_t end = at;
+    while (end < n && is_space(s[end]) && !separates(s, n, end, separator)) end++;
+    if (end < n && s[end] == '"') {
+        for (size_t i = end + 1; i < n; i++) {
+            if (s[i] != '"') continue;
+            for (i++; i < n && is_space(s[i]) && !separates(s, n, i, separator);) i++;
+            if (i == n || separates(s, n, i, separator)) return i;
+        }
+    }
+    while (end < n && !separates(s, n, end, separator)) end++;
+    return end;
+}
+
 /* The first MAX_FIELD fields of a line; how many there are of them. */
 static size_t cut(const char *s, size_t n, char separator, field *out)
 {
     size_t k = 0, at = 0;
     while (k < MAX_FIELD && at <= n) {
-        size_t end = at;
-        bool quoted = false;
         if (separator == ' ') {
             while (at < n && is_space(s[at])) at++;
             if (at == n) break;
-            end = at;
         }
-        for (; end < n; end++) {
-            if (s[end] == '"') quoted = !quoted;
-            if (quoted) continue;
-            if (separator == ' ' ? is_space(s[end]) : s[end] == separator) {
-                if (separator != ':' || (end + 1 < n && s[end + 1] == ':')) break;
-            }
-        }
+        const size_t end = end_of(s, n, at, separator);
         out[k++] = trim(s + at, end - at);
         at = end + (separator == ':' ? 2 : 1);
     }
     return k;
+}
+
+/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space;
+ * the first that gives as many fields as are wanted, since ids have such characters in them too. */
+static char separator_of(const char *s, size_t n, size_t wanted)
+{
+    static const char order[] = ":\t,; ";
+    field f[MAX_FIELD];
+    char first = ' ';
+    for (const char *c = order; *c != '\0'; c++) {
+        const size_t k = cut(s, n, *c, f);
+        if (k >= wanted) return *c;
+        if (k > 1 && first == ' ') first = *c;
+    }
+    return first;
 }
 
 static bool number_of(field f, double *v)
@@ -197,10 +219,18 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     field f[MAX_FIELD];
     double value = 0.0, when = 0.0;
     uint32_t row = 0, col = 0;
-    if (trim(s, n).n == 0) return FG_OK;
-    if (c->separator == '\0') c->separator = separator_of(s, n);
+    const field all = trim(s, n);
+    if (all.n == 0) return FG_OK;
+    if (memchr(all.s, '\0', all.n) != NULL) {
+        return bad_line(c, "a zero byte", (field){0}, "text", err);
+    }
+    if (memchr(all.s, '\r', all.n) != NULL) {
+        return bad_line(c, "a carriage return", (field){0}, "lines that end with a newline", err);
+    }
+    const size_t wanted = c->pairs ? 2 : 3;
+    if (c->separator == '\0') c->separator = separator_of(s, n, wanted);
     const size_t k = cut(s, n, c->separator, f);
-    if (k < (c->pairs ? 2u : 3u)) {
+    if (k < wanted) {
         return bad_line(c, k == 2 ? "two fields" : "one field", (field){0},
                         c->pairs ? "user and item"
                         : k == 2 ? "user, item and rating; implicit feedback is out of scope"
@@ -208,9 +238,6 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
                         err);
     }
     if (f[0].n == 0 || f[1].n == 0) return bad_line(c, "an empty id", (field){0}, form, err);
-    if (memchr(f[0].s, '\0', f[0].n) != NULL || memchr(f[1].s, '\0', f[1].n) != NULL) {
-        return bad_line(c, "a zero byte", (field){0}, "text", err);
-    }
     if (k > 2 && !number_of(f[2], &value)) {
         if (c->number == 1 && is_name(f[2])) return FG_OK; /* of columns */
         return bad_line(c, "rating", f[2], "a number within 1e30", err);
@@ -256,9 +283,15 @@ static fg_status add_lines(lines *c, const char *text, size_t n, bool last, size
     if (c->number == 0 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) at = 3;
     while (at < n) {
         const char *end = memchr(text + at, '\n', n - at);
-        if (end == NULL && !last) break;
+        if (end == NULL && !last && n - at < MAX_LINE) break;
         const size_t len = end == NULL ? n - at : (size_t)(end - text) - at;
         c->number++;
+        if (len >= MAX_LINE) {
+            return fg_fail(err, FG_EFORMAT,
+                           "%s: line %" PRIu64 ": %zu bytes and more, expected "
+                           "user, item and rating",
+                           c->name, c->number, len);
+        }
         FG_TRY(add_line(c, text + at, len, err));
         at += len + (end != NULL);
     }
@@ -281,7 +314,8 @@ static fg_status count_lines(fg_ratings *r, FILE *f, char *text, fg_err *err)
 {
     uint64_t n = 1;
     size_t got;
-    if (fseeko(f, 0, SEEK_END) != 0 || fseeko(f, 0, SEEK_SET) != 0) return FG_OK; /* a pipe */
+    struct stat sb;
+    if (fstat(fileno(f), &sb) != 0 || !S_ISREG(sb.st_mode)) return FG_OK; /* a pipe, a device */
     while ((got = fread(text, 1, READ_AT_ONCE, f)) > 0) {
         for (const char *at = text; (at = memchr(at, '\n', got - (size_t)(at - text))); at++) n++;
     }

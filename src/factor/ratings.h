@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Ratings as text: a line "user item rating [time]", with spaces, tabs, "::", commas or semicolons
- * between (the first line says which), ids any text, a first line without a number as third field
- * taken for names of columns, empty lines skipped.
+ * between (the first of these that gives the first line enough fields), ids any text, in quotes
+ * where they have such characters in them, a first line without a number as third field taken for
+ * names of columns, empty lines skipped.
  */
 #ifndef FG_SRC_FACTOR_RATINGS_H
 #define FG_SRC_FACTOR_RATINGS_H

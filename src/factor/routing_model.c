@@ -316,9 +316,6 @@ static fg_status take_model(fg_cursor *c, const char *name, fg_routing_model **o
     enum { BIG = 1000000 };
     uint32_t head[8];
     for (int i = 0; i < 8; i++) head[i] = fg_cursor_u32(c);
-    if (head[0] != VERSION) {
-        return fg_fail(err, FG_EVERSION, "%s: version %u, expected %d", name, head[0], VERSION);
-    }
     const uint32_t rank = head[6], n_id = head[7];
     fg_routing_shape s = {head[1], head[2], head[3], head[4], fg_cursor_u64(c)};
     const uint64_t n_tok = fg_cursor_u64(c);
@@ -353,6 +350,11 @@ fg_status fg_routing_read(const void *bytes, size_t n, const char *name, fg_rout
 {
     *m = NULL;
     if (n < HEAD + TAIL || memcmp(bytes, magic, 8) != 0) return damaged(name, "another file", err);
+    fg_cursor head = fg_cursor_make((const uint8_t *)bytes + 8, 4);
+    const uint32_t version = fg_cursor_u32(&head); /* first: others may have another checksum */
+    if (version != VERSION) {
+        return fg_fail(err, FG_EVERSION, "%s: version %u, expected %d", name, version, VERSION);
+    }
     fg_cursor tail = fg_cursor_make((const uint8_t *)bytes + n - TAIL, TAIL);
     if (fg_cursor_u64(&tail) != fg_hash64(bytes, n - TAIL)) {
         return damaged(name, "a wrong checksum", err);

@@ -25,6 +25,8 @@
  * lru is the hit rate of the least-recently-used policy for independent uniform routing: j tokens
  * in a row use a share of lru(f, q) of all experts, so what was used within them is still there;
  * with slots for less than one token's experts nothing ever is.  (Pinned experts would have h = f.)
+ * The default, LFU, finds of such routing .00 to .03 more (10 % of the experts in memory; .01 from
+ * 30 % on), since its counts are noise there; of texts it finds more than LRU.
  * `reuse` adds what a router repeats beyond that.  m of a layer's n_used experts are missing with
  * probability binomial(n_used, 1 - h), and reading them takes D(m) = m * expert bytes / R_disk.
  * Until its router has run nothing is known for sure, so that a layer's expert time E (its part of

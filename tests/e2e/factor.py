@@ -80,10 +80,11 @@ names = [r["configuration"] for r in table["rows"]]
 check("compares", len(names) == 20 and table["rival"] in names and "npid swarm" in names, err or names)
 check("equal_budgets", all(r["tuning_passes"] <= 200 for r in table["rows"]), names)
 check("ratios", len(table["ratios"]) == 12 and {"epochs", "seconds", "reached"} <= set(table["ratios"][0]), err)
+check_error("draws_once", run(*compare, "--plot", path("c.svg")), "c.svg: exists already", "--force")
 xml.dom.minidom.parse(path("c.svg"))
 check("draws", open(path("c.svg")).read().count("<polyline") == 40)
 seconds = ("seconds",)
-again = json.loads(run(*compare, "-t", "3")[1])
+again = json.loads(run(*compare, "-t", "3", "--plot", path("c.svg"), "--force")[1])
 check("compare_threads", [{k: v for k, v in r.items() if k not in seconds} for r in again["rows"]] ==
       [{k: v for k, v in r.items() if k not in seconds} for r in table["rows"]])
 status, out, err = run("factor", "compare", R, "--folds", "3", "--budget", "0", "--epochs", "3")
@@ -98,6 +99,7 @@ check("by_time", max(float(r[3]) for r in split[0]) <= min(float(r[3]) for r in 
 P = [os.path.join(parts, f"{k}.tsv") for k in ("train", "valid", "test")]
 status, out, err = run("factor", "train", P[0], "--valid", P[1], "--test", P[2], "--json")
 check("saved_is_the_split", json.loads(out)["train"] == whole["train"] and json.loads(out)["test"] == whole["test"], err)
+check_error("split_of_itself", run("factor", "train", P[0], "--save-split", parts, "--force"), "the same file as the input")
 check_error("split_again", run("factor", "train", R, "--save-split", parts), "exists already", "--force")
 status, out, err = run("factor", "predict", M, P[0], "--test", P[2], "--top", "5")
 check("ranking", status == 0 and b"precision@5" in out and b"NDCG@5" in out, err)

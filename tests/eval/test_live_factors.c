@@ -129,7 +129,7 @@ static fg_cache_stats replay(const char *trace, fg_predict predict, const fg_rou
     fg_err err = {0};
     fg_cache_stats s = {0};
     const fg_replay_opts o = {.n_slot = N_SLOT,
-                              .policy = FG_POLICY_LRU,
+                              .policy = fg_engine_opts_default().policy,
                               .predict = predict,
                               .as_recorded = true,
                               .model = m,

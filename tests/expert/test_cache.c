@@ -177,6 +177,38 @@ FG_TEST(frequent_experts_stay)
     CHECK_U64(hot_hits(FG_POLICY_PIN, NULL), lru);
 }
 
+/* Loads in the tokens after the subject changed, which turns around what is frequent. */
+static uint64_t loads_after_change(fg_policy policy, const uint64_t *heat)
+{
+    enum { BEFORE = 2000, AFTER = 500 };
+    fg_cache *c = open_cache(N_KEY / 2, policy, heat);
+    fg_rng r;
+    uint32_t ids[N_EXPERT], other[N_EXPERT];
+    uint64_t loads = 0, before = 0;
+    fg_rng_init(&r, 5);
+    for (uint32_t t = 0; c != NULL && t < BEFORE + AFTER; t++) {
+        if (t == BEFORE) before = loads;
+        for (uint32_t y = 0; y < N_LAYER; y++) {
+            const uint32_t n = draw(&r, ids, N_USED);
+            for (uint32_t i = 0; i < n; i++) {
+                other[i] = t < BEFORE ? ids[i] : N_EXPERT - 1 - ids[n - 1 - i];
+            }
+            layer(c, y, other, n, &loads);
+        }
+    }
+    fg_cache_destroy(&c);
+    return loads - before;
+}
+
+FG_TEST(old_subjects_fade)
+{
+    uint64_t heat[N_KEY];
+    for (uint32_t i = 0; i < N_KEY; i++) heat[i] = N_EXPERT - i % N_EXPERT; /* of the first */
+    const uint64_t lru = loads_after_change(FG_POLICY_LRU, NULL);
+    CHECK(loads_after_change(FG_POLICY_LFU, NULL) < lru);
+    CHECK(loads_after_change(FG_POLICY_PIN, heat) > lru); /* negative control: what does not */
+}
+
 /* A prompt passes over all experts of all layers again and again. */
 FG_TEST(scan_keeps_what_it_finds)
 {

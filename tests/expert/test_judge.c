@@ -93,6 +93,11 @@ FG_TEST(no_predictor_costs)
         }
     }
     CHECK(control < .7); /* negative control */
+    /* passes that differ much, as of a small model: doubt must not make a trial longer */
+    const world unsteady = {.gain = -.17, .noise = .5};
+    const double mean = mean_speed(&unsteady, &least);
+    printf("     gain -0.17, noise 0.50: %.4f, least %.4f\n", mean, least);
+    CHECK(mean > .99);
 }
 
 FG_TEST(good_ones_stay_on)

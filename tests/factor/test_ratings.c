@@ -30,6 +30,8 @@ FG_TEST(forms)
         "user,item,rating\n\"u1\",i1,3.0\nu2,i1,4\nu1,\"i2\",5\n",
         "\xef\xbb\xbfu1;i1;3\nu2;i1;4\nu1;i2;5\n",
         "  u1   i1 3 9\nu2 i1\t4 \nu1 i2 5 7 8 9\n",
+        "u1, \"i1\" ,3\n\"u2\",i1,\"4\"\nu1,i2,5,\"\n",
+        "u1\ti1\t3\t2001::5\r\nu2\ti1\t4\r\nu1\ti2\t5",
     };
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
         fg_ratings r;
@@ -44,6 +46,28 @@ FG_TEST(forms)
     }
 }
 
+/* Quotes around a field hold it together; others are part of it. */
+FG_TEST(quotes)
+{
+    static const char *const text[][2] = {
+        {"\"a, b\",i,3\n", "a, b"},
+        {"7\" single,i,3\n", "7\" single"},
+        {"\"7\" single,i,3\n", "\"7\" single"},
+        {"\"a \"\"b\"\", c\", i, 3\n", "a \"\"b\"\", c"},
+        {"\"a b\" i 3\n", "a b"},
+        {"\"a\tb\"\ti\t3\n", "a\tb"},
+    };
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        fg_ratings r;
+        fg_err err;
+        CHECK_OK(parse(&r, text[i][0], FG_HDI_LAST, &err), &err);
+        REQUIRE(r.m.n == 1 && r.m.entry[0].value == 3.0f);
+        CHECK_STR(fg_id_text(&r.user, 0), text[i][1]);
+        CHECK_STR(fg_id_text(&r.item, 0), "i");
+        fg_ratings_fini(&r);
+    }
+}
+
 FG_TEST(bad_lines_are_named)
 {
     static const char *const text[][2] = {
@@ -51,6 +75,10 @@ FG_TEST(bad_lines_are_named)
         {"a b 3\nc d nan\n", "text: line 2: rating nan, expected a number within 1e30"},
         {"a b 3\n\nc\n", "text: line 3: one field, expected user, item and rating"},
         {"a,b,3\n,d,3\n", "text: line 2: an empty id, expected user, item and rating"},
+        {"a b 3\rc d 4\r",
+         "text: line 1: a carriage return, expected lines that end with a newline"},
+        {"a b 3,5\n", "text: line 1: rating 3,5, expected a number within 1e30"},
+        {"u,i,r\nu,i,r\n", "text: line 2: rating r, expected a number within 1e30"},
     };
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
         fg_ratings r;
@@ -90,6 +118,27 @@ FG_TEST(files_and_implicit_feedback)
     CHECK(fg_ratings_explicit(&r.m, "text", &err) == FG_EINVAL);
     CHECK(strstr(err.msg, "implicit feedback") != NULL);
     fg_ratings_fini(&r);
+}
+
+/* What never ends is not read to its end; a line as long as text may have is. */
+FG_TEST(lines_without_end)
+{
+    enum { LONG = 1 << 24 };
+    fg_ratings r = {0};
+    fg_err err = {0};
+    CHECK(fg_ratings_read(&r, "/dev/zero", false, FG_HDI_LAST, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "/dev/zero: line 1: ") != NULL);
+    fg_ratings_fini(&r);
+    char *text = fg_mem_alloc(LONG);
+    REQUIRE(text != NULL);
+    memset(text, ',', LONG);
+    memcpy(text, "u1,i1,3", 7);
+    CHECK_OK(fg_ratings_parse(&r, text, LONG - 1, "text", false, FG_HDI_LAST, &err), &err);
+    CHECK(r.m.n == 1 && r.m.entry[0].value == 3.0f);
+    fg_ratings_fini(&r);
+    CHECK(fg_ratings_parse(&r, text, LONG, "text", false, FG_HDI_LAST, &err) == FG_EFORMAT);
+    fg_ratings_fini(&r);
+    fg_mem_free(text);
 }
 
 FG_TEST(repeats)
@@ -257,11 +306,16 @@ FG_TEST(model_file)
         size_t n = 0;
         REQUIRE_OK(fg_io_read_all(path, 1 << 20, &bytes, &n, &err), &err);
         for (size_t i = 0; i < n; i += (size_t)fg_test_every(7, 31)) {
+            const bool version = i >= 8 && i < 12;
             bytes[i] ^= 4;
-            CHECK(fg_factor_read(bytes, n, "m", &back, &row, &col, &err) == FG_EFORMAT);
+            CHECK(fg_factor_read(bytes, n, "m", &back, &row, &col, &err) ==
+                  (version ? FG_EVERSION : FG_EFORMAT));
             bytes[i] ^= 4;
             CHECK(fg_factor_read(bytes, i, "m", &back, &row, &col, &err) == FG_EFORMAT);
         }
+        bytes[8]++;
+        CHECK(fg_factor_read(bytes, n, "m", &back, &row, &col, &err) == FG_EVERSION);
+        CHECK_STR(err.msg, "m: version 2, expected 1");
         fg_mem_free(bytes);
         fg_factor_model_destroy(&m);
     }
