@@ -302,6 +302,53 @@ body = "".join(line + "\n" for line in text.split("\n") if line[:5] in ("fulgu",
 open(T + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
 check_error("hostile_nothing", run("carry", "unpack", T, "-o", path("none.fulgur")), "carry.manifest: no transfer, sender, receiver, name, file")
 
+# ---- sticks as they come: other cases of letters, exchanged names, no end of bad pieces, a clock that stood wrong ----
+fresh()
+run(*PACK, env=shim(STICK_BYTES=9_000_000))
+for f in os.listdir(STICK):
+    os.rename(os.path.join(STICK, f), os.path.join(STICK, f.upper()))
+status, out, err = run(*UNPACK)
+check("upper_case", status == 0 and len(answer()["have"]) >= 6, (out, err))
+check("upper_case.room_again", run(*PACK, env=shim(STICK_BYTES=9_000_000))[0] == 0 and not any(f.endswith(".PIECE") for f in os.listdir(STICK)))
+fresh()
+os.utime(M, (-5000, -5000))
+run(*PACK)
+a, b = pieces()[1:3]
+for x, y in ((a, "x"), (b, a), ("x", b)):
+    os.rename(os.path.join(STICK, x), os.path.join(STICK, y))
+check("exchanged_names", run(*UNPACK)[0] == 0 and same())
+check("before_1970", b"all of it has arrived" in run(*PACK)[1])
+fresh()
+run(*PACK)
+lost = pieces()
+for f in lost:
+    os.remove(os.path.join(STICK, f))
+status, out, err = run(*UNPACK)
+check("no_pieces", status == 0 and b"stick: no pieces, expected names that end in .piece" in err, err)
+for i in range(40):
+    open(os.path.join(STICK, f"carry-{i:08x}-0000000-001.piece"), "w").close()
+status, out, err = run(*UNPACK)
+check("many_bad_pieces", status == 0 and err.count(b"\n") == 21 and err.endswith(b"more of the kind\n"), err)
+fresh()
+run(*PACK)
+os.mkdir(STICK + "/carry.received")  # as a stick that cannot be written to
+status, out, err = run(*UNPACK)
+check("no_answer", status == 0 and same() and b"; the sender will not hear of what has arrived\n" in err, err)
+fresh()
+run(*PACK)
+if os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"]).returncode == 0:
+    ro = f"mount --bind {STICK} {STICK} && mount -o remount,bind,ro {STICK} && exec \"$@\""
+    p = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", ro, "sh", FULGUR, *UNPACK, "--move"], capture_output=True)
+    check("read_only", p.returncode == 0 and same() and p.stderr.count(b"\n") == 2 and pieces() != [], p.stderr)
+else:
+    report("skip", "read_only", "no mounts here")
+text = open(STICK + "/carry.manifest").read()
+body = text[:text.index("end ")].replace(f"file 0 {os.path.getsize(M)}", "file 0 1000000000000000")
+open(STICK + "/carry.manifest", "w").write(body + "end " + hashlib.sha256(body.encode()).hexdigest() + "\n")
+os.mkdir(path("huge"))
+check_error("huge_file", run("carry", "unpack", STICK, "-o", path("huge")), "expected a file of 1000000000000000 bytes")
+check("huge_file_leaves_nothing", os.listdir(path("huge")) == [])
+
 # ---- an answer of an earlier transfer counts for nothing: its receiver may be no more ----
 fresh()
 run(*PACK, env=shim(**SMALL))
