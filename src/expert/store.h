@@ -48,7 +48,7 @@ typedef struct fg_store_opts {
      * memory.  NULL: one node, whose memory is not bound. */
     const fg_slices *slices;
     const fg_routing_model *model; /* see predict.h; copied; may be NULL */
-    fg_gate *gate; /* what is not signed is not used; borrowed; may be NULL */
+    fg_gate *gate;                 /* what is not signed is not used; borrowed; may be NULL */
 } fg_store_opts;
 
 /* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound, all

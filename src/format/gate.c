@@ -183,8 +183,7 @@ bool fg_gate_pass(fg_gate *g, uint64_t offset, uint64_t n, const uint8_t *bytes)
 
 bool fg_gate_has(fg_gate *g, uint32_t layer, uint32_t expert)
 {
-    atomic_uchar *known =
-        &g->expert[(size_t)layer * fg_model_file_shape(g->f)->n_expert + expert];
+    atomic_uchar *known = &g->expert[(size_t)layer * fg_model_file_shape(g->f)->n_expert + expert];
     if (atomic_load_explicit(known, memory_order_acquire) != 0) return true;
     const fg_extent x = fg_model_file_expert_extent(g->f, layer, expert);
     const span s = chunks_of(g, x.offset, x.bytes);

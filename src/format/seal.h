@@ -31,7 +31,7 @@ typedef bool fg_seal_progress(void *ctx, uint64_t done, uint64_t total);
  * there are processors for this one), told how far it is. */
 typedef struct fg_seal_pass {
     uint32_t n_thread;
-    const uint8_t *only; /* [chunks] 1: this one; NULL: all */
+    const uint8_t *only;        /* [chunks] 1: this one; NULL: all */
     fg_seal_progress *progress; /* NULL: not told; false cancels (FG_ECANCEL) */
     void *ctx;
 } fg_seal_pass;

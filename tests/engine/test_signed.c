@@ -8,11 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/base/io.h"
 #include "src/engine/engine.h"
 #include "src/engine/memory.h"
 #include "src/format/layout.h"
-#include "src/format/signature.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
 
@@ -34,41 +32,6 @@ static const way ways[] = {
 };
 
 static const char *model, *keys;
-
-static void put_text(const char *path, const fg_buf *b)
-{
-    FILE *f = fopen(path, "wb");
-    CHECK(f != NULL && fwrite(b->data, 1, b->len, f) == b->len && fclose(f) == 0);
-}
-
-/* A signed copy of nano, and the key. */
-static bool make_model(void)
-{
-    char cmd[1200];
-    fg_secret_key secret;
-    fg_public_key key;
-    fg_model_file *f = NULL;
-    fg_seal *seal = NULL;
-    fg_buf sig = {0}, pub = {0};
-    fg_err err = {0};
-    model = fg_test_tmp("signed.fulgur");
-    keys = fg_test_tmp("keys");
-    (void)snprintf(cmd, sizeof cmd, "cp %s %s", model_file(NANO_DIR, "q4"), model);
-    bool ok = system(cmd) == 0 && fg_key_pair(&secret, &key, &err) == FG_OK &&
-              fg_model_file_open(&f, model, &err) == FG_OK &&
-              fg_seal_open(&seal, f, &err) == FG_OK && seal != NULL &&
-              fg_signature_make(&sig, &secret, seal, model, &err) == FG_OK;
-    char *to = fg_signature_path(model);
-    fg_public_key_print(&pub, &key);
-    if (ok) put_text(to, &sig);
-    put_text(keys, &pub);
-    free(to);
-    fg_seal_close(&seal);
-    fg_model_file_close(&f);
-    fg_buf_fini(&sig);
-    fg_buf_fini(&pub);
-    return ok;
-}
 
 typedef struct answer {
     float *logits; /* [N][n_vocab] */
@@ -133,23 +96,14 @@ static size_t expert_chunks(uint64_t *chunk, uint64_t *data)
     return n;
 }
 
-/* A bit of the chunk, and back. */
-static void flip(uint64_t data, uint64_t chunk)
-{
-    FILE *f = fopen(model, "r+b");
-    const long at = (long)(data + chunk * FG_FILE_CHUNK + FG_FILE_CHUNK / 2);
-    REQUIRE(f != NULL && fseek(f, at, SEEK_SET) == 0);
-    const int byte = fgetc(f);
-    CHECK(fseek(f, at, SEEK_SET) == 0 && fputc(byte ^ 8, f) != EOF && fclose(f) == 0);
-}
-
 FG_TEST(each_chunk_of_an_expert_at_its_first_use)
 {
     uint64_t chunk[MAX_CHUNK], data = 0;
     answer want = {NULL}, got = {NULL};
     fg_err err;
     char name[32];
-    REQUIRE(make_model());
+    model = fg_test_tmp("signed.fulgur");
+    REQUIRE(model_sign(NANO_DIR, model, &keys));
     const size_t n = expert_chunks(chunk, &data);
     REQUIRE(n > 8);
     CHECK_OK(ask(&ways[0], false, &want, &err), &err);
@@ -159,7 +113,7 @@ FG_TEST(each_chunk_of_an_expert_at_its_first_use)
         CHECK_OK(ask(&ways[w], true, &got, &err), &err);
         CHECK(memcmp(got.logits, want.logits, (size_t)N * want.n_vocab * sizeof(float)) == 0);
         for (size_t i = 0; i < n; i += w == 0 ? 1 : 5) {
-            flip(data, chunk[i]);
+            model_flip(model, data + chunk[i] * FG_FILE_CHUNK + FG_FILE_CHUNK / 2);
             const fg_status st = ask(&ways[w], true, &got, &err);
             (void)snprintf(name, sizeof name, "chunk %u (", (unsigned)chunk[i]);
             if (w == 0) used[i] = st != FG_OK;
@@ -172,7 +126,7 @@ FG_TEST(each_chunk_of_an_expert_at_its_first_use)
             if (!used[i] && (st != FG_OK || !same))
                 fg_test_fail(__FILE__, __LINE__, "%s, %s: %d", ways[w].name, name, st);
             if (i == 0) CHECK_OK(ask(&ways[w], false, &got, &err), &err); /* nobody asks for it */
-            flip(data, chunk[i]);
+            model_flip(model, data + chunk[i] * FG_FILE_CHUNK + FG_FILE_CHUNK / 2);
         }
         CHECK(n_used > 0 && n_other > 0);
     }
