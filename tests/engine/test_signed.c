@@ -99,7 +99,7 @@ static size_t expert_chunks(uint64_t *chunk, uint64_t *data)
 FG_TEST(each_chunk_of_an_expert_at_its_first_use)
 {
     uint64_t chunk[MAX_CHUNK], data = 0;
-    answer want = {NULL}, got = {NULL};
+    answer want = {.logits = NULL}, got = {.logits = NULL};
     fg_err err;
     char name[32];
     model = fg_test_tmp("signed.fulgur");
