@@ -238,9 +238,10 @@ typedef struct fg_engine_opts {
     int32_t gpu;
     uint64_t gpu_bytes; /* of its memory to use at most, besides the driver's own; 0: what it has */
     /* A file of public keys (those of signify, one after another): the model must be signed by one
-     * of them, in MODEL.sig beside it.  Metadata is checked when the file is opened and all weights
-     * before the first is used, which reads the file once; `note` is told by whom, how long it took
-     * and which metadata is not signed.  Not with an image.  NULL: nothing is asked. */
+     * of them, in MODEL.sig beside it.  Metadata and what each token uses are checked when the file
+     * is opened, an expert when it is first used, which may end an evaluation with FG_ECHECKSUM;
+     * `note` is told by whom, how long it took, at the end how long that of the experts took, and
+     * which metadata is not signed.  Not with an image.  NULL: nothing is asked. */
     const char *signers;
     /* For FG_PREDICT_FACTOR and _BOTH, NULL or a file: the model that they begin with, of fulgur
      * factor train --trace; and where it is written, with what this engine's sessions taught it,

@@ -10,6 +10,7 @@
 #include "convert/convert.h"
 #include "src/base/buf.h"
 #include "src/engine/session.h"
+#include "src/format/signature.h"
 #include "src/text/sampler.h"
 #include "tests/fg_test.h"
 
@@ -264,4 +265,45 @@ float *model_logits(fg_session *s, fg_engine *e, const uint32_t *ids, size_t n, 
         i += m;
     }
     return k.out;
+}
+
+static bool put_text(const char *path, const fg_buf *b)
+{
+    FILE *f = fopen(path, "wb");
+    return f != NULL && fwrite(b->data, 1, b->len, f) == b->len && fclose(f) == 0;
+}
+
+bool model_sign(const char *src, const char *to, const char **keys)
+{
+    char cmd[1200], sig_path[600];
+    fg_secret_key secret;
+    fg_public_key key;
+    fg_model_file *f = NULL;
+    fg_seal *seal = NULL;
+    fg_buf sig = {0}, pub = {0};
+    fg_err err = {0};
+    const char *from = model_file(src, "q4");
+    *keys = fg_test_tmp("keys");
+    if (from == NULL) return false;
+    (void)snprintf(cmd, sizeof cmd, "cp %s %s", from, to);
+    (void)snprintf(sig_path, sizeof sig_path, "%s.sig", to);
+    bool ok = system(cmd) == 0 && fg_key_pair(&secret, &key, &err) == FG_OK &&
+              fg_model_file_open(&f, to, &err) == FG_OK && fg_seal_open(&seal, f, &err) == FG_OK &&
+              seal != NULL && fg_signature_make(&sig, &secret, seal, to, &err) == FG_OK;
+    if (ok) fg_public_key_print(&pub, &key);
+    ok = ok && put_text(sig_path, &sig) && put_text(*keys, &pub);
+    if (!ok) fg_test_fail(__FILE__, __LINE__, "%s: not signed: %s", to, err.msg);
+    fg_seal_close(&seal);
+    fg_model_file_close(&f);
+    fg_buf_fini(&sig);
+    fg_buf_fini(&pub);
+    return ok;
+}
+
+void model_flip(const char *path, uint64_t at)
+{
+    FILE *f = fopen(path, "r+b");
+    REQUIRE(f != NULL && fseek(f, (long)at, SEEK_SET) == 0);
+    const int byte = fgetc(f);
+    CHECK(fseek(f, (long)at, SEEK_SET) == 0 && fputc(byte ^ 8, f) != EOF && fclose(f) == 0);
 }

@@ -21,6 +21,11 @@ const char *model_file_calibrated(const char *src, const char *recipe, const cha
  * suite's quality figures where there are no books.  NULL with a test failure. */
 const char *nano_text(uint64_t seed, uint32_t n_seq, uint32_t n_tok);
 
+/* A copy of `src` in q4 at `to`, signed; *keys: the file of the key.  False with a test failure. */
+bool model_sign(const char *src, const char *to, const char **keys);
+/* Flips a bit of a file's byte. */
+void model_flip(const char *path, uint64_t at);
+
 /* The level of this name; NULL: auto; one that no build has when it names none. */
 fg_cpu_level model_level(const char *cpu);
 

@@ -327,8 +327,10 @@ static fg_status open_part(fg_carry_files *f, const fg_carry_list *l, size_t i, 
     }
     if (fresh &&
         (ftruncate(f->fd[i], 0) != 0 || ftruncate(f->fd[i], (off_t)l->file[i].bytes) != 0)) {
+        const int why = errno;
+        (void)unlink(f->name[i]);
         return fg_fail(err, FG_EIO, "%s: %s, expected a file of %llu bytes", f->name[i],
-                       strerror(errno), (ull)l->file[i].bytes);
+                       strerror(why), (ull)l->file[i].bytes);
     }
     open_cold(f, i);
     return FG_OK;

@@ -2,6 +2,7 @@
 #include "src/carry/carry_list.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "src/base/crypto.h"
@@ -88,7 +89,8 @@ static void print_files(const fg_carry_list *l, bool stamps, fg_buf *b)
         const fg_carry_file *f = &l->file[i];
         fg_buf_printf(b, "file %u %llu\n", f->ending, (ull)f->bytes);
         if (stamps)
-            fg_buf_printf(b, "stamp %lld %lld\n", (long long)f->stamp_s, (long long)f->stamp_ns);
+            fg_buf_printf(b, "stamp%s %lld %lld\n", f->stamp_s < 0 ? " before" : "",
+                          llabs((long long)f->stamp_s), (long long)f->stamp_ns);
         for (size_t k = 0; k < f->n_extent; k++) {
             const fg_carry_extent *x = &l->extent[f->extent + k];
             fg_buf_printf(b, "extent %llu %llu\n", (ull)x->offset, (ull)x->bytes);
@@ -250,12 +252,14 @@ static bool parse_extent(parser *p, line *s, fg_err *err)
            fg_carry_list_add_extent(p->l, offset, bytes, err) == FG_OK;
 }
 
+/* A clock that stood wrong makes files of before 1970. */
 static bool parse_stamp(parser *p, line *s)
 {
     uint64_t sec, ns;
     if (p->kind != FG_CARRY_SENDER || p->l->n_file == 0) return false;
+    const bool before = take_word(s, " before");
     if (!take_number(s, &sec) || !take_number(s, &ns)) return false;
-    p->l->file[p->l->n_file - 1].stamp_s = (int64_t)sec;
+    p->l->file[p->l->n_file - 1].stamp_s = before ? -(int64_t)sec : (int64_t)sec;
     p->l->file[p->l->n_file - 1].stamp_ns = (int64_t)ns;
     return true;
 }

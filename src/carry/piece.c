@@ -2,6 +2,7 @@
 #include "src/carry/piece.h"
 
 #include <stdio.h>
+#include <ctype.h>
 #include <string.h>
 
 #include "src/base/crypto.h"
@@ -121,11 +122,13 @@ void fg_piece_name(const fg_carry_piece *p, char *out)
                    (ull)(p->first & 0xfffffff), p->n & 0xfff);
 }
 
-bool fg_piece_parse_name(const char *name, uint64_t *first, uint32_t *n)
+bool fg_piece_parse_name(const char *given, uint64_t *first, uint32_t *n)
 {
     uint8_t id[4], f[4], k[2];
-    char t[8];
-    if (strlen(name) != 32 || memcmp(name, "carry-", 6) != 0 || !fg_unhex(name + 6, 4, id) ||
+    char t[8], name[33] = "";
+    const size_t len = strlen(given);
+    for (size_t i = 0; i < len && len == 32; i++) name[i] = (char)tolower((unsigned char)given[i]);
+    if (len != 32 || memcmp(name, "carry-", 6) != 0 || !fg_unhex(name + 6, 4, id) ||
         name[14] != '-' || name[22] != '-' || memcmp(name + 26, ".piece", 6) != 0)
         return false;
     t[0] = '0'; /* seven digits and three make whole bytes with a zero before them */

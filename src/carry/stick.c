@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -44,6 +45,23 @@ static fg_status fail(const fg_stick *s, const char *name, const char *wanted, f
                    strerror(why), wanted);
 }
 
+/* A file system of FAT's kind knows one name in many cases; whoever copies a stick from there to
+ * another kind may have changed it. */
+static bool find_folded(const fg_stick *s, const char *name, char *found)
+{
+    const int fd = openat(s->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    bool is = false;
+    if (d == NULL && fd >= 0) (void)close(fd);
+    if (d == NULL) return false;
+    for (struct dirent *e; !is && (e = readdir(d)) != NULL;) {
+        is = strcasecmp(e->d_name, name) == 0;
+        if (is) (void)snprintf(found, 65, "%.64s", e->d_name);
+    }
+    (void)closedir(d);
+    return is;
+}
+
 fg_status fg_stick_open_file(const fg_stick *s, const char *name, bool cold, int *fd, fg_err *err)
 {
     const int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
@@ -54,6 +72,9 @@ fg_status fg_stick_open_file(const fg_stick *s, const char *name, bool cold, int
         return fg_fail(err, FG_EINVAL, "%s: a bad name, expected letters, digits and ._-",
                        fg_stick_shown(s, name, shown));
     }
+    char found[65];
+    if (faccessat(s->dir, name, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && find_folded(s, name, found))
+        name = found;
     *fd = fg_io_open_at(s->dir, name, flags | (cold ? O_DIRECT : 0));
     if (*fd < 0 && cold && errno == EINVAL) *fd = fg_io_open_at(s->dir, name, flags);
     if (*fd < 0) return errno == ENOENT ? FG_OK : fail(s, name, "a regular file", err);
@@ -169,7 +190,7 @@ fg_status fg_stick_names(const fg_stick *s, const char *ending, char (**names)[6
     for (struct dirent *e; grown && *n < MAX_NAMES && (e = readdir(d)) != NULL;) {
         const size_t len = strlen(e->d_name), m = strlen(ending);
         if (!fg_carry_name_is_valid(e->d_name) || len < m ||
-            strcmp(e->d_name + len - m, ending) != 0)
+            strcasecmp(e->d_name + len - m, ending) != 0)
             continue;
         void *p = *names;
         grown = fg_mem_grow(&p, &cap, *n + 1, sizeof **names);

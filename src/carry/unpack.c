@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "src/base/crypto.h"
@@ -36,6 +37,7 @@ typedef struct unpacker {
     fg_err foreign;         /* the first piece of another transfer */
     fg_carry_report *r;
     bool begun; /* list and files are open */
+    bool keeps; /* the stick, what it was to give up */
 } unpacker;
 
 static void note(const unpacker *u, const char *line)
@@ -196,7 +198,7 @@ static fg_status take_ruin(unpacker *u, const char *name, const fg_err *why, fg_
     char id[FG_CARRY_ID_CHARS];
     note(u, why->msg);
     fg_hex(u->list.id, sizeof u->list.id, id);
-    if (!fg_piece_parse_name(name, &first, &n) || memcmp(name + 6, id, 8) != 0 ||
+    if (!fg_piece_parse_name(name, &first, &n) || strncasecmp(name + 6, id, 8) != 0 ||
         first >= u->list.n_block || n > u->list.n_block - first)
         return FG_OK;
     for (uint64_t b = first; b < first + n; b++) {
@@ -245,6 +247,14 @@ static fg_status take_blocks(unpacker *u, int fd, fg_err *err)
     return st == FG_OK ? confirm(u, err) : st;
 }
 
+/* A stick that lets nothing go has served all the same. */
+static void give_up(unpacker *u, const char *name)
+{
+    fg_err why = {0};
+    if (fg_stick_remove(&u->stick, name, &why) != FG_OK && !u->keeps) note(u, why.msg);
+    u->keeps = u->keeps || why.code != FG_OK;
+}
+
 static fg_status take_piece(unpacker *u, const char *name, fg_err *err)
 {
     char shown[FG_STICK_TEXT];
@@ -265,7 +275,7 @@ static fg_status take_piece(unpacker *u, const char *name, fg_err *err)
     }
     st = is_wanted(u) ? take_blocks(u, fd, err) : FG_OK;
     (void)close(fd);
-    if (st == FG_OK && u->o->move && !is_wanted(u)) st = fg_stick_remove(&u->stick, name, err);
+    if (st == FG_OK && u->o->move && !is_wanted(u)) give_up(u, name);
     return st;
 }
 
@@ -275,6 +285,12 @@ static fg_status take_pieces(unpacker *u, fg_err *err)
     size_t n;
     FG_TRY(fg_stick_names(&u->stick, PIECE, &names, &n, err));
     fg_status st = FG_OK;
+    if (n == 0 && fg_carry_list_sum(&u->list, FG_BLOCK_HAVE) < u->total) {
+        char line[FG_STICK_TEXT + 64];
+        (void)snprintf(line, sizeof line, "%.400s: no pieces, expected names that end in %s",
+                       u->stick.path, PIECE);
+        note(u, line);
+    }
     for (size_t i = 0; st == FG_OK && i < n; i++) {
         const uint64_t before = u->done;
         st = take_piece(u, names[i], err);
@@ -317,8 +333,12 @@ static fg_status unpack(unpacker *u, const char *out, fg_err *err)
      * state: it may free what it hears of */
     fg_err late = {0};
     if (save(u, &late) != FG_OK || fg_stick_put_list(&u->stick, FG_STICK_RECEIVED,
-                                                     FG_CARRY_RECEIVED, &u->list, &late) != FG_OK)
-        note(u, late.msg);
+                                                     FG_CARRY_RECEIVED, &u->list, &late) != FG_OK) {
+        char line[sizeof late.msg + 64];
+        (void)snprintf(line, sizeof line, "%s; the sender will not hear of what has arrived",
+                       late.msg);
+        note(u, line);
+    }
     const fg_status end = conclude(u, st == FG_OK ? err : NULL);
     if (st == FG_OK) st = end;
     if (st != FG_OK || u->foreign.code == FG_OK) return st;

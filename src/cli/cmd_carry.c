@@ -99,8 +99,10 @@ typedef struct telling {
     bool threaded, ends;
     progress p;
     uint64_t done, moved_ns, said_ns;
+    uint32_t n_told; /* lines about what a stick has: somebody may have put thousands there */
 } telling;
 
+enum { MOST_TOLD = 20 };
 enum { TICK_MS = 500, QUIET_S = 2, QUIET_LINE_S = 30, QUIET_AGAIN_S = 600 };
 #define SECOND ((uint64_t)1000000000)
 
@@ -192,7 +194,8 @@ static void tell(void *ctx, const char *line)
     (void)pthread_mutex_lock(&t->lock);
     progress_end(&t->p);
     t->p.drawn = false;
-    cli_note("fulgur: %s\n", line);
+    if (t->n_told < MOST_TOLD) cli_note("fulgur: %s\n", line);
+    if (t->n_told++ == MOST_TOLD) cli_note("fulgur: ... more of the kind\n");
     (void)pthread_mutex_unlock(&t->lock);
 }
 

@@ -242,7 +242,7 @@ void progress_end(progress *p)
 static void show_note(void *ctx, const char *line)
 {
     (void)ctx;
-    fprintf(stderr, "fulgur: %s\n", line);
+    cli_note("fulgur: %s\n", line);
 }
 
 fg_engine_opts cli_engine_opts(void)

@@ -37,13 +37,13 @@ typedef struct origin {
 /* What the manual pages say of it. */
 #define SIGNED_ABOUT                                                                               \
     "\nWith `--require-signature` the model must have a signature, MODEL.sig, by a key that "      \
-    "`fulgur key pin` knows or that `--key` names. Metadata is checked first, then every chunk "   \
-    "of the weights before the first is used, with `--ram` too: an expert that is found out when " \
-    "it comes would end an answer in its middle, and nothing is saved once most were asked for. "  \
-    "The file is read once, at the speed of the drive or of SHA-256 on all processors (1 to 2 "    \
-    "GB/s each), and a line says how long that took. Metadata that was measured later (quality, "  \
-    "heat) is not signed and is named. What is on the disk must stay there: a drive that gives "   \
-    "other bytes the second time is not found out. An `--image` is refused: its weights would be " \
+    "`fulgur key pin` knows or that `--key` names. Metadata and what every token uses are "        \
+    "checked at opening, an expert when it is first used: one that is not what was signed "        \
+    "ends the answer there, by its name, with status 1; one that nobody uses only `fulgur "        \
+    "verify` finds. SHA-256 does 1 to 2 GB/s and processor; lines say how much was checked, "      \
+    "and how long it took. With `--residency copy` all is checked at opening. Metadata "           \
+    "measured later (quality, heat) is not signed and is named. A drive that gives other "         \
+    "bytes the second time is not found out. An `--image` is refused: its weights would be "       \
     "used in place of those that were checked."
 
 /* The file of keys to ask for a signature by, NULL: none was asked for; borrowed till free.  Says

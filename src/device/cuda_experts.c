@@ -153,6 +153,7 @@ static fg_status copy_expert(cu_device *c, uint32_t l, uint32_t e, uint64_t to, 
 {
     uint64_t n;
     const uint8_t *p = bytes_of(c, l, e, &n);
+    FG_TRY(fg_weights_check(c->m->weights, l, e, err));
     return fg_cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whose a model is, before any of it is used.  All weights are read first, at the speed of the
- * drive or of SHA-256 on all cores: whoever checks each expert at its first use pays the same
- * bytes, and finds out in the middle of an answer.
+ * Whose a model is, before any of it is used.  Metadata and what every token needs are checked
+ * here, at the speed of the drive or of SHA-256 on all cores; experts when they are used, by the
+ * gate (src/format/gate.h): of 249 GB a short answer uses a part.  A copy of all weights reads them
+ * all anyway.
  */
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "src/base/clock.h"
 #include "src/base/units.h"
 #include "src/engine/engine_impl.h"
+#include "src/format/gate.h"
 #include "src/format/signature.h"
 
 static void tell(const fg_engine *e, const char *line)
@@ -47,14 +49,25 @@ fg_status fg_engine_check_origin(fg_engine *e, const fg_engine_opts *o, fg_err *
     FG_TRY(fg_signature_require(&seal, e->file, o->signers, &who, err));
     const uint64_t start = fg_clock_ns();
     const fg_seal_pass pass = {.progress = o->progress, .ctx = o->progress_ctx};
-    const fg_status st = fg_seal_check_data(seal, &pass, err);
-    fg_seal_close(&seal);
-    FG_TRY(st);
+    const bool all = o->residency == FG_RESIDENCY_COPY;
+    FG_TRY(fg_gate_open(&e->gate, seal, e->file, all, &pass, err));
     fg_key_fingerprint(&who, print);
-    (void)snprintf(line, sizeof line, "signed by key %s; %s checked in %.1f s", print,
-                   fg_text_bytes((double)fg_model_file_size(e->file)).s,
-                   (double)(fg_clock_ns() - start) * 1e-9);
+    (void)snprintf(line, sizeof line, "signed by key %s; %s of weights checked in %.1f s%s", print,
+                   fg_text_bytes((double)fg_gate_get_stats(e->gate).opened).s,
+                   (double)(fg_clock_ns() - start) * 1e-9,
+                   all ? "" : ", experts at their first use");
     tell(e, line);
     tell_unsigned(e);
     return FG_OK;
+}
+
+void fg_engine_tell_origin(const fg_engine *e)
+{
+    char line[128];
+    if (e->gate == NULL) return;
+    const fg_gate_stats st = fg_gate_get_stats(e->gate);
+    if (st.later == 0) return;
+    (void)snprintf(line, sizeof line, "%s of experts checked at their first use, %.1f s of threads",
+                   fg_text_bytes((double)st.later).s, (double)st.later_ns * 1e-9);
+    tell(e, line);
 }

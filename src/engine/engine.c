@@ -155,6 +155,7 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     fg_routing_model *learned = NULL;
     fg_status st = open_predictor(e, o, &learned, err);
     so.model = learned;
+    so.gate = e->gate;
     if (st == FG_OK) st = fg_store_create(&e->store, e->file, &so, err);
     fg_routing_destroy(&learned);
     fg_mem_free(heat.use);
@@ -285,7 +286,7 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 
 fg_home fg_engine_home(const fg_engine *e)
 {
-    return (fg_home){.store = e->store, .copy = e->copy, .slices = e->slices};
+    return (fg_home){.store = e->store, .copy = e->copy, .slices = e->slices, .gate = e->gate};
 }
 
 fg_status fg_engine_charge(fg_engine *e, uint64_t more, uint64_t less, fg_err *err)
@@ -384,6 +385,7 @@ fg_status fg_engine_open(fg_engine **out, const char *path, const fg_engine_opts
 void fg_engine_close(fg_engine **e)
 {
     if (*e == NULL) return;
+    fg_engine_tell_origin(*e);
     save_predictor(*e);
     fg_mem_free((*e)->predict_save);
     fg_mem_free((*e)->sample_mask);
@@ -395,6 +397,7 @@ void fg_engine_close(fg_engine **e)
     fg_copy_destroy(&(*e)->copy);
     fg_slices_destroy(&(*e)->slices);
     fg_team_destroy(&(*e)->team); /* the placement is its */
+    fg_gate_close(&(*e)->gate);
     fg_model_file_close(&(*e)->file);
     fg_mem_free(*e);
     *e = NULL;

@@ -12,6 +12,7 @@
 
 struct fg_engine {
     fg_model_file *file;
+    fg_gate *gate;     /* NULL: no signature is asked for */
     fg_slices *slices; /* which node has what */
     fg_store *store;   /* without store and copy: the mapping */
     fg_copy *copy;
@@ -39,8 +40,11 @@ fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err);
 /* Tells the user, who left it to us, why there is no card. */
 void fg_engine_no_device(const fg_engine *e, const fg_err *why);
 
-/* Where signers are given: FG_OK when the file, all of it, is signed by one of them; tells by whom,
- * how long it took and what is not signed. */
+/* Where signers are given: FG_OK when the file is signed by one of them and what each token uses of
+ * it is what was signed; experts are checked when they are used, by e->gate.  Tells by whom, how
+ * long it took and what is not signed. */
 fg_status fg_engine_check_origin(fg_engine *e, const fg_engine_opts *o, fg_err *err);
+/* At the end: tells what the checks since then took. */
+void fg_engine_tell_origin(const fg_engine *e);
 
 #endif

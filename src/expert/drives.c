@@ -86,6 +86,8 @@ fg_status fg_drives_start(fg_drives *d, fg_range *r, uint8_t *dst, uint64_t offs
     fg_status st = FG_OK;
     r->n_stripe = 0;
     r->dst = dst; /* also of a start that fails: it is to be repeated */
+    r->offset = offset;
+    r->bytes = bytes;
     FG_TRY(make_room(d, r, err));
     if (d->n_part > 1) fg_drives_drain(d, r);
     for (uint64_t at = 0, end; at < bytes; at = end) {

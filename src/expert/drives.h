@@ -17,6 +17,7 @@ typedef struct fg_drives fg_drives;
  * destroyed or fg_drives_drain returned, and frees it with fg_range_fini then. */
 typedef struct fg_range {
     uint8_t *dst;
+    uint64_t offset, bytes; /* of the file, as it was started */
     /* the rest belongs to the drives */
     uint32_t n_load, n_stripe;
     struct fg_stripe *stripe; /* [n_part], n_stripe of them in the order of the range */

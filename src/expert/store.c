@@ -30,6 +30,7 @@ struct fg_store {
     fg_slices *own_slices;
     uint32_t n_node;
     fg_drives *drives;
+    fg_gate *gate; /* may be NULL */
     fg_cache *cache;
     fg_slots dense[FG_MAX_NODE];      /* of one slot each */
     fg_slots slots[FG_MAX_NODE];      /* a slot is the same number of all of them */
@@ -262,6 +263,7 @@ fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_st
     fg_store *s = fg_mem_zalloc(sizeof *s);
     if (s == NULL) return fg_fail_nomem(err, "expert store");
     s->file = file;
+    s->gate = o->gate;
     s->most_bytes = o->bytes;
     fg_status st = take_slices(s, o, err);
     if (st == FG_OK) st = fg_drives_create(&s->drives, file, &o->io, err);
@@ -418,6 +420,19 @@ const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node)
     return fg_slots_at(&s->slots[node], s->used[expert]);
 }
 
+/* At its first use all of a piece is waited for, and whoever waits compares some chunks of it. */
+static bool pass_gate(fg_store *s, uint32_t expert, uint32_t node, uint32_t n)
+{
+    bool ok = true;
+    if (s->gate == NULL || fg_gate_has(s->gate, s->layer, expert)) return true;
+    for (uint32_t i = 0; i < n && ok; i++) {
+        fg_range *r = piece_of(s, s->used[expert], node, i);
+        ok = fg_drives_wait(s->drives, r, UINT64_MAX) &&
+             fg_gate_pass(s->gate, r->offset, r->bytes, r->dst);
+    }
+    return ok;
+}
+
 bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach)
 {
     bool ok = true;
@@ -427,6 +442,7 @@ bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach)
     }
     ok = ok &&
          fg_drives_wait(s->drives, piece_of(s, s->used[expert], node, reach.piece), reach.bytes);
+    ok = ok && pass_gate(s, expert, node, reach.piece + 1);
     if (!ok) atomic_store(&s->lost, true);
     return ok;
 }
@@ -551,6 +567,7 @@ fg_status fg_store_end_layer(fg_store *s, fg_err *err)
     if (s->layer + 1 == fg_model_file_shape(s->file)->n_layer) judge(s);
     if (!atomic_load(&s->lost)) return FG_OK;
     atomic_store(&s->lost, false);
+    if (s->gate != NULL) FG_TRY(fg_gate_error(s->gate, err));
     fg_err first = s->err;
     s->err.code = FG_OK;
     if (fg_drives_take_error(s->drives, &first) == FG_OK && first.code == FG_OK) {

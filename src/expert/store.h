@@ -32,6 +32,7 @@
 #include "src/expert/fetch.h"
 #include "src/expert/settle.h"
 #include "src/expert/slices.h"
+#include "src/format/gate.h"
 #include "src/format/reader.h"
 
 typedef struct fg_store fg_store;
@@ -47,6 +48,7 @@ typedef struct fg_store_opts {
      * memory.  NULL: one node, whose memory is not bound. */
     const fg_slices *slices;
     const fg_routing_model *model; /* see predict.h; copied; may be NULL */
+    fg_gate *gate;                 /* what is not signed is not used; borrowed; may be NULL */
 } fg_store_opts;
 
 /* Bytes of the dense parts, of a slot (the largest expert of the file), and the least bound, all
@@ -87,8 +89,9 @@ uint32_t fg_store_next_wave(fg_store *s);
 /* A node's part of an expert of this wave; only bytes that were waited for are valid. */
 const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node);
 
-/* Waits until so much of a node's part is there.  False: it could not be read; the caller goes on
- * without, and fg_store_end_layer has the reason.  Any thread, any number of them. */
+/* Waits until so much of a node's part is there, and with a gate compared.  False: it could not be
+ * read, or is not what was signed; the caller goes on without, and fg_store_end_layer has the
+ * reason.  Any thread, any number of them. */
 bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach);
 
 /* Where a node's part of the dense parts and its slots are, out[2]; slots are fresh: to be asked

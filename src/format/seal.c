@@ -310,9 +310,10 @@ uint64_t fg_seal_generation(const fg_seal *s)
 
 typedef struct pass {
     const fg_model_file *f;
-    const uint8_t *want; /* NULL: the hashes go to sha */
+    const fg_seal *want; /* NULL: the hashes go to sha */
     uint8_t *sha;
-    uint64_t n_chunk;
+    const uint8_t *only; /* NULL: all */
+    uint64_t n_chunk, n_wanted;
     _Atomic uint64_t next, done;
     atomic_bool stop;
     pthread_mutex_t lock; /* of the two below */
@@ -331,24 +332,26 @@ static void keep_failure(pass *p, uint64_t chunk, const fg_err *err)
     atomic_store(&p->stop, true);
 }
 
-static fg_status take_chunk(pass *p, uint64_t chunk, uint8_t *buf, fg_err *err)
+fg_status fg_seal_check_chunk(const fg_seal *s, uint64_t chunk, const uint8_t *bytes, size_t n,
+                              fg_err *err)
 {
     uint8_t sha[FG_SHA256_BYTES];
     char name[192];
+    if (!fg_sha256(bytes, n, sha)) return fg_fail_nomem(err, fg_model_file_path(s->f));
+    if (memcmp(sha, s->chunk + chunk * FG_SHA256_BYTES, sizeof sha) == 0) return FG_OK;
+    fg_model_file_name_chunk(s->f, chunk, name, sizeof name);
+    return fg_fail(err, FG_ECHECKSUM,
+                   "%s: chunk %llu (%s) has another SHA-256, expected that of its SHA-256 text",
+                   fg_model_file_path(s->f), (ull)chunk, name);
+}
+
+static fg_status take_chunk(pass *p, uint64_t chunk, uint8_t *buf, fg_err *err)
+{
     size_t n;
     FG_TRY(fg_model_file_read_chunk(p->f, chunk, buf, &n, err));
-    if (!fg_sha256(buf, n, sha)) return fg_fail_nomem(err, fg_model_file_path(p->f));
-    if (p->want == NULL) {
-        memcpy(p->sha + chunk * FG_SHA256_BYTES, sha, sizeof sha);
-        return FG_OK;
-    }
-    if (memcmp(sha, p->want + chunk * FG_SHA256_BYTES, sizeof sha) == 0) return FG_OK;
-    fg_model_file_name_chunk(p->f, chunk, name, sizeof name);
-    return fg_fail(
-        err, FG_ECHECKSUM,
-        "%s: chunk %llu (%s) has another SHA-256, expected that of its SHA-256 text; its "
-        "other hash was made right",
-        fg_model_file_path(p->f), (ull)chunk, name);
+    if (p->want != NULL) return fg_seal_check_chunk(p->want, chunk, buf, n, err);
+    if (fg_sha256(buf, n, p->sha + chunk * FG_SHA256_BYTES)) return FG_OK;
+    return fg_fail_nomem(err, fg_model_file_path(p->f));
 }
 
 /* Takes chunks until there are none; pass NULL: tells nobody. */
@@ -364,13 +367,14 @@ static void work(pass *p, const fg_seal_pass *tell)
     while (!atomic_load(&p->stop)) {
         const uint64_t i = atomic_fetch_add(&p->next, 1);
         if (i >= p->n_chunk) break;
+        if (p->only != NULL && p->only[i] == 0) continue;
         if (take_chunk(p, i, buf, &err) != FG_OK) keep_failure(p, i, &err);
         const uint64_t done = atomic_fetch_add(&p->done, 1) + 1;
         if (tell == NULL || tell->progress == NULL ||
-            tell->progress(tell->ctx, done * FG_FILE_CHUNK, p->n_chunk * FG_FILE_CHUNK))
+            tell->progress(tell->ctx, done * FG_FILE_CHUNK, p->n_wanted * FG_FILE_CHUNK))
             continue;
         (void)fg_fail(&err, FG_ECANCEL, "%s: cancelled after %llu chunks, expected %llu",
-                      fg_model_file_path(p->f), (ull)done, (ull)p->n_chunk);
+                      fg_model_file_path(p->f), (ull)done, (ull)p->n_wanted);
         keep_failure(p, p->n_chunk, &err);
     }
     fg_mem_free(buf);
@@ -394,6 +398,7 @@ static fg_status go_through(pass *p, const fg_seal_pass *how, fg_err *err)
     pthread_t thread[MAX_THREAD];
     const uint32_t want = how->n_thread == 0 ? processors() : how->n_thread;
     uint32_t n = 0;
+    for (uint64_t i = 0; i < p->n_chunk; i++) p->n_wanted += p->only == NULL || p->only[i] != 0;
     (void)pthread_mutex_init(&p->lock, NULL);
     while (n + 1 < want && n < MAX_THREAD && pthread_create(&thread[n], NULL, worker, p) == 0) n++;
     work(p, how);
@@ -405,7 +410,8 @@ static fg_status go_through(pass *p, const fg_seal_pass *how, fg_err *err)
 
 fg_status fg_seal_check_data(const fg_seal *s, const fg_seal_pass *how, fg_err *err)
 {
-    pass p = {.f = s->f, .want = s->chunk, .n_chunk = fg_model_file_plan(s->f)->slot.n_chunk};
+    const uint64_t n_chunk = fg_model_file_plan(s->f)->slot.n_chunk;
+    pass p = {.f = s->f, .want = s, .only = how->only, .n_chunk = n_chunk};
     return go_through(&p, how, err);
 }
 

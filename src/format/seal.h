@@ -31,6 +31,7 @@ typedef bool fg_seal_progress(void *ctx, uint64_t done, uint64_t total);
  * there are processors for this one), told how far it is. */
 typedef struct fg_seal_pass {
     uint32_t n_thread;
+    const uint8_t *only;        /* [chunks] 1: this one; NULL: all */
     fg_seal_progress *progress; /* NULL: not told; false cancels (FG_ECANCEL) */
     void *ctx;
 } fg_seal_pass;
@@ -49,8 +50,11 @@ const char *fg_seal_text(const fg_seal *s, size_t *n);
 /* Generation of the file that it was made with. */
 uint64_t fg_seal_generation(const fg_seal *s);
 
-/* Reads all weights and compares each chunk with both its hashes.  FG_ECHECKSUM names a tensor. */
+/* Reads the weights and compares each chunk with both its hashes.  FG_ECHECKSUM names a tensor. */
 fg_status fg_seal_check_data(const fg_seal *s, const fg_seal_pass *pass, fg_err *err);
+/* Compares bytes[n], all of a chunk, with its SHA-256.  FG_ECHECKSUM, FG_ENOMEM. */
+fg_status fg_seal_check_chunk(const fg_seal *s, uint64_t chunk, const uint8_t *bytes, size_t n,
+                              fg_err *err);
 
 /* The text of an open file, as of `generation`; reads all weights, which must agree with their
  * XXH3.  b is empty. */

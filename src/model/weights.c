@@ -25,6 +25,7 @@ struct fg_weights {
     const fg_slices *slices; /* NULL: map only */
     const fg_copy *copy;
     fg_store *store; /* stream */
+    fg_gate *gate;   /* NULL: none is asked for */
     uint32_t layer;  /* begun */
     uint32_t n_left; /* map, copy: experts of the layer's one wave, 0 after it */
 };
@@ -71,19 +72,16 @@ static uint64_t map_step(uint64_t n)
 static bool map_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
                      uint64_t last)
 {
-    (void)w;
     (void)m;
-    (void)expert;
     (void)node;
     (void)last;
-    return true;
+    return w->gate == NULL || fg_gate_expert(w->gate, w->layer, expert);
 }
 
 static fg_status map_end(fg_weights *w, fg_err *err)
 {
-    (void)err;
     w->n_left = 0;
-    return FG_OK;
+    return w->gate == NULL ? FG_OK : fg_gate_error(w->gate, err);
 }
 
 static uint32_t map_guess_layers(const fg_weights *w)
@@ -192,6 +190,7 @@ fg_status fg_weights_create(fg_weights **out, const fg_model_file *file, const f
                       .file = file,
                       .store = at->store,
                       .copy = at->copy,
+                      .gate = at->gate,
                       .slices = at->slices};
     if (at->store != NULL) w->slices = fg_store_slices(at->store);
     return FG_OK;
@@ -284,6 +283,12 @@ bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, u
 fg_status fg_weights_end(fg_weights *w, fg_err *err)
 {
     return w->home->end(w, err);
+}
+
+fg_status fg_weights_check(fg_weights *w, uint32_t layer, uint32_t expert, fg_err *err)
+{
+    if (w->gate == NULL || fg_gate_expert(w->gate, layer, expert)) return FG_OK;
+    return fg_gate_error(w->gate, err);
 }
 
 void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere)

@@ -61,6 +61,9 @@ typedef struct fg_home {
     /* Which node has what.  NULL, for a mapping only: split evenly over the nodes of whoever
      * asks. */
     const fg_slices *slices;
+    /* Experts pass it before they are used: those of the mapping here, a store has its own.  May be
+     * NULL. */
+    fg_gate *gate;
 } fg_home;
 
 /* `file` is borrowed too.  FG_ENOMEM. */
@@ -102,13 +105,17 @@ uint32_t fg_weights_wave(fg_weights *w);
 uint64_t fg_weights_step(const fg_weights *w, uint64_t n);
 
 /* Waits until the panels before `last` that a node has of an expert's matrix are there, and what of
- * it stands before them. False: they could not be read; the caller goes on without, and
- * fg_weights_end has the reason. */
+ * it stands before them.  False: they could not be read, or are not what was signed; the caller
+ * goes on without, and fg_weights_end has the reason. */
 bool fg_weights_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
                      uint64_t last);
 
 /* Ends the layer, finished or not.  Errors: those of fg_store_end_layer. */
 fg_status fg_weights_end(fg_weights *w, fg_err *err);
+
+/* Before an expert is copied from the mapping to somewhere else: FG_ECHECKSUM when it is not what
+ * was signed. */
+fg_status fg_weights_check(fg_weights *w, uint32_t layer, uint32_t expert, fg_err *err);
 
 /* A device has this expert, or has it no longer, and it need not be read ahead; between passes. */
 void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere);

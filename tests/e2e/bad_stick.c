@@ -3,6 +3,7 @@
  * A folder that stands for a stick, and a machine that dies: loaded before the libraries.
  *   STICK=DIR        the folder, as the kernel names it
  *   STICK_BYTES=N    all its files have N bytes at most, and it says so
+ *   HOME_BYTES=N     every other folder says that it has room for so many
  *   STICK_ZEROS=N    of the pieces, one behind the other by name, what is at N or behind reads as
  *                    zeros, except from the page cache: a fake stick
  *   STICK_COLD=1     nothing of it is in the page cache
@@ -151,11 +152,15 @@ int fstatvfs(int fd, struct statvfs *v)
     int (*real)(int, struct statvfs *) = next("fstatvfs");
     char path[4096];
     const int status = real(fd, v);
-    const long most = number("STICK_BYTES");
-    if (status == 0 && most >= 0 && on_stick(fd, path, sizeof path) != NULL) {
+    const long most = number("STICK_BYTES"), home = number("HOME_BYTES");
+    const int here = on_stick(fd, path, sizeof path) != NULL;
+    if (status == 0 && most >= 0 && here) {
         const long left = most - used(NULL);
         v->f_frsize = 1;
         v->f_bavail = left < 0 ? 0 : (fsblkcnt_t)left;
+    } else if (status == 0 && home >= 0 && !here) {
+        v->f_frsize = 1;
+        v->f_bavail = (fsblkcnt_t)home;
     }
     return status;
 }

@@ -6,6 +6,7 @@ forgery passes all hashes that were there before SHA-256."""
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -110,11 +111,15 @@ status, out, err = run("verify", M)
 check("verify_signed", status == 0 and f"signed      by key {paper}".encode() in out and err == b"", out)
 check("verify_json", json.loads(run("verify", M, "--json")[1])["signed_by"] == paper)
 status, out, err = run(*GOOD)
-check("run_signed", status == 0 and b"signed by key " + paper.encode() in err and b" checked in " in err, err)
+check("run_signed", status == 0 and b"signed by key " + paper.encode() in err and b" checked in " in err
+      and b" of experts checked at their first use" in err, err)
 plain = run(*GOOD[:-1])
+check("run_signed_quiet", b"signed" not in run(*GOOD, "-q")[2])
 check("run_signed_same_answer", out == plain[1] and b"signed" not in plain[2])
 status, out2, err = run(*GOOD, "--ram", "200M")
 check("run_signed_ram", status == 0 and out2 == out, err)
+status, out2, err = run(*GOOD, "--residency", "copy")
+check("run_signed_copy", status == 0 and out2 == out and b"first use" not in err, err)
 status, out, err = run("chat", M, "-p", "hi", "-n", "2", "--temp", "0", "--key", path("ours.pub"))
 check("chat_signed", status == 0 and b"signed by key" in err, err)
 shutil.copy(M + ".sig", BAD + ".sig")
@@ -134,8 +139,8 @@ def forged(name, *words, early=False, chunks=()):
             good &= fg_read.xxh3(r.read(r.data_offset + (c << 20), size)) == struct.unpack_from("<Q", table, 8 * c)[0]
         check(name + ".old_hashes_are_right", good)
     check_error(name + ".verify", run("verify", BAD), "bad.fulgur", *words)
-    check_error(name + ".run", run("run", BAD, *GOOD[3:]), "bad.fulgur", *words)
-    check_error(name + ".chat", run("chat", BAD, "-p", "x", "-n", "1", "--require-signature"), "bad.fulgur", *words)
+    check_error(name + ".run", run("run", BAD, *GOOD[3:], "-q"), "bad.fulgur", *words)
+    check_error(name + ".chat", run("chat", BAD, "-p", "x", "-n", "1", "--require-signature", "-q"), "bad.fulgur", *words)
 
 
 f = Forger(M)
@@ -178,6 +183,31 @@ chunk = (at - f.r.data_offset) >> 20
 f.save([chunk])
 forged("one_weight", f"chunk {chunk} (", "another SHA-256", chunks=[chunk])
 check("control_without_a_question", run("run", BAD, *GOOD[3:-1])[0] == 0)
+
+# a weight of an expert: refused where it is used, and only there; with a copy everything is
+f = Forger(M)
+dense = {c for t in f.r.tensors if t.expert == fg_read.NONE
+         for c in range(((t.scales or t.offset) - f.r.data_offset) >> 20,
+                        ((t.offset + (4 * t.n_row if t.vector else t.n_panel * t.stride) - 1 - f.r.data_offset) >> 20) + 1)}
+told = int(float(re.search(rb"([\d.]+) MB of experts checked", run(*GOOD)[2]).group(1)) * 1e6 / (1 << 20) + 0.5)
+chunks = [c for c in range(f.r.n_chunk - 1) if c not in dense]
+refused, first, other = 0, None, None
+for c in chunks:
+    f = Forger(M)
+    f.b[f.r.data_offset + (c << 20) + 500_000] ^= 4
+    f.save([c])
+    status, answer, err = run("run", BAD, *GOOD[3:], "-q")
+    refused += status == 1
+    good = (status == 1 and b"chunk %d (" % c in err and b"another SHA-256" in err) or (status == 0 and answer == plain[1])
+    if not good or (status == 1 and first is None):
+        check(f"expert_{c}", good, (status, answer, err))
+        check_error(f"expert_{c}.ram", run("run", BAD, *GOOD[3:], "-q", "--ram", "130M"), f"chunk {c} (", "another SHA-256")
+        first = c
+    elif status == 0 and other is None:
+        check_error(f"expert_{c}.copy", run("run", BAD, *GOOD[3:], "-q", "--residency", "copy"), f"chunk {c} (")
+        check_error(f"expert_{c}.verify", run("verify", BAD), f"chunk {c} (", "another SHA-256")
+        other = c
+check("experts_by_use", 0 < refused < len(chunks) and refused == told, (refused, told, len(chunks)))
 
 f = Forger(M)
 f.add_key("generation_config.json", b'{"temperature": 9.0}')

@@ -468,3 +468,56 @@ FG_TEST(hidden_states_are_equal)
 {
     with_card(taps);
 }
+
+/* ---- whose an expert is, before the card has it ---- */
+
+static const char *signed_keys;
+
+static void convert_signed(void)
+{
+    CHECK(model_sign(NANO_DIR, fg_test_tmp("signed.fulgur"), &signed_keys));
+}
+
+static fg_status evaluate_signed(fg_err *err)
+{
+    static const uint32_t ids[] = {300};
+    fg_engine *e = NULL;
+    fg_engine_opts o = fg_engine_opts_default();
+    o.n_thread = 1;
+    o.gpu = 0;
+    o.signers = signed_keys;
+    fg_status st = fg_engine_open(&e, path, &o, err);
+    fg_session *s = st == FG_OK ? model_session(e, 64, 1) : NULL;
+    if (st == FG_OK) st = fg_session_eval(s, ids, 1, NULL, NULL, err);
+    fg_session_destroy(&s);
+    fg_engine_close(&e);
+    return st;
+}
+
+static void checks_experts(void)
+{
+    fg_model_file *f = NULL;
+    fg_err err = {0};
+    REQUIRE_OK(fg_model_file_open(&f, path, &err), &err);
+    /* all experts of so small a model are copied to the card with the first token */
+    const uint64_t at = fg_model_file_expert_extent(f, 1, 20).offset;
+    fg_model_file_close(&f);
+    CHECK_OK(evaluate_signed(&err), &err);
+    model_flip(path, at);
+    CHECK(evaluate_signed(&err) == FG_ECHECKSUM && strstr(err.msg, "chunk ") != NULL);
+    const char *keys = signed_keys;
+    signed_keys = NULL; /* control: nobody asks */
+    CHECK_OK(evaluate_signed(&err), &err);
+    signed_keys = keys;
+    model_flip(path, at);
+}
+
+FG_TEST(signed_experts)
+{
+    (void)fg_test_tmpdir();
+    (void)snprintf(path, sizeof path, "%s", fg_test_tmp("signed.fulgur"));
+    signed_keys = fg_test_tmp("keys");
+    CHECK(fake_card_run(NULL, convert_signed) == 0);
+    if (fg_test_failed() || access(fake_card_driver(), R_OK) != 0) return;
+    CHECK(fake_card_run("devices=1", checks_experts) == 0);
+}
