@@ -49,7 +49,8 @@ enum {
     PLANES = 2,                           /* low, high */
     FEW_TILES = 2,                        /* whose activations stay in registers */
     MOST_PANELS = 4,                      /* that are multiplied together */
-    ACC_TILES = 12,                       /* sums kept of them, 1 KiB a tile of tokens */
+    NEAR_TILES = 16,                      /* whose sums, 1 KiB each, the first-level cache holds */
+    STRETCH = 16,                         /* superblocks of a panel before the next panel */
     TILE_AHEAD = 4096,                    /* bytes of a panel asked for ahead of their use */
     FEW_RING = 2 * FEW_TILES,             /* results kept, of 2 KiB each */
     MORE_RING = 2,                        /* those of a tile and of the one before */
@@ -76,7 +77,7 @@ typedef struct amx_work {
     amx_planes planes[2]; /* those in use and those of the next superblock */
     amx_dots dot[FEW_RING];
     amx_sums to[FEW_RING];
-    __m512 acc[ACC_TILES][AMX_ROWS];
+    __m512 acc[MOST_PANELS * PASS_TILES][AMX_ROWS];
 } amx_work;
 
 /* One pass: at most FG_TILE_PASS tokens. */
@@ -525,27 +526,36 @@ INLINE void more_unit(amx_kind kind, __m512i table, const amx_job *j, amx_work *
     AMX_FENCE();
 }
 
+/* Panels of one call, at most MOST_PANELS.  With few tiles each superblock goes by all of them;
+ * else a stretch of superblocks for each panel before the next, so that the sums of one are near
+ * and the stretch's activations stay in the second-level cache, where those of all would not. */
 INLINE void more_multiply(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
                           size_t n_tile)
 {
     const size_t half = j->act->rows * AMX_BYTES, bytes = 64 + FG_SB_GROUPS * kind.group_bytes;
-    const int8_t *q = j->act->q + j->first * AMX_BYTES;
+    const int8_t *first = j->act->q + j->first * AMX_BYTES;
+    const size_t stretch = n_tile * MOST_PANELS <= NEAR_TILES ? 1 : STRETCH;
     size_t at = 0; /* tiles started */
     kind.unpack(table, j->panel, &w->planes[0]);
-    AMX_LOAD(2, q, AMX_BYTES);
-    AMX_LOAD(3, q + half, AMX_BYTES);
-    for (size_t i = 0; i < j->n_sb; i++) {
-        const float *d = j->act->d + i * j->act->rows + j->first;
-        const bool end = i + 1 == j->n_sb; /* once more what is there, for nobody */
-        const int8_t *after = end ? q : q + 2 * half;
+    AMX_LOAD(2, first, AMX_BYTES);
+    AMX_LOAD(3, first + half, AMX_BYTES);
+    for (size_t begin = 0, end; begin < j->n_sb; begin = end) {
+        end = j->n_sb - begin < stretch ? j->n_sb : begin + stretch;
         for (size_t p = 0; p < j->n_panel; p++) {
-            const bool last = p + 1 == j->n_panel;
-            const size_t sb = last && !end ? i + 1 : i;
-            more_unit(kind, table, j, w, rows, n_tile, q, d, &w->acc[n_tile * p],
-                      j->panel + (last ? 0 : p + 1) * j->panel_stride + sb * bytes,
-                      last ? after : q, &at);
+            for (size_t i = begin; i < end; i++) {
+                size_t np = p, ni = i + 1; /* next panel and superblock */
+                if (ni == end && p + 1 < j->n_panel) {
+                    np = p + 1;
+                    ni = begin;
+                } else if (ni == end) {
+                    np = 0;
+                    if (ni == j->n_sb) ni = 0; /* for nobody */
+                }
+                more_unit(kind, table, j, w, rows, n_tile, first + 2 * i * half,
+                          j->act->d + i * j->act->rows + j->first, &w->acc[n_tile * p],
+                          j->panel + np * j->panel_stride + ni * bytes, first + 2 * ni * half, &at);
+            }
         }
-        q = after;
     }
     for (size_t part = 0; part < STEPS; part++) {
         amx_sum(&w->to[(at - 1) % MORE_RING], &w->dot[(at - 1) % MORE_RING], part);
@@ -600,8 +610,6 @@ INLINE void amx_run(amx_kind kind, __m512i table, const amx_job *call)
         j.n_tok = (left + pass - 1) / pass;
         const size_t n_tile = (j.n_tok + AMX_ROWS - 1) / AMX_ROWS;
         const bool few = n_tile <= FEW_TILES;
-        const size_t room = ACC_TILES / (few ? FEW_TILES : n_tile);
-        const size_t together = room < MOST_PANELS ? room : MOST_PANELS;
         amx_config c = {.palette = 1};
         for (int t = 0; t < AMX_TILES; t++) {
             const bool planes = few ? t == 2 || t == 3 : t >= 4;
@@ -609,9 +617,9 @@ INLINE void amx_run(amx_kind kind, __m512i table, const amx_job *call)
             c.rows[t] = planes ? AMX_ROWS : (uint8_t)tile_rows(n_tile, j.n_tok);
         }
         AMX_CONFIGURE(&c);
-        for (size_t p = 0; p < call->n_panel; p += together) {
+        for (size_t p = 0; p < call->n_panel; p += MOST_PANELS) {
             amx_job part = j;
-            part.n_panel = call->n_panel - p < together ? call->n_panel - p : together;
+            part.n_panel = call->n_panel - p < MOST_PANELS ? call->n_panel - p : MOST_PANELS;
             part.panel += p * j.panel_stride;
             part.row_scale += p * FG_PANEL_ROWS;
             part.y += p * FG_PANEL_ROWS;
