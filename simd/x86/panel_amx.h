@@ -12,14 +12,17 @@
  *   isum = low + (high << 8);  acc = fma((float)isum, act.d, acc)
  * The integers are those of the other levels, so the bits are too.
  *
- * Nothing of this hides behind anything else, so that what counts is how much of each there is
- * (KERNELS.md has the figures): a tile product is 16 cycles, a tile load 8 from the first-level
- * cache and several times as many from the second, a tile store 16 to 20.  Hence two ways:
+ * Where this was measured two virtual CPUs share a core, its tile unit and its first-level cache
+ * (KERNELS.md has the figures): one's waiting is the other's time, so that what counts is how much
+ * of each there is, and how little memory.  A tile product is 16 cycles, a tile load 8 from the
+ * first-level cache, a tile store 16; the vector units are busier than the tile unit with two tiles
+ * of tokens, and less busy with eight.  Hence two ways:
  *   - one or two tiles of tokens: their activations stay in registers while the same superblock of
- *     several panels goes by, and the next planes are made between the products;
- *   - more: the four tiles of a superblock's planes stay in registers while the tokens go by.
- * No more than two results at a time are in registers, since more take the unit longer.  They are
- * stored in 8 KiB that go round, and added up two tiles later, a few tokens behind each product.
+ *     several panels goes by;
+ *   - more: the four tiles of a superblock's planes stay in registers while the tokens go by, whose
+ *     activations are loaded right behind the last use of those before, past the first-level cache.
+ * The next planes are made between the products.  Results are stored in a few KiB that go round,
+ * and added up later, a few tokens behind each product.
  *
  * All tiles of a pass are as high as each other, 33 tokens three of 11, since everything that a
  * tile costs grows with its rows.  What is left over is covered by moving the last one back over
@@ -46,12 +49,12 @@ enum {
     PLANES = 2,                           /* low, high */
     FEW_TILES = 2,                        /* whose activations stay in registers */
     MOST_PANELS = 4,                      /* that are multiplied together */
-    ACC_TILES = 12,                       /* sums kept of them, 1 KiB a tile of tokens */
+    NEAR_TILES = 16,                      /* whose sums, 1 KiB each, the first-level cache holds */
+    STRETCH = 16,                         /* superblocks of a panel before the next panel */
     TILE_AHEAD = 4096,                    /* bytes of a panel asked for ahead of their use */
-    RING = 4,                             /* results kept, of 2 KiB each */
-    LAG = 2,                              /* tiles between a product and its sum; below RING */
+    FEW_RING = 2 * FEW_TILES,             /* results kept, of 2 KiB each */
+    MORE_RING = 2,                        /* those of a tile and of the one before */
     STEPS = 4,                            /* products of a tile; other work is done between them */
-    LINES = FG_SB_GROUPS * QUADS,         /* to unpack in a superblock */
 };
 
 typedef struct amx_dots {
@@ -72,9 +75,9 @@ typedef struct amx_planes {
 
 typedef struct amx_work {
     amx_planes planes[2]; /* those in use and those of the next superblock */
-    amx_dots dot[RING];
-    amx_sums to[RING];
-    __m512 acc[ACC_TILES][AMX_ROWS];
+    amx_dots dot[FEW_RING];
+    amx_sums to[FEW_RING];
+    __m512 acc[MOST_PANELS * PASS_TILES][AMX_ROWS];
 } amx_work;
 
 /* One pass: at most FG_TILE_PASS tokens. */
@@ -255,22 +258,19 @@ INLINE void amx_line(amx_kind kind, const amx_lines *c, int n, __m512i table)
     _mm512_store_si512(high, _mm512_mask_shuffle_epi8(odd, low_half, even, pairs));
 }
 
-/* Part k of n of the superblock at sb; c is kept from part to part. */
-INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_planes *to, int k,
-                       int n, amx_lines *c)
+/* Visits n .. n + n_line - 1, constants, of group g of the superblock at sb; c is kept from the
+ * group's first to its last. */
+INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_planes *to, int g,
+                       int n, int n_line, amx_lines *c)
 {
-    const int n_line = LINES / n;
-    UNROLL
-    for (int i = 0; i < n_line; i++) {
-        const int at = k * n_line + i, g = at / QUADS;
-        if (at % QUADS == 0) {
-            if (g == 0) amx_ask(sb);
-            kind.begin(c, load512(sb), g);
-            c->lines = sb + 64 + (size_t)g * kind.group_bytes;
-            c->low = to->of[g / 2][0][QUADS * (g & 1)];
-        }
-        amx_line(kind, c, at % QUADS, table);
+    if (n == 0) {
+        if (g == 0) amx_ask(sb);
+        kind.begin(c, load512(sb), g);
+        c->lines = sb + 64 + (size_t)g * kind.group_bytes;
+        c->low = to->of[g / 2][0][QUADS * (g & 1)];
     }
+    UNROLL
+    for (int i = 0; i < n_line; i++) amx_line(kind, c, n + i, table);
 }
 
 /* A function of its own: what is unpacked with nothing between is not worth copies. */
@@ -283,8 +283,8 @@ INLINE void amx_unpack(amx_kind kind, __m512i table, const uint8_t *sb, amx_plan
     {                                                                                              \
         amx_lines c;                                                                               \
         UNROLL                                                                                     \
-        for (int k = 0; k < FG_SB_GROUPS; k++) {                                                   \
-            amx_unpack(amx_##name, table, sb, to, k, FG_SB_GROUPS, &c);                            \
+        for (int g = 0; g < FG_SB_GROUPS; g++) {                                                   \
+            amx_unpack(amx_##name, table, sb, to, g, 0, QUADS, &c);                                \
         }                                                                                          \
     }
 AMX_KIND(q4, 256)
@@ -350,7 +350,11 @@ typedef struct amx_next {
     size_t half, from, rows;
 } amx_next;
 
-enum { FEW_STEPS = FEW_TILES * STEPS };
+enum {
+    FEW_STEPS = FEW_TILES * STEPS,
+    FEW_PARTS = FEW_STEPS / FG_SB_GROUPS, /* of a group */
+    LINES = QUADS / FEW_PARTS,            /* of a part */
+};
 
 /* What is done behind product k of a unit. */
 INLINE void few_step(amx_kind kind, __m512i table, const amx_sums *before, const amx_dots *done,
@@ -359,7 +363,7 @@ INLINE void few_step(amx_kind kind, __m512i table, const amx_sums *before, const
     const size_t step = (size_t)k;
     AMX_FENCE();
     amx_sum(&before[k / STEPS], &done[k / STEPS], step % STEPS);
-    amx_unpack(kind, table, next->sb, next->to, k, FEW_STEPS, c);
+    amx_unpack(kind, table, next->sb, next->to, k / FEW_PARTS, k % FEW_PARTS * LINES, LINES, c);
     amx_ask_rows(next->q, next->half, next->from + step * next->rows / FEW_STEPS,
                  next->from + (step + 1) * next->rows / FEW_STEPS);
     AMX_FENCE();
@@ -456,77 +460,105 @@ INLINE void amx_load_planes(const amx_planes *b)
     AMX_FENCE();
 }
 
-/* A quarter of the sums of an earlier tile; and of the rows of the tile that comes two later, at
- * ahead if that is not NULL. */
-INLINE void more_step(const amx_sums *to, const amx_dots *done, const int8_t *ahead, size_t half,
-                      size_t rows, size_t k)
+/* What is done behind a tile's products. */
+typedef struct amx_behind {
+    const uint8_t *sb; /* the next superblock */
+    amx_planes *to;    /* free: tiles hold the planes in use */
+    int group;         /* to unpack; negative: none */
+    amx_sums before;   /* the sums of the tile before */
+    const amx_dots *done;
+} amx_behind;
+
+/* Behind product k. */
+INLINE void more_step(amx_kind kind, __m512i table, const amx_behind *b, int k, amx_lines *c)
 {
+    const int lines = QUADS / STEPS;
     AMX_FENCE();
-    amx_sum(to, done, k);
-    if (ahead != NULL) amx_ask_rows(ahead, half, k * rows / STEPS, (k + 1) * rows / STEPS);
+    amx_sum(&b->before, b->done, (size_t)k);
+    if (b->group >= 0) amx_unpack(kind, table, b->sb, b->to, b->group, lines * k, lines, c);
     AMX_FENCE();
 }
 
-/* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations. */
-INLINE void more_tile(const int8_t *q, const int8_t *ahead, size_t half, size_t rows, amx_dots *dot,
-                      const amx_sums *before, const amx_dots *done)
+/* Tiles 0 and 1 are C (low, high), 2 and 3 the two halves of the activations: first those of this
+ * tile, then those at next. */
+INLINE void more_tile(amx_kind kind, __m512i table, const int8_t *next, size_t half, amx_dots *dot,
+                      const amx_behind *b, amx_lines *c)
 {
-    const amx_sums to = *before;
     AMX_ZERO(0);
-    AMX_ZERO(1);
-    AMX_LOAD(2, q, AMX_BYTES);
-    AMX_LOAD(3, q + half, AMX_BYTES);
     AMX_DOT_SU(0, 2, 4);
-    more_step(&to, done, ahead, half, rows, 0);
-    AMX_DOT_SS(1, 2, 5);
-    more_step(&to, done, ahead, half, rows, 1);
+    more_step(kind, table, b, 0, c);
     AMX_DOT_SU(0, 3, 6);
-    more_step(&to, done, ahead, half, rows, 2);
-    AMX_DOT_SS(1, 3, 7);
-    more_step(&to, done, ahead, half, rows, 3);
+    more_step(kind, table, b, 1, c);
+    AMX_ZERO(1);
+    AMX_DOT_SS(1, 2, 5);
+    AMX_LOAD_ONCE(2, next, AMX_BYTES);
     AMX_STORE(0, dot->of[0], AMX_BYTES);
+    more_step(kind, table, b, 2, c);
+    AMX_DOT_SS(1, 3, 7);
+    AMX_LOAD_ONCE(3, next + half, AMX_BYTES);
+    more_step(kind, table, b, 3, c);
     AMX_STORE(1, dot->of[1], AMX_BYTES);
     AMX_FENCE();
 }
 
-/* Where the activations lie of the tile that comes LAG after tile k of panel p, superblock i, whose
- * own begin at q; NULL: not in need of being asked for. */
-INLINE const int8_t *more_ahead(const amx_job *j, const int8_t *q, size_t i, size_t p, size_t k,
-                                size_t rows, size_t n_tile)
+/* A panel's superblock times all tokens, whose activations begin at q, scales at d and sums at acc.
+ * sb and q_next are the next superblock's; at counts tiles. */
+INLINE void more_unit(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
+                      size_t n_tile, const int8_t *q, const float *d, __m512 (*acc)[AMX_ROWS],
+                      const uint8_t *sb, const int8_t *q_next, size_t *at)
 {
-    const size_t half = j->act->rows * AMX_BYTES;
-    if (k + LAG < n_tile) {
-        return p == 0 ? q + tile_start(k + LAG, rows, j->n_tok) * AMX_BYTES : NULL;
+    amx_lines c = {0}; /* which step 0 fills: compilers do not see that it comes first */
+    int g = 0;         /* groups of sb unpacked so far */
+    amx_load_planes(&w->planes[0]);
+    for (size_t k = 0; k < n_tile; k++, ++*at) {
+        const size_t now = *at % MORE_RING, then = (*at + 1) % MORE_RING;
+        const bool due = (k + 1) * FG_SB_GROUPS / n_tile > (size_t)g;
+        const amx_behind b = {sb, &w->planes[0], due ? g : -1, w->to[then], &w->dot[then]};
+        w->to[now] = (amx_sums){acc[k], d + tile_start(k, rows, j->n_tok), rows};
+        more_tile(kind, table,
+                  k + 1 == n_tile ? q_next : q + tile_start(k + 1, rows, j->n_tok) * AMX_BYTES,
+                  j->act->rows * AMX_BYTES, &w->dot[now], &b, &c);
+        g += due;
     }
-    if (p + 1 < j->n_panel || i + 1 == j->n_sb) return NULL;
-    return q + 2 * half + tile_start(k + LAG - n_tile, rows, j->n_tok) * AMX_BYTES;
+    for (; g < FG_SB_GROUPS; g++) { /* fewer tiles than groups */
+        amx_unpack(kind, table, sb, &w->planes[0], g, 0, QUADS, &c);
+    }
+    AMX_FENCE();
 }
 
+/* Panels of one call, at most MOST_PANELS.  With few tiles each superblock goes by all of them;
+ * else a stretch of superblocks for each panel before the next, so that the sums of one are near
+ * and the stretch's activations stay in the second-level cache, where those of all would not. */
 INLINE void more_multiply(amx_kind kind, __m512i table, const amx_job *j, amx_work *w, size_t rows,
                           size_t n_tile)
 {
     const size_t half = j->act->rows * AMX_BYTES, bytes = 64 + FG_SB_GROUPS * kind.group_bytes;
+    const int8_t *first = j->act->q + j->first * AMX_BYTES;
+    const size_t stretch = n_tile * MOST_PANELS <= NEAR_TILES ? 1 : STRETCH;
     size_t at = 0; /* tiles started */
-    for (size_t i = 0; i < j->n_sb; i++) {
-        const int8_t *q = j->act->q + 2 * i * half + j->first * AMX_BYTES;
-        const float *d = j->act->d + i * j->act->rows + j->first;
+    kind.unpack(table, j->panel, &w->planes[0]);
+    AMX_LOAD(2, first, AMX_BYTES);
+    AMX_LOAD(3, first + half, AMX_BYTES);
+    for (size_t begin = 0, end; begin < j->n_sb; begin = end) {
+        end = j->n_sb - begin < stretch ? j->n_sb : begin + stretch;
         for (size_t p = 0; p < j->n_panel; p++) {
-            const uint8_t *sb = j->panel + p * j->panel_stride + i * bytes;
-            kind.unpack(table, sb, &w->planes[0]);
-            amx_load_planes(&w->planes[0]);
-            for (size_t k = 0; k < n_tile; k++, at++) {
-                const size_t t = tile_start(k, rows, j->n_tok), now = at % RING;
-                const size_t before = (at - LAG) % RING;
-                w->to[now] = (amx_sums){w->acc[n_tile * p + k], d + t, rows};
-                more_tile(q + t * AMX_BYTES, more_ahead(j, q, i, p, k, rows, n_tile), half, rows,
-                          &w->dot[now], &w->to[before], &w->dot[before]);
+            for (size_t i = begin; i < end; i++) {
+                size_t np = p, ni = i + 1; /* next panel and superblock */
+                if (ni == end && p + 1 < j->n_panel) {
+                    np = p + 1;
+                    ni = begin;
+                } else if (ni == end) {
+                    np = 0;
+                    if (ni == j->n_sb) ni = 0; /* for nobody */
+                }
+                more_unit(kind, table, j, w, rows, n_tile, first + 2 * i * half,
+                          j->act->d + i * j->act->rows + j->first, &w->acc[n_tile * p],
+                          j->panel + np * j->panel_stride + ni * bytes, first + 2 * ni * half, &at);
             }
         }
     }
-    for (size_t k = at - LAG; k != at; k++) {
-        for (size_t part = 0; part < STEPS; part++) {
-            amx_sum(&w->to[k % RING], &w->dot[k % RING], part);
-        }
+    for (size_t part = 0; part < STEPS; part++) {
+        amx_sum(&w->to[(at - 1) % MORE_RING], &w->dot[(at - 1) % MORE_RING], part);
     }
 }
 
@@ -558,7 +590,7 @@ INLINE void amx_pass(amx_kind kind, __m512i table, const amx_job *j, size_t n_ti
     for (size_t k = 0; k < stride * j->n_panel; k++) {
         for (size_t t = 0; t < rows; t++) w.acc[k][t] = _mm512_setzero_ps();
     }
-    for (size_t i = 0; i < RING; i++) w.to[i].rows = 0; /* nothing is done yet */
+    for (size_t i = 0; i < FEW_RING; i++) w.to[i].rows = 0; /* nothing is done yet */
     if (n_tile == 1) {
         few_multiply(kind, table, j, &w, rows, false);
     } else if (few) {
@@ -578,8 +610,6 @@ INLINE void amx_run(amx_kind kind, __m512i table, const amx_job *call)
         j.n_tok = (left + pass - 1) / pass;
         const size_t n_tile = (j.n_tok + AMX_ROWS - 1) / AMX_ROWS;
         const bool few = n_tile <= FEW_TILES;
-        const size_t room = ACC_TILES / (few ? FEW_TILES : n_tile);
-        const size_t together = room < MOST_PANELS ? room : MOST_PANELS;
         amx_config c = {.palette = 1};
         for (int t = 0; t < AMX_TILES; t++) {
             const bool planes = few ? t == 2 || t == 3 : t >= 4;
@@ -587,9 +617,9 @@ INLINE void amx_run(amx_kind kind, __m512i table, const amx_job *call)
             c.rows[t] = planes ? AMX_ROWS : (uint8_t)tile_rows(n_tile, j.n_tok);
         }
         AMX_CONFIGURE(&c);
-        for (size_t p = 0; p < call->n_panel; p += together) {
+        for (size_t p = 0; p < call->n_panel; p += MOST_PANELS) {
             amx_job part = j;
-            part.n_panel = call->n_panel - p < together ? call->n_panel - p : together;
+            part.n_panel = call->n_panel - p < MOST_PANELS ? call->n_panel - p : MOST_PANELS;
             part.panel += p * j.panel_stride;
             part.row_scale += p * FG_PANEL_ROWS;
             part.y += p * FG_PANEL_ROWS;

@@ -70,6 +70,7 @@ static inline void amx_shim_dot(int c, int a, int b, int b_signed)
 #define AMX_RELEASE()           memset(&amx_shim, 0, sizeof amx_shim)
 #define AMX_ZERO(t)             amx_shim_zero(t)
 #define AMX_LOAD(t, p, stride)  amx_shim_load(t, p, stride)
+#define AMX_LOAD_ONCE           AMX_LOAD
 #define AMX_STORE(t, p, stride) amx_shim_store(t, p, stride)
 #define AMX_DOT_SU(c, a, b)     amx_shim_dot(c, a, b, 0)
 #define AMX_DOT_SS(c, a, b)     amx_shim_dot(c, a, b, 1)
@@ -96,13 +97,15 @@ static inline __m512i amx_shim_look_up(__m512i at, __m512i table)
         __asm__ volatile("" : : "r"(config_) : "memory");                                          \
         _tile_loadconfig(config_);                                                                 \
     } while (0)
-#define AMX_RELEASE()           _tile_release()
-#define AMX_ZERO(t)             _tile_zero(t)
-#define AMX_LOAD(t, p, stride)  _tile_loadd(t, p, stride)
-#define AMX_STORE(t, p, stride) _tile_stored(t, p, stride)
-#define AMX_DOT_SU(c, a, b)     _tile_dpbsud(c, a, b)
-#define AMX_DOT_SS(c, a, b)     _tile_dpbssd(c, a, b)
-#define AMX_LOOK_UP(at, table)  _mm512_permutexvar_epi8(at, table)
+#define AMX_RELEASE()               _tile_release()
+#define AMX_ZERO(t)                 _tile_zero(t)
+#define AMX_LOAD(t, p, stride)      _tile_loadd(t, p, stride)
+/* Of what is not wanted in the first-level cache. */
+#define AMX_LOAD_ONCE(t, p, stride) _tile_stream_loadd(t, p, stride)
+#define AMX_STORE(t, p, stride)     _tile_stored(t, p, stride)
+#define AMX_DOT_SU(c, a, b)         _tile_dpbsud(c, a, b)
+#define AMX_DOT_SS(c, a, b)         _tile_dpbssd(c, a, b)
+#define AMX_LOOK_UP(at, table)      _mm512_permutexvar_epi8(at, table)
 
 #endif
 
