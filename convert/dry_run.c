@@ -16,8 +16,7 @@
 #include "src/sys/team.h"
 
 /* Program, libraries, stacks, read-ahead buffers. */
-#define BASE_BYTES       ((uint64_t)32 << 20)
-#define MAX_CONFIG_BYTES ((uint64_t)1 << 28)
+#define BASE_BYTES ((uint64_t)32 << 20)
 
 static void add_tensor(fg_dry_run *f, const fg_tensor *t)
 {
@@ -164,9 +163,8 @@ static fg_status plan_from(fg_file_plan **out, const char *path, const char *dir
     size_t n;
     fg_shape shape;
     fg_metadata meta = {0};
-    FG_TRY(fg_io_read_all(path, MAX_CONFIG_BYTES, &text, &n, err));
-    fg_status st = fg_hf_config_parse(&shape, text, n, path, err);
-    if (st == FG_OK) st = fg_recipe_check(recipe, &shape, recipe_path, err);
+    FG_TRY(fg_hf_config_load(&shape, path, &text, &n, err));
+    fg_status st = fg_recipe_check(recipe, &shape, recipe_path, err);
     if (st == FG_OK) st = add_metadata(&meta, dir, text, n, recipe, label, exact, err);
     fg_mem_free(text);
     const fg_file_spec spec = {&shape, fg_recipe_choose, recipe, meta.entry, meta.n, 0, true};
