@@ -73,6 +73,8 @@ for name, args, names in (
         ("type", ("convert", NANO, path("no.fulgur"), "--type", "nosuch"), ("q4", "q5", "q6", "q8", "bf16", "f32")),
         ("shape", ("synth", path("no.fulgur"), "--shape", "nosuch"), ("m1", "config.json"))):
     check_error(f"choices_{name}", run(*args), "nosuch", *names)
+check_usage("command_near", run("convrt", NANO), "expected one of those in fulgur --help, perhaps convert\n")
+check_usage("command_near_to_none", run("quantize", NANO), "expected one of those in fulgur --help\n")
 check_usage("choices_style", run("chat", M, "--style", "nosuch"), "nosuch", "official", "minimax-ai")
 
 # the model that FULGUR_MODEL names, where none is given
