@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-unsigned nearest_distance(const char *typed, size_t n, const char *name)
+/* Edits (insert, delete, replace, exchange of neighbours) that make one of the other. */
+static unsigned distance(const char *typed, size_t n, const char *name)
 {
     enum { MAX = 24 };
     unsigned d[MAX + 1][MAX + 1];
@@ -32,7 +33,7 @@ unsigned nearest_distance(const char *typed, size_t n, const char *name)
 
 void nearest_offer(nearest *best, const char *typed, size_t n, const char *name)
 {
-    const unsigned d = nearest_distance(typed, n, name);
+    const unsigned d = distance(typed, n, name);
     if (d >= best->least) return;
     *best = (nearest){name, d};
 }

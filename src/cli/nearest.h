@@ -15,11 +15,8 @@ typedef struct nearest {
     unsigned least;   /* edits to it */
 } nearest;
 
-/* Edits (insert, delete, replace, exchange of neighbours) from typed, n bytes, to name; 0 when name
- * begins with it.  Letters beyond the 24th do not count. */
-unsigned nearest_distance(const char *typed, size_t n, const char *name);
-
-/* Offers a name; of equally near ones the first stays. */
+/* Offers a name for what was typed, n bytes; of equally near ones the first stays, and one that
+ * begins with it is nearest.  Letters beyond the 24th do not count. */
 void nearest_offer(nearest *best, const char *typed, size_t n, const char *name);
 
 /* The best when it may be a slip of what was typed: a third of its letters at the most; else
