@@ -170,7 +170,7 @@ $(BUILD)/libfulgur.so: $(LIB_OBJS:%/topo.o=%/topo.so.o)
 $(BUILD)/fulgur: $(CLI_OBJS) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) $(LDFLAGS_EXTRA) -o $@
 
-$(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o)
+$(BUILD)/tests/cli/test_args: $(addprefix $(BUILD)/src/cli/,args.o help.o nearest.o manual.o completion.o size.o)
 $(BUILD)/tests/cli/test_progress $(BUILD)/tests/cli/test_terminal: $(filter-out $(BUILD)/src/cli/main.o,$(CLI_OBJS))
 # Unrolled intrinsics take gcc a minute a file with address checks and clang half an hour; checkasm
 # has their arrays end at guard pages instead.
@@ -229,7 +229,7 @@ $(HYBRID): $(BUILD)/tests/hybrid/card_rig.o
 # Fuzz targets: all of them in one test program, each alone with libFuzzer (make fuzz).
 FUZZ_SRCS := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(BUILD)/%.o)
-FUZZ_CLI  := $(addprefix $(BUILD)/src/cli/,args.o help.o manual.o completion.o size.o split_option.o)
+FUZZ_CLI  := $(addprefix $(BUILD)/src/cli/,args.o help.o nearest.o manual.o completion.o size.o split_option.o)
 $(BUILD)/tests/fuzz/test_fuzz: $(BUILD)/tests/fuzz/test_fuzz.o $(FUZZ_OBJS) $(FUZZ_CLI) $(TEST_SUPPORT) $(ARCHIVES)
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/test_fuzz.o $(FUZZ_CLI) $(TEST_SUPPORT) $(ARCHIVES)

@@ -188,15 +188,10 @@ static fg_status run_once(bench_seq *q, uint64_t ctx, double *seconds, fg_err *e
 
 static void fill_phases(const fg_profile *p, fg_bench_run *out)
 {
-    static const char *const name[] = {
-#define PHASE_NAME(id, text) text,
-        FG_PHASE_MAP(PHASE_NAME)
-#undef PHASE_NAME
-    };
     double sum = 0.0;
     for (uint32_t i = 0; i < FG_PHASE_COUNT; i++) sum += (double)p->ns[i];
     for (uint32_t i = 0; i < FG_PHASE_COUNT && i < FG_BENCH_PHASES && sum > 0.0; i++) {
-        out->phase[i].name = name[i];
+        out->phase[i].name = fg_phase_name((fg_phase)i);
         out->phase[i].share = (double)p->ns[i] / sum;
         out->n_phase = i + 1;
     }

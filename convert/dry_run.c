@@ -9,6 +9,7 @@
 
 #include "convert/convert_impl.h"
 #include "convert/source/hf_config.h"
+#include "convert/synth.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 #include "src/base/units.h"
@@ -16,8 +17,9 @@
 #include "src/sys/team.h"
 
 /* Program, libraries, stacks, read-ahead buffers. */
-#define BASE_BYTES       ((uint64_t)32 << 20)
-#define MAX_CONFIG_BYTES ((uint64_t)1 << 28)
+#define BASE_BYTES ((uint64_t)32 << 20)
+
+enum { RELEASE_LAYERS = 80 }; /* of MiniMax-M1 */
 
 static void add_tensor(fg_dry_run *f, const fg_tensor *t)
 {
@@ -156,21 +158,28 @@ static fg_status add_metadata(fg_metadata *m, const char *dir, const char *confi
     return add_shards(m, dir, label, exact, err);
 }
 
-/* From the configuration at `path`; dir as above. */
+/* The configuration at `path`, or of the release where path is NULL and there is no text. */
+static fg_status read_shape(fg_shape *out, const char *path, char **text, size_t *n, fg_err *err)
+{
+    static const fg_synth_opts release = {.shape = "m1", .n_layer = RELEASE_LAYERS};
+    return path == NULL ? fg_synth_shape(out, &release, err)
+                        : fg_hf_config_load(out, path, text, n, err);
+}
+
+/* From the configuration at `path`, as above; dir likewise. */
 static fg_status plan_from(fg_file_plan **out, const char *path, const char *dir, fg_recipe *recipe,
                            const char *recipe_path, const char *label, bool *exact, fg_err *err)
 {
-    char *text;
-    size_t n;
+    char *text = NULL;
+    size_t n = 0;
     fg_shape shape;
     fg_metadata meta = {0};
-    FG_TRY(fg_io_read_all(path, MAX_CONFIG_BYTES, &text, &n, err));
-    fg_status st = fg_hf_config_parse(&shape, text, n, path, err);
-    if (st == FG_OK) st = fg_recipe_check(recipe, &shape, recipe_path, err);
+    FG_TRY(read_shape(&shape, path, &text, &n, err));
+    fg_status st = fg_recipe_check(recipe, &shape, recipe_path, err);
     if (st == FG_OK) st = add_metadata(&meta, dir, text, n, recipe, label, exact, err);
     fg_mem_free(text);
     const fg_file_spec spec = {&shape, fg_recipe_choose, recipe, meta.entry, meta.n, 0, true};
-    if (st == FG_OK) st = fg_file_plan_make(out, &spec, path, err);
+    if (st == FG_OK) st = fg_file_plan_make(out, &spec, path == NULL ? "m1" : path, err);
     fg_metadata_fini(&meta);
     return st;
 }
@@ -182,11 +191,14 @@ fg_status fg_dry_run_plan(fg_file_plan **out, const char *source, const char *ty
     *out = NULL;
     FG_TRY(fg_recipe_load(&r, type, recipe, err));
     const bool folder = fg_io_is_dir(source);
-    char *path =
-        folder ? fg_io_join(source, "config.json") : fg_mem_strndup(source, strlen(source));
-    fg_status st = path == NULL ? fg_fail_nomem(err, source)
-                                : plan_from(out, path, folder ? source : NULL, &r, recipe,
-                                            fg_recipe_label(type, recipe), exact, err);
+    const bool release = strcmp(source, "m1") == 0 && !fg_io_is_named(source);
+    char *path = release  ? NULL
+                 : folder ? fg_io_join(source, "config.json")
+                          : fg_mem_strndup(source, strlen(source));
+    fg_status st = path == NULL && !release
+                       ? fg_fail_nomem(err, source)
+                       : plan_from(out, path, folder ? source : NULL, &r, recipe,
+                                   fg_recipe_label(type, recipe), exact, err);
     fg_mem_free(path);
     fg_recipe_fini(&r);
     return st;

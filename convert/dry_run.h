@@ -55,7 +55,8 @@ fg_status fg_convert_dry_run(const fg_convert_opts *opts, fg_dry_run *out, fg_er
 
 /* Only the plan of the file, with every size and place, where no shard needs to be there and none
  * is opened. source: a checkpoint folder, or a config.json alone, which is then the only metadata
- * besides recipe and provenance.  type and recipe as in fg_convert_opts.  *exact: the file's size;
+ * besides recipe and provenance; "m1", where no file has that name, is the configuration of
+ * MiniMax-M1.  type and recipe as in fg_convert_opts.  *exact: the file's size;
  * false for a configuration alone, or a folder that has neither index nor shard.  *out is destroyed
  * by fg_file_plan_destroy.  Errors: FG_EIO, FG_EFORMAT, FG_EINVAL, FG_ENOTSUP, FG_ESHAPE,
  * FG_ELIMIT, FG_ENOMEM. */

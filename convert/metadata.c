@@ -9,11 +9,11 @@
 #include <string.h>
 
 #include "convert/convert_impl.h"
-#include "convert/source/mistaken.h"
 #include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 #include "src/format/write/append.h"
 #include "src/format/write/reseal.h"
 #include "src/text/tokenizer.h"

@@ -30,8 +30,7 @@ enum {
     MAX_PIECE = 1024,        /* of a band */
     GROUP = 3,               /* tensors of an expert, placed together */
 };
-#define BAND_BYTES     ((uint64_t)8 << 20)
-#define MAX_META_BYTES ((uint64_t)1 << 28)
+#define BAND_BYTES ((uint64_t)8 << 20)
 
 /* ---- random numbers ---- */
 
@@ -402,12 +401,7 @@ fg_status fg_synth_shape(fg_shape *out, const fg_synth_opts *opts, fg_err *err)
     } else if (!fg_io_exists(name)) {
         return fg_fail(err, FG_EIO, "shape %s: no such file, expected m1 or a config.json", name);
     } else {
-        char *text;
-        size_t len;
-        FG_TRY(fg_io_read_all(name, MAX_META_BYTES, &text, &len, err));
-        const fg_status st = fg_hf_config_parse(out, text, len, name, err);
-        fg_mem_free(text);
-        FG_TRY(st);
+        FG_TRY(fg_hf_config_load(out, name, NULL, NULL, err));
         if (n == 0) n = out->n_layer;
     }
     if (n > FG_MAX_LAYER) {

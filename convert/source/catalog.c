@@ -9,12 +9,10 @@
 #include <string.h>
 
 #include "convert/source/hf_config.h"
-#include "convert/source/mistaken.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 
-#define CONFIG_NAME      "config.json"
-#define MAX_CONFIG_BYTES ((uint64_t)1 << 20)
+#define CONFIG_NAME "config.json"
 
 void fg_catalog_fini(fg_catalog *p)
 {
@@ -25,19 +23,12 @@ void fg_catalog_fini(fg_catalog *p)
 
 static fg_status read_config(const char *dir, fg_shape *shape, fg_err *err)
 {
-    char *text = NULL;
-    size_t n = 0;
     if (!fg_io_is_dir(dir)) {
         return fg_fail(err, FG_EIO, "%s: not a folder, expected a checkpoint folder", dir);
     }
     char *path = fg_io_join(dir, CONFIG_NAME);
     if (path == NULL) return fg_fail_nomem(err, dir);
-    fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &text, &n, err);
-    if (st == FG_OK) st = fg_hf_config_parse(shape, text, n, path, err);
-    if (st == FG_EFORMAT || st == FG_ELIMIT) {
-        st = fg_mistaken_explain(st, path, "a configuration (JSON)", NULL, err);
-    }
-    fg_mem_free(text);
+    const fg_status st = fg_hf_config_load(shape, path, NULL, NULL, err);
     fg_mem_free(path);
     return st;
 }

@@ -9,12 +9,17 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "src/base/io.h"
 #include "src/base/json.h"
+#include "src/base/mem.h"
+#include "src/base/mistaken.h"
 
 /* Tens of keys in practice; the duplicate check below is quadratic. */
 enum {
     MAX_KEYS = 1024,
 };
+
+#define MAX_CONFIG_BYTES ((uint64_t)1 << 20)
 
 typedef struct config {
     const fg_json *root;
@@ -375,4 +380,22 @@ fg_status fg_hf_config_parse(fg_shape *out, const char *text, size_t n, const ch
     if (st == FG_OK) st = fg_shape_check(out, name, err);
     fg_json_free(root);
     return st;
+}
+
+fg_status fg_hf_config_load(fg_shape *out, const char *path, char **text, size_t *n, fg_err *err)
+{
+    char *bytes = NULL;
+    size_t len = 0;
+    fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &bytes, &len, err);
+    if (st == FG_OK) st = fg_hf_config_parse(out, bytes, len, path, err);
+    if (st == FG_EFORMAT || st == FG_ELIMIT) {
+        st = fg_mistaken_explain(st, path, "a configuration (JSON)", NULL, err);
+    }
+    if (st != FG_OK || text == NULL) {
+        fg_mem_free(bytes);
+        return st;
+    }
+    *text = bytes;
+    *n = len;
+    return FG_OK;
 }

@@ -23,4 +23,9 @@
 fg_status fg_hf_config_parse(fg_shape *out, const char *text, size_t n, const char *name,
                              fg_err *err);
 
+/* The same from the file at path, up to 1 MiB; a file that is something else (a page, a model) is
+ * called what it is.  text (may be NULL): its n bytes, the caller's to free.  Errors also:
+ * FG_EIO. */
+fg_status fg_hf_config_load(fg_shape *out, const char *path, char **text, size_t *n, fg_err *err);
+
 #endif

@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "convert/source/mistaken.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 
 enum {
     MAX_NAME = 255, /* of a file in one folder */

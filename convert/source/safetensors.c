@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "convert/source/mistaken.h"
 #include "src/base/buf.h"
 #include "src/base/fp.h"
 #include "src/base/io.h"
 #include "src/base/json.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 
 /* Bits of the dtypes that the format defines; others are taken without a size check, since they
  * cannot be needed. */

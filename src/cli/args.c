@@ -10,6 +10,7 @@
 
 #include "src/base/utf8.h"
 #include "src/cli/help.h"
+#include "src/cli/nearest.h"
 #include "src/cli/size.h"
 #include "src/fulgur.h"
 
@@ -369,6 +370,16 @@ static const char *refused(char **argv)
     return inside ? next : argv[optind - 1];
 }
 
+/* The long option that somebody may have meant; NULL: none. */
+static const char *near_option(const getopt_tables *t, const char *typed, size_t n)
+{
+    nearest best = {.least = UINT_MAX};
+    for (size_t i = 0; t->longs[i].name != NULL; i++) {
+        nearest_offer(&best, typed, n, t->longs[i].name);
+    }
+    return nearest_likely(&best, n);
+}
+
 /* getopt returned '?' or ':'. */
 static void report(const command *c, const getopt_tables *t, const opt *opts, int n_opt, int code,
                    const char *arg)
@@ -391,7 +402,9 @@ static void report(const command *c, const getopt_tables *t, const opt *opts, in
         (void)args_usage(c, "%.*s: begins %d options, expected more letters", name_length(arg), arg,
                          n_fitting(t, arg));
     } else {
-        (void)args_usage(c, "%.*s: unknown option, expected a listed one", name_length(arg), arg);
+        const char *meant = near_option(t, arg + 2, (size_t)name_length(arg) - 2);
+        (void)args_usage(c, "%.*s: unknown option, expected a listed one%s%s", name_length(arg),
+                         arg, meant == NULL ? "" : ", perhaps --", meant == NULL ? "" : meant);
     }
 }
 

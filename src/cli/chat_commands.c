@@ -14,6 +14,7 @@
 #include "src/base/mem.h"
 #include "src/base/utf8.h"
 #include "src/cli/conversation.h"
+#include "src/cli/nearest.h"
 #include "src/cli/screen.h"
 #include "src/cli/size.h"
 
@@ -563,43 +564,13 @@ static command_result do_help(talk *k, const char *rest, size_t n)
     return COMMAND_DONE;
 }
 
-/* Edits (insert, delete, replace, exchange of neighbours) from one name to another. */
-static unsigned distance(const char *a, const char *b)
-{
-    enum { MAX = 24 };
-    unsigned d[MAX + 1][MAX + 1];
-    const size_t n = strlen(a) < MAX ? strlen(a) : MAX, m = strlen(b) < MAX ? strlen(b) : MAX;
-    for (size_t i = 0; i <= n; i++) {
-        for (size_t j = 0; j <= m; j++) {
-            if (i == 0 || j == 0) {
-                d[i][j] = (unsigned)(i + j);
-                continue;
-            }
-            const unsigned same = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-            const unsigned gone = d[i - 1][j] + 1, more = d[i][j - 1] + 1;
-            d[i][j] = same < gone ? same : gone;
-            if (more < d[i][j]) d[i][j] = more;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                d[i - 2][j - 2] + 1 < d[i][j]) {
-                d[i][j] = d[i - 2][j - 2] + 1;
-            }
-        }
-    }
-    return d[n][m];
-}
-
 const char *chat_nearest_command(const char *name)
 {
-    const char *best = "help";
-    unsigned least = name[0] == '\0' ? 0 : UINT32_MAX; /* nothing is near to all of them */
+    nearest best = {"help", name[0] == '\0' ? 0 : UINT_MAX}; /* nothing is near to all of them */
     for (size_t i = 0; i < N_ROW; i++) {
-        const bool begins = strncmp(rows[i].name, name, strlen(name)) == 0;
-        const unsigned d = begins ? 0 : distance(name, rows[i].name);
-        if (rows[i].help == NULL || d >= least) continue;
-        least = d;
-        best = rows[i].name;
+        if (rows[i].help != NULL) nearest_offer(&best, name, strlen(name), rows[i].name);
     }
-    return best;
+    return best.name;
 }
 
 command_result chat_command(talk *k, const char *line, size_t n)

@@ -414,7 +414,7 @@ static void print_full(talk *k, const gen_stats *g)
 
 static void print_figures(talk *k, const gen_stats *g)
 {
-    if (args_quiet() || k->json) return;
+    if (args_quiet() || k->json || !cli_flush()) return;
     if (k->notice != NULL) cli_note("(%s)\n", k->notice);
     switch (g->reply.end) {
     case FG_END_CONTEXT:

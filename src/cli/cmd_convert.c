@@ -341,15 +341,12 @@ static fg_status print_report(const fg_convert_opts *o, const fg_convert_report 
 }
 
 /* OUT is complete: whatever becomes of the report, the conversion has not failed. */
-static void report(const fg_convert_opts *o, const fg_convert_report *r, bool json)
+static int report(const fg_convert_opts *o, const fg_convert_report *r, bool json)
 {
     fg_err err = {0};
-    char line[800];
     const fg_status st = json ? print_json(o, r, &err) : print_report(o, r, &err);
-    if (st == FG_OK && fflush(stdout) == 0 && !ferror(stdout)) return;
-    (void)snprintf(line, sizeof line, "%.200s is complete, but its report could not be printed%s%s",
-                   o->out_path, st == FG_OK ? "" : ": ", st == FG_OK ? "" : err.msg);
-    cli_warn("convert", line);
+    if (st != FG_OK) cli_warn("convert", err.msg);
+    return cli_finish_made("convert", o->out_path);
 }
 
 static int convert(fg_convert_opts *o, on_full full, bool json, int argc, char *const *argv)
@@ -373,8 +370,7 @@ static int convert(fg_convert_opts *o, on_full full, bool json, int argc, char *
         print_command(o, argc, argv);
         return status;
     }
-    report(o, &r, json);
-    return EXIT_OK;
+    return report(o, &r, json);
 }
 
 static int add_tokenizer(const fg_convert_opts *o)
@@ -383,7 +379,7 @@ static int add_tokenizer(const fg_convert_opts *o)
     cli_catch_interrupt();
     if (fg_metadata_store_tokenizer(o->src_dir, o->out_path, &err) != FG_OK) return cli_fail(&err);
     printf("%s: has the tokenizer of %s\n", o->out_path, o->src_dir);
-    return cli_finish_stdout();
+    return cli_finish_made("convert", o->out_path);
 }
 
 static int run(int argc, char **argv)

@@ -482,7 +482,8 @@ static int run_train(int argc, char **argv)
     fg_status st =
         check_output(q.out, q.force, (const char *[]){q.ratings, q.valid, q.test}, 3, &err);
     if (st == FG_OK) st = q.trace ? factor_train_trace(&q, &err) : train(&q, &err);
-    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    if (st != FG_OK) return cli_fail(&err);
+    return q.out == NULL ? cli_finish_stdout() : cli_finish_made("factor train", q.out);
 }
 
 /* ---- predict ---- */

@@ -202,5 +202,5 @@ static int run(int argc, char **argv)
     fg_engine_close(&e);
     fg_ids_fini(&ids);
     fg_mem_free(text);
-    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    return st == FG_OK ? cli_finish_made("logits", out) : cli_fail(&err);
 }

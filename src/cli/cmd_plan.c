@@ -28,7 +28,8 @@ const command cmd_plan = {
     .name = "plan",
     .summary = "what fits, where each part would live, and how fast it will be",
     .synopsis = "MODEL|DIR|config.json",
-    .example = "fulgur plan MiniMax-M1-80k --type q4 --ram 64G --disk 7GB/s\n"
+    .example = "fulgur plan m1 --type q4 --ram 64G --disk 7GB/s\n"
+               "fulgur plan MiniMax-M1-80k --recipe fast\n"
                "fulgur plan m1.fulgur --ram 64G\n"
                "fulgur plan config.json --type q4 --bandwidth 400GB/s --nodes 2\n"
                "fulgur plan config.json --topology server.xml --bandwidth 400GB/s --gemm 9000\n"
@@ -36,7 +37,10 @@ const command cmd_plan = {
     .description =
         "Says, without running it, whether a model fits, where each of its parts would live, "
         "and how fast it will be. It takes a model file, a checkpoint folder, or a config.json "
-        "alone; for the last two, `--type` and `--recipe` say what would be made of them.\n"
+        "alone; for the last two, `--type` and `--recipe` say what would be made of them. `m1`, "
+        "where "
+        "nothing has that name, stands for the configuration of MiniMax-M1, so that nothing need "
+        "be downloaded first.\n"
         "What is not given is measured on this machine: memory, its bandwidth, arithmetic, and "
         "the disk when experts are to be read. `--recall` can be measured on a text of yours "
         "with `fulgur trace replay`.\n"

@@ -60,7 +60,7 @@ static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
     (void)ctx;
     (void)part;
     /* a reader that has gone away ends the run; cli_finish_stdout says so */
-    return cli_write(bytes, n) && fflush(stdout) == 0;
+    return cli_write(bytes, n) && cli_flush();
 }
 
 /* What was asked for. */
@@ -132,8 +132,7 @@ static fg_status complete(request *q, work *w, fg_err *err)
         st = print_json(&out, &stats, err);
     } else if (st == FG_OK) {
         (void)putchar('\n');
-        (void)fflush(stdout);
-        print_speed(w->e, &stats);
+        if (cli_flush()) print_speed(w->e, &stats);
         st = check_engine(w->e, err); /* the last act: the text is out already */
     }
     if (st == FG_OK && stats.reply.end == FG_END_CONTEXT) {

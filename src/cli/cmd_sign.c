@@ -66,6 +66,7 @@ static int run(int argc, char **argv)
     if (st == FG_OK) st = sign(path, &k, out, &err);
     fg_forget(&k, sizeof k);
     if (st == FG_OK) printf("%s: written\n", cli_shown(out));
+    status = st == FG_OK ? cli_finish_made("sign", out) : cli_fail(&err);
     fg_mem_free(out);
-    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    return status;
 }

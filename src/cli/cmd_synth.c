@@ -87,5 +87,5 @@ static int run(int argc, char **argv)
                cli_bytes((double)r.file_bytes), r.shape.n_layer, cli_count(r.n_weight), r.seconds,
                cli_bytes(rate));
     }
-    return cli_finish_stdout();
+    return cli_finish_made("synth", o.out_path);
 }

@@ -199,7 +199,8 @@ static int run(int argc, char **argv)
     if (st == FG_OK) st = open_engine(&e, q.model, &q.eo, &err);
     if (st == FG_OK) st = record(&q, e, &err);
     fg_engine_close(&e);
-    return st == FG_OK ? cli_finish_stdout() : cli_fail(&err);
+    if (st != FG_OK) return cli_fail(&err);
+    return cli_finish_made("trace", q.out == NULL ? q.model : q.out);
 }
 
 /* ---- replay ---- */

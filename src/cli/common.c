@@ -52,11 +52,32 @@ fg_status write_buf(const fg_buf *b, const char *path, fg_err *err)
     return st;
 }
 
+/* Why standard output could not be written first; whatever is asked later has another errno. */
+static int stdout_errno;
+
+bool cli_flush(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return true;
+    if (stdout_errno == 0) stdout_errno = errno;
+    return false;
+}
+
 int cli_finish_stdout(void)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;
-    fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n", strerror(errno));
+    if (cli_flush()) return EXIT_OK;
+    fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n",
+            strerror(stdout_errno));
     return EXIT_FAILED;
+}
+
+int cli_finish_made(const char *who, const char *path)
+{
+    char line[400];
+    if (cli_flush()) return EXIT_OK;
+    (void)snprintf(line, sizeof line, "%.200s is complete, but its report could not be printed: %s",
+                   path, strerror(stdout_errno));
+    cli_warn(who, line);
+    return EXIT_OK;
 }
 
 /* Asked once: a terminal stays one. */
@@ -67,12 +88,19 @@ static bool on_terminal(void)
     return is == 1;
 }
 
+static bool put(const void *text, size_t n)
+{
+    if (n == 0 || fwrite(text, 1, n, stdout) == n) return true;
+    if (stdout_errno == 0) stdout_errno = errno;
+    return false;
+}
+
 bool cli_write(const char *text, size_t n)
 {
-    if (!on_terminal()) return fwrite(text, 1, n, stdout) == n;
+    if (!on_terminal()) return put(text, n);
     fg_buf b = {0};
     fg_utf8_put_shown(&b, (const uint8_t *)text, n);
-    const bool good = !b.failed && fwrite(b.data, 1, b.len, stdout) == b.len;
+    const bool good = !b.failed && put(b.data, b.len);
     fg_buf_fini(&b);
     return good;
 }

@@ -26,8 +26,13 @@ fg_status print_buf(fg_buf *b, fg_err *err);
 /* The same as the file at path, through a temporary one; b is left alone. */
 fg_status write_buf(const fg_buf *b, const char *path, fg_err *err);
 
-/* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
+/* Flushes stdout; false: something could not be written, now or before. */
+bool cli_flush(void);
+/* The same at the end of a command; EXIT_FAILED with a message that has the first reason. */
 int cli_finish_stdout(void);
+/* The same of one that has made the file `path`: whatever becomes of its report, it has not failed,
+ * and there is a warning instead. */
+int cli_finish_made(const char *who, const char *path);
 
 /* Text that the program did not make (a model's, a file's) on standard output: as it is, and on a
  * terminal with what the terminal would act on written out (fg_utf8_put_shown).  False: not

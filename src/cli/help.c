@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "src/cli/help.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -238,7 +239,7 @@ static const form *find_form(const char *name)
 static int written(void)
 {
     if (fflush(stdout) == 0 && ferror(stdout) == 0) return EXIT_OK;
-    fprintf(stderr, "fulgur: standard output: cannot write, expected room for the text\n");
+    fprintf(stderr, "fulgur: standard output: %s, expected a writable stream\n", strerror(errno));
     return EXIT_FAILED;
 }
 

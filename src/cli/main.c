@@ -19,6 +19,7 @@
 #include "src/cli/confine.h"
 #include "src/cli/help.h"
 #include "src/cli/lost.h"
+#include "src/cli/nearest.h"
 #include "src/cli/signals.h"
 #include "src/cli/state_dir.h"
 #include "src/cli/topics.h"
@@ -98,8 +99,12 @@ __attribute__((section(".preinit_array"),
 static int unknown(const char *name)
 {
     fg_err err;
+    nearest best = {.least = UINT_MAX};
+    for (int i = 0; i < N_COMMAND; i++) nearest_offer(&best, name, strlen(name), commands[i]->name);
+    const char *meant = nearest_likely(&best, strlen(name));
     (void)fg_fail(&err, FG_EINVAL,
-                  "%.100s: unknown command, expected one of those in fulgur --help", name);
+                  "%.100s: unknown command, expected one of those in fulgur --help%s%s", name,
+                  meant == NULL ? "" : ", perhaps ", meant == NULL ? "" : meant);
     fprintf(stderr, "fulgur: %s\n", err.msg);
     return EXIT_USAGE;
 }

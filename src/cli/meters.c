@@ -314,7 +314,7 @@ static bool say(meters *m, const char *text, size_t n, bool dim)
     if (!m->text_screen) {
         clear(m); /* a row on standard error gives way */
         m->shown_ns = fg_clock_ns();
-        return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+        return fwrite(text, 1, n, stdout) == n && cli_flush();
     }
     if (m->status_rows && tty_moved()) screen_moved(&m->screen, tty_width(), &out);
     screen_say(&m->screen, text, n, dim, &out);

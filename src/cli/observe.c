@@ -59,16 +59,11 @@ fg_status observe_start(observe *o, fg_session *s, const char *path, bool profil
 
 static void print_profile(const fg_profile *p)
 {
-    static const char *const name[] = {
-#define PHASE_NAME(id, text) text,
-        FG_PHASE_MAP(PHASE_NAME)
-#undef PHASE_NAME
-    };
     double sum = 0.0;
     for (int i = 0; i < FG_PHASE_COUNT; i++) sum += (double)p->ns[i];
-    for (int i = 0; i < FG_PHASE_COUNT && sum > 0.0; i++) {
-        fprintf(stderr, "%-36s %10.1f ms %5.1f %%\n", name[i], (double)p->ns[i] * 1e-6,
-                100.0 * (double)p->ns[i] / sum);
+    for (unsigned i = 0; i < FG_PHASE_COUNT && sum > 0.0; i++) {
+        fprintf(stderr, "%-36s %10.1f ms %5.1f %%\n", fg_phase_name((fg_phase)i),
+                (double)p->ns[i] * 1e-6, 100.0 * (double)p->ns[i] / sum);
     }
 }
 

@@ -97,11 +97,6 @@ void tty_hush(bool speaks)
     (void)tcsetattr(0, TCSADRAIN, &t);
 }
 
-void tty_usual(void)
-{
-    if (is_open) (void)tcsetattr(0, TCSADRAIN, &found);
-}
-
 void tty_paste(bool brackets)
 {
     if (!is_open || brackets == in_brackets) return;

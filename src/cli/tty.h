@@ -17,8 +17,6 @@ void tty_close(void);
 /* Keys are neither shown nor put into lines.  speaks: Ctrl-C and Ctrl-Z are signals, while the
  * model speaks; else they are keys, as at the prompt, which may be pasted. */
 void tty_hush(bool speaks);
-/* As it was found: for whoever sets modes of his own. */
-void tty_usual(void);
 
 /* Whether pasted text comes in brackets. */
 void tty_paste(bool brackets);

@@ -106,7 +106,8 @@ static void start(void)
     }
 }
 
-/* Messages of the driver begin with the card that was asked for. */
+/* Loads the driver once a process; borrowed, never unloaded.  FG_ENOTSUP: none, or too old, and
+ * why; messages begin with the card that was asked for. */
 static fg_status get_for(const fg_driver **out, uint32_t idx, fg_err *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -117,11 +118,6 @@ static fg_status get_for(const fg_driver **out, uint32_t idx, fg_err *err)
     }
     *out = &driver.table;
     return FG_OK;
-}
-
-fg_status fg_driver_get(const fg_driver **out, fg_err *err)
-{
-    return get_for(out, 0, err);
 }
 
 bool fg_gpu_expected(void)

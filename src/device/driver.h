@@ -60,10 +60,6 @@ typedef struct fg_driver {
     int version; /* 12080 is 12.8 */
 } fg_driver;
 
-/* Loads the driver once a process; borrowed, never unloaded.  FG_ENOTSUP: none, or too old, and
- * why. */
-fg_status fg_driver_get(const fg_driver **out, fg_err *err);
-
 /* Whether somebody who did not ask for a card should be told why he has none: a driver is here, and
  * does not itself say that there is no card. */
 bool fg_gpu_expected(void);

@@ -13,6 +13,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 #include "src/format/parts.h"
 
 typedef unsigned long long ull; /* for %llu */
@@ -57,6 +58,12 @@ static bool slot_is_whole(const uint8_t *slot)
            fg_hash64(slot, SLOT_HASH_AT) == slot_hash_stored(slot);
 }
 
+fg_status fg_layout_refuse(const uint8_t *first, size_t n, const char *path, fg_err *err)
+{
+    static const char wanted[] = "a .fulgur file, as fulgur convert makes of a checkpoint folder";
+    return fg_mistaken_refuse(first, n, path, wanted, err);
+}
+
 static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
 {
     const uint8_t *p = slots;
@@ -78,6 +85,7 @@ static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
                        "it goes on with it",
                        path);
     }
+    FG_TRY(fg_layout_refuse(slots, FG_N_SLOT * FG_SLOT_BYTES, path, err));
     return fg_fail(err, FG_EFORMAT,
                    "%s: starts with %02x %02x %02x %02x, expected 89 46 55 4c of a .fulgur file",
                    path, p[0], p[1], p[2], p[3]);

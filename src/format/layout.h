@@ -74,6 +74,10 @@ void fg_slot_encode(const fg_slot *s, uint8_t *out);
 fg_status fg_slot_read(fg_slot *s, const uint8_t *slots, uint64_t file_size, const char *path,
                        fg_err *err);
 
+/* FG_EFORMAT when a file's first n bytes (FG_N_SLOT * FG_SLOT_BYTES, or all of a shorter file) are
+ * those of something else that is known: a shard, a GGUF file, a pointer of Git LFS, a page. */
+fg_status fg_layout_refuse(const uint8_t *first, size_t n, const char *path, fg_err *err);
+
 /* --- canonical order of tensors (FORMAT.md 5.1) --- */
 
 /* For a checked shape. */

@@ -45,6 +45,8 @@ static fg_status read_slots(fg_model_file *f, fg_err *err)
 {
     uint8_t slots[FG_N_SLOT * FG_SLOT_BYTES];
     if (f->file.size < sizeof slots) {
+        FG_TRY(fg_file_read(&f->file, slots, (size_t)f->file.size, 0, err));
+        FG_TRY(fg_layout_refuse(slots, (size_t)f->file.size, f->file.path, err));
         return fg_fail(err, FG_EFORMAT, "%s: %llu bytes, expected at least %zu of a .fulgur file",
                        f->file.path, (ull)f->file.size, sizeof slots);
     }

@@ -229,6 +229,16 @@ uint64_t fg_stop_step(const fg_batch *b, uint64_t rows, uint64_t n_panel)
     return asks && n_panel > STOP_PANELS ? STOP_PANELS : n_panel;
 }
 
+const char *fg_phase_name(fg_phase phase)
+{
+    static const char *const name[] = {
+#define PHASE_NAME(id, text) text,
+        FG_PHASE_MAP(PHASE_NAME)
+#undef PHASE_NAME
+    };
+    return name[phase];
+}
+
 void fg_mark_phase(const fg_worker *w, fg_batch *b, fg_phase phase)
 {
     if (w->idx != 0 || b->profile == NULL) return;

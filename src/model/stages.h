@@ -52,6 +52,7 @@ typedef enum fg_phase {
 #undef FG_PHASE_ENUM
         FG_PHASE_COUNT
 } fg_phase;
+const char *fg_phase_name(fg_phase phase); /* below FG_PHASE_COUNT */
 
 typedef struct fg_profile {
     uint64_t ns[FG_PHASE_COUNT];

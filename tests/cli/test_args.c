@@ -128,8 +128,10 @@ FG_TEST(what_is_refused_is_named)
     static const struct {
         const char *line, *say;
     } bad[] = {
-        {"m --frob=3", "paint: --frob: unknown option"},
-        {"m --flagg", "paint: --flagg: unknown option"},
+        {"m --frob=3", "paint: --frob: unknown option, expected a listed one;"}, /* near to none */
+        {"m --hcoice=red",
+         "paint: --hcoice: unknown option, expected a listed one, perhaps --choice;"},
+        {"m --flagg", "paint: --flagg: unknown option, expected a listed one, perhaps --flag;"},
         {"m -fQ wall", "paint: -Q: unknown option"},
         {"m --flag=yes", "paint: --flag: a value, expected none"},
         {"m --u", "paint: --u: begins 2 options"},

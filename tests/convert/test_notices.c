@@ -12,9 +12,10 @@
 #include "convert/convert.h"
 #include "convert/dry_run.h"
 #include "convert/metadata.h"
-#include "convert/source/mistaken.h"
+#include "convert/source/hf_config.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 #include "src/base/utf8.h"
 #include "src/format/reader.h"
 #include "tests/ckpt.h"
@@ -263,6 +264,19 @@ FG_TEST(mistaken_files_are_named)
     CHECK_OK(convert(&o, NULL, &err), &err);
     ckpt_put_file(src, "config.json", "{\"a\": ", 6);
     CHECK(convert(&o, NULL, &err) == FG_EFORMAT && strstr(err.msg, "not JSON") != NULL);
+    /* a configuration alone: a shard, and one that is too long */
+    fg_shape shape;
+    char *path = fg_io_join(src, "config.json");
+    ckpt_put_file(src, "config.json", "\x40\0\0\0\0\0\0\0{\"a", 11);
+    CHECK(fg_hf_config_load(&shape, path, NULL, NULL, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "safetensors data, expected a configuration") != NULL);
+    CHECK(truncate(path, (1 << 20) + 1) == 0);
+    CHECK(fg_hf_config_load(&shape, path, NULL, NULL, &err) == FG_EFORMAT);
+    CHECK(strstr(err.msg, "safetensors data") != NULL);
+    ckpt_put_file(src, "config.json", " ", 1);
+    CHECK(truncate(path, (1 << 20) + 1) == 0);
+    CHECK(fg_hf_config_load(&shape, path, NULL, NULL, &err) == FG_ELIMIT);
+    fg_mem_free(path);
     /* a shard that is a page is no reason to wait for it, a header that never comes is */
     CHECK(fg_mistaken_kind((const uint8_t *)"\x40\0\0\0\0\0\0\0{\"a", 11) == NULL);
 }

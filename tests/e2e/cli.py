@@ -73,6 +73,8 @@ for name, args, names in (
         ("type", ("convert", NANO, path("no.fulgur"), "--type", "nosuch"), ("q4", "q5", "q6", "q8", "bf16", "f32")),
         ("shape", ("synth", path("no.fulgur"), "--shape", "nosuch"), ("m1", "config.json"))):
     check_error(f"choices_{name}", run(*args), "nosuch", *names)
+check_usage("command_near", run("convrt", NANO), "expected one of those in fulgur --help, perhaps convert\n")
+check_usage("command_near_to_none", run("quantize", NANO), "expected one of those in fulgur --help\n")
 check_usage("choices_style", run("chat", M, "--style", "nosuch"), "nosuch", "official", "minimax-ai")
 
 # the model that FULGUR_MODEL names, where none is given
@@ -214,8 +216,25 @@ check("run_threads", run(*PROMPT, "--temp", "0", "-t", "1")[1] == greedy[1])
 check("run_scalar", run(*PROMPT, "--temp", "0", "--cpu", "scalar")[1] == greedy[1])
 a, b = run(*PROMPT, "--seed", "1")[1], run(*PROMPT, "--seed", "2")[1]
 check("run_seed", a == run(*PROMPT, "--seed", "1", "-t", "1", "--cpu", "scalar")[1] and a != b, (a, b))
-check("run_closed_stdout", subprocess.run(f"{FULGUR} run {M} -p 'Once' -n 8 >/dev/full", shell=True,
-                                          capture_output=True).returncode == 1)
+
+
+def full(*args):
+    """As run; standard output has no room."""
+    with open("/dev/full", "w") as no_room:
+        p = subprocess.run([FULGUR, *args], stdout=no_room, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    return p.returncode, b"", p.stderr
+
+
+# nothing but the first reason: no speeds of what could not be said; a file that was made is no failure
+for args in (["run", M, "-p", "Once", "-n", "8"], ["chat", M, "-p", "Once", "-n", "8"],
+             ["info", M], ["help"], ["run", "--help"]):
+    check_error(f"{args[0]}_full_stdout", full(*args), "standard output: No space left on device")
+IDS = path("few_ids.txt")
+with open(IDS, "w") as file:
+    file.write("1 2 3")
+for args in (["logits", M, "--ids", IDS, "--out", path("full.f32"), "--json"], ["trace", M, IDS, "-o", path("full.trace")]):
+    status, _, err = full(*args)
+    check(f"{args[0]}_full_stdout_is_made", status == 0 and b"is complete, but its report" in err and len(err.splitlines()) == 1, err)
 
 # chat: answers, keeps the conversation, from -p and from a pipe; user text is no markup
 SYSTEM = ["--system", "You are a helpful assistant.", "--temp", "0"]
@@ -336,12 +355,13 @@ check("run_json", json.loads(run("run", M, "-p", "Once", "-n", "5", "--temp", "0
 check("model_is_folder_hint", b"fulgur convert" in run("run", NANO, "-p", "x")[2])
 
 
-def interrupted(delay, *args, stdin=b""):
-    """Starts fulgur, sends SIGINT after a while; (status, stdout, stderr)."""
+def interrupted(delay, *args):
+    """Starts fulgur, sends SIGINT after a while, None: when it has said something; (status, stdout, stderr)."""
     p = subprocess.Popen([FULGUR, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    p.stdin.write(stdin)
-    p.stdin.flush()
-    time.sleep(delay)
+    if delay is None:
+        os.read(p.stdout.fileno(), 1)
+    else:
+        time.sleep(delay)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=120)
     return p.returncode, out, err
@@ -351,7 +371,7 @@ open(path("many"), "w").write(" ".join(str(i % 4000) for i in range(30000)))
 status, out, err = interrupted(0.5, "logits", M, "--ids", path("many"), "--out", path("many.f32"))
 left = [f for f in os.listdir(os.path.dirname(M)) if f.startswith("many.f32")]
 check("interrupt_leaves_nothing", status == 130 and left == [] and err.count(b"\n") == 1, (status, left, err))
-status, out, err = interrupted(1.0, "run", M, "-p", "Once upon a time", "-n", "1000000", "-c", "32000", "--ignore-eos")
+status, out, err = interrupted(None, "run", M, "-p", "Once upon a time", "-n", "1000000", "-c", "32000", "--ignore-eos")
 check("interrupt_ends_run", status == 0 and b"tok/s" in err, (status, err))
 
 # memory of a conversion does not grow with the checkpoint: 16 times the vocabulary, sparse on disk

@@ -3,6 +3,7 @@
 """plan and doctor: sizes against real files, options, the forecast's arithmetic done again, errors."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,20 @@ check("other_type_other_size", plan(NANO, "--type", "q8", *GIVEN)["file_bytes"] 
 check("recipe", plan(NANO, "--recipe", "fast", *GIVEN)["bytes_per_token"] < before["bytes_per_token"])
 alone = plan(f"{NANO}/config.json", *GIVEN)
 check("config_alone", alone["exact"] is False and alone["experts_bytes"] == before["experts_bytes"], alone)
+
+# README's table: the figures are those of its options, in so many digits
+rows = re.findall(r"^\| \w+: `(.*?)` \| ([\d.]+) tok/s \| (\d+) to (\d+) tok/s \|$", open("README.md").read(), re.M)
+check("readme_rows", len(rows) == 3, rows)
+for options, decode, *prefill in rows:
+    p = plan("m1", "--ctx", "32768", "--json", *options.split())
+    have = p["decode"][-1]["tokens_per_second"], *sorted(x["tokens_per_second"] for x in p["prefill"])
+    digits = [len(x.partition(".")[2]) for x in (decode, *prefill)]
+    said = [round(x, n) for x, n in zip(have, digits)]
+    check(f"readme_{options.split()[1]}", said == [float(x) for x in (decode, *prefill)], (options, have))
+named = path("m1")
+shutil.copy(f"{NANO}/config.json", named)  # what has the name goes before it
+here = subprocess.run([os.path.abspath(FULGUR), "plan", "m1", *GIVEN], cwd=os.path.dirname(named), capture_output=True)
+check("m1_that_is_there", json.loads(here.stdout)["expert_bytes"] == before["expert_bytes"] != p["expert_bytes"])
 
 # a folder without any shard, in which nothing is written
 empty = path("no-shards")

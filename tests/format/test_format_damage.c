@@ -222,13 +222,28 @@ FG_TEST(other_files_are_named_as_such)
     const char *path = fg_test_tmp("x.bin");
     uint8_t junk[3 * SLOT];
     fg_err err;
-    memset(junk, 0x55, sizeof junk);
-    const int fd = open(path, O_RDWR | O_CREAT, 0600);
-    CHECK_OK(fg_io_pwrite(fd, junk, sizeof junk, 0, path, &err), &err);
-    (void)close(fd);
-    CHECK(try_open(path, &err) == FG_EFORMAT);
-    check_message(&err, path, "junk");
-    CHECK(strstr(err.msg, "starts with 55 55") != NULL);
+    static const struct {
+        const char *start;
+        size_t n, bytes;
+        const char *said;
+    } files[] = {{"", 0, sizeof junk, "starts with 55 55"},
+                 {"GGUF\3\0\0", 8, sizeof junk, "a GGUF file"},
+                 {"\x40\0\0\0\0\0\0\0{\"a", 11, sizeof junk, "safetensors data"},
+                 {"\x40\0\0\0\0\0\0\1{\"a", 11, sizeof junk, "starts with 40 00"}, /* too long */
+                 {"version https://git-lfs.github.com", 34, 131, "a Git LFS pointer"},
+                 {"", 0, 131, "131 bytes"}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        memset(junk, 0x55, sizeof junk);
+        memcpy(junk, files[i].start, files[i].n);
+        const int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+        CHECK_OK(fg_io_pwrite(fd, junk, files[i].bytes, 0, path, &err), &err);
+        (void)close(fd);
+        CHECK(try_open(path, &err) == FG_EFORMAT);
+        check_message(&err, path, "junk");
+        if (strstr(err.msg, files[i].said) == NULL) {
+            fg_test_fail(__FILE__, __LINE__, "%s: %s", files[i].said, err.msg);
+        }
+    }
     CHECK(try_open(fg_test_tmp("none.fulgur"), &err) == FG_EIO);
     CHECK(try_open(fg_test_tmpdir(), &err) == FG_EIO);
 }

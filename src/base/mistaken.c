@@ -3,7 +3,7 @@
  * Only asked when a file could not be read as what it should be, so that no good file is ever taken
  * for something else.
  */
-#include "convert/source/mistaken.h"
+#include "src/base/mistaken.h"
 
 #include <string.h>
 #include <strings.h>
@@ -81,14 +81,24 @@ const char *fg_mistaken_kind(const uint8_t *first, size_t n)
     return is_pickle(first, n) ? "a Python pickle (as PyTorch saves)" : NULL;
 }
 
-/* Of a file's first bytes, n of them. */
-static const char *kind_of(const uint8_t *first, size_t n)
+/* The length of a JSON header, at most what safetensors allows, and the header. */
+static bool is_shard(const uint8_t *p, size_t n)
+{
+    uint64_t header = 0;
+    if (n < 9 || p[8] != '{') return false;
+    for (int i = 7; i >= 0; i--) header = header << 8 | p[i];
+    return header >= 2 && header <= 100000000;
+}
+
+/* Of a file's first bytes, n of them; who reads shards never takes one for something else. */
+static const char *kind_of(const uint8_t *first, size_t n, bool shard_wanted)
 {
     const char *kind = fg_mistaken_kind(first, n);
     size_t zero = 0;
+    if (kind != NULL) return kind;
     while (zero < n && first[zero] == 0) zero++;
-    return kind == NULL && n == FIRST && zero == n ? "zeros, as of a download that never came"
-                                                   : kind;
+    if (n == FIRST && zero == n) return "zeros, as of a download that never came";
+    return !shard_wanted && is_shard(first, n) ? "safetensors data" : NULL;
 }
 
 static fg_status refuse(const char *path, const char *kind, const char *wanted, fg_err *err)
@@ -99,7 +109,7 @@ static fg_status refuse(const char *path, const char *kind, const char *wanted, 
 fg_status fg_mistaken_refuse(const void *bytes, size_t n, const char *path, const char *wanted,
                              fg_err *err)
 {
-    const char *kind = kind_of(bytes, n < FIRST ? n : FIRST);
+    const char *kind = kind_of(bytes, n < FIRST ? n : FIRST, false);
     return kind == NULL ? FG_OK : refuse(path, kind, wanted, err);
 }
 
@@ -116,7 +126,7 @@ fg_status fg_mistaken_explain(fg_status st, const char *path, const char *wanted
     const char *kind = good ? fg_mistaken_kind(first, n) : NULL;
     if (known != NULL) *known = kind != NULL;
     if (good && n == 0) kind = "an empty file";
-    if (good && kind == NULL) kind = kind_of(first, n);
+    if (good && kind == NULL) kind = kind_of(first, n, known != NULL);
     if (kind == NULL) return st;
     return refuse(path, kind, wanted, err);
 }

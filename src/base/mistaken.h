@@ -3,8 +3,8 @@
  * What a file is that is not what its name says: a download that went wrong leaves a file of the
  * right name, and "not JSON at byte 0" does not tell anybody to run git lfs pull.
  */
-#ifndef FG_CONVERT_SOURCE_MISTAKEN_H
-#define FG_CONVERT_SOURCE_MISTAKEN_H
+#ifndef FG_SRC_BASE_MISTAKEN_H
+#define FG_SRC_BASE_MISTAKEN_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,13 +17,13 @@
 const char *fg_mistaken_kind(const uint8_t *first, size_t n);
 
 /* After `path` could not be read as `wanted` ("a tokenizer"), with the status st: where the file is
- * one of those, or empty, or zeros, *err says so instead; *known (may be NULL): it is one of those,
- * and no download will go on with it.  Returns st, or FG_EFORMAT.  FG_OK and FG_ENOMEM stay what
- * they are. */
+ * one of those, or empty, or zeros, *err says so instead; *known: it is one of those, and no
+ * download will go on with it.  known is NULL when no shard was wanted: one of those is named as
+ * well.  Returns st, or FG_EFORMAT.  FG_OK and FG_ENOMEM stay what they are. */
 fg_status fg_mistaken_explain(fg_status st, const char *path, const char *wanted, bool *known,
                               fg_err *err);
 
-/* FG_EFORMAT when the n bytes of `path` are one of those, for what is not parsed. */
+/* FG_EFORMAT when the n bytes of `path` are one of those or a shard, for what is not parsed. */
 fg_status fg_mistaken_refuse(const void *bytes, size_t n, const char *path, const char *wanted,
                              fg_err *err);
 
