@@ -60,7 +60,7 @@ static bool emit(void *ctx, fg_think_part part, const char *bytes, size_t n)
     (void)ctx;
     (void)part;
     /* a reader that has gone away ends the run; cli_finish_stdout says so */
-    return cli_write(bytes, n) && fflush(stdout) == 0;
+    return cli_write(bytes, n) && cli_wrote(fflush(stdout) == 0);
 }
 
 /* What was asked for. */

@@ -28,6 +28,9 @@ fg_status write_buf(const fg_buf *b, const char *path, fg_err *err);
 
 /* Flushes stdout; EXIT_FAILED with a message when something could not be written. */
 int cli_finish_stdout(void);
+/* After a write to it, whether it was good: which is returned, and if not, errno is remembered for
+ * that message. */
+bool cli_wrote(bool good);
 
 /* Text that the program did not make (a model's, a file's) on standard output: as it is, and on a
  * terminal with what the terminal would act on written out (fg_utf8_put_shown).  False: not
