@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -812,9 +813,14 @@ check("json", status == 0 and got["text"].strip() == "answer." and got["reasonin
 a = run("chat", path("thinks.fulgur"), "--temp", "0", "-p", "from a file", "--system", "Be kind.", "--json")[1]
 check("json.same_as_words", json.loads(a)["prompt_tokens"] == got["prompt_tokens"])
 check("json.stdin", json.loads(run("chat", path("thinks.fulgur"), "-f", "-", "--json", stdin=b"from a file\n")[1])["text"] != "")
-for args in (["--json"], ["-p", "a", "-f", path("q.txt")], ["--system", "a", "--system-file", path("s.txt"), "-p", "x"]):
+for args in (["--json"], ["-f", "a", "-f", path("q.txt")], ["-p", "a", "-f", path("q.txt")], ["--system", "a", "--system-file", path("s.txt"), "-p", "x"]):
     status, out, err = run("chat", path("plain.fulgur"), *args)
-    check(f"usage.{args[0]}", status == 2 and err.count(b"\n") == 1, err)
+    check(f"usage.{args[0]}{args[2:3]}", status == 2 and err.count(b"\n") == 1, err)
+status, _, err = run("chat", path("plain.fulgur"), "--session", "--resume", env=KEPT)
+check("usage.session_named_as_an_option", status == 1 and b"expected a name" in err, err)
+with open("/dev/full", "w") as full:
+    err = subprocess.run([FULGUR, "chat", path("plain.fulgur"), "-p", "x", "--stats", "none"], stdout=full, stderr=subprocess.PIPE).stderr
+check("pipe.full_disk", err == b"fulgur: standard output: No space left on device, expected a writable stream\n", err)
 status, out, err = run("chat", path("thinks.fulgur"), "-p", "x", "--temp", "0", "--stop", "wer", "--stop", "zzz", "-q", "--think", "hide")
 check("pipe.stop_hide_quiet", (status, out, err) == (0, b"ans\n", b""), (status, out, err))
 status, out, err = run("chat", path("plain.fulgur"), "--temp", "0", "--stats", "none", stdin=b"a\n/nope\nb\n")
