@@ -57,6 +57,7 @@ fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err)
     fg_bandwidth_buffer buffer = {0};
     fg_bandwidth r = {0};
     *gbs = 0.0;
+    if (fg_engine_token_bytes(e) <= fg_llc_bytes()) return FG_OK;
     /* Below 8 times the last-level cache part of the buffer stays in it: the figure is too high. */
     uint64_t bytes = (uint64_t)64 << 20;
     if (bytes < 8 * fg_llc_bytes()) bytes = 8 * fg_llc_bytes();

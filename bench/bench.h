@@ -16,8 +16,10 @@
 
 #include "src/engine/session.h"
 
-/* GB/s that a plain read loop on as many threads as the engine has reaches, measured in about 0.1
- * s. Not kept: a property of the machine and the moment.  Errors: FG_ENOMEM, FG_EIO. */
+/* GB/s that a plain read loop on as many threads as the engine has reaches, measured in 0.1 s and
+ * what it takes to touch 8 times the caches, a second or two where they have hundreds of MB; 0, at
+ * once, where a token's weights stay in them, so that memory is not what it waits for.  Not kept: a
+ * property of the machine and the moment.  Errors: FG_ENOMEM, FG_EIO. */
 fg_status fg_engine_read_bandwidth(const fg_engine *e, double *gbs, fg_err *err);
 
 typedef struct fg_bench fg_bench;

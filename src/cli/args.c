@@ -418,6 +418,14 @@ bool args_parse_value(const opt *o, const char *text, char *wanted, size_t size)
 static bool set(const command *c, const opt *o, const char *text)
 {
     char wanted[WANTED_SIZE];
+    /* of numbers the last counts, as an alias has them; of two texts one would be lost */
+    const bool again = o->kind == OPT_STR && args_given(o->value);
+    const char *before = again ? *(const char **)o->value : NULL;
+    if (before != NULL && strcmp(before, text) != 0) {
+        (void)args_usage(c, "--%s: both %.60s and %.60s, expected one of them", o->name, before,
+                         text);
+        return false;
+    }
     if (args_parse_value(o, text, wanted, sizeof wanted)) {
         note_given(o);
         return true;

@@ -53,7 +53,11 @@ __attribute__((format(printf, 1, 2))) static command_result fails(const char *fm
 static command_result done(fg_status st, const fg_err *err)
 {
     if (st == FG_OK) return COMMAND_DONE;
-    (void)cli_fail(err);
+    if (st == FG_ECANCEL) {
+        cli_note("(stopped; the conversation is as it was)\n");
+    } else {
+        (void)cli_fail(err);
+    }
     return COMMAND_FAILED;
 }
 
@@ -271,12 +275,18 @@ static command_result do_read(talk *k, const char *rest, size_t n)
     if (n == 0) return fails("/read: no file, expected one");
     expand_home(rest, &path);
     const char *p = fg_buf_str(&path);
+    char what[128];
+    (void)snprintf(what, sizeof what, "reading %.100s", p == NULL ? "" : cli_shown(p));
+    cli_clear_interrupt();
+    meters_busy(k->m, what);
     fg_status st = p == NULL ? fg_fail_nomem(&err, "/read") : read_text(p, &text, &len, &err);
     if (st == FG_OK && len == 0) {
         st = fg_fail(&err, FG_EINVAL, "%s: empty, expected a text", cli_shown(p));
     }
-    if (st == FG_OK) cli_tell_utf8("/read", p, text, len);
+    const fg_status got = st;
     if (st == FG_OK) st = fg_tokenizer_encode(k->t, k->words, text, len, false, &ids, &err);
+    meters_idle(k->m);
+    if (got == FG_OK) cli_tell_utf8("/read", p, text, len);
     if (st == FG_OK) {
         fg_utf8_file_name(p, name, sizeof name);
         fg_buf_put(&k->attached, text, len);
@@ -464,7 +474,9 @@ static command_result do_save(talk *k, const char *rest, size_t n)
     const fg_saved_opts o = {.must_be_new = true};
     if (k->saved != NULL) { /* it is: after each turn */
         if (n == 0 || strcmp(rest, fg_saved_name(k->saved)) == 0) {
-            return done(fg_saved_save(k->saved, NULL, 0, &err), &err);
+            fg_status st = chat_saved_settle(k, &err);
+            if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
+            return done(st, &err);
         }
         return fails("/save: %s, expected %s, or /branch", cli_shown(rest),
                      fg_saved_name(k->saved));

@@ -76,6 +76,7 @@ void chat_saved_message(talk *k, uint64_t pos, fg_message_role role, const char 
     if (role == FG_MESSAGE_USER) chat_saved_settings(k, false);
     const fg_status st = note_message(k, pos, role, text, n, &err);
     k->half_said = role == FG_MESSAGE_USER;
+    k->unsaid = false;
     wrote(k, st, &err);
 }
 
@@ -136,18 +137,18 @@ void chat_saved_turn(talk *k, const char *end)
     wrote(k, st, &err);
 }
 
-/* What was undone since the last turn is undone on the disk too. */
-static void settle(talk *k)
+/* The session may hold turns that were undone, or have been stopped on the way back from them, or
+ * have other ids, of thoughts that were to be forgotten.  Nothing is evaluated: that is done by who
+ * goes on. */
+fg_status chat_saved_settle(talk *k, fg_err *err)
 {
-    fg_err err = {0};
-    const uint64_t n = k->ids.len;
-    if (fg_session_pos(k->s) <= n) return;
-    if (n > 0 && memcmp(fg_session_ids(k->s), k->ids.data, (size_t)n * sizeof *k->ids.data) != 0) {
-        return;
-    }
-    fg_status st = fg_saved_rewind(k->saved, n, &err);
-    if (st == FG_OK) st = fg_saved_save(k->saved, NULL, 0, &err);
-    wrote(k, st, &err);
+    const uint64_t n = k->ids.len, pos = fg_session_pos(k->s), same = chat_common(k, &k->ids);
+    uint64_t at;
+    if (same == n && !k->unsaid && (pos == n || k->half_said)) return FG_OK;
+    FG_TRY(fg_saved_back(k->saved, same, n, &at, err));
+    if (k->unsaid) FG_TRY(fg_saved_retell(k->saved, n, err));
+    k->unsaid = false;
+    return FG_OK;
 }
 
 void chat_saved_close(talk *k)
@@ -156,16 +157,16 @@ void chat_saved_close(talk *k)
     const bool left = k->n_turn > 0 && k->turn[k->n_turn - 1].under_way;
     if (k->saved == NULL) return;
     meters_busy(k->m, "saving");
-    if (k->half_said) { /* what of its message is evaluated stays */
-        wrote(k, fg_saved_save(k->saved, NULL, 0, &err), &err);
-    } else if (!left) { /* not of a reply that is to go on */
-        settle(k);
+    if (!left) { /* no reply that is to go on */
+        fg_status st = chat_saved_settle(k, &err);
+        if (st == FG_OK && k->half_said) st = fg_saved_save(k->saved, NULL, 0, &err);
+        wrote(k, st, &err);
+        if (st == FG_OK) chat_saved_settings(k, true);
     }
-    if (!left) chat_saved_settings(k, true);
     meters_idle(k->m);
     fg_saved_close(&k->saved);
     fg_buf_fini(&k->settings);
-    k->half_said = false;
+    k->half_said = k->unsaid = false;
 }
 
 /* ---- opening ---- */
@@ -216,7 +217,8 @@ static void hear(void *ctx, fg_think_part part, const char *text, size_t n)
     if (part == FG_THINK_REASONING) fg_buf_put(&u->thought, text, n);
 }
 
-static void decode_reply(const talk *k, turn *u, const uint32_t *ids, size_t n)
+/* Half a character counts where none can follow. */
+static void decode_reply(const talk *k, turn *u, const uint32_t *ids, size_t n, bool whole)
 {
     fg_detok d;
     fg_think think;
@@ -230,7 +232,7 @@ static void decode_reply(const talk *k, turn *u, const uint32_t *ids, size_t n)
         u->stats.n_thought += think.stage == 1;
     }
     text.len = 0;
-    fg_detok_flush(&d, &text);
+    if (whole) fg_detok_flush(&d, &text);
     fg_think_feed(&think, (const char *)text.data, text.len);
     fg_think_flush(&think);
     fg_buf_fini(&text);
@@ -279,20 +281,21 @@ static fg_status take_turn(talk *k, const fg_saved_info *f, size_t *i, fg_err *e
         return fg_fail(err, FG_EFORMAT, "session: a reply at %llu, expected one within %llu tokens",
                        (unsigned long long)begun->pos, (unsigned long long)f->n_token);
     k->ids.len = (size_t)to;
-    decode_reply(k, u, f->ids + begun->pos, (size_t)(to - begun->pos));
+    if (ended != NULL) u->end = end_of(ended);
+    decode_reply(k, u, f->ids + begun->pos, (size_t)(to - begun->pos),
+                 ended != NULL && !chat_can_go_on(u->end));
     for (const fg_saved_event *e = said; e < f->event + *i; e++) {
         fg_cursor c = fg_cursor_make(e->payload, e->n);
         const fg_forced why = (fg_forced)(e->kind == FG_SAVED_FORCED ? fg_cursor_u32(&c) : 0);
         if (why != FG_FORCED_NOTHING) chat_forced(u, e->pos, fg_cursor_u32(&c), why);
     }
     u->n_told = u->n_forced;
-    if (ended != NULL) u->end = end_of(ended);
     if (ended == NULL) {
         u->cut = to;
         u->under_way = true;
         u->has_state = f->n_state == sizeof u->state && f->state_pos == to;
         if (u->has_state) memcpy(u->state, f->state, sizeof u->state);
-    } else if (u->end == FG_END_LENGTH || u->end == FG_END_CONTEXT || u->end == FG_END_CANCEL) {
+    } else if (chat_can_go_on(u->end)) {
         u->cut = to - 1; /* the end mark was put there */
         u->can_go_on = to > begun->pos;
     }
@@ -422,27 +425,62 @@ fg_status chat_saved_open(talk *k, const char *name, const fg_saved_opts *given,
     return st;
 }
 
+/* In a session of the room that it had. */
+static fg_status open_other(talk *k, const char *name, fg_err *err)
+{
+    const fg_saved_opts o = {.must_exist = true};
+    const uint64_t room = k->so.n_ctx;
+    fg_session_reset(k->s);
+    fg_status st = chat_saved_room(k, name, err);
+    if (st == FG_OK && k->so.n_ctx != room) {
+        fg_session *s;
+        st = fg_session_create(&s, k->e, &k->so, err);
+        if (st == FG_OK) fg_session_destroy(&k->s);
+        if (st == FG_OK) k->s = s;
+        if (st != FG_OK) k->so.n_ctx = room;
+    }
+    return st == FG_OK ? chat_saved_open(k, name, &o, err) : st;
+}
+
+/* What was said so far is put aside, and comes back when the other cannot be opened: in use, of
+ * another model, damaged. */
 fg_status chat_saved_load(talk *k, const char *name, fg_err *err)
 {
     fg_saved_info *info;
-    const fg_saved_opts o = {.must_exist = true};
+    char before[FG_SAVED_NAME_MAX + 1] = "";
     FG_TRY(fg_saved_check_name(name, err));
     FG_TRY(need_folder(k, err));
-    FG_TRY(fg_saved_read(&info, k->folder, name, err)); /* it is there: what is here may go */
+    FG_TRY(fg_saved_read(&info, k->folder, name, err));
     fg_saved_info_free(&info);
+    if (k->saved != NULL) (void)snprintf(before, sizeof before, "%s", fg_saved_name(k->saved));
     chat_saved_close(k);
-    chat_undo(k, k->n_turn);
-    k->ids.len = k->attached.len = k->attached_say.len = 0;
-    fg_session_reset(k->s);
-    const uint64_t room = k->so.n_ctx;
-    FG_TRY(chat_saved_room(k, name, err));
-    if (k->so.n_ctx != room) {
-        fg_session *s;
-        FG_TRY(fg_session_create(&s, k->e, &k->so, err));
-        fg_session_destroy(&k->s);
-        k->s = s;
+    talk had = {.ids = k->ids, .turn = k->turn, .n_turn = k->n_turn, .cap_turn = k->cap_turn};
+    k->ids = (fg_ids){0};
+    k->turn = NULL;
+    k->n_turn = k->cap_turn = 0;
+    const fg_status st = open_other(k, name, err);
+    if (st == FG_OK) {
+        k->attached.len = k->attached_say.len = 0;
+    } else {
+        const talk now = *k;
+        k->ids = had.ids;
+        k->turn = had.turn;
+        k->n_turn = had.n_turn;
+        k->cap_turn = had.cap_turn;
+        had = (talk){.ids = now.ids, .turn = now.turn, .n_turn = now.n_turn};
     }
-    return chat_saved_open(k, name, &o, err);
+    chat_undo(&had, had.n_turn);
+    fg_mem_free(had.turn);
+    fg_ids_fini(&had.ids);
+    if (st != FG_OK && before[0] != '\0') { /* its own files */
+        const fg_saved_opts own = {0};
+        fg_err why = {0};
+        chat_undo(k, k->n_turn);
+        k->ids.len = 0;
+        fg_session_reset(k->s);
+        if (chat_saved_open(k, before, &own, &why) != FG_OK) (void)cli_fail(&why);
+    }
+    return st;
 }
 
 static bool put_name(void *ctx, const char *name)

@@ -36,7 +36,7 @@ static size_t find_stop(const talk *k, spelt *y)
     return y->from + best;
 }
 
-fg_status chat_cut_stop(talk *k, const turn *u, fg_err *err)
+fg_status chat_cut_stop(talk *k, turn *u, fg_err *err)
 {
     fg_detok d;
     fg_think think;
@@ -64,6 +64,7 @@ fg_status chat_cut_stop(talk *k, const turn *u, fg_err *err)
         st = fg_tokenizer_encode(k->t, k->words, (const char *)y.text.data + whole, end - whole,
                                  false, &k->ids, err);
     }
+    if (end >= y.from && u->answer.len > end - y.from) u->answer.len = end - y.from;
     fg_mem_free(len);
     fg_buf_fini(&y.text);
     fg_buf_fini(&y.answer);

@@ -16,6 +16,11 @@
 #include "src/cli/conversation.h"
 #include "src/cli/screen.h"
 
+bool chat_can_go_on(fg_end end)
+{
+    return end == FG_END_LENGTH || end == FG_END_CONTEXT || end == FG_END_CANCEL;
+}
+
 static void turn_fini(turn *u)
 {
     fg_buf_fini(&u->user);
@@ -163,20 +168,19 @@ static fg_status evaluate(talk *k, const uint32_t *ids, uint64_t to, bool told, 
     return FG_OK;
 }
 
-/* Where the session and ids part; with the logits of the last id at hand, or it is not counted. */
-static uint64_t common(const talk *k, const fg_ids *ids)
+uint64_t chat_common(const talk *k, const fg_ids *ids)
 {
     const uint64_t pos = fg_session_pos(k->s), n = ids->len;
     uint64_t same = 0;
     const uint32_t *had = fg_session_ids(k->s);
     while (same < n && same < pos && ids->data[same] == had[same]) same++;
-    if (same == n && (pos > n || fg_session_logits(k->s) == NULL)) same = n - 1;
+    if (n > 0 && same == n && (pos > n || fg_session_logits(k->s) == NULL)) same = n - 1;
     return same;
 }
 
 uint64_t chat_return_cost(const talk *k)
 {
-    const uint64_t n = k->ids.len, same = n == 0 ? 0 : common(k, &k->ids);
+    const uint64_t n = k->ids.len, same = n == 0 ? 0 : chat_common(k, &k->ids);
     const uint64_t at = same == 0          ? 0
                         : k->saved != NULL ? fg_saved_reach(k->saved, same)
                                            : fg_session_reach(k->s, same);
@@ -189,10 +193,10 @@ fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said
                      fg_err *err)
 {
     enum { LONG = 256 };
-    const uint64_t n = ids->len, same = common(k, ids);
+    const uint64_t n = ids->len, same = chat_common(k, ids);
     uint64_t at;
     FG_TRY(k->saved == NULL ? fg_session_rewind(k->s, same, &at, err)
-                            : fg_saved_back(k->saved, same, &at, err));
+                            : fg_saved_back(k->saved, same, head, &at, err));
     meters_prompt(k->m, at, n);
     if (at <= head) {
         FG_TRY(evaluate(k, ids->data, head, true, err));
@@ -308,7 +312,7 @@ void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why)
 
 /* A reply that was stopped short is closed, or the next turn would continue it.  What is saved ends
  * where its session is. */
-static fg_status close_short(talk *k, const turn *u, fg_err *err)
+static fg_status close_short(talk *k, turn *u, fg_err *err)
 {
     uint32_t end;
     uint64_t at = fg_session_pos(k->s);
@@ -316,7 +320,9 @@ static fg_status close_short(talk *k, const turn *u, fg_err *err)
     if (u->end == FG_END_STRING) FG_TRY(chat_cut_stop(k, u, err));
     FG_TRY(append(&k->ids, &end, 1, err));
     if (u->end == FG_END_STRING && k->saved == NULL) return FG_OK; /* when somebody speaks again */
-    if (u->end == FG_END_STRING) FG_TRY(fg_saved_back(k->saved, common(k, &k->ids), &at, err));
+    if (u->end == FG_END_STRING) {
+        FG_TRY(fg_saved_back(k->saved, chat_common(k, &k->ids), 0, &at, err));
+    }
     if (at >= k->ids.len || k->ids.len > fg_session_n_ctx(k->s)) return FG_OK;
     return fg_session_eval(k->s, k->ids.data + at, k->ids.len - (size_t)at, NULL, NULL, err);
 }
@@ -336,7 +342,7 @@ static fg_status run_reply(talk *k, fg_reply *r, fg_err *err)
     if (st != FG_OK) return st;
     u->end = r->end;
     u->cut = fg_session_pos(k->s);
-    u->can_go_on = r->end == FG_END_LENGTH || r->end == FG_END_CONTEXT || r->end == FG_END_CANCEL;
+    u->can_go_on = chat_can_go_on(r->end);
     u->has_state = fg_generator_save(k->g, u->cut, u->state, NULL) == FG_OK;
     FG_TRY(take_ids(k, err));
     if (k->saved != NULL && r->end == FG_END_CANCEL && cli_terminated()) {
@@ -355,11 +361,14 @@ static fg_status run_reply(talk *k, fg_reply *r, fg_err *err)
 static double read_bandwidth(talk *k, const fg_reply *r)
 {
     enum { FEW = 32 };
-    if (k->read_gbs != 0.0 || r->n_eval < FEW) return k->read_gbs;
+    /* whoever stops a reply wants the prompt at once */
+    if (k->read_gbs != 0.0 || r->n_eval < FEW || r->end == FG_END_CANCEL) return k->read_gbs;
+    meters_busy(k->m, "measuring memory");
     if (fg_engine_store_stats(k->e) != NULL ||
-        fg_engine_read_bandwidth(k->e, &k->read_gbs, NULL) != FG_OK) {
+        fg_engine_read_bandwidth(k->e, &k->read_gbs, NULL) != FG_OK || k->read_gbs == 0.0) {
         k->read_gbs = -1.0; /* never asked again */
     }
+    meters_idle(k->m);
     return k->read_gbs;
 }
 
@@ -668,7 +677,7 @@ static fg_status reach_beside(talk *k, const fg_ids *ids, fg_err *err)
 {
     fg_saved *saved = k->saved;
     uint64_t at;
-    if (saved != NULL) FG_TRY(fg_saved_back(saved, common(k, ids), &at, err));
+    if (saved != NULL) FG_TRY(fg_saved_back(saved, chat_common(k, ids), 0, &at, err));
     k->saved = NULL;
     const fg_status st = chat_reach(k, ids, ids->len, NULL, 0, err);
     k->saved = saved;
@@ -711,6 +720,7 @@ fg_status chat_forget_thinking(talk *k, fg_err *err)
         chat_saved_retell(k, first);
     } else {
         st = reach_beside(k, &k->ids, err);
+        if (st == FG_ECANCEL) st = FG_OK; /* the rest when somebody speaks again */
     }
     if (st == FG_OK && before > ids.len) {
         cli_note("(%s tokens of thoughts are forgotten)\n", cli_count(before - ids.len));
@@ -725,12 +735,11 @@ fg_status chat_resize(talk *k, uint64_t n_ctx, fg_err *err)
         return fg_fail(err, FG_EINVAL, "/ctx: %s positions, expected more than the %s in use",
                        cli_count(n_ctx), cli_count(k->ids.len));
     }
-    uint64_t at;
-    if (fg_session_pos(k->s) > n_ctx && k->saved == NULL) { /* of an undone past */
-        fg_session_reset(k->s);
-    } else if (fg_session_pos(k->s) > n_ctx) {
-        FG_TRY(fg_saved_back(k->saved, k->ids.len, &at, err));
-    }
+    const bool fits = fg_session_pos(k->s) <= n_ctx; /* with an undone past, or half a message */
+    if (k->saved == NULL && !fits) fg_session_reset(k->s);
+    k->unsaid = k->unsaid || (k->half_said && !fits);
+    k->half_said = k->half_said && fits;
+    if (k->saved != NULL) FG_TRY(chat_saved_settle(k, err));
     FG_TRY(fg_session_fork_into(&s, k->s, n_ctx, err));
     if (k->saved != NULL) fg_saved_move(k->saved, s);
     fg_session_destroy(&k->s);

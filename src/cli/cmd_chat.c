@@ -121,10 +121,12 @@ static fg_status open_talk(talk *k, request *q, size_t n_text, fg_err *err)
 
 static void put_prompt(const talk *k, fg_buf *b)
 {
+    const uint64_t room = fg_session_n_ctx(k->s);
     b->len = 0;
-    screen_put_size(b, k->ids.len);
+    /* the mark that closes a reply may have no room any more */
+    screen_put_size(b, k->ids.len < room ? k->ids.len : room);
     fg_buf_u8(b, '/');
-    screen_put_size(b, fg_session_n_ctx(k->s));
+    screen_put_size(b, room);
     fg_buf_put(b, k->attached_say.data, k->attached_say.len);
     fg_buf_put_str(b, "> ");
 }
@@ -200,6 +202,7 @@ static int converse(talk *k)
             status = cli_fail(&err);
         } else if (r == LINE_DROPPED) {
             k->pending.len = 0;
+            k->unsaid = k->unsaid || k->half_said;
             k->half_said = false;
             if (k->interactive) cli_note("(Ctrl-C again, or Ctrl-D, leaves)\n");
         } else if (r == LINE_LEFT) {

@@ -33,7 +33,9 @@ int cli_fail(const fg_err *err)
 fg_status print_buf(fg_buf *b, fg_err *err)
 {
     const fg_status st = b->failed ? fg_fail_nomem(err, "text to print") : FG_OK;
-    if (st == FG_OK && b->len > 0) (void)fwrite(b->data, 1, b->len, stdout);
+    if (st == FG_OK && b->len > 0) {
+        (void)(cli_wrote(fwrite(b->data, 1, b->len, stdout) == b->len) && cli_flush());
+    }
     fg_buf_fini(b);
     return st;
 }
@@ -55,11 +57,15 @@ fg_status write_buf(const fg_buf *b, const char *path, fg_err *err)
 /* Why standard output could not be written first; whatever is asked later has another errno. */
 static int stdout_errno;
 
+bool cli_wrote(bool good)
+{
+    if (!good && stdout_errno == 0) stdout_errno = errno;
+    return good;
+}
+
 bool cli_flush(void)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return true;
-    if (stdout_errno == 0) stdout_errno = errno;
-    return false;
+    return cli_wrote(fflush(stdout) == 0 && !ferror(stdout));
 }
 
 int cli_finish_stdout(void)
@@ -88,19 +94,12 @@ static bool on_terminal(void)
     return is == 1;
 }
 
-static bool put(const void *text, size_t n)
-{
-    if (n == 0 || fwrite(text, 1, n, stdout) == n) return true;
-    if (stdout_errno == 0) stdout_errno = errno;
-    return false;
-}
-
 bool cli_write(const char *text, size_t n)
 {
-    if (!on_terminal()) return put(text, n);
+    if (!on_terminal()) return cli_wrote(fwrite(text, 1, n, stdout) == n);
     fg_buf b = {0};
     fg_utf8_put_shown(&b, (const uint8_t *)text, n);
-    const bool good = !b.failed && put(b.data, b.len);
+    const bool good = !b.failed && cli_wrote(fwrite(b.data, 1, b.len, stdout) == b.len);
     fg_buf_fini(&b);
     return good;
 }
@@ -388,6 +387,7 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
 /* A pipe or device: read to the end, or until it is clear that there is none. */
 static fg_status read_stream(int fd, const char *name, char **text, size_t *n, fg_err *err)
 {
+    enum { WAIT_MS = 250 };
     void *p = NULL;
     size_t cap = 0, len = 0;
     fg_status st = FG_OK;
@@ -397,18 +397,19 @@ static fg_status read_stream(int fd, const char *name, char **text, size_t *n, f
             break;
         }
         struct pollfd there = {.fd = fd, .events = POLLIN};
-        (void)poll(&there, 1, -1); /* it ends when a signal comes, read might not */
-        if (!cli_interrupted()) got = read(fd, (char *)p + len, 65535);
+        /* read might not end when a signal comes */
+        const bool comes = poll(&there, 1, WAIT_MS) > 0;
+        if (comes && !cli_interrupted()) got = read(fd, (char *)p + len, 65535);
         if (cli_interrupted()) {
             st = fg_fail(err, FG_ECANCEL, "%s: cancelled after %zu bytes, expected its end", name,
                          len);
             break;
         }
-        if (got < 0 && errno != EINTR) {
+        if (got < 0 && errno != EINTR && errno != EAGAIN) {
             st = fg_fail(err, FG_EIO, "%s: %s, expected a readable stream", name, strerror(errno));
             break;
         }
-        if (got < 0)
+        if (!comes || got < 0)
             got = 1;
         else
             len += (size_t)got;
@@ -436,7 +437,8 @@ fg_status read_text(const char *path, char **text, size_t *n, fg_err *err)
     if (stat(path, &sb) != 0 || S_ISDIR(sb.st_mode) || (S_ISREG(sb.st_mode) && sb.st_size > 0)) {
         return fg_io_read_all(path, TEXT_MAX, text, n, err);
     }
-    const int fd = fg_io_open(path, O_RDONLY | O_CLOEXEC);
+    /* a FIFO that nobody writes to does not open otherwise, whatever signal comes */
+    const int fd = fg_io_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected a readable file", path, strerror(errno));
     }
@@ -603,7 +605,9 @@ void print_speed(fg_engine *e, const gen_stats *g)
             rate);
     fprintf(stderr, "%s/token, %.2f GB/s", cli_bytes(bytes), gbs);
     /* with guesses a pass reads more than a token's weights, and gives more than a token */
-    if (g->reply.n_eval > 0 && g->more.n_drafted == 0) print_share(e, gbs);
+    if (g->reply.n_eval > 0 && g->more.n_drafted == 0 && g->reply.end != FG_END_CANCEL) {
+        print_share(e, gbs);
+    }
     const uint32_t prompt = fg_team_n_long(fg_engine_team(e)),
                    decode = fg_team_n_short(fg_engine_team(e));
     fprintf(stderr, "; %u threads", prompt);

@@ -26,6 +26,9 @@ fg_status print_buf(fg_buf *b, fg_err *err);
 /* The same as the file at path, through a temporary one; b is left alone. */
 fg_status write_buf(const fg_buf *b, const char *path, fg_err *err);
 
+/* After a write to standard output, whether it was good: which is returned, and if not, errno is
+ * remembered for the message at the end. */
+bool cli_wrote(bool good);
 /* Flushes stdout; false: something could not be written, now or before. */
 bool cli_flush(void);
 /* The same at the end of a command; EXIT_FAILED with a message that has the first reason. */

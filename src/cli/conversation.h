@@ -78,6 +78,7 @@ typedef struct talk {
     bool save_failed;     /* it was said */
     bool half_said;       /* its log has the message that is in the editor, and what of it is
                            * evaluated stays */
+    bool unsaid;          /* it was dropped there, and the log has it still */
     fg_buf settings;      /* as its log has them */
     meters *m;
     line_reader *line;
@@ -105,6 +106,8 @@ fg_status chat_resize(talk *k, uint64_t n_ctx, fg_err *err);
 /* The sampler with the present settings. */
 fg_status chat_resample(talk *k, fg_err *err);
 
+/* Where the session and ids part; with the logits of the last one at hand, or it is not counted. */
+uint64_t chat_common(const talk *k, const fg_ids *ids);
 /* Evaluates what of ids is missing in the session, which then holds exactly these, with the logits
  * of the last one; `head` is where the turn begins whose message is said[n_said] (NULL: none). */
 fg_status chat_reach(talk *k, const fg_ids *ids, uint64_t head, const char *said, size_t n_said,
@@ -114,8 +117,11 @@ fg_status chat_begin_turn(talk *k, const char *text, size_t n, uint64_t n_prompt
 /* Remembers ids of the turn's reply that were given. */
 void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why);
 /* The ids of a reply that a stop string ended, without those that spell it: the conversation goes
- * on from what was shown.  What of the first of them was shown is encoded anew. */
-fg_status chat_cut_stop(talk *k, const turn *u, fg_err *err);
+ * on from what was shown.  What of the first of them was shown is encoded anew.  u->answer has the
+ * beginning of a stop string when the reply was cut within it before, and is cut too. */
+fg_status chat_cut_stop(talk *k, turn *u, fg_err *err);
+/* Whether a reply with this end can go on. */
+bool chat_can_go_on(fg_end end);
 /* Ids of a message of this length of text, as a turn has them. */
 fg_status chat_encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
                            fg_err *err);
@@ -150,6 +156,8 @@ void chat_saved_reply(talk *k);
 void chat_saved_message(talk *k, uint64_t pos, fg_message_role role, const char *text, size_t n);
 /* The conversation from the reply of this turn on has other ids now, which the session holds. */
 void chat_saved_retell(talk *k, size_t first);
+/* The log holds the conversation, and nothing that was undone or came to nothing. */
+fg_status chat_saved_settle(talk *k, fg_err *err);
 /* The present settings, where they are not those of the log; now: on the disk at once. */
 void chat_saved_settings(talk *k, bool now);
 /* The reply in whose middle the session was left; FG_EINVAL: it was not. */

@@ -56,6 +56,7 @@ static bool flush(meters *m, FILE *to, fg_buf *b)
     bool good = !b->failed;
     if (b->len > 0 && fwrite(b->data, 1, b->len, to) != b->len) good = false;
     if (fflush(to) != 0) good = false;
+    if (to == stdout) (void)cli_wrote(good);
     fg_buf_fini(b);
     m->shown_ns = fg_clock_ns();
     return good;
@@ -314,7 +315,7 @@ static bool say(meters *m, const char *text, size_t n, bool dim)
     if (!m->text_screen) {
         clear(m); /* a row on standard error gives way */
         m->shown_ns = fg_clock_ns();
-        return fwrite(text, 1, n, stdout) == n && cli_flush();
+        return cli_wrote(fwrite(text, 1, n, stdout) == n) && cli_flush();
     }
     if (m->status_rows && tty_moved()) screen_moved(&m->screen, tty_width(), &out);
     screen_say(&m->screen, text, n, dim, &out);

@@ -64,6 +64,7 @@ struct fg_generator {
     fg_think think;
     fg_buf text;
     char last;      /* byte of the text so far */
+    size_t n_shown; /* bytes that are held back and were shown when the reply was cut */
     bool searching; /* stop strings: the answer's text has begun */
     bool begun, ended, found, stopped, forced, replayed, mute;
     fg_end end;
@@ -181,7 +182,7 @@ static void send(fg_generator *g, const fg_event *e)
     static const fg_think_part part_of[] = {[FG_EVENT_TEXT] = FG_THINK_ANSWER,
                                             [FG_EVENT_REASONING] = FG_THINK_REASONING,
                                             [FG_EVENT_TAG] = FG_THINK_TAG};
-    if (g->mute || (g->stopped && e->kind != FG_EVENT_STOP)) return;
+    if (g->stopped && e->kind != FG_EVENT_STOP) return;
     bool on = true;
     if (g->o.event != NULL) {
         on = g->o.event(g->o.ctx, e);
@@ -193,9 +194,16 @@ static void send(fg_generator *g, const fg_event *e)
 
 static void tell(fg_generator *g, fg_event_kind kind, const char *text, size_t n)
 {
-    const fg_event e = {
-        .kind = kind, .text = text, .n = n, .forced = g->forced, .replayed = g->replayed};
-    send(g, &e);
+    const size_t shown = kind == FG_EVENT_TAG || g->n_shown < n ? g->n_shown : n,
+                 skip = kind == FG_EVENT_TAG ? 0 : shown;
+    const fg_event e = {.kind = kind,
+                        .text = text + skip,
+                        .n = n - skip,
+                        .forced = g->forced,
+                        .replayed = g->replayed};
+    if (g->mute) return;
+    g->n_shown -= shown;
+    if (e.n > 0) send(g, &e);
 }
 
 static void tell_answer(void *ctx, const char *text, size_t n)
@@ -212,6 +220,10 @@ static void say_answer(fg_generator *g, const char *text, size_t n)
     if (skip == n) return;
     g->searching = true;
     g->found = fg_stops_feed(&g->stops, text + skip, n - skip, tell_answer, g);
+    if (g->found && g->mute) { /* asked for since this was shown: of what follows */
+        fg_stops_reset(&g->stops);
+        g->found = false;
+    }
 }
 
 static void say_part(void *ctx, fg_think_part part, const char *text, size_t n)
@@ -252,8 +264,13 @@ static fg_status say(fg_generator *g, uint32_t id, bool *copied, fg_err *err)
     return FG_OK;
 }
 
-/* What is held back is text after all.  The filters themselves stay as they are: the reply may be
- * saved, and go on where it would have. */
+static bool is_final(fg_end end)
+{
+    return end == FG_END_MODEL || end == FG_END_STRING || end == FG_END_REPEAT;
+}
+
+/* What is held back is text after all; half a character only where none can follow.  The filters
+ * themselves stay as they are: the reply may be saved, and go on where it would have. */
 static void finish(fg_generator *g, fg_end end)
 {
     g->ended = true;
@@ -262,12 +279,26 @@ static void finish(fg_generator *g, fg_end end)
         fg_detok detok = g->detok;
         fg_think think = g->think;
         g->text.len = 0;
-        fg_detok_flush(&detok, &g->text);
+        if (is_final(end) || !g->o.goes_on) fg_detok_flush(&detok, &g->text);
         fg_think_feed(&think, (const char *)g->text.data, g->text.len);
         fg_think_flush(&think);
         fg_stops_flush(&g->stops, tell_answer, g);
     }
     send(g, &(fg_event){.kind = FG_EVENT_STOP, .end = end});
+}
+
+static void count(void *ctx, const char *text, size_t n)
+{
+    (void)text;
+    *(size_t *)ctx += n;
+}
+
+/* Bytes of text that finish would tell of a reply that can go on. */
+static size_t n_held(const fg_generator *g)
+{
+    size_t n = g->think.n_held;
+    fg_stops_flush(&g->stops, count, &n);
+    return n;
 }
 
 void fg_generator_cancel(fg_generator *g)
@@ -327,8 +358,7 @@ static fg_status drop(fg_generator *g, size_t n)
 
 static fg_status close_reply(fg_generator *g, fg_end end, fg_step *out)
 {
-    const bool final = end == FG_END_MODEL || end == FG_END_STRING || end == FG_END_REPEAT;
-    g->now.final = final ? (uint64_t)end + 1 : 0;
+    g->now.final = is_final(end) ? (uint64_t)end + 1 : 0;
     out->ended = true;
     out->end = end;
     finish(g, end);
@@ -468,6 +498,7 @@ fg_status fg_generator_begin(fg_generator *g, const uint32_t *ids, size_t n, uin
     fg_think_init(&g->think, say_part, g);
     if (g->o.in_thought) fg_think_enter(&g->think);
     fg_stops_reset(&g->stops);
+    g->n_shown = 0;
     g->searching = true;
     g->last = '\n';
     fg_repeat_clear(&g->repeat);
@@ -571,6 +602,7 @@ fg_status fg_generator_resume(fg_generator *g, const uint32_t *ids, size_t n_pro
         }
     }
     g->replayed = g->mute = false;
+    if (!told) g->n_shown = n_held(g);
     if (st != FG_OK) {
         g->begun = false;
         return st;

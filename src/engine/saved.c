@@ -117,8 +117,11 @@ static fg_status catch_up_from(fg_saved *k, uint64_t from, fg_err *err)
     const bool ok = fg_mem_grow(&p, &h->cap_id, (size_t)pos, sizeof *h->id);
     h->id = p;
     if (!ok) return fg_fail_nomem(err, k->folder.path);
+    const bool on_way = same == pos && pos < k->way_to;
+    if (on_way) same = k->way_to < h->n_id ? k->way_to : h->n_id;
     if (same > from) same = from;
-    if (same < h->n_id) FG_TRY(undo(k, same, err));
+    if (same < h->n_id || from <= h->n_id) FG_TRY(undo(k, same, err));
+    if (on_way && same >= pos) return FG_OK;
     if (!fg_log_put_ids(&k->log, ids, same, pos)) return fg_fail_nomem(err, k->folder.path);
     if (pos > same) memcpy(h->id + same, ids + same, (size_t)(pos - same) * sizeof *ids);
     h->n_id = (size_t)pos;
@@ -517,7 +520,7 @@ uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos)
     return start_of(k, pos, &mark);
 }
 
-fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err)
+fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t to, uint64_t *at, fg_err *err)
 {
     size_t mark;
     for (;;) { /* of damaged ones the one before: the marks in memory, or from the start */
@@ -529,6 +532,7 @@ fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err)
         FG_TRY(fg_saved_drop(k, mark, err));
     }
     if (mark == k->h.n_mark) FG_TRY(fg_session_rewind(k->s, pos, at, err));
+    k->way_to = to;
     if (k->save_pos > *at) k->save_pos = *at;
     return FG_OK;
 }
@@ -546,7 +550,7 @@ fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err)
     uint32_t *ids = fg_mem_zalloc_array((size_t)pos, sizeof *ids);
     if (ids == NULL) return fg_fail_nomem(err, k->folder.path);
     memcpy(ids, fg_session_ids(k->s), (size_t)pos * sizeof *ids);
-    fg_status st = fg_saved_back(k, pos - 1, &at, err);
+    fg_status st = fg_saved_back(k, pos - 1, pos, &at, err);
     if (st == FG_OK) st = fg_session_eval(k->s, ids + at, (size_t)(pos - at), NULL, NULL, err);
     fg_mem_free(ids);
     return st;

@@ -46,7 +46,8 @@ typedef struct fg_saved fg_saved;
 enum { FG_SAVED_NAME_MAX = 64 };
 #define FG_SAVED_BYTES UINT64_C(8000000000) /* of the snapshots of a session together */
 
-/* Whether a session can have this name: 1 to 64 of A-Z a-z 0-9 _ -.  FG_EINVAL. */
+/* Whether a session can have this name: 1 to 64 of A-Z a-z 0-9 _ -, the first no -.
+ * FG_EINVAL. */
 fg_status fg_saved_check_name(const char *name, fg_err *err);
 
 typedef struct fg_saved_opts {
@@ -140,9 +141,10 @@ fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err);
 /* ---- going back ---- */
 
 /* Goes back to pos (at most the present one), or as near before it as can be done without
- * evaluating: from memory or the nearest snapshot.  *at: where it is.  Errors: FG_ENOMEM, FG_EIO
- * (the state of a card). */
-fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t *at, fg_err *err);
+ * evaluating: from memory or the nearest snapshot.  *at: where it is.  to: where it is to go from
+ * there, with the ids that the log has; whoever does not get there leaves what the log has before
+ * `to` as it is.  Errors: FG_ENOMEM, FG_EIO (the state of a card). */
+fg_status fg_saved_back(fg_saved *k, uint64_t pos, uint64_t to, uint64_t *at, fg_err *err);
 /* Where that would go. */
 uint64_t fg_saved_reach(const fg_saved *k, uint64_t pos);
 /* Makes the session hold its first pos tokens, with the logits of the last one: from memory where
@@ -152,9 +154,9 @@ fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err);
 /* Tokens that it would evaluate. */
 uint64_t fg_saved_rewind_cost(const fg_saved *k, uint64_t pos);
 
-/* What the log has from pos on is undone, as far as it goes, and the session's ids from there on
- * are told anew: notes of them may follow, and reach the disk in the same group, or none does.
- * FG_ENOMEM. */
+/* What the log has from pos on is undone, as far as it goes, notes of pos as well (but an END), and
+ * the session's ids from there on are told anew: notes of them may follow, and reach the disk in
+ * the same group, or none does.  FG_ENOMEM. */
 fg_status fg_saved_retell(fg_saved *k, uint64_t pos, fg_err *err);
 /* It belongs to another session of the same engine and cache type now, which holds the same
  * tokens. */

@@ -29,9 +29,10 @@ fg_status fg_saved_check_name(const char *name, fg_err *err)
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
     const size_t n = strlen(name);
-    if (n > 0 && n <= FG_SAVED_NAME_MAX && strspn(name, letters) == n) return FG_OK;
+    const bool good = n > 0 && n <= FG_SAVED_NAME_MAX && strspn(name, letters) == n;
+    if (good && name[0] != '-') return FG_OK; /* that would be an option */
     return fg_fail(err, FG_EINVAL,
-                   "session \"%.*s\": expected a name of 1 to %d of A-Z a-z 0-9 _ -",
+                   "session \"%.*s\": expected a name of 1 to %d of A-Z a-z 0-9 _ -, not - first",
                    (int)FG_SAVED_NAME_MAX + 1, name, (int)FG_SAVED_NAME_MAX);
 }
 

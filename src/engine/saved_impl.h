@@ -43,8 +43,9 @@ struct fg_saved {
     fg_saved_opts o;
     fg_log log;
     int kv_fd;
-    fg_history h;   /* as the log will be with what waits to be written; without events */
-    uint64_t *gone; /* snapshots whose files go once the log says so */
+    fg_history h;    /* as the log will be with what waits to be written; without events */
+    uint64_t way_to; /* the session is on its way there while it has the log's ids before it */
+    uint64_t *gone;  /* snapshots whose files go once the log says so */
     size_t n_gone, cap_gone;
     uint64_t log_pos, log_ns, save_pos, save_ns; /* of the last time; the snapshot's position */
     uint64_t retry_ns;                           /* after a failure, when it is tried again */

@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -380,6 +381,12 @@ check("command.read", c.said()[-1] == "noted\n\nwhat is it?", c.said())
 check("command.think", b"three\r\nfour" in c.say("/think"))
 c.say("/undo")
 check("command.undo", len(c.said()) == 1)
+os.mkfifo(path("nobody"))
+c.send("/read " + path("nobody") + "\r")
+c.until(rb"reading .*nobody, \d s")  # nobody writes
+c.send(b"\x03")
+check("command.read_is_stopped", b"stopped" in c.prompt(), c.out[-200:])
+c.send(b"\x15")
 before = c.messages()
 c.say("/retry")
 check("command.retry", c.messages() == before and b"seed    1" in c.say("/set"), before)
@@ -727,7 +734,45 @@ if os.path.exists(path("nano.fulgur")):  # killed in a long prompt: what was sav
         check(f"session.{name}_goes_on", c.messages() == want_long, c.messages())
         c.end()
         check(f"session.{name}_is_whole", run("session", "verify", name, env=FRESH)[0] == 0)
+    # stopped on the way back to where it is undone, or to other ids: what was said before is kept, at leaving as well
+    c = Chat(path("nano.fulgur"), "-n", "40", "-c", "4000", "--session", "way", env=FRESH)
+    c.prompt()
+    c.say("What is 17 + 25?")
+    c.say(PASTE + TEXT[:1100].encode() + PASTED)
+    c.say("third")
+    want = c.messages()
+    c.end()
+    for words, left in ((b"/forget-thinking", want), (b"fourth", want[:4])):
+        run("session", "strip", "way", env=FRESH)  # a long way: there is no snapshot
+        c = Chat(path("nano.fulgur"), "-t", "1", "--cpu", "scalar", "--session", "way", env=FRESH)
+        c.prompt()
+        if words == b"fourth":
+            c.say("/undo")
+        begun = c.worked()
+        c.send(words + b"\r")
+        while c.worked() < begun + 0.1 and c.pump(0.02):
+            pass
+        c.send(b"\x03")
+        c.prompt()
+        stopped = b"(stopped; the " in c.out
+        c.end(b"\x15\x04")
+        c = Chat(path("nano.fulgur"), "--session", "way", env=FRESH)
+        c.prompt()
+        check(f"session.stopped_{words.decode()}", not stopped or c.messages() == left, (c.messages(), left))
+        c.end()
 log = path("fresh/deep/fulgur/sessions/second.fgs/log")
+with open(log) as f:  # what cannot be loaded costs nothing of what is here, kept on disk or not
+    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for args in ((), ("--session", "first")):
+        c = start("plain", *args, env=FRESH)
+        c.say("here")
+        before = c.messages()
+        c.say("/load second")
+        c.send(b"\x15")
+        refused = b"in use" in c.out
+        c.say("more")
+        check(f"session.load_refused{len(args)}", refused and len(before) > 1 and c.messages()[:-2] == before, (before, c.messages()))
+        c.end()
 for kind, held in ((fcntl.LOCK_SH, b"1 turn)"), (fcntl.LOCK_EX, b"in use")):  # who reads is waited for, who writes is not
     with open(log) as f:
         fcntl.flock(f, kind | fcntl.LOCK_NB)
@@ -768,9 +813,14 @@ check("json", status == 0 and got["text"].strip() == "answer." and got["reasonin
 a = run("chat", path("thinks.fulgur"), "--temp", "0", "-p", "from a file", "--system", "Be kind.", "--json")[1]
 check("json.same_as_words", json.loads(a)["prompt_tokens"] == got["prompt_tokens"])
 check("json.stdin", json.loads(run("chat", path("thinks.fulgur"), "-f", "-", "--json", stdin=b"from a file\n")[1])["text"] != "")
-for args in (["--json"], ["-p", "a", "-f", path("q.txt")], ["--system", "a", "--system-file", path("s.txt"), "-p", "x"]):
+for args in (["--json"], ["-f", "a", "-f", path("q.txt")], ["-p", "a", "-f", path("q.txt")], ["--system", "a", "--system-file", path("s.txt"), "-p", "x"]):
     status, out, err = run("chat", path("plain.fulgur"), *args)
-    check(f"usage.{args[0]}", status == 2 and err.count(b"\n") == 1, err)
+    check(f"usage.{args[0]}{args[2:3]}", status == 2 and err.count(b"\n") == 1, err)
+status, _, err = run("chat", path("plain.fulgur"), "--session", "--resume", env=KEPT)
+check("usage.session_named_as_an_option", status == 1 and b"expected a name" in err, err)
+with open("/dev/full", "w") as full:
+    err = subprocess.run([FULGUR, "chat", path("plain.fulgur"), "-p", "x", "--stats", "none"], stdout=full, stderr=subprocess.PIPE).stderr
+check("pipe.full_disk", err == b"fulgur: standard output: No space left on device, expected a writable stream\n", err)
 status, out, err = run("chat", path("thinks.fulgur"), "-p", "x", "--temp", "0", "--stop", "wer", "--stop", "zzz", "-q", "--think", "hide")
 check("pipe.stop_hide_quiet", (status, out, err) == (0, b"ans\n", b""), (status, out, err))
 status, out, err = run("chat", path("plain.fulgur"), "--temp", "0", "--stats", "none", stdin=b"a\n/nope\nb\n")

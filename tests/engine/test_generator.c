@@ -428,6 +428,68 @@ FG_TEST(resumed_at_every_token_it_is_the_same)
     fg_engine_close(&e);
 }
 
+static bool equals(const fg_buf *a, const fg_buf *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
+}
+
+static bool ends_with(const fg_buf *b, const char *end)
+{
+    const size_t n = strlen(end);
+    return b->len >= n && memcmp(b->data + b->len - n, end, n) == 0;
+}
+
+/* Cut after every token and gone on with, a reply is shown once: also what was held back at the
+ * cut, since it might have become a stop string, a tag or a character, and was told there. */
+FG_TEST(cut_at_every_token_it_is_shown_once)
+{
+    static const char *const stops[] = {"and wisX", "old men", "\n\n\n", ". "};
+    fg_engine *e = model_open(NANO_DIR, "q4", 1, NULL);
+    fg_err err = {0};
+    int n_held = 0, n_half = 0; /* cuts in what may be a stop string or a tag, in a character */
+    REQUIRE(e != NULL);
+    rig a;
+    REQUIRE(rig_open(&a, e));
+    script(&a, 3);
+    REQUIRE(rig_begin(&a, 5) && !drive(&a, MOST));
+    const size_t n = a.ids.len - a.n_prompt;
+    for (size_t cut = 1; cut + 1 < n; cut++) {
+        rig b, c;
+        bool ended = true;
+        uint8_t state[FG_GENERATOR_STATE];
+        REQUIRE(rig_open(&b, e) && rig_open(&c, e));
+        script(&b, 3);
+        script(&c, 3);
+        b.o.stop_text = c.o.stop_text = stops;
+        b.o.n_stop_text = c.o.n_stop_text = 4;
+        b.o.n_max = cut;
+        REQUIRE(rig_begin(&b, 5) && !drive(&b, MOST));
+        CHECK(b.end == FG_END_LENGTH);
+        CHECK_OK(fg_generator_save(b.g, b.ids.len, state, &err), &err);
+        for (size_t i = 0; i < cut; i++) CHECK(fg_ids_push(&c.ids, b.ids.data[c.n_prompt + i]));
+        REQUIRE(rig_begin(&c, 77));
+        CHECK_OK(fg_generator_resume(c.g, c.ids.data, c.n_prompt, c.ids.len, 0, state, sizeof state,
+                                     false, &ended, &err),
+                 &err);
+        c.closed = b.closed;
+        memcpy(c.at, b.at, sizeof c.at);
+        CHECK(!ended && !drive(&c, MOST) && c.end == a.end);
+        n_held += ends_with(&b.text, "and") || ends_with(&b.reasoning, "<");
+        n_half += b.all.len < a.all.len && (a.all.data[b.all.len] & 0x80) != 0;
+        fg_buf_put(&b.text, c.text.data, c.text.len);
+        fg_buf_put(&b.reasoning, c.reasoning.data, c.reasoning.len);
+        if (!equals(&a.text, &b.text) || !equals(&a.reasoning, &b.reasoning)) {
+            fg_test_fail(__FILE__, __LINE__, "cut after %zu: '%.*s' '%.*s'", cut,
+                         (int)b.reasoning.len, b.reasoning.data, (int)b.text.len, b.text.data);
+        }
+        rig_close(&b);
+        rig_close(&c);
+    }
+    CHECK(n_held > 2 && n_half > 2); /* it was tried */
+    rig_close(&a);
+    fg_engine_close(&e);
+}
+
 FG_TEST(a_foreign_state_is_refused)
 {
     fg_engine *e = model_open(NANO_DIR, "q4", 1, NULL);

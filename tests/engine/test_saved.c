@@ -236,6 +236,47 @@ FG_TEST(undo_to_215_random_positions)
     remove_it("undo");
 }
 
+/* Who goes back and is stopped on the way has undone what is behind where he was going, and nothing
+ * before it, whatever is written meanwhile. */
+FG_TEST(stopped_on_the_way_back)
+{
+    rig r;
+    fg_err err = {0};
+    uint64_t at;
+    REQUIRE(rig_open(&r, TINY_DIR, FG_KV_CHOICE_AUTO));
+    for (int told = 0; told < 2; told++) { /* control: where nobody says where it is going */
+        REQUIRE_OK(rig_save_as(&r, "way", &plain, &err), &err);
+        for (uint64_t to = 100; to <= 400; to += 150) {
+            CHECK_OK(fg_saved_message(r.k, FG_MESSAGE_USER, "m", 1, &err), &err);
+            REQUIRE(go_to(&r, r.s, to));
+            CHECK_OK(fg_saved_note(r.k, FG_SAVED_END, "stop", 4, &err), &err);
+            CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        }
+        CHECK_OK(fg_saved_back(r.k, 240, told ? 250 : 0, &at, &err), &err);
+        CHECK(at < 240 && go_to(&r, r.s, at + 3)); /* and no further */
+        CHECK_OK(fg_saved_note(r.k, FG_SAVED_SETTINGS, "warm", 4, &err), &err);
+        CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        fg_saved_close(&r.k);
+        fg_session_reset(r.s);
+        fg_saved_info *info;
+        REQUIRE_OK(fg_saved_read(&info, fg_test_tmpdir(), "way", &err), &err);
+        size_t n_end = 0;
+        for (size_t i = 0; i < info->n_event; i++) n_end += info->event[i].kind == FG_SAVED_END;
+        CHECK(info->n_token == (told ? 250 : at + 3) && n_end == (told ? 2 : 1));
+        CHECK(info->n_settings == 4);
+        fg_saved_info_free(&info);
+        REQUIRE_OK(rig_save_as(&r, "way", &plain, &err), &err);
+        CHECK(!told || is_plain(&r, r.s));
+        REQUIRE(go_to(&r, r.s, 300) && is_plain(&r, r.s));
+        CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        fg_saved_close(&r.k);
+        fg_session_reset(r.s);
+        CHECK_OK(fg_saved_verify(fg_test_tmpdir(), "way", NULL, NULL, NULL, &err), &err);
+        remove_it("way");
+    }
+    rig_close(&r);
+}
+
 FG_TEST(a_rewind_inside_a_chunk_copies_nothing)
 {
     rig r;

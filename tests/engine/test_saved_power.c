@@ -253,6 +253,139 @@ FG_TEST(a_failure_of_every_operation)
     fg_engine_close(&e);
 }
 
+/* ---- another room, another past ---- */
+
+enum { SAID = 200, ANSWERED = 60, OTHER = 30, OTHER_ROOM = 700 };
+
+/* What chat does for /forget-thinking, from a session that is opened: the reply becomes another one
+ * beside the log, which is told of it in one group; and for /ctx. */
+static fg_status change(fg_engine *e, fg_err *err)
+{
+    fg_saved *v = NULL;
+    fg_session *s = model_session(e, ROOM, 64), *other = NULL;
+    const fg_saved_opts o = {.log_tokens = 16, .save_tokens = SAVE, .bytes = 1};
+    uint32_t ids[OTHER];
+    uint64_t at;
+    for (uint32_t i = 0; i < OTHER; i++) ids[i] = 7 + i;
+    fg_status st = s == NULL ? FG_ENOMEM : fg_saved_open(&v, s, disk_root, "t", &o, err);
+    if (st == FG_OK) st = fg_saved_back(v, SAID, 0, &at, err);
+    if (st == FG_OK && at < SAID) {
+        fg_saved_info *f;
+        st = fg_saved_read(&f, disk_root, "t", err);
+        if (st == FG_OK) st = fg_session_eval(s, f->ids + at, SAID - at, NULL, NULL, err);
+        if (st == FG_OK) fg_saved_info_free(&f);
+    }
+    if (st == FG_OK) st = fg_session_eval(s, ids, OTHER, NULL, NULL, err);
+    if (st == FG_OK) st = fg_saved_retell(v, SAID, err);
+    if (st == FG_OK) st = fg_saved_message_at(v, SAID, FG_MESSAGE_ASSISTANT, "", 0, err);
+    if (st == FG_OK) st = fg_saved_note_at(v, SAID + OTHER, FG_SAVED_END, "other", 5, err);
+    if (st == FG_OK) st = fg_saved_save(v, NULL, 0, err);
+    if (st == FG_OK) st = fg_session_fork_into(&other, s, OTHER_ROOM, err);
+    if (st == FG_OK) fg_saved_move(v, other);
+    if (st == FG_OK) st = fg_saved_note(v, FG_SAVED_SETTINGS, "room", 4, err);
+    if (st == FG_OK) st = fg_saved_sync(v, NULL, 0, err);
+    fg_saved_close(&v);
+    fg_session_destroy(&other);
+    fg_session_destroy(&s);
+    return st;
+}
+
+/* Two messages and an answer. */
+static fg_status begin(fg_engine *e, fg_err *err)
+{
+    fg_saved *v = NULL;
+    fg_session *s = model_session(e, ROOM, 64);
+    const fg_saved_opts o = {.log_tokens = 16, .save_tokens = SAVE, .bytes = 1};
+    uint32_t ids[SAID + ANSWERED];
+    for (uint32_t i = 0; i < SAID + ANSWERED; i++) ids[i] = 1 + i % 200;
+    fg_status st = s == NULL ? FG_ENOMEM : fg_saved_open(&v, s, disk_root, "t", &o, err);
+    if (st == FG_OK) st = fg_saved_message(v, FG_MESSAGE_USER, "hello", 5, err);
+    if (st == FG_OK) st = fg_saved_eval(v, ids, SAID, err);
+    if (st == FG_OK) st = fg_saved_message(v, FG_MESSAGE_ASSISTANT, "", 0, err);
+    if (st == FG_OK) st = fg_saved_eval(v, ids + SAID, ANSWERED, err);
+    if (st == FG_OK) st = fg_saved_note(v, FG_SAVED_END, "first", 5, err);
+    if (st == FG_OK) st = fg_saved_note(v, FG_SAVED_SETTINGS, "none", 4, err);
+    if (st == FG_OK) st = fg_saved_save(v, NULL, 0, err);
+    fg_saved_close(&v);
+    fg_session_destroy(&s);
+    return st;
+}
+
+/* Which of the pasts the log has, in whole: 0 the first, 1 the other, 2 with the other room; 3:
+ * something between. */
+static int which(void)
+{
+    fg_saved_info *f;
+    fg_err err = {0};
+    int found = 3;
+    if (fg_saved_read(&f, disk_root, "t", &err) != FG_OK) return 3;
+    const uint64_t other[] = {SAID + ANSWERED, SAID + OTHER, SAID + OTHER};
+    static const char *const end[] = {"first", "other", "other"}, *set[] = {"none", "none", "room"};
+    for (int i = 0; i < 3; i++) {
+        bool ok = f->n_token == other[i] && f->n_settings == 4 && f->n_message == 2 &&
+                  memcmp(f->settings, set[i], 4) == 0;
+        int n_end = 0;
+        for (size_t k = 0; k < f->n_event; k++) {
+            if (f->event[k].kind != FG_SAVED_END) continue;
+            n_end++;
+            ok = ok && f->event[k].pos == other[i] && memcmp(f->event[k].payload, end[i], 5) == 0;
+        }
+        for (uint32_t k = SAID; ok && k < f->n_token; k++) {
+            ok = f->ids[k] == (i == 0 ? 1 + k % 200 : 7 + k - SAID);
+        }
+        if (ok && n_end == 1) found = i;
+    }
+    fg_saved_info_free(&f);
+    return found;
+}
+
+/* Power lost while the past or the room changes: the disk has the old or the new in whole. */
+FG_TEST(a_change_of_the_past_is_there_or_not)
+{
+    fg_engine *e;
+    fg_err err = {0};
+    int n_found[4] = {0};
+    REQUIRE(rig(&e));
+    for (int op = 1;; op += fg_test_every(1, 3)) {
+        int status = 0;
+        drops_all = op % 2 == 1;
+        clear("t");
+        REQUIRE_OK(begin(e, &err), &err);
+        CHECK(which() == 0);
+        disk_note_all(disk_root);
+        (void)fflush(stdout);
+        const pid_t pid = fork();
+        if (pid == 0) {
+            n_op = 0;
+            die_at = op;
+            die_seed = (uint64_t)op;
+            const fg_status st = change(e, &err);
+            if (st != FG_OK) fprintf(stderr, "%s\n", err.msg);
+            _exit(st == FG_OK ? 0 : 1);
+        }
+        CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+        const int is = which();
+        n_found[is]++;
+        if (is == 3) fg_test_fail(__FILE__, __LINE__, "operation %d: neither past", op);
+        if (WEXITSTATUS(status) != DIED) {
+            CHECK(WEXITSTATUS(status) == 0 && is == 2);
+            break;
+        }
+        fg_saved *v = NULL; /* and it opens */
+        fg_session *s = model_session(e, ROOM, 64);
+        REQUIRE(s != NULL);
+        REQUIRE_OK(fg_saved_open(&v, s, disk_root, "t", &(fg_saved_opts){0}, &err), &err);
+        CHECK(fg_session_logits(s) != NULL && which() == is);
+        fg_saved_close(&v);
+        fg_session_destroy(&s);
+    }
+    drops_all = false;
+    printf("  the first %d times, the other %d, with the other room %d\n", n_found[0], n_found[1],
+           n_found[2]);
+    CHECK(n_found[0] > 0 && n_found[1] > 1);
+    fg_engine_close(&e);
+}
+
 /* A disk that is full from some operation on, and then has room again. */
 FG_TEST(a_full_disk)
 {
