@@ -118,6 +118,7 @@ static fg_status catch_up_from(fg_saved *k, uint64_t from, fg_err *err)
     h->id = p;
     if (!ok) return fg_fail_nomem(err, k->folder.path);
     const bool on_way = same == pos && pos < k->way_to;
+    if (!on_way) k->way_to = 0; /* arrived, or elsewhere */
     if (on_way) same = k->way_to < h->n_id ? k->way_to : h->n_id;
     if (same > from) same = from;
     if (same < h->n_id || from <= h->n_id) FG_TRY(undo(k, same, err));
@@ -545,6 +546,7 @@ fg_status fg_saved_rewind(fg_saved *k, uint64_t pos, fg_err *err)
                        k->folder.name, (unsigned long long)pos,
                        (unsigned long long)fg_session_pos(k->s));
     }
+    k->way_to = pos;
     if (pos == 0) fg_session_reset(k->s);
     if (is_there(k, pos)) return FG_OK;
     uint32_t *ids = fg_mem_zalloc_array((size_t)pos, sizeof *ids);

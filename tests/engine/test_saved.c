@@ -277,6 +277,30 @@ FG_TEST(stopped_on_the_way_back)
     rig_close(&r);
 }
 
+/* A way that has been gone says nothing of a later one. */
+FG_TEST(a_way_ends_where_it_led)
+{
+    rig r;
+    fg_err err = {0};
+    fg_saved_info *info;
+    REQUIRE(rig_open(&r, TINY_DIR, FG_KV_CHOICE_AUTO));
+    for (int saves = 0; saves < 2; saves++) { /* between the two ways */
+        REQUIRE_OK(rig_save_as(&r, "ways", &plain, &err), &err);
+        REQUIRE(go_to(&r, r.s, 300));
+        CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        CHECK_OK(fg_saved_rewind(r.k, 200, &err), &err);
+        if (saves) CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        CHECK_OK(fg_saved_rewind(r.k, 0, &err), &err);
+        CHECK_OK(fg_saved_save(r.k, NULL, 0, &err), &err);
+        fg_saved_close(&r.k);
+        REQUIRE_OK(fg_saved_read(&info, fg_test_tmpdir(), "ways", &err), &err);
+        CHECK(info->n_token == 0);
+        fg_saved_info_free(&info);
+        remove_it("ways");
+    }
+    rig_close(&r);
+}
+
 FG_TEST(a_rewind_inside_a_chunk_copies_nothing)
 {
     rig r;
