@@ -118,8 +118,9 @@ check("imbalance_is_listed", b"12 nodes: softmax q, k, v: 5.0 % of" in out and o
 # a sweep: two combinations, two contexts, one of which the model has no room for
 C = path("sweep.csv")
 S = path("sweep.svg")
-SWEEP = [M, "--csv", C, "--residency", "map", "-t", "1,2", "-n", "2", "-r", "1", "--ctx", "0,16"]
-status, out, err = numa(*SWEEP, "--rounds", "1", "--svg", S, "--ctx", "0,16,9000000")
+CELLS = [M, "--csv", C, "--residency", "map", "-t", "1,2", "-n", "2", "-r", "1"]
+SWEEP = [*CELLS, "--ctx", "0,16"]
+status, out, err = numa(*CELLS, "--rounds", "1", "--svg", S, "--ctx", "0,16,9000000")
 rows = list(csv.DictReader(open(C)))
 check("sweep", status == 0 and len(rows) == 4 and b"context 9000000: left out" in err, (status, err, rows))
 check("rows_say_how", all(r["topology"] and r["kernel"].startswith("Linux") and r["level"] and r["commit"] and
@@ -141,7 +142,8 @@ for name, text in [("line", before.replace(b",slice,", b",slices,", 1)), ("colum
     open(C, "wb").write(text)
     check_error(f"damaged_{name}", numa(*SWEEP), "sweep.csv")
     check(f"kept_{name}", open(C, "rb").read() == text)
-status, out, err = numa(*SWEEP, "--rounds", "1", "--force", "--commit", "b", "-t", "1", "--ctx", "0")
+status, out, err = numa(M, "--csv", C, "--residency", "map", "-n", "2", "-r", "1", "--rounds", "1", "--force", "--commit", "b",
+                        "-t", "1", "--ctx", "0")
 check("anew", status == 0 and [r["commit"].split()[-1] for r in csv.DictReader(open(C))] == ["b"], err)
 check_error("not_over_the_model", numa(M, "--csv", M), "same file as the input")
 check_error("no_such_folder", numa(*SWEEP[:1], "--csv", path("no/x.csv"), *SWEEP[3:]), "x.csv")
