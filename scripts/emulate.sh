@@ -295,7 +295,7 @@ install_parts() {
         pkgs="$pkgs gcc-$cross libc6-dev-arm64-cross qemu-user${FULGUR_TEST_LONG:+ qemu-system-arm}"
     fi
     if has simde; then pkgs="$pkgs libsimde-dev"; fi
-    if has bochs; then pkgs="$pkgs bochs bochs-term grub-pc-bin grub-common xorriso"; fi
+    if has bochs; then pkgs="$pkgs bochs bochsbios bochs-term grub-pc-bin grub-common xorriso"; fi
     install $pkgs
 }
 

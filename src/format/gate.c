@@ -124,7 +124,8 @@ static bool take(fg_gate *g, uint64_t chunk)
     return mine;
 }
 
-/* What is no fault of the bytes may be tried again. */
+/* What is no fault of the bytes (no memory, a read that failed) does not make the chunk a wrong
+ * one: with --ram an evaluation after that one may come to it again. */
 static void give(fg_gate *g, uint64_t chunk, fg_status st, const fg_err *why)
 {
     (void)pthread_mutex_lock(&g->lock);

@@ -36,7 +36,8 @@ bool fg_gate_pass(fg_gate *g, uint64_t offset, uint64_t n, const uint8_t *bytes)
 /* The same for an expert, of the file. */
 bool fg_gate_expert(fg_gate *g, uint32_t layer, uint32_t expert);
 
-/* Why a chunk did not pass, the first that did not; FG_OK: none. */
+/* Why a chunk did not pass, the first that did not; FG_OK: none.  It stays: whoever waits for that
+ * chunk may be in another thread than whoever asks here, and must not be told that all is well. */
 fg_status fg_gate_error(fg_gate *g, fg_err *err);
 
 /* Bytes compared when it was opened and since, and how long the latter took, summed over

@@ -136,11 +136,12 @@ def carry(name, kills, piece="2M", most=3_500_000, holes=True):
     died = {"pack": 0, "unpack": 0}
     env = dict(STICK_BYTES=most, **({} if holes else {"NO_HOLES": 1}), **({} if large is None else {"HOME_BYTES": size}))
     pack, unpack = ["carry", "pack", M, STICK, "--piece", piece, "--move"], ["carry", "unpack", STICK, "-o", path("to"), "--move"]
-    calls = {"pack": 40, "unpack": 20} if large is None else dict.fromkeys(("pack", "unpack"), most // MIB)
+    # of a large one a kill every so many MiB, so that all of them come before its end
+    calls = {"pack": 40, "unpack": 20} if large is None else dict.fromkeys(("pack", "unpack"), size // MIB // kills)
     for trip in range(80):
         for what, args in (("pack", pack), ("unpack", unpack)):
-            for attempt in range(8):
-                n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 6 else 0
+            for attempt in range(10):
+                n = rand.randrange(1, calls[what] + 1) if died[what] < kills and attempt < 8 else 0
                 status, out, err = run(*args, env=shim(**env, DIE_AT=n, DIE_COUNT=path("count")), timeout=3600)
                 a, b = used(path("from")), used(path("to"))
                 top = {"from": max(top["from"], a), "to": max(top["to"], b), "both": max(top["both"], a + b)}
@@ -150,7 +151,8 @@ def carry(name, kills, piece="2M", most=3_500_000, holes=True):
                 if status != 0:
                     check(name, False, (what, err))
                     return
-                calls[what] = int(open(path("count")).read())
+                if large is None:
+                    calls[what] = int(open(path("count")).read())
                 break
             if large is not None:
                 print(f"  trip {trip} {what}: killed {died}, {top}", flush=True)
