@@ -64,32 +64,6 @@ void fg_run_fini(run *r)
 
 /* --- before any data is read --- */
 
-/* OUT must be a new or a regular file in an existing folder. */
-static fg_status check_output(const char *out, fg_err *err)
-{
-    struct stat sb;
-    if (out[0] == '\0') {
-        return fg_fail(err, FG_EINVAL, "output: an empty name, expected a file name");
-    }
-    if (stat(out, &sb) == 0 && !S_ISREG(sb.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: %s, expected a file name", out,
-                       S_ISDIR(sb.st_mode) ? "a folder" : "not a regular file");
-    }
-    const char *slash = strrchr(out, '/');
-    if (slash != NULL && slash[1] == '\0') {
-        return fg_fail(err, FG_EINVAL, "%s: a folder, expected a file name", out);
-    }
-    if (slash == NULL || slash == out) return FG_OK;
-    char *dir = fg_mem_strndup(out, (size_t)(slash - out));
-    if (dir == NULL) return fg_fail_nomem(err, out);
-    const bool ok = fg_io_is_dir(dir);
-    const fg_status st =
-        ok ? FG_OK
-           : fg_fail(err, FG_EIO, "%s: no folder %s, expected it to exist; create it", out, dir);
-    fg_mem_free(dir);
-    return st;
-}
-
 /* A file of the checkpoint folder. */
 static fg_status refuse_own_file(const run *r, const char *name, fg_err *err)
 {
@@ -555,7 +529,7 @@ static fg_status make_plan(run *r, fg_err *err)
 fg_status fg_run_prepare(run *r, fg_err *err)
 {
     const fg_convert_opts *o = r->opts;
-    FG_TRY(check_output(o->out_path, err));
+    FG_TRY(fg_io_check_output(o->out_path, err));
     FG_TRY(check_budget(o, err));
     if (o->sensitivity_path == NULL) {
         FG_TRY(fg_recipe_load(&r->in.recipe, o->type, o->recipe_path, err));

@@ -9,7 +9,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "convert/choose/recipe.h"
 #include "convert/metadata.h"
@@ -545,16 +544,6 @@ static fg_status allocate(run *r, fg_err *err)
     return fg_team_create(&r->team, r->opts->n_thread, false, err);
 }
 
-/* A folder or a device would be met only by the final rename. */
-static fg_status check_output(const char *out, fg_err *err)
-{
-    struct stat sb;
-    if (out[0] == '\0' || (stat(out, &sb) == 0 && !S_ISREG(sb.st_mode))) {
-        return fg_fail(err, FG_EINVAL, "%s: not a regular file, expected a file name", out);
-    }
-    return FG_OK;
-}
-
 static fg_status check_not_there(const fg_synth_opts *o, fg_err *err)
 {
     const char *const in[] = {o->shape, o->recipe_path};
@@ -574,7 +563,7 @@ static fg_status check_not_there(const fg_synth_opts *o, fg_err *err)
 static fg_status prepare(run *r, fg_err *err)
 {
     const fg_synth_opts *o = r->opts;
-    FG_TRY(check_output(o->out_path, err));
+    FG_TRY(fg_io_check_output(o->out_path, err));
     FG_TRY(check_not_there(o, err));
     FG_TRY(fg_recipe_load(&r->recipe, o->type, o->recipe_path, err));
     FG_TRY(fg_synth_shape(&r->shape, o, err));

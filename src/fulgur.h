@@ -246,7 +246,8 @@ typedef struct fg_engine_opts {
     /* For FG_PREDICT_FACTOR and _BOTH, NULL or a file: the model that they begin with, of fulgur
      * factor train --trace; and where it is written, with what this engine's sessions taught it,
      * when the engine is closed (a failure is told to `note`).  A file that is there must be such a
-     * model.  Without the first they begin with nothing, without the second nothing is kept. */
+     * model.  Without the first they begin with nothing, without the second nothing is kept.
+     * FG_EINVAL with another predictor, or without ram_bytes. */
     const char *predict_model, *predict_save;
 } fg_engine_opts;
 enum { FG_GPU_OFF = -1, FG_GPU_AUTO = -2 };

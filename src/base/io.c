@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -312,10 +313,50 @@ fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err)
 
 fg_status fg_io_refuse_existing(const char *out, fg_err *err)
 {
-    struct stat sb;
-    if (lstat(out, &sb) != 0 || (stat(out, &sb) == 0 && !S_ISREG(sb.st_mode))) return FG_OK;
+    if (!fg_io_is_named(out)) return FG_OK;
     return fg_fail(err, FG_EINVAL,
                    "%s: exists already, expected a new name, or --force to replace it", out);
+}
+
+/* The folder of a path; no allocation, which could fail after a rename.  False: it is too long. */
+static bool folder_of(const char *path, char dir[static PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+    const size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    if (n >= PATH_MAX) return false;
+    (void)snprintf(dir, PATH_MAX, "%.*s", n == 0 ? 1 : (int)n, n == 0 ? "." : path);
+    return true;
+}
+
+static fg_status refuse_kind(const char *path, const struct stat *sb, fg_err *err)
+{
+    const char *what = S_ISLNK(sb->st_mode)   ? "a link"
+                       : S_ISDIR(sb->st_mode) ? "a folder"
+                                              : "not a regular file";
+    return fg_fail(err, FG_EINVAL,
+                   "%s: %s, expected a regular file or nothing there; move it away or choose "
+                   "another name",
+                   path, what);
+}
+
+fg_status fg_io_check_output(const char *out, fg_err *err)
+{
+    struct stat sb;
+    char dir[PATH_MAX];
+    const size_t n = strlen(out);
+    if (n == 0) return fg_fail(err, FG_EINVAL, "output: an empty name, expected a file name");
+    const bool there = lstat(out, &sb) == 0;
+    if (there && !S_ISREG(sb.st_mode)) return refuse_kind(out, &sb, err);
+    if (!there && errno != ENOENT) { /* too long, or below a file */
+        return fg_fail(err, FG_EIO, "%s: %s, expected a file name", out, strerror(errno));
+    }
+    if (out[n - 1] == '/') {
+        return fg_fail(err, FG_EINVAL, "%s: a folder, expected a file name", out);
+    }
+    if (!folder_of(out, dir)) return fg_fail(err, FG_EIO, "%s: expected a shorter name", out);
+    if (access(dir, W_OK) == 0) return FG_OK;
+    return fg_fail(err, FG_EIO, "%s: %s: %s, expected a folder to write to", out, dir,
+                   strerror(errno));
 }
 
 fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err)
@@ -409,14 +450,9 @@ static int open_beside(fg_new_file *n)
 
 fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err)
 {
-    struct stat sb;
     const size_t len = strlen(path);
     *n = (fg_new_file){.f = NULL};
-    /* the rename would replace a device or a pipe */
-    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: %s, expected the name of a file to write", path,
-                       S_ISDIR(sb.st_mode) ? "a folder" : "not a regular file");
-    }
+    FG_TRY(fg_io_check_output(path, err));
     n->path = fg_mem_strndup(path, len);
     n->part = fg_mem_alloc(len + 16);
     fg_status st = n->path == NULL || n->part == NULL ? fg_fail_nomem(err, path) : FG_OK;
@@ -461,17 +497,6 @@ void fg_new_file_close(fg_new_file *n)
     *n = (fg_new_file){.f = NULL};
 }
 
-static fg_status refuse_kind(const char *path, const struct stat *sb, fg_err *err)
-{
-    const char *what = S_ISLNK(sb->st_mode)   ? "a link"
-                       : S_ISDIR(sb->st_mode) ? "a folder"
-                                              : "not a regular file";
-    return fg_fail(err, FG_EINVAL,
-                   "%s: %s, expected a regular file or nothing there; move it away or choose "
-                   "another name",
-                   path, what);
-}
-
 fg_status fg_io_open_own(int *out, const char *path, bool create, fg_err *err)
 {
     struct stat sb;
@@ -496,13 +521,9 @@ fg_status fg_io_open_own(int *out, const char *path, bool create, fg_err *err)
 
 fg_status fg_io_sync_parent(const char *path, fg_err *err)
 {
-    char dir[4096] = "."; /* no allocation, which could fail after a rename */
-    const char *slash = strrchr(path, '/');
-    const size_t n = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
-    if (n >= sizeof dir) return fg_fail(err, FG_EIO, "%s: expected a shorter name", path);
-    if (slash != NULL) memcpy(dir, path, n);
-    dir[n] = '\0';
+    char dir[PATH_MAX];
     fg_status st = FG_OK;
+    if (!folder_of(path, dir)) return fg_fail(err, FG_EIO, "%s: expected a shorter name", path);
     const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)) {
         st = fg_fail(err, FG_EIO, "%s: %s, expected to sync the folder", dir, strerror(errno));

@@ -77,9 +77,12 @@ char *fg_io_join(const char *dir, const char *name);
 /* Before `out` is written.  FG_EINVAL when it is the file `in`, through links too, or one of the
  * parts of a split model `in` (in.1, in.2, ...). */
 fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err);
-/* FG_EINVAL when something is there that a rename would replace: a file, or a link that leads
- * nowhere.  Folders and devices are left to who opens them. */
+/* FG_EINVAL when something has the name already. */
 fg_status fg_io_refuse_existing(const char *out, fg_err *err);
+/* Whether a rename may put a file at `out`.  FG_EINVAL when something else than a regular file is
+ * there: a folder, a device, or a link, which it would replace instead of writing where the link
+ * leads (/dev/stdout is one).  FG_EIO when the folder is not there, or cannot be written to. */
+fg_status fg_io_check_output(const char *out, fg_err *err);
 
 bool fg_io_is_dir(const char *path);
 bool fg_io_exists(const char *path);
@@ -103,7 +106,7 @@ typedef struct fg_new_file {
 } fg_new_file;
 
 /* Opens one.  `part` is a name that nothing had before: whatever lies beside `path`, it is not
- * touched.  On failure *n is closed.  Errors: FG_EINVAL (path is a folder or a device), FG_EIO,
+ * touched.  On failure *n is closed.  Errors: those of fg_io_check_output,
  * FG_ENOMEM. */
 fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err);
 

@@ -79,8 +79,10 @@ static bool parse_flag(const opt *o, const char *text)
     return true;
 }
 
+/* Only a text may be empty: of a file or a folder it is the value of a variable that is not set. */
 static bool parse_str(const opt *o, const char *text)
 {
+    if (text[0] == '\0' && strcmp(o->meta, "TEXT") != 0) return false;
     *(const char **)o->value = text;
     return true;
 }
@@ -464,6 +466,11 @@ static bool take_operands(const command *c, const char *model, int argc, char **
             return false;
         }
         operands[n++] = argv[i];
+    }
+    for (int i = 0; i < n; i++) {
+        if (operands[i][0] != '\0') continue;
+        (void)args_usage(c, "an empty operand, expected %s", c->synopsis);
+        return false;
     }
     if (n == n_operand) return true;
     (void)args_usage(c, "%d operand%s, expected %s%s%s", n, n == 1 ? "" : "s", c->synopsis,

@@ -120,8 +120,7 @@ static fg_status eval(fg_engine *e, fg_session *s, const fg_ids *ids, uint32_t w
 static fg_status write_logits(fg_engine *e, fg_session *s, const fg_ids *ids, const char *out,
                               uint32_t warm, mark *from, mark *to, fg_err *err)
 {
-    /* a device such as /dev/stdout is written directly */
-    const bool direct = fg_io_exists(out) && strncmp(out, "/dev/", 5) == 0;
+    const bool direct = is_stream(out);
     fg_new_file file = {.f = NULL};
     sink k = {.n_vocab = fg_engine_shape(e)->n_vocab};
     if (!direct) FG_TRY(fg_new_file_open(&file, out, err));
@@ -182,7 +181,9 @@ static int run(int argc, char **argv)
     size_t len;
     mark from = {0}, to = {0};
     cli_catch_interrupt();
-    fg_status st = check_output(out, true, (const char *[]){model, ids_path}, 2, &err);
+    fg_status st = is_stream(out)
+                       ? FG_OK
+                       : check_output(out, true, (const char *[]){model, ids_path}, 2, &err);
     if (st == FG_OK) st = read_text(ids_path, &text, &len, &err);
     if (st == FG_OK) st = parse_ids(text, len, ids_path, &ids, &err);
     if (st == FG_OK && ids.len == 0) {

@@ -96,7 +96,9 @@ static fg_status encode(const request *q, work *w, fg_err *err)
 
 static fg_status prepare(request *q, work *w, fg_err *err)
 {
-    FG_TRY(check_output(q->taps, true, (const char *[]){q->model, q->file}, 2, err));
+    if (q->taps != NULL && !is_stream(q->taps)) {
+        FG_TRY(check_output(q->taps, true, (const char *[]){q->model, q->file}, 2, err));
+    }
     if (q->file != NULL) FG_TRY(read_text(q->file, &w->text, &w->n_text, err));
     FG_TRY(open_engine(&w->e, q->model, &q->eo, err));
     FG_TRY(encode(q, w, err));

@@ -2,10 +2,8 @@
  *
  * Measures what quantizing each part of a model costs, for convert --target-bpw and --target-gb.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "src/base/buf.h"
 #include "src/base/hash.h"
@@ -38,34 +36,6 @@ typedef struct request {
     bool special, force;
 } request;
 
-/* Met by the final rename only, after hours. */
-static fg_status check_out(const request *q, fg_err *err)
-{
-    struct stat out;
-    if (q->out != NULL && stat(q->out, &out) == 0 && !S_ISREG(out.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", q->out);
-    }
-    return check_output(q->out, q->force, (const char *[]){q->base, q->low, q->text}, 3, err);
-}
-
-/* The file appears complete or not at all. */
-static fg_status write_out(const char *out, const fg_buf *b, fg_err *err)
-{
-    if (b->failed) return fg_fail_nomem(err, "sensitivity");
-    if (out == NULL) {
-        fwrite(b->data, 1, b->len, stdout);
-        return FG_OK;
-    }
-    fg_new_file n;
-    fg_status st = fg_new_file_open(&n, out, err);
-    if (st == FG_OK && fwrite(b->data, 1, b->len, n.f) != b->len) {
-        st = fg_fail(err, FG_EIO, "%s: %s, expected to write it", out, strerror(errno));
-    }
-    if (st == FG_OK) st = fg_new_file_commit(&n, err);
-    fg_new_file_close(&n);
-    return st;
-}
-
 static fg_status measure(request *q, fg_engine *base, fg_engine *low, fg_err *err)
 {
     const fg_tokenizer *t;
@@ -90,7 +60,7 @@ static fg_status measure(request *q, fg_engine *base, fg_engine *low, fg_err *er
     if (st == FG_OK) st = check_engine(low, err);
     if (st == FG_OK) {
         fg_sensitivity_put_json(&b, &s, base, low, fg_hash64(text, len), len);
-        st = write_out(q->out, &b, err);
+        st = q->out == NULL ? print_buf(&b, err) : write_buf(&b, q->out, err);
     }
     fg_buf_fini(&b);
     fg_sensitivity_fini(&s);
@@ -123,7 +93,8 @@ static int run(int argc, char **argv)
     fg_err err = {0};
     fg_engine *base = NULL, *low = NULL;
     cli_catch_interrupt();
-    fg_status st = check_out(&q, &err);
+    fg_status st = /* else met by the final rename only, after hours */
+        check_output(q.out, q.force, (const char *[]){q.base, q.low, q.text}, 3, &err);
     if (st == FG_OK) st = open_engine(&base, q.base, &q.eo, &err);
     if (st == FG_OK) st = open_engine(&low, q.low, &q.eo, &err);
     if (st == FG_OK) st = measure(&q, base, low, &err);

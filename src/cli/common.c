@@ -470,21 +470,17 @@ fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool sp
     return st;
 }
 
-fg_status check_folder(const char *out, fg_err *err)
+bool is_stream(const char *out)
 {
-    char folder[PATH_MAX];
-    const char *slash = strrchr(out, '/');
-    const size_t n = slash == NULL ? 0 : slash == out ? 1 : (size_t)(slash - out);
-    (void)snprintf(folder, sizeof folder, "%.*s", n == 0 ? 1 : (int)n, n == 0 ? "." : out);
-    if (access(folder, W_OK) == 0) return FG_OK;
-    return fg_fail(err, FG_EIO, "%s: %s, expected a folder to write to", out, strerror(errno));
+    struct stat sb;
+    if (stat(out, &sb) != 0 || S_ISDIR(sb.st_mode)) return false;
+    return !S_ISREG(sb.st_mode) || strncmp(out, "/dev/", 5) == 0;
 }
 
 fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err)
 {
     if (out == NULL) return FG_OK;
-    if (fg_io_is_dir(out)) return fg_fail(err, FG_EIO, "%s: a folder, expected a file", out);
-    if (!fg_io_exists(out)) FG_TRY(check_folder(out, err));
+    FG_TRY(fg_io_check_output(out, err));
     for (size_t i = 0; i < n; i++) {
         if (in[i] != NULL) FG_TRY(fg_io_refuse_input(out, in[i], err));
     }

@@ -399,12 +399,12 @@ fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err);
 fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
                       fg_err *err);
 
-/* FG_EIO when nothing can be made in the folder of `out`. */
-fg_status check_folder(const char *out, fg_err *err);
+/* A device or a pipe, which is written to as it is; what is below /dev may be a link to one. */
+bool is_stream(const char *out);
 
-/* Before any work: FG_EINVAL when `out` is one of the n files that are read (NULL: none), through
- * links too, and, where it holds long work and force is not given, when it exists; FG_EIO when it
- * is a folder, or cannot be made. */
+/* Before any work, of a file that is written anew (NULL: none): fg_io_check_output; FG_EINVAL when
+ * `out` is one of the n files that are read (NULL: none), through links too, and, where it holds
+ * long work and force is not given, when it exists. */
 fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err);
 #define FORCE_OPT(force)                                                                           \
     {                                                                                              \

@@ -373,9 +373,7 @@ static int run(int argc, char **argv)
     }
     fg_err err = {0};
     comparison c = {.q = &q};
-    fg_status st = FG_OK;
-    if (q.plot != NULL) st = svg_check_target(q.plot, q.ratings, &err);
-    if (st == FG_OK) st = check_output(q.plot, q.force, (const char *[]){q.ratings}, 1, &err);
+    fg_status st = check_output(q.plot, q.force, (const char *[]){q.ratings}, 1, &err);
     if (st == FG_OK) st = compare(&c, &err);
     fg_contest_destroy(&c.c);
     fg_factor_machine_close(&c.on);

@@ -279,7 +279,7 @@ fg_status numa_sweep(const numa_opts *given, fg_err *err)
     const char *const in[] = {o.source};
     if (o.csv == NULL) o.csv = "numa.csv";
     fg_status st = check_output(o.csv, true, in, 1, err);
-    if (st == FG_OK && o.svg != NULL) st = svg_check_target(o.svg, o.source, err);
+    if (st == FG_OK) st = check_output(o.svg, true, in, 1, err);
     if (st == FG_OK && o.svg != NULL) st = apart(o.svg, o.csv, err);
     if (st == FG_OK) st = fill_axes(&o, err);
     if (st == FG_OK) st = prepare(&s, err);

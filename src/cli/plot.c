@@ -314,7 +314,7 @@ static void put_legend(plot *p)
 fg_status plot_errors(const fg_model_file *f, const char *path, fg_err *err)
 {
     plot p = {.f = f};
-    fg_status st = svg_check_target(path, fg_model_file_path(f), err);
+    fg_status st = check_output(path, true, (const char *[]){fg_model_file_path(f)}, 1, err);
     if (st == FG_OK) st = collect(&p, err);
     if (st == FG_OK) {
         put_head(&p);

@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "src/base/io.h"
 #include "src/cli/common.h"
@@ -66,14 +65,4 @@ void svg_put_mark(fg_buf *b, double x, double y, int mark, const char *colour)
     default: fg_buf_printf(b, "<path d=\"M%.1f %.1fl3.6 -6.4h-7.2z\"", x, y + 3.9);
     }
     fg_buf_printf(b, " fill=\"%s\"/>\n", colour);
-}
-
-fg_status svg_check_target(const char *path, const char *in, fg_err *err)
-{
-    struct stat out;
-    if (stat(path, &out) == 0 && !S_ISREG(out.st_mode)) {
-        return fg_fail(err, FG_EINVAL, "%s: no plain file, expected one or a new name", path);
-    }
-    FG_TRY(check_folder(path, err));
-    return fg_io_refuse_input(path, in, err);
 }

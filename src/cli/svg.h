@@ -21,8 +21,4 @@ void svg_put_escaped(fg_buf *b, const char *text);
 void svg_put_text(fg_buf *b, double x, double y, const char *attributes, const char *text);
 void svg_put_mark(fg_buf *b, double x, double y, int mark, const char *colour);
 
-/* Before any work: what is at path may be replaced only when it is a plain file other than `in`,
- * and its folder can be written to.  FG_EINVAL, FG_EIO. */
-fg_status svg_check_target(const char *path, const char *in, fg_err *err);
-
 #endif

@@ -5,7 +5,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "src/base/io.h"
 #include "src/base/mapping.h"
@@ -62,6 +61,14 @@ static fg_status check_stream(fg_store_opts *so, const fg_engine_opts *o, fg_err
         return fg_fail(err, FG_EINVAL, "io: %u, expected less than %d", (uint32_t)o->io,
                        FG_IO_COUNT);
     }
+    const bool knows = o->predict == FG_PREDICT_FACTOR || o->predict == FG_PREDICT_BOTH;
+    const char *path = o->predict_model != NULL ? o->predict_model : o->predict_save;
+    if (path != NULL && (!knows || o->ram_bytes == 0)) {
+        return fg_fail(err, FG_EINVAL,
+                       "%s: a model of experts for predictor %s%s, expected %s or %s, and --ram",
+                       path, fg_predict_name(o->predict), o->ram_bytes == 0 ? " without --ram" : "",
+                       fg_predict_name(FG_PREDICT_FACTOR), fg_predict_name(FG_PREDICT_BOTH));
+    }
     return FG_OK;
 }
 
@@ -106,18 +113,13 @@ static fg_status load_predictor(const fg_engine *e, const char *path, fg_routing
 static fg_status open_predictor(fg_engine *e, const fg_engine_opts *o, fg_routing_model **m,
                                 fg_err *err)
 {
-    const bool knows = o->predict == FG_PREDICT_FACTOR || o->predict == FG_PREDICT_BOTH;
     const char *path = o->predict_model != NULL ? o->predict_model : o->predict_save;
     if (path == NULL) return FG_OK;
-    if (!knows) {
-        return fg_fail(err, FG_EINVAL, "%s: for predictor %s, expected %s or %s", path,
-                       fg_predict_name(o->predict), fg_predict_name(FG_PREDICT_FACTOR),
-                       fg_predict_name(FG_PREDICT_BOTH));
-    }
     if (o->predict_save != NULL) {
         e->predict_save = fg_mem_strndup(o->predict_save, strlen(o->predict_save));
         if (e->predict_save == NULL) return fg_fail_nomem(err, path);
-        if (access(o->predict_save, F_OK) == 0) {
+        FG_TRY(fg_io_check_output(o->predict_save, err));
+        if (fg_io_exists(o->predict_save)) {
             FG_TRY(load_predictor(e, o->predict_save, m, err));
             fg_routing_destroy(m);
         }

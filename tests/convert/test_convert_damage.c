@@ -629,7 +629,7 @@ FG_TEST(bad_outputs_are_refused)
     const char *dir = ckpt_dir("outputs");
     char out[512];
     (void)snprintf(out, sizeof out, "%s/none/m.fulgur", dir);
-    check_output("missing folder", out, FG_EIO, out, "no folder", dir, 0);
+    check_output("missing folder", out, FG_EIO, out, "a folder to write to", dir, 0);
     check_output("a folder", dir, FG_EINVAL, dir, "a folder", dir, 0);
     (void)snprintf(out, sizeof out, "%s/x/", dir);
     check_output("trailing slash", out, FG_EINVAL, out, "a folder", dir, 0);

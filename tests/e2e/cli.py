@@ -115,12 +115,22 @@ for name, args, inputs in (("convert", ("convert", NANO, M), ()), ("synth", ("sy
             if link is not None:
                 link(victim, to)
             force = ("--force",) if name in ("trace", "sensitivity") else ()
-            check_error(f"{name}_spares_{i}_{kind}", run(*args, to, *force), "the same file as the input")
+            check_error(f"{name}_spares_{i}_{kind}", run(*args, to, *force), "a link" if kind == "symlink" else "the same file as the input")
             check(f"{name}_spared_{i}_{kind}", open(victim, "rb").read() == was)
             if link is not None:
                 os.unlink(to)
 os.symlink(path("nowhere"), path("dangling"))
-check_error("dangling_link", run("convert", NANO, path("dangling")), "exists already")
+for args in (("convert", NANO), ("synth", "--force"), ("trace", M, path("calib.txt"), "--tokens", "4", "--force", "-o"),
+             ("info", M, "--plot"), ("bench", M, "--csv")):
+    check_error(f"{args[0]}_replaces_no_link", run(*args, path("dangling")), "dangling: a link")
+check("links_stay", os.path.islink(path("dangling")) and not os.path.exists(path("nowhere")))
+check_error("csv_device", run("bench", M, "--csv", "/dev/full", timeout=5), "not a regular file")
+check_error("csv_below_a_file", run("bench", M, "--csv", path("three/x"), timeout=5), "Not a directory")
+
+# of a variable that is not set
+check_usage("empty_file_name", run("convert", NANO, path("no.fulgur"), "--calib", ""), "--calib: nothing, expected TEXT_FILE")
+check_usage("empty_operand", run("info", ""), "an empty operand, expected MODEL")
+check("control: a text may be empty", run("chat", M, "-p", "x", "--system", "", "-n", "1")[0] == 0)
 
 # --quiet; what a terminal gets
 PROMPT = ["run", M, "-p", "The old man looked at the sea and", "-n", "24"]

@@ -90,7 +90,7 @@ check_usage("sweeps_are_here", run("numa", M, "--topology", TWO), "--predict or 
 check_usage("one_of_both", run("numa", M, "--predict", "--imbalance"), "one of them")
 for option, value in [("--nodes", "0"), ("--nodes", "1,"), ("--threads", "x"), ("--policy", "slices"), ("--pages", ""),
                       ("--ctx", "1;2"), ("--nodes", ",".join(map(str, range(1, 18)))), ("--nodes", "99999999999999999999")]:
-    check_usage(f"list_{option[2:]}_{value[:6]}", run("numa", M, option, value), option, "with commas between")
+    check_usage(f"list_{option[2:]}_{value[:6]}", run("numa", M, option, value), option, "with commas between" if value else "expected LIST")
 help_text = " ".join(run("numa", "--help")[1].decode().split())
 check("lists_have_all_names", ", ".join(choices("--numa")) in help_text and ", ".join(choices("--pages")) in help_text, help_text)
 check_error("bad_topology", run("numa", NANO, "--predict", "--topology", "nonsense", "--read", "9"), "nonsense")

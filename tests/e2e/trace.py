@@ -101,7 +101,9 @@ mine = [r for r in again["rows"] if r["as_recorded"]]
 check("live.learned", status == 0 and len(mine) == 1 and all(mine[0][k] == json.loads(out)[k] for k in SAME), (out, err, mine))
 check("saved_and_left_alone", open(P, "rb").read() == learned and open(Q, "rb").read() != learned and leftovers(Q) == ["q.predict"])
 check_error("not_over_other_files", run("run", M, "-p", "x", "--ram", "1G", "--predict", "factor", "--predict-save", TEXT), "text.txt", "factor train --trace")
-check_error("not_for_routers", run("run", M, "-p", "x", "--ram", "1G", "--predict-model", P), "m.predict: for predictor router", "expected factor")
+check_error("not_for_routers", run("run", M, "-p", "x", "--ram", "1G", "--predict-model", P), "m.predict: a model of experts for predictor router,", "expected factor")
+check_error("not_without_ram", run("run", M, "-p", "x", "--predict", "factor", "--predict-save", Q), "without --ram")
+check_error("no_place_to_save", run("run", M, "-p", "x", "--ram", "1G", "--predict", "factor", "--predict-save", path("no/q")), "a folder to write to")
 open(Q, "wb").write(learned[:50] + bytes([learned[50] ^ 1]) + learned[51:])
 check_error("damaged_model", run("run", M, "-p", "x", "--ram", "1G", "--predict", "factor", "--predict-model", Q), "q.predict", "checksum")
 
