@@ -474,7 +474,7 @@ bool is_stream(const char *out)
 {
     struct stat sb;
     if (stat(out, &sb) != 0 || S_ISDIR(sb.st_mode)) return false;
-    return !S_ISREG(sb.st_mode) || strncmp(out, "/dev/", 5) == 0;
+    return S_ISCHR(sb.st_mode) || strncmp(out, "/dev/", 5) == 0;
 }
 
 fg_status check_output(const char *out, bool force, const char *const *in, size_t n, fg_err *err)

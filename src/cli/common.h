@@ -399,7 +399,8 @@ fg_status open_encoder(const fg_tokenizer *t, fg_tok_state **s, fg_err *err);
 fg_status encode_text(const fg_tokenizer *t, const char *text, size_t n, bool special, fg_ids *ids,
                       fg_err *err);
 
-/* A device or a pipe, which is written to as it is; what is below /dev may be a link to one. */
+/* A device, or what is below /dev and may lead to a pipe: written to as it is.  Not a named pipe,
+ * which opens when somebody reads it, and no signal ends the wait. */
 bool is_stream(const char *out);
 
 /* Before any work, of a file that is written anew (NULL: none): fg_io_check_output; FG_EINVAL when

@@ -125,6 +125,8 @@ for args in (("convert", NANO), ("synth", "--force"), ("trace", M, path("calib.t
     check_error(f"{args[0]}_replaces_no_link", run(*args, path("dangling")), "dangling: a link")
 check("links_stay", os.path.islink(path("dangling")) and not os.path.exists(path("nowhere")))
 check_error("csv_device", run("bench", M, "--csv", "/dev/full", timeout=5), "not a regular file")
+os.mkfifo(path("unread"))
+check_error("taps_to_nobody", run("run", M, "-p", "x", "-n", "1", "--taps", path("unread"), timeout=5), "not a regular file")
 check_error("csv_below_a_file", run("bench", M, "--csv", path("three/x"), timeout=5), "Not a directory")
 
 # of a variable that is not set
