@@ -59,7 +59,8 @@ void fg_carry_files_close(fg_carry_files *f)
     *f = (fg_carry_files){0};
 }
 
-char *fg_carry_files_name(const fg_carry_files *f, uint32_t ending, const char *more)
+/* Path of a file of the list: PATH, PATH.k, PATH.sig, and `more` behind it; NULL: no memory. */
+static char *name_of(const fg_carry_files *f, uint32_t ending, const char *more)
 {
     const size_t n = strlen(f->path) + strlen(more) + 16;
     char *p = fg_mem_alloc(n);
@@ -103,7 +104,7 @@ static fg_status scan_file(const fg_carry_files *f, uint32_t ending, fg_carry_li
     fg_file in;
     fg_stamp stamp;
     uint8_t head[8192];
-    char *path = fg_carry_files_name(f, ending, "");
+    char *path = name_of(f, ending, "");
     if (path == NULL) return fg_fail_nomem(err, f->path);
     fg_status st = fg_file_open(&in, path, false, err);
     fg_mem_free(path);
@@ -134,7 +135,7 @@ fg_status fg_carry_files_scan(const fg_carry_files *f, fg_carry_list *l, fg_err 
     memcpy(l->name, f->base, strlen(f->base) + 1);
     fg_status st = FG_OK;
     for (uint32_t k = 0; st == FG_OK && k < n_part; k++) st = scan_file(f, k, l, salt, err);
-    char *sig = fg_carry_files_name(f, FG_CARRY_SIG, "");
+    char *sig = name_of(f, FG_CARRY_SIG, "");
     if (st == FG_OK && sig == NULL) st = fg_fail_nomem(err, f->path);
     if (st == FG_OK && fg_io_is_named(sig)) st = scan_file(f, FG_CARRY_SIG, l, salt, err);
     fg_mem_free(sig);
@@ -164,7 +165,7 @@ static fg_status open_file(fg_carry_files *f, const fg_carry_list *l, size_t i, 
 {
     const fg_carry_file *x = &l->file[i];
     struct stat sb;
-    f->name[i] = fg_carry_files_name(f, x->ending, "");
+    f->name[i] = name_of(f, x->ending, "");
     if (f->name[i] == NULL) return fg_fail_nomem(err, f->path);
     f->n = i + 1;
     f->fd[i] = fg_io_open(f->name[i], (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
@@ -317,7 +318,7 @@ fg_status fg_carry_free_blocks(const fg_carry_files *f, const fg_carry_list *l, 
 static fg_status open_part(fg_carry_files *f, const fg_carry_list *l, size_t i, bool fresh,
                            fg_err *err)
 {
-    f->name[i] = fg_carry_files_name(f, l->file[i].ending, PART);
+    f->name[i] = name_of(f, l->file[i].ending, PART);
     if (f->name[i] == NULL) return fg_fail_nomem(err, f->path);
     f->n = i + 1;
     FG_TRY(fg_io_open_own(&f->fd[i], f->name[i], fresh, err));
@@ -341,7 +342,7 @@ static bool has_its_name(const fg_carry_files *f, const fg_carry_list *l, size_t
 {
     uint64_t all = 0;
     for (size_t k = 0; k < l->n_file; k++) all += l->file[k].data;
-    char *path = fg_carry_files_name(f, l->file[i].ending, "");
+    char *path = name_of(f, l->file[i].ending, "");
     const bool has =
         path != NULL && fg_carry_list_sum(l, FG_BLOCK_HAVE) == all && fg_io_is_named(path);
     fg_mem_free(path);
@@ -351,7 +352,7 @@ static bool has_its_name(const fg_carry_files *f, const fg_carry_list *l, size_t
 fg_status fg_carry_out_open(fg_carry_files *f, const fg_carry_list *l, bool fresh, fg_err *err)
 {
     for (size_t i = 0; i < l->n_file; i++) {
-        char *path = fg_carry_files_name(f, l->file[i].ending, "");
+        char *path = name_of(f, l->file[i].ending, "");
         if (path == NULL) return fg_fail_nomem(err, f->path);
         const fg_status st =
             fresh && fg_io_is_named(path)
@@ -379,7 +380,7 @@ fg_status fg_carry_out_finish(fg_carry_files *f, const fg_carry_list *l, fg_err 
 {
     for (size_t i = l->n_file; i-- > 0;) { /* the model last */
         if (f->fd[i] < 0) continue;        /* an earlier life came so far */
-        char *path = fg_carry_files_name(f, l->file[i].ending, "");
+        char *path = name_of(f, l->file[i].ending, "");
         if (path == NULL) return fg_fail_nomem(err, f->path);
         fg_status st = FG_OK;
         if (fg_io_is_named(path)) { /* it was not when the transfer began */

@@ -25,9 +25,6 @@ typedef struct fg_carry_files {
 fg_status fg_carry_files_init(fg_carry_files *f, const char *path, fg_err *err);
 void fg_carry_files_close(fg_carry_files *f); /* accepts a zeroed object */
 
-/* Path of a file of the list: PATH, PATH.k, PATH.sig, and `more` behind it; NULL: no memory. */
-char *fg_carry_files_name(const fg_carry_files *f, uint32_t ending, const char *more);
-
 /* The sender's: makes the list of what the model has, and its identity. */
 fg_status fg_carry_files_scan(const fg_carry_files *f, fg_carry_list *l, fg_err *err);
 /* Opens them, which must be those of the list, and locks the first against a second sender. */

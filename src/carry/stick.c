@@ -115,8 +115,8 @@ fg_status fg_stick_rename(const fg_stick *s, const char *from, const char *to, f
     return sync_folder(s, err);
 }
 
-fg_status fg_stick_put(const fg_stick *s, const char *name, const void *bytes, size_t n,
-                       fg_err *err)
+/* A small file that appears whole or not at all, on the medium. */
+static fg_status put(const fg_stick *s, const char *name, const void *bytes, size_t n, fg_err *err)
 {
     char part[80], shown[FG_STICK_TEXT];
     int fd;
@@ -162,9 +162,8 @@ fg_status fg_stick_put_list(const fg_stick *s, const char *name, fg_carry_kind k
                             const fg_carry_list *l, fg_err *err)
 {
     fg_buf b = {0};
-    const fg_status st = fg_carry_list_print(l, kind, &b)
-                             ? fg_stick_put(s, name, b.data, b.len, err)
-                             : fg_fail_nomem(err, name);
+    const fg_status st = fg_carry_list_print(l, kind, &b) ? put(s, name, b.data, b.len, err)
+                                                          : fg_fail_nomem(err, name);
     fg_buf_fini(&b);
     return st;
 }

@@ -39,9 +39,6 @@ fg_status fg_stick_create(const fg_stick *s, const char *name, int *fd, fg_err *
 fg_status fg_stick_remove(const fg_stick *s, const char *name, fg_err *err);
 fg_status fg_stick_rename(const fg_stick *s, const char *from, const char *to, fg_err *err);
 
-/* A small file that appears whole or not at all, on the medium. */
-fg_status fg_stick_put(const fg_stick *s, const char *name, const void *bytes, size_t n,
-                       fg_err *err);
 /* A list of this kind; *there: whether there was one.  *l must be zeroed. */
 fg_status fg_stick_read_list(const fg_stick *s, const char *name, fg_carry_kind kind,
                              fg_carry_list *l, bool *there, fg_err *err);

@@ -73,8 +73,8 @@ fg_status chat_resample(talk *k, fg_err *err)
 
 /* The first turn brings the opening and the system text; later ones start with the
  * newline that the template puts after a finished reply. */
-fg_status chat_encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
-                           fg_err *err)
+static fg_status encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
+                             fg_err *err)
 {
     const fg_chat_part system = {.text = k->system, .n = k->system ? strlen(k->system) : 0};
     const fg_chat_part user = {.text = text, .n = n};
@@ -547,7 +547,7 @@ fg_status chat_turn(talk *k, const char *text, size_t n, fg_err *err)
     compose(k, text, n, &message);
     fg_status st = message.failed ? fg_fail_nomem(err, "message") : FG_OK;
     if (st == FG_OK) {
-        st = chat_encode_turn(k, head == 0, (const char *)message.data, message.len, &ids, err);
+        st = encode_turn(k, head == 0, (const char *)message.data, message.len, &ids, err);
     }
     if (st == FG_OK) st = check_room(k, ids.len, err);
     if (st == FG_OK) {

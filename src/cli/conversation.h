@@ -122,9 +122,6 @@ void chat_forced(turn *u, uint64_t pos, uint64_t n, fg_forced why);
 fg_status chat_cut_stop(talk *k, turn *u, fg_err *err);
 /* Whether a reply with this end can go on. */
 bool chat_can_go_on(fg_end end);
-/* Ids of a message of this length of text, as a turn has them. */
-fg_status chat_encode_turn(const talk *k, bool first, const char *text, size_t n, fg_ids *ids,
-                           fg_err *err);
 
 /* The conversation for /export: Markdown, or a line of JSON a message. */
 void chat_put_markdown(const talk *k, fg_buf *out);

@@ -40,7 +40,8 @@ const char *info_role_name(uint32_t role)
     return role < FG_ROLE_COUNT ? role_names[role] : "unknown";
 }
 
-double info_tensor_bits(const fg_tensor *t)
+/* Bits per weight of a tensor, scales included. */
+static double tensor_bits(const fg_tensor *t)
 {
     return fg_bits_per_weight(fg_tensor_bytes(t), t->n_row * t->n_col);
 }
@@ -139,7 +140,7 @@ static void print_table(const fg_model_file *f, const role_sum *sum)
         (void)snprintf(type, sizeof type, "%s%s", fg_qtype_get(t->type)->name,
                        t->rotated ? "+R" : ""); /* FORMAT.md 6.2 */
         printf("%-64s %-5s %16s", name, type, shape);
-        print_figures(info_tensor_bits(t), (double)t->err_rms, (double)t->err_max_row,
+        print_figures(tensor_bits(t), (double)t->err_rms, (double)t->err_max_row,
                       if_any(t->err_out), if_any(t->peak));
     }
     print_roles(sum);
@@ -166,7 +167,7 @@ static void put_tensor(fg_buf *b, const fg_tensor *t)
     fg_buf_put_str(b, t->rotated ? ", \"rotated\": true" : ", \"rotated\": false");
     if (t->layer != FG_NO_LAYER) fg_buf_printf(b, ", \"layer\": %u", t->layer);
     if (t->expert != FG_NO_LAYER) fg_buf_printf(b, ", \"expert\": %u", t->expert);
-    put_number(b, "bits", info_tensor_bits(t));
+    put_number(b, "bits", tensor_bits(t));
     put_number(b, "err_rms", (double)t->err_rms);
     put_number(b, "err_max_row", (double)t->err_max_row);
     put_number(b, "err_out", if_any(t->err_out));

@@ -12,9 +12,6 @@
 /* Short name of a tensor's role, e.g. "expert gate"; never NULL. */
 const char *info_role_name(uint32_t role);
 
-/* Bits per weight of a tensor, scales included. */
-double info_tensor_bits(const fg_tensor *t);
-
 /* All tensors and the sums of each role, as a table or as JSON on stdout. */
 fg_status info_print_tensors(const fg_model_file *f, bool json, fg_err *err);
 

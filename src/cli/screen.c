@@ -263,7 +263,8 @@ void screen_put_time(fg_buf *out, double seconds)
     }
 }
 
-void screen_put_bar(fg_buf *out, double share, unsigned cells)
+/* "[######......]" of `cells` cells */
+static void put_bar(fg_buf *out, double share, unsigned cells)
 {
     const double full = share < 0.0 ? 0.0 : share > 1.0 ? 1.0 : share;
     const unsigned n = (unsigned)(full * cells + 0.5);
@@ -293,7 +294,7 @@ void screen_put_prompt(fg_buf *out, uint64_t done, uint64_t total, double rate, 
 {
     const double share = total == 0 ? 1.0 : (double)done / (double)total;
     fg_buf_printf(out, "prompt %.0f %% ", 100.0 * share);
-    screen_put_bar(out, share, 10);
+    put_bar(out, share, 10);
     fg_buf_printf(out, " %s of", fg_text_count(done).s);
     fg_buf_printf(out, " %s tokens", fg_text_count(total).s);
     put_rate(out, rate);

@@ -64,8 +64,6 @@ void screen_wait(screen *s, const char *text, fg_buf *out);
 
 /* "41 s", "9 min 41 s", "3 h 05 min" */
 void screen_put_time(fg_buf *out, double seconds);
-/* "[######......]" of `cells` cells */
-void screen_put_bar(fg_buf *out, double share, unsigned cells);
 /* "0", "950", "12.3K", "32K": of 1,024 */
 void screen_put_size(fg_buf *out, uint64_t n);
 

@@ -7,6 +7,18 @@
 #include "src/base/io.h"
 #include "src/cli/common.h"
 
+static void put_escaped(fg_buf *b, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        switch (*text) {
+        case '<': fg_buf_put_str(b, "&lt;"); break;
+        case '>': fg_buf_put_str(b, "&gt;"); break;
+        case '&': fg_buf_put_str(b, "&amp;"); break;
+        default: fg_buf_put(b, text, 1);
+        }
+    }
+}
+
 void svg_begin(fg_buf *b, int width, int height, const char *title)
 {
     fg_buf_printf(b,
@@ -15,7 +27,7 @@ void svg_begin(fg_buf *b, int width, int height, const char *title)
                   "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
                   "font-size=\"12\">\n<title>",
                   width, height, width, height);
-    svg_put_escaped(b, title);
+    put_escaped(b, title);
     fg_buf_put_str(b, "</title>\n"
                       "<style type=\"text/css\">\n"
                       ".bg{fill:#ffffff} .fg{fill:#222222} .grid{stroke:#dcdcdc} "
@@ -31,22 +43,10 @@ void svg_end(fg_buf *b)
     fg_buf_put_str(b, "</svg>\n");
 }
 
-void svg_put_escaped(fg_buf *b, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '<': fg_buf_put_str(b, "&lt;"); break;
-        case '>': fg_buf_put_str(b, "&gt;"); break;
-        case '&': fg_buf_put_str(b, "&amp;"); break;
-        default: fg_buf_put(b, text, 1);
-        }
-    }
-}
-
 void svg_put_text(fg_buf *b, double x, double y, const char *attributes, const char *text)
 {
     fg_buf_printf(b, "<text class=\"fg\" x=\"%.1f\" y=\"%.1f\"%s>", x, y, attributes);
-    svg_put_escaped(b, text);
+    put_escaped(b, text);
     fg_buf_put_str(b, "</text>\n");
 }
 

@@ -16,7 +16,6 @@ enum { SVG_MARKS = 5 };
 void svg_begin(fg_buf *b, int width, int height, const char *title);
 void svg_end(fg_buf *b);
 
-void svg_put_escaped(fg_buf *b, const char *text);
 /* attributes: more of them, with a space before each; may be empty. */
 void svg_put_text(fg_buf *b, double x, double y, const char *attributes, const char *text);
 void svg_put_mark(fg_buf *b, double x, double y, int mark, const char *colour);

@@ -228,6 +228,15 @@ static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     return fg_copy_create(&e->copy, e->file, e->slices, &co, err);
 }
 
+/* Tells the user, who left it to us, why there is no card. */
+static void no_device(const fg_engine *e, const fg_err *why)
+{
+    char line[sizeof why->msg + 32];
+    if (e->note == NULL || !fg_gpu_expected()) return;
+    (void)snprintf(line, sizeof line, "%s; going on without", why->msg);
+    e->note(e->note_ctx, line);
+}
+
 /* A card, if one is wanted. */
 static fg_status open_device(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
@@ -247,16 +256,8 @@ static fg_status open_device(fg_engine *e, const fg_engine_opts *o, fg_err *err)
         if (err != NULL) *err = why;
         return st;
     }
-    fg_engine_no_device(e, &why);
+    no_device(e, &why);
     return FG_OK;
-}
-
-void fg_engine_no_device(const fg_engine *e, const fg_err *why)
-{
-    char line[sizeof why->msg + 32];
-    if (e->note == NULL || !fg_gpu_expected()) return;
-    (void)snprintf(line, sizeof line, "%s; going on without", why->msg);
-    e->note(e->note_ctx, line);
 }
 
 /* Who sits where, who has what, and the weights there. */
@@ -322,7 +323,7 @@ fg_status fg_engine_attach_state(fg_engine *e, fg_state *st, fg_scratch *s, fg_e
         if (err != NULL) *err = why;
         return code;
     }
-    fg_engine_no_device(e, &why);
+    no_device(e, &why);
     return FG_OK;
 }
 

@@ -37,9 +37,6 @@ struct fg_engine {
  * */
 fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err);
 
-/* Tells the user, who left it to us, why there is no card. */
-void fg_engine_no_device(const fg_engine *e, const fg_err *why);
-
 /* Where signers are given: FG_OK when the file is signed by one of them and what each token uses of
  * it is what was signed; experts are checked when they are used, by e->gate.  Tells by whom, how
  * long it took and what is not signed. */

@@ -129,7 +129,8 @@ static fg_status catch_up_from(fg_saved *k, uint64_t from, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_saved_catch_up(fg_saved *k, fg_err *err)
+/* Adds to the log what has changed since the last time. */
+static fg_status catch_up(fg_saved *k, fg_err *err)
 {
     return catch_up_from(k, UINT64_MAX, err);
 }
@@ -164,7 +165,7 @@ fg_status fg_saved_note_at(fg_saved *k, uint64_t pos, fg_saved_kind kind, const 
         return fg_fail(err, FG_EINVAL, "session %s: a note of kind %d, expected one that there is",
                        k->folder.name, (int)kind);
     }
-    FG_TRY(fg_saved_catch_up(k, err));
+    FG_TRY(catch_up(k, err));
     if (pos > k->h.n_id) {
         return fg_fail(err, FG_EINVAL, "session %s: a note of position %llu, expected at most %zu",
                        k->folder.name, (unsigned long long)pos, k->h.n_id);
@@ -309,7 +310,9 @@ static fg_status write_snapshot(fg_saved *k, const fg_bulk *p, uint64_t pos, fg_
     return st;
 }
 
-fg_status fg_saved_write_parts(fg_saved *k, bool here, fg_err *err)
+/* Blocks and a snapshot of a session whose ids the log has, and what the log says of them: of the
+ * present position, or of the boundary behind which it is. */
+static fg_status write_parts(fg_saved *k, bool here, fg_err *err)
 {
     fg_state *st;
     FG_TRY(fg_session_state(k->s, &st, err));
@@ -377,7 +380,7 @@ static fg_status later(fg_saved *k, fg_status st)
 static fg_status write_log(fg_saved *k, const void *state, size_t n, fg_err *err)
 {
     const uint64_t pos = fg_session_pos(k->s);
-    FG_TRY(fg_saved_catch_up(k, err));
+    FG_TRY(catch_up(k, err));
     if (state != NULL && !fg_log_put_at(&k->log, FG_RECORD_STATE, pos, state, n)) {
         return fg_fail_nomem(err, k->folder.path);
     }
@@ -397,7 +400,7 @@ fg_status fg_saved_sync(fg_saved *k, const void *state, size_t n, fg_err *err)
 static fg_status save(fg_saved *k, const void *state, size_t n, bool here, fg_err *err)
 {
     FG_TRY(write_log(k, state, n, err));
-    FG_TRY(fg_saved_write_parts(k, here, err));
+    FG_TRY(write_parts(k, here, err));
     k->save_ns = fg_clock_ns();
     return FG_OK;
 }
@@ -419,7 +422,7 @@ fg_status fg_saved_keep_parts(fg_saved *k, fg_err *err)
     const uint64_t now = fg_clock_ns(), pos = fg_session_pos(k->s);
     if (now < k->retry_ns || !save_is_due(k, now)) return FG_OK;
     if (common(k->h.id, k->h.n_id, fg_session_ids(k->s), pos) < pos) return FG_OK;
-    const fg_status st = fg_saved_write_parts(k, false, err);
+    const fg_status st = write_parts(k, false, err);
     if (st == FG_OK) k->save_ns = fg_clock_ns();
     return later(k, st);
 }

@@ -54,20 +54,11 @@ struct fg_saved {
     uint64_t slice_pos, slice_end, slice_ns, token_ns;
 };
 
-/* What the session's engine is. */
-fg_status fg_saved_model_of(fg_saved_model *out, fg_session *s, fg_err *err);
-/* Adds to the log what has changed since the last time. */
-fg_status fg_saved_catch_up(fg_saved *k, fg_err *err);
 /* Writes the log. */
 fg_status fg_saved_commit(fg_saved *k, fg_err *err);
-/* Blocks and a snapshot of a session whose ids the log has, and what the log says of them: of the
- * present position, or of the boundary behind which it is. */
-fg_status fg_saved_write_parts(fg_saved *k, bool here, fg_err *err);
 /* This mark is no more: files and log follow with the next commit. */
 fg_status fg_saved_drop(fg_saved *k, size_t mark, fg_err *err);
 fg_bulk fg_saved_bulk(const fg_saved *k, fg_state *st);
-/* State and ids of a session from its files. */
-fg_status fg_saved_load(fg_saved *k, fg_err *err);
 void fg_saved_tell(const fg_saved *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

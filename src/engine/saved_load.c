@@ -34,7 +34,8 @@ void fg_saved_tell(const fg_saved *k, const char *fmt, ...)
 
 /* ---- whose it is ---- */
 
-fg_status fg_saved_model_of(fg_saved_model *out, fg_session *s, fg_err *err)
+/* What the session's engine is. */
+static fg_status model_of(fg_saved_model *out, fg_session *s, fg_err *err)
 {
     const fg_engine *e = fg_session_engine(s);
     const fg_model_file *f = fg_engine_file(e);
@@ -201,11 +202,12 @@ static fg_status take_over(fg_saved *k, const fg_saved_model *now, fg_err *err)
     return FG_OK;
 }
 
-fg_status fg_saved_load(fg_saved *k, fg_err *err)
+/* State and ids of a session from its files. */
+static fg_status load(fg_saved *k, fg_err *err)
 {
     fg_saved_model now;
     const uint64_t n = k->h.n_id, room = fg_session_n_ctx(k->s);
-    FG_TRY(fg_saved_model_of(&now, k->s, err));
+    FG_TRY(model_of(&now, k->s, err));
     const bool same = is_same(&k->h.open.model, &now);
     if (!same && (!k->o.rebuild || k->h.open.model.tokenizer != now.tokenizer)) {
         return refuse(k, &now, err);
@@ -277,7 +279,7 @@ static fg_status keep_lost(const fg_saved *k, fg_err *err)
 static fg_status begin(fg_saved *k, fg_err *err)
 {
     fg_log_open *o = &k->h.open;
-    FG_TRY(fg_saved_model_of(&o->model, k->s, err));
+    FG_TRY(model_of(&o->model, k->s, err));
     o->row_bytes = fg_state_row_bytes(k->shape, o->model.kv);
     o->image_bytes = fg_state_light_bytes(k->shape);
     o->n_ctx = fg_session_n_ctx(k->s);
@@ -324,7 +326,7 @@ static fg_status open_files(fg_saved *k, fg_err *err)
     k->h.bytes = NULL;
     k->h.n_event = 0;
     k->h.state = NULL;
-    return begun ? fg_saved_load(k, err) : FG_OK;
+    return begun ? load(k, err) : FG_OK;
 }
 
 fg_status fg_saved_open(fg_saved **out, fg_session *s, const char *dir, const char *name,

@@ -227,9 +227,11 @@ static fg_status fail_text(const fg_seal *s, const char *text, size_t n, const c
                    name);
 }
 
-fg_status fg_signature_check(const fg_seal *s, const char *text, size_t n, const char *name,
-                             const fg_keys *keys, const char *keys_name, const fg_public_key **who,
-                             fg_err *err)
+/* Whether the text is a signature of the seal's bytes by one of the keys, and by which (borrowed).
+ * name, keys_name: for messages.  FG_EFORMAT; FG_ECHECKSUM: by another key, or of another text. */
+static fg_status check(const fg_seal *s, const char *text, size_t n, const char *name,
+                       const fg_keys *keys, const char *keys_name, const fg_public_key **who,
+                       fg_err *err)
 {
     uint8_t v[SIG_BYTES];
     char id[ID_CHARS];
@@ -276,7 +278,7 @@ static fg_status check_file(const fg_seal *s, const char *path, const char *keys
         st = fg_fail(err, FG_EIO, "%s: no such file, expected the signature of the model", path);
     }
     if (st == FG_OK) st = fg_io_read_all(path, MAX_KEY_FILE, &text, &n, err);
-    if (st == FG_OK) st = fg_signature_check(s, text, n, path, keys, keys_path, &found, err);
+    if (st == FG_OK) st = check(s, text, n, path, keys, keys_path, &found, err);
     if (st == FG_OK) *who = *found;
     fg_mem_free(text);
     fg_mem_free(keys);

@@ -60,11 +60,6 @@ fg_status fg_secret_key_read(fg_secret_key *k, const char *path, fg_err *err);
 /* The text of a signature of the seal's bytes. */
 fg_status fg_signature_make(fg_buf *b, const fg_secret_key *k, const fg_seal *s, const char *name,
                             fg_err *err);
-/* Whether the text is a signature of the seal's bytes by one of the keys, and by which (borrowed).
- * name, keys_name: for messages.  FG_EFORMAT; FG_ECHECKSUM: by another key, or of another text. */
-fg_status fg_signature_check(const fg_seal *s, const char *text, size_t n, const char *name,
-                             const fg_keys *keys, const char *keys_name, const fg_public_key **who,
-                             fg_err *err);
 
 /* All that can be said of a file before its weights are read: its own text agrees with it, and
  * NAME.sig is that text's, by a key of the file `keys_path`.  *seal is closed by fg_seal_close; who

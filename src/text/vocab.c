@@ -15,7 +15,8 @@ void fg_vocab_fini(fg_vocab *v)
     *v = (fg_vocab){0};
 }
 
-int fg_byte_of_char(uint32_t cp)
+/* The byte that a character of the alphabet stands for, or -1. */
+static int byte_of_char(uint32_t cp)
 {
     if ((cp >= 0x21 && cp <= 0x7e) || (cp >= 0xa1 && cp <= 0xac) || (cp >= 0xae && cp <= 0xff)) {
         return (int)cp;
@@ -33,7 +34,7 @@ bool fg_bytes_of_token(const char *text, size_t n, fg_buf *out)
     while (p < end) {
         uint32_t cp;
         p += fg_utf8_next(p, (size_t)(end - p), &cp);
-        const int byte = fg_byte_of_char(cp);
+        const int byte = byte_of_char(cp);
         if (byte < 0) return false;
         part[n_part++] = (uint8_t)byte;
         if (n_part == sizeof part) {

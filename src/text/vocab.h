@@ -41,9 +41,6 @@ typedef struct fg_vocab {
 
 void fg_vocab_fini(fg_vocab *v);
 
-/* The byte that a character of the alphabet stands for, or -1. */
-int fg_byte_of_char(uint32_t cp);
-
 /* Appends the bytes of a token written in the alphabet; false when a character is outside of it
  * (*out then holds a part). */
 bool fg_bytes_of_token(const char *text, size_t n, fg_buf *out);

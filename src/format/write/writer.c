@@ -288,6 +288,15 @@ fg_status fg_writer_pad(fg_writer *w, uint64_t to, fg_err *err)
     return FG_OK;
 }
 
+/* fg_writer_drop will come back here. */
+static void mark_place(fg_writer *w)
+{
+    w->mark = w->pos;
+    w->mark_piece = w->piece.len;
+    fg_hasher_copy(w->mark_hasher, w->hasher);
+    if (w->sha != NULL) fg_sha_copy(w->mark_sha, w->sha);
+}
+
 /* --- spans --- */
 
 void fg_writer_start_span(fg_writer *w, uint64_t first)
@@ -299,15 +308,7 @@ void fg_writer_start_span(fg_writer *w, uint64_t first)
     if (w->sha != NULL) fg_sha_reset(w->sha);
     while (first < w->plan.dir.n_tensor && w->done[first] == 0) first++;
     w->limit = fg_file_plan_place(&w->plan, first);
-    fg_writer_mark(w);
-}
-
-void fg_writer_mark(fg_writer *w)
-{
-    w->mark = w->pos;
-    w->mark_piece = w->piece.len;
-    fg_hasher_copy(w->mark_hasher, w->hasher);
-    if (w->sha != NULL) fg_sha_copy(w->mark_sha, w->sha);
+    mark_place(w);
 }
 
 void fg_writer_drop(fg_writer *w)
@@ -391,7 +392,7 @@ fg_status fg_writer_seek(fg_writer *w, uint64_t idx, fg_err *err)
     FG_TRY(find_end(w, &end, err));
     if (idx == end) {
         FG_TRY(fg_writer_pad(w, fg_file_plan_place(&w->plan, end), err));
-        fg_writer_mark(w);
+        mark_place(w);
         return FG_OK;
     }
     FG_TRY(fg_writer_end_span(w, err));

@@ -121,8 +121,6 @@ fg_status fg_writer_take_span(fg_writer *w, fg_span s, const uint8_t *hash, fg_e
 fg_status fg_writer_end_span(fg_writer *w, fg_err *err);
 /* Begins a span at tensor `first`, not done; or at the end of the data. */
 void fg_writer_start_span(fg_writer *w, uint64_t first);
-/* fg_writer_drop will come back here. */
-void fg_writer_mark(fg_writer *w);
 
 /* --- writer_parts.c: all do nothing for a file that is not split, but cut, which is for the main
  * file too --- */
