@@ -21,7 +21,9 @@ fg_status cli_state_path(char **out, const char *name, fg_err *err)
     *out = NULL;
     if (!set && (home == NULL || home[0] != '/')) {
         return fg_fail(err, FG_EINVAL, "HOME: %s, expected a folder's absolute path",
-                       home == NULL ? "not set" : home[0] == '\0' ? "empty" : home);
+                       home == NULL      ? "not set"
+                       : home[0] == '\0' ? "empty"
+                                         : home);
     }
     (void)snprintf(tail, sizeof tail, "%sfulgur/%s", set ? "" : ".local/state/", name);
     *out = fg_io_join(set ? state : home, tail);

@@ -4,9 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/base/io.h"
-#include "src/cli/common.h"
-
 static void put_escaped(fg_buf *b, const char *text)
 {
     for (; *text != '\0'; text++) {
