@@ -214,7 +214,7 @@ static void put_line(FILE *f, const fg_ratings *r, uint64_t i)
     const fg_hdi_entry *e = &r->m.entry[i];
     (void)fprintf(f, "%s\t%s\t%.9g", fg_id_text(&r->user, e->row), fg_id_text(&r->item, e->col),
                   (double)e->value);
-    if (r->time != NULL) (void)fprintf(f, "\t%.17g", r->time[i]);
+    if (r->time != NULL && !isnan(r->time[i])) (void)fprintf(f, "\t%.17g", r->time[i]);
     (void)fputc('\n', f);
 }
 
@@ -441,6 +441,11 @@ static const char *not_of_traces(const factor_request *q)
     return NULL;
 }
 
+static bool is_stdin(const char *path)
+{
+    return path != NULL && strcmp(path, "-") == 0;
+}
+
 static int run_train(int argc, char **argv)
 {
     factor_request q = factor_request_default();
@@ -472,6 +477,9 @@ static int run_train(int argc, char **argv)
     }
     if (q.valid != NULL && q.save_split != NULL) {
         return args_usage(&cmd_train, "--save-split with --valid, expected a split of one file");
+    }
+    if (is_stdin(q.ratings) + is_stdin(q.valid) + is_stdin(q.test) > 1) {
+        return args_usage(&cmd_train, "-, standard input, more than once, expected one file of it");
     }
     const char *foreign = q.trace ? not_of_traces(&q) : NULL;
     if (foreign != NULL) {
@@ -619,6 +627,9 @@ static int run_predict(int argc, char **argv)
     }
     if (!isnan(q.relevant) && q.test == NULL) {
         return args_usage(&cmd_predict, "--relevant alone, expected --test with it");
+    }
+    if (is_stdin(operand[1]) && is_stdin(q.test)) {
+        return args_usage(&cmd_predict, "-, standard input, twice, expected PAIRS or --test in it");
     }
     if (q.top == 0) q.top = 10;
     fg_err err = {0};

@@ -35,13 +35,37 @@ static fg_status each_of(const char *list, size_t most,
     return FG_OK;
 }
 
+/* The last of them goes with those before it.  One given twice is no more text: what is held back
+ * to judge by would be learned too. */
+static fg_status check_trace(const traces *t, const char *path, fg_err *err)
+{
+    const fg_trace *last = t->t[t->n - 1];
+    const fg_routing_shape of = fg_trace_shape(fg_trace_get_head(last));
+    const fg_routing_shape first = fg_trace_shape(fg_trace_get_head(t->t[0]));
+    if (fg_trace_get_head(last)->n_vocab == 0) {
+        return fg_fail(err, FG_EINVAL,
+                       "%s: a trace without token ids, expected one with them; record it again",
+                       path);
+    }
+    if (memcmp(&of, &first, sizeof of) != 0) {
+        return fg_fail(err, FG_EINVAL, "%s: a trace of another model, expected that of the first",
+                       path);
+    }
+    for (size_t i = 0; i + 1 < t->n; i++) {
+        if (!fg_trace_is_same(t->t[i], last)) continue;
+        return fg_fail(err, FG_EINVAL, "%s: the same as trace %zu of the list, expected each once",
+                       path, i + 1);
+    }
+    return FG_OK;
+}
+
 static fg_status open_trace(void *ctx, const char *path, fg_err *err)
 {
     traces *t = ctx;
     if (t->out != NULL) FG_TRY(fg_io_refuse_input(t->out, path, err));
     FG_TRY(fg_trace_open(&t->t[t->n], path, err));
     t->n++;
-    return FG_OK;
+    return check_trace(t, path, err);
 }
 
 fg_status traces_open(traces *t, const char *list, const char *out, fg_err *err)

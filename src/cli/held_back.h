@@ -15,8 +15,9 @@ typedef struct traces {
     const char *out;
 } traces;
 
-/* From "FILE,FILE,...".  Errors: those of fg_trace_open, FG_EINVAL (too many, or one of them is
- * `out`, which will be written; NULL: nothing will). */
+/* From "FILE,FILE,...".  Errors: those of fg_trace_open, FG_EINVAL (too many; one of them is `out`,
+ * which will be written, NULL: nothing will; one is there twice, of another model than the first,
+ * or without text). */
 fg_status traces_open(traces *t, const char *list, const char *out, fg_err *err);
 void traces_close(traces *t);
 

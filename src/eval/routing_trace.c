@@ -554,6 +554,11 @@ void fg_trace_close(fg_trace **t)
     *t = NULL;
 }
 
+bool fg_trace_is_same(const fg_trace *a, const fg_trace *b)
+{
+    return a->file.size == b->file.size && memcmp(a->file.data, b->file.data, HEAD_BYTES) == 0;
+}
+
 const fg_trace_head *fg_trace_get_head(const fg_trace *t)
 {
     return &t->head;

@@ -111,6 +111,8 @@ fg_status fg_trace_open(fg_trace **out, const char *path, fg_err *err);
 void fg_trace_close(fg_trace **t); /* accepts NULL */
 
 const fg_trace_head *fg_trace_get_head(const fg_trace *t);
+/* Byte for byte, as far as their heads' hashes of the rest tell. */
+bool fg_trace_is_same(const fg_trace *a, const fg_trace *b);
 /* Copies the heat map to heat[n_layer * n_expert]; false when there is none. */
 bool fg_trace_get_heat(const fg_trace *t, uint64_t *heat);
 /* Most tokens of a pass: room for what fg_trace_sel writes. */

@@ -133,7 +133,8 @@ static fg_status set_one(fg_factor_opts *o, const char *word, size_t n, fg_err *
     const size_t n_name = is == NULL ? n : (size_t)(is - word);
     const size_t n_number = is == NULL ? 0 : n - n_name - 1;
     if (n_number == 0 || n_number >= sizeof number) {
-        return fg_fail(err, FG_EINVAL, "%.*s: no value, expected NAME=NUMBER", (int)n, word);
+        return fg_fail(err, FG_EINVAL, "parameter '%.*s': no value, expected NAME=NUMBER", (int)n,
+                       word);
     }
     memcpy(number, is + 1, n_number);
     number[n_number] = '\0';

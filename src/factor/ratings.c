@@ -157,21 +157,6 @@ static size_t cut(const char *s, size_t n, char separator, field *out)
     return k;
 }
 
-/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space;
- * the first that gives as many fields as are wanted, since ids have such characters in them too. */
-static char separator_of(const char *s, size_t n, size_t wanted)
-{
-    static const char order[] = ":\t,; ";
-    field f[MAX_FIELD];
-    char first = ' ';
-    for (const char *c = order; *c != '\0'; c++) {
-        const size_t k = cut(s, n, *c, f);
-        if (k >= wanted) return *c;
-        if (k > 1 && first == ' ') first = *c;
-    }
-    return first;
-}
-
 static bool number_of(field f, double *v)
 {
     char text[64];
@@ -195,6 +180,24 @@ static bool is_name(field f)
     char *end;
     (void)strtod(text, &end); /* nan and inf are numbers to it */
     return end != text + f.n && strchr("+-.0123456789", text[0]) == NULL;
+}
+
+/* What stands between fields: "::", a tab, a comma, a semicolon, or a space for any white space.
+ * Ids have such characters in them too: the first that gives a number where the rating is, else the
+ * first that gives as many fields as are wanted. */
+static char separator_of(const char *s, size_t n, size_t wanted)
+{
+    static const char order[] = ":\t,; ";
+    field f[MAX_FIELD];
+    char whole = '\0', some = '\0';
+    double v;
+    for (const char *c = order; *c != '\0'; c++) {
+        const size_t k = cut(s, n, *c, f);
+        if (k >= wanted && (k < 3 || number_of(f[2], &v))) return *c;
+        if (k >= wanted && whole == '\0') whole = *c;
+        if (k > 1 && some == '\0') some = *c;
+    }
+    return whole != '\0' ? whole : some != '\0' ? some : ' ';
 }
 
 typedef struct lines {
@@ -252,8 +255,8 @@ static fg_status add_line(lines *c, const char *s, size_t n, fg_err *err)
     if (!fg_mem_grow((void **)&c->r->time, &c->r->time_cap, c->r->m.n, sizeof *c->r->time)) {
         return fg_fail_nomem(err, "times");
     }
-    for (size_t i = had; i < c->r->m.n; i++) c->r->time[i] = 0.0;
-    c->r->time[c->r->m.n - 1] = when;
+    for (size_t i = had; i < c->r->m.n; i++) c->r->time[i] = (double)NAN;
+    if (timed) c->r->time[c->r->m.n - 1] = when;
     return FG_OK;
 }
 
@@ -436,8 +439,13 @@ static fg_status deal_by_time(const fg_ratings *r, const fg_ratings_cut *c, uint
 {
     const double sum = c->share[0] + c->share[1] + c->share[2];
     const uint64_t n = r->m.n;
-    if (r->time == NULL) {
-        return fg_fail(err, FG_EINVAL, "split: no times in the file, expected a fourth field");
+    uint64_t n_timed = 0;
+    for (uint64_t i = 0; r->time != NULL && i < n; i++) n_timed += isnan(r->time[i]) ? 0 : 1;
+    if (n_timed < n) {
+        return fg_fail(err, FG_EINVAL,
+                       "split: %" PRIu64 " of %" PRIu64
+                       " ratings with a time, expected a number as fourth field of each",
+                       n_timed, n);
     }
     dated *d = fg_mem_zalloc_array((size_t)n + 1, sizeof *d);
     if (d == NULL) return fg_fail_nomem(err, "split");

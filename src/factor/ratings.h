@@ -32,7 +32,7 @@ uint32_t fg_id_find(const fg_id_table *t, const char *s, size_t n);
 
 typedef struct fg_ratings {
     fg_hdi m;
-    double *time; /* [m.n], NULL when no line has one */
+    double *time; /* [m.n], NaN where a line has none; NULL when no line has one */
     size_t time_cap;
     fg_id_table user, item;
     uint64_t n_repeat; /* lines of a pair that came again */
@@ -65,7 +65,8 @@ typedef struct fg_ratings_cut {
     uint32_t n_fold, fold;
 } fg_ratings_cut;
 
-/* to: [r->m.n] the part of each entry.  FG_ENOMEM; FG_EINVAL without times. */
+/* to: [r->m.n] the part of each entry.  FG_ENOMEM; FG_EINVAL by_time, when
+ * one has no time. */
 fg_status fg_ratings_deal(const fg_ratings *r, const fg_ratings_cut *cut, uint8_t *to, fg_err *err);
 /* Parts with the dimensions of r->m, in its order.  take: they take r's entries, which are gone.
  * FG_ENOMEM. */

@@ -114,6 +114,21 @@ for text, want in (("a b 3\nc d x\n", "line 2: rating x"), ("a b 3\nc\n", "line 
     with open(BAD, "w") as f:
         f.write(text)
     check_error("bad_line", run("factor", "train", BAD), "bad.txt", want, "expected")
+grid = [(u, i, 1 + u * i % 5) for u in range(12) for i in range(12)]
+for name, line, how, status, want in (
+        ("colons_in_ids", "a::b::{}\ti::{}\t{}\n", (), 0, b"12 users, 12 items"),
+        ("some_times", "u{0} i{1} {2}{3}\n", ("--split", "time"), 1, b"split: 72 of 144 ratings with a time, expected a number"),
+        ("dates", "u{},i{},{},2020-01-01\n", ("--split", "time"), 1, b"split: 0 of 144 ratings with a time, expected")):
+    with open(BAD, "w") as f:
+        f.writelines(line.format(u, i, r, " 7" if u % 2 else "") for u, i, r in grid)
+    got, out, err = run("factor", "train", BAD, "--epochs", "2", *how)
+    check(name, got == status and want in out + err and err.count(b"\n") == status, (got, out, err))
+with open(BAD, "w") as f:  # what has no time does not get one
+    f.writelines(f"u{u} i{i} {r}{' 7' if u % 2 else ''}\n" for u, i, r in grid)
+split = path("some")
+check("splits", run("factor", "train", BAD, "--epochs", "2", "--save-split", split)[0] == 0)
+check("no_time_is_made_up", all((len(x.split("\t")) == 4) == (int(x.split("\t")[0][1:]) % 2 == 1)
+                                for k in ("train", "valid", "test") for x in open(os.path.join(split, f"{k}.tsv"))))
 data = bytearray(open(M, "rb").read())
 data[200] ^= 1
 open(BAD, "wb").write(data)
@@ -124,6 +139,8 @@ check_error("diverges", run("factor", "train", R, "--set", "eta=9"), "not finite
 check_error("exported_again", run("factor", "export", M, D), "users.npy: exists already", "--force")
 check("exports_over", run("factor", "export", M, D, "--force")[0] == 0)
 for args, want in ((("train", "--trace", R, "--bias"), b"--bias with --trace"),
+                   (("train", "-", "--valid", "-", "--test", R), b"standard input, more than once"),
+                   (("predict", M, "-", "--test", "-"), b"standard input, twice"),
                    (("predict", M, R, "--top", "3"), b"--top alone"), (("predict", M, R, "--relevant", "3"), b"--relevant alone")):
     status, out, err = run("factor", *args)
     check("no_option_is_ignored", status == 2 and want in err, err)

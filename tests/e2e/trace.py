@@ -81,6 +81,7 @@ status, out, err = run("trace", M, TEXT, "-o", W, "--tokens", "150", "--no-text"
 check("no_text", status == 0 and b"without the text" in out and b"not inside" in run("trace", "replay", W, "--ram", ram)[1], out)
 check_error("train_needs_tokens", run("factor", "train", "--trace", W, "-o", P), "without token ids", "record it again")
 run("trace", M, TEXT, "--force", "-o", U, "--tokens", "700")
+check_error("each_trace_once", run("factor", "train", "--trace", U + "," + T + "," + U), U + ": the same as trace 1")
 check_error("not_over_a_trace", run("factor", "train", "--trace", U + "," + T, "-o", T, "--force"), "the same file as the input")
 status, out, err = run("factor", "train", "--trace", U, "-o", P, "--algorithm", "npid", "--epochs", "20", "--json")
 check("train", status == 0 and json.loads(out)["tokens"] == 700 and json.loads(out)["algorithm"] == "npid" and json.loads(out)["recall@4"]["next"] > 0.2, (out, err))
