@@ -25,17 +25,19 @@
 
 enum {
     TILE_TOKENS = 8,
-    AHEAD_BYTES = 4096, /* software prefetch of a single token: 1 and 2 KiB gained nothing */
+    /* Software prefetch of a single token.  AMD, first-level cache: 1 and 2 KiB gained nothing. */
+    AHEAD_BYTES = 4096,
+    AHEAD_BYTES_INTEL = 8192, /* second-level cache: 1, 2, 4 KiB are slower on 16 threads */
 };
 
-/* Decode streams from memory: asks for n_bytes what lies AHEAD_BYTES behind p.  A Xeon is asked a
- * few lines at a time, between the products, and for the second-level cache: more than it has fill
- * buffers, and the products behind wait (KERNELS.md). */
+/* Decode streams from memory: asks for n_bytes of what lies ahead of p.  A Xeon is asked a few
+ * lines at a time, between the products, and for the second-level cache: a superblock at once is
+ * more than its first-level cache has fill buffers for, and the products behind it wait. */
 INLINE void ask_ahead(const uint8_t *p, size_t n_bytes, bool intel)
 {
     for (size_t i = 0; i < n_bytes; i += 64) {
         if (intel) {
-            _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T1);
+            _mm_prefetch((const char *)p + AHEAD_BYTES_INTEL + i, _MM_HINT_T1);
         } else {
             _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
         }
