@@ -180,6 +180,10 @@ static void end_trial(fg_pace *p, uint32_t n_off)
     if (change) {
         p->usual = p->tried;
         p->pause_ns = FIRST_PAUSE;
+    } else if (all && p->n > n_off + p->usual) { /* too few: a neighbour has gone, another not */
+        p->usual = p->n - n_off;
+        p->fewer_ns = 0.0; /* of another number */
+        p->pause_ns = FIRST_PAUSE;
     } else {
         if (p->pause_ns < LONG_PAUSE) p->pause_ns *= 2;
         if (p->pause_ns < TRIAL_SHARE * p->ns) p->pause_ns = TRIAL_SHARE * p->ns;

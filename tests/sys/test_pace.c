@@ -137,6 +137,18 @@ FG_TEST(one_busy_core_of_many_costs_one_worker)
     CHECK_U64(p.usual, 16);
 }
 
+/* Seven cores were taken at the beginning, later one is. */
+FG_TEST(one_busy_core_is_no_reason_to_leave_others_alone)
+{
+    fg_pace p;
+    machine m = machine_of(16);
+    m.n_busy = 1;
+    m.busy_all = 4.0;
+    fg_pace_init(&p, 16, 9);
+    (void)play(&p, &m, 1.0);
+    CHECK_U64(p.usual, 15);
+}
+
 /* ---- the knee ---- */
 
 /* A machine whose memory serves `knee` workers; each more costs `beyond` of a run. */
