@@ -9,7 +9,6 @@
 #include "src/base/clock.h"
 #include "src/base/mem.h"
 #include "src/device/cuda_impl.h"
-#include "src/device/gpu_memory.h"
 #include "src/expert/heat.h"
 #include "src/sys/room.h"
 
@@ -403,6 +402,20 @@ bool fg_cu_experts_yield(cu_device *c)
 
 /* ---- a layer ---- */
 
+void fg_cu_experts_begin(cu_device *c)
+{
+    for (uint32_t k = 0; k < CU_SLOTS; k++) c->slot[k].ahead = CU_NONE;
+}
+
+/* The slot that expert i was copied to ahead of its layer; NULL: none. */
+static cu_slot *slot_ahead(cu_device *c, size_t i)
+{
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        if (c->slot[k].ahead == i) return &c->slot[k];
+    }
+    return NULL;
+}
+
 void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
 {
     cu_device *c = (cu_device *)dev;
@@ -411,13 +424,18 @@ void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool 
     uint64_t rows[3] = {0};
     if (l == 0) fg_hot_fade(&c->hot, c->b->n_tok);
     fg_hot_saw(&c->hot, l, n_row, c->b->n_tok);
-    for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
+    for (uint32_t e = 0; e < n; e++) {
+        const size_t i = index_of(c, l, e);
+        there[e] = c->resident[i].p != 0 || (!c->few && slot_ahead(c, i) != NULL);
+    }
     const bool streams = !c->few && c->slots.p != 0;
     (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
     for (uint32_t e = 0; e < n; e++) { /* a token of NaN has the same expert several times */
         if (!c->few && n_row[e] > c->work.n_row) mine[e] = false;
     }
-    for (uint32_t e = 0; e < n; e++) rows[!mine[e] ? 0 : there[e] ? 1 : 2] += n_row[e];
+    for (uint32_t e = 0; e < n; e++) {
+        rows[!mine[e] ? 0 : c->resident[index_of(c, l, e)].p != 0 ? 1 : 2] += n_row[e];
+    }
     for (size_t k = 0; k < 3; k++) c->stats.n_expert_rows[k] += rows[k];
     memcpy(c->mine, mine, n * sizeof *mine);
 }
@@ -514,18 +532,80 @@ static void run_expert(cu_device *c, uint32_t l, uint32_t e, const fg_cuda_exper
     fg_cuda_multiply(&c->ops, &out, 1, n, w->multiply);
 }
 
-static fg_status run_streamed(cu_device *c, uint32_t l, uint32_t e, fg_err *err)
+/* Expert e sets out for the next slot, as soon as that is free. */
+static fg_status fill_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot **out, fg_err *err)
 {
     const fg_driver *d = c->d;
-    cu_slot *slot = &c->slot[c->turn++ % CU_SLOTS];
+    cu_slot *slot = *out = &c->slot[c->turn++ % CU_SLOTS];
     pin(c, l, e);
     FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
     FG_TRY(copy_expert(c, l, e, slot->p, c->copy, err));
-    FG_TRY(fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
-    FG_TRY(fg_cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
+    return fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err);
+}
+
+static fg_status run_in_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot *slot, fg_err *err)
+{
+    FG_TRY(fg_cu_check(c, c->d->stream_wait(c->main, slot->filled, 0), "slot", err));
     const fg_cuda_expert x = expert_at(c, l, e, slot->p);
     run_expert(c, l, e, &x);
-    return fg_cu_check(c, d->event_record(slot->free, c->main), "slot", err);
+    slot->ahead = CU_NONE;
+    return fg_cu_check(c, c->d->event_record(slot->free, c->main), "slot", err);
+}
+
+/* The bus has nothing to do while a layer's attention runs, and in a pass that copies experts
+ * nearly all of them are met: those of layer l that were used most set out before its routing is
+ * known, and count as being there.  Not where a copy would keep this thread. */
+static fg_status fetch_ahead(cu_device *c, uint32_t l, fg_err *err)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        uint32_t best = n;
+        for (uint32_t e = 0; e < n; e++) {
+            const size_t i = index_of(c, l, e);
+            if (c->resident[i].p != 0 || slot_ahead(c, i) != NULL) continue;
+            const bool more = best == n || c->hot.expert[i].use >
+                                               c->hot.expert[index_of(c, l, best)].use;
+            if (more) best = e;
+        }
+        if (best == n) return FG_OK;
+        pin(c, l, best);
+        if (!c->pinned[index_of(c, l, best)]) return FG_OK;
+        cu_slot *slot;
+        FG_TRY(fill_slot(c, l, best, &slot, err));
+        slot->ahead = index_of(c, l, best);
+        c->stats.n_ahead++;
+    }
+    return FG_OK;
+}
+
+/* Those that are there first, then those that are or will be in slots. */
+static fg_status start_many(cu_device *c, uint32_t l, fg_err *err)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    uint32_t n_copied = 0;
+    for (uint32_t e = 0; e < n; e++) {
+        const cu_memory *there = &c->resident[index_of(c, l, e)];
+        if (!c->mine[e] || there->p == 0) continue;
+        const fg_cuda_expert x = expert_at(c, l, e, there->p);
+        run_expert(c, l, e, &x);
+    }
+    for (uint32_t e = 0; e < n; e++) {
+        cu_slot *slot = slot_ahead(c, index_of(c, l, e));
+        if (slot == NULL) continue;
+        n_copied++;
+        if (c->mine[e]) FG_TRY(run_in_slot(c, l, e, slot, err));
+        slot->ahead = CU_NONE; /* nobody else may overwrite it before */
+        c->mine[e] = false;
+    }
+    for (uint32_t e = 0; e < n; e++) {
+        cu_slot *slot;
+        if (!c->mine[e] || c->resident[index_of(c, l, e)].p != 0) continue;
+        FG_TRY(fill_slot(c, l, e, &slot, err));
+        FG_TRY(run_in_slot(c, l, e, slot, err));
+        n_copied++;
+    }
+    const bool last = l + 1 == c->m->shape->n_layer;
+    return n_copied < CU_SLOTS || last ? FG_OK : fetch_ahead(c, l + 1, err);
 }
 
 fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
@@ -535,18 +615,7 @@ fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
         return fg_cu_launched(c, err);
     }
     FG_TRY(send_order(c, err));
-    for (uint32_t pass = 0; pass < 2; pass++) { /* those that are there first */
-        for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
-            const cu_memory *there = &c->resident[index_of(c, l, e)];
-            if (!c->mine[e] || (there->p != 0) != (pass == 0)) continue;
-            if (there->p != 0) {
-                const fg_cuda_expert x = expert_at(c, l, e, there->p);
-                run_expert(c, l, e, &x);
-            } else {
-                FG_TRY(run_streamed(c, l, e, err));
-            }
-        }
-    }
+    FG_TRY(start_many(c, l, err));
     return fg_cu_launched(c, err);
 }
 

@@ -8,8 +8,9 @@
 #define FG_SRC_DEVICE_CUDA_IMPL_H
 
 #include "src/device/driver.h"
-#include "src/expert/hot.h"
+#include "src/device/gpu_memory.h"
 #include "src/device/share.h"
+#include "src/expert/hot.h"
 #include "src/model/device.h"
 
 _Static_assert(FG_ROW_ELSEWHERE == FG_CUDA_ON_CARD, "one mark in row_of");
@@ -43,8 +44,10 @@ typedef struct cu_work {
 typedef struct cu_slot {
     uint64_t p;
     fg_cu_event filled, free;
+    size_t ahead; /* expert that it was filled with before the routing was known, or CU_NONE */
 } cu_slot;
-enum { CU_SLOTS = 3, CU_MAX_SEQ = 256 };
+#define CU_NONE SIZE_MAX
+enum { CU_SLOTS = FG_GPU_SLOTS, CU_MAX_SEQ = 256 };
 
 /* An expert on its way to the place of one that was on the card. */
 typedef struct cu_move {
@@ -189,6 +192,8 @@ bool fg_cu_experts_yield(cu_device *c);
 void fg_cu_experts_few(cu_device *c, uint32_t layer);
 void fg_cu_experts_order(cu_device *c);
 void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
+/* At the begin of a pass: what an earlier one left in the slots is nobody's. */
+void fg_cu_experts_begin(cu_device *c);
 fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
 /* Rows of the host's experts go to the card, and what it took is noted. */
 fg_status fg_cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);

@@ -43,6 +43,7 @@ typedef struct fg_device_stats {
     uint64_t dense_bytes, state_bytes, work_bytes; /* of its memory */
     uint64_t n_resident, resident_bytes;           /* experts that stay on it */
     uint64_t n_expert_rows[3]; /* rows of experts: by the host, resident, streamed for a pass */
+    uint64_t n_ahead;          /* experts copied before the routing was known */
     uint64_t n_moved;          /* experts that took another one's place on it */
     uint64_t n_graph;          /* tokens that were one graph */
 } fg_device_stats;

@@ -30,6 +30,7 @@ enum { BY_HOST, BY_RESIDENTS, BY_COPIES };
 /* What the next process is to do: tokens, in splits of n tokens each, 0 at the end. */
 static struct job {
     int by;
+    bool ahead; /* some experts were to be copied before they were asked for */
     char path[PATH_MAX];
     fg_kv_choice kv;
     fg_engine_opts o;
@@ -87,6 +88,7 @@ static void equals_the_host(void)
     }
     fg_device_stats st;
     CHECK(fg_engine_device_stats(r.e, &st) && st.n_expert_rows[job.by] > 0);
+    CHECK(!job.ahead || st.n_ahead > 0);
     fg_session_destroy(&s);
     card_rig_close(&r);
 }
@@ -197,6 +199,7 @@ FG_TEST(copied_experts)
 {
     if (!set_job(TINY_DIR, "q4")) return;
     job.by = BY_COPIES;
+    job.ahead = true;
     job.o.gpu_bytes = (uint64_t)1 << 30;
     split(fg_test_long() ? 300 : 30, 0);
     split(fg_test_long() ? 300 : 17, 9);
