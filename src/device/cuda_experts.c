@@ -563,8 +563,8 @@ static fg_status fetch_ahead(cu_device *c, uint32_t l, fg_err *err)
         for (uint32_t e = 0; e < n; e++) {
             const size_t i = index_of(c, l, e);
             if (c->resident[i].p != 0 || slot_ahead(c, i) != NULL) continue;
-            const bool more = best == n || c->hot.expert[i].use >
-                                               c->hot.expert[index_of(c, l, best)].use;
+            const bool more =
+                best == n || c->hot.expert[i].use > c->hot.expert[index_of(c, l, best)].use;
             if (more) best = e;
         }
         if (best == n) return FG_OK;
