@@ -79,6 +79,75 @@ static void look_at_layer(cu_device *c, uint32_t l)
     }
 }
 
+/* ---- who comes first ---- */
+
+/* Counts to start from: those of the file's heat map. */
+static void start_counts(cu_device *c)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    fg_heat heat = {.use = NULL};
+    const bool has = fg_heat_load(c->m->file, &heat, NULL) == FG_OK && heat.use != NULL;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        fg_hot_expert *x = &c->hot.expert[i];
+        (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &x->bytes);
+        x->place = c->layer[i / n].alike ? FG_HOT_HOST : FG_HOT_NEVER;
+        if (!has || heat.n_tok == 0) continue;
+        x->use = (float)((double)heat.use[i] / (double)heat.n_tok * FG_HOT_WINDOW);
+    }
+    fg_mem_free(heat.use);
+}
+
+/* The most used expert that is not there; without counts equally many of each layer. */
+static size_t next_expert(const cu_device *c)
+{
+    const uint32_t n = c->hot.n_expert;
+    size_t best = c->hot.n;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        const fg_hot_expert *x = &c->hot.expert[i];
+        if (x->place != FG_HOT_HOST) continue;
+        const bool more = best == c->hot.n || x->use > c->hot.expert[best].use;
+        const bool tie = !more && x->use >= c->hot.expert[best].use;
+        if (more || (tie && i % n < best % n)) best = i;
+    }
+    return best;
+}
+
+static bool streams(const cu_device *c)
+{
+    /* copies are made of the mapping: with another home that would be the file once more */
+    return strcmp(fg_weights_name(c->m->weights), "map") == 0;
+}
+
+/* Who will be there once the passes have filled the card: the same order and the same bounds. */
+static void choose(cu_device *c)
+{
+    enum { PIECE = 2 << 20 }; /* that a driver gives memory in */
+    size_t free_bytes = 0, all = 0;
+    (void)c->d->mem_info(&free_bytes, &all);
+    const uint64_t slots = streams(c) ? CU_SLOTS * fg_round_up(c->most_bytes, 256) : 0;
+    uint64_t left = free_bytes, used = c->stats.dense_bytes + slots;
+    left -= slots < left ? slots : left;
+    for (size_t i = next_expert(c); i < c->hot.n; i = next_expert(c)) {
+        const uint64_t n = c->hot.expert[i].bytes, takes = fg_round_up(n, PIECE);
+        if (left < takes + FG_GPU_RESERVE_BYTES || used + n + FG_GPU_RESERVE_BYTES > c->limit)
+            break;
+        c->chosen[i] = true;
+        c->hot.expert[i].place = FG_HOT_CARD; /* for next_expert */
+        left -= takes;
+        used += n;
+    }
+    for (size_t i = 0; i < c->hot.n; i++) {
+        if (c->chosen[i]) c->hot.expert[i].place = FG_HOT_HOST;
+    }
+}
+
+bool fg_cu_has(const fg_device *dev, uint32_t layer, uint32_t expert)
+{
+    const cu_device *c = (const cu_device *)dev;
+    const size_t i = index_of(c, layer, expert);
+    return c->resident[i].p != 0 || (!c->filled && c->chosen[i]);
+}
+
 fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
 {
     const fg_shape *s = c->m->shape;
@@ -88,14 +157,18 @@ fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
         (fg_share_rates){.copy = 0.01, .card_row = 1.5e-6, .host_read = 1e-3, .host_row = 1e-4};
     c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);
     c->pinned = fg_mem_zalloc_array(n, sizeof *c->pinned);
+    c->chosen = fg_mem_zalloc_array(n, sizeof *c->chosen);
     c->mine = fg_mem_zalloc_array(s->n_expert, sizeof *c->mine);
     c->hot = (fg_hot){.n = n, .n_expert = s->n_expert};
     c->hot.expert = fg_mem_zalloc_array(n, sizeof *c->hot.expert);
-    if (c->hot.expert == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
+    if (c->hot.expert == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL ||
+        c->chosen == NULL) {
         return fg_fail_nomem(err, "gpu");
     }
     for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
     FG_TRY(fg_cu_take(c, &c->table, n * sizeof(fg_cuda_expert), "table of experts", err));
+    start_counts(c);
+    choose(c);
     return fg_cu_check(c, c->d->fill(c->table.p, 0, (size_t)c->table.bytes, c->main), "experts",
                        err);
 }
@@ -123,6 +196,7 @@ void fg_cu_experts_close(cu_device *c)
     fg_mem_free(c->resident);
     fg_mem_free(c->hot.expert);
     fg_mem_free(c->pinned);
+    fg_mem_free(c->chosen);
     fg_mem_free(c->mine);
     fg_mem_free(c->from);
     c->resident = NULL;
@@ -160,8 +234,7 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 {
     fg_err why = {0};
     const uint64_t each = fg_round_up(c->most_bytes, 256);
-    /* copies are made of the mapping: with another home that would be the file once more */
-    if (strcmp(fg_weights_name(c->m->weights), "map") != 0) return FG_OK;
+    if (!streams(c)) return FG_OK;
     if (fg_cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
     c->stats.work_bytes += c->slots.bytes;
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
@@ -238,37 +311,6 @@ static fg_status add_resident(cu_device *c, size_t i, bool *full, fg_err *err)
     return copy_expert(c, l, e, to.p, c->main, err);
 }
 
-/* Counts to start from: those of the file's heat map. */
-static void start_counts(cu_device *c)
-{
-    const uint32_t n = c->m->shape->n_expert;
-    fg_heat heat = {.use = NULL};
-    const bool has = fg_heat_load(c->m->file, &heat, NULL) == FG_OK && heat.use != NULL;
-    for (size_t i = 0; i < c->hot.n; i++) {
-        fg_hot_expert *x = &c->hot.expert[i];
-        (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &x->bytes);
-        x->place = c->layer[i / n].alike ? FG_HOT_HOST : FG_HOT_NEVER;
-        if (!has || heat.n_tok == 0) continue;
-        x->use = (float)((double)heat.use[i] / (double)heat.n_tok * FG_HOT_WINDOW);
-    }
-    fg_mem_free(heat.use);
-}
-
-/* The most used expert that is not there; without counts equally many of each layer. */
-static size_t next_expert(const cu_device *c)
-{
-    const uint32_t n = c->hot.n_expert;
-    size_t best = c->hot.n;
-    for (size_t i = 0; i < c->hot.n; i++) {
-        const fg_hot_expert *x = &c->hot.expert[i];
-        if (x->place != FG_HOT_HOST) continue;
-        const bool more = best == c->hot.n || x->use > c->hot.expert[best].use;
-        const bool tie = !more && x->use >= c->hot.expert[best].use;
-        if (more || (tie && i % n < best % n)) best = i;
-    }
-    return best;
-}
-
 /* Slots are a convenience: where a pass's own buffers need their memory, they go. */
 static fg_status reserve_with_experts(cu_device *c, fg_err *err)
 {
@@ -289,9 +331,7 @@ static fg_status begin_filling(cu_device *c, fg_err *err)
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
-    FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
-    start_counts(c);
-    return FG_OK;
+    return fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err);
 }
 
 /* All residents of a large card are read for some ten seconds, from a disk for a minute.  The first
@@ -320,6 +360,9 @@ static fg_status fill(cu_device *c, uint64_t most, fg_err *err)
 fg_status fg_cu_experts_fill(cu_device *c, fg_err *err)
 {
     if (fg_clock_ns() < c->fill_ns) return FG_OK;
+    /* a copy was read without them, and would have to be completed first */
+    const bool at_once = !c->filled && strcmp(fg_weights_name(c->m->weights), "copy") == 0;
+    if (at_once) return fill(c, UINT64_MAX, err);
     return fill(c, (c->fill_ns == 0 ? FIRST_FILL_MS : FILL_MS) * MS_NS, err);
 }
 
@@ -428,8 +471,8 @@ void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool 
         const size_t i = index_of(c, l, e);
         there[e] = c->resident[i].p != 0 || (!c->few && slot_ahead(c, i) != NULL);
     }
-    const bool streams = !c->few && c->slots.p != 0;
-    (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
+    const bool copies = !c->few && c->slots.p != 0;
+    (void)fg_device_share(n_row, n, there, copies, &c->rates, mine);
     for (uint32_t e = 0; e < n; e++) { /* a token of NaN has the same expert several times */
         if (!c->few && n_row[e] > c->work.n_row) mine[e] = false;
     }

@@ -107,6 +107,7 @@ typedef struct cu_device {
     fg_hot hot;          /* of them all */
     cu_move move;
     bool restless;       /* for tests */
+    bool *chosen;        /* [n_layer * n_expert] they come first; while !filled */
     bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
     uint64_t pin_left;   /* bytes that may be registered yet */
     uint64_t most_bytes; /* of an expert */
@@ -184,6 +185,7 @@ void fg_cu_experts_close(cu_device *c);
 /* Slots, and as many residents as fit, some at a time. */
 fg_status fg_cu_experts_fill(cu_device *c, fg_err *err);
 fg_status fg_cu_fill(fg_device *d, fg_err *err);
+bool fg_cu_has(const fg_device *d, uint32_t layer, uint32_t expert);
 /* Between two passes: an expert that has come takes its place, and the next one sets out. */
 fg_status fg_cu_experts_move(cu_device *c, fg_err *err);
 /* Gives up the coldest resident; false: there is none. */

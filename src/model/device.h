@@ -65,6 +65,8 @@ typedef struct fg_device_ops {
     /* All experts that it has room for come to it now, for who measures; passes bring them some at
      * a time.  After the first attach, between passes. */
     fg_status (*fill)(fg_device *d, fg_err *err);
+    /* This expert is on it, or will be with the first passes, if memory does not get short. */
+    bool (*has)(const fg_device *d, uint32_t layer, uint32_t expert);
     /* Rows of the largest pass that there is memory for. */
     uint32_t (*most_rows)(fg_device *d);
     /* Scratch that a pass used goes; by fg_scratch_destroy. */
