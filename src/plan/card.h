@@ -3,8 +3,8 @@
  * How fast a model will be with a card: arithmetic on demand, rates of the host (forecast.h) and
  * rates of a card that is measured, or only described.
  *
- * Decode, seconds of one token at position p.  B: bytes, W: weights, R: the card's read rate, U: how
- * many weights a second it unpacks, which narrow ones are bound by:
+ * Decode, seconds of one token at position p.  B: bytes, W: weights, R: the card's read rate, U:
+ * how many weights a second it unpacks, which narrow ones are bound by:
  *
  *     products P(x) = sum over types max(B(x) / (gemv * R), W(x) / U)
  *     card     D = P(dense) + P(lm_head) + state B / R + token_us
@@ -20,8 +20,8 @@
  *                           the card take no slots.  D_disk: of the misses, u: as in forecast.h
  *                           t' = max(D_disk, t + u (D_disk - overlap * min(D_disk, E (1 - f))))
  *
- * Softmax attention of one row takes the longer of its reads, at a share of R, and its arithmetic at
- * fma_gmacs.
+ * Softmax attention of one row takes the longer of its reads, at a share of R, and its arithmetic
+ * at fma_gmacs.
  *
  * Prefill, a batch of n tokens that meets e experts of a layer, each with its share of rows: those
  * on the card take their arithmetic at gemm_gmacs, one that is copied also B / copy, overlapped
