@@ -187,6 +187,7 @@ void fg_cu_experts_close(cu_device *c)
     }
     fg_cu_give(c, &c->move.memory);
     if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
+    if (c->rows != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->rows);
     for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
@@ -331,6 +332,7 @@ static fg_status begin_filling(cu_device *c, fg_err *err)
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
+    FG_TRY(fg_cu_check(c, c->d->event_create(&c->rows, FG_CU_EVENT_NO_TIME), "event", err));
     return fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err);
 }
 
@@ -597,10 +599,14 @@ static fg_status run_in_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot *slot
 
 /* The bus has nothing to do while a layer's attention runs, and in a pass that copies experts
  * nearly all of them are met: those of layer l that were used most set out before its routing is
- * known, and count as being there.  Not where a copy would keep this thread. */
+ * known, and count as being there.  They wait for the host's rows of the layer before, which would
+ * stand behind them, and so would the attention.  Not where a copy would keep this thread. */
 static fg_status fetch_ahead(cu_device *c, uint32_t l, fg_err *err)
 {
+    const fg_driver *d = c->d;
     const uint32_t n = c->m->shape->n_expert;
+    FG_TRY(fg_cu_check(c, d->event_record(c->rows, c->main), "rows", err));
+    FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, c->rows, 0), "rows", err));
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
         uint32_t best = n;
         for (uint32_t e = 0; e < n; e++) {
@@ -625,7 +631,7 @@ static fg_status fetch_ahead(cu_device *c, uint32_t l, fg_err *err)
 static fg_status start_many(cu_device *c, uint32_t l, fg_err *err)
 {
     const uint32_t n = c->m->shape->n_expert;
-    uint32_t n_copied = 0;
+    c->n_copied = 0;
     for (uint32_t e = 0; e < n; e++) {
         const cu_memory *there = &c->resident[index_of(c, l, e)];
         if (!c->mine[e] || there->p == 0) continue;
@@ -635,7 +641,7 @@ static fg_status start_many(cu_device *c, uint32_t l, fg_err *err)
     for (uint32_t e = 0; e < n; e++) {
         cu_slot *slot = slot_ahead(c, index_of(c, l, e));
         if (slot == NULL) continue;
-        n_copied++;
+        c->n_copied++;
         if (c->mine[e]) FG_TRY(run_in_slot(c, l, e, slot, err));
         slot->ahead = CU_NONE; /* nobody else may overwrite it before */
         c->mine[e] = false;
@@ -645,10 +651,9 @@ static fg_status start_many(cu_device *c, uint32_t l, fg_err *err)
         if (!c->mine[e] || c->resident[index_of(c, l, e)].p != 0) continue;
         FG_TRY(fill_slot(c, l, e, &slot, err));
         FG_TRY(run_in_slot(c, l, e, slot, err));
-        n_copied++;
+        c->n_copied++;
     }
-    const bool last = l + 1 == c->m->shape->n_layer;
-    return n_copied < CU_SLOTS || last ? FG_OK : fetch_ahead(c, l + 1, err);
+    return FG_OK;
 }
 
 fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
@@ -683,7 +688,6 @@ fg_status fg_cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
 {
     const fg_scratch *s = c->b->s;
     const cu_work *w = &c->work;
-    (void)l;
     if (c->few) return FG_OK;
     learn(c);
     for (uint32_t i = 0; i < s->n_active; i++) { /* ascending: neighbours go together */
@@ -696,5 +700,6 @@ fg_status fg_cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
                                          (size_t)(n * stride * sizeof(float)), c->main),
                            "copy", err));
     }
-    return FG_OK;
+    const bool last = l + 1 == c->m->shape->n_layer;
+    return c->n_copied < CU_SLOTS || last ? FG_OK : fetch_ahead(c, l + 1, err);
 }

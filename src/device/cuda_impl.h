@@ -115,7 +115,9 @@ typedef struct cu_device {
     uint64_t fill_ns;    /* no resident is added before; 0: none was looked for yet */
     cu_memory slots;     /* none: experts are not copied for a pass */
     cu_slot slot[CU_SLOTS];
-    uint32_t turn;  /* slot that is next */
+    uint32_t turn;     /* slot that is next */
+    uint32_t n_copied; /* experts of this layer that came through one */
+    fg_cu_event rows;  /* the host's rows of this layer are on the card */
     bool *mine;     /* [n_expert] of this layer */
     uint32_t *from; /* [from_room] token of each sorted row */
     uint64_t from_room;
