@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Experts on the card: those that stay (residents), and in passes of many rows those that are
- * copied to it for one layer of one pass, through three slots, so that a copy runs while the
+ * copied to it for one layer of one pass, through slots, so that a copy runs while the
  * products of the one before do.
  */
 #include <string.h>
