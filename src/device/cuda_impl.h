@@ -118,8 +118,8 @@ typedef struct cu_device {
     uint32_t turn;     /* slot that is next */
     uint32_t n_copied; /* experts of this layer that came through one */
     fg_cu_event rows;  /* the host's rows of this layer are on the card */
-    bool *mine;     /* [n_expert] of this layer */
-    uint32_t *from; /* [from_room] token of each sorted row */
+    bool *mine;        /* [n_expert] of this layer */
+    uint32_t *from;    /* [from_room] token of each sorted row */
     uint64_t from_room;
     fg_share_rates rates;
     uint64_t started_ns; /* the host's experts of this layer */

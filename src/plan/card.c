@@ -218,11 +218,13 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card
  * */
 typedef struct sides {
     double met, there, host_each, card_each, copy_each;
+    double ahead; /* copies that run while the layer's attention does */
 } sides;
 
 static double longer_side(const sides *y, double x)
 {
-    const double card = larger(x * y->copy_each, (y->there + x) * y->card_each);
+    const double copies = larger(x - y->ahead, 0.0) * y->copy_each;
+    const double card = larger(copies, (y->there + x) * y->card_each);
     return larger(card, (y->met - y->there - x) * y->host_each);
 }
 
@@ -263,6 +265,8 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
     out->card_s = n * sum_of(x->d->dense.gmac) / gemm + attn + sum_of(x->d->head.bytes) / R;
     out->layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6;
     const double other = out->card_s + out->layers_s;
+    y.ahead = smaller(FG_GPU_SLOTS, other / s->n_layer / y.copy_each);
+    y.ahead *= (s->n_layer - 1.0) / s->n_layer; /* the first layer has none before it */
     const bool streams = x->m->streams && (x->f->resident || !x->f->fits);
     if (streams) out->n_copied = best_copies(&y);
     out->experts_s = s->n_layer * longer_side(&y, 0.0);

@@ -27,8 +27,9 @@
  * on the card take their arithmetic at gemm_gmacs, one that is copied also B / copy, overlapped
  * with it; one on the host the longer of its read and its arithmetic.  x experts of a layer are
  * copied: as many as make the longer of both sides the shortest; that is the rule of
- * src/device/share.h for equal experts.  With --ram none is copied.  To the products come lightning
- * attention at light_gmacs, softmax attention at attn_gmacs and row_us a row and layer.
+ * src/device/share.h for equal experts.  With --ram none is copied.  As many copies as there are
+ * slots run while the layer's attention does, as far as that takes so long.  To the products come
+ * lightning attention at light_gmacs, softmax attention at attn_gmacs and row_us a row and layer.
  */
 #ifndef FG_SRC_PLAN_CARD_H
 #define FG_SRC_PLAN_CARD_H
