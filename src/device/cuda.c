@@ -297,6 +297,7 @@ const fg_device_ops fg_device_cuda = {
     .fetch = fg_cu_fetch,
     .most_rows = fg_cu_most_rows,
     .fill = fg_cu_fill,
+    .has = fg_cu_has,
     .forget = fg_cu_forget,
     .begin = fg_cu_begin,
     .routed = fg_cu_routed,

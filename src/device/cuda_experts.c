@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Experts on the card: those that stay (residents), and in passes of many rows those that are
- * copied to it for one layer of one pass, through three slots, so that a copy runs while the
+ * copied to it for one layer of one pass, through slots, so that a copy runs while the
  * products of the one before do.
  */
 #include <string.h>
@@ -9,7 +9,6 @@
 #include "src/base/clock.h"
 #include "src/base/mem.h"
 #include "src/device/cuda_impl.h"
-#include "src/device/gpu_memory.h"
 #include "src/expert/heat.h"
 #include "src/sys/room.h"
 
@@ -80,6 +79,75 @@ static void look_at_layer(cu_device *c, uint32_t l)
     }
 }
 
+/* ---- who comes first ---- */
+
+/* Counts to start from: those of the file's heat map. */
+static void start_counts(cu_device *c)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    fg_heat heat = {.use = NULL};
+    const bool has = fg_heat_load(c->m->file, &heat, NULL) == FG_OK && heat.use != NULL;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        fg_hot_expert *x = &c->hot.expert[i];
+        (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &x->bytes);
+        x->place = c->layer[i / n].alike ? FG_HOT_HOST : FG_HOT_NEVER;
+        if (!has || heat.n_tok == 0) continue;
+        x->use = (float)((double)heat.use[i] / (double)heat.n_tok * FG_HOT_WINDOW);
+    }
+    fg_mem_free(heat.use);
+}
+
+/* The most used expert that is not there; without counts equally many of each layer. */
+static size_t next_expert(const cu_device *c)
+{
+    const uint32_t n = c->hot.n_expert;
+    size_t best = c->hot.n;
+    for (size_t i = 0; i < c->hot.n; i++) {
+        const fg_hot_expert *x = &c->hot.expert[i];
+        if (x->place != FG_HOT_HOST) continue;
+        const bool more = best == c->hot.n || x->use > c->hot.expert[best].use;
+        const bool tie = !more && x->use >= c->hot.expert[best].use;
+        if (more || (tie && i % n < best % n)) best = i;
+    }
+    return best;
+}
+
+static bool streams(const cu_device *c)
+{
+    /* copies are made of the mapping: with another home that would be the file once more */
+    return strcmp(fg_weights_name(c->m->weights), "map") == 0;
+}
+
+/* Who will be there once the passes have filled the card: the same order and the same bounds. */
+static void choose(cu_device *c)
+{
+    enum { PIECE = 2 << 20 }; /* that a driver gives memory in */
+    size_t free_bytes = 0, all = 0;
+    (void)c->d->mem_info(&free_bytes, &all);
+    const uint64_t slots = streams(c) ? CU_SLOTS * fg_round_up(c->most_bytes, 256) : 0;
+    uint64_t left = free_bytes, used = c->stats.dense_bytes + slots;
+    left -= slots < left ? slots : left;
+    for (size_t i = next_expert(c); i < c->hot.n; i = next_expert(c)) {
+        const uint64_t n = c->hot.expert[i].bytes, takes = fg_round_up(n, PIECE);
+        if (left < takes + FG_GPU_RESERVE_BYTES || used + n + FG_GPU_RESERVE_BYTES > c->limit)
+            break;
+        c->chosen[i] = true;
+        c->hot.expert[i].place = FG_HOT_CARD; /* for next_expert */
+        left -= takes;
+        used += n;
+    }
+    for (size_t i = 0; i < c->hot.n; i++) {
+        if (c->chosen[i]) c->hot.expert[i].place = FG_HOT_HOST;
+    }
+}
+
+bool fg_cu_has(const fg_device *dev, uint32_t layer, uint32_t expert)
+{
+    const cu_device *c = (const cu_device *)dev;
+    const size_t i = index_of(c, layer, expert);
+    return c->resident[i].p != 0 || (!c->filled && c->chosen[i]);
+}
+
 fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
 {
     const fg_shape *s = c->m->shape;
@@ -89,14 +157,18 @@ fg_status fg_cu_experts_open(cu_device *c, fg_err *err)
         (fg_share_rates){.copy = 0.01, .card_row = 1.5e-6, .host_read = 1e-3, .host_row = 1e-4};
     c->resident = fg_mem_zalloc_array(n, sizeof *c->resident);
     c->pinned = fg_mem_zalloc_array(n, sizeof *c->pinned);
+    c->chosen = fg_mem_zalloc_array(n, sizeof *c->chosen);
     c->mine = fg_mem_zalloc_array(s->n_expert, sizeof *c->mine);
     c->hot = (fg_hot){.n = n, .n_expert = s->n_expert};
     c->hot.expert = fg_mem_zalloc_array(n, sizeof *c->hot.expert);
-    if (c->hot.expert == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL) {
+    if (c->hot.expert == NULL || c->resident == NULL || c->pinned == NULL || c->mine == NULL ||
+        c->chosen == NULL) {
         return fg_fail_nomem(err, "gpu");
     }
     for (uint32_t l = 0; l < s->n_layer; l++) look_at_layer(c, l);
     FG_TRY(fg_cu_take(c, &c->table, n * sizeof(fg_cuda_expert), "table of experts", err));
+    start_counts(c);
+    choose(c);
     return fg_cu_check(c, c->d->fill(c->table.p, 0, (size_t)c->table.bytes, c->main), "experts",
                        err);
 }
@@ -115,6 +187,7 @@ void fg_cu_experts_close(cu_device *c)
     }
     fg_cu_give(c, &c->move.memory);
     if (c->move.copied != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->move.copied);
+    if (c->rows != NULL && !c->gpu->hangs) (void)c->d->event_destroy(c->rows);
     for (uint32_t k = 0; k < CU_SLOTS && !c->gpu->hangs; k++) {
         if (c->slot[k].filled != NULL) (void)c->d->event_destroy(c->slot[k].filled);
         if (c->slot[k].free != NULL) (void)c->d->event_destroy(c->slot[k].free);
@@ -124,6 +197,7 @@ void fg_cu_experts_close(cu_device *c)
     fg_mem_free(c->resident);
     fg_mem_free(c->hot.expert);
     fg_mem_free(c->pinned);
+    fg_mem_free(c->chosen);
     fg_mem_free(c->mine);
     fg_mem_free(c->from);
     c->resident = NULL;
@@ -161,8 +235,7 @@ static fg_status make_slots(cu_device *c, fg_err *err)
 {
     fg_err why = {0};
     const uint64_t each = fg_round_up(c->most_bytes, 256);
-    /* copies are made of the mapping: with another home that would be the file once more */
-    if (strcmp(fg_weights_name(c->m->weights), "map") != 0) return FG_OK;
+    if (!streams(c)) return FG_OK;
     if (fg_cu_take(c, &c->slots, CU_SLOTS * each, "slots", &why) != FG_OK) return FG_OK;
     c->stats.work_bytes += c->slots.bytes;
     for (uint32_t k = 0; k < CU_SLOTS; k++) {
@@ -239,37 +312,6 @@ static fg_status add_resident(cu_device *c, size_t i, bool *full, fg_err *err)
     return copy_expert(c, l, e, to.p, c->main, err);
 }
 
-/* Counts to start from: those of the file's heat map. */
-static void start_counts(cu_device *c)
-{
-    const uint32_t n = c->m->shape->n_expert;
-    fg_heat heat = {.use = NULL};
-    const bool has = fg_heat_load(c->m->file, &heat, NULL) == FG_OK && heat.use != NULL;
-    for (size_t i = 0; i < c->hot.n; i++) {
-        fg_hot_expert *x = &c->hot.expert[i];
-        (void)bytes_of(c, (uint32_t)(i / n), (uint32_t)(i % n), &x->bytes);
-        x->place = c->layer[i / n].alike ? FG_HOT_HOST : FG_HOT_NEVER;
-        if (!has || heat.n_tok == 0) continue;
-        x->use = (float)((double)heat.use[i] / (double)heat.n_tok * FG_HOT_WINDOW);
-    }
-    fg_mem_free(heat.use);
-}
-
-/* The most used expert that is not there; without counts equally many of each layer. */
-static size_t next_expert(const cu_device *c)
-{
-    const uint32_t n = c->hot.n_expert;
-    size_t best = c->hot.n;
-    for (size_t i = 0; i < c->hot.n; i++) {
-        const fg_hot_expert *x = &c->hot.expert[i];
-        if (x->place != FG_HOT_HOST) continue;
-        const bool more = best == c->hot.n || x->use > c->hot.expert[best].use;
-        const bool tie = !more && x->use >= c->hot.expert[best].use;
-        if (more || (tie && i % n < best % n)) best = i;
-    }
-    return best;
-}
-
 /* Slots are a convenience: where a pass's own buffers need their memory, they go. */
 static fg_status reserve_with_experts(cu_device *c, fg_err *err)
 {
@@ -290,9 +332,8 @@ static fg_status begin_filling(cu_device *c, fg_err *err)
     if (c->filled) return FG_OK;
     c->filled = true;
     FG_TRY(make_slots(c, err));
-    FG_TRY(fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err));
-    start_counts(c);
-    return FG_OK;
+    FG_TRY(fg_cu_check(c, c->d->event_create(&c->rows, FG_CU_EVENT_NO_TIME), "event", err));
+    return fg_cu_check(c, c->d->event_create(&c->move.copied, FG_CU_EVENT_NO_TIME), "event", err);
 }
 
 /* All residents of a large card are read for some ten seconds, from a disk for a minute.  The first
@@ -321,6 +362,9 @@ static fg_status fill(cu_device *c, uint64_t most, fg_err *err)
 fg_status fg_cu_experts_fill(cu_device *c, fg_err *err)
 {
     if (fg_clock_ns() < c->fill_ns) return FG_OK;
+    /* a copy was read without them, and would have to be completed first */
+    const bool at_once = !c->filled && strcmp(fg_weights_name(c->m->weights), "copy") == 0;
+    if (at_once) return fill(c, UINT64_MAX, err);
     return fill(c, (c->fill_ns == 0 ? FIRST_FILL_MS : FILL_MS) * MS_NS, err);
 }
 
@@ -403,6 +447,20 @@ bool fg_cu_experts_yield(cu_device *c)
 
 /* ---- a layer ---- */
 
+void fg_cu_experts_begin(cu_device *c)
+{
+    for (uint32_t k = 0; k < CU_SLOTS; k++) c->slot[k].ahead = CU_NONE;
+}
+
+/* The slot that expert i was copied to ahead of its layer; NULL: none. */
+static cu_slot *slot_ahead(cu_device *c, size_t i)
+{
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        if (c->slot[k].ahead == i) return &c->slot[k];
+    }
+    return NULL;
+}
+
 void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool *mine)
 {
     cu_device *c = (cu_device *)dev;
@@ -411,13 +469,18 @@ void fg_cu_experts_take(fg_device *dev, uint32_t l, const uint32_t *n_row, bool 
     uint64_t rows[3] = {0};
     if (l == 0) fg_hot_fade(&c->hot, c->b->n_tok);
     fg_hot_saw(&c->hot, l, n_row, c->b->n_tok);
-    for (uint32_t e = 0; e < n; e++) there[e] = c->resident[index_of(c, l, e)].p != 0;
-    const bool streams = !c->few && c->slots.p != 0;
-    (void)fg_device_share(n_row, n, there, streams, &c->rates, mine);
+    for (uint32_t e = 0; e < n; e++) {
+        const size_t i = index_of(c, l, e);
+        there[e] = c->resident[i].p != 0 || (!c->few && slot_ahead(c, i) != NULL);
+    }
+    const bool copies = !c->few && c->slots.p != 0;
+    (void)fg_device_share(n_row, n, there, copies, &c->rates, mine);
     for (uint32_t e = 0; e < n; e++) { /* a token of NaN has the same expert several times */
         if (!c->few && n_row[e] > c->work.n_row) mine[e] = false;
     }
-    for (uint32_t e = 0; e < n; e++) rows[!mine[e] ? 0 : there[e] ? 1 : 2] += n_row[e];
+    for (uint32_t e = 0; e < n; e++) {
+        rows[!mine[e] ? 0 : c->resident[index_of(c, l, e)].p != 0 ? 1 : 2] += n_row[e];
+    }
     for (size_t k = 0; k < 3; k++) c->stats.n_expert_rows[k] += rows[k];
     memcpy(c->mine, mine, n * sizeof *mine);
 }
@@ -514,18 +577,83 @@ static void run_expert(cu_device *c, uint32_t l, uint32_t e, const fg_cuda_exper
     fg_cuda_multiply(&c->ops, &out, 1, n, w->multiply);
 }
 
-static fg_status run_streamed(cu_device *c, uint32_t l, uint32_t e, fg_err *err)
+/* Expert e sets out for the next slot, as soon as that is free. */
+static fg_status fill_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot **out, fg_err *err)
 {
     const fg_driver *d = c->d;
-    cu_slot *slot = &c->slot[c->turn++ % CU_SLOTS];
+    cu_slot *slot = *out = &c->slot[c->turn++ % CU_SLOTS];
     pin(c, l, e);
     FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, slot->free, 0), "slot", err));
     FG_TRY(copy_expert(c, l, e, slot->p, c->copy, err));
-    FG_TRY(fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err));
-    FG_TRY(fg_cu_check(c, d->stream_wait(c->main, slot->filled, 0), "slot", err));
+    return fg_cu_check(c, d->event_record(slot->filled, c->copy), "slot", err);
+}
+
+static fg_status run_in_slot(cu_device *c, uint32_t l, uint32_t e, cu_slot *slot, fg_err *err)
+{
+    FG_TRY(fg_cu_check(c, c->d->stream_wait(c->main, slot->filled, 0), "slot", err));
     const fg_cuda_expert x = expert_at(c, l, e, slot->p);
     run_expert(c, l, e, &x);
-    return fg_cu_check(c, d->event_record(slot->free, c->main), "slot", err);
+    slot->ahead = CU_NONE;
+    return fg_cu_check(c, c->d->event_record(slot->free, c->main), "slot", err);
+}
+
+/* The bus has nothing to do while a layer's attention runs, and in a pass that copies experts
+ * nearly all of them are met: those of layer l that were used most set out before its routing is
+ * known, and count as being there.  They wait for the host's rows of the layer before, which would
+ * stand behind them, and so would the attention.  Not where a copy would keep this thread. */
+static fg_status fetch_ahead(cu_device *c, uint32_t l, fg_err *err)
+{
+    const fg_driver *d = c->d;
+    const uint32_t n = c->m->shape->n_expert;
+    FG_TRY(fg_cu_check(c, d->event_record(c->rows, c->main), "rows", err));
+    FG_TRY(fg_cu_check(c, d->stream_wait(c->copy, c->rows, 0), "rows", err));
+    for (uint32_t k = 0; k < CU_SLOTS; k++) {
+        uint32_t best = n;
+        for (uint32_t e = 0; e < n; e++) {
+            const size_t i = index_of(c, l, e);
+            if (c->resident[i].p != 0 || slot_ahead(c, i) != NULL) continue;
+            const bool more =
+                best == n || c->hot.expert[i].use > c->hot.expert[index_of(c, l, best)].use;
+            if (more) best = e;
+        }
+        if (best == n) return FG_OK;
+        pin(c, l, best);
+        if (!c->pinned[index_of(c, l, best)]) return FG_OK;
+        cu_slot *slot;
+        FG_TRY(fill_slot(c, l, best, &slot, err));
+        slot->ahead = index_of(c, l, best);
+        c->stats.n_ahead++;
+    }
+    return FG_OK;
+}
+
+/* Those that are there first, then those that are or will be in slots. */
+static fg_status start_many(cu_device *c, uint32_t l, fg_err *err)
+{
+    const uint32_t n = c->m->shape->n_expert;
+    c->n_copied = 0;
+    for (uint32_t e = 0; e < n; e++) {
+        const cu_memory *there = &c->resident[index_of(c, l, e)];
+        if (!c->mine[e] || there->p == 0) continue;
+        const fg_cuda_expert x = expert_at(c, l, e, there->p);
+        run_expert(c, l, e, &x);
+    }
+    for (uint32_t e = 0; e < n; e++) {
+        cu_slot *slot = slot_ahead(c, index_of(c, l, e));
+        if (slot == NULL) continue;
+        c->n_copied++;
+        if (c->mine[e]) FG_TRY(run_in_slot(c, l, e, slot, err));
+        slot->ahead = CU_NONE; /* nobody else may overwrite it before */
+        c->mine[e] = false;
+    }
+    for (uint32_t e = 0; e < n; e++) {
+        cu_slot *slot;
+        if (!c->mine[e] || c->resident[index_of(c, l, e)].p != 0) continue;
+        FG_TRY(fill_slot(c, l, e, &slot, err));
+        FG_TRY(run_in_slot(c, l, e, slot, err));
+        c->n_copied++;
+    }
+    return FG_OK;
 }
 
 fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
@@ -535,18 +663,7 @@ fg_status fg_cu_experts_start(cu_device *c, uint32_t l, fg_err *err)
         return fg_cu_launched(c, err);
     }
     FG_TRY(send_order(c, err));
-    for (uint32_t pass = 0; pass < 2; pass++) { /* those that are there first */
-        for (uint32_t e = 0; e < c->m->shape->n_expert; e++) {
-            const cu_memory *there = &c->resident[index_of(c, l, e)];
-            if (!c->mine[e] || (there->p != 0) != (pass == 0)) continue;
-            if (there->p != 0) {
-                const fg_cuda_expert x = expert_at(c, l, e, there->p);
-                run_expert(c, l, e, &x);
-            } else {
-                FG_TRY(run_streamed(c, l, e, err));
-            }
-        }
-    }
+    FG_TRY(start_many(c, l, err));
     return fg_cu_launched(c, err);
 }
 
@@ -571,7 +688,6 @@ fg_status fg_cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
 {
     const fg_scratch *s = c->b->s;
     const cu_work *w = &c->work;
-    (void)l;
     if (c->few) return FG_OK;
     learn(c);
     for (uint32_t i = 0; i < s->n_active; i++) { /* ascending: neighbours go together */
@@ -584,5 +700,6 @@ fg_status fg_cu_experts_done(cu_device *c, uint32_t l, fg_err *err)
                                          (size_t)(n * stride * sizeof(float)), c->main),
                            "copy", err));
     }
-    return FG_OK;
+    const bool last = l + 1 == c->m->shape->n_layer;
+    return c->n_copied < CU_SLOTS || last ? FG_OK : fetch_ahead(c, l + 1, err);
 }

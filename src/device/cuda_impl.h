@@ -8,8 +8,9 @@
 #define FG_SRC_DEVICE_CUDA_IMPL_H
 
 #include "src/device/driver.h"
-#include "src/expert/hot.h"
+#include "src/device/gpu_memory.h"
 #include "src/device/share.h"
+#include "src/expert/hot.h"
 #include "src/model/device.h"
 
 _Static_assert(FG_ROW_ELSEWHERE == FG_CUDA_ON_CARD, "one mark in row_of");
@@ -43,8 +44,10 @@ typedef struct cu_work {
 typedef struct cu_slot {
     uint64_t p;
     fg_cu_event filled, free;
+    size_t ahead; /* expert that it was filled with before the routing was known, or CU_NONE */
 } cu_slot;
-enum { CU_SLOTS = 3, CU_MAX_SEQ = 256 };
+#define CU_NONE SIZE_MAX
+enum { CU_SLOTS = FG_GPU_SLOTS, CU_MAX_SEQ = 256 };
 
 /* An expert on its way to the place of one that was on the card. */
 typedef struct cu_move {
@@ -104,6 +107,7 @@ typedef struct cu_device {
     fg_hot hot;          /* of them all */
     cu_move move;
     bool restless;       /* for tests */
+    bool *chosen;        /* [n_layer * n_expert] they come first; while !filled */
     bool *pinned;        /* [n_layer * n_expert] its bytes in the mapping are registered */
     uint64_t pin_left;   /* bytes that may be registered yet */
     uint64_t most_bytes; /* of an expert */
@@ -111,9 +115,11 @@ typedef struct cu_device {
     uint64_t fill_ns;    /* no resident is added before; 0: none was looked for yet */
     cu_memory slots;     /* none: experts are not copied for a pass */
     cu_slot slot[CU_SLOTS];
-    uint32_t turn;  /* slot that is next */
-    bool *mine;     /* [n_expert] of this layer */
-    uint32_t *from; /* [from_room] token of each sorted row */
+    uint32_t turn;     /* slot that is next */
+    uint32_t n_copied; /* experts of this layer that came through one */
+    fg_cu_event rows;  /* the host's rows of this layer are on the card */
+    bool *mine;        /* [n_expert] of this layer */
+    uint32_t *from;    /* [from_room] token of each sorted row */
     uint64_t from_room;
     fg_share_rates rates;
     uint64_t started_ns; /* the host's experts of this layer */
@@ -181,6 +187,7 @@ void fg_cu_experts_close(cu_device *c);
 /* Slots, and as many residents as fit, some at a time. */
 fg_status fg_cu_experts_fill(cu_device *c, fg_err *err);
 fg_status fg_cu_fill(fg_device *d, fg_err *err);
+bool fg_cu_has(const fg_device *d, uint32_t layer, uint32_t expert);
 /* Between two passes: an expert that has come takes its place, and the next one sets out. */
 fg_status fg_cu_experts_move(cu_device *c, fg_err *err);
 /* Gives up the coldest resident; false: there is none. */
@@ -189,6 +196,8 @@ bool fg_cu_experts_yield(cu_device *c);
 void fg_cu_experts_few(cu_device *c, uint32_t layer);
 void fg_cu_experts_order(cu_device *c);
 void fg_cu_experts_take(fg_device *d, uint32_t layer, const uint32_t *n_row, bool *mine);
+/* At the begin of a pass: what an earlier one left in the slots is nobody's. */
+void fg_cu_experts_begin(cu_device *c);
 fg_status fg_cu_experts_start(cu_device *c, uint32_t layer, fg_err *err);
 /* Rows of the host's experts go to the card, and what it took is noted. */
 fg_status fg_cu_experts_done(cu_device *c, uint32_t layer, fg_err *err);

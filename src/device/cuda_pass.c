@@ -443,6 +443,7 @@ fg_status fg_cu_begin(fg_device *dev, fg_batch *b, fg_err *err)
     FG_TRY(fg_cu_work_reserve(c, b->n_tok, err));
     FG_TRY(fg_cu_experts_fill(c, err));
     FG_TRY(fg_cu_experts_move(c, err));
+    fg_cu_experts_begin(c);
     for (uint32_t i = 0; i < b->n_seq; i++) {
         fg_state *st = b->seq[i].st;
         FG_TRY(fg_cu_bring(c, st, err));

@@ -206,25 +206,39 @@ static fg_status check_home(const fg_engine_opts *o, fg_err *err)
     return FG_OK;
 }
 
-/* All of it has to fit: swapped weights are slower than mapped ones. */
-static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+/* All of a copy but `less` has to fit: swapped weights are slower than mapped ones. */
+static fg_status check_room(const fg_engine *e, const fg_engine_opts *o, uint64_t less, fg_err *err)
 {
-    const bool shared = o->residency == FG_RESIDENCY_SHARED;
     uint64_t bytes = 0;
     fg_room room;
-    if (!shared && o->residency != FG_RESIDENCY_COPY) return FG_OK;
+    if (o->residency != FG_RESIDENCY_COPY || o->pages == FG_PAGES_TLB) return FG_OK;
     for (uint32_t k = 0; k < fg_slices_n_node(e->slices); k++) {
         bytes += fg_slices_area(e->slices, k);
     }
+    bytes -= less;
     fg_room_read(&room, "");
-    if (!shared && o->pages != FG_PAGES_TLB && bytes > room.bytes) {
-        return fg_fail(err, FG_ELIMIT,
-                       "%s: a copy takes %s, expected at most %s, which can be had within %s",
-                       fg_model_file_path(e->file), fg_text_memory((double)bytes).s,
-                       fg_text_memory((double)room.bytes).s, room.by);
-    }
-    const fg_copy_opts co = {
-        .pages = o->pages, .image = o->image, .progress = o->progress, .ctx = o->progress_ctx};
+    if (bytes <= room.bytes) return FG_OK;
+    return fg_fail(err, FG_ELIMIT,
+                   "%s: a copy takes %s, expected at most %s, which can be had within %s",
+                   fg_model_file_path(e->file), fg_text_memory((double)bytes).s,
+                   fg_text_memory((double)room.bytes).s, room.by);
+}
+
+static fg_copy_opts copy_opts(const fg_engine_opts *o)
+{
+    return (fg_copy_opts){.pages = o->pages,
+                          .image = o->image,
+                          .later = true,
+                          .progress = o->progress,
+                          .ctx = o->progress_ctx};
+}
+
+/* What is dense; an image is whole. */
+static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    const fg_copy_opts co = copy_opts(o);
+    if (o->residency != FG_RESIDENCY_SHARED && o->residency != FG_RESIDENCY_COPY) return FG_OK;
+    if (o->gpu == FG_GPU_OFF) FG_TRY(check_room(e, o, 0, err));
     return fg_copy_create(&e->copy, e->file, e->slices, &co, err);
 }
 
@@ -235,6 +249,30 @@ static void no_device(const fg_engine *e, const fg_err *why)
     if (e->note == NULL || !fg_gpu_expected()) return;
     (void)snprintf(line, sizeof line, "%s; going on without", why->msg);
     e->note(e->note_ctx, line);
+}
+
+static bool is_on_device(const void *of, uint32_t layer, uint32_t expert)
+{
+    const fg_device *d = of;
+    return d->ops->has(d, layer, expert);
+}
+
+/* The experts, but those that the device has. */
+static fg_status fill_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+{
+    const fg_copy_opts co = copy_opts(o);
+    const fg_shape *s = e->model->shape;
+    uint64_t less = 0;
+    if (e->copy == NULL) return FG_OK;
+    for (uint32_t i = 0; i < s->n_layer * s->n_expert && e->device != NULL; i++) {
+        const uint32_t l = i / s->n_expert, x = i % s->n_expert;
+        if (!is_on_device(e->device, l, x)) continue;
+        for (uint32_t k = 0; k < fg_slices_n_node(e->slices); k++) {
+            less += fg_slices_bytes(e->slices, l, x, k);
+        }
+    }
+    if (o->gpu != FG_GPU_OFF) FG_TRY(check_room(e, o, less, err));
+    return fg_copy_fill(e->copy, e->device == NULL ? NULL : is_on_device, e->device, &co, err);
 }
 
 /* A card, if one is wanted. */
@@ -283,8 +321,9 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     if (e->store == NULL && e->copy == NULL) FG_TRY(fg_model_file_mapped(e->file, err));
     const fg_home home = fg_engine_home(e);
     FG_TRY(fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err));
-    FG_TRY(fg_engine_settle(e, o, err));
-    return open_device(e, o, err);
+    FG_TRY(open_device(e, o, err)); /* first, since what it has need not be here */
+    FG_TRY(fill_copy(e, o, err));
+    return fg_engine_settle(e, o, err);
 }
 
 fg_home fg_engine_home(const fg_engine *e)

@@ -30,6 +30,23 @@ static void fill(fg_placement *out, const fg_place *p, const fg_region *r, size_
     }
 }
 
+/* What the card has is left where it is: card [n_node] is filled, in pages. */
+static size_t leave_to_card(const fg_engine *e, fg_region *r, size_t n, uint64_t *card)
+{
+    const uint32_t n_expert = e->model->shape->n_expert;
+    const fg_device *d = e->device;
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t of = r[i].of, x = of - 1;
+        const bool there = d != NULL && of != 0 &&
+                           (of == FG_REGION_DENSE ||
+                            d->ops->has(d, (uint32_t)(x / n_expert), (uint32_t)(x % n_expert)));
+        if (there) card[r[i].node] += r[i].bytes / FG_PAGE_BYTES;
+        if (!there) r[kept++] = r[i];
+    }
+    return kept;
+}
+
 /* Regions of no bytes, and slots that nobody asked to fill, are left out. */
 static size_t choose(fg_region *r, size_t n, bool fresh)
 {
@@ -94,6 +111,8 @@ fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     fg_region *region;
     size_t n;
     FG_TRY(fg_weights_regions(e->model->weights, &region, &n, err));
+    uint64_t card[FG_MAX_NODE] = {0};
+    n = leave_to_card(e, region, n, card);
     n = choose(region, n, strict || !asks);
     fg_audit *audit = asks ? fg_mem_zalloc_array(place->n_node, sizeof *audit) : NULL;
     fg_status st = asks && audit == NULL ? fg_fail_nomem(err, "placement") : FG_OK;
@@ -114,6 +133,10 @@ fg_status fg_engine_settle(fg_engine *e, const fg_engine_opts *o, fg_err *err)
         }
     }
     if (st == FG_OK) fill(&e->placement, place, region, n, audit);
+    for (uint32_t k = 0; k < place->n_node; k++) {
+        e->placement.node[k].card = card[k];
+        e->placement.node[k].bytes += card[k] * FG_PAGE_BYTES;
+    }
     if (st == FG_OK && strict && audit != NULL) st = refuse_strict(e, err);
     fg_mem_free(audit);
     fg_mem_free(region);
@@ -136,6 +159,14 @@ void fg_placement_put(const fg_placement *p, fg_buf *b)
         fg_buf_printf(b, "%snode %u: %.1f %%%s", k == 0 ? "" : ", ", k,
                       whole == 0 ? 100.0 : 100.0 * (double)part / (double)whole,
                       spread ? "" : " local");
+    }
+    uint64_t bytes = 0, card = 0;
+    for (uint32_t k = 0; k < p->n_node; k++) {
+        bytes += p->node[k].bytes;
+        card += p->node[k].card * FG_PAGE_BYTES;
+    }
+    if (card > 0) {
+        fg_buf_printf(b, "; card: %.1f %% of all", 100.0 * (double)card / (double)bytes);
     }
 }
 

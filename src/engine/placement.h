@@ -19,6 +19,7 @@ typedef struct fg_placement_node {
     uint32_t n_worker;
     uint64_t bytes; /* of weights that it owns */
     uint64_t local, other, absent, moved;
+    uint64_t card; /* in none of them: a card has it, and it is not brought to the node */
     uint64_t on_real[FG_MAX_NODE]; /* by node of the machine */
 } fg_placement_node;
 

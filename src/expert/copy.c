@@ -38,6 +38,9 @@ struct fg_copy {
     fg_slots area[FG_MAX_NODE]; /* anonymous: one slot each */
     uint8_t *at[FG_MAX_NODE];
     uint64_t total, done; /* bytes to read */
+    bool *absent;         /* [n_layer * n_expert]; NULL: nothing is */
+    fg_pages pages;       /* of anonymous memory */
+    fg_fetch_opts io;
     /* image */
     int fd;
     char *path; /* for whoever loses a page of it */
@@ -86,17 +89,35 @@ static fg_status read_pieces(reading *r, const fg_slice *piece, size_t n, uint64
     return FG_OK;
 }
 
-static fg_status read_experts(reading *r, fg_err *err)
+static fg_status read_expert(reading *r, uint32_t l, uint32_t e, fg_err *err)
 {
     const fg_slices *s = r->c->slices;
-    const fg_shape *shape = fg_model_file_shape(r->c->file);
     fg_slice piece[FG_EXPERT_PIECES];
+    for (uint32_t k = 0; k < r->c->n_node; k++) {
+        const size_t n = fg_slices_pieces(s, l, e, k, piece);
+        FG_TRY(read_pieces(r, piece, n, fg_slices_begin(s, l, e, k), err));
+    }
+    return FG_OK;
+}
+
+static size_t index_of(const fg_copy *c, uint32_t layer, uint32_t expert)
+{
+    return (size_t)layer * fg_model_file_shape(c->file)->n_expert + expert;
+}
+
+static uint64_t bytes_of_expert(const fg_copy *c, uint32_t l, uint32_t e)
+{
+    uint64_t n = 0;
+    for (uint32_t k = 0; k < c->n_node; k++) n += fg_slices_bytes(c->slices, l, e, k);
+    return n;
+}
+
+static fg_status read_experts(reading *r, fg_err *err)
+{
+    const fg_shape *shape = fg_model_file_shape(r->c->file);
     for (uint32_t l = 0; l < shape->n_layer; l++) {
         for (uint32_t e = 0; e < shape->n_expert; e++) {
-            for (uint32_t k = 0; k < r->c->n_node; k++) {
-                const size_t n = fg_slices_pieces(s, l, e, k, piece);
-                FG_TRY(read_pieces(r, piece, n, fg_slices_begin(s, l, e, k), err));
-            }
+            if (fg_copy_has(r->c, l, e)) FG_TRY(read_expert(r, l, e, err));
         }
     }
     return FG_OK;
@@ -113,18 +134,88 @@ static fg_status read_dense(reading *r, uint32_t node, fg_err *err)
     return st;
 }
 
+static fg_status begin_reading(reading *r, fg_copy *c, const fg_copy_opts *o, fg_err *err)
+{
+    *r = (reading){.c = c, .o = o};
+    return fg_drives_create(&r->drives, c->file, &o->io, err);
+}
+
+static fg_status end_reading(reading *r, fg_status st, fg_err *err)
+{
+    for (uint32_t i = 0; i < IN_FLIGHT && st == FG_OK; i++) st = settle(r, i, err);
+    fg_drives_destroy(&r->drives); /* waits for what is in flight */
+    for (uint32_t i = 0; i < IN_FLIGHT; i++) fg_range_fini(&r->range[i]);
+    return st;
+}
+
 static fg_status read_all(fg_copy *c, const fg_copy_opts *o, fg_err *err)
 {
-    reading r = {.c = c, .o = o};
-    FG_TRY(fg_drives_create(&r.drives, c->file, &o->io, err));
+    reading r;
+    FG_TRY(begin_reading(&r, c, o, err));
     fg_status st = FG_OK;
     for (uint32_t k = 0; k < c->n_node; k++) c->total += fg_slices_area(c->slices, k);
     for (uint32_t k = 0; k < c->n_node && st == FG_OK; k++) st = read_dense(&r, k, err);
-    if (st == FG_OK) st = read_experts(&r, err);
-    for (uint32_t i = 0; i < IN_FLIGHT && st == FG_OK; i++) st = settle(&r, i, err);
-    fg_drives_destroy(&r.drives); /* waits for what is in flight */
-    for (uint32_t i = 0; i < IN_FLIGHT; i++) fg_range_fini(&r.range[i]);
-    return st;
+    if (st == FG_OK && !o->later) st = read_experts(&r, err);
+    return end_reading(&r, st, err);
+}
+
+fg_status fg_copy_fill(fg_copy *c, bool (*skip)(const void *of, uint32_t layer, uint32_t expert),
+                       const void *of, const fg_copy_opts *o, fg_err *err)
+{
+    const fg_shape *shape = fg_model_file_shape(c->file);
+    const uint32_t n = shape->n_layer * shape->n_expert;
+    reading r;
+    if (c->head != NULL) return FG_OK;
+    if (skip != NULL) {
+        c->absent = fg_mem_zalloc_array(n, sizeof *c->absent);
+        if (c->absent == NULL) return fg_fail_nomem(err, "copy of the weights");
+    }
+    for (uint32_t i = 0; i < n && skip != NULL; i++) {
+        const uint32_t l = i / shape->n_expert, e = i % shape->n_expert;
+        c->absent[i] = skip(of, l, e);
+        if (c->absent[i]) c->total -= bytes_of_expert(c, l, e);
+    }
+    FG_TRY(begin_reading(&r, c, o, err));
+    return end_reading(&r, read_experts(&r, err), err);
+}
+
+bool fg_copy_has(const fg_copy *c, uint32_t layer, uint32_t expert)
+{
+    return c->absent == NULL || !c->absent[index_of(c, layer, expert)];
+}
+
+/* Of anonymous memory: what madvise is told of a node's part of an expert. */
+static void advise(const fg_copy *c, uint32_t layer, uint32_t expert, int what)
+{
+    for (uint32_t k = 0; k < c->n_node; k++) {
+        const uint64_t n = fg_slices_bytes(c->slices, layer, expert, k);
+        const uint64_t at = fg_slices_begin(c->slices, layer, expert, k);
+        if (n > 0) (void)madvise(c->at[k] + at, (size_t)n, what);
+    }
+}
+
+fg_status fg_copy_need(fg_copy *c, uint32_t layer, uint32_t expert, fg_err *err)
+{
+    const fg_copy_opts o = {.io = c->io};
+    reading r;
+    if (fg_copy_has(c, layer, expert)) return FG_OK;
+    if (c->pages == FG_PAGES_AUTO || c->pages == FG_PAGES_HUGE) {
+        advise(c, layer, expert, MADV_HUGEPAGE);
+    }
+    FG_TRY(begin_reading(&r, c, &o, err));
+    FG_TRY(end_reading(&r, read_expert(&r, layer, expert, err), err));
+    c->absent[index_of(c, layer, expert)] = false;
+    return FG_OK;
+}
+
+/* Small pages, else the neighbours' would bring it back (fg_slots_discard); those of hugetlbfs
+ * stay. */
+void fg_copy_drop(fg_copy *c, uint32_t layer, uint32_t expert)
+{
+    if (c->absent == NULL || c->pages == FG_PAGES_TLB) return;
+    advise(c, layer, expert, MADV_NOHUGEPAGE);
+    advise(c, layer, expert, MADV_DONTNEED);
+    c->absent[index_of(c, layer, expert)] = true;
 }
 
 /* ---- image ---- */
@@ -258,7 +349,9 @@ static fg_status fill_image(fg_copy *c, const image_head *want, const fg_copy_op
     c->head = p;
     FG_TRY(fill_pages(c, o->image, err));
     for (uint32_t k = 0; k < c->n_node; k++) c->at[k] = (uint8_t *)p + c->begin[k];
-    FG_TRY(read_all(c, o, err));
+    fg_copy_opts all = *o;
+    all.later = false;
+    FG_TRY(read_all(c, &all, err));
     c->head->complete = 1;
     return FG_OK;
 }
@@ -395,6 +488,8 @@ fg_status fg_copy_create(fg_copy **out, const fg_model_file *file, const fg_slic
     c->slices = slices;
     c->n_node = fg_slices_n_node(slices);
     c->fd = -1;
+    c->pages = o->pages;
+    c->io = o->io;
     const fg_status st = o->image != NULL ? open_image(c, o, err) : open_areas(c, o, err);
     if (st != FG_OK) {
         fg_copy_destroy(&c);
@@ -411,6 +506,7 @@ void fg_copy_destroy(fg_copy **copy)
     for (uint32_t k = 0; k < c->n_node; k++) fg_slots_fini(&c->area[k]);
     fg_mapping_close(c->head, c->image_bytes);
     fg_mem_free(c->path);
+    fg_mem_free(c->absent);
     if (c->fd >= 0) (void)close(c->fd);
     fg_mem_free(c);
     *copy = NULL;

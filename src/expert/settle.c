@@ -29,14 +29,55 @@ static int by_place(const void *a, const void *b)
     return (x->node > y->node) - (x->node < y->node);
 }
 
+/* What a device computes with, and nobody else. */
+static bool is_dense_product(fg_role role)
+{
+    switch (role) {
+    case FG_ROLE_LIGHT_QKV:
+    case FG_ROLE_LIGHT_GATE:
+    case FG_ROLE_LIGHT_OUT:
+    case FG_ROLE_Q:
+    case FG_ROLE_K:
+    case FG_ROLE_V:
+    case FG_ROLE_O:
+    case FG_ROLE_LM_HEAD: return true;
+    case FG_ROLE_EMBED:
+    case FG_ROLE_FINAL_NORM:
+    case FG_ROLE_ATTN_NORM:
+    case FG_ROLE_MLP_NORM:
+    case FG_ROLE_LIGHT_NORM:
+    case FG_ROLE_ROUTER:
+    case FG_ROLE_EXPERT_GATE:
+    case FG_ROLE_EXPERT_UP:
+    case FG_ROLE_EXPERT_DOWN:
+    case FG_ROLE_COUNT: return false;
+    }
+    return false;
+}
+
+/* Whether a piece of what is dense lies within panels of such a matrix. */
+static bool in_product(const fg_model_file *f, const fg_slice *piece)
+{
+    for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
+        const fg_tensor *t = fg_model_file_tensor(f, i);
+        if (!is_dense_product((fg_role)t->role) || piece->offset < t->offset) continue;
+        const uint64_t bytes = fg_round_up(fg_n_panel(t->n_row) * t->panel_stride, FG_PAGE_BYTES);
+        if (piece->offset + piece->bytes <= t->offset + bytes) return true;
+    }
+    return false;
+}
+
 /* Appends a node's part of an extent; piece has room for it. */
 static void add_extent(const fg_model_file *f, const fg_slices *s, uint32_t layer, uint32_t expert,
                        uint32_t node, fg_slice *piece, fg_region *out, size_t *n)
 {
     const size_t m = fg_slices_pieces(s, layer, expert, node, piece);
+    const bool dense = layer == FG_NO_LAYER;
+    const uint64_t id = (uint64_t)layer * fg_model_file_shape(f)->n_expert + expert;
     for (size_t i = 0; i < m; i++) {
         uint8_t *p = (uint8_t *)(uintptr_t)fg_model_file_data(f, piece[i].offset);
-        out[(*n)++] = (fg_region){p, piece[i].bytes, node, false};
+        const uint64_t of = !dense ? 1 + id : in_product(f, &piece[i]) ? FG_REGION_DENSE : 0;
+        out[(*n)++] = (fg_region){p, piece[i].bytes, node, false, of};
     }
 }
 

@@ -17,7 +17,11 @@ typedef struct fg_region {
     uint64_t bytes;
     uint32_t node; /* of the placement */
     bool fresh;    /* anonymous memory that holds nothing yet: brought in by writing zeros */
+    /* 0, or what a device may have instead: FG_REGION_DENSE, a matrix of attention or the head;
+     * else 1 + layer * n_expert + expert. */
+    uint64_t of;
 } fg_region;
+#define FG_REGION_DENSE UINT64_MAX
 
 /* The regions of a mapped file, every page of its weights in one; a page of row scales belongs to
  * the first node that has panels of the matrix.  *out is freed with fg_mem_free.  FG_ENOMEM. */

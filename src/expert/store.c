@@ -455,8 +455,8 @@ void fg_store_elsewhere(fg_store *s, uint32_t layer, uint32_t expert, bool elsew
 void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out)
 {
     const fg_slots *dense = &s->dense[node], *slots = &s->slots[node];
-    out[0] = (fg_region){dense->p, dense->slot_bytes, node, false};
-    out[1] = (fg_region){slots->p, slots->n * slots->slot_bytes, node, true};
+    out[0] = (fg_region){dense->p, dense->slot_bytes, node, false, 0};
+    out[1] = (fg_region){slots->p, slots->n * slots->slot_bytes, node, true, 0};
 }
 
 /* ---- reading ahead ---- */

@@ -43,6 +43,7 @@ typedef struct fg_device_stats {
     uint64_t dense_bytes, state_bytes, work_bytes; /* of its memory */
     uint64_t n_resident, resident_bytes;           /* experts that stay on it */
     uint64_t n_expert_rows[3]; /* rows of experts: by the host, resident, streamed for a pass */
+    uint64_t n_ahead;          /* experts copied before the routing was known */
     uint64_t n_moved;          /* experts that took another one's place on it */
     uint64_t n_graph;          /* tokens that were one graph */
 } fg_device_stats;
@@ -64,6 +65,8 @@ typedef struct fg_device_ops {
     /* All experts that it has room for come to it now, for who measures; passes bring them some at
      * a time.  After the first attach, between passes. */
     fg_status (*fill)(fg_device *d, fg_err *err);
+    /* This expert is on it, or will be with the first passes, if memory does not get short. */
+    bool (*has)(const fg_device *d, uint32_t layer, uint32_t expert);
     /* Rows of the largest pass that there is memory for. */
     uint32_t (*most_rows)(fg_device *d);
     /* Scratch that a pass used goes; by fg_scratch_destroy. */

@@ -23,7 +23,8 @@ struct fg_weights {
     const home *home;
     const fg_model_file *file;
     const fg_slices *slices; /* NULL: map only */
-    const fg_copy *copy;
+    fg_copy *copy;
+    fg_err lost;     /* copy: why an expert is not there */
     fg_store *store; /* stream */
     fg_gate *gate;   /* NULL: none is asked for */
     uint32_t layer;  /* begun */
@@ -124,8 +125,34 @@ static const uint8_t *copy_part(const fg_weights *w, uint32_t expert, uint32_t n
     return fg_copy_area(w->copy, node) + fg_slices_begin(w->slices, layer, expert, node);
 }
 
-static const home copy_home = {"copy",   copy_part, node_run, map_begin,        map_wave,
-                               map_step, map_wait,  map_end,  map_guess_layers, map_hint};
+/* What a device had when the others were read. */
+static void copy_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n)
+{
+    fg_err err = {0};
+    map_begin(w, layer, ids, n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (fg_copy_need(w->copy, layer, ids[i], &err) != FG_OK) w->lost = err;
+    }
+}
+
+static bool copy_wait(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node,
+                      uint64_t last)
+{
+    return fg_copy_has(w->copy, w->layer, expert) && map_wait(w, m, expert, node, last);
+}
+
+static fg_status copy_end(fg_weights *w, fg_err *err)
+{
+    const fg_err lost = w->lost;
+    w->lost = (fg_err){0};
+    const fg_status st = map_end(w, err);
+    if (lost.code == FG_OK) return st;
+    if (err != NULL) *err = lost;
+    return lost.code;
+}
+
+static const home copy_home = {"copy",   copy_part, node_run, copy_begin,       map_wave,
+                               map_step, copy_wait, copy_end, map_guess_layers, map_hint};
 
 /* ---- stream ---- */
 
@@ -231,22 +258,53 @@ const fg_share *fg_weights_share(const fg_weights *w, const fg_matrix *m)
     return w->slices == NULL ? NULL : fg_slices_share(w->slices, m->tensor);
 }
 
+/* Each node's area: what is dense, and the experts one by one. */
+static void copy_regions(const fg_weights *w, fg_region *out)
+{
+    const fg_shape *s = fg_model_file_shape(w->file);
+    for (uint32_t k = 0; k < fg_slices_n_node(w->slices); k++) {
+        uint8_t *area = (uint8_t *)(uintptr_t)fg_copy_area(w->copy, k);
+        const uint64_t dense = fg_slices_bytes(w->slices, FG_NO_LAYER, FG_NO_LAYER, k);
+        *out++ = (fg_region){area, dense, k, false, 0};
+        for (uint32_t i = 0; i < s->n_layer * s->n_expert; i++) {
+            const uint32_t l = i / s->n_expert, e = i % s->n_expert;
+            uint8_t *p = area + fg_slices_begin(w->slices, l, e, k);
+            *out++ = (fg_region){p, fg_slices_bytes(w->slices, l, e, k), k, false, 1 + i};
+        }
+    }
+}
+
 fg_status fg_weights_regions(const fg_weights *w, fg_region **out, size_t *n, fg_err *err)
 {
     const uint32_t n_node = fg_slices_n_node(w->slices);
+    const fg_shape *s = fg_model_file_shape(w->file);
     if (w->home == &map_home) return fg_settle_regions_of_file(w->file, w->slices, out, n, err);
-    *n = w->home == &copy_home ? n_node : 2 * (size_t)n_node;
+    const size_t each = w->home == &copy_home ? 1 + (size_t)s->n_layer * s->n_expert : 2;
+    *n = each * n_node;
     *out = fg_mem_zalloc_array(*n, sizeof **out);
     if (*out == NULL) return fg_fail_nomem(err, "placement of the weights");
-    for (uint32_t k = 0; k < n_node; k++) {
-        if (w->home == &copy_home) {
-            uint8_t *area = (uint8_t *)(uintptr_t)fg_copy_area(w->copy, k);
-            (*out)[k] = (fg_region){area, fg_slices_area(w->slices, k), k, false};
-        } else {
-            fg_store_regions(w->store, k, *out + 2 * (size_t)k);
-        }
+    if (w->home == &copy_home) copy_regions(w, *out);
+    for (uint32_t k = 0; k < n_node && w->home != &copy_home; k++) {
+        fg_store_regions(w->store, k, *out + 2 * (size_t)k);
     }
     return FG_OK;
+}
+
+/* An expert of the mapping comes back from a device, which alone has touched its pages. */
+static void bring_back(const fg_weights *w, uint32_t layer, uint32_t expert)
+{
+    const fg_place *place = w->slices == NULL ? NULL : fg_slices_place(w->slices);
+    fg_slice piece[FG_EXPERT_PIECES];
+    if (place == NULL || !fg_place_binds(place) || place->numa == FG_NUMA_FIRST_TOUCH) return;
+    for (uint32_t k = 0; k < fg_slices_n_node(w->slices); k++) {
+        const size_t n = fg_slices_pieces(w->slices, layer, expert, k, piece);
+        for (size_t i = 0; i < n; i++) {
+            fg_audit audit = {0};
+            const uint8_t *p = fg_model_file_data(w->file, piece[i].offset);
+            /* where it fails they are read from where they are */
+            (void)fg_place_mend(place, k, (void *)(uintptr_t)p, piece[i].bytes, &audit, NULL);
+        }
+    }
 }
 
 uint32_t fg_weights_from(const fg_weights *w, uint32_t owner, uint32_t worker)
@@ -294,6 +352,8 @@ fg_status fg_weights_check(fg_weights *w, uint32_t layer, uint32_t expert, fg_er
 void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere)
 {
     if (w->store != NULL) fg_store_elsewhere(w->store, layer, expert, elsewhere);
+    if (w->copy != NULL && elsewhere) fg_copy_drop(w->copy, layer, expert);
+    if (w->home == &map_home && !elsewhere) bring_back(w, layer, expert);
 }
 
 uint32_t fg_weights_guess_layers(const fg_weights *w)

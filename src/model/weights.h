@@ -57,7 +57,7 @@ static inline fg_panel_run fg_matrix_run(const fg_matrix *m)
 /* Where weights are, all borrowed: in a store, or a copy, or with both NULL the mapping. */
 typedef struct fg_home {
     fg_store *store;
-    const fg_copy *copy;
+    fg_copy *copy;
     /* Which node has what.  NULL, for a mapping only: split evenly over the nodes of whoever
      * asks. */
     const fg_slices *slices;
@@ -117,7 +117,8 @@ fg_status fg_weights_end(fg_weights *w, fg_err *err);
  * was signed. */
 fg_status fg_weights_check(fg_weights *w, uint32_t layer, uint32_t expert, fg_err *err);
 
-/* A device has this expert, or has it no longer, and it need not be read ahead; between passes. */
+/* A device has this expert, or has it no longer: a store does not read it ahead, a copy gives its
+ * memory back, pages of a mapping go to their nodes.  Between passes. */
 void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere);
 
 /* For how many layers fg_weights_hint wants the routers' guesses, in a pass of one token. */

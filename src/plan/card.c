@@ -17,8 +17,14 @@ enum { H100_SM = 132 };
 
 void fg_gpu_card_assume(fg_gpu_card *c, uint32_t n_sm)
 {
-    c->gemm_gmacs = 120000.0 * n_sm / H100_SM;
-    c->fma_gmacs = 15000.0 * n_sm / H100_SM;
+    const double n = (double)n_sm / H100_SM;
+    c->gemm_gmacs = 120000.0 * n;
+    c->fma_gmacs = 22000.0 * n;
+    c->attn_gmacs = 65000.0 * n;
+    c->light_gmacs = 4400.0 * n;
+    c->row_us = 0.75 / n;
+    c->unpack_gws = 5800.0 * n;
+    c->float_gws = 1200.0 * n;
 }
 
 /* A number and a unit of 10^9 or 10^12 bytes: "80GB", "3.3TB/s" with `suffix` "/s". */
@@ -59,7 +65,12 @@ fg_status fg_gpu_card_parse(fg_gpu_card *out, const char *text, fg_err *err)
 
 fg_gpu_card_fit fg_gpu_card_fit_default(void)
 {
-    return (fg_gpu_card_fit){.gemv = 0.8, .layer_us = 20.0, .box_us = 10.0};
+    return (fg_gpu_card_fit){.gemv = 0.96,
+                             .cache = 0.63,
+                             .layer_us = 34.5,
+                             .box_us = 4.4,
+                             .few_us = 14.0,
+                             .token_us = 240.0};
 }
 
 /* ---- time ---- */
@@ -105,6 +116,28 @@ static double inverse(double seconds)
     return seconds > 0.0 && isfinite(seconds) ? 1.0 / seconds : 0.0;
 }
 
+/* Products of one row: read, or unpacked, whichever takes longer. */
+static double products(const timing *x, const fg_part *p)
+{
+    double t = 0.0;
+    for (uint32_t i = 0; i < FG_RATE_TYPES; i++) { /* gmac: of one row, its weights */
+        const double unpack = i < FG_KIND_QUANTIZED ? x->c->unpack_gws : x->c->float_gws;
+        t += larger(p->bytes[i] * 1e-9 / (x->fit->gemv * x->c->read_gbs), p->gmac[i] / unpack);
+    }
+    return t;
+}
+
+/* Lightning attention of a row, 1e9 multiply-adds: half a chunk of others, and the state twice. */
+static double lightning_gmac(const fg_shape *s)
+{
+    double n = 0.0;
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        if (s->attn[l] != FG_ATTN_LIGHTNING) continue;
+        n += 2.0 * s->n_head * s->d_head * (s->d_head + FG_LIGHT_CHUNK / 2.0);
+    }
+    return n * 1e-9;
+}
+
 /* Softmax attention of one row behind pos others, 1e9 multiply-adds. */
 static double attention_gmac(const fg_shape *s, double pos)
 {
@@ -124,11 +157,12 @@ static double share_of(const fg_gpu_memory *m)
 static double layer_with_residents(const timing *x, double host_each, double card_each)
 {
     const uint32_t n = x->d->shape.n_used;
-    const double f = share_of(x->m);
+    const double f = share_of(x->m), few = x->fit->few_us * 1e-6;
     double p = pow(1.0 - f, n), t = 0.0;
-    if (f >= 1.0) return n * card_each;
+    if (f >= 1.0) return n * card_each + few;
+    if (f <= 0.0) return n * host_each;
     for (uint32_t k = 0; k <= n; k++) {
-        t += p * larger(k * card_each, (n - k) * host_each);
+        t += p * larger(k * card_each + few, (n - k) * host_each);
         p *= (double)(n - k) / (k + 1.0) * f / (1.0 - f);
     }
     return t;
@@ -153,10 +187,11 @@ static double with_reads(const timing *x, double t, double experts)
 static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card_speed *out)
 {
     const fg_shape *s = &x->d->shape;
-    const double R = x->c->read_gbs * 1e9, gemv = x->fit->gemv * R;
+    const double R = x->c->read_gbs * 1e9;
     const double lightning = fg_balance_heads_bytes(s);
     const double kv = fg_balance_cache_bytes(s, pos, fg_kv_resolve(x->o->kv, x->d->quantized));
-    const double attn = larger(kv / R, attention_gmac(s, (double)pos) / x->c->fma_gmacs);
+    const double attn =
+        larger(kv / (x->fit->cache * R), attention_gmac(s, (double)pos) / x->c->fma_gmacs);
     const double experts = seconds_of(x->d->experts.bytes, x->r->gemv_gbs) * 1e-9 *
                            x->d->experts.imbalance * fg_forecast_away(x->d, x->r) *
                            (1.0 + x->o->fit.other_decode);
@@ -164,14 +199,14 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card
     *out = (fg_gpu_card_speed){
         .pos = pos,
         .host_tok_s = host_tok_s,
-        .card_s =
-            (sum_of(x->d->dense.bytes) + sum_of(x->d->head.bytes)) / gemv + lightning / R + attn,
+        .card_s = products(x, &x->d->dense) + products(x, &x->d->head) + lightning / R + attn +
+                  x->fit->token_us * 1e-6,
         .layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6,
         .experts_s = experts,
     };
     const double other = out->card_s + out->layers_s;
     out->tok_s = inverse(other + experts);
-    const double each = sum_of(x->d->experts.bytes) / uses / gemv;
+    const double each = products(x, &x->d->experts) / uses;
     const double t = other + s->n_layer * layer_with_residents(x, experts / uses, each);
     out->resident_tok_s = inverse(t);
     if (x->f->fits && !x->f->resident && x->r->disk_gbs > 0.0) {
@@ -183,11 +218,13 @@ static void decode(const timing *x, uint64_t pos, double host_tok_s, fg_gpu_card
  * */
 typedef struct sides {
     double met, there, host_each, card_each, copy_each;
+    double ahead; /* copies that run while the layer's attention does */
 } sides;
 
 static double longer_side(const sides *y, double x)
 {
-    const double card = larger(x * y->copy_each, (y->there + x) * y->card_each);
+    const double copies = larger(x - y->ahead, 0.0) * y->copy_each;
+    const double card = larger(copies, (y->there + x) * y->card_each);
     return larger(card, (y->met - y->there - x) * y->host_each);
 }
 
@@ -221,11 +258,15 @@ static void prefill(const timing *x, uint64_t pos, uint32_t n_batch, double host
         larger(read, macs) * x->d->experts.batch_imbalance * (1.0 + x->o->fit.other_prefill);
     y.card_each = larger(bytes / R, rows * sum_of(x->d->experts.gmac) / uses / gemm);
     y.copy_each = bytes / (x->c->copy_gbs * 1e9);
-    const double attn = n * attention_gmac(s, (double)pos + 0.5 * n) / x->c->fma_gmacs;
+    const double attn =
+        n * (attention_gmac(s, (double)pos + 0.5 * n) / x->c->attn_gmacs +
+             lightning_gmac(s) / x->c->light_gmacs + s->n_layer * x->c->row_us * 1e-6);
     *out = (fg_gpu_card_speed){.pos = pos, .host_tok_s = host_tok_s};
     out->card_s = n * sum_of(x->d->dense.gmac) / gemm + attn + sum_of(x->d->head.bytes) / R;
     out->layers_s = s->n_layer * (x->fit->layer_us + x->fit->box_us) * 1e-6;
     const double other = out->card_s + out->layers_s;
+    y.ahead = smaller(FG_GPU_SLOTS, other / s->n_layer / y.copy_each);
+    y.ahead *= (s->n_layer - 1.0) / s->n_layer; /* the first layer has none before it */
     const bool streams = x->m->streams && (x->f->resident || !x->f->fits);
     if (streams) out->n_copied = best_copies(&y);
     out->experts_s = s->n_layer * longer_side(&y, 0.0);

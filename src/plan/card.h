@@ -3,28 +3,33 @@
  * How fast a model will be with a card: arithmetic on demand, rates of the host (forecast.h) and
  * rates of a card that is measured, or only described.
  *
- * Decode, seconds of one token at position p.  B: bytes, R: the card's read rate:
+ * Decode, seconds of one token at position p.  B: bytes, W: weights, R: the card's read rate, U:
+ * how many weights a second it unpacks, which narrow ones are bound by:
  *
- *     card     D = (B(dense) + B(lm_head)) / (gemv * R) + state B / R
- *     layers   L = layers * (layer_us + box_us)
+ *     products P(x) = sum over types max(B(x) / (gemv * R), W(x) / U)
+ *     card     D = P(dense) + P(lm_head) + state B / R + token_us
+ *     layers   L = layers * (layer_us + box_us), what launches take that does not grow with bytes
  *     experts  E = B(experts of a token) / R_gemv of the host * imbalance * away * (1 + other)
  *     on the host           t = D + L + E
  *     with residents        a layer's n_used experts are on the card each with probability f, the
- *                           share that fits (uniform routing); k of them take k c, the others
- *                           (n_used - k) h, at the same time:
- *                           t = D + L + layers * sum_k binomial(k) max(k c, (n_used - k) h)
+ *                           share that fits (uniform routing); k of them take c(k) = k P + few_us,
+ *                           the others (n_used - k) h, at the same time:
+ *                           t = D + L + layers * sum_k binomial(k) max(c(k), (n_used - k) h)
  *
  *     with --ram            experts that are neither on the card nor in a slot are read; those of
  *                           the card take no slots.  D_disk: of the misses, u: as in forecast.h
  *                           t' = max(D_disk, t + u (D_disk - overlap * min(D_disk, E (1 - f))))
  *
- * Softmax attention takes the longer of its reads and its arithmetic at fma_gmacs.
+ * Softmax attention of one row takes the longer of its reads, at a share of R, and its arithmetic
+ * at fma_gmacs.
  *
  * Prefill, a batch of n tokens that meets e experts of a layer, each with its share of rows: those
  * on the card take their arithmetic at gemm_gmacs, one that is copied also B / copy, overlapped
  * with it; one on the host the longer of its read and its arithmetic.  x experts of a layer are
  * copied: as many as make the longer of both sides the shortest; that is the rule of
- * src/device/share.h for equal experts.  With --ram none is copied.
+ * src/device/share.h for equal experts.  With --ram none is copied.  As many copies as there are
+ * slots run while the layer's attention does, as far as that takes so long.  To the products come
+ * lightning attention at light_gmacs, softmax attention at attn_gmacs and row_us a row and layer.
  */
 #ifndef FG_SRC_PLAN_CARD_H
 #define FG_SRC_PLAN_CARD_H
@@ -35,18 +40,22 @@
 
 typedef struct fg_gpu_card {
     char name[128];
-    uint64_t bytes;    /* of memory */
-    double read_gbs;   /* its memory */
-    double copy_gbs;   /* host to card */
-    double back_gbs;   /* card to host; 0: not measured */
-    double gemm_gmacs; /* int8 products of many rows */
-    double fma_gmacs;  /* f32 chains of attention */
+    uint64_t bytes;     /* of memory */
+    double read_gbs;    /* its memory */
+    double copy_gbs;    /* host to card */
+    double back_gbs;    /* card to host; 0: not measured */
+    double gemm_gmacs;  /* int8 products of many rows */
+    double fma_gmacs;   /* f32 chains of attention, one row */
+    double attn_gmacs;  /* softmax attention of many rows */
+    double light_gmacs; /* lightning attention of many rows */
+    double row_us; /* norms, gathering and what else lies between products; of a row and layer */
+    double unpack_gws; /* 1e9 quantized weights a second that products of one row unpack */
+    double float_gws;  /* the same of others, which are multiplied in f32 */
 } fg_gpu_card;
 
 /* "80GB,3.3TB/s,55GB/s": memory, its rate, the bus; arithmetic is that of an H100.  FG_EINVAL. */
 fg_status fg_gpu_card_parse(fg_gpu_card *out, const char *text, fg_err *err);
-/* The same for arithmetic, by multiprocessors: 120,000 GMAC/s and 15,000 for 132 of them, which
- * sm_90 was measured to reach. */
+/* The same for arithmetic, by multiprocessors: what 132 of sm_90 were measured to reach. */
 void fg_gpu_card_assume(fg_gpu_card *c, uint32_t n_sm);
 
 /* Measures card idx: copies of pinned memory, whole and in pieces of 1 MiB, and reads of its own
@@ -61,11 +70,16 @@ typedef struct fg_gpu_card_measured {
 fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint32_t idx,
                               fg_err *err);
 
-/* What a card was measured for, or chosen: see above. */
+/* Parameters of the formulas above.  They are an H200's, of bench/baselines: 80 layers of the dense
+ * part by test_cuda_token, four and ten layers with all experts there; an H100 had the same share
+ * and the same microseconds a launch at 3.12 TB/s (tests/plan/test_card.c). */
 typedef struct fg_gpu_card_fit {
-    double gemv;     /* share of the read rate that products of one row reach; 0.8 */
-    double layer_us; /* norms, router, launches of a layer; 20 */
-    double box_us;   /* card to host and back; 10 */
+    double gemv;     /* share of the read rate that products of one row reach under way; 0.96 */
+    double cache;    /* the same for cached keys and values; 0.63 */
+    double layer_us; /* launches of a layer, norms, routers; 34.5 */
+    double box_us;   /* card to host and back; 4.4 */
+    double few_us;   /* launches of a token's experts on the card; 14 */
+    double token_us; /* a token sets out and its logits come back; 240 */
 } fg_gpu_card_fit;
 fg_gpu_card_fit fg_gpu_card_fit_default(void);
 

@@ -21,7 +21,7 @@ bool card_rig_open(card_rig *r, const char *path, size_t n, fg_kv_choice kv,
     fg_err err = {0};
     *r = (card_rig){.n = n, .kv = kv};
     if (path == NULL) return false;
-    fg_engine *host = model_open_file(path, 1, NULL);
+    fg_engine *host = model_open_file(path, o == NULL ? 1 : o->n_thread, NULL);
     if (host == NULL) return false;
     r->n_vocab = fg_engine_shape(host)->n_vocab;
     card_prompt(r->ids, CARD_MOST, r->n_vocab);

@@ -30,6 +30,7 @@ enum { BY_HOST, BY_RESIDENTS, BY_COPIES };
 /* What the next process is to do: tokens, in splits of n tokens each, 0 at the end. */
 static struct job {
     int by;
+    bool ahead; /* some experts were to be copied before they were asked for */
     char path[PATH_MAX];
     fg_kv_choice kv;
     fg_engine_opts o;
@@ -87,6 +88,7 @@ static void equals_the_host(void)
     }
     fg_device_stats st;
     CHECK(fg_engine_device_stats(r.e, &st) && st.n_expert_rows[job.by] > 0);
+    CHECK(!job.ahead || st.n_ahead > 0);
     fg_session_destroy(&s);
     card_rig_close(&r);
 }
@@ -197,6 +199,7 @@ FG_TEST(copied_experts)
 {
     if (!set_job(TINY_DIR, "q4")) return;
     job.by = BY_COPIES;
+    job.ahead = true;
     job.o.gpu_bytes = (uint64_t)1 << 30;
     split(fg_test_long() ? 300 : 30, 0);
     split(fg_test_long() ? 300 : 17, 9);
@@ -282,6 +285,60 @@ FG_TEST(experts_change_places_at_every_token)
 {
     if (!set_job(TINY_DIR, "q4")) return;
     CHECK(fake_card_run("devices=1", changes_places) == 0);
+}
+
+/* ---- the same token again and again ---- */
+
+enum { AGAIN_FROM = 70 }; /* within a chunk, so that a session can go back */
+
+static void says_the_same(void)
+{
+    card_rig r;
+    fg_err err = {0};
+    uint64_t at = AGAIN_FROM;
+    REQUIRE(card_rig_open(&r, job.path, AGAIN_FROM + 2, job.kv, &job.o));
+    fg_session *s = card_session(&r, 512);
+    REQUIRE(s != NULL && card_go_to(&r, s, AGAIN_FROM, 0));
+    for (int n = fg_test_long() ? 1000 : 5; n > 0 && at == AGAIN_FROM; n--) {
+        if (!card_go_to(&r, s, AGAIN_FROM + 1, 1)) break;
+        CHECK_OK(fg_session_rewind(s, AGAIN_FROM, &at, &err), &err);
+    }
+    const uint32_t other = (r.ids[AGAIN_FROM] + 1) % r.n_vocab;
+    CHECK_OK(fg_session_eval(s, &other, 1, NULL, NULL, &err), &err);
+    CHECK(!card_is_plain(&r, s)); /* a comparison that sees another token */
+    CHECK_OK(fg_session_rewind(s, AGAIN_FROM, &at, &err), &err);
+    CHECK(at == AGAIN_FROM && card_go_to(&r, s, AGAIN_FROM + 2, 1));
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+}
+
+FG_TEST(a_token_is_the_same_every_time)
+{
+    if (!set_job(TINY_DIR, "q4")) return;
+    CHECK(fake_card_run("devices=1", says_the_same) == 0);
+}
+
+/* ---- a file of whoever asks ---- */
+
+/* FULGUR_TEST_MODEL=PATH, such as layers of MiniMax-M1 (`fulgur synth`), on a card: all experts
+ * there, and as few as 6 GiB leave room for. */
+FG_TEST(a_model_of_yours)
+{
+    const char *path = getenv("FULGUR_TEST_MODEL");
+    if (path == NULL) {
+        fg_test_skip("FULGUR_TEST_MODEL: not set");
+        return;
+    }
+    for (uint64_t gib = 0; gib <= 6; gib += 6) {
+        (void)set_path(path);
+        job.o.n_thread = 0;
+        job.o.gpu_bytes = gib << 30;
+        if (gib > 0) job.by = BY_COPIES;
+        static const size_t steps[] = {511, 64, 3, 1};
+        for (size_t i = 0; i < 4; i++) split(511, steps[i]);
+        same();
+        CHECK(fake_card_run("devices=1", says_the_same) == 0);
+    }
 }
 
 /* ---- homes and nodes ---- */

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "src/device/gpu_memory.h"
 #include "src/engine/engine_impl.h"
 #include "src/engine/saved.h"
 #include "tests/device/fake_card.h"
@@ -17,6 +18,7 @@
 #include "tests/models.h"
 
 static char path[PATH_MAX];
+static uint64_t card_bytes; /* of the card that may be used */
 
 static void convert(void)
 {
@@ -407,6 +409,86 @@ static void stops(void)
 FG_TEST(stopped_in_the_middle_and_goes_on)
 {
     with_card(stops);
+}
+
+/* ---- what the card has need not be here ---- */
+
+/* Bytes that a copy is without; *n_both: experts that the card has as well. */
+static uint64_t bytes_left_out(fg_engine *e, uint32_t *n_both)
+{
+    const fg_shape *s = e->model->shape;
+    uint64_t sum = 0;
+    *n_both = 0;
+    for (uint32_t i = 0; i < s->n_layer * s->n_expert; i++) {
+        const uint32_t l = i / s->n_expert, x = i % s->n_expert;
+        *n_both += e->device->ops->has(e->device, l, x) && fg_copy_has(e->copy, l, x);
+        for (uint32_t k = 0; k < fg_slices_n_node(e->slices) && !fg_copy_has(e->copy, l, x); k++) {
+            sum += fg_slices_bytes(e->slices, l, x, k);
+        }
+    }
+    return sum;
+}
+
+/* A copy on three nodes, experts that change places, and a host that has to do all of it. */
+static void copies_less(void)
+{
+    raw w = {.same = true};
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_err err = {0};
+    uint64_t all = 0, card = 0;
+    uint32_t n_both;
+    o.n_thread = 2;
+    o.pretend_nodes = 3;
+    o.residency = FG_RESIDENCY_COPY;
+    o.gpu_bytes = card_bytes;
+    REQUIRE(card_rig_open(&w.r, path, 60, FG_KV_CHOICE_AUTO, &o));
+    fg_engine *e = w.r.e;
+    for (uint32_t k = 0; k < 3; k++) {
+        all += fg_slices_area(e->slices, k);
+        card += fg_engine_placement(e)->node[k].card * FG_PAGE_BYTES;
+    }
+    const uint64_t less = bytes_left_out(e, &n_both);
+    CHECK(less > 0 && n_both == 0 && less < all);
+    CHECK_U64(fg_copy_read_bytes(e->copy), all - less);
+    CHECK_U64(card, less);
+    CHECK_OK(fg_scratch_create(&w.s, e->model, CARD_MOST, 512, 2, &err), &err);
+    REQUIRE(raw_state(&w, FG_KV_INT8));
+    fg_device_cuda_restless(e->device);
+    SAME(raw_eval(&w, 20, true));
+    SAME(raw_steps(&w, 12, true));
+    (void)bytes_left_out(e, &n_both);
+    CHECK_U64(n_both, 0); /* what came to the card meanwhile was given back here */
+    SAME(raw_eval(&w, 17, false));
+    SAME(raw_steps(&w, 3, false));
+    (void)bytes_left_out(e, &n_both);
+    CHECK(n_both > 0); /* control: the host has read what it needed */
+    SAME(raw_steps(&w, 5, true));
+    raw_close(&w);
+}
+
+/* Memory of the card for some of the experts. */
+static void find_card_bytes(void)
+{
+    card_rig r;
+    fg_device_stats st = {.dense_bytes = 0};
+    REQUIRE(card_rig_open(&r, path, 2, FG_KV_CHOICE_AUTO, NULL));
+    fg_session *s = card_session(&r, 512);
+    CHECK(s != NULL && card_go_to(&r, s, 2, 0) && fg_engine_device_stats(r.e, &st));
+    fg_session_destroy(&s);
+    card_rig_close(&r);
+    card_bytes = FG_GPU_RESERVE_BYTES + st.dense_bytes + st.state_bytes + st.work_bytes +
+                 st.resident_bytes / 3;
+}
+
+static void copies_less_of_some(void)
+{
+    find_card_bytes();
+    if (!fg_test_failed()) copies_less();
+}
+
+FG_TEST(what_the_card_has_is_not_copied)
+{
+    with_card(copies_less_of_some);
 }
 
 /* ---- hidden states ---- */
