@@ -206,22 +206,27 @@ static fg_status check_home(const fg_engine_opts *o, fg_err *err)
     return FG_OK;
 }
 
-/* All of a copy but `less` has to fit: swapped weights are slower than mapped ones. */
-static fg_status check_room(const fg_engine *e, const fg_engine_opts *o, uint64_t less, fg_err *err)
+/* All of a copy but `less` has to fit in what there was before any of it was read: swapped weights
+ * are slower than mapped ones. */
+static fg_status check_room(const fg_engine *e, const fg_engine_opts *o, const fg_room *room,
+                            uint64_t less, fg_err *err)
 {
     uint64_t bytes = 0;
-    fg_room room;
     if (o->residency != FG_RESIDENCY_COPY || o->pages == FG_PAGES_TLB) return FG_OK;
     for (uint32_t k = 0; k < fg_slices_n_node(e->slices); k++) {
         bytes += fg_slices_area(e->slices, k);
     }
     bytes -= less;
-    fg_room_read(&room, "");
-    if (bytes <= room.bytes) return FG_OK;
+    if (bytes <= room->bytes) return FG_OK;
     return fg_fail(err, FG_ELIMIT,
                    "%s: a copy takes %s, expected at most %s, which can be had within %s",
                    fg_model_file_path(e->file), fg_text_memory((double)bytes).s,
-                   fg_text_memory((double)room.bytes).s, room.by);
+                   fg_text_memory((double)room->bytes).s, room->by);
+}
+
+static bool may_have_device(const fg_engine_opts *o)
+{
+    return o->gpu >= 0 || (o->gpu == FG_GPU_AUTO && fg_gpu_expected());
 }
 
 static fg_copy_opts copy_opts(const fg_engine_opts *o)
@@ -234,11 +239,12 @@ static fg_copy_opts copy_opts(const fg_engine_opts *o)
 }
 
 /* What is dense; an image is whole. */
-static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_room *room, fg_err *err)
 {
     const fg_copy_opts co = copy_opts(o);
     if (o->residency != FG_RESIDENCY_SHARED && o->residency != FG_RESIDENCY_COPY) return FG_OK;
-    if (o->gpu == FG_GPU_OFF) FG_TRY(check_room(e, o, 0, err));
+    fg_room_read(room, "");
+    if (!may_have_device(o)) FG_TRY(check_room(e, o, room, 0, err));
     return fg_copy_create(&e->copy, e->file, e->slices, &co, err);
 }
 
@@ -258,7 +264,7 @@ static bool is_on_device(const void *of, uint32_t layer, uint32_t expert)
 }
 
 /* The experts, but those that the device has. */
-static fg_status fill_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
+static fg_status fill_copy(fg_engine *e, const fg_engine_opts *o, const fg_room *room, fg_err *err)
 {
     const fg_copy_opts co = copy_opts(o);
     const fg_shape *s = e->model->shape;
@@ -271,7 +277,7 @@ static fg_status fill_copy(fg_engine *e, const fg_engine_opts *o, fg_err *err)
             less += fg_slices_bytes(e->slices, l, x, k);
         }
     }
-    if (o->gpu != FG_GPU_OFF) FG_TRY(check_room(e, o, less, err));
+    if (may_have_device(o)) FG_TRY(check_room(e, o, room, less, err));
     return fg_copy_fill(e->copy, e->device == NULL ? NULL : is_on_device, e->device, &co, err);
 }
 
@@ -302,6 +308,7 @@ static fg_status open_device(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     uint32_t weight[FG_MAX_NODE];
+    fg_room room;
     fg_team_opts team = {.n_thread = o->n_thread,
                          .n_long = o->n_thread_prefill,
                          .pin = o->pin,
@@ -317,12 +324,12 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     FG_TRY(fg_team_create_with(&e->team, &team, err));
     FG_TRY(fg_slices_create(&e->slices, fg_model_file_plan(e->file), fg_team_place(e->team), err));
     FG_TRY(open_store(e, o, err));
-    FG_TRY(open_copy(e, o, err));
+    FG_TRY(open_copy(e, o, &room, err));
     if (e->store == NULL && e->copy == NULL) FG_TRY(fg_model_file_mapped(e->file, err));
     const fg_home home = fg_engine_home(e);
     FG_TRY(fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err));
     FG_TRY(open_device(e, o, err)); /* first, since what it has need not be here */
-    FG_TRY(fill_copy(e, o, err));
+    FG_TRY(fill_copy(e, o, &room, err));
     return fg_engine_settle(e, o, err);
 }
 

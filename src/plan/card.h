@@ -71,8 +71,7 @@ fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint
                               fg_err *err);
 
 /* Parameters of the formulas above.  They are an H200's, of bench/baselines: 80 layers of the dense
- * part by test_cuda_token, four and ten layers with all experts there; an H100 had the same share
- * and the same microseconds a launch at 3.12 TB/s (tests/plan/test_card.c). */
+ * part by test_cuda_token, four and ten layers with all experts there (tests/plan/test_card.c). */
 typedef struct fg_gpu_card_fit {
     double gemv;     /* share of the read rate that products of one row reach under way; 0.96 */
     double cache;    /* the same for cached keys and values; 0.63 */

@@ -219,4 +219,19 @@ for name, option in [("bench", "--csv"), ("logits", "--out")]:
     check(f"nothing_done_{name}", result[1] == b"", result[1])
 shown = run("numa", M1, "--imbalance", "--topology", TWO, "--ctx", "0", "--json")[1]
 check("nodes_of_a_topology", [c["nodes"] for c in json.loads(shown)["cells"]] == [2], shown)
+
+# a copy takes its room once, whether or not a card could have held a part of it (here is none): up to the same limit it is
+# refused, in one line
+def refused(*args):
+    """Limits of address space, in MiB, within which a copy is said not to fit."""
+    full = []
+    for most in range(40, 124, 4):
+        limit = lambda most=most: resource.setrlimit(resource.RLIMIT_AS, (most << 20, most << 20))
+        out = run("run", M, "-p", "a", "-n", "1", "-t", "1", "--residency", "copy", "-q", "--no-sandbox", *args, preexec=limit)
+        full += [most] if out[0] == 1 and b"a copy takes" in out[2] else []
+    return full
+
+
+alone, maybe = refused("--gpu", "off"), refused()
+check("copy_takes_its_room_once", len(alone) > 2 and abs(alone[-1] - maybe[-1]) <= 4, (alone, maybe))
 finish()

@@ -31,7 +31,7 @@ FG_TEST(descriptions)
     fg_err err = {0};
     CHECK(fg_gpu_card_parse(&c, "80GB,3.3TB/s,55GB/s", &err) == FG_OK);
     CHECK(c.bytes == 80000000000 && c.read_gbs == 3300.0 && c.copy_gbs == 55.0);
-    CHECK(c.gemm_gmacs == 120000.0 && c.unpack_gws == 5800.0);
+    CHECK(c.gemm_gmacs == 120000.0 && c.fma_gmacs == 22000.0 && c.unpack_gws == 5800.0);
     CHECK(fg_gpu_card_parse(&c, "0.5TB,900GB/s,6.4GB/s", &err) == FG_OK && c.bytes == 500000000000);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CHECK(fg_gpu_card_parse(&c, bad[i], &err) == FG_EINVAL &&
@@ -105,8 +105,11 @@ FG_TEST(a_token_by_hand)
     }
     const double kv = fg_balance_cache_bytes(s, 0, FG_KV_INT8) / 0.63e12, attn = macs / 22e12;
     const double state = fg_balance_heads_bytes(s) / 1e12 + (kv > attn ? kv : attn) + 240e-6;
-    const double layers = s->n_layer * 38.9e-6, experts = 1e9 * x->experts_s / 1e9;
-    CHECK(near(x->card_s, dense + state) && near(x->layers_s, layers));
+    const double layers = s->n_layer * 38.9e-6;
+    double experts = 0.0;
+    for (uint32_t i = 0; i < FG_RATE_TYPES; i++) experts += y.d.experts.bytes[i] / 9.5e9 * 1.04;
+    CHECK(near(x->card_s, dense + state) && near(x->experts_s, experts));
+    CHECK(near(x->layers_s, layers));
     CHECK(near(1.0 / x->tok_s, dense + state + experts + layers));
     CHECK(!near(1.0 / x->tok_s, dense + state + experts)); /* control */
     /* all of nano's experts fit */
