@@ -7,6 +7,7 @@
 
 #include "src/base/json.h"
 #include "src/cli/common.h"
+#include "src/plan/nodes.h"
 
 /* ---- doctor ---- */
 
@@ -15,6 +16,16 @@ static const char *reason(const char *msg)
 {
     const char *colon = strstr(msg, ": ");
     return strncmp(msg, "gpu ", 4) == 0 && colon != NULL ? colon + 2 : msg;
+}
+
+fg_status card_measure(fg_gpu_card *c, fg_gpu_card_measured *more, uint32_t idx, fg_err *err)
+{
+    const fg_nodes_opts here = {.here = true};
+    fg_nodes n;
+    FG_TRY(fg_nodes_open(&n, &here, err));
+    const fg_status st = fg_gpu_card_measure(c, more, idx, n.place, err);
+    fg_nodes_close(&n);
+    return st;
 }
 
 void cards_measure(cards *c)
@@ -32,7 +43,7 @@ void cards_measure(cards *c)
         }
     }
     for (uint32_t i = 0; i < c->n_shown; i++) {
-        (void)fg_gpu_card_measure(&c->card[i].card, &c->card[i].more, i, &c->card[i].err);
+        (void)card_measure(&c->card[i].card, &c->card[i].more, i, &c->card[i].err);
     }
 }
 
@@ -48,6 +59,10 @@ static void print_card(uint32_t idx, const fg_gpu_card *c, const fg_gpu_card_mea
     if (x->numa_node >= 0) printf("NUMA node %d, ", x->numa_node);
     printf("GB/s: to it %.1f (in pieces of 1 MiB %.1f), from it %.1f, its memory %.0f\n",
            c->copy_gbs, m->piece_gbs, c->back_gbs, c->read_gbs);
+    for (uint32_t k = 0; k < m->n_node; k++) {
+        printf("%s%.1f from node %u%s", k == 0 ? "            GB/s to it: " : ", ", m->node_gbs[k],
+               k, k + 1 == m->n_node ? "\n" : "");
+    }
 }
 
 void cards_print(const cards *c)
@@ -86,10 +101,15 @@ void cards_put(const cards *c, fg_buf *b)
                       ", \"sm\": %d, \"multiprocessors\": %u, \"memory_bytes\": %" PRIu64
                       ", \"free_bytes\": %" PRIu64 ", \"driver\": %d, \"pcie_generation\": %d, "
                       "\"pcie_width\": %d, \"numa_node\": %d, \"to_gbs\": %.3f, "
-                      "\"to_pieces_gbs\": %.3f, \"from_gbs\": %.3f, \"read_gbs\": %.3f}",
+                      "\"to_pieces_gbs\": %.3f, \"from_gbs\": %.3f, \"read_gbs\": %.3f, "
+                      "\"to_gbs_by_node\": [",
                       m->info.sm, m->info.n_sm, m->info.bytes, m->free_bytes, m->driver,
                       m->info.pcie_gen, m->info.pcie_width, m->info.numa_node, k->copy_gbs,
                       m->piece_gbs, k->back_gbs, k->read_gbs);
+        for (uint32_t j = 0; j < m->n_node; j++) {
+            fg_buf_printf(b, "%s%.3f", j == 0 ? "" : ", ", m->node_gbs[j]);
+        }
+        fg_buf_put_str(b, "]}");
     }
     fg_buf_put_str(b, "], ");
     put_text(b, "gpu_error", c->none);

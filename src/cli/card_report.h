@@ -20,6 +20,8 @@ typedef struct cards {
     } card[CARDS_SHOWN];
     char none[400]; /* why there is none, n == 0 */
 } cards;
+/* Card idx of this machine, from memory of each of its nodes; errors: fg_gpu_card_measure. */
+fg_status card_measure(fg_gpu_card *c, fg_gpu_card_measured *more, uint32_t idx, fg_err *err);
 void cards_measure(cards *c);
 void cards_print(const cards *c);
 void cards_put(const cards *c, fg_buf *b); /* "\"gpus\": [...], \"gpu_error\": ..." */

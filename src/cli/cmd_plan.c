@@ -173,7 +173,7 @@ static fg_status find_card(result *r, const fg_forecast_opts *fo, fg_err *err)
     fg_gpu_card_measured more;
     if (!o->gpu && o->gpu_spec == NULL) return FG_OK;
     if (o->gpu_spec != NULL) FG_TRY(fg_gpu_card_parse(&r->card, o->gpu_spec, err));
-    if (o->gpu_spec == NULL) FG_TRY(fg_gpu_card_measure(&r->card, &more, 0, err));
+    if (o->gpu_spec == NULL) FG_TRY(card_measure(&r->card, &more, 0, err));
     if (o->gpu_bytes != 0 && o->gpu_bytes < r->card.bytes) r->card.bytes = o->gpu_bytes;
     r->n_card = r->n_batch;
     if (o->fo.n_batch == 0) {

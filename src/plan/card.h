@@ -37,12 +37,13 @@
 #include "src/device/driver.h"
 #include "src/device/gpu_memory.h"
 #include "src/plan/forecast.h"
+#include "src/sys/place.h"
 
 typedef struct fg_gpu_card {
     char name[128];
     uint64_t bytes;     /* of memory */
     double read_gbs;    /* its memory */
-    double copy_gbs;    /* host to card */
+    double copy_gbs;    /* host to card; of several nodes, all with their parts */
     double back_gbs;    /* card to host; 0: not measured */
     double gemm_gmacs;  /* int8 products of many rows */
     double fma_gmacs;   /* f32 chains of attention, one row */
@@ -59,16 +60,23 @@ fg_status fg_gpu_card_parse(fg_gpu_card *out, const char *text, fg_err *err);
 void fg_gpu_card_assume(fg_gpu_card *c, uint32_t n_sm);
 
 /* Measures card idx: copies of pinned memory, whole and in pieces of 1 MiB, and reads of its own
- * memory; medians of five, each with an end to its patience; some two seconds.  Errors: those of
- * fg_gpu_open, FG_ENOMEM, FG_EIO. */
+ * memory; medians of five, each with an end to its patience; some two seconds.  With a placement of
+ * several nodes, memory of each is copied too, and out->copy_gbs is what a copy reaches of which
+ * every node has its part; node_gbs are 0 where memory cannot be bound or registered.  place may be
+ * NULL.  Errors: those of fg_gpu_open, FG_ENOMEM, FG_EIO. */
 typedef struct fg_gpu_card_measured {
     fg_gpu_info info;
     uint64_t free_bytes;
     int driver; /* 13000 is 13.0 */
     double piece_gbs;
+    uint32_t n_node; /* 0: not asked */
+    double node_gbs[FG_MAX_NODE];
 } fg_gpu_card_measured;
 fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint32_t idx,
-                              fg_err *err);
+                              const fg_place *place, fg_err *err);
+/* The rate of a copy of which node k has a part of weight place->node[k].weight: the parts go one
+ * after another.  0 where a node that has a part has no rate. */
+double fg_gpu_card_copy_of_all(const fg_place *place, const double *node_gbs);
 
 /* Parameters of the formulas above.  They are an H200's, of bench/baselines: 80 layers of the dense
  * part by test_cuda_token, four and ten layers with all experts there (tests/plan/test_card.c). */

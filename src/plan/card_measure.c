@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/mem.h"
 #include "src/plan/card.h"
 
 enum { TIMES = 5, PATIENCE_MS = 10000 };
 #define COPY_BYTES  ((uint64_t)256 << 20)
 #define READ_BYTES  ((uint64_t)2 << 30)
 #define PIECE_BYTES ((uint64_t)1 << 20)
+#define WHOLE       ((uint64_t)64 << 10) /* pages of every system */
 
 typedef struct rig {
     fg_gpu *g;
@@ -75,13 +77,59 @@ static fg_status measure(rig *r, what w, const char *name, double *gbs, fg_err *
     return FG_OK;
 }
 
+/* Copies of memory of one node.  *gbs stays 0 where it cannot be bound or registered: containers
+ * may refuse either. */
+static fg_status measure_node(rig *r, const fg_place *place, uint32_t node, double *gbs,
+                              fg_err *err)
+{
+    void *pinned = r->host, *own = fg_mem_map((size_t)r->n_copy);
+    const fg_owned all = {0, r->n_copy, node};
+    fg_status st = FG_OK;
+    if (own == NULL) return fg_fail_nomem(err, "memory to measure");
+    if (fg_place_bind(place, own, &all, 1, NULL) == FG_OK) {
+        memset(own, 1, (size_t)r->n_copy);
+        if (r->d->host_register(own, (size_t)r->n_copy, FG_CU_HOST_PORTABLE) == 0) {
+            r->host = own;
+            st = measure(r, COPY_IN, "copies to it", gbs, err);
+            r->host = pinned;
+            if (!r->g->hangs) (void)r->d->host_unregister(own);
+        }
+    }
+    if (!r->g->hangs) fg_mem_unmap(own, (size_t)r->n_copy);
+    return st;
+}
+
+double fg_gpu_card_copy_of_all(const fg_place *place, const double *node_gbs)
+{
+    double s = 0.0; /* of as many GB as all weights together */
+    for (uint32_t k = 0; k < place->n_node; k++) {
+        const double part = place->node[k].weight;
+        if (part == 0.0) continue;
+        if (!(node_gbs[k] > 0.0)) return 0.0;
+        s += part / node_gbs[k];
+    }
+    return s > 0.0 ? (double)place->weight / s : 0.0;
+}
+
+static fg_status measure_nodes(rig *r, const fg_place *place, fg_gpu_card *out,
+                               fg_gpu_card_measured *more, fg_err *err)
+{
+    more->n_node = place->n_node;
+    for (uint32_t k = 0; k < place->n_node; k++) {
+        FG_TRY(measure_node(r, place, k, &more->node_gbs[k], err));
+    }
+    const double all = fg_gpu_card_copy_of_all(place, more->node_gbs);
+    if (all > 0.0) out->copy_gbs = all;
+    return FG_OK;
+}
+
 static fg_status prepare(rig *r, uint64_t *free_bytes, fg_err *err)
 {
     const fg_driver *d = r->d;
     size_t left = 0, all = 0;
     int result = d->mem_info(&left, &all);
     *free_bytes = left;
-    const uint64_t part = left / 4 / 4096 * 4096 + 4096;
+    const uint64_t part = left / 4 / WHOLE * WHOLE + WHOLE;
     r->n_copy = part < COPY_BYTES ? part : COPY_BYTES;
     r->n_read = part < READ_BYTES ? part : READ_BYTES;
     if (result == 0) result = d->stream_create(&r->stream, FG_CU_STREAM_NO_WAIT);
@@ -110,7 +158,7 @@ static void clean_up(rig *r)
 }
 
 fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint32_t idx,
-                              fg_err *err)
+                              const fg_place *place, fg_err *err)
 {
     rig r = {0};
     *out = (fg_gpu_card){0};
@@ -120,6 +168,9 @@ fg_status fg_gpu_card_measure(fg_gpu_card *out, fg_gpu_card_measured *more, uint
     fg_status st = prepare(&r, &more->free_bytes, err);
     if (st == FG_OK) st = measure(&r, COPY_IN, "copies to it", &out->copy_gbs, err);
     if (st == FG_OK) st = measure(&r, COPY_PIECES, "copies to it", &more->piece_gbs, err);
+    if (st == FG_OK && place != NULL && place->n_node > 1) {
+        st = measure_nodes(&r, place, out, more, err);
+    }
     if (st == FG_OK) st = measure(&r, COPY_OUT, "copies from it", &out->back_gbs, err);
     /* an idle card may have slowed its bus down: it is asked while it is awake */
     if (st == FG_OK) st = fg_gpu_describe(idx, &more->info, err);

@@ -13,7 +13,7 @@
 #include "src/device/driver.h"
 #include "src/device/gpu_memory.h"
 #include "src/model/device.h"
-#include "src/plan/forecast.h"
+#include "src/plan/card.h"
 #include "tests/device/fake_card.h"
 #include "tests/fg_test.h"
 #include "tests/models.h"
@@ -62,6 +62,47 @@ FG_TEST(opens_and_closes)
     (void)snprintf(settings, sizeof settings, "devices=2,sm=86,bytes=1000000,log=%s", log);
     CHECK(fake_card_run(settings, opens) == 0);
     if (access(log, R_OK) == 0) check_log(log);
+}
+
+/* ---- copies from each node ---- */
+
+static bool registers;
+
+static void measures_three_nodes(void)
+{
+    enum { N = 3 };
+    fg_topo *topo = fg_topo_create();
+    fg_place *place = NULL;
+    fg_gpu_card c;
+    fg_gpu_card_measured m;
+    fg_err err = {0};
+    const fg_place_opts o = {.n_worker = 1, .pretend_nodes = N};
+    CHECK(fg_place_make(&place, topo, &o, &err) == FG_OK);
+    CHECK(fg_gpu_card_measure(&c, &m, 0, NULL, &err) == FG_OK && m.n_node == 0 && c.copy_gbs > 0.0);
+    if (fg_gpu_card_measure(&c, &m, 0, place, &err) != FG_OK) {
+        fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
+    }
+    CHECK(m.n_node == N && c.copy_gbs > 0.0);
+    const double all = fg_gpu_card_copy_of_all(place, m.node_gbs);
+    const bool has = registers && topo != NULL; /* without hwloc nothing is bound */
+    CHECK(has ? all == c.copy_gbs : all == 0.0);
+    for (uint32_t k = 0; k < N; k++) CHECK((m.node_gbs[k] > 0.0) == has);
+    fg_place_destroy(&place);
+    fg_topo_destroy(topo);
+}
+
+/* Where memory cannot be registered, what the driver's own gives stays. */
+FG_TEST(copies_are_measured_from_each_node)
+{
+    char settings[512];
+    const char *log = fg_test_tmp("log");
+    for (int on = 0; on < 2; on++) {
+        registers = on == 1;
+        (void)snprintf(settings, sizeof settings, "bytes=8000000,register=%d,log=%s", on, log);
+        CHECK(fake_card_run(settings, measures_three_nodes) == 0);
+        if (access(log, R_OK) == 0) check_log(log);
+        (void)remove(log);
+    }
 }
 
 /* ---- faults: what is said ---- */

@@ -39,6 +39,24 @@ FG_TEST(descriptions)
     }
 }
 
+/* Parts of two nodes one after another: 1 GB at 50 and 1 GB at 25 GB/s are 2 GB in 60 ms. */
+FG_TEST(a_copy_of_which_every_node_has_its_part)
+{
+    static const uint32_t equal[] = {1, 1, 0}, unequal[] = {3, 1, 0};
+    const double gbs[] = {50.0, 25.0, 0.0}, none[] = {50.0, 0.0, 25.0};
+    fg_place *p = NULL;
+    fg_err err = {0};
+    fg_place_opts o = {.n_worker = 3, .pretend_nodes = 3, .weight = equal};
+    CHECK(fg_place_make(&p, NULL, &o, &err) == FG_OK);
+    CHECK(fabs(fg_gpu_card_copy_of_all(p, gbs) - 2.0 / 0.06) < 1e-9);
+    CHECK(fg_gpu_card_copy_of_all(p, none) == 0.0);
+    fg_place_destroy(&p);
+    o.weight = unequal;
+    CHECK(fg_place_make(&p, NULL, &o, &err) == FG_OK);
+    CHECK(fabs(fg_gpu_card_copy_of_all(p, gbs) - 4.0 / 0.1) < 1e-9);
+    fg_place_destroy(&p);
+}
+
 typedef struct rig {
     fg_model_file *file;
     fg_demand d;
