@@ -210,6 +210,12 @@ check_error("out_folder_absent", run("convert", f"{ORACLE}/orig-base", path("no/
 check_error("out_is_folder", run("convert", f"{ORACLE}/orig-base", os.path.dirname(GOOD)))
 check_error("no_tokenizer", run("run", GOOD, "-p", "x"), "tokenizer")
 check_error("absent_ids", run("logits", GOOD, "--ids", path("none"), "--out", path("o")), "none")
+for args in (["convert", f"{ORACLE}/orig-base", "-"], ["synth", "-"], ["logits", GOOD, "--ids", IDS, "--out", "-"]):
+    check_error(f"{args[0]}_to_a_dash", run(*args), "output: - ", "expected a file name")
+check("no_file_of_that_name", not os.path.exists("-"))
+for args in (["info", GOOD, "--plot", ""], ["logits", GOOD, "--ids", ""], ["run", GOOD, "-f", ""], ["run", GOOD, "--image", ""],
+             ["doctor", "--dir", ""], ["convert", NANO, "o", "--calib", ""], ["convert", NANO, "o", "--split", ""]):
+    check_usage(f"empty_{args[-2].strip('-')}_{args[0]}", run(*args), "nothing, expected ")
 open(path("words"), "w").write("1 two 3")
 check_error("ids_are_words", run("logits", GOOD, "--ids", path("words"), "--out", path("o")), "two")
 open(path("big"), "w").write("1 99999")
