@@ -235,6 +235,7 @@ fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg
     s->path = fg_mem_strndup(path, strlen(path));
     if (s->path == NULL) return fg_fail_nomem(err, path);
     fg_status st = fg_file_open(&f, path, false, err);
+    if (st == FG_OK) (void)fg_stamp_take(&s->stamp, f.fd);
     if (st == FG_OK) st = read_header(s, &f, growing, err);
     if (st == FG_OK) st = take_header(s, growing, err);
     fg_file_close(&f);

@@ -46,6 +46,8 @@ typedef struct fg_stamp {
 bool fg_stamp_take(fg_stamp *s, int fd);
 /* Whether fd has another stamp by now, or none can be had. */
 bool fg_stamp_moved(const fg_stamp *was, int fd);
+/* The same of what writing moves alone, size and time: also of the file when it is opened again. */
+bool fg_stamp_rewritten(const fg_stamp *was, int fd);
 
 /* Writes exactly n bytes at `offset` of fd; `path` is for the message. */
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
@@ -99,6 +101,14 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
  * full disk faults; it still may where blocks are copied on write.  `beside` is
  * borrowed, for whoever says so.  Closed with fg_mapping_close. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
+
+/* Whether `path` names the file that is open as fd, and not one that has taken its name. */
+bool fg_io_is_same(int fd, const char *path);
+
+/* Renames `from`, a file that is open as fd, to its last name.  FG_EIO, also when `from` is another
+ * file by now; FG_EINVAL when something has the name `to` that it had not when `fresh` was asked
+ * for.  Neither is touched then. */
+fg_status fg_io_rename(int fd, const char *from, const char *to, bool fresh, fg_err *err);
 
 /* A file that is written under another name and takes the place of `path` once it is complete. */
 typedef struct fg_new_file {
