@@ -5,8 +5,10 @@
  */
 #include "convert/source/hf_config.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "src/base/io.h"
@@ -391,11 +393,25 @@ fg_status fg_hf_config_parse(fg_shape *out, const char *text, size_t n, const ch
     return st;
 }
 
+/* Of a missing file: beside it a downloader's cache keeps revisions, which are checkpoints. */
+static fg_status explain_missing(fg_status st, const char *path, fg_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    char beside[PATH_MAX];
+    const int n = snprintf(beside, sizeof beside, "%.*ssnapshots",
+                           slash == NULL ? 0 : (int)(slash + 1 - path), path);
+    if (fg_io_is_named(path) || n >= PATH_MAX || !fg_io_is_dir(beside)) return st;
+    return fg_fail(err, st,
+                   "%s: not there, expected it; of a downloader's cache name a folder in %s", path,
+                   beside);
+}
+
 fg_status fg_hf_config_load(fg_shape *out, const char *path, char **text, size_t *n, fg_err *err)
 {
     char *bytes = NULL;
     size_t len = 0;
     fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &bytes, &len, err);
+    if (st == FG_EIO) st = explain_missing(st, path, err);
     if (st == FG_OK) st = fg_hf_config_parse(out, bytes, len, path, err);
     if (st == FG_EFORMAT || st == FG_ELIMIT) {
         st = fg_mistaken_explain(st, path, "a configuration (JSON)", NULL, err);
