@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "convert/synth.h"
 #include "quant/panel.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"
@@ -28,18 +29,10 @@ static const fg_qtype all_types[] = {
 
 static fg_shape m1_shape(void)
 {
-    fg_shape s = sample_shape();
-    s.n_layer = 80;
-    s.d_model = 6144;
-    s.n_head = 64;
-    s.n_kv_head = 8;
-    s.d_head = 128;
-    s.d_rotary = 64;
-    s.n_expert = 32;
-    s.d_ff = 9216;
-    s.n_vocab = 200064;
-    s.n_ctx_max = 10240000;
-    for (uint32_t l = 0; l < s.n_layer; l++) s.attn[l] = l % 8 == 7;
+    const fg_synth_opts o = {.n_layer = 80};
+    fg_shape s = {0};
+    fg_err err = {0};
+    CHECK_OK(fg_synth_shape(&s, &o, &err), &err);
     return s;
 }
 
