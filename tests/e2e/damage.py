@@ -219,6 +219,9 @@ check("no_file_of_that_name", not os.path.exists("-"))
 for args in (["info", GOOD, "--plot", ""], ["logits", GOOD, "--ids", ""], ["run", GOOD, "-f", ""], ["run", GOOD, "--image", ""],
              ["doctor", "--dir", ""], ["convert", NANO, "o", "--calib", ""], ["convert", NANO, "o", "--split", ""]):
     check_usage(f"empty_{args[-2].strip('-')}_{args[0]}", run(*args), "nothing, expected ")
+os.mkdir(path("pointers"))
+open(path("pointers/tokenizer.json"), "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+check_error("tokenize_a_pointer", run("tokenize", path("pointers"), "-p", "a"), "a Git LFS pointer")
 for more in (["--dir", "."], ["-t", "1"]):
     check_usage(f"topology_and_{more[0].strip('-')}", run("doctor", "--topology", "node:2 core:2 pu:1", *more), "--topology with --")
 open(path("words"), "w").write("1 two 3")
