@@ -101,6 +101,24 @@ const char *fg_test_tmp(const char *name)
     return buf[turn];
 }
 
+void fg_test_put(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    if (f == NULL || fputs(text, f) < 0 || fclose(f) != 0) {
+        fg_test_fail(__FILE__, __LINE__, "%s: cannot be written", path);
+    }
+}
+
+bool fg_test_has(const char *path, const char *text)
+{
+    char got[256] = "";
+    FILE *f = fopen(path, "r");
+    if (f == NULL) return false;
+    got[fread(got, 1, sizeof got - 1, f)] = '\0';
+    (void)fclose(f);
+    return strcmp(got, text) == 0;
+}
+
 /* Processor seconds of this process and its children that have ended. */
 static double cpu_seconds(void)
 {

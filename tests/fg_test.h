@@ -58,6 +58,9 @@ const char *fg_test_beside(const char *path);
 const char *fg_test_tmpdir(void);
 /* Path in that folder, in one of 8 rotating static buffers. */
 const char *fg_test_tmp(const char *name);
+/* Writes a file of this text; whether there is one. */
+void fg_test_put(const char *path, const char *text);
+bool fg_test_has(const char *path, const char *text);
 
 /* The larger of the two, NaN once anything was NaN (fmax would forget it). */
 static inline double fg_test_worst(double worst, double d)

@@ -5,8 +5,10 @@
  */
 #include "convert/source/hf_config.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "src/base/io.h"
@@ -32,15 +34,20 @@ static fg_status fail_missing(const config *c, const char *key, const char *want
     return fg_fail(err, FG_EFORMAT, "%s: key %s missing, expected %s", c->name, key, wanted);
 }
 
-static fg_status fail_type(const config *c, const char *key, const char *wanted, fg_err *err)
+static fg_status fail_type(const config *c, const char *key, const fg_json *got, const char *wanted,
+                           fg_err *err)
 {
-    return fg_fail(err, FG_EFORMAT, "%s: %s has a wrong value, expected %s", c->name, key, wanted);
+    char shown[FG_JSON_SHOWN];
+    return fg_fail(err, FG_EFORMAT, "%s: %s = %s, expected %s", c->name, key,
+                   fg_json_show(got, shown), wanted);
 }
 
-static fg_status fail_setting(const config *c, const char *key, const char *wanted, fg_err *err)
+static fg_status fail_setting(const config *c, const char *key, const fg_json *got,
+                              const char *wanted, fg_err *err)
 {
-    return fg_fail(err, FG_ENOTSUP, "%s: %s is set, expected %s; this setting is not supported",
-                   c->name, key, wanted);
+    char shown[FG_JSON_SHOWN];
+    return fg_fail(err, FG_ENOTSUP, "%s: %s = %s, expected %s; this setting is not supported",
+                   c->name, key, fg_json_show(got, shown), wanted);
 }
 
 /* Present and not null. */
@@ -55,7 +62,7 @@ static fg_status need_u64(const config *c, const char *key, uint64_t max, uint64
 {
     const fg_json *v = fg_json_get(c->root, key);
     if (v == NULL) return fail_missing(c, key, "an integer", err);
-    if (!fg_json_u64(v, out)) return fail_type(c, key, "a non-negative integer", err);
+    if (!fg_json_u64(v, out)) return fail_type(c, key, v, "a non-negative integer", err);
     if (*out > max) {
         return fg_fail(err, FG_ESHAPE, "%s: %s = %llu, expected at most %llu", c->name, key,
                        (unsigned long long)*out, (unsigned long long)max);
@@ -76,7 +83,7 @@ static fg_status need_f64(const config *c, const char *key, double *out, fg_err 
 {
     const fg_json *v = fg_json_get(c->root, key);
     if (v == NULL) return fail_missing(c, key, "a number", err);
-    if (!fg_json_f64(v, out)) return fail_type(c, key, "a finite number", err);
+    if (!fg_json_f64(v, out)) return fail_type(c, key, v, "a finite number", err);
     return FG_OK;
 }
 
@@ -104,8 +111,8 @@ static fg_status must_be_false(const config *c, const char *key, fg_err *err)
     const fg_json *v = get_set(c, key);
     bool on = false;
     if (v == NULL) return FG_OK;
-    if (!fg_json_bool(v, &on)) return fail_type(c, key, "false", err);
-    return on ? fail_setting(c, key, "false", err) : FG_OK;
+    if (!fg_json_bool(v, &on)) return fail_type(c, key, v, "false", err);
+    return on ? fail_setting(c, key, v, "false", err) : FG_OK;
 }
 
 static bool one_of(const char *s, const char *const *list)
@@ -159,12 +166,12 @@ static fg_status parse_dialect(config *c, fg_err *err)
     if (list != NULL) {
         if (!fg_json_is_array(list) || fg_json_size(list) != 1 ||
             !fg_json_str(fg_json_first(list), &s)) {
-            return fail_type(c, "architectures", "a list of one name", err);
+            return fail_type(c, "architectures", list, "a list of one name", err);
         }
         FG_TRY(classify(c, "architectures", s, &seen, err));
     }
     if (type != NULL) {
-        if (!fg_json_str(type, &s)) return fail_type(c, "model_type", "a string", err);
+        if (!fg_json_str(type, &s)) return fail_type(c, "model_type", type, "a string", err);
         FG_TRY(classify(c, "model_type", s, &seen, err));
     }
     return seen ? FG_OK : fail_missing(c, "architectures", "a list of one name", err);
@@ -192,12 +199,13 @@ static fg_status refuse_unsupported(const config *c, fg_err *err)
         FG_TRY(must_be_false(c, switches[i], err));
     }
     for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++) {
-        if (get_set(c, objects[i]) != NULL) return fail_setting(c, objects[i], "null", err);
+        const fg_json *v = get_set(c, objects[i]);
+        if (v != NULL) return fail_setting(c, objects[i], v, "null", err);
     }
     uint64_t shared = 0;
     const fg_json *v = get_set(c, "shared_intermediate_size");
     if (v != NULL && !fg_json_u64(v, &shared)) {
-        return fail_type(c, "shared_intermediate_size", "0", err);
+        return fail_type(c, "shared_intermediate_size", v, "0", err);
     }
     if (shared != 0) {
         return fg_fail(err, FG_ENOTSUP,
@@ -208,7 +216,7 @@ static fg_status refuse_unsupported(const config *c, fg_err *err)
     const char *act = NULL;
     v = fg_json_get(c->root, "hidden_act");
     if (v == NULL) return fail_missing(c, "hidden_act", "\"silu\"", err);
-    if (!fg_json_str(v, &act)) return fail_type(c, "hidden_act", "\"silu\"", err);
+    if (!fg_json_str(v, &act)) return fail_type(c, "hidden_act", v, "\"silu\"", err);
     if (strcmp(act, "silu") != 0) {
         return fg_fail(err, FG_ENOTSUP, "%s: hidden_act is \"%.64s\", expected \"silu\"", c->name,
                        act);
@@ -220,7 +228,7 @@ static fg_status refuse_unsupported(const config *c, fg_err *err)
 static fg_status parse_kinds(const config *c, const char *key, const fg_json *list, fg_shape *s,
                              bool again, fg_err *err)
 {
-    if (!fg_json_is_array(list)) return fail_type(c, key, "a list", err);
+    if (!fg_json_is_array(list)) return fail_type(c, key, list, "a list", err);
     if (fg_json_size(list) != s->n_layer) {
         return fg_fail(err, FG_EFORMAT, "%s: %s has %zu entries, expected %u, one for each layer",
                        c->name, key, fg_json_size(list), s->n_layer);
@@ -229,6 +237,7 @@ static fg_status parse_kinds(const config *c, const char *key, const fg_json *li
     for (const fg_json *e = fg_json_first(list); e != NULL; e = fg_json_next(e), l++) {
         uint64_t v = 2;
         const char *text = NULL;
+        char shown[FG_JSON_SHOWN];
         if (fg_json_str(e, &text)) {
             if (strcmp(text, "linear_attention") == 0) v = FG_ATTN_LIGHTNING;
             if (strcmp(text, "full_attention") == 0) v = FG_ATTN_SOFTMAX;
@@ -237,14 +246,14 @@ static fg_status parse_kinds(const config *c, const char *key, const fg_json *li
         }
         if (v > FG_ATTN_SOFTMAX) {
             return fg_fail(err, FG_EFORMAT,
-                           "%s: %s: unknown kind of layer %u, expected 0 or linear_attention, 1 or "
+                           "%s: %s: layer %u is %s, expected 0 or linear_attention, 1 or "
                            "full_attention",
-                           c->name, key, l);
+                           c->name, key, l, fg_json_show(e, shown));
         }
         if (again && s->attn[l] != v) {
             return fg_fail(err, FG_EFORMAT,
-                           "%s: %s: layer %u differs, expected the kinds of attn_type_list",
-                           c->name, key, l);
+                           "%s: %s: layer %u is %s, expected the kind in attn_type_list", c->name,
+                           key, l, fg_json_show(e, shown));
         }
         s->attn[l] = (uint8_t)v;
     }
@@ -270,14 +279,15 @@ static fg_status parse_rope(const config *c, fg_shape *s, fg_err *err)
 {
     const fg_json *rope = get_set(c, "rope_parameters");
     if (rope != NULL && !fg_json_is_object(rope)) {
-        return fail_type(c, "rope_parameters", "an object", err);
+        return fail_type(c, "rope_parameters", rope, "an object", err);
     }
     static const char *const type_keys[] = {"rope_type", "type"};
     for (size_t i = 0; i < 2; i++) {
         const fg_json *v = fg_json_get(rope, type_keys[i]);
         const char *type = NULL;
         if (v == NULL || fg_json_is_null(v)) continue;
-        if (!fg_json_str(v, &type)) return fail_type(c, "rope_parameters", "rope_type text", err);
+        if (!fg_json_str(v, &type))
+            return fail_type(c, "rope_parameters.rope_type", v, "a text", err);
         if (strcmp(type, "default") != 0) {
             return fg_fail(err, FG_ENOTSUP,
                            "%s: rope_parameters: rope_type is \"%.64s\", expected \"default\"",
@@ -288,7 +298,7 @@ static fg_status parse_rope(const config *c, fg_shape *s, fg_err *err)
     if (theta == NULL) {
         FG_TRY(need_f64(c, "rope_theta", &s->rope_theta, err));
     } else if (!fg_json_f64(theta, &s->rope_theta)) {
-        return fail_type(c, "rope_parameters.rope_theta", "a finite number", err);
+        return fail_type(c, "rope_parameters.rope_theta", theta, "a finite number", err);
     }
     if (get_set(c, "rotary_dim") != NULL) {
         return need_u32(c, "rotary_dim", FG_MAX_D_HEAD, &s->d_rotary, err);
@@ -302,7 +312,7 @@ static fg_status parse_rope(const config *c, fg_shape *s, fg_err *err)
     }
     double factor;
     if (!fg_json_f64(part, &factor) || !(factor > 0 && factor <= 1)) {
-        return fail_type(c, "partial_rotary_factor", "a number in (0, 1]", err);
+        return fail_type(c, "partial_rotary_factor", part, "a number in (0, 1]", err);
     }
     s->d_rotary = (uint32_t)floor(factor * (double)s->d_head);
     return FG_OK;
@@ -313,7 +323,8 @@ static fg_status parse_postnorm(const config *c, fg_shape *s, fg_err *err)
     const fg_json *v = get_set(c, "postnorm");
     bool on = true; /* the transformers class has no key and always computes this */
     if (v == NULL && !c->hf) return fail_missing(c, "postnorm", "true or false", err);
-    if (v != NULL && !fg_json_bool(v, &on)) return fail_type(c, "postnorm", "true or false", err);
+    if (v != NULL && !fg_json_bool(v, &on))
+        return fail_type(c, "postnorm", v, "true or false", err);
     s->postnorm = on ? 1 : 0;
     return FG_OK;
 }
@@ -382,11 +393,25 @@ fg_status fg_hf_config_parse(fg_shape *out, const char *text, size_t n, const ch
     return st;
 }
 
+/* Of a missing file: beside it a downloader's cache keeps revisions, which are checkpoints. */
+static fg_status explain_missing(fg_status st, const char *path, fg_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    char beside[PATH_MAX];
+    const int n = snprintf(beside, sizeof beside, "%.*ssnapshots",
+                           slash == NULL ? 0 : (int)(slash + 1 - path), path);
+    if (fg_io_is_named(path) || n >= PATH_MAX || !fg_io_is_dir(beside)) return st;
+    return fg_fail(err, st,
+                   "%s: not there, expected it; of a downloader's cache name a folder in %s", path,
+                   beside);
+}
+
 fg_status fg_hf_config_load(fg_shape *out, const char *path, char **text, size_t *n, fg_err *err)
 {
     char *bytes = NULL;
     size_t len = 0;
     fg_status st = fg_io_read_all(path, MAX_CONFIG_BYTES, &bytes, &len, err);
+    if (st == FG_EIO) st = explain_missing(st, path, err);
     if (st == FG_OK) st = fg_hf_config_parse(out, bytes, len, path, err);
     if (st == FG_EFORMAT || st == FG_ELIMIT) {
         st = fg_mistaken_explain(st, path, "a configuration (JSON)", NULL, err);

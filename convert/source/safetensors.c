@@ -6,6 +6,7 @@
 #include "convert/source/safetensors.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,7 +71,11 @@ static fg_status parse_shape(fg_st_tensor *t, const fg_json *node, const char *p
                              uint64_t *n_element, fg_err *err)
 {
     const fg_json *shape = fg_json_get(node, "shape");
-    if (!fg_json_is_array(shape)) return fail_tensor(path, t, "no shape", "an array", err);
+    char shown[FG_JSON_SHOWN], got[FG_JSON_SHOWN + 16];
+    if (!fg_json_is_array(shape)) {
+        (void)snprintf(got, sizeof got, "shape %s", fg_json_show(shape, shown));
+        return fail_tensor(path, t, got, "an array", err);
+    }
     *n_element = 1;
     for (const fg_json *c = fg_json_first(shape); c != NULL; c = fg_json_next(c)) {
         uint64_t d;
@@ -78,7 +83,8 @@ static fg_status parse_shape(fg_st_tensor *t, const fg_json *node, const char *p
             return fail_tensor(path, t, "more than 8 dimensions", "at most 8", err);
         }
         if (!fg_json_u64(c, &d)) {
-            return fail_tensor(path, t, "a bad dimension", "non-negative integers", err);
+            (void)snprintf(got, sizeof got, "dimension %s", fg_json_show(c, shown));
+            return fail_tensor(path, t, got, "non-negative integers", err);
         }
         if (!fg_mul_u64(*n_element, d, n_element)) {
             return fail_tensor(path, t, "its shape overflows", "a size that fits 64 bits", err);
@@ -101,7 +107,9 @@ static fg_status parse_tensor(fg_st_shard *s, fg_st_tensor *t, const fg_json *no
     const fg_json *second = first == NULL ? NULL : fg_json_next(first);
     if (!fg_json_u64(first, &begin) || !fg_json_u64(second, &end) || fg_json_next(second) != NULL ||
         begin > end) {
-        return fail_tensor(s->path, t, "bad data_offsets", "[begin, end] with begin <= end", err);
+        char shown[FG_JSON_SHOWN], got[FG_JSON_SHOWN + 16];
+        (void)snprintf(got, sizeof got, "data_offsets %s", fg_json_show(range, shown));
+        return fail_tensor(s->path, t, got, "[begin, end] with begin <= end", err);
     }
     *growing = end > s->file_bytes - s->header_bytes;
     if (*growing) {
@@ -235,6 +243,7 @@ fg_status fg_st_open_growing(fg_st_shard *s, const char *path, bool *growing, fg
     s->path = fg_mem_strndup(path, strlen(path));
     if (s->path == NULL) return fg_fail_nomem(err, path);
     fg_status st = fg_file_open(&f, path, false, err);
+    if (st == FG_OK) (void)fg_stamp_take(&s->stamp, f.fd);
     if (st == FG_OK) st = read_header(s, &f, growing, err);
     if (st == FG_OK) st = take_header(s, growing, err);
     fg_file_close(&f);

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/io.h"
 #include "src/base/status.h"
 
 enum {
@@ -39,6 +40,7 @@ typedef struct fg_st_tensor {
 typedef struct fg_st_shard {
     char *path;
     uint64_t file_bytes;
+    fg_stamp stamp; /* of the file when its header was read; zero: it was not, or none was had */
     uint64_t header_bytes; /* with the 8 bytes of the length: offset of the data */
     uint8_t *header;       /* [header_bytes], as in the file, and a NUL */
     size_t n_tensor;

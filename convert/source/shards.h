@@ -35,8 +35,8 @@ typedef struct fg_shards {
 void fg_shards_init(fg_shards *s, const fg_hf_checkpoint *ckpt);
 void fg_shards_fini(fg_shards *s);
 
-/* Reads n bytes at `offset` of a shard.  FG_EIO also when the shard's size is no longer that of its
- * header check. */
+/* Reads n bytes at `offset` of a shard.  FG_EIO also when the shard was written to, or
+ * replaced, since its header was read. */
 fg_status fg_shards_read(fg_shards *s, uint32_t shard, void *dst, size_t n, uint64_t offset,
                          fg_err *err);
 

@@ -189,12 +189,23 @@ bool fg_stamp_take(fg_stamp *s, int fd)
     return true;
 }
 
+static bool is_rewritten(const fg_stamp *was, const fg_stamp *now)
+{
+    return now->size != was->size || now->modified_s != was->modified_s ||
+           now->modified_ns != was->modified_ns;
+}
+
 bool fg_stamp_moved(const fg_stamp *was, int fd)
 {
     fg_stamp now;
-    return !fg_stamp_take(&now, fd) || now.size != was->size || now.modified_s != was->modified_s ||
-           now.modified_ns != was->modified_ns || now.changed_s != was->changed_s ||
+    return !fg_stamp_take(&now, fd) || is_rewritten(was, &now) || now.changed_s != was->changed_s ||
            now.changed_ns != was->changed_ns;
+}
+
+bool fg_stamp_rewritten(const fg_stamp *was, int fd)
+{
+    fg_stamp now;
+    return !fg_stamp_take(&now, fd) || is_rewritten(was, &now);
 }
 
 static fg_io_full_fn *on_full;
@@ -318,6 +329,29 @@ fg_status fg_io_refuse_existing(const char *out, fg_err *err)
                    "%s: exists already, expected a new name, or --force to replace it", out);
 }
 
+bool fg_io_is_same(int fd, const char *path)
+{
+    struct stat a, b;
+    return fstat(fd, &a) == 0 && lstat(path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+fg_status fg_io_rename(int fd, const char *from, const char *to, bool fresh, fg_err *err)
+{
+    if (fg_io_is_named(from) && !fg_io_is_same(fd, from)) {
+        return fg_fail(err, FG_EIO, "%s: another file by now, expected the one that was written",
+                       from);
+    }
+    if (fresh && fg_io_is_named(to)) {
+        return fg_fail(err, FG_EINVAL,
+                       "%s: exists by now, expected its name to be free; move it away and try "
+                       "again",
+                       to);
+    }
+    if (rename(from, to) == 0) return FG_OK;
+    return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", from, strerror(errno), to);
+}
+
 /* The folder of a path; no allocation, which could fail after a rename.  False: it is too long. */
 static bool folder_of(const char *path, char dir[static PATH_MAX])
 {
@@ -345,6 +379,10 @@ fg_status fg_io_check_output(const char *out, fg_err *err)
     char dir[PATH_MAX];
     const size_t n = strlen(out);
     if (n == 0) return fg_fail(err, FG_EINVAL, "output: an empty name, expected a file name");
+    if (strcmp(out, "-") == 0) {
+        return fg_fail(err, FG_EINVAL,
+                       "output: - (standard output), expected a file name; ./- is one");
+    }
     const bool there = lstat(out, &sb) == 0;
     if (there && !S_ISREG(sb.st_mode)) return refuse_kind(out, &sb, err);
     if (!there && errno != ENOENT) { /* too long, or below a file */
@@ -475,9 +513,10 @@ fg_status fg_new_file_open(fg_new_file *n, const char *path, fg_err *err)
 
 fg_status fg_new_file_commit(fg_new_file *n, fg_err *err)
 {
-    if (fflush(n->f) != 0 || fsync(fileno(n->f)) != 0 || rename(n->part, n->path) != 0) {
+    if (fflush(n->f) != 0 || fsync(fileno(n->f)) != 0) {
         return fg_fail(err, FG_EIO, "%s: %s, expected to write it", n->path, strerror(errno));
     }
+    FG_TRY(fg_io_rename(fileno(n->f), n->part, n->path, false, err));
     forget(n->part);
     (void)fclose(n->f); /* all is on the disk */
     n->f = NULL;
@@ -488,8 +527,8 @@ fg_status fg_new_file_commit(fg_new_file *n, fg_err *err)
 void fg_new_file_close(fg_new_file *n)
 {
     if (n->f != NULL) {
+        if (fg_io_is_same(fileno(n->f), n->part)) (void)unlink(n->part);
         (void)fclose(n->f);
-        (void)unlink(n->part);
     }
     forget(n->part);
     fg_mem_free(n->path);

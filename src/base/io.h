@@ -46,6 +46,8 @@ typedef struct fg_stamp {
 bool fg_stamp_take(fg_stamp *s, int fd);
 /* Whether fd has another stamp by now, or none can be had. */
 bool fg_stamp_moved(const fg_stamp *was, int fd);
+/* The same of what writing moves alone, size and time: also of the file when it is opened again. */
+bool fg_stamp_rewritten(const fg_stamp *was, int fd);
 
 /* Writes exactly n bytes at `offset` of fd; `path` is for the message. */
 fg_status fg_io_pwrite(int fd, const void *src, size_t n, uint64_t offset, const char *path,
@@ -81,7 +83,8 @@ fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err);
 fg_status fg_io_refuse_existing(const char *out, fg_err *err);
 /* Whether a rename may put a file at `out`.  FG_EINVAL when something else than a regular file is
  * there: a folder, a device, or a link, which it would replace instead of writing where the link
- * leads (/dev/stdout is one).  FG_EIO when the folder is not there, or cannot be written to. */
+ * leads (/dev/stdout is one); or when it is empty or "-", which nobody means as a name.  FG_EIO
+ * when the folder is not there, or cannot be written to. */
 fg_status fg_io_check_output(const char *out, fg_err *err);
 
 bool fg_io_is_dir(const char *path);
@@ -98,6 +101,14 @@ fg_status fg_io_open_unnamed(int *fd, const char *beside, fg_err *err);
  * full disk faults; it still may where blocks are copied on write.  `beside` is
  * borrowed, for whoever says so.  Closed with fg_mapping_close. */
 fg_status fg_io_map_unnamed(void **out, size_t bytes, const char *beside, fg_err *err);
+
+/* Whether `path` names the file that is open as fd, and not one that has taken its name. */
+bool fg_io_is_same(int fd, const char *path);
+
+/* Renames `from`, a file that is open as fd, to its last name.  FG_EIO, also when `from` is another
+ * file by now; FG_EINVAL when something has the name `to` that it had not when `fresh` was asked
+ * for.  Neither is touched then. */
+fg_status fg_io_rename(int fd, const char *from, const char *to, bool fresh, fg_err *err);
 
 /* A file that is written under another name and takes the place of `path` once it is complete. */
 typedef struct fg_new_file {

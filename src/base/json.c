@@ -229,3 +229,16 @@ void fg_json_put_node(fg_buf *b, const fg_json *node)
         fg_buf_put_str(b, "null");
     }
 }
+
+const char *fg_json_show(const fg_json *node, char out[FG_JSON_SHOWN])
+{
+    fg_buf b = {0};
+    if (node != NULL) fg_json_put_node(&b, node);
+    const char *text = node == NULL ? "nothing" : fg_buf_str(&b);
+    if (text == NULL) text = "a value"; /* no memory */
+    const size_t n = strlen(text);
+    (void)snprintf(out, FG_JSON_SHOWN, "%s", text);
+    if (n >= FG_JSON_SHOWN) memcpy(out + FG_JSON_SHOWN - 4, "...", 4);
+    fg_buf_fini(&b);
+    return out;
+}

@@ -63,4 +63,9 @@ void fg_json_put_str(fg_buf *b, const char *s, size_t n);
  * separators, keys in file order. */
 void fg_json_put_node(fg_buf *b, const fg_json *node);
 
+/* The same into out, for an error's text: FG_JSON_SHOWN bytes at most, with ... for the rest.
+ * NULL is "nothing". */
+enum { FG_JSON_SHOWN = 64 };
+const char *fg_json_show(const fg_json *node, char out[FG_JSON_SHOWN]);
+
 #endif

@@ -383,15 +383,11 @@ fg_status fg_carry_out_finish(fg_carry_files *f, const fg_carry_list *l, fg_err 
         char *path = name_of(f, l->file[i].ending, "");
         if (path == NULL) return fg_fail_nomem(err, f->path);
         fg_status st = FG_OK;
-        if (fg_io_is_named(path)) { /* it was not when the transfer began */
-            st = fg_fail(err, FG_EINVAL,
-                         "%s: exists by now, expected its name to be free; move it away and unpack "
-                         "once more",
-                         path);
-        } else if (fsync(f->fd[i]) != 0 || rename(f->name[i], path) != 0) {
-            st = fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", f->name[i],
-                         strerror(errno), path);
+        if (fsync(f->fd[i]) != 0) {
+            st = fg_fail(err, FG_EIO, "%s: %s, expected to reach the disk", f->name[i],
+                         strerror(errno));
         }
+        if (st == FG_OK) st = fg_io_rename(f->fd[i], f->name[i], path, true, err);
         fg_mem_free(path);
         FG_TRY(st);
     }

@@ -12,7 +12,6 @@
 #include "src/cli/help.h"
 #include "src/cli/nearest.h"
 #include "src/cli/size.h"
-#include "src/fulgur.h"
 
 enum { NO_LETTER = 255, FIRST_LONG, WANTED_SIZE = 256 };
 
@@ -428,7 +427,9 @@ static bool set(const command *c, const opt *o, const char *text)
                          text);
         return false;
     }
-    if (args_parse_value(o, text, wanted, sizeof wanted)) {
+    const bool no_path = help_is_path(o) && text[0] == '\0';
+    if (no_path) kinds[o->kind].wanted(o, wanted, sizeof wanted);
+    if (!no_path && args_parse_value(o, text, wanted, sizeof wanted)) {
         note_given(o);
         return true;
     }
@@ -498,6 +499,10 @@ bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, ch
         if (o != NULL && !set(c, o, optarg)) return false;
     }
     if (!take_operands(c, model, argc, argv, operands, n_operand)) return false;
-    if (on_entry != NULL) on_entry(c, opts, n_opt, operands, n_operand);
-    return true;
+    fg_err err;
+    if (on_entry == NULL || on_entry(c, opts, n_opt, operands, n_operand, &err) == FG_OK)
+        return true;
+    fprintf(stderr, "fulgur: %s\n", err.msg);
+    *status = EXIT_FAILED;
+    return false;
 }

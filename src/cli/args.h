@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/fulgur.h"
+
 /* The kinds of options: enum value, what opt.value points to, and the stem of the functions in
  * args.c that parse a text and say what was wanted. */
 #define OPT_KINDS(X)                                                                               \
@@ -101,9 +103,9 @@ bool args_parse_table(const command *c, const opt *opts, int n_opt, int argc, ch
 bool args_given(const void *value);
 
 /* Called when args_parse has understood everything, before the command does anything; operands as
- * it has them. */
-typedef void args_entry_fn(const command *c, const opt *opts, int n_opt,
-                           const char *const *operands, int n_operand);
+ * it has them.  What it returns but FG_OK ends the command. */
+typedef fg_status args_entry_fn(const command *c, const opt *opts, int n_opt,
+                                const char *const *operands, int n_operand, fg_err *err);
 void args_on_entry(args_entry_fn *entry);
 
 /* Parses one value as an option of this row would; false: `wanted` says what was expected. */

@@ -294,6 +294,12 @@ static int run(int argc, char **argv)
                     &status)) {
         return status;
     }
+    if (topology != NULL && (args_given(&path) || args_given(&n_thread))) {
+        return args_usage(&cmd_doctor,
+                          "--topology with --%s, expected one of them: nothing is "
+                          "measured of another machine",
+                          args_given(&path) ? "dir" : "threads");
+    }
     fg_err err = {0};
     fg_doctor d;
     cards c;

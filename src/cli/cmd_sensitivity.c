@@ -73,7 +73,7 @@ static int run(int argc, char **argv)
 {
     request q = {.eo = fg_engine_opts_default(), .so = {.n_token = FG_SENSITIVITY_TOKENS}};
     const opt opts[] = {
-        {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "the figures as JSON (default: stdout)"},
+        {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "the figures as JSON (default: -, stdout)"},
         FORCE_OPT(q.force),
         {"tokens", 'n', OPT_U64, &q.so.n_token, 1, 1e9, "N",
          "tokens of the text (default: 2048); costs 2 layers + 4 forward passes of each"},
@@ -89,6 +89,7 @@ static int run(int argc, char **argv)
     q.base = operand[0];
     q.low = operand[1];
     q.text = operand[2];
+    if (q.out != NULL && strcmp(q.out, "-") == 0) q.out = NULL;
     q.so.beside = q.out == NULL ? q.base : q.out;
     fg_err err = {0};
     fg_engine *base = NULL, *low = NULL;

@@ -416,7 +416,7 @@ static int run_export(int argc, char **argv)
     request q = {0};
     const opt opts[] = {
         DIR_OPT(q),
-        {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "write there (default: standard output)"},
+        {"output", 'o', OPT_STR, &q.out, 0, 0, "FILE", "write there (default: -, standard output)"},
         FORCE_OPT(q.force),
         {"json", 0, OPT_FLAG, &q.json, 0, 0, NULL, "a JSON object for each message"},
     };
@@ -427,6 +427,7 @@ static int run_export(int argc, char **argv)
     fg_tokenizer *t = NULL;
     fg_buf b = {0};
     if (!args_parse(&cmd_export_session, opts, 4, argc, argv, operand, 2, &status)) return status;
+    if (q.out != NULL && strcmp(q.out, "-") == 0) q.out = NULL;
     const char *const in[] = {operand[0]};
     fg_status st = find_dir(&q, &err);
     if (st == FG_OK && q.out != NULL) st = check_output(q.out, q.force, in, 1, &err);

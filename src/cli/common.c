@@ -16,6 +16,7 @@
 #include "src/base/clock.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
+#include "src/base/mistaken.h"
 #include "src/base/units.h"
 #include "src/base/utf8.h"
 #include "bench/bench.h"
@@ -365,6 +366,7 @@ fg_status open_tokenizer(const char *path, fg_tokenizer **owned, fg_err *err)
         fg_status st = file == NULL ? fg_fail_nomem(err, path)
                                     : fg_io_read_all(file, (uint64_t)1 << 30, &json, &n, err);
         if (st == FG_OK) st = fg_tokenizer_create(owned, json, n, file, err);
+        if (st == FG_EFORMAT) st = fg_mistaken_explain(st, file, "a tokenizer (JSON)", NULL, err);
         fg_mem_free(json);
         fg_mem_free(file);
         return st;

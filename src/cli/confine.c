@@ -2,10 +2,12 @@
 #include "src/cli/confine.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "quant/linalg.h"
@@ -232,6 +234,7 @@ static void allow_targets(fg_sandbox *s, const char *folder)
 {
     char path[PATH_MAX], target[PATH_MAX], home[PATH_MAX], last[PATH_MAX] = "";
     DIR *d = opendir(folder);
+    if (d == NULL) fg_sandbox_note(s, errno);
     for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
         struct stat sb;
         const int n = snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
@@ -475,8 +478,20 @@ static uint32_t allow_all(fg_sandbox *s, const line *l, const row *w)
     return n_file;
 }
 
-void confine(const command *c, const opt *opts, int n_opt, const char *const *operands,
-             int n_operand)
+/* A rule that could not be made would be a file that is "denied" later, and no rules at all would
+ * be no sandbox: neither is what the limit was set for. */
+static fg_status fail_scarce(int why, fg_err *err)
+{
+    struct rlimit limit;
+    if (why != EMFILE || getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return fg_fail(err, FG_EIO, "sandbox: %s, expected to make its rules", strerror(why));
+    }
+    return fg_fail(err, FG_EIO, "open files: all %llu in use, expected a higher limit (ulimit -n)",
+                   (unsigned long long)limit.rlim_cur);
+}
+
+fg_status confine(const command *c, const opt *opts, int n_opt, const char *const *operands,
+                  int n_operand, fg_err *err)
 {
     const line l = {c, opts, n_opt, operands, n_operand};
     const row *w = NULL;
@@ -485,9 +500,9 @@ void confine(const command *c, const opt *opts, int n_opt, const char *const *op
     }
     if (args_no_sandbox()) {
         cli_note("fulgur: no sandbox: any file may be opened and any system call made\n");
-        return;
+        return FG_OK;
     }
-    if (w == NULL) return;
+    if (w == NULL) return FG_OK;
     const opt *calib = find_option(&l, "calib");
     if (calib != NULL && *(const char *const *)calib->value != NULL) (void)fg_linalg_init(1, NULL);
     const bool card = has_card(&l, w);
@@ -498,11 +513,13 @@ void confine(const command *c, const opt *opts, int n_opt, const char *const *op
         (void)fg_sandbox_allow(&s, of_card[i].path, of_card[i].rights);
     }
     if (card) allow_variable(&s, "LD_LIBRARY_PATH");
+    if (s.why != 0) return fail_scarce(s.why, err);
     if (w->rings) fg_fetch_reserve(n_file + 1);
     int why;
     if (w->rings) (void)fg_disk_has_uring(&why); /* and doctor wants to know */
     fg_sandbox_enter(&s, card ? FG_SANDBOX_SERVICES : 0);
     if (s.missing[0] != '\0') cli_note("fulgur: sandbox: %s\n", s.missing);
+    return FG_OK;
 }
 
 /* ---- as text ---- */

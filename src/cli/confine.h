@@ -10,9 +10,10 @@
 #include "src/cli/args.h"
 
 /* An args_entry_fn: loads what the command may load, makes its rings, and gives everything else
- * away.  What the kernel has not is a line on stderr, and so is --no-sandbox. */
-void confine(const command *c, const opt *opts, int n_opt, const char *const *operands,
-             int n_operand);
+ * away.  What the kernel has not is a line on stderr, and so is --no-sandbox.  FG_EIO: the rules
+ * could not be made for want of open files or memory. */
+fg_status confine(const command *c, const opt *opts, int n_opt, const char *const *operands,
+                  int n_operand, fg_err *err);
 
 /* The table as text on standard output. */
 void confine_print(void);

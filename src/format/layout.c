@@ -75,14 +75,14 @@ static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
                        path, i, (ull)fg_hash64(p, SLOT_HASH_AT), (ull)slot_hash_stored(p));
     }
     p = slots;
-    if (fg_part_has_magic(p)) {
-        return fg_fail(err, FG_EFORMAT, "%s: a part of a split model, expected its main file",
-                       path);
-    }
     if (fg_file_kind_of(p) == FG_KIND_UNFINISHED) {
         return fg_fail(err, FG_EFORMAT,
                        "%s: an unfinished model, expected a complete one; the command that began "
                        "it goes on with it",
+                       path);
+    }
+    if (fg_part_has_magic(p)) {
+        return fg_fail(err, FG_EFORMAT, "%s: a part of a split model, expected its main file",
                        path);
     }
     FG_TRY(fg_layout_refuse(slots, FG_N_SLOT * FG_SLOT_BYTES, path, err));
@@ -94,7 +94,8 @@ static fg_status no_slot(const uint8_t *slots, const char *path, fg_err *err)
 fg_file_kind fg_file_kind_of(const uint8_t *first)
 {
     if (memcmp(first, magic, sizeof magic) == 0) return FG_KIND_MODEL;
-    const bool marked = memcmp(first, fg_unfinished_mark, sizeof fg_unfinished_mark) == 0;
+    const bool marked = memcmp(first, fg_unfinished_mark, sizeof fg_unfinished_mark) == 0 &&
+                        memcmp(first + sizeof fg_unfinished_mark, "\0\0\0\0", 4) == 0;
     return marked ? FG_KIND_UNFINISHED : FG_KIND_OTHER;
 }
 

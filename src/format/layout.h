@@ -60,8 +60,10 @@ static inline uint64_t fg_slot_chunks(uint64_t data_bytes)
     return data_bytes / FG_FILE_CHUNK + (data_bytes % FG_FILE_CHUNK != 0);
 }
 
-/* What a file is by its first 8 bytes.  Those of one that is being written are a mark, by which a
- * writer knows its own from files of the user's; the finished header takes their place. */
+/* What a file is by its first FG_KIND_BYTES.  One that is being written begins with a mark, by
+ * which a writer knows its own from files of the user's; the finished header takes its place.  A
+ * part of a split model has the same 8 bytes, with a version behind them instead of zeros. */
+enum { FG_KIND_BYTES = 12 };
 typedef enum fg_file_kind { FG_KIND_OTHER, FG_KIND_MODEL, FG_KIND_UNFINISHED } fg_file_kind;
 extern const uint8_t fg_unfinished_mark[8];
 fg_file_kind fg_file_kind_of(const uint8_t *first);

@@ -88,7 +88,14 @@ void fg_sandbox_begin(fg_sandbox *s)
     if (s->version == 0) return;
     const ruleset r = handled(s->version, &size);
     s->fd = (int)syscall(CREATE_RULESET, &r, size, 0U);
-    if (s->fd < 0) s->version = 0;
+    if (s->fd >= 0) return;
+    fg_sandbox_note(s, errno);
+    s->version = 0;
+}
+
+void fg_sandbox_note(fg_sandbox *s, int error)
+{
+    if (error == EMFILE || error == ENFILE || error == ENOMEM) s->why = error;
 }
 
 static uint64_t rights_of(unsigned rights, bool is_folder)
@@ -111,11 +118,15 @@ bool fg_sandbox_allow(fg_sandbox *s, const char *path, unsigned rights)
     size_t size;
     if (s->fd < 0) return false;
     beneath b = {.fd = open(path, O_PATH | O_CLOEXEC)};
-    if (b.fd < 0) return false;
+    if (b.fd < 0) {
+        fg_sandbox_note(s, errno);
+        return false;
+    }
     bool good = fstat(b.fd, &sb) == 0;
     b.allowed = good ? rights_of(rights, S_ISDIR(sb.st_mode)) : 0;
     b.allowed &= handled(s->version, &size).fs;
     good = b.allowed != 0 && syscall(ADD_RULE, s->fd, 1, &b, 0U) == 0;
+    if (!good && b.allowed != 0) fg_sandbox_note(s, errno);
     s->n_rule += good;
     (void)close(b.fd);
     return good;

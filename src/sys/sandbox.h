@@ -37,6 +37,7 @@ typedef struct fg_sandbox {
     int version;       /* of Landlock; 0: the kernel has none, or refuses it */
     bool calls;        /* seccomp is in force */
     uint32_t n_rule;   /* that were accepted */
+    int why;           /* errno of a rule for which files or memory did not suffice; 0: none */
     char missing[160]; /* what is not in force and why; empty: all is */
 } fg_sandbox;
 
@@ -44,8 +45,12 @@ typedef struct fg_sandbox {
 void fg_sandbox_begin(fg_sandbox *s);
 
 /* Adds rights (FG_SANDBOX_READ and so on) for path, a link being what it leads to.  What is not
- * there is left out; false then. */
+ * there is left out; false then.  What could not be asked is noted in s->why: whoever goes on would
+ * be refused a file that is there. */
 bool fg_sandbox_allow(fg_sandbox *s, const char *path, unsigned rights);
+
+/* Notes in s->why that this error of a call for the rules came from a lack of files or memory. */
+void fg_sandbox_note(fg_sandbox *s, int error);
 
 /* Puts it in force for the whole process; keep: FG_SANDBOX_SERVICES or 0.  What the kernel has not
  * is left out, and named in s->missing. */

@@ -36,6 +36,24 @@ FG_TEST(values_have_a_bound)
     fg_buf_fini(&b);
 }
 
+FG_TEST(a_value_in_an_error)
+{
+    static const char *const rows[][2] = {
+        {"{\"v\": [1, \"a\", null, true, 1e999, -2.5]}", "[1, \"a\", null, true, Infinity, -2.5]"},
+        {"{}", "nothing"},
+        {"{\"v\": \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
+         "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char out[FG_JSON_SHOWN];
+        fg_json *root = NULL;
+        fg_err err = {0};
+        REQUIRE_OK(fg_json_parse(&root, rows[i][0], strlen(rows[i][0]), "j", &err), &err);
+        CHECK_STR(fg_json_show(fg_json_get(root, "v"), out), rows[i][1]);
+        fg_json_free(root);
+    }
+}
+
 /* A string would end at it, and two names could look the same. */
 FG_TEST(a_nul_in_a_string_is_refused)
 {

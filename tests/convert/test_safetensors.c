@@ -3,13 +3,17 @@
  * Headers of single safetensors files, the conversion of their numbers, and a spool that outgrows
  * its memory.
  */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "convert/encode.h"
 #include "convert/source/safetensors.h"
+#include "convert/source/shards.h"
 #include "convert/spool.h"
 #include "src/base/fp.h"
 #include "src/base/rng.h"
@@ -47,6 +51,31 @@ FG_TEST(reads_tensors_in_order_of_offset)
     CHECK_U64(s.tensor[4].dtype, FG_ST_OTHER);
     CHECK_STR(s.tensor[4].dtype_text, "F4");
     fg_st_fini(&s);
+}
+
+/* Bytes are refused that may not be those of the header that was read. */
+FG_TEST(a_shard_that_changes_is_refused)
+{
+    static const char text[] =
+        "{\"a\": {\"dtype\": \"BF16\", \"shape\": [3], \"data_offsets\": [0, 6]}}";
+    for (int way = 0; way < 4; way++) { /* not at all, in place, replaced, a byte less */
+        fg_st_shard s;
+        fg_err err = {0};
+        char got[6];
+        REQUIRE_OK(open_text(text, 6, &s, &err), &err);
+        const fg_hf_checkpoint c = {.shard = &s, .n_shard = 1};
+        fg_shards r;
+        fg_shards_init(&r, &c);
+        if (way != 2) REQUIRE_OK(fg_shards_read(&r, 0, got, 6, s.header_bytes, &err), &err);
+        const struct timespec later[2] = {{2000000000, 0}, {2000000000, 0}};
+        if (way == 1 || way == 2) REQUIRE(utimensat(AT_FDCWD, s.path, later, 0) == 0);
+        if (way == 3) REQUIRE(truncate(s.path, (off_t)s.file_bytes - 1) == 0);
+        const fg_status st = fg_shards_read(&r, 0, got, 6, s.header_bytes, &err);
+        CHECK(st == (way == 0 ? FG_OK : FG_EIO));
+        CHECK(way == 0 || strstr(err.msg, "during the conversion") != NULL);
+        fg_shards_fini(&r);
+        fg_st_fini(&s);
+    }
 }
 
 FG_TEST(an_empty_file_of_tensors_is_valid)

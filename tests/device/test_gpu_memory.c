@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert/synth.h"
 #include "src/device/gpu_memory.h"
 #include "src/format/reader.h"
 #include "src/model/scratch.h"
@@ -13,27 +14,11 @@
 
 static fg_shape m1_shape(void)
 {
-    fg_shape s = {.n_layer = 80,
-                  .d_model = 6144,
-                  .n_head = 64,
-                  .n_kv_head = 8,
-                  .d_head = 128,
-                  .d_rotary = 64,
-                  .d_ff = 9216,
-                  .n_expert = 32,
-                  .n_used = 2,
-                  .n_vocab = 200064,
-                  .n_ctx_max = 1000000,
-                  .rope_theta = 1e7,
-                  .norm_eps = 1e-5,
-                  .inner_norm_eps = 1e-6,
-                  .alpha_softmax = 1,
-                  .beta_softmax = 1,
-                  .alpha_lightning = 1,
-                  .beta_lightning = 1,
-                  .alpha_mlp = 1,
-                  .beta_mlp = 1};
-    for (uint32_t l = 0; l < 80; l++) s.attn[l] = l % 8 == 7 ? FG_ATTN_SOFTMAX : FG_ATTN_LIGHTNING;
+    const fg_synth_opts o = {.n_layer = 80};
+    fg_shape s = {0};
+    fg_err err = {0};
+    CHECK_OK(fg_synth_shape(&s, &o, &err), &err);
+    s.n_ctx_max = 1000000;
     return s;
 }
 

@@ -206,10 +206,24 @@ checkpoint("index_invents", nano_index(lambda m: m.update({"model.more.weight": 
 check_error("absent_model", run("run", path("absent.fulgur"), "-p", "x"), "absent.fulgur")
 check_error("model_is_folder", run("run", NANO, "-p", "x"), NANO)
 check_error("absent_source", run("convert", path("nowhere"), path("o.fulgur")), "nowhere")
+shutil.copytree(f"{ORACLE}/orig-base", path("models--a--b/snapshots/0123"))
+for args in (["convert", path("models--a--b"), path("o.fulgur")], ["plan", path("models--a--b"), "--ram", "9G"]):
+    check_error(f"{args[0]}_of_a_cache", run(*args), "config.json: not there", "models--a--b/snapshots")
 check_error("out_folder_absent", run("convert", f"{ORACLE}/orig-base", path("no/o.fulgur")), "no/o.fulgur")
 check_error("out_is_folder", run("convert", f"{ORACLE}/orig-base", os.path.dirname(GOOD)))
 check_error("no_tokenizer", run("run", GOOD, "-p", "x"), "tokenizer")
 check_error("absent_ids", run("logits", GOOD, "--ids", path("none"), "--out", path("o")), "none")
+for args in (["convert", f"{ORACLE}/orig-base", "-"], ["synth", "-"], ["logits", GOOD, "--ids", IDS, "--out", "-"]):
+    check_error(f"{args[0]}_to_a_dash", run(*args), "output: - ", "expected a file name")
+check("no_file_of_that_name", not os.path.exists("-"))
+for args in (["info", GOOD, "--plot", ""], ["logits", GOOD, "--ids", ""], ["run", GOOD, "-f", ""], ["run", GOOD, "--image", ""],
+             ["doctor", "--dir", ""], ["convert", NANO, "o", "--calib", ""], ["convert", NANO, "o", "--split", ""]):
+    check_usage(f"empty_{args[-2].strip('-')}_{args[0]}", run(*args), "nothing, expected ")
+os.mkdir(path("pointers"))
+open(path("pointers/tokenizer.json"), "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+check_error("tokenize_a_pointer", run("tokenize", path("pointers"), "-p", "a"), "a Git LFS pointer")
+for more in (["--dir", "."], ["-t", "1"]):
+    check_usage(f"topology_and_{more[0].strip('-')}", run("doctor", "--topology", "node:2 core:2 pu:1", *more), "--topology with --")
 open(path("words"), "w").write("1 two 3")
 check_error("ids_are_words", run("logits", GOOD, "--ids", path("words"), "--out", path("o")), "two")
 open(path("big"), "w").write("1 99999")

@@ -92,6 +92,21 @@ for kilo in (32, 64, 128, 256):
             check_error(f"stack_{kilo}_{args[0]}", result, f"stack: a limit of {kilo} KiB", "ulimit -s")
         else:
             check(f"stack_{kilo}_{args[0]}", result[0] == 0, result)
+# ---- few open files: rules of the sandbox that cannot be made are not left out ----
+LINKED = path("linked")
+os.mkdir(LINKED)
+for leaf in os.listdir(NANO):
+    os.symlink(os.path.abspath(os.path.join(NANO, leaf)), os.path.join(LINKED, leaf))  # as in a downloader's cache
+for n in (4, 5, 6):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+    for args in (["info", M], ["run", M, "-p", "a", "-n", "1"], ["convert", LINKED, path("few.fulgur"), "--dry-run"]):
+        status, _, err = result = run(*args, preexec=limit)
+        check(f"open_files_{n}_{args[0]}", b"ermission denied" not in err and b"sandbox" not in err, err)
+        if n == 4:
+            check_error(f"open_files_{n}_{args[0]}_says", result, "open files: ", "ulimit -n")
+        elif args[0] != "convert":
+            check(f"open_files_{n}_{args[0]}_suffice", status == 0, err)
+
 for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
     result = run("run", M, "-p", "a", "-n", "1", "-t", "2", env={name: "20"})
     check(name, result[0] == 0, result)

@@ -85,7 +85,7 @@ if saved[0] == 0:
 
     for where in ((), ("--dir", path("copies"))):
         which = "dir" if where else "usual"
-        got = [session("list", *where), session("verify", "plan", *where), session("export", M, "plan", *where),
+        got = [session("list", *where), session("verify", "plan", *where), session("export", M, "plan", "-o", "-", *where),
                session("export", M, "plan", "-o", path(f"m/{which}.md"), *where), session("strip", "plan", *where), session("rm", "plan", *where)]
         check(f"session_{which}", all(g[0] == 0 and len(g) == 2 for g in got) and open(path(f"m/{which}.md"), "rb").read() == got[2][1]
               and os.listdir(where[1] if where else SESSIONS) == [], got)

@@ -23,8 +23,9 @@
 
 #include "src/base/rng.h"
 #include "tests/fg_test.h"
+#include "tests/sectors.h"
 
-enum { SECTOR = 512, DIED = 77, MAX_DISK_FILE = 256, MAX_NAME = 512 };
+enum { DIED = 77, MAX_DISK_FILE = 256, MAX_NAME = 512 };
 
 /* A file, with or without a name. */
 typedef struct disk_file {
@@ -130,29 +131,6 @@ static bool disk_path(int fd, char *path)
     return strncmp(path, disk_root, strlen(disk_root)) == 0;
 }
 
-/* What a file may hold: sectors that differ from the last sync are old, new or neither. */
-static uint8_t *lose_content(const disk_file *f, const uint8_t *now, uint64_t n, fg_rng *r,
-                             uint64_t *size)
-{
-    const uint64_t old = f->durable == NULL ? 0 : f->size;
-    const uint64_t most = n > old ? n : old, least = n < old ? n : old;
-    *size = least + (most == least ? 0 : fg_rng_u64(r) % (most - least + 1));
-    if (drops_all) *size = old;
-    uint8_t *mix = calloc(1, (size_t)most + 1);
-    if (mix == NULL) abort();
-    for (uint64_t at = 0; at < most; at += SECTOR) {
-        const uint64_t m = most - at < SECTOR ? most - at : SECTOR;
-        uint8_t a[SECTOR] = {0}, b[SECTOR] = {0};
-        if (at < old) memcpy(a, f->durable + at, old - at < m ? old - at : m);
-        if (at < n) memcpy(b, now + at, n - at < m ? n - at : m);
-        const uint64_t pick = drops_all ? 0 : fg_rng_u64(r) % (at == 0 ? 4 : 5);
-        const bool same = memcmp(a, b, m) == 0;
-        memcpy(mix + at, pick < 2 ? a : b, m);
-        for (uint64_t k = 0; !same && pick == 4 && k < m; k++) mix[at + k] = (uint8_t)fg_rng_u64(r);
-    }
-    return mix;
-}
-
 static disk_name present[MAX_DISK_FILE];
 static int n_present;
 
@@ -182,7 +160,10 @@ static void power_off(void)
         uint64_t n;
         uint8_t *now = disk_read(present[i].path, &n);
         const int f = present[i].file;
-        if (content[f] == NULL) content[f] = lose_content(&disk[f], now, n, &r, &size[f]);
+        const uint64_t was = disk[f].durable == NULL ? 0 : disk[f].size;
+        if (content[f] == NULL) {
+            content[f] = mix_sectors(disk[f].durable, was, now, n, drops_all, &r, &size[f]);
+        }
         free(now);
     }
     for (int i = 0; i < n_disk; i++) { /* without a name now, but maybe with one again */

@@ -113,6 +113,24 @@ FG_TEST(temporary_files_go_in_a_handler)
     fg_new_file_close(&n[1]);
 }
 
+FG_TEST(a_name_that_was_taken_meanwhile)
+{
+    fg_new_file n;
+    fg_err err = {0};
+    const char *path = fg_test_tmp("taken");
+    for (int taken = 0; taken < 2; taken++) {
+        fg_test_put(path, "old");
+        REQUIRE_OK(fg_new_file_open(&n, path, &err), &err);
+        CHECK(fputs("new", n.f) >= 0);
+        if (taken) REQUIRE(remove(n.part) == 0);
+        if (taken) fg_test_put(n.part, "other");
+        CHECK(fg_new_file_commit(&n, &err) == (taken ? FG_EIO : FG_OK));
+        CHECK(fg_test_has(path, taken ? "old" : "new"));
+        CHECK(!taken || fg_test_has(n.part, "other"));
+        fg_new_file_close(&n);
+    }
+}
+
 FG_TEST(file_systems_without_shared_mappings)
 {
     fg_err err;

@@ -284,13 +284,8 @@ FG_TEST(recall_of_planted_sequences)
     enum { N = 100 };
     fg_trace *t = make_planted(N);
     fg_recall_row r[FG_PREDICT_COUNT];
-    fg_predict_opts who[FG_PREDICT_COUNT];
     fg_err err = {0};
-    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
-        who[i] = (fg_predict_opts){
-            .kind = (fg_predict)i, .n_layer = N_LAYER, .n_expert = N_EXPERT, .n_used = N_USED};
-    }
-    REQUIRE(t != NULL && fg_replay_recall(t, 0, who, FG_PREDICT_COUNT, r, &err) == FG_OK);
+    REQUIRE(t != NULL && recall_of_all(t, r, &err) == FG_OK);
     for (uint32_t d = 1; d <= 4; d++) {
         const uint64_t n = (uint64_t)N * N_USED * (N_LAYER - d);
         const fg_recall *router = &r[FG_PREDICT_ROUTER].ahead[d - 1];

@@ -20,21 +20,6 @@
 #include "tests/models.h"
 #include "src/engine/session.h"
 
-/* Of all predictors, with nothing learned. */
-static fg_status recall_of_all(const fg_trace *t, fg_recall_row *out, fg_err *err)
-{
-    const fg_trace_head *h = fg_trace_get_head(t);
-    fg_predict_opts who[FG_PREDICT_COUNT];
-    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
-        who[i] = (fg_predict_opts){.kind = (fg_predict)i,
-                                   .n_layer = h->n_layer,
-                                   .n_expert = h->n_expert,
-                                   .n_used = h->n_used,
-                                   .n_vocab = h->n_vocab};
-    }
-    return fg_replay_recall(t, 0, who, FG_PREDICT_COUNT, out, err);
-}
-
 enum { N_PASS = 12, MOST_TOK = 5 };
 
 static uint32_t tokens_of(uint32_t pass)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Routing traces made by hand, for test_trace.c and test_replay.c.
+ * Routing traces made by hand, for test_trace.c, test_replay.c and fuzz_trace.c.
  */
 #ifndef FG_TESTS_EVAL_TRACES_H
 #define FG_TESTS_EVAL_TRACES_H
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "src/base/rng.h"
+#include "src/eval/replay.h"
 #include "src/eval/routing_trace.h"
 #include "tests/fg_test.h"
 
@@ -70,6 +71,21 @@ static inline void draw_guess(fg_rng *r, const fg_trace_head *h, uint32_t layer,
     for (uint32_t d = 0; d < g->n_ahead; d++) {
         for (uint32_t i = 0; i < FG_PREDICT_WIDTH; i++) g->id[d][i] = below(r, h->n_expert);
     }
+}
+
+/* Of all predictors, with nothing learned. */
+static inline fg_status recall_of_all(const fg_trace *t, fg_recall_row *out, fg_err *err)
+{
+    const fg_trace_head *h = fg_trace_get_head(t);
+    fg_predict_opts who[FG_PREDICT_COUNT];
+    for (int i = 0; i < FG_PREDICT_COUNT; i++) {
+        who[i] = (fg_predict_opts){.kind = (fg_predict)i,
+                                   .n_layer = h->n_layer,
+                                   .n_expert = h->n_expert,
+                                   .n_used = h->n_used,
+                                   .n_vocab = h->n_vocab};
+    }
+    return fg_replay_recall(t, 0, who, FG_PREDICT_COUNT, out, err);
 }
 
 #endif

@@ -21,8 +21,9 @@
 
 #include "src/base/rng.h"
 #include "tests/fg_test.h"
+#include "tests/sectors.h"
 
-enum { SECTOR = 512, DIED = 77 };
+enum { DIED = 77 };
 
 typedef struct tracked {
     const char *path;
@@ -111,26 +112,14 @@ static void note_all(void)
     note_names(NULL);
 }
 
-/* What the file may hold: sectors that differ from the last sync are old, new or neither. */
 static void lose_content(const tracked *f, fg_rng *r)
 {
-    uint8_t *now, *mix;
-    const uint64_t n = slurp(f->path, &now), old = f->has_content ? f->size : 0;
-    const uint64_t most = n > old ? n : old, least = n < old ? n : old;
-    uint64_t size = least + (most == least ? 0 : fg_rng_u64(r) % (most - least + 1));
-    if (drops_all) size = old;
-    mix = calloc(1, (size_t)most + 1);
-    if (mix == NULL || now == NULL) abort();
-    for (uint64_t at = 0; at < most; at += SECTOR) {
-        const uint64_t m = most - at < SECTOR ? most - at : SECTOR;
-        uint8_t a[SECTOR] = {0}, b[SECTOR] = {0};
-        if (at < old) memcpy(a, f->durable + at, old - at < m ? old - at : m);
-        if (at < n) memcpy(b, now + at, n - at < m ? n - at : m);
-        const uint64_t pick = drops_all ? 0 : fg_rng_u64(r) % (at == 0 ? 4 : 5);
-        const bool same = memcmp(a, b, m) == 0;
-        memcpy(mix + at, pick < 2 ? a : b, m);
-        for (uint64_t k = 0; !same && pick == 4 && k < m; k++) mix[at + k] = (uint8_t)fg_rng_u64(r);
-    }
+    uint8_t *now;
+    uint64_t size;
+    const uint64_t n = slurp(f->path, &now);
+    if (now == NULL) abort();
+    uint8_t *mix =
+        mix_sectors(f->durable, f->has_content ? f->size : 0, now, n, drops_all, r, &size);
     dump(f->path, mix, size);
     free(now);
     free(mix);

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "convert/synth.h"
 #include "quant/panel.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"
@@ -28,18 +29,10 @@ static const fg_qtype all_types[] = {
 
 static fg_shape m1_shape(void)
 {
-    fg_shape s = sample_shape();
-    s.n_layer = 80;
-    s.d_model = 6144;
-    s.n_head = 64;
-    s.n_kv_head = 8;
-    s.d_head = 128;
-    s.d_rotary = 64;
-    s.n_expert = 32;
-    s.d_ff = 9216;
-    s.n_vocab = 200064;
-    s.n_ctx_max = 10240000;
-    for (uint32_t l = 0; l < s.n_layer; l++) s.attn[l] = l % 8 == 7;
+    const fg_synth_opts o = {.n_layer = 80};
+    fg_shape s = {0};
+    fg_err err = {0};
+    CHECK_OK(fg_synth_shape(&s, &o, &err), &err);
     return s;
 }
 
@@ -571,6 +564,36 @@ FG_TEST(part_is_locked)
     fg_writer_destroy(&w);
     CHECK(!fg_io_exists(part)); /* and removed when unfinished */
     CHECK(!fg_io_exists(path));
+}
+
+/* Another file takes a name that the writer uses: that file stays, and is never the model. */
+FG_TEST(names_that_others_take_meanwhile)
+{
+    enum { PART, OUT, NOBODY, WAYS };
+    for (int way = 0; way < WAYS; way++) {
+        const char *path = fg_test_tmp("taken.fulgur"), *part = fg_test_tmp("taken.fulgur.part"),
+                   *other = fg_test_tmp("other");
+        fg_writer *w = NULL;
+        fg_model_file *f = NULL;
+        fg_err err = {0};
+        REQUIRE_OK(sample_writer(&w, path, (fg_file_spec){0}, NULL, &err), &err);
+        uint8_t *data = sample_data(w, 1);
+        REQUIRE_OK(fg_writer_begin(w, &err), &err);
+        REQUIRE_OK(sample_stream(w, data, 2, &err), &err);
+        REQUIRE_OK(fg_writer_checkpoint(w, NULL, 0, &err), &err);
+        CHECK(fg_model_file_open(&f, part, &err) == FG_EFORMAT);
+        CHECK(strstr(err.msg, "unfinished") != NULL);
+        fg_test_put(other, "mine");
+        if (way != NOBODY) REQUIRE(rename(other, way == PART ? part : path) == 0);
+        const fg_status st = fg_writer_finish(w, &err);
+        CHECK(st == (way == PART ? FG_EIO : way == OUT ? FG_EINVAL : FG_OK));
+        if (way == PART) CHECK(strstr(err.msg, "another file") != NULL && !fg_io_exists(path));
+        fg_writer_destroy(&w);
+        CHECK(way == NOBODY || fg_test_has(way == PART ? part : path, "mine"));
+        (void)remove(part);
+        (void)remove(path);
+        fg_mem_free(data);
+    }
 }
 
 FG_TEST(bad_places_are_refused)

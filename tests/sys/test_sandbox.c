@@ -31,14 +31,6 @@ static const char *in(const char *folder, const char *name)
     return path[turn];
 }
 
-static void write_file(const char *path)
-{
-    FILE *f = fopen(path, "w");
-    REQUIRE(f != NULL);
-    (void)fputs("text", f);
-    (void)fclose(f);
-}
-
 /* Two folders with a file each. */
 static void begin(void)
 {
@@ -46,8 +38,8 @@ static void begin(void)
     (void)snprintf(outside, sizeof outside, "%s", fg_test_tmp("outside"));
     (void)mkdir(inside, 0700);
     (void)mkdir(outside, 0700);
-    write_file(in(inside, "file"));
-    write_file(in(outside, "file"));
+    fg_test_put(in(inside, "file"), "text");
+    fg_test_put(in(outside, "file"), "text");
 }
 
 /* ---- acts: 0, or errno ---- */

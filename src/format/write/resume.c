@@ -67,7 +67,7 @@ fg_status fg_writer_lock(const char *path, int *out, bool *is_empty, fg_err *err
 /* The beginning of a file that is not empty. */
 static fg_status read_head(fg_writer *w, fg_file_kind *head, bool *is_empty, fg_err *err)
 {
-    uint8_t first[9] = {0};
+    uint8_t first[FG_KIND_BYTES] = {0};
     const ssize_t n = pread(w->fd, first, sizeof first, 0);
     if (n < 0) return fg_writer_fail_io(w, "a readable file", err);
     size_t zero = 0;

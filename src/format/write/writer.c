@@ -143,6 +143,7 @@ fg_status fg_writer_create(fg_writer **out, const char *path, const fg_file_plan
     w->parts.dir = &w->plan.dir;
     w->every_bytes = CHECKPOINT_BYTES;
     w->every_ns = CHECKPOINT_NS;
+    w->fresh = !fg_io_is_named(path);
     fg_status st = name_files(w, path, err);
     if (st == FG_OK) st = copy_plan(w, plan, err);
     if (st == FG_OK) st = take_meta(w, meta, n_meta, err);
@@ -160,7 +161,7 @@ void fg_writer_destroy(fg_writer **out)
     if (w->fd >= 0 && w->state != FG_WRITER_DONE && !w->kept) {
         if (w->journal != NULL) (void)fg_journal_remove(w->journal);
         fg_writer_drop_parts(w);
-        (void)unlink(w->part);
+        if (fg_io_is_same(w->fd, w->part)) (void)unlink(w->part);
     }
     fg_writer_close_parts(w);
     fg_journal_close(&w->journal);
@@ -609,11 +610,8 @@ fg_status fg_writer_finish(fg_writer *w, fg_err *err)
     FG_TRY(put(w, slot, sizeof slot, 0, err));
     FG_TRY(fg_writer_sync(w, false, err));
     FG_TRY(name_parts(w, err));
-    if (rename(w->part, w->path) != 0) {
-        w->state = FG_WRITER_BROKEN;
-        return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", w->part, strerror(errno),
-                       w->path);
-    }
+    w->state = FG_WRITER_BROKEN;
+    FG_TRY(fg_io_rename(w->fd, w->part, w->path, w->fresh, err));
     w->state = FG_WRITER_DONE;
     tidy_up(w);
     return FG_OK;

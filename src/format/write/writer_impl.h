@@ -71,6 +71,7 @@ struct fg_writer {
     uint8_t *known;  /* [n_chunk] chunk[i] is set */
     fg_edge *edge;   /* [n_edge] */
     size_t n_edge, cap_edge;
+    bool fresh;     /* nothing had the name PATH when the writer was made */
     int fd;         /* PATH.part, -1 before begin */
     fg_parts parts; /* of them it is the first */
     fg_part_file split[FG_MAX_PART];

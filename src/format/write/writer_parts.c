@@ -241,12 +241,9 @@ void fg_writer_identify_parts(const fg_writer *w, fg_buf *b)
     }
 }
 
-static fg_status move(fg_part_file *s, const char *from, const char *to, fg_err *err)
+static fg_status move(fg_part_file *s, int fd, const char *from, const char *to, fg_err *err)
 {
-    if (rename(from, to) != 0) {
-        return fg_fail(err, FG_EIO, "%s: %s, expected to rename it to %s", from, strerror(errno),
-                       to);
-    }
+    FG_TRY(fg_io_rename(fd, from, to, true, err));
     s->is_named = to == s->path;
     return fg_io_sync_parent(to, err);
 }
@@ -255,7 +252,7 @@ fg_status fg_writer_unname_parts(fg_writer *w, fg_err *err)
 {
     for (uint32_t k = 1; k < w->parts.n; k++) {
         fg_part_file *s = &w->split[k];
-        if (s->is_named) FG_TRY(move(s, s->path, w->parts.path[k], err));
+        if (s->is_named) FG_TRY(move(s, w->parts.fd[k], s->path, w->parts.path[k], err));
     }
     return FG_OK;
 }
@@ -311,7 +308,7 @@ fg_status fg_writer_name_parts(fg_writer *w, fg_err *err)
         leftovers there = {0};
         if (is_there(s->path)) note(&there, s->path);
         if (there.n > 0) return refuse(&there, err);
-        FG_TRY(move(s, w->parts.path[k], s->path, err));
+        FG_TRY(move(s, w->parts.fd[k], w->parts.path[k], s->path, err));
         if (s->link != NULL) FG_TRY(make_link(s, err));
     }
     return FG_OK;
@@ -323,8 +320,9 @@ void fg_writer_drop_parts(fg_writer *w)
 {
     for (uint32_t k = 1; k < w->parts.n; k++) {
         const fg_part_file *s = &w->split[k];
+        const char *name = s->is_named ? s->path : w->parts.path[k];
         if (!s->is_ours) continue;
-        (void)unlink(s->is_named ? s->path : w->parts.path[k]);
+        if (fg_io_is_same(w->parts.fd[k], name)) (void)unlink(name);
         if (s->is_linked) (void)unlink(s->link);
     }
 }
