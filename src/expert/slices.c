@@ -207,14 +207,16 @@ typedef struct cut {
     uint32_t node;
     uint64_t at;   /* bytes so far */
     fg_slice *out; /* NULL: not wanted */
-    size_t n;      /* pieces so far */
-    bool kept;     /* products have their place, but are no pieces */
+    size_t n;      /* pieces so far, and their bytes */
+    uint64_t bytes;
+    bool kept; /* products have their place, but are no pieces */
 } cut;
 
 static void put_piece(cut *c, uint64_t offset, uint64_t bytes, uint64_t at)
 {
     if (c->out != NULL) c->out[c->n] = (fg_slice){offset, bytes, at, c->node};
     c->n++;
+    c->bytes += bytes;
 }
 
 static uint64_t add_piece(cut *c, uint64_t offset, uint64_t bytes)
@@ -501,14 +503,9 @@ size_t fg_slices_pieces_kept(const fg_slices *s, uint32_t node, fg_slice *out)
 
 uint64_t fg_slices_products(const fg_slices *s, uint32_t node)
 {
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < s->n_tensor; i++) {
-        cut c = {.node = node};
-        if (!fg_slices_is_product((fg_role)tensor(s, i)->role)) continue;
-        cut_dense(s, &c, i, NULL);
-        n += c.at;
-    }
-    return n;
+    cut c = {.node = node, .kept = true};
+    cut_all_dense(s, &c, NULL);
+    return c.at - c.bytes;
 }
 
 fg_reach fg_slices_reach(const fg_slices *s, uint64_t idx, uint32_t node, uint64_t last)

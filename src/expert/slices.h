@@ -70,7 +70,8 @@ uint64_t fg_slices_scales(const fg_slices *s, uint64_t idx, uint32_t node);
  * expert at most FG_EXPERT_PIECES.  out may be NULL.  Returns their number. */
 size_t fg_slices_pieces(const fg_slices *s, uint32_t layer, uint32_t expert, uint32_t node,
                         fg_slice *out);
-/* Those of everything dense but such products; and bytes of a node's part that the products are. */
+/* Those of everything dense but such products; and the bytes of a node's part that are in none of
+ * them. */
 size_t fg_slices_pieces_kept(const fg_slices *s, uint32_t node, fg_slice *out);
 uint64_t fg_slices_products(const fg_slices *s, uint32_t node);
 

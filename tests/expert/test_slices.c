@@ -149,19 +149,23 @@ static int check_kept(const fg_slices *s, const fg_file_plan *plan, uint32_t nod
         free(piece);
         return 1;
     }
-    uint64_t bytes = fg_slices_products(s, node);
-    int bad = bytes == 0 && fg_slices_place(s)->n_node == 1;
+    uint64_t bytes = 0, products = 0;
+    int bad = 0;
     for (size_t i = 0; i < n; i++) bytes += piece[i].bytes;
-    bad += bytes != fg_slices_bytes(s, FG_NO_LAYER, FG_NO_LAYER, node);
     for (uint64_t i = 0; i < fg_file_plan_n_tensor(plan); i++) {
         const fg_tensor *t = fg_file_plan_tensor(plan, i);
         if (t->expert != FG_NO_LAYER) continue;
-        if (fg_slices_is_product((fg_role)t->role)) {
-            bad += find(piece, n, t->offset) != UINT64_MAX;
-        } else {
+        if (!fg_slices_is_product((fg_role)t->role)) {
             bad += check_tensor(s, plan, i, node, piece, n);
+            continue;
         }
+        const uint64_t *own = &fg_slices_share(s, i)->begin[node];
+        bad += find(piece, n, t->offset) != UINT64_MAX;
+        products += (fg_slices_whole(s) ? fg_n_panel(t->n_row) : own[1] - own[0]) * t->panel_stride;
     }
+    bad += products > fg_slices_products(s, node);
+    bad +=
+        bytes + fg_slices_products(s, node) != fg_slices_bytes(s, FG_NO_LAYER, FG_NO_LAYER, node);
     free(piece);
     return bad;
 }
