@@ -68,15 +68,17 @@ uint64_t fg_store_most_bytes(const fg_model_file *file);
 uint64_t fg_store_least_of(const fg_model_file *file, const fg_slices *slices);
 uint64_t fg_store_most_of(const fg_model_file *file, const fg_slices *slices);
 
-/* Reads the dense parts, unless that is for later.  `file` is borrowed; the file under its path must
- * still be the same.  Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM, FG_ENOTSUP (io). */
+/* Reads the dense parts, unless that is for later.  `file` is borrowed; the file under its path
+ * must still be the same.  Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM,
+ * FG_ENOTSUP (io). */
 fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_store_opts *opts,
                           fg_err *err);
 /* After fg_store_create with o->later (else nothing), before the first layer: the dense parts,
  * `kept`: but for the products, whose memory goes to slots.  Errors: those of fg_store_create. */
 fg_status fg_store_fill(fg_store *s, bool kept, fg_err *err);
 bool fg_store_has_products(const fg_store *s);
-/* The host needs the products: from now on they count, mapped, within the bound.  Between layers. */
+/* The host needs the products: from now on they count within the bound, mapped.  Between layers.
+ */
 void fg_store_count_products(fg_store *s);
 /* Waits for reads in flight.  Accepts NULL. */
 void fg_store_destroy(fg_store **s);
