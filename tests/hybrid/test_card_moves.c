@@ -536,6 +536,13 @@ static void counts_less(void)
     REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
     const uint32_t alone = slots_of(host, &dense_host);
     fg_engine_close(&host);
+    o.gpu = FG_GPU_AUTO; /* a card that is too small: as without */
+    o.gpu_bytes = 1;
+    REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
+    CHECK(host->device == NULL && slots_of(host, &dense) == alone && dense == dense_host);
+    fg_engine_close(&host);
+    o.gpu = FG_GPU_OFF; /* the rig's */
+    o.gpu_bytes = card_bytes;
     REQUIRE(card_rig_open(&w.r, path, 60, FG_KV_CHOICE_AUTO, &o));
     fg_engine *e = w.r.e;
     for (uint32_t k = 0; k < 3; k++) products += fg_slices_products(e->slices, k);
