@@ -218,7 +218,7 @@ void cli_gpu_silent(fg_engine_opts *o);
     "tokens of a text use (`--predict-model`, of `fulgur factor train --trace`; "                  \
     "`--predict-save` keeps what this run learns), `router+factor` by the better of both. "        \
     "Nothing of it changes a result; each is tried now and then, and is on while it saves time. "  \
-    "`fulgur trace replay` compares them."
+    "`fulgur trace replay` compares them. What a card multiplies by takes no room."
 
 /* The key-value cache of a session; kv is a fg_kv_choice. */
 #define CACHE_OPT(kv)                                                                              \

@@ -192,6 +192,18 @@ static void put_all(loader *y)
     c->final_norm = put_vector(y, FG_ROLE_FINAL_NORM, FG_NO_LAYER, c->m->shape->d_model);
 }
 
+/* With another home the mapping was for this only. */
+static void let_go(const cu_device *c)
+{
+    const fg_model_file *f = c->m->file;
+    const fg_tensor *head = fg_model_file_find(f, FG_ROLE_LM_HEAD, FG_NO_LAYER, FG_NO_LAYER);
+    for (uint32_t l = 0; l < c->m->shape->n_layer; l++) {
+        const fg_extent x = fg_model_file_dense_extent(f, l);
+        fg_model_file_let_go(f, x.offset, x.bytes);
+    }
+    fg_model_file_let_go(f, head->offset, fg_n_panel(head->n_row) * head->panel_stride);
+}
+
 fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
 {
     FG_TRY(fg_model_file_mapped(c->m->file, err));
@@ -206,7 +218,9 @@ fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err)
     y.used = 0;
     put_all(&y);
     FG_TRY(y.st);
-    return fg_cu_drain(c, "weights", err);
+    FG_TRY(fg_cu_drain(c, "weights", err));
+    if (!fg_cu_mapped(c)) let_go(c);
+    return FG_OK;
 }
 
 /* ---- opening ---- */

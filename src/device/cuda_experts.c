@@ -112,10 +112,15 @@ static size_t next_expert(const cu_device *c)
     return best;
 }
 
+bool fg_cu_mapped(const cu_device *c)
+{
+    return strcmp(fg_weights_name(c->m->weights), "map") == 0;
+}
+
+/* Copies are made of the mapping: with another home that would be the file once more. */
 static bool streams(const cu_device *c)
 {
-    /* copies are made of the mapping: with another home that would be the file once more */
-    return strcmp(fg_weights_name(c->m->weights), "map") == 0;
+    return fg_cu_mapped(c);
 }
 
 /* Who will be there once the passes have filled the card: the same order and the same bounds. */
@@ -228,7 +233,11 @@ static fg_status copy_expert(cu_device *c, uint32_t l, uint32_t e, uint64_t to, 
     uint64_t n;
     const uint8_t *p = bytes_of(c, l, e, &n);
     FG_TRY(fg_weights_check(c->m->weights, l, e, err));
-    return fg_cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err);
+    FG_TRY(fg_cu_check(c, c->d->copy_in(to, p, (size_t)n, on), "expert", err));
+    if (!fg_cu_mapped(c) && !c->pinned[index_of(c, l, e)]) { /* the driver has read it */
+        fg_model_file_let_go(c->m->file, fg_model_file_expert_extent(c->m->file, l, e).offset, n);
+    }
+    return FG_OK;
 }
 
 static fg_status make_slots(cu_device *c, fg_err *err)

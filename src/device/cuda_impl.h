@@ -154,6 +154,8 @@ fg_status fg_cu_drain(cu_device *c, const char *what, fg_err *err);
 fg_status fg_cu_wait(cu_device *c, fg_cu_event event, const char *what, fg_err *err);
 
 /* ---- weights ---- */
+/* The host has them in the mapping, and nowhere else. */
+bool fg_cu_mapped(const cu_device *c);
 fg_status fg_cu_dense_load(cu_device *c, const fg_device_opts *o, fg_err *err);
 
 /* ---- states ---- */

@@ -137,6 +137,11 @@ static void save_predictor(fg_engine *e)
     if (st != FG_OK && e->note != NULL) e->note(e->note_ctx, err.msg);
 }
 
+static bool may_have_device(const fg_engine_opts *o)
+{
+    return o->gpu >= 0 || (o->gpu == FG_GPU_AUTO && fg_gpu_expected());
+}
+
 static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
 {
     fg_store_opts so;
@@ -154,6 +159,7 @@ static fg_status open_store(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     }
     so.heat = heat.use;
     so.slices = e->slices;
+    so.later = may_have_device(o);
     fg_routing_model *learned = NULL;
     fg_status st = open_predictor(e, o, &learned, err);
     so.model = learned;
@@ -224,11 +230,6 @@ static fg_status check_room(const fg_engine *e, const fg_engine_opts *o, const f
                    fg_text_memory((double)room->bytes).s, room->by);
 }
 
-static bool may_have_device(const fg_engine_opts *o)
-{
-    return o->gpu >= 0 || (o->gpu == FG_GPU_AUTO && fg_gpu_expected());
-}
-
 static fg_copy_opts copy_opts(const fg_engine_opts *o)
 {
     return (fg_copy_opts){.pages = o->pages,
@@ -238,7 +239,7 @@ static fg_copy_opts copy_opts(const fg_engine_opts *o)
                           .ctx = o->progress_ctx};
 }
 
-/* What is dense; an image is whole. */
+/* Its memory, which fill_home reads into; an image is whole. */
 static fg_status open_copy(fg_engine *e, const fg_engine_opts *o, fg_room *room, fg_err *err)
 {
     const fg_copy_opts co = copy_opts(o);
@@ -263,13 +264,17 @@ static bool is_on_device(const void *of, uint32_t layer, uint32_t expert)
     return d->ops->has(d, layer, expert);
 }
 
-/* The experts, but those that the device has. */
-static fg_status fill_copy(fg_engine *e, const fg_engine_opts *o, const fg_room *room, fg_err *err)
+/* What there is here but for what the device has. */
+static fg_status fill_home(fg_engine *e, const fg_engine_opts *o, const fg_room *room, fg_err *err)
 {
     const fg_copy_opts co = copy_opts(o);
     const fg_shape *s = e->model->shape;
     uint64_t less = 0;
+    if (e->store != NULL) return fg_store_fill(e->store, e->device != NULL, err);
     if (e->copy == NULL) return FG_OK;
+    for (uint32_t k = 0; k < fg_slices_n_node(e->slices) && e->device != NULL; k++) {
+        less += fg_slices_products(e->slices, k);
+    }
     for (uint32_t i = 0; i < s->n_layer * s->n_expert && e->device != NULL; i++) {
         const uint32_t l = i / s->n_expert, x = i % s->n_expert;
         if (!is_on_device(e->device, l, x)) continue;
@@ -329,7 +334,7 @@ static fg_status open_home(fg_engine *e, const fg_engine_opts *o, fg_err *err)
     const fg_home home = fg_engine_home(e);
     FG_TRY(fg_model_create_on(&e->model, e->file, &home, e->cpu_flags, err));
     FG_TRY(open_device(e, o, err)); /* first, since what it has need not be here */
-    FG_TRY(fill_copy(e, o, &room, err));
+    FG_TRY(fill_home(e, o, &room, err));
     return fg_engine_settle(e, o, err);
 }
 

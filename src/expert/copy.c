@@ -38,7 +38,7 @@ struct fg_copy {
     fg_slots area[FG_MAX_NODE]; /* anonymous: one slot each */
     uint8_t *at[FG_MAX_NODE];
     uint64_t total, done; /* bytes to read */
-    bool *absent;         /* [n_layer * n_expert]; NULL: nothing is */
+    bool *absent;         /* [n_layer * n_expert]; NULL: nothing is, nor are products */
     fg_pages pages;       /* of anonymous memory */
     fg_fetch_opts io;
     /* image */
@@ -125,10 +125,13 @@ static fg_status read_experts(reading *r, fg_err *err)
 
 static fg_status read_dense(reading *r, uint32_t node, fg_err *err)
 {
-    const size_t n = fg_slices_pieces(r->c->slices, FG_NO_LAYER, FG_NO_LAYER, node, NULL);
-    fg_slice *piece = fg_mem_zalloc_array(n, sizeof *piece);
+    const fg_slices *s = r->c->slices;
+    size_t n = fg_slices_pieces(s, FG_NO_LAYER, FG_NO_LAYER, node, NULL);
+    const size_t n_kept = fg_slices_pieces_kept(s, node, NULL);
+    fg_slice *piece = fg_mem_zalloc_array(n > n_kept ? n : n_kept, sizeof *piece);
     if (piece == NULL) return fg_fail_nomem(err, "dense parts");
-    (void)fg_slices_pieces(r->c->slices, FG_NO_LAYER, FG_NO_LAYER, node, piece);
+    n = fg_copy_has_products(r->c) ? fg_slices_pieces(s, FG_NO_LAYER, FG_NO_LAYER, node, piece)
+                                   : fg_slices_pieces_kept(s, node, piece);
     const fg_status st = read_pieces(r, piece, n, 0, err);
     fg_mem_free(piece);
     return st;
@@ -148,14 +151,23 @@ static fg_status end_reading(reading *r, fg_status st, fg_err *err)
     return st;
 }
 
+/* Everything but what is absent. */
 static fg_status read_all(fg_copy *c, const fg_copy_opts *o, fg_err *err)
 {
+    const fg_shape *shape = fg_model_file_shape(c->file);
     reading r;
     FG_TRY(begin_reading(&r, c, o, err));
     fg_status st = FG_OK;
-    for (uint32_t k = 0; k < c->n_node; k++) c->total += fg_slices_area(c->slices, k);
+    for (uint32_t k = 0; k < c->n_node; k++) {
+        c->total += fg_slices_area(c->slices, k);
+        if (!fg_copy_has_products(c)) c->total -= fg_slices_products(c->slices, k);
+    }
+    for (uint32_t i = 0; i < shape->n_layer * shape->n_expert; i++) {
+        const uint32_t l = i / shape->n_expert, e = i % shape->n_expert;
+        if (!fg_copy_has(c, l, e)) c->total -= bytes_of_expert(c, l, e);
+    }
     for (uint32_t k = 0; k < c->n_node && st == FG_OK; k++) st = read_dense(&r, k, err);
-    if (st == FG_OK && !o->later) st = read_experts(&r, err);
+    if (st == FG_OK) st = read_experts(&r, err);
     return end_reading(&r, st, err);
 }
 
@@ -164,19 +176,20 @@ fg_status fg_copy_fill(fg_copy *c, bool (*skip)(const void *of, uint32_t layer, 
 {
     const fg_shape *shape = fg_model_file_shape(c->file);
     const uint32_t n = shape->n_layer * shape->n_expert;
-    reading r;
     if (c->head != NULL) return FG_OK;
     if (skip != NULL) {
         c->absent = fg_mem_zalloc_array(n, sizeof *c->absent);
         if (c->absent == NULL) return fg_fail_nomem(err, "copy of the weights");
     }
     for (uint32_t i = 0; i < n && skip != NULL; i++) {
-        const uint32_t l = i / shape->n_expert, e = i % shape->n_expert;
-        c->absent[i] = skip(of, l, e);
-        if (c->absent[i]) c->total -= bytes_of_expert(c, l, e);
+        c->absent[i] = skip(of, i / shape->n_expert, i % shape->n_expert);
     }
-    FG_TRY(begin_reading(&r, c, o, err));
-    return end_reading(&r, read_experts(&r, err), err);
+    return read_all(c, o, err);
+}
+
+bool fg_copy_has_products(const fg_copy *c)
+{
+    return c->absent == NULL;
 }
 
 bool fg_copy_has(const fg_copy *c, uint32_t layer, uint32_t expert)
@@ -475,7 +488,7 @@ static fg_status open_areas(fg_copy *c, const fg_copy_opts *o, fg_err *err)
                              &so, err));
         c->at[k] = c->area[k].p;
     }
-    return read_all(c, o, err);
+    return o->later ? FG_OK : read_all(c, o, err);
 }
 
 fg_status fg_copy_create(fg_copy **out, const fg_model_file *file, const fg_slices *slices,

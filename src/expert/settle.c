@@ -29,38 +29,12 @@ static int by_place(const void *a, const void *b)
     return (x->node > y->node) - (x->node < y->node);
 }
 
-/* What a device computes with, and nobody else. */
-static bool is_dense_product(fg_role role)
-{
-    switch (role) {
-    case FG_ROLE_LIGHT_QKV:
-    case FG_ROLE_LIGHT_GATE:
-    case FG_ROLE_LIGHT_OUT:
-    case FG_ROLE_Q:
-    case FG_ROLE_K:
-    case FG_ROLE_V:
-    case FG_ROLE_O:
-    case FG_ROLE_LM_HEAD: return true;
-    case FG_ROLE_EMBED:
-    case FG_ROLE_FINAL_NORM:
-    case FG_ROLE_ATTN_NORM:
-    case FG_ROLE_MLP_NORM:
-    case FG_ROLE_LIGHT_NORM:
-    case FG_ROLE_ROUTER:
-    case FG_ROLE_EXPERT_GATE:
-    case FG_ROLE_EXPERT_UP:
-    case FG_ROLE_EXPERT_DOWN:
-    case FG_ROLE_COUNT: return false;
-    }
-    return false;
-}
-
 /* Whether a piece of what is dense lies within panels of such a matrix. */
 static bool in_product(const fg_model_file *f, const fg_slice *piece)
 {
     for (uint64_t i = 0; i < fg_model_file_n_tensor(f); i++) {
         const fg_tensor *t = fg_model_file_tensor(f, i);
-        if (!is_dense_product((fg_role)t->role) || piece->offset < t->offset) continue;
+        if (!fg_slices_is_product((fg_role)t->role) || piece->offset < t->offset) continue;
         const uint64_t bytes = fg_round_up(fg_n_panel(t->n_row) * t->panel_stride, FG_PAGE_BYTES);
         if (piece->offset + piece->bytes <= t->offset + bytes) return true;
     }

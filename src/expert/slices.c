@@ -88,6 +88,31 @@ static void share_cut(fg_slices *s, uint64_t idx, uint32_t *turn)
     set_share(s, idx, &share);
 }
 
+bool fg_slices_is_product(fg_role role)
+{
+    switch (role) {
+    case FG_ROLE_LIGHT_QKV:
+    case FG_ROLE_LIGHT_GATE:
+    case FG_ROLE_LIGHT_OUT:
+    case FG_ROLE_Q:
+    case FG_ROLE_K:
+    case FG_ROLE_V:
+    case FG_ROLE_O:
+    case FG_ROLE_LM_HEAD: return true;
+    case FG_ROLE_EMBED:
+    case FG_ROLE_FINAL_NORM:
+    case FG_ROLE_ATTN_NORM:
+    case FG_ROLE_MLP_NORM:
+    case FG_ROLE_LIGHT_NORM:
+    case FG_ROLE_ROUTER:
+    case FG_ROLE_EXPERT_GATE:
+    case FG_ROLE_EXPERT_UP:
+    case FG_ROLE_EXPERT_DOWN:
+    case FG_ROLE_COUNT: return false;
+    }
+    return false;
+}
+
 /* The products of one step are one list (src/model/lightning.c, softmax.c). */
 static void share_dense(fg_slices *s, uint64_t idx, uint32_t *turn)
 {
@@ -182,15 +207,23 @@ typedef struct cut {
     uint32_t node;
     uint64_t at;   /* bytes so far */
     fg_slice *out; /* NULL: not wanted */
-    size_t n;      /* pieces so far */
+    size_t n;      /* pieces so far, and their bytes */
+    uint64_t bytes;
+    bool kept; /* products have their place, but are no pieces */
 } cut;
+
+static void put_piece(cut *c, uint64_t offset, uint64_t bytes, uint64_t at)
+{
+    if (c->out != NULL) c->out[c->n] = (fg_slice){offset, bytes, at, c->node};
+    c->n++;
+    c->bytes += bytes;
+}
 
 static uint64_t add_piece(cut *c, uint64_t offset, uint64_t bytes)
 {
     const uint64_t at = c->at;
     bytes = fg_round_up(bytes, FG_PAGE_BYTES);
-    if (c->out != NULL) c->out[c->n] = (fg_slice){offset, bytes, at, c->node};
-    c->n++;
+    put_piece(c, offset, bytes, at);
     c->at += bytes;
     return at;
 }
@@ -217,6 +250,17 @@ static void cut_dense(const fg_slices *s, cut *c, uint64_t idx, spot *spots)
                       own.begin * FG_PANEL_ROWS * sizeof(float);
     }
     (void)add_panels(s, c, idx, &out->panels);
+}
+
+static void cut_kept(const fg_slices *s, cut *c, uint64_t idx)
+{
+    cut product = {.node = c->node, .at = c->at};
+    if (!fg_slices_is_product((fg_role)tensor(s, idx)->role)) {
+        cut_dense(s, c, idx, NULL);
+        return;
+    }
+    cut_dense(s, &product, idx, NULL);
+    c->at = product.at;
 }
 
 /* Gate, up and down. */
@@ -258,12 +302,35 @@ static void cut_whole(const fg_slices *s, cut *c, uint64_t first, uint64_t last,
     }
 }
 
+/* The same without products: each of the others is a piece. */
+static void cut_whole_kept(const fg_slices *s, cut *c, uint64_t first, uint64_t last)
+{
+    const fg_tensor *a = tensor(s, first);
+    const uint64_t from = a->scale_offset != 0 ? a->scale_offset : a->offset, at = c->at;
+    for (uint64_t i = first; i <= last; i++) {
+        const fg_tensor *t = tensor(s, i);
+        const uint64_t begin = t->scale_offset != 0 ? t->scale_offset : t->offset;
+        if (fg_slices_is_product((fg_role)t->role)) continue;
+        const uint64_t bytes = fg_round_up(fg_tensor_end(t) - begin, FG_PAGE_BYTES);
+        put_piece(c, begin, bytes, at + (begin - from));
+    }
+    c->at = at + fg_round_up(fg_tensor_end(tensor(s, last)) - from, FG_PAGE_BYTES);
+}
+
 static void cut_run(const fg_slices *s, cut *c, uint64_t first, uint64_t last, spot *spots)
 {
-    if (s->whole) {
+    if (s->whole && c->kept) {
+        cut_whole_kept(s, c, first, last);
+    } else if (s->whole) {
         cut_whole(s, c, first, last, spots);
     } else {
-        for (uint64_t i = first; i <= last; i++) cut_dense(s, c, i, spots);
+        for (uint64_t i = first; i <= last; i++) {
+            if (c->kept) {
+                cut_kept(s, c, i);
+            } else {
+                cut_dense(s, c, i, spots);
+            }
+        }
     }
 }
 
@@ -425,6 +492,20 @@ size_t fg_slices_pieces(const fg_slices *s, uint32_t layer, uint32_t expert, uin
         cut_one_expert(s, &c, layer, expert, NULL);
     }
     return c.n;
+}
+
+size_t fg_slices_pieces_kept(const fg_slices *s, uint32_t node, fg_slice *out)
+{
+    cut c = {.node = node, .out = out, .kept = true};
+    cut_all_dense(s, &c, NULL);
+    return c.n;
+}
+
+uint64_t fg_slices_products(const fg_slices *s, uint32_t node)
+{
+    cut c = {.node = node, .kept = true};
+    cut_all_dense(s, &c, NULL);
+    return c.at - c.bytes;
 }
 
 fg_reach fg_slices_reach(const fg_slices *s, uint64_t idx, uint32_t node, uint64_t last)

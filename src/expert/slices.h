@@ -45,6 +45,10 @@ bool fg_slices_whole(const fg_slices *s);
 /* Each node has all of this tensor. */
 bool fg_slices_everywhere(const fg_slices *s, uint64_t idx);
 
+/* Matrices of attention and the head: what a device with the dense part of the network multiplies
+ * by, and then nobody here.  All else that is dense is small, or looked up, and always here. */
+bool fg_slices_is_product(fg_role role);
+
 /* Which panels of tensor number `idx` of the file a node has; of a vector, begin is in elements and
  * all are on one node.  Of what is everywhere: which it works on. */
 const fg_share *fg_slices_share(const fg_slices *s, uint64_t idx);
@@ -66,6 +70,10 @@ uint64_t fg_slices_scales(const fg_slices *s, uint64_t idx, uint32_t node);
  * expert at most FG_EXPERT_PIECES.  out may be NULL.  Returns their number. */
 size_t fg_slices_pieces(const fg_slices *s, uint32_t layer, uint32_t expert, uint32_t node,
                         fg_slice *out);
+/* Those of everything dense but such products; and the bytes of a node's part that are in none of
+ * them. */
+size_t fg_slices_pieces_kept(const fg_slices *s, uint32_t node, fg_slice *out);
+uint64_t fg_slices_products(const fg_slices *s, uint32_t node);
 
 /* What has to be there before the first `last` panels of an expert's matrix (numbered as in the
  * matrix, beyond the node's first) can be used on a node: all of the pieces before `piece`, and

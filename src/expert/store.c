@@ -35,6 +35,10 @@ struct fg_store {
     fg_slots dense[FG_MAX_NODE];      /* of one slot each */
     fg_slots slots[FG_MAX_NODE];      /* a slot is the same number of all of them */
     uint64_t dense_bytes, slot_bytes; /* of all nodes */
+    uint64_t bytes;                   /* the bound now */
+    uint64_t left_out;                /* of dense_bytes: products that do not count */
+    bool later;                       /* dense parts are to be read yet */
+    bool kept;                        /* they are without products */
     uint32_t n_slot;
     fg_range *range; /* [n_slot][n_node][FG_EXPERT_PIECES] */
     uint32_t *used;  /* [n_expert] slots of the running layer's requested experts */
@@ -146,7 +150,7 @@ static uint32_t slots_in(const fg_store *s, uint64_t bytes)
 {
     const fg_shape *shape = fg_model_file_shape(s->file);
     const uint64_t all = (uint64_t)shape->n_layer * shape->n_expert;
-    const uint64_t n = (bytes - s->dense_bytes) / s->slot_bytes;
+    const uint64_t n = (bytes - (s->dense_bytes - s->left_out)) / s->slot_bytes;
     return (uint32_t)(n < all ? n : all);
 }
 
@@ -195,18 +199,22 @@ static fg_status read_pieces(fg_store *s, const fg_slice *piece, fg_range *range
     return FG_OK;
 }
 
+/* The pieces of a node's dense part; out may be NULL. */
+static size_t dense_pieces(const fg_store *s, uint32_t node, fg_slice *out)
+{
+    return s->kept ? fg_slices_pieces_kept(s->slices, node, out)
+                   : fg_slices_pieces(s->slices, FG_NO_LAYER, FG_NO_LAYER, node, out);
+}
+
 static fg_status read_dense(fg_store *s, uint32_t node, fg_err *err)
 {
-    const fg_slots_opts so = {.place = fg_slices_place(s->slices), .node = node};
-    const uint64_t bytes = fg_slices_bytes(s->slices, FG_NO_LAYER, FG_NO_LAYER, node);
-    const size_t n = fg_slices_pieces(s->slices, FG_NO_LAYER, FG_NO_LAYER, node, NULL);
-    FG_TRY(fg_slots_init(&s->dense[node], 1, bytes, "dense parts", &so, err));
+    const size_t n = dense_pieces(s, node, NULL);
     fg_slice *piece = fg_mem_zalloc_array(n, sizeof *piece);
     fg_range *range = fg_mem_zalloc_array(n, sizeof *range);
     fg_status st = FG_OK;
     if (piece == NULL || range == NULL) st = fg_fail_nomem(err, "dense parts");
     if (st == FG_OK) {
-        (void)fg_slices_pieces(s->slices, FG_NO_LAYER, FG_NO_LAYER, node, piece);
+        (void)dense_pieces(s, node, piece);
         st = read_pieces(s, piece, range, n, err);
         for (size_t i = 0; i < n; i++) { /* after a failure some are on their way still */
             fg_drives_drain(s->drives, &range[i]);
@@ -218,8 +226,18 @@ static fg_status read_dense(fg_store *s, uint32_t node, fg_err *err)
     return st;
 }
 
+static uint64_t products_of(const fg_slices *s)
+{
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < fg_slices_n_node(s); k++) sum += fg_slices_products(s, k);
+    return sum;
+}
+
+/* As many slots as there can be: with o->later without the products. */
 static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
 {
+    s->later = o->later;
+    s->left_out = o->later ? products_of(s->slices) : 0;
     const fg_shape *shape = fg_model_file_shape(s->file);
     const uint32_t n = slots_in(s, o->bytes);
     for (uint32_t k = 0; k < s->n_node; k++) {
@@ -264,10 +282,15 @@ fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_st
     if (s == NULL) return fg_fail_nomem(err, "expert store");
     s->file = file;
     s->gate = o->gate;
-    s->most_bytes = o->bytes;
+    s->most_bytes = s->bytes = o->bytes;
     fg_status st = take_slices(s, o, err);
     if (st == FG_OK) st = fg_drives_create(&s->drives, file, &o->io, err);
-    for (uint32_t k = 0; k < s->n_node && st == FG_OK; k++) st = read_dense(s, k, err);
+    for (uint32_t k = 0; k < s->n_node && st == FG_OK; k++) {
+        const fg_slots_opts so = {.place = fg_slices_place(s->slices), .node = k};
+        const uint64_t bytes = fg_slices_bytes(s->slices, FG_NO_LAYER, FG_NO_LAYER, k);
+        st = fg_slots_init(&s->dense[k], 1, bytes, "dense parts", &so, err);
+        if (st == FG_OK && !o->later) st = read_dense(s, k, err);
+    }
     if (st == FG_OK) st = create_slots(s, o, err);
     if (st != FG_OK) {
         fg_store_destroy(&s);
@@ -275,6 +298,21 @@ fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_st
     }
     *out = s;
     return FG_OK;
+}
+
+fg_status fg_store_fill(fg_store *s, bool kept, fg_err *err)
+{
+    if (!s->later) return FG_OK;
+    s->later = false;
+    s->kept = kept;
+    if (!kept) fg_store_count_products(s);
+    for (uint32_t k = 0; k < s->n_node; k++) FG_TRY(read_dense(s, k, err));
+    return FG_OK;
+}
+
+bool fg_store_has_products(const fg_store *s)
+{
+    return !s->kept;
 }
 
 void fg_store_destroy(fg_store **store)
@@ -370,9 +408,16 @@ static void empty_slot(void *ctx, uint32_t slot)
 fg_status fg_store_set_bytes(fg_store *s, uint64_t bytes, fg_err *err)
 {
     FG_TRY(check_bytes(s, bytes, err));
-    if (bytes > s->most_bytes) bytes = s->most_bytes;
-    fg_cache_set_limit(s->cache, slots_in(s, bytes), empty_slot, s);
+    s->bytes = bytes > s->most_bytes ? s->most_bytes : bytes;
+    fg_cache_set_limit(s->cache, slots_in(s, s->bytes), empty_slot, s);
     return FG_OK;
+}
+
+void fg_store_count_products(fg_store *s)
+{
+    if (s->left_out == 0) return;
+    s->left_out = 0;
+    fg_cache_set_limit(s->cache, slots_in(s, s->bytes), empty_slot, s);
 }
 
 const fg_slices *fg_store_slices(const fg_store *s)
@@ -452,11 +497,10 @@ void fg_store_elsewhere(fg_store *s, uint32_t layer, uint32_t expert, bool elsew
     fg_cache_elsewhere(s->cache, layer, expert, elsewhere);
 }
 
-void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out)
+fg_region fg_store_slots(const fg_store *s, uint32_t node)
 {
-    const fg_slots *dense = &s->dense[node], *slots = &s->slots[node];
-    out[0] = (fg_region){dense->p, dense->slot_bytes, node, false, 0};
-    out[1] = (fg_region){slots->p, slots->n * slots->slot_bytes, node, true, 0};
+    const fg_slots *slots = &s->slots[node];
+    return (fg_region){slots->p, slots->n * slots->slot_bytes, node, true, 0};
 }
 
 /* ---- reading ahead ---- */
@@ -583,7 +627,7 @@ fg_store_stats fg_store_get_stats(fg_store *s)
     const fg_shape *shape = fg_model_file_shape(s->file);
     return (fg_store_stats){.cache = fg_cache_get_stats(s->cache),
                             .io = fg_drives_get_stats(s->drives),
-                            .dense_bytes = s->dense_bytes,
+                            .dense_bytes = s->dense_bytes - s->left_out,
                             .slot_bytes = s->slot_bytes,
                             .n_slot = fg_cache_limit(s->cache),
                             .n_total = shape->n_layer * shape->n_expert,

@@ -5,6 +5,11 @@
  * as the bound leaves, and evicted as the policy says (cache.h).  Nothing is touched in the file's
  * mapping, and the page cache keeps none of it.
  *
+ * Where a device has the dense products (slices.h), they are not among those parts: experts have
+ * their memory as well, until the host has to compute with them after all.  It then does so where
+ * they are mapped, and as many slots are given up.  The least bound is the same with a device as
+ * without, so that the host can always go on within it.
+ *
  * What the store does changes time only: bytes are the file's whatever the bound, policy or order.
  *
  * One layer, as src/model/moe.c has it; `worker 0` calls everything but data and wait:
@@ -47,6 +52,7 @@ typedef struct fg_store_opts {
     /* Which node has what, borrowed as is its placement: each has its part of every slot in its own
      * memory.  NULL: one node, whose memory is not bound. */
     const fg_slices *slices;
+    bool later;                    /* fg_store_fill is to read the dense parts */
     const fg_routing_model *model; /* see predict.h; copied; may be NULL */
     fg_gate *gate;                 /* what is not signed is not used; borrowed; may be NULL */
 } fg_store_opts;
@@ -62,10 +68,18 @@ uint64_t fg_store_most_bytes(const fg_model_file *file);
 uint64_t fg_store_least_of(const fg_model_file *file, const fg_slices *slices);
 uint64_t fg_store_most_of(const fg_model_file *file, const fg_slices *slices);
 
-/* Reads the dense parts.  `file` is borrowed; the file under its path must still be the same.
- * Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM, FG_ENOTSUP (io). */
+/* Reads the dense parts, unless that is for later.  `file` is borrowed; the file under its path
+ * must still be the same.  Errors: FG_ELIMIT (bytes below the least bound), FG_EIO, FG_ENOMEM,
+ * FG_ENOTSUP (io). */
 fg_status fg_store_create(fg_store **out, const fg_model_file *file, const fg_store_opts *opts,
                           fg_err *err);
+/* After fg_store_create with o->later (else nothing), before the first layer: the dense parts,
+ * `kept`: but for the products, whose memory goes to slots.  Errors: those of fg_store_create. */
+fg_status fg_store_fill(fg_store *s, bool kept, fg_err *err);
+bool fg_store_has_products(const fg_store *s);
+/* The host needs the products: from now on they count within the bound, mapped.  Between layers.
+ */
+void fg_store_count_products(fg_store *s);
 /* Waits for reads in flight.  Accepts NULL. */
 void fg_store_destroy(fg_store **s);
 
@@ -94,9 +108,8 @@ const uint8_t *fg_store_data(const fg_store *s, uint32_t expert, uint32_t node);
  * reason.  Any thread, any number of them. */
 bool fg_store_wait(fg_store *s, uint32_t expert, uint32_t node, fg_reach reach);
 
-/* Where a node's part of the dense parts and its slots are, out[2]; slots are fresh: to be asked
- * for before the first layer. */
-void fg_store_regions(const fg_store *s, uint32_t node, fg_region *out);
+/* Where a node's slots are; they are fresh: to be asked for before the first layer. */
+fg_region fg_store_slots(const fg_store *s, uint32_t node);
 
 /* A device has this expert, or has it no longer; between layers (cache.h). */
 void fg_store_elsewhere(fg_store *s, uint32_t layer, uint32_t expert, bool elsewhere);
@@ -135,8 +148,8 @@ void fg_store_rewind(fg_store *s, uint64_t pass, const uint32_t *sel, uint64_t n
 typedef struct fg_store_stats {
     fg_cache_stats cache;
     fg_fetch_stats io; /* of all drives, see drives.h; wait_ns: of all workers together */
-    uint64_t dense_bytes, slot_bytes;
-    uint32_t n_slot, n_total; /* slots in use at most; experts of the model */
+    uint64_t dense_bytes, slot_bytes; /* dense: that count within the bound */
+    uint32_t n_slot, n_total;         /* slots in use at most; experts of the model */
     fg_predict predict;
     bool predict_on;   /* the next pass of one token gives hints; changes between passes only */
     uint32_t n_switch; /* verdicts that the predictor costs (judge.h) */

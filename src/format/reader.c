@@ -16,6 +16,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "src/base/hash.h"
 #include "src/base/io.h"
@@ -272,6 +274,14 @@ fg_status fg_model_file_mapped(const fg_model_file *f, fg_err *err)
 {
     if (f->no_map.code != FG_OK && err != NULL) *err = f->no_map;
     return f->no_map.code;
+}
+
+void fg_model_file_let_go(const fg_model_file *f, uint64_t offset, uint64_t bytes)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint8_t *p = (uint8_t *)(uintptr_t)fg_model_file_data(f, offset);
+    const uint64_t before = (uintptr_t)p % page;
+    (void)madvise(p - before, (size_t)(bytes + before), MADV_DONTNEED);
 }
 
 /* --- metadata --- */

@@ -72,6 +72,10 @@ const uint8_t *fg_model_file_data(const fg_model_file *f, uint64_t offset);
  * address space), which is no failure of opening: who reads the file needs none. */
 fg_status fg_model_file_mapped(const fg_model_file *f, fg_err *err);
 
+/* Who has read these bytes there and needs them no more: their pages are no memory of this process
+ * any longer.  They are in the page cache, and come back when they are touched. */
+void fg_model_file_let_go(const fg_model_file *f, uint64_t offset, uint64_t bytes);
+
 /* Metadata blobs by key ("config.json", "tokenizer.json", "recipe", ...).  *bytes, with a NUL after
  * them, is borrowed until close; it is read at the first call, and its hash checked: FG_ECHECKSUM,
  * FG_EIO, FG_ENOMEM.  A missing key gives FG_OK and *bytes = NULL. */

@@ -58,6 +58,7 @@ static void run(fg_team *team, fg_batch *b, void (*fn)(fg_worker *w, void *arg),
 static fg_status run_here(fg_team *team, fg_batch *b, fg_err *err)
 {
     b->device = NULL;
+    fg_weights_host(b->m->weights);
     for (uint32_t i = 0; i < b->n_seq; i++) {
         FG_TRY(fg_state_fetch(b->seq[i].st, err));
         fg_state_wrote(b->seq[i].st, b->seq[i].st->pos);

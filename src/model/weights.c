@@ -8,6 +8,7 @@ typedef struct home {
     const char *name;
     /* First byte of a node's part of everything dense, or of an expert of the wave. */
     const uint8_t *(*part)(const fg_weights *w, uint32_t expert, uint32_t node);
+    bool (*has_products)(const fg_weights *w); /* dense ones, else they are where they are mapped */
     fg_panel_run (*run)(const fg_weights *w, const fg_matrix *m, uint32_t expert, uint32_t node);
     void (*begin)(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n);
     uint32_t (*wave)(fg_weights *w);
@@ -99,7 +100,7 @@ static void map_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, const f
     (void)guess;
 }
 
-static const home map_home = {"map",    NULL,     map_run, map_begin,        map_wave,
+static const home map_home = {"map",    NULL,     NULL,    map_run,          map_begin, map_wave,
                               map_step, map_wait, map_end, map_guess_layers, map_hint};
 
 /* ---- in memory of the nodes ---- */
@@ -108,6 +109,10 @@ static fg_panel_run node_run(const fg_weights *w, const fg_matrix *m, uint32_t e
                              uint32_t node)
 {
     const fg_share *share = fg_slices_share(w->slices, m->tensor);
+    const fg_tensor *t = fg_model_file_tensor(w->file, m->tensor);
+    if (fg_slices_is_product((fg_role)t->role) && !w->home->has_products(w)) {
+        return fg_matrix_run(m);
+    }
     const uint8_t *part = w->home->part(w, expert, node);
     const uint64_t first = share->begin[node], n = share->begin[node + 1] - first;
     const uint8_t *scales = part + fg_slices_scales(w->slices, m->tensor, node);
@@ -123,6 +128,11 @@ static const uint8_t *copy_part(const fg_weights *w, uint32_t expert, uint32_t n
 {
     const uint32_t layer = expert == FG_NO_LAYER ? FG_NO_LAYER : w->layer;
     return fg_copy_area(w->copy, node) + fg_slices_begin(w->slices, layer, expert, node);
+}
+
+static bool copy_has_products(const fg_weights *w)
+{
+    return fg_copy_has_products(w->copy);
 }
 
 /* What a device had when the others were read. */
@@ -151,8 +161,9 @@ static fg_status copy_end(fg_weights *w, fg_err *err)
     return lost.code;
 }
 
-static const home copy_home = {"copy",   copy_part, node_run, copy_begin,       map_wave,
-                               map_step, copy_wait, copy_end, map_guess_layers, map_hint};
+static const home copy_home = {"copy",     copy_part,        copy_has_products, node_run,
+                               copy_begin, map_wave,         map_step,          copy_wait,
+                               copy_end,   map_guess_layers, map_hint};
 
 /* ---- stream ---- */
 
@@ -160,6 +171,11 @@ static const uint8_t *stream_part(const fg_weights *w, uint32_t expert, uint32_t
 {
     return expert == FG_NO_LAYER ? fg_store_dense(w->store, node)
                                  : fg_store_data(w->store, expert, node);
+}
+
+static bool stream_has_products(const fg_weights *w)
+{
+    return fg_store_has_products(w->store);
 }
 
 static void stream_begin(fg_weights *w, uint32_t layer, uint32_t *ids, uint32_t n)
@@ -201,8 +217,9 @@ static void stream_hint(fg_weights *w, const uint32_t *sel, uint32_t n_tok, cons
 }
 
 static const home stream_home = {
-    "stream",    stream_part, node_run,   stream_begin,        stream_wave,
-    stream_step, stream_wait, stream_end, stream_guess_layers, stream_hint};
+    "stream",     stream_part,         stream_has_products, node_run,
+    stream_begin, stream_wave,         stream_step,         stream_wait,
+    stream_end,   stream_guess_layers, stream_hint};
 
 /* ---- the one that was chosen ---- */
 
@@ -258,14 +275,32 @@ const fg_share *fg_weights_share(const fg_weights *w, const fg_matrix *m)
     return w->slices == NULL ? NULL : fg_slices_share(w->slices, m->tensor);
 }
 
-/* Each node's area: what is dense, and the experts one by one. */
-static void copy_regions(const fg_weights *w, fg_region *out)
+/* A node's dense part at p: whole, or its pieces and then, as one, what products would take.
+ * *piece is room for them; NULL: how many regions there are. */
+static size_t dense_regions(const fg_weights *w, uint32_t node, uint8_t *p, fg_slice *piece,
+                            fg_region *out)
+{
+    const uint64_t all = fg_slices_bytes(w->slices, FG_NO_LAYER, FG_NO_LAYER, node);
+    if (w->home->has_products(w)) {
+        if (piece != NULL) *out = (fg_region){p, all, node, false, 0};
+        return 1;
+    }
+    const size_t n = fg_slices_pieces_kept(w->slices, node, piece);
+    for (size_t i = 0; i < n && piece != NULL; i++) {
+        out[i] = (fg_region){p + piece[i].at, piece[i].bytes, node, false, 0};
+    }
+    if (piece != NULL) {
+        const uint64_t products = fg_slices_products(w->slices, node);
+        out[n] = (fg_region){p, products, node, false, FG_REGION_DENSE};
+    }
+    return n + 1;
+}
+
+static void expert_regions(const fg_weights *w, fg_region *out)
 {
     const fg_shape *s = fg_model_file_shape(w->file);
     for (uint32_t k = 0; k < fg_slices_n_node(w->slices); k++) {
         uint8_t *area = (uint8_t *)(uintptr_t)fg_copy_area(w->copy, k);
-        const uint64_t dense = fg_slices_bytes(w->slices, FG_NO_LAYER, FG_NO_LAYER, k);
-        *out++ = (fg_region){area, dense, k, false, 0};
         for (uint32_t i = 0; i < s->n_layer * s->n_expert; i++) {
             const uint32_t l = i / s->n_expert, e = i % s->n_expert;
             uint8_t *p = area + fg_slices_begin(w->slices, l, e, k);
@@ -279,15 +314,27 @@ fg_status fg_weights_regions(const fg_weights *w, fg_region **out, size_t *n, fg
     const uint32_t n_node = fg_slices_n_node(w->slices);
     const fg_shape *s = fg_model_file_shape(w->file);
     if (w->home == &map_home) return fg_settle_regions_of_file(w->file, w->slices, out, n, err);
-    const size_t each = w->home == &copy_home ? 1 + (size_t)s->n_layer * s->n_expert : 2;
-    *n = each * n_node;
-    *out = fg_mem_zalloc_array(*n, sizeof **out);
-    if (*out == NULL) return fg_fail_nomem(err, "placement of the weights");
-    if (w->home == &copy_home) copy_regions(w, *out);
-    for (uint32_t k = 0; k < n_node && w->home != &copy_home; k++) {
-        fg_store_regions(w->store, k, *out + 2 * (size_t)k);
+    const size_t others = w->home == &copy_home ? (size_t)s->n_layer * s->n_expert : 1;
+    size_t most = 0;
+    *n = others * n_node;
+    for (uint32_t k = 0; k < n_node; k++) {
+        const size_t m = dense_regions(w, k, NULL, NULL, NULL);
+        most = m > most ? m : most;
+        *n += m;
     }
-    return FG_OK;
+    fg_slice *piece = fg_mem_zalloc_array(most, sizeof *piece);
+    fg_region *r = *out = fg_mem_zalloc_array(*n, sizeof *r);
+    for (uint32_t k = 0; k < n_node && r != NULL && piece != NULL; k++) {
+        uint8_t *p = (uint8_t *)(uintptr_t)w->home->part(w, FG_NO_LAYER, k);
+        r += dense_regions(w, k, p, piece, r);
+        if (w->store != NULL) *r++ = fg_store_slots(w->store, k);
+    }
+    if (w->copy != NULL && r != NULL && piece != NULL) expert_regions(w, r);
+    fg_mem_free(piece);
+    if (*out != NULL && piece != NULL) return FG_OK;
+    fg_mem_free(*out);
+    *out = NULL;
+    return fg_fail_nomem(err, "placement of the weights");
 }
 
 /* An expert of the mapping comes back from a device, which alone has touched its pages. */
@@ -354,6 +401,11 @@ void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool e
     if (w->store != NULL) fg_store_elsewhere(w->store, layer, expert, elsewhere);
     if (w->copy != NULL && elsewhere) fg_copy_drop(w->copy, layer, expert);
     if (w->home == &map_home && !elsewhere) bring_back(w, layer, expert);
+}
+
+void fg_weights_host(fg_weights *w)
+{
+    if (w->store != NULL) fg_store_count_products(w->store);
 }
 
 uint32_t fg_weights_guess_layers(const fg_weights *w)

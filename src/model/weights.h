@@ -7,6 +7,9 @@
  *   copy     the same in memory of the nodes (src/expert/copy.h)
  *   stream   dense parts in memory, experts on demand from a store (src/expert/store.h)
  *
+ * Of the last two, dense products that a device has are where they are mapped; so they are whatever
+ * the device does, and take none of the memory that the homes do.
+ *
  * A matrix is one run of panels a node, as src/expert/slices.h cuts it; what is no product is whole
  * on one of them.  One layer, as src/model/moe.c has it; worker 0 calls
  * begin, wave, hint and end, all workers the others, after a barrier:
@@ -120,6 +123,10 @@ fg_status fg_weights_check(fg_weights *w, uint32_t layer, uint32_t expert, fg_er
 /* A device has this expert, or has it no longer: a store does not read it ahead, a copy gives its
  * memory back, pages of a mapping go to their nodes.  Between passes. */
 void fg_weights_elsewhere(fg_weights *w, uint32_t layer, uint32_t expert, bool elsewhere);
+
+/* The host does a pass alone: what a device computes with otherwise counts here from now on.
+ * Before the pass. */
+void fg_weights_host(fg_weights *w);
 
 /* For how many layers fg_weights_hint wants the routers' guesses, in a pass of one token. */
 uint32_t fg_weights_guess_layers(const fg_weights *w);

@@ -168,6 +168,13 @@ static double layer_with_residents(const timing *x, double host_each, double car
     return t;
 }
 
+/* Slots of the host's bound while the card has the dense matrices. */
+static double slots(const timing *x)
+{
+    const uint64_t freed = x->m->attention + x->m->head;
+    return (double)x->f->n_slot + (double)(freed / x->d->expert_bytes);
+}
+
 /* t, with the reads of what is neither on the card nor in a slot. */
 static double with_reads(const timing *x, double t, double experts)
 {
@@ -175,7 +182,7 @@ static double with_reads(const timing *x, double t, double experts)
     const double rest = 1.0 - share_of(x->m), others = rest * (double)x->m->n_expert;
     const double q = (double)s->n_used / s->n_expert, uses = (double)s->n_layer * s->n_used;
     if (others < 1.0) return t;
-    double hit = fg_forecast_lru((double)x->f->n_slot / others, q);
+    double hit = fg_forecast_lru(slots(x) / others, q);
     hit += x->o->fit.reuse * (1.0 - hit);
     const double bytes = (1.0 - hit) * rest * uses * (double)x->d->expert_bytes;
     const double read = bytes / (x->r->disk_gbs * 1e9);

@@ -17,7 +17,8 @@
  *                           t = D + L + layers * sum_k binomial(k) max(c(k), (n_used - k) h)
  *
  *     with --ram            experts that are neither on the card nor in a slot are read; those of
- *                           the card take no slots.  D_disk: of the misses, u: as in forecast.h
+ *                           the card take no slots, and its dense matrices leave room for more.
+ *                           D_disk: of the misses, u: as in forecast.h
  *                           t' = max(D_disk, t + u (D_disk - overlap * min(D_disk, E (1 - f))))
  *
  * Softmax attention of one row takes the longer of its reads, at a share of R, and its arithmetic

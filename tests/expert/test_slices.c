@@ -140,6 +140,36 @@ static int check_dense(const fg_slices *s, const fg_file_plan *plan, uint32_t no
     return bad;
 }
 
+/* What is left without products is where it was, and nothing else. */
+static int check_kept(const fg_slices *s, const fg_file_plan *plan, uint32_t node)
+{
+    const size_t n = fg_slices_pieces_kept(s, node, NULL);
+    fg_slice *piece = calloc(n + 1, sizeof *piece);
+    if (piece == NULL || fg_slices_pieces_kept(s, node, piece) != n) {
+        free(piece);
+        return 1;
+    }
+    uint64_t bytes = 0, products = 0;
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) bytes += piece[i].bytes;
+    for (uint64_t i = 0; i < fg_file_plan_n_tensor(plan); i++) {
+        const fg_tensor *t = fg_file_plan_tensor(plan, i);
+        if (t->expert != FG_NO_LAYER) continue;
+        if (!fg_slices_is_product((fg_role)t->role)) {
+            bad += check_tensor(s, plan, i, node, piece, n);
+            continue;
+        }
+        const uint64_t *own = &fg_slices_share(s, i)->begin[node];
+        bad += find(piece, n, t->offset) != UINT64_MAX;
+        products += (fg_slices_whole(s) ? fg_n_panel(t->n_row) : own[1] - own[0]) * t->panel_stride;
+    }
+    bad += products > fg_slices_products(s, node);
+    bad +=
+        bytes + fg_slices_products(s, node) != fg_slices_bytes(s, FG_NO_LAYER, FG_NO_LAYER, node);
+    free(piece);
+    return bad;
+}
+
 static int check_all(const fg_file_plan *plan, uint32_t nodes, fg_numa numa, const uint32_t *weight)
 {
     fg_place *place = place_of(nodes, numa, weight);
@@ -149,7 +179,7 @@ static int check_all(const fg_file_plan *plan, uint32_t nodes, fg_numa numa, con
     if (place == NULL) return 1;
     CHECK_OK(fg_slices_create(&s, plan, place, &err), &err);
     for (uint32_t k = 0; s != NULL && k < fg_slices_n_node(s); k++) {
-        bad += check_dense(s, plan, k);
+        bad += check_dense(s, plan, k) + check_kept(s, plan, k);
         for (uint32_t l = 0; l < fg_file_plan_shape(plan)->n_layer; l++) {
             bad += check_experts(s, plan, l, k);
         }

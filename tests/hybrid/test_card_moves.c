@@ -11,6 +11,7 @@
 
 #include "src/device/gpu_memory.h"
 #include "src/engine/engine_impl.h"
+#include "src/engine/memory.h"
 #include "src/engine/saved.h"
 #include "tests/device/fake_card.h"
 #include "tests/fg_test.h"
@@ -419,6 +420,9 @@ static uint64_t bytes_left_out(fg_engine *e, uint32_t *n_both)
     const fg_shape *s = e->model->shape;
     uint64_t sum = 0;
     *n_both = 0;
+    for (uint32_t k = 0; k < fg_slices_n_node(e->slices) && !fg_copy_has_products(e->copy); k++) {
+        sum += fg_slices_products(e->slices, k);
+    }
     for (uint32_t i = 0; i < s->n_layer * s->n_expert; i++) {
         const uint32_t l = i / s->n_expert, x = i % s->n_expert;
         *n_both += e->device->ops->has(e->device, l, x) && fg_copy_has(e->copy, l, x);
@@ -429,13 +433,47 @@ static uint64_t bytes_left_out(fg_engine *e, uint32_t *n_both)
     return sum;
 }
 
+/* Bytes of the mapped file that are memory of this process. */
+static uint64_t mapped_rss(void)
+{
+    char line[2 * PATH_MAX];
+    unsigned long kib;
+    uint64_t sum = 0;
+    bool of_file = false;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (strchr(line, '-') != NULL && strchr(line, '-') < strchr(line, ' ')) {
+            of_file = strstr(line, path) != NULL;
+        }
+        if (of_file && sscanf(line, "Rss: %lu kB", &kib) == 1) sum += (uint64_t)kib << 10;
+    }
+    if (f != NULL) (void)fclose(f);
+    return sum;
+}
+
+/* Of attention's first matrix, panels of node 1: nothing is in their place, and the host has them
+ * where they are mapped. */
+static void are_not_here(const fg_engine *e)
+{
+    const fg_matrix *m = &e->model->layers[0].qkv;
+    const uint64_t at = fg_slices_panels(e->slices, m->tensor, 1);
+    const uint8_t *p = fg_copy_area(e->copy, 1) + at, nothing[64] = {0};
+    const fg_panel_run run = fg_weights_run(e->model->weights, m, FG_NO_LAYER, 1);
+    CHECK(run.panels == m->panels && run.first == 0 && run.n == m->n_panel);
+    CHECK(memcmp(p, nothing, sizeof nothing) == 0 && memcmp(run.panels, nothing, 64) != 0);
+    const fg_panel_run router =
+        fg_weights_run(e->model->weights, &e->model->layers[0].router, FG_NO_LAYER, 1);
+    CHECK(router.panels != e->model->layers[0].router.panels);
+    CHECK(memcmp(router.panels, e->model->layers[0].router.panels, 64) == 0);
+}
+
 /* A copy on three nodes, experts that change places, and a host that has to do all of it. */
 static void copies_less(void)
 {
     raw w = {.same = true};
     fg_engine_opts o = fg_engine_opts_default();
     fg_err err = {0};
-    uint64_t all = 0, card = 0;
+    uint64_t all = 0, card = 0, products = 0;
     uint32_t n_both;
     o.n_thread = 2;
     o.pretend_nodes = 3;
@@ -444,6 +482,7 @@ static void copies_less(void)
     REQUIRE(card_rig_open(&w.r, path, 60, FG_KV_CHOICE_AUTO, &o));
     fg_engine *e = w.r.e;
     for (uint32_t k = 0; k < 3; k++) {
+        products += fg_slices_products(e->slices, k);
         all += fg_slices_area(e->slices, k);
         card += fg_engine_placement(e)->node[k].card * FG_PAGE_BYTES;
     }
@@ -451,6 +490,8 @@ static void copies_less(void)
     CHECK(less > 0 && n_both == 0 && less < all);
     CHECK_U64(fg_copy_read_bytes(e->copy), all - less);
     CHECK_U64(card, less);
+    CHECK(!fg_copy_has_products(e->copy) && mapped_rss() < products);
+    are_not_here(e);
     CHECK_OK(fg_scratch_create(&w.s, e->model, CARD_MOST, 512, 2, &err), &err);
     REQUIRE(raw_state(&w, FG_KV_INT8));
     fg_device_cuda_restless(e->device);
@@ -461,8 +502,63 @@ static void copies_less(void)
     SAME(raw_eval(&w, 17, false));
     SAME(raw_steps(&w, 3, false));
     (void)bytes_left_out(e, &n_both);
-    CHECK(n_both > 0); /* control: the host has read what it needed */
+    CHECK(n_both > 0 && mapped_rss() >= products); /* control: the host has read what it needed */
     SAME(raw_steps(&w, 5, true));
+    raw_close(&w);
+}
+
+/* ---- nor within a bound ---- */
+
+/* Slots within the bound, and what is dense of it; the engine's. */
+static uint32_t slots_of(fg_engine *e, uint64_t *dense)
+{
+    const fg_store_stats *st = fg_engine_store_stats(e);
+    *dense = st->dense_bytes;
+    CHECK(*dense + st->n_slot * st->slot_bytes + FG_MEMORY_PROGRAM <= e->ram_bytes);
+    return st->n_slot;
+}
+
+/* The least bound with which the host could do it alone: with a card there are more slots, until it
+ * has to. */
+static void counts_less(void)
+{
+    raw w = {.same = true};
+    fg_engine_opts o = fg_engine_opts_default();
+    fg_err err = {0};
+    fg_engine *host = NULL;
+    uint64_t products = 0, dense, dense_host, dense_card;
+    o.n_thread = 2;
+    o.pretend_nodes = 3;
+    o.gpu_bytes = card_bytes;
+    REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
+    o.ram_bytes = FG_MEMORY_PROGRAM + fg_store_least_of(host->file, host->slices);
+    fg_engine_close(&host);
+    REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
+    const uint32_t alone = slots_of(host, &dense_host);
+    fg_engine_close(&host);
+    o.gpu = FG_GPU_AUTO; /* a card that is too small: as without */
+    o.gpu_bytes = 1;
+    REQUIRE_OK(fg_engine_open(&host, path, &o, &err), &err);
+    CHECK(host->device == NULL && slots_of(host, &dense) == alone && dense == dense_host);
+    fg_engine_close(&host);
+    o.gpu = FG_GPU_OFF; /* the rig's */
+    o.gpu_bytes = card_bytes;
+    REQUIRE(card_rig_open(&w.r, path, 60, FG_KV_CHOICE_AUTO, &o));
+    fg_engine *e = w.r.e;
+    for (uint32_t k = 0; k < 3; k++) products += fg_slices_products(e->slices, k);
+    const uint32_t more = slots_of(e, &dense_card);
+    CHECK_U64(dense_host - dense_card, products);
+    CHECK(more > alone && more <= fg_engine_store_stats(e)->n_total);
+    CHECK_OK(fg_scratch_create(&w.s, e->model, CARD_MOST, 512, 2, &err), &err);
+    REQUIRE(raw_state(&w, FG_KV_INT8));
+    SAME(raw_eval(&w, 20, true));
+    SAME(raw_steps(&w, 3, true));
+    CHECK(slots_of(e, &dense) == more && dense == dense_card);
+    SAME(raw_eval(&w, 17, false));
+    CHECK(slots_of(e, &dense) == alone && dense == dense_host);
+    SAME(raw_steps(&w, 3, false));
+    SAME(raw_steps(&w, 5, true));
+    CHECK(slots_of(e, &dense) == alone && dense == dense_host);
     raw_close(&w);
 }
 
@@ -484,6 +580,7 @@ static void copies_less_of_some(void)
 {
     find_card_bytes();
     if (!fg_test_failed()) copies_less();
+    if (!fg_test_failed()) counts_less();
 }
 
 FG_TEST(what_the_card_has_is_not_copied)

@@ -256,7 +256,13 @@ FG_TEST(with_ram_what_is_nowhere_is_read)
         CHECK(g.prefill[0].n_copied <= 0.0 && g.prefill[0].copied_tok_s <= 0.0);
         before = x->streamed_tok_s;
         if (g.memory.n_resident == 0) { /* by hand: reads hide behind other experts, or do not */
-            const double hit = y.f.hit, uses = y.d.shape.n_layer * 2.0;
+            const double q = (double)y.d.shape.n_used / y.d.shape.n_expert;
+            const uint64_t freed = g.memory.attention + g.memory.head;
+            const uint64_t slots = y.f.n_slot + freed / y.d.expert_bytes;
+            const double lru = fg_forecast_lru((double)slots / (double)y.f.n_expert, q);
+            const double hit = lru + y.o.fit.reuse * (1.0 - lru);
+            const double uses = y.d.shape.n_layer * 2.0;
+            CHECK(hit > y.f.hit && slots > y.f.n_slot); /* dense matrices make room */
             const double read = (1.0 - hit) * uses * (double)y.d.expert_bytes / 0.5e9;
             const double unknown = 1.0 - 0.7 * (y.d.shape.n_layer - 1.0) / y.d.shape.n_layer;
             const double hidden = read < x->experts_s ? read : x->experts_s;
