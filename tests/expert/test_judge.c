@@ -56,7 +56,7 @@ static double speed(const world *w, uint64_t seed, fg_judge *j)
         judged += took;
         was_on = on;
         const fg_judge_pass p = {i == 0 ? 0 : (uint64_t)(1e9 * took), n_read + n_regret,
-                                 w->untold ? 0 : n_regret};
+                                 w->untold ? n_read + n_regret : n_read};
         fg_judge_tell(j, &p);
     }
     return none / judged;
@@ -124,6 +124,30 @@ FG_TEST(evictions_are_a_cost)
     CHECK(told > .99 && told > untold + .005); /* negative control */
 }
 
+/* Hints that save 4 of 130 ms, and make the first pass without them, which is not timed, read late
+ * more: 30 ms each. */
+static bool stays_on(uint32_t late, bool anyway)
+{
+    fg_judge j;
+    bool was_on = false;
+    fg_judge_init(&j);
+    for (uint32_t i = 0; i < 150; i++) {
+        const bool on = fg_judge_is_on(&j);
+        const uint32_t n = i % 3, more = was_on && !on ? late : 0;
+        const uint64_t ms = 100 + 30 * (n + more) - (on ? 4 : 0);
+        const fg_judge_pass p = {i == 0 ? 0 : 1000000 * ms, n + more, anyway ? n + more : n};
+        fg_judge_tell(&j, &p);
+        was_on = on;
+    }
+    return j.on;
+}
+
+FG_TEST(first_passes_pay_as_well)
+{
+    CHECK(stays_on(0, false) && !stays_on(1, false));
+    CHECK(stays_on(1, true)); /* what would have been read without hints is not theirs to pay */
+}
+
 /* Passes with hints, in a run where every pass takes as long; what follows a prompt is not timed.
  * */
 FG_TEST(turns_and_pauses)
@@ -131,7 +155,7 @@ FG_TEST(turns_and_pauses)
     fg_judge j;
     uint32_t n_on = 0, last = 0;
     fg_judge_init(&j);
-    const fg_judge_pass same = {1000000, 2, 0};
+    const fg_judge_pass same = {1000000, 2, 2};
     for (uint32_t i = 0; i < 100000; i++) {
         const bool on = fg_judge_is_on(&j);
         n_on += on;
@@ -146,7 +170,7 @@ FG_TEST(turns_and_pauses)
     CHECK_U64(j.n_off, n_on / (FG_JUDGE_CYCLES * FG_JUDGE_BLOCK));
     /* nothing to compare: it stays off */
     fg_judge_init(&j);
-    const fg_judge_pass untimed = {0, 2, 0};
+    const fg_judge_pass untimed = {0, 2, 2};
     for (uint32_t i = 0; i < 1000; i++) fg_judge_tell(&j, &untimed);
     CHECK(!j.on && j.n_off > 0 && j.n_sample == 0);
 }
