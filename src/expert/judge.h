@@ -37,7 +37,7 @@ enum {
 
 /* A pass of one token. */
 typedef struct fg_judge_pass {
-    uint64_t ns;       /* since the pass before it ended; 0: that was not one of one token */
+    uint64_t ns;      /* since the pass before it ended; 0: that was not one of one token */
     uint32_t n_read;  /* experts that it used and that were not there, or only by a hint */
     uint32_t n_alone; /* that would not have been there had there never been hints */
 } fg_judge_pass;
@@ -53,7 +53,8 @@ typedef struct fg_judge {
         double ns, n_read;
         bool on;
     } sample[FG_JUDGE_SAMPLES];
-    int32_t n_late; /* reads beyond n_alone in passes without hints, the first of a block included */
+    int32_t
+        n_late; /* reads beyond n_alone in passes without hints, the first of a block included */
 } fg_judge;
 
 void fg_judge_init(fg_judge *j);

@@ -373,7 +373,8 @@ FG_TEST(a_hint_costs_one_expert_at_most)
 /* Tokens, hints of any quality for any layer, slots that come and go, experts that a card takes:
  * the directory knows what it would have read without hints, and reads one more a hint at most.
  * Returns what hints made it read. */
-static int64_t hint_at_random(uint32_t n_slot, fg_policy policy, const uint64_t *heat, uint64_t seed)
+static int64_t hint_at_random(uint32_t n_slot, fg_policy policy, const uint64_t *heat,
+                              uint64_t seed)
 {
     fg_cache *c = open_hinted(n_slot, policy, heat, true);
     fg_cache *without = open_cache(n_slot, policy, heat);
