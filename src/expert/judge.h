@@ -12,12 +12,12 @@
  * block not timed, since what the block before began is still on its way.  Passes differ by how
  * many experts they have to read far more than by hints, so what is compared is the time left over
  * by a common price for each read that would have been needed without hints (n_alone of cache.h).
- * What passes without them read beyond that, because hints drove it out before, the hints pay.  Off is where it starts and what it falls back
- * to: staying on needs evidence.  It is looked at after each two blocks, so that what costs much
- * goes off after four passes with hints, what seems to have cost two passes however unsure after
- * twelve or later, and what costs little after 48 at most; a failed trial is
- * repeated after a pause that is longer each time, and at least so long that the time lost was less
- * than FG_JUDGE_PRICE of it.
+ * What passes without them read beyond that, because hints drove it out before, the hints pay.
+ * Off is where it starts and what it falls back to: staying on needs evidence.  It is looked at
+ * after each two blocks, so that what costs much goes off after four passes with hints, what seems
+ * to have cost two passes however unsure after twelve or later, and what costs little after 48 at
+ * most; a failed trial is repeated after a pause that is longer each time, and at least so long
+ * that the time lost was less than FG_JUDGE_PRICE of it.
  */
 #ifndef FG_SRC_EXPERT_JUDGE_H
 #define FG_SRC_EXPERT_JUDGE_H

@@ -338,8 +338,8 @@ FG_TEST(what_hints_cost_others)
     fg_cache_destroy(&c);
 }
 
-/* Twelve experts, one after the other, in twelve slots, and a hint for the last layer that is always
- * wrong. */
+/* Twelve experts, one after the other, in twelve slots, and a hint for the last layer that is
+ * always wrong. */
 static void go_round(fg_cache *c)
 {
     fg_cache_load got;
