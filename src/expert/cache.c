@@ -3,14 +3,15 @@
  * One record a slot, searched linearly: a few thousand records at most, and a miss costs the read
  * of an expert, four orders of magnitude more than the search.
  *
- * The bound, for layers of one wave.  Let G be what the directory without hints ("alone") has and this one has not; while G
- * is not empty and this one is full, some slots hold what the other has not.  A request that misses
- * here and hits there takes an expert out of G and evicts from those slots: G shrinks.  A request
- * that misses in both, or hits here alone, makes the other one evict an expert, which is then no
- * longer in G, or goes first here: G does not grow.  A hint adds to G what it evicts, one at most
- * (of what the other has and a hint brought back, later: when the other drops it while the hint is
- * still believed in).  So hits there that miss here are at most as many as hints.  (A scan asks for
- * what is there first, which differs between the two, so that it may leave some of G behind.)
+ * The bound, for layers of one wave.  Let G be what the directory without hints ("alone") has and
+ * this one has not; while G is not empty and this one is full, some slots hold what the other has
+ * not.  A request that misses here and hits there takes an expert out of G and evicts from those
+ * slots: G shrinks.  A request that misses in both, or hits here alone, makes the other one evict
+ * an expert, which is then no longer in G, or goes first here: G does not grow.  A hint adds to G
+ * what it evicts, one at most (of what the other has and a hint brought back, later: when the
+ * other drops it while the hint is still believed in).  So hits there that miss here are at most
+ * as many as hints.  (A scan asks for what is there first, which differs between the two, so that
+ * it may leave some of G behind.)
  */
 #include "src/expert/cache.h"
 
@@ -340,8 +341,8 @@ static void count_request(fg_cache *c, uint32_t key)
     for (uint64_t i = 0; i < n_key; i++) c->count[i] /= 2;
 }
 
-/* Would the request that misses have been found without hints?  In a scan the other directory may be
- * about to make it. */
+/* Would the request that misses have been found without hints?  In a scan the other directory may
+ * be about to make it. */
 static bool is_lost(const fg_cache *c, uint32_t key)
 {
     return c->alone != NULL && c->alone->slot_of[key] != FG_CACHE_NO_SLOT &&

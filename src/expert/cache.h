@@ -15,11 +15,12 @@
  *     }
  *     fg_cache_prefetch(c, layer + 1, expert, &load);   a hint; never takes a pinned slot
  *
- * Hints must not cost what they do not show.  Beside a directory that gets them stands another one,
- * with the same requests and none of them: what it holds, hints drove out or have not; what it does
- * not hold goes first.  From that it follows for tokens that are decoded, with every live policy and
- * whatever the hints, that at most one request a hint is read that would have been found without
- * (cache.c, "the bound"): a wrong hint costs its own bytes and one expert more at worst.
+ * Hints must not cost what they do not show.  Beside a directory that gets them stands another
+ * one, with the same requests and none of them: what it holds, hints drove out or have not; what
+ * it does not hold goes first.  From that it follows for tokens that are decoded, with every live
+ * policy and whatever the hints, that at most one request a hint is read that would have been
+ * found without (cache.c, "the bound"): a wrong hint costs its own bytes and one expert more at
+ * worst.
  *
  * Few experts (a decoded token) are one wave.  Many (prefill) are a scan: waves of FG_CACHE_WAVE or
  * fewer, each requested while the one before it is computed; what a scan brings in by evicting
