@@ -36,7 +36,8 @@ static const command cmd_replay = {
         "to judge on all of it.\n"
         "For the run that was recorded the counts are those of the live run exactly. Reads take "
         "every hint as read whole, where a live run gives up hints that turn out wrong, and so "
-        "are an upper bound.",
+        "are an upper bound. `extra` are reads that there would not have been without hints, "
+        "which keep other experts out of memory; hints that were wrong are counted in `wasted`.",
     .run = run_replay,
 };
 
