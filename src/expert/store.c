@@ -590,6 +590,7 @@ fg_store_stats fg_store_get_stats(fg_store *s)
                             .n_total = shape->n_layer * shape->n_expert,
                             .predict = s->predict,
                             .predict_on = fg_predictor_is_on(s->predictor),
+                            .predict_trial = s->judge.trial,
                             .n_switch = s->judge.n_off,
                             .gain = s->judge.gain,
                             .n_single = s->n_single,
