@@ -345,6 +345,9 @@ fg_status fg_io_check_output(const char *out, fg_err *err)
     char dir[PATH_MAX];
     const size_t n = strlen(out);
     if (n == 0) return fg_fail(err, FG_EINVAL, "output: an empty name, expected a file name");
+    if (strcmp(out, "-") == 0) { /* where inputs may be "-" nobody means a file of that name */
+        return fg_fail(err, FG_EINVAL, "-: standard output, expected a file name; ./- is one");
+    }
     const bool there = lstat(out, &sb) == 0;
     if (there && !S_ISREG(sb.st_mode)) return refuse_kind(out, &sb, err);
     if (!there && errno != ENOENT) { /* too long, or below a file */

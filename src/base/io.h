@@ -81,7 +81,8 @@ fg_status fg_io_refuse_input(const char *out, const char *in, fg_err *err);
 fg_status fg_io_refuse_existing(const char *out, fg_err *err);
 /* Whether a rename may put a file at `out`.  FG_EINVAL when something else than a regular file is
  * there: a folder, a device, or a link, which it would replace instead of writing where the link
- * leads (/dev/stdout is one).  FG_EIO when the folder is not there, or cannot be written to. */
+ * leads (/dev/stdout is one); or for "-", by which nobody means a file.  FG_EIO when the folder is
+ * not there, or cannot be written to. */
 fg_status fg_io_check_output(const char *out, fg_err *err);
 
 bool fg_io_is_dir(const char *path);
