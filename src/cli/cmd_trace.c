@@ -36,7 +36,8 @@ static const command cmd_replay = {
         "to judge on all of it.\n"
         "For the run that was recorded the counts are those of the live run exactly. Reads take "
         "every hint as read whole, where a live run gives up hints that turn out wrong, and so "
-        "are an upper bound.",
+        "are an upper bound. `extra` are reads that there would not have been without hints, "
+        "which keep other experts out of memory; hints that were wrong are counted in `wasted`.",
     .run = run_replay,
 };
 
@@ -109,9 +110,9 @@ static void print_recorded(const request *q, fg_engine *e, size_t n_tok)
         const fg_cache_stats *c = &s->cache;
         printf(", \"slots\": %u, \"hits\": %" PRIu64 ", \"prefetch_hits\": %" PRIu64
                ", \"misses\": %" PRIu64 ", \"prefetches\": %" PRIu64 ", \"wasted\": %" PRIu64
-               ", \"regret\": %" PRIu64 ", \"switched_off\": %u",
+               ", \"extra\": %" PRId64 ", \"switched_off\": %u",
                s->n_slot, c->n_hit, c->n_prefetch_hit, c->n_miss, c->n_prefetch, c->n_wasted,
-               c->n_regret, s->n_switch);
+               fg_cache_extra(c), s->n_switch);
     }
     printf("}\n");
 }
@@ -357,16 +358,16 @@ static void print_text(const table *x)
                ? "of the model file"
                : "of the first half of this trace: pin knows half of what it is judged on");
     printf("\n%-8s %-13s %7s %10s %12s %14s %7s %8s\n", "policy", "predictor", "hits", "prefetched",
-           "reads/token", "bytes/token", "wasted", "regret");
+           "reads/token", "bytes/token", "wasted", "extra");
     for (int i = 0; i < N_ROW; i++) {
         const row *r = &x->rows[i];
         const double each = share(reads(&r->s), h->n_tok);
-        printf("%-8s %-13s %6.2f%% %9.2f%% %12.3f %14s %6.1f%% %8" PRIu64 "%s\n",
+        printf("%-8s %-13s %6.2f%% %9.2f%% %12.3f %14s %6.1f%% %8" PRId64 "%s\n",
                fg_policy_name(r->policy), fg_predict_name(r->predict),
                100.0 * share(r->s.n_hit + r->s.n_prefetch_hit, requests(&r->s)),
                100.0 * share(r->s.n_prefetch_hit, requests(&r->s)), each,
                cli_bytes(each * (double)h->slot_bytes),
-               100.0 * share(r->s.n_wasted, r->s.n_prefetch), r->s.n_regret,
+               100.0 * share(r->s.n_wasted, r->s.n_prefetch), fg_cache_extra(&r->s),
                r->as_recorded ? "  as recorded" : "");
     }
     print_card(x);
@@ -381,10 +382,10 @@ static void print_json_rows(const table *x)
         const double each = share(reads(s), x->h->n_tok);
         printf("%s{\"policy\": \"%s\", \"predict\": \"%s\", \"as_recorded\": %s, \"hits\": %" PRIu64
                ", \"prefetch_hits\": %" PRIu64 ", \"misses\": %" PRIu64 ", \"prefetches\": %" PRIu64
-               ", \"wasted\": %" PRIu64 ", \"regret\": %" PRIu64,
+               ", \"wasted\": %" PRIu64 ", \"extra\": %" PRId64,
                i == 0 ? "\n" : ",\n", fg_policy_name(r->policy), fg_predict_name(r->predict),
                r->as_recorded ? "true" : "false", s->n_hit, s->n_prefetch_hit, s->n_miss,
-               s->n_prefetch, s->n_wasted, s->n_regret);
+               s->n_prefetch, s->n_wasted, fg_cache_extra(s));
         printf(", \"hit_rate\": %.6f, \"reads_per_token\": %.6f, \"bytes_per_token\": %.0f}",
                share(s->n_hit + s->n_prefetch_hit, requests(s)), each,
                each * (double)x->h->slot_bytes);

@@ -577,7 +577,12 @@ void print_store(fg_engine *e)
         fprintf(stderr, "; when last tried, tokens took %.1f %% %s with it", 100.0 * fabs(s->gain),
                 s->gain > 0.0 ? "less" : "more");
     }
-    fprintf(stderr, s->predict_on ? "\n" : "; it is off\n");
+    const bool untried = s->n_hinted == 0 && s->n_switch == 0;
+    fputs(s->predict_trial ? "; it is being tried\n"
+          : s->predict_on  ? "\n"
+          : untried        ? "; not tried yet\n"
+                           : "; it is off\n",
+          stderr);
 }
 
 static void print_card(const fg_engine *e)

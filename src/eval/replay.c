@@ -244,6 +244,7 @@ fg_status fg_replay_run(const fg_trace *t, const fg_replay_opts *o, fg_cache_sta
                               .n_slot = o->n_slot,
                               .policy = o->policy,
                               .heat = o->heat,
+                              .hinted = o->predict != FG_PREDICT_NONE,
                               .next_use = o->future == NULL ? NULL : next_use,
                               .next_use_ctx = o->future};
     const fg_predict_opts po = {.kind = o->predict,

@@ -2,6 +2,16 @@
  *
  * One record a slot, searched linearly: a few thousand records at most, and a miss costs the read
  * of an expert, four orders of magnitude more than the search.
+ *
+ * The bound, for layers of one wave.  Let G be what the directory without hints ("alone") has and
+ * this one has not; while G is not empty and this one is full, some slots hold what the other has
+ * not.  A request that misses here and hits there takes an expert out of G and evicts from those
+ * slots: G shrinks.  A request that misses in both, or hits here alone, makes the other one evict
+ * an expert, which is then no longer in G, or goes first here: G does not grow.  A hint adds to G
+ * what it evicts, one at most (of what the other has and a hint brought back, later: when the
+ * other drops it while the hint is still believed in).  So hits there that miss here are at most
+ * as many as hints.  (A scan asks for what is there first, which differs between the two, so that
+ * it may leave some of G behind.)
  */
 #include "src/expert/cache.h"
 
@@ -32,7 +42,7 @@ typedef struct entry {
     bool wanted;   /* the running layer will request it */
     bool cold;     /* goes first: a scan brought it in at another's cost, or a hint was wrong */
     bool unused;   /* prefetched, not requested since */
-    uint32_t took; /* key that was evicted for the prefetch, or NO_KEY */
+    bool took;     /* another was evicted for the prefetch */
     uint64_t used; /* number of the last request or prefetch */
 } entry;
 
@@ -48,16 +58,18 @@ struct fg_cache {
     entry *slot;       /* [n_slot] */
     uint32_t *slot_of; /* [n_layer * n_expert] or FG_CACHE_NO_SLOT */
     uint32_t *count;   /* [n_layer * n_expert] LFU */
-    bool *lost;        /* [n_layer * n_expert] evicted for a prefetch that had no use yet */
     bool *elsewhere;   /* [n_layer * n_expert] a device has it */
     uint32_t *rank;    /* [n_layer * n_expert] PIN: place in the heat map, 0 the hottest; or NULL */
     uint64_t clock;    /* requests and prefetches so far */
     uint64_t n_request;
+    fg_cache *alone;     /* the same without hints; or NULL */
+    uint32_t *alone_ids; /* [n_expert] its running layer's */
     /* the running layer */
     uint32_t layer;
     const uint32_t *ids;
     uint32_t n_id, wave, wave_begin, wave_end, n_requested;
     bool scan;
+    bool *missed; /* [n_expert] requests that found nothing */
     fg_cache_load loads[FG_CACHE_MAX_LOADS];
     uint32_t n_load;
     fg_cache_stats stats;
@@ -160,12 +172,18 @@ fg_status fg_cache_create(fg_cache **out, const fg_cache_opts *o, fg_err *err)
     c->slot = fg_mem_zalloc_array(c->n_slot, sizeof *c->slot);
     c->slot_of = fg_mem_zalloc_array((size_t)n_key, sizeof *c->slot_of);
     c->count = fg_mem_zalloc_array((size_t)n_key, sizeof *c->count);
-    c->lost = fg_mem_zalloc_array((size_t)n_key, sizeof *c->lost);
     c->elsewhere = fg_mem_zalloc_array((size_t)n_key, sizeof *c->elsewhere);
+    c->missed = fg_mem_zalloc_array(c->n_expert, sizeof *c->missed);
+    c->alone_ids = fg_mem_zalloc_array(c->n_expert, sizeof *c->alone_ids);
     const bool whole = c->slot != NULL && c->slot_of != NULL && c->count != NULL &&
-                       c->lost != NULL && c->elsewhere != NULL;
+                       c->elsewhere != NULL && c->missed != NULL && c->alone_ids != NULL;
     fg_status st = whole ? FG_OK : fg_fail_nomem(err, "expert directory");
     if (st == FG_OK && o->heat != NULL) st = take_heat(c, o->heat, err);
+    if (st == FG_OK && o->hinted) {
+        fg_cache_opts alone = *o;
+        alone.hinted = false;
+        st = fg_cache_create(&c->alone, &alone, err);
+    }
     if (st != FG_OK) {
         fg_cache_destroy(&c);
         return st;
@@ -182,8 +200,10 @@ void fg_cache_destroy(fg_cache **c)
     fg_mem_free((*c)->slot);
     fg_mem_free((*c)->slot_of);
     fg_mem_free((*c)->count);
-    fg_mem_free((*c)->lost);
     fg_mem_free((*c)->elsewhere);
+    fg_mem_free((*c)->missed);
+    fg_mem_free((*c)->alone_ids);
+    fg_cache_destroy(&(*c)->alone);
     fg_mem_free((*c)->rank);
     fg_mem_free(*c);
     *c = NULL;
@@ -222,14 +242,36 @@ static bool is_worse(const fg_cache *c, const entry *a, const entry *b)
     return a->used < b->used; /* never equal */
 }
 
+/* What a slot is wanted for. */
+typedef enum purpose {
+    FOR_REQUEST,
+    FOR_LOST, /* a request that would have been found without hints */
+    FOR_HINT,
+} purpose;
+
+/* A hint that is still believed in: its layer has not passed. */
+static bool is_near(const entry *e)
+{
+    return e->unused && !e->cold;
+}
+
+/* Without hints it would not be there. */
+static bool is_surplus(const fg_cache *c, const entry *e)
+{
+    return c->alone != NULL && c->alone->slot_of[e->key] == FG_CACHE_NO_SLOT;
+}
+
 /* True when a goes before b. */
-static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
+static bool goes_before(const fg_cache *c, const entry *a, const entry *b, purpose why)
 {
     if (c->policy == FG_POLICY_OPTIMAL) return is_worse(c, a, b); /* it knows all the rest */
+    const bool a_surplus = is_surplus(c, a), b_surplus = is_surplus(c, b);
+    if (why == FOR_LOST && a_surplus != b_surplus) return a_surplus;
     if (a->wanted != b->wanted) return b->wanted;
+    const bool a_spare = a_surplus && !is_near(a), b_spare = b_surplus && !is_near(b);
+    if (a_spare != b_spare) return a_spare;
     if (a->cold != b->cold) return a->cold;
-    const bool a_hint = a->unused && !a->cold, b_hint = b->unused && !b->cold;
-    if (a_hint != b_hint) return b_hint; /* its layer is near */
+    if (is_near(a) != is_near(b)) return is_near(b);
     const bool a_stays = stays(c, a), b_stays = stays(c, b);
     if (a_stays != b_stays) return b_stays;
     return is_worse(c, a, b);
@@ -238,19 +280,19 @@ static bool goes_before(const fg_cache *c, const entry *a, const entry *b)
 /* A hint takes no slot that is in need, and none of another hint whose layer is still to come. */
 static bool spared(const fg_cache *c, const entry *e)
 {
-    return e->wanted || (e->unused && !e->cold) || stays(c, e);
+    return e->wanted || is_near(e) || stays(c, e);
 }
 
 /* Slot whose expert goes first, or FG_CACHE_NO_SLOT: all are pinned (a hint: or spared). */
-static uint32_t victim(fg_cache *c, bool hint)
+static uint32_t victim(fg_cache *c, purpose why)
 {
     uint32_t best = FG_CACHE_NO_SLOT, n = 0;
     for (uint32_t i = 0; i < c->n_slot; i++) {
         const entry *e = &c->slot[i];
-        if (e->key == NO_KEY || e->pinned || (hint && spared(c, e))) continue;
+        if (e->key == NO_KEY || e->pinned || (why == FOR_HINT && spared(c, e))) continue;
         if (c->policy == FG_POLICY_RANDOM) {
             if (fg_rng_u64(&c->rng) % ++n == 0) best = i; /* the n-th with 1 in n: all alike */
-        } else if (best == FG_CACHE_NO_SLOT || goes_before(c, e, &c->slot[best])) {
+        } else if (best == FG_CACHE_NO_SLOT || goes_before(c, e, &c->slot[best], why)) {
             best = i;
         }
     }
@@ -267,24 +309,23 @@ static void evict(fg_cache *c, uint32_t slot)
     c->n_full--;
 }
 
-/* An empty slot for `key`, or FG_CACHE_NO_SLOT; *evicted: the key that had to go, or NO_KEY. */
-static uint32_t place(fg_cache *c, uint32_t key, bool hint, uint32_t *evicted)
+/* An empty slot for `key`, or FG_CACHE_NO_SLOT; *took: another had to go. */
+static uint32_t place(fg_cache *c, uint32_t key, purpose why, bool *took)
 {
     uint32_t slot = 0;
-    *evicted = NO_KEY;
-    if (c->n_full >= c->limit) {
-        slot = victim(c, hint);
+    *took = c->n_full >= c->limit;
+    if (*took) {
+        slot = victim(c, why);
         if (slot == FG_CACHE_NO_SLOT) return slot;
-        if (hint && c->policy == FG_POLICY_OPTIMAL &&
+        if (why == FOR_HINT && c->policy == FG_POLICY_OPTIMAL &&
             next_use(c, c->slot[slot].key) <= next_use(c, key)) {
             return FG_CACHE_NO_SLOT; /* who knows the future takes no hint that costs a miss */
         }
-        *evicted = c->slot[slot].key;
         evict(c, slot);
     } else {
         while (c->slot[slot].key != NO_KEY) slot++;
     }
-    c->slot[slot] = (entry){.key = key, .took = NO_KEY, .used = ++c->clock};
+    c->slot[slot] = (entry){.key = key, .used = ++c->clock};
     c->slot_of[key] = slot;
     c->n_full++;
     return slot;
@@ -300,6 +341,14 @@ static void count_request(fg_cache *c, uint32_t key)
     for (uint64_t i = 0; i < n_key; i++) c->count[i] /= 2;
 }
 
+/* Would the request that misses have been found without hints?  In a scan the other directory may
+ * be about to make it. */
+static bool is_lost(const fg_cache *c, uint32_t key)
+{
+    return c->alone != NULL && c->alone->slot_of[key] != FG_CACHE_NO_SLOT &&
+           !c->alone->missed[key % c->n_expert];
+}
+
 /* Pins the expert; there is always a slot, as waves are made to fit. */
 static void request(fg_cache *c, uint32_t expert)
 {
@@ -309,20 +358,18 @@ static void request(fg_cache *c, uint32_t expert)
     if (slot != FG_CACHE_NO_SLOT) {
         entry *e = &c->slot[slot];
         *(e->unused ? &c->stats.n_prefetch_hit : &c->stats.n_hit) += 1;
-        e->cold = c->scan && (e->cold || (e->unused && e->took != NO_KEY));
-        if (e->took != NO_KEY)
-            c->lost[e->took] = false; /* a request would have evicted it as well */
-        e->took = NO_KEY;
-        e->unused = false;
+        e->cold = c->scan && (e->cold || (e->unused && e->took));
+        e->unused = e->took = false;
         e->used = ++c->clock;
     } else {
-        uint32_t evicted;
-        slot = place(c, key, false, &evicted);
+        const bool lost = is_lost(c, key);
+        bool took;
+        slot = place(c, key, lost ? FOR_LOST : FOR_REQUEST, &took);
         assert(slot != FG_CACHE_NO_SLOT && c->n_load < FG_CACHE_MAX_LOADS);
-        c->slot[slot].cold = c->scan && evicted != NO_KEY;
+        c->slot[slot].cold = c->scan && took;
         c->stats.n_miss++;
-        c->stats.n_regret += c->lost[key];
-        c->lost[key] = false;
+        c->stats.n_lost += lost;
+        c->missed[expert] = true;
         c->loads[c->n_load++] = (fg_cache_load){c->layer, expert, slot};
     }
     c->slot[slot].pinned = true;
@@ -333,6 +380,11 @@ void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
 {
     fg_cache_end(c);
     assert(layer < c->n_layer && n <= c->n_expert);
+    if (c->alone != NULL) {
+        memcpy(c->alone_ids, ids, n * sizeof *ids);
+        fg_cache_begin(c->alone, layer, c->alone_ids, n);
+    }
+    memset(c->missed, 0, c->n_expert * sizeof *c->missed);
     c->layer = layer;
     c->ids = ids;
     c->n_id = n;
@@ -352,6 +404,7 @@ void fg_cache_begin(fg_cache *c, uint32_t layer, uint32_t *ids, uint32_t n)
 
 uint32_t fg_cache_next(fg_cache *c, const fg_cache_load **loads, uint32_t *n_load)
 {
+    if (c->alone != NULL) (void)fg_cache_next(c->alone, loads, n_load); /* nobody reads these */
     for (uint32_t i = c->wave_begin; i < c->wave_end; i++) {
         c->slot[fg_cache_slot(c, c->layer, c->ids[i])].pinned = false;
     }
@@ -374,6 +427,7 @@ uint32_t fg_cache_n_requested(const fg_cache *c)
 
 void fg_cache_end(fg_cache *c)
 {
+    if (c->alone != NULL) fg_cache_end(c->alone);
     for (uint32_t i = c->wave_begin; i < c->n_id; i++) {
         const uint32_t slot = fg_cache_slot(c, c->layer, c->ids[i]);
         if (slot != FG_CACHE_NO_SLOT) c->slot[slot].pinned = c->slot[slot].wanted = false;
@@ -393,21 +447,30 @@ bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_lo
     assert(layer < c->n_layer && expert < c->n_expert);
     const uint32_t key = layer * c->n_expert + expert;
     if (c->elsewhere[key] || c->slot_of[key] != FG_CACHE_NO_SLOT) return false;
-    uint32_t evicted;
-    const uint32_t slot = place(c, key, true, &evicted);
+    bool took;
+    const uint32_t slot = place(c, key, FOR_HINT, &took);
     if (slot == FG_CACHE_NO_SLOT) return false;
     c->slot[slot].unused = true;
-    c->slot[slot].took = evicted;
-    if (evicted != NO_KEY) c->lost[evicted] = true;
-    c->lost[key] = false;
+    c->slot[slot].took = took;
     c->stats.n_prefetch++;
     *load = (fg_cache_load){layer, expert, slot};
     return true;
 }
 
+uint32_t fg_cache_prefetch_scan(fg_cache *c, uint32_t layer, fg_cache_load *loads)
+{
+    uint32_t n = 0;
+    if (c->alone != NULL) (void)fg_cache_prefetch_scan(c->alone, layer, loads); /* nor these */
+    for (uint32_t e = 0; e < c->n_expert && n < FG_CACHE_WAVE; e++) {
+        n += fg_cache_prefetch(c, layer, e, &loads[n]);
+    }
+    return n;
+}
+
 void fg_cache_elsewhere(fg_cache *c, uint32_t layer, uint32_t expert, bool elsewhere)
 {
     const uint32_t slot = fg_cache_slot(c, layer, expert);
+    if (c->alone != NULL) fg_cache_elsewhere(c->alone, layer, expert, elsewhere);
     c->elsewhere[layer * c->n_expert + expert] = elsewhere;
     if (elsewhere && slot != FG_CACHE_NO_SLOT) c->slot[slot].cold = true;
 }
@@ -422,9 +485,10 @@ void fg_cache_set_limit(fg_cache *c, uint32_t n_slot, void (*on_evict)(void *ctx
 {
     assert(n_slot >= fg_cache_min_slots(c->n_layer, c->n_expert, c->n_used) && n_slot <= c->n_slot);
     fg_cache_end(c);
+    if (c->alone != NULL) fg_cache_set_limit(c->alone, n_slot, NULL, NULL);
     c->limit = n_slot;
     while (c->n_full > c->limit) {
-        const uint32_t slot = victim(c, false);
+        const uint32_t slot = victim(c, FOR_REQUEST);
         evict(c, slot);
         if (on_evict != NULL) on_evict(ctx, slot);
     }
@@ -442,5 +506,8 @@ uint32_t fg_cache_n_present(const fg_cache *c)
 
 fg_cache_stats fg_cache_get_stats(const fg_cache *c)
 {
-    return c->stats;
+    fg_cache_stats s = c->stats;
+    const fg_cache_stats *alone = c->alone == NULL ? &s : &c->alone->stats;
+    s.n_alone = alone->n_miss + alone->n_prefetch_hit;
+    return s;
 }

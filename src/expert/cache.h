@@ -15,6 +15,13 @@
  *     }
  *     fg_cache_prefetch(c, layer + 1, expert, &load);   a hint; never takes a pinned slot
  *
+ * Hints must not cost what they do not show.  Beside a directory that gets them stands another
+ * one, with the same requests and none of them: what it holds, hints drove out or have not; what
+ * it does not hold goes first.  From that it follows for tokens that are decoded, with every live
+ * policy and whatever the hints, that at most one request a hint is read that would have been
+ * found without (cache.c, "the bound"): a wrong hint costs its own bytes and one expert more at
+ * worst.
+ *
  * Few experts (a decoded token) are one wave.  Many (prefill) are a scan: waves of FG_CACHE_WAVE or
  * fewer, each requested while the one before it is computed; what a scan brings in by evicting
  * others is evicted first, so that a prompt, which passes over all layers in turn, does not wash
@@ -78,6 +85,7 @@ typedef struct fg_cache_opts {
     uint64_t (*next_use)(void *ctx, uint32_t layer, uint32_t expert);
     void *next_use_ctx;
     uint64_t seed; /* RANDOM */
+    bool hinted;   /* a predictor's hints will come: n_alone tells what they change */
 } fg_cache_opts;
 
 /* Fewer slots than these cannot run a model: the experts of a token, and one to read ahead, unless
@@ -98,9 +106,19 @@ typedef struct fg_cache_stats {
     uint64_t n_miss;     /* requests that had to be read */
     uint64_t n_prefetch; /* prefetches carried out */
     uint64_t n_wasted;   /* prefetches evicted without a use */
-    uint64_t n_regret;   /* misses of what was evicted for a prefetch that had no use till then */
     uint64_t n_evict;
+    /* Reads for requests, n_miss + n_prefetch_hit, had there been no hints: the difference is what
+     * was read because hints had taken its place.  It may be below 0 for a while: a hint is used
+     * that nobody believes in any more.  Without `hinted` the same as n_miss + n_prefetch_hit. */
+    uint64_t n_alone;
+    uint64_t n_lost; /* misses that would have been found; see above */
 } fg_cache_stats;
+
+/* Reads for requests that there would not have been without hints. */
+static inline int64_t fg_cache_extra(const fg_cache_stats *s)
+{
+    return (int64_t)(s->n_miss + s->n_prefetch_hit) - (int64_t)s->n_alone;
+}
 
 /* Expert that has to be read into a slot, whose former contents are gone. */
 typedef struct fg_cache_load {
@@ -133,6 +151,10 @@ void fg_cache_end(fg_cache *c);
  * had: pinned experts, those that the running layer still needs and hints about layers to come are
  * never evicted for it.  A hint that its layer has passed without goes before all others. */
 bool fg_cache_prefetch(fg_cache *c, uint32_t layer, uint32_t expert, fg_cache_load *load);
+
+/* Every expert of the layer will be used, as with a prompt: hints the first FG_CACHE_WAVE absent
+ * ones, whoever predicts.  Returns how many loads are to be read; room for FG_CACHE_WAVE. */
+uint32_t fg_cache_prefetch_scan(fg_cache *c, uint32_t layer, fg_cache_load *loads);
 
 /* A device has this expert, or has it no longer: as long as it does it is not to be read ahead, and
  * a slot with it goes before all others. */

@@ -118,7 +118,8 @@ static bool look(const fg_judge *j, double *gain, double *error)
     }
     const double without = mean[0] + price * s[0].mean_read;
     if (!(without > 0.0)) return false;
-    const double saved = mean[0] - mean[1] - price * j->n_regret / s[1].n;
+    /* all passes with hints made the late reads, those that are not counted as well */
+    const double saved = mean[0] - mean[1] - price * j->n_late / (j->n / 2.0);
     *gain = saved / without;
     *error = sqrt(variance[0] + variance[1]) / without + error_floor;
     return true;
@@ -164,13 +165,12 @@ static void decide(fg_judge *j)
 static void take(fg_judge *j, const fg_judge_pass *p)
 {
     const bool on = fg_judge_is_on(j);
+    if (!on) j->n_late += (int32_t)p->n_read - (int32_t)p->n_alone;
     if (j->n % FG_JUDGE_BLOCK == 0 || p->ns == 0) return;
     /* with hints the reads that they caused are their cost; without, those of the block before */
-    const double n_read = on ? (double)p->n_read - p->n_regret : p->n_read;
     j->sample[j->n_sample].ns = (double)p->ns;
-    j->sample[j->n_sample].n_read = n_read;
+    j->sample[j->n_sample].n_read = on ? p->n_alone : p->n_read;
     j->sample[j->n_sample++].on = on;
-    if (!on) j->n_regret += p->n_regret;
 }
 
 void fg_judge_tell(fg_judge *j, const fg_judge_pass *p)
@@ -178,7 +178,8 @@ void fg_judge_tell(fg_judge *j, const fg_judge_pass *p)
     if (!j->trial) {
         if (--j->n > 0) return;
         j->trial = true;
-        j->n_sample = j->n_regret = 0;
+        j->n_sample = 0;
+        j->n_late = 0;
         return;
     }
     take(j, p);

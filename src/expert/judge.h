@@ -9,14 +9,15 @@
  * decision of each pass, so that a replay of it meets the counts of the live run.
  *
  * A trial takes turns: blocks of FG_JUDGE_BLOCK passes without hints and with them, the first of a
- * block not counted, since what the block before began is still on its way.  Passes differ by how
+ * block not timed, since what the block before began is still on its way.  Passes differ by how
  * many experts they have to read far more than by hints, so what is compared is the time left over
- * by a common price for each read that was needed.  Off is where it starts and what it falls back
- * to: staying on needs evidence.  It is looked at after each two blocks, so that what costs much
- * goes off after four passes with hints, what seems to have cost two passes however unsure after
- * twelve or later, and what costs little after 48 at most; a failed trial is
- * repeated after a pause that is longer each time, and at least so long that the time lost was less
- * than FG_JUDGE_PRICE of it.
+ * by a common price for each read that would have been needed without hints (n_alone of cache.h).
+ * What passes without them read beyond that, because hints drove it out before, the hints pay.
+ * Off is where it starts and what it falls back to: staying on needs evidence.  It is looked at
+ * after each two blocks, so that what costs much goes off after four passes with hints, what seems
+ * to have cost two passes however unsure after twelve or later, and what costs little after 48 at
+ * most; a failed trial is repeated after a pause that is longer each time, and at least so long
+ * that the time lost was less than FG_JUDGE_PRICE of it.
  */
 #ifndef FG_SRC_EXPERT_JUDGE_H
 #define FG_SRC_EXPERT_JUDGE_H
@@ -36,9 +37,9 @@ enum {
 
 /* A pass of one token. */
 typedef struct fg_judge_pass {
-    uint64_t ns;       /* since the pass before it ended; 0: that was not one of one token */
-    uint32_t n_read;   /* experts that it used and that were not there, or only by a hint */
-    uint32_t n_regret; /* those of them that a hint had driven out */
+    uint64_t ns;      /* since the pass before it ended; 0: that was not one of one token */
+    uint32_t n_read;  /* experts that it used and that were not there, or only by a hint */
+    uint32_t n_alone; /* that would not have been there had there never been hints */
 } fg_judge_pass;
 
 typedef struct fg_judge {
@@ -52,7 +53,8 @@ typedef struct fg_judge {
         double ns, n_read;
         bool on;
     } sample[FG_JUDGE_SAMPLES];
-    uint32_t n_regret; /* of counted passes without hints */
+    int32_t
+        n_late; /* reads beyond n_alone in passes without hints, the first of a block included */
 } fg_judge;
 
 void fg_judge_init(fg_judge *j);

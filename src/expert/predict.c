@@ -310,15 +310,6 @@ static bool used_all(fg_predictor *p, const uint32_t *sel, uint32_t n_tok)
     return n == p->o.n_expert;
 }
 
-static uint32_t hint_scan(const fg_predictor *p, fg_cache *c, uint32_t layer, fg_cache_load *loads)
-{
-    uint32_t n = 0;
-    for (uint32_t e = 0; e < p->o.n_expert && n < FG_CACHE_WAVE; e++) {
-        if (fg_cache_prefetch(c, layer, e, &loads[n])) n++;
-    }
-    return n;
-}
-
 static uint32_t hint_token(const fg_predictor *p, fg_cache *c, uint32_t layer,
                            const fg_guess *guess, fg_cache_load *loads)
 {
@@ -344,7 +335,7 @@ uint32_t fg_predictor_hints(fg_predictor *p, fg_cache *c, uint32_t layer, const 
     fg_predictor_observe(p, layer, sel, n_tok);
     if (n_tok > 1) {
         const bool more = layer + 1 < p->o.n_layer;
-        return more && used_all(p, sel, n_tok) ? hint_scan(p, c, layer + 1, loads) : 0;
+        return more && used_all(p, sel, n_tok) ? fg_cache_prefetch_scan(c, layer + 1, loads) : 0;
     }
     if (!p->on) return 0;
     return hint_token(p, c, layer, guess, loads);

@@ -139,8 +139,8 @@ bool fg_predictor_is_on(const fg_predictor *p);
  *   One token: the n_used (at most FG_PREDICT_WIDTH) likeliest of each of the `ahead` layers; after
  *   the last layer come the first ones of the next token, which a router cannot know; who knows
  *   tokens waits for it.  guess: NULL, or of this layer, for who asks the routers.
- *   More tokens, when they used every expert of this layer: they will use every one of the next, of
- *   which the first FG_CACHE_WAVE absent ones are hinted, whatever the kind, on or off. */
+ *   More tokens, when they used every expert of this layer: they will use every one of the next:
+ *   fg_cache_prefetch_scan, whatever the kind, on or off. */
 uint32_t fg_predictor_hints(fg_predictor *p, fg_cache *c, uint32_t layer, const uint32_t *sel,
                             uint32_t n_tok, const fg_guess *guess, fg_cache_load *loads);
 

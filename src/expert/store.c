@@ -257,7 +257,8 @@ static fg_status create_slots(fg_store *s, const fg_store_opts *o, fg_err *err)
                               .n_used = shape->n_used,
                               .n_slot = n,
                               .policy = o->policy,
-                              .heat = o->heat};
+                              .heat = o->heat,
+                              .hinted = o->predict != FG_PREDICT_NONE};
     const fg_predict_opts po = {.kind = o->predict,
                                 .n_layer = shape->n_layer,
                                 .n_expert = shape->n_expert,
@@ -594,7 +595,7 @@ static void judge(fg_store *s)
     if (s->clock == NULL) return;
     const uint64_t n_read = now.n_miss - was.n_miss + now.n_prefetch_hit - was.n_prefetch_hit;
     const fg_judge_pass pass = {last == 0 ? 0 : ns - last, (uint32_t)n_read,
-                                (uint32_t)(now.n_regret - was.n_regret)};
+                                (uint32_t)(now.n_alone - was.n_alone)};
     const bool trial = s->judge.trial;
     fg_judge_tell(&s->judge, &pass);
     fg_predictor_set_on(s->predictor, fg_judge_is_on(&s->judge));
@@ -633,6 +634,7 @@ fg_store_stats fg_store_get_stats(fg_store *s)
                             .n_total = shape->n_layer * shape->n_expert,
                             .predict = s->predict,
                             .predict_on = fg_predictor_is_on(s->predictor),
+                            .predict_trial = s->judge.trial,
                             .n_switch = s->judge.n_off,
                             .gain = s->judge.gain,
                             .n_single = s->n_single,

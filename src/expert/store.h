@@ -151,9 +151,10 @@ typedef struct fg_store_stats {
     uint64_t dense_bytes, slot_bytes; /* dense: that count within the bound */
     uint32_t n_slot, n_total;         /* slots in use at most; experts of the model */
     fg_predict predict;
-    bool predict_on;   /* the next pass of one token gives hints; changes between passes only */
-    uint32_t n_switch; /* verdicts that the predictor costs (judge.h) */
-    double gain;       /* of the last trial: share of a token's time that it saved */
+    bool predict_on;    /* the next pass of one token gives hints; changes between passes only */
+    bool predict_trial; /* it is being tried: on and off in turns (judge.h) */
+    uint32_t n_switch;  /* verdicts that the predictor costs (judge.h) */
+    double gain;        /* of the last trial: share of a token's time that it saved */
     uint64_t n_single, n_hinted; /* passes of one token; of them with hints */
 } fg_store_stats;
 fg_store_stats fg_store_get_stats(fg_store *s);

@@ -635,6 +635,7 @@ FG_TEST(bad_outputs_are_refused)
     check_output("trailing slash", out, FG_EINVAL, out, "a folder", dir, 0);
     check_output("a device", "/dev/null", FG_EINVAL, "/dev/null", "not a regular file", dir, 0);
     check_output("empty name", "", FG_EINVAL, "output", "empty", dir, 0);
+    check_output("a hyphen", "-", FG_EINVAL, "output", "standard output", dir, 0);
     const char *input = fg_test_tmp("damaged/model.safetensors");
     fg_err err = {0};
     const damage none = {"none", .status = FG_OK};

@@ -38,6 +38,7 @@ check("threads_change_nothing", train("-t", "1") == first == train("-t", "5"))
 check("seeds_change", train("--seed", "2")["rmse"] != first["rmse"])
 check("algorithm", train("--algorithm", "ads")["rmse"] < .85 * spread)
 check_error("not_again", run("factor", "train", R, "-o", M), "m.factors: exists already", "--force")
+check_error("no_file_of_that_name", run("factor", "train", R, "-o", "-"), "output: - (standard output)", "a file name")
 
 status, out, err = run("factor", "predict", M, R)
 got = [line.split("\t") for line in out.decode().splitlines()]

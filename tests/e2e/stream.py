@@ -56,7 +56,9 @@ hits = {}
 for name in choices("--predict"):
     for ahead in ["1", "4"]:
         args = ["--ram", str(least + 2000000), "--predict", name, "--ahead", ahead]
-        check(f"text.{name}.{ahead}", run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", *args)[1] == out)
+        status, text, err = run("run", M, "-p", "Once upon", "-n", "9", "--temp", "0", *args)
+        check(f"text.{name}.{ahead}", text == out)
+        check(f"untried.{name}.{ahead}", (b"not tried yet" in err) == (name != "none"), err)
         err = run("run", M, "-p", "Once upon", "-n", "60", "--temp", "0", "--ignore-eos", *args)[2]
         hits[name] = counts(err.decode())[1]
         if name in ("none", "router"):  # what the others find to hint depends on the text

@@ -14,7 +14,7 @@ from e2e import check, check_error, choices, finish, nano, path, run
 M, TEXT, T, U = path("m.fulgur"), path("text.txt"), path("t.trace"), path("u.trace")
 nano(M)
 open(TEXT, "w").write(open("README.md").read()[:3000])
-SAME = ("hits", "prefetch_hits", "misses", "prefetches", "wasted", "regret")
+SAME = ("hits", "prefetch_hits", "misses", "prefetches", "wasted", "extra")
 
 
 def leftovers(name):

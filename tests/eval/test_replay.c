@@ -406,7 +406,7 @@ static bool same_counts(const fg_cache_stats *a, const fg_cache_stats *b)
 {
     return a->n_hit == b->n_hit && a->n_prefetch_hit == b->n_prefetch_hit &&
            a->n_miss == b->n_miss && a->n_prefetch == b->n_prefetch && a->n_wasted == b->n_wasted &&
-           a->n_regret == b->n_regret && a->n_evict == b->n_evict;
+           a->n_alone == b->n_alone && a->n_lost == b->n_lost && a->n_evict == b->n_evict;
 }
 
 typedef struct sights {
@@ -450,6 +450,10 @@ static void check_live(const char *path, const live_case *x, sights *seen)
     }
     seen->n_switch += live.n_switch;
     seen->n_prefetch += s.n_prefetch > 0;
+    o.predict = FG_PREDICT_NONE; /* prompts, their scans and all: what it would have been */
+    CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
+    CHECK_U64(live.cache.n_alone, s.n_miss + s.n_prefetch_hit);
+    o.predict = h->predict;
     o.as_recorded = false;
     CHECK_OK(fg_replay_run(t, &o, &s, &err), &err);
     seen->n_always_on_differs += !same_counts(&s, &live.cache);

@@ -11,18 +11,24 @@
 
 enum { N_LAYER = 6, N_EXPERT = 32, N_USED = 2, N_KEY = N_LAYER * N_EXPERT };
 
-static fg_cache *open_cache(uint32_t n_slot, fg_policy policy, const uint64_t *heat)
+static fg_cache *open_hinted(uint32_t n_slot, fg_policy policy, const uint64_t *heat, bool hinted)
 {
     const fg_cache_opts o = {.n_layer = N_LAYER,
                              .n_expert = N_EXPERT,
                              .n_used = N_USED,
                              .n_slot = n_slot,
                              .policy = policy,
-                             .heat = heat};
+                             .heat = heat,
+                             .hinted = hinted};
     fg_cache *c = NULL;
     fg_err err = {0};
     if (fg_cache_create(&c, &o, &err) != FG_OK) fg_test_fail(__FILE__, __LINE__, "%s", err.msg);
     return c;
+}
+
+static fg_cache *open_cache(uint32_t n_slot, fg_policy policy, const uint64_t *heat)
+{
+    return open_hinted(n_slot, policy, heat, false);
 }
 
 /* n different experts, ascending; skewed, so that policies differ. */
@@ -285,7 +291,7 @@ FG_TEST(prefetch_takes_nothing_that_is_needed)
 /* Experts of layer 0 in, then a hint about layer 1 at the cost of the oldest of them. */
 static fg_cache *evicted_for_a_hint(void)
 {
-    fg_cache *c = open_cache(4, FG_POLICY_LRU, NULL);
+    fg_cache *c = open_hinted(4, FG_POLICY_LRU, NULL, true);
     uint32_t ids[4] = {1, 2, 3, 4};
     uint64_t n = 0;
     fg_cache_load got;
@@ -295,32 +301,132 @@ static fg_cache *evicted_for_a_hint(void)
     return c;
 }
 
-FG_TEST(regrets_are_misses_that_a_hint_made)
+static int64_t extra(const fg_cache *c)
+{
+    const fg_cache_stats s = fg_cache_get_stats(c);
+    return fg_cache_extra(&s);
+}
+
+FG_TEST(what_hints_cost_others)
 {
     uint32_t one[1] = {1}, two[1] = {2}, nine[1] = {9}, other[1] = {8};
     uint64_t n = 0;
     fg_cache *c = evicted_for_a_hint();
     REQUIRE(c != NULL);
     layer(c, 0, two, 1, &n);
-    CHECK_U64(fg_cache_get_stats(c).n_regret, 0);
-    layer(c, 0, one, 1, &n);
-    CHECK_U64(fg_cache_get_stats(c).n_regret, 1);
+    CHECK(extra(c) == 0);
+    layer(c, 0, one, 1, &n); /* it takes the place of the hint that took its own */
+    CHECK(extra(c) == 1 && fg_cache_get_stats(c).n_lost == 1);
+    CHECK(fg_cache_slot(c, 1, 9) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 3) != FG_CACHE_NO_SLOT);
     fg_cache_destroy(&c);
 
     c = evicted_for_a_hint(); /* the hint was right: its expert would have come in anyway */
     REQUIRE(c != NULL);
     layer(c, 1, nine, 1, &n);
     layer(c, 0, one, 1, &n);
-    CHECK_U64(fg_cache_get_stats(c).n_regret, 0);
+    CHECK(extra(c) == 0 && fg_cache_get_stats(c).n_lost == 0);
     fg_cache_destroy(&c);
 
-    c = evicted_for_a_hint(); /* wrong: goes first once its layer has passed, and nobody with it */
+    c = evicted_for_a_hint(); /* wrong, and nobody asks again for what went: it would have gone */
     REQUIRE(c != NULL);
     layer(c, 1, other, 1, &n);
     CHECK(fg_cache_slot(c, 1, 9) != FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 2) == FG_CACHE_NO_SLOT);
-    layer(c, 2, other, 1, &n);
+    layer(c, 2, other, 1, &n); /* the hint's layer has passed: it goes first, nobody with it */
     CHECK(fg_cache_slot(c, 1, 9) == FG_CACHE_NO_SLOT && fg_cache_slot(c, 0, 3) != FG_CACHE_NO_SLOT);
+    layer(c, 0, one, 1, &n);
+    CHECK(extra(c) == 0);
     fg_cache_destroy(&c);
+}
+
+/* Twelve experts, one after the other, in twelve slots, and a hint for the last layer that is
+ * always wrong. */
+static void go_round(fg_cache *c)
+{
+    fg_cache_load got;
+    uint64_t n = 0;
+    for (uint32_t pass = 0; pass < 20; pass++) {
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            uint32_t ids[2] = {0, 1};
+            layer(c, l, ids, 2, &n);
+            if (l == 0 && pass > 0) CHECK(fg_cache_prefetch(c, N_LAYER - 1, 2 + pass, &got));
+        }
+    }
+}
+
+FG_TEST(a_hint_costs_one_expert_at_most)
+{
+    fg_cache *c = open_hinted(12, FG_POLICY_LRU, NULL, true);
+    REQUIRE(c != NULL);
+    go_round(c);
+    const fg_cache_stats s = fg_cache_get_stats(c);
+    CHECK_U64(s.n_alone, 12);
+    CHECK_U64(s.n_prefetch, 19);
+    CHECK(s.n_lost > 0 && s.n_lost <= s.n_prefetch && s.n_miss == 12 + s.n_lost);
+    fg_cache_destroy(&c);
+    c = open_cache(12, FG_POLICY_LRU, NULL); /* negative control: hints keep their places */
+    REQUIRE(c != NULL);
+    go_round(c);
+    CHECK(fg_cache_get_stats(c).n_miss > 12 + 3 * 19);
+    fg_cache_destroy(&c);
+}
+
+/* Tokens, hints of any quality for any layer, slots that come and go, experts that a card takes:
+ * the directory knows what it would have read without hints, and reads one more a hint at most.
+ * Returns what hints made it read. */
+static int64_t hint_at_random(uint32_t n_slot, fg_policy policy, const uint64_t *heat,
+                              uint64_t seed)
+{
+    fg_cache *c = open_hinted(n_slot, policy, heat, true);
+    fg_cache *without = open_cache(n_slot, policy, heat);
+    fg_rng r;
+    uint64_t n = 0;
+    if (c == NULL || without == NULL) return 0;
+    fg_rng_init(&r, seed);
+    for (uint32_t i = 0; i < 300 * N_LAYER; i++) {
+        const uint32_t l = i % N_LAYER;
+        uint32_t ids[N_USED], same[N_USED];
+        draw(&r, ids, N_USED);
+        memcpy(same, ids, sizeof ids);
+        layer(c, l, ids, N_USED, &n);
+        layer(without, l, same, N_USED, &n);
+        for (uint64_t k = fg_rng_u64(&r) % 4; k > 0; k--) {
+            fg_cache_load got;
+            const uint32_t to = (l + 1 + (uint32_t)(fg_rng_u64(&r) % 4)) % N_LAYER;
+            draw(&r, same, N_USED);
+            (void)fg_cache_prefetch(c, to, same[0], &got);
+        }
+        if (i % 101 == 100) {
+            const uint32_t limit = n_slot - (uint32_t)(fg_rng_u64(&r) % 3);
+            fg_cache_set_limit(c, limit, NULL, NULL);
+            fg_cache_set_limit(without, limit, NULL, NULL);
+        }
+        if (i % 53 == 52) {
+            const uint32_t e = (uint32_t)(fg_rng_u64(&r) % N_EXPERT);
+            fg_cache_elsewhere(c, l, e, i % 2 == 0);
+            fg_cache_elsewhere(without, l, e, i % 2 == 0);
+        }
+        const fg_cache_stats a = fg_cache_get_stats(c), b = fg_cache_get_stats(without);
+        CHECK_U64(a.n_alone, b.n_miss);
+        CHECK(a.n_lost <= a.n_prefetch);
+    }
+    const int64_t cost = extra(c);
+    fg_cache_destroy(&c);
+    fg_cache_destroy(&without);
+    return cost;
+}
+
+FG_TEST(hints_are_known_by_what_is_without)
+{
+    uint64_t heat[N_KEY];
+    int64_t cost = 0;
+    for (uint32_t i = 0; i < N_KEY; i++) heat[i] = i * 37 % 100;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        const uint32_t n_slot = 5 + (uint32_t)seed * 13;
+        cost += hint_at_random(n_slot, FG_POLICY_LRU, NULL, seed);
+        cost += hint_at_random(n_slot, FG_POLICY_LFU, NULL, seed);
+        cost += hint_at_random(n_slot, FG_POLICY_PIN, heat, seed);
+    }
+    CHECK(cost > 0);
 }
 
 FG_TEST(hints_spare_the_hottest)

@@ -533,8 +533,10 @@ FG_TEST(a_predictor_has_to_pay)
     enum { FIRST = FG_JUDGE_SETTLE + FG_JUDGE_BLOCK, CYCLE = 2 * FG_JUDGE_BLOCK };
     fg_store_stats st = judged(.3, FIRST); /* nothing is given before the trial */
     CHECK(st.cache.n_prefetch == 0 && st.n_hinted == 0 && st.predict_on && st.n_single == FIRST);
+    CHECK(st.predict_trial && !judged(.3, FIRST - FG_JUDGE_BLOCK - 1).predict_trial);
     st = judged(.3, FG_JUDGE_SETTLE + 3 * CYCLE + 50);
     CHECK(st.predict_on && st.n_switch == 0 && st.gain > .2 && st.cache.n_prefetch > 0);
+    CHECK(!st.predict_trial);
     CHECK_U64(st.n_hinted, 3 * FG_JUDGE_BLOCK + 50);
     st = judged(-.1, FG_JUDGE_SETTLE + 3 * CYCLE); /* off, and off is off */
     const uint64_t n_hint = st.cache.n_prefetch;

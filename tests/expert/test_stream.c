@@ -277,7 +277,8 @@ static void check_counts(uint32_t n_slot, fg_policy policy, fg_predict predict, 
                               .n_expert = s->n_expert,
                               .n_used = s->n_used,
                               .n_slot = n_slot,
-                              .policy = policy};
+                              .policy = policy,
+                              .hinted = predict != FG_PREDICT_NONE};
     const fg_predict_opts po = {
         .kind = predict, .n_layer = s->n_layer, .n_expert = s->n_expert, .n_used = s->n_used};
     replay rep = {.live = r.store, .n_expert = s->n_expert, .n_used = s->n_used};
@@ -293,7 +294,7 @@ static void check_counts(uint32_t n_slot, fg_policy policy, fg_predict predict, 
         CHECK_U64(live.cache.n_prefetch, want.n_prefetch);
         CHECK_U64(live.cache.n_prefetch_hit, want.n_prefetch_hit);
         CHECK_U64(live.cache.n_wasted, want.n_wasted);
-        CHECK_U64(live.cache.n_regret, want.n_regret);
+        CHECK_U64(live.cache.n_alone, want.n_alone);
         CHECK_U64(live.cache.n_evict, want.n_evict);
         /* nothing is read that was not missed, and that once */
         const uint64_t each = fg_store_slot_bytes(r.file);
