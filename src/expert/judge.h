@@ -53,8 +53,8 @@ typedef struct fg_judge {
         double ns, n_read;
         bool on;
     } sample[FG_JUDGE_SAMPLES];
-    int32_t
-        n_late; /* reads beyond n_alone in passes without hints, the first of a block included */
+    /* Reads beyond n_alone in passes without hints, the first of a block included. */
+    int32_t n_late;
 } fg_judge;
 
 void fg_judge_init(fg_judge *j);
