@@ -21,7 +21,7 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
 
@@ -94,11 +94,19 @@ INLINE __m512i quad_q5(const uint8_t *p, int n, __m512i table)
     return or_moved(nibbles(p, n), load512(p + 256), 4 - quad_of(n), 16);
 }
 
-/* q6: nibble lines, then a line of upper bit pairs for the low nibbles and one for the high. */
+/* q6: nibble lines, then a line of upper bit pairs for the low nibbles and one for the high.  Every
+ * other pair of a byte is masked off for two quads each, so that nothing stands above the wanted
+ * one: the rest of a byte is the nibble, taken without a mask of its own. */
 INLINE __m512i quad_q6(const uint8_t *p, int n, __m512i table)
 {
+    const int left = 4 - 2 * (n / 2);
+    const __m512i x = load512(p + 64 * (n / 2)), upper = load512(p + 256 + 64 * (n & 1));
+    const __m512i pairs = _mm512_and_si512(upper, _mm512_set1_epi8(n / 2 % 2 == 0 ? 0x33 : -0x34));
+    const __m512i moved = left >= 0 ? _mm512_slli_epi32(pairs, (unsigned)left)
+                                    : _mm512_srli_epi32(pairs, (unsigned)-left);
     (void)table;
-    return or_moved(nibbles(p, n), load512(p + 256 + 64 * (n & 1)), 4 - 2 * (n / 2), 48);
+    return _mm512_ternarylogic_epi64((n & 1) == 0 ? x : _mm512_srli_epi16(x, 4), moved,
+                                     _mm512_set1_epi8(15), 0xe4); /* c ? a : b */
 }
 
 /* q8: the signed byte with its top bit flipped is value + 128. */

@@ -9,9 +9,10 @@
  *   isum += dot * s_g                        |isum| <= 2 * 4 * 128 * 2^20 < 2^31
  *   acc  = fma((float)isum, act.d, acc)      f32
  *
- * A tile is up to eight tokens that share each decoded line in a register; more tokens are passes
- * over the panel, which then comes from L2.  The limit is the loads, one for each dpbusd, so that
- * decoding again costs no more than a buffer of unpacked lines would (KERNELS.md).
+ * A tile is up to TILE_TOKENS tokens that share each decoded line in a register; more tokens are
+ * passes over the panel, which then comes from L2.  AMD is limited by loads, one for each dpbusd,
+ * so that decoding again costs no more than a buffer of unpacked lines would; Intel by its two
+ * ports for vectors, which decoding, offsets and scales want too (KERNELS.md).
  */
 #ifndef FG_SIMD_X86_PANEL_AVX512VNNI_H
 #define FG_SIMD_X86_PANEL_AVX512VNNI_H
@@ -23,8 +24,13 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 
+#if defined(__clang__) /* which runs out of registers beyond */
+enum { TILE_TOKENS = 8 };
+#else
+enum { TILE_TOKENS = 12 };
+#endif
+
 enum {
-    TILE_TOKENS = 8,
     /* Software prefetch of a single token.  AMD, first-level cache: 1 and 2 KiB gained nothing. */
     AHEAD_BYTES = 4096,
     AHEAD_BYTES_INTEL = 8192, /* second-level cache: 1, 2, 4 KiB are slower on 16 threads */
@@ -130,7 +136,7 @@ INLINE void panel_tile(panel_kind kind, int nt, __m512i table, const uint8_t *pa
 typedef void tile_fn(__m512i table, const uint8_t *panel, const float *row_scale,
                      const uint8_t *act, size_t stride, size_t n_sb, float *y, size_t y_stride);
 
-/* Tiles of 1..8 tokens as functions of their own (registers are tight: merged by the compiler they
+/* Tiles of 1..12 tokens as functions of their own (registers are tight: merged by the compiler they
  * lose a quarter of their speed).  kind_ must be a constant. */
 #define TILE_FN(kind_, nt)                                                                         \
     __attribute__((noinline)) static void tile_##nt(                                               \
@@ -139,6 +145,17 @@ typedef void tile_fn(__m512i table, const uint8_t *panel, const float *row_scale
     {                                                                                              \
         panel_tile(kind_, nt, table, panel, row_scale, act, stride, n_sb, y, y_stride);            \
     }
+#if defined(__clang__)
+#define TILE_FNS_BEYOND_8(kind_)
+#define TILES_BEYOND_8
+#else
+#define TILE_FNS_BEYOND_8(kind_)                                                                   \
+    TILE_FN(kind_, 9)                                                                              \
+    TILE_FN(kind_, 10)                                                                             \
+    TILE_FN(kind_, 11)                                                                             \
+    TILE_FN(kind_, 12)
+#define TILES_BEYOND_8 , tile_9, tile_10, tile_11, tile_12
+#endif
 #define TILE_FNS(kind_)                                                                            \
     TILE_FN(kind_, 1)                                                                              \
     TILE_FN(kind_, 2)                                                                              \
@@ -148,10 +165,11 @@ typedef void tile_fn(__m512i table, const uint8_t *panel, const float *row_scale
     TILE_FN(kind_, 6)                                                                              \
     TILE_FN(kind_, 7)                                                                              \
     TILE_FN(kind_, 8)                                                                              \
-    static tile_fn *const tiles[TILE_TOKENS + 1] = {NULL,   tile_1, tile_2, tile_3, tile_4,        \
-                                                    tile_5, tile_6, tile_7, tile_8};
+    TILE_FNS_BEYOND_8(kind_)                                                                       \
+    static tile_fn *const tiles[TILE_TOKENS + 1] = {                                               \
+        NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6, tile_7, tile_8 TILES_BEYOND_8};
 
-/* Passes as equal as possible: 9 tokens are 5 + 4, not 8 + 1. */
+/* Passes as equal as possible: 13 tokens are 7 + 6, not 12 + 1. */
 INLINE void panel_run(tile_fn *const *tile, __m512i table, const uint8_t *panel,
                       const float *row_scale, const void *act, size_t stride, size_t n_tok,
                       size_t n_sb, float *y, size_t y_stride)
