@@ -102,7 +102,8 @@ static void product(const many_job *j, const fg_worker *w, const many_item *it, 
     const uint64_t bytes = m.n_panel * m.panel_stride, begin = (uint64_t)w->idx * GROUP;
     const fg_panel_run run = {j->cold + turn % (j->cold_bytes / bytes) * bytes, j->scales, 0,
                               m.n_panel};
-    fg_multiply_panels(&m, &run, &j->x, 0, it->n_tok, &j->y, begin, begin + GROUP);
+    fg_multiply_panels(&m, &run, &j->x, 0, it->n_tok, j->y.f + begin * FG_PANEL_ROWS, j->y.f_stride,
+                       begin, begin + GROUP);
 }
 
 static void once(const many_job *j, const fg_worker *w, const many_item *it, uint64_t turn)

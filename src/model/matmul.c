@@ -8,16 +8,20 @@
 #include <assert.h>
 #include <string.h>
 
-/* Row `row` of t from blocks q, if t is kept and a product of n_row rows would take it. */
-static void put_tiles(const fg_act_tiles *t, uint64_t row, const fg_act128 *q, size_t n_sb,
-                      uint64_t n_row)
+/* Are rows of a product of n_row taken from t? */
+static bool takes_tiles(const fg_act_tiles *t, uint64_t n_row)
+{
+    return t->q != NULL && n_row >= FG_TILE_TOKENS;
+}
+
+/* Superblocks i .. i + n - 1 of row `row` of t. */
+static void put_tiles(const fg_act_tiles *t, uint64_t row, const fg_act128 *q, size_t i, size_t n)
 {
     const size_t half = FG_SB_COLS / 2;
-    if (t->q == NULL || n_row < FG_TILE_TOKENS) return;
-    for (size_t i = 0; i < n_sb; i++) {
-        memcpy(t->q + (2 * i * t->rows + row) * half, q[i].q, half);
-        memcpy(t->q + ((2 * i + 1) * t->rows + row) * half, q[i].q + half, half);
-        t->d[i * t->rows + row] = q[i].d;
+    for (const size_t end = i + n; i < end; i++, q++) {
+        memcpy(t->q + (2 * i * t->rows + row) * half, q->q, half);
+        memcpy(t->q + ((2 * i + 1) * t->rows + row) * half, q->q + half, half);
+        t->d[i * t->rows + row] = q->d;
     }
 }
 
@@ -28,20 +32,49 @@ void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint6
     fg_act128 *rot = x->rot == NULL ? NULL : x->rot + row * x->q_stride;
     if (q != NULL) {
         k->quantize_act(f, x->f_stride, q);
-        put_tiles(&x->q_tiles, row, q, x->q_stride, n_row);
+        if (takes_tiles(&x->q_tiles, n_row)) put_tiles(&x->q_tiles, row, q, 0, x->q_stride);
     }
     if (rot != NULL) {
         k->quantize_act_rot(f, x->f_stride, rot);
-        put_tiles(&x->rot_tiles, row, rot, x->q_stride, n_row);
+        if (takes_tiles(&x->rot_tiles, n_row)) put_tiles(&x->rot_tiles, row, rot, 0, x->q_stride);
+    }
+}
+
+/* One superblock of a row, in the one form that the product takes. */
+static void quantize_block(fg_quantize_act_fn *fn, const float *f, const fg_act_tiles *t,
+                           fg_act128 *q, uint64_t row, uint64_t block, uint64_t n_row)
+{
+    fg_act128 one;
+    if (takes_tiles(t, n_row)) {
+        fn(f, FG_SB_COLS, &one);
+        put_tiles(t, row, &one, (size_t)block, 1);
+    } else {
+        fn(f, FG_SB_COLS, q + block);
+    }
+}
+
+void fg_acts_quantize_block(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t block,
+                            const float *f, uint64_t n_row)
+{
+    const uint64_t at = row * x->q_stride;
+    if (x->q != NULL) {
+        quantize_block(k->quantize_act, f, &x->q_tiles, x->q + at, row, block, n_row);
+    }
+    if (x->rot != NULL) {
+        quantize_block(k->quantize_act_rot, f, &x->rot_tiles, x->rot + at, row, block, n_row);
     }
 }
 
 void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from, bool rotated,
                   uint64_t n_row)
 {
-    fg_act128 *q = (rotated ? x->rot : x->q) + to * x->q_stride;
-    memcpy(q, (rotated ? y->rot : y->q) + from * y->q_stride, y->q_stride * sizeof *q);
-    put_tiles(rotated ? &x->rot_tiles : &x->q_tiles, to, q, x->q_stride, n_row);
+    const fg_act_tiles *t = rotated ? &x->rot_tiles : &x->q_tiles;
+    const fg_act128 *q = (rotated ? y->rot : y->q) + from * y->q_stride;
+    if (takes_tiles(t, n_row)) {
+        put_tiles(t, to, q, 0, x->q_stride);
+    } else {
+        memcpy((rotated ? x->rot : x->q) + to * x->q_stride, q, x->q_stride * sizeof *q);
+    }
 }
 
 /* Cache blocking for many tokens: a block of activation rows and a group of panels are kept in the
@@ -79,7 +112,7 @@ static void multiply_panel(const fg_matrix *m, const uint8_t *panel, const float
 }
 
 void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_acts *x,
-                        uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
+                        uint64_t row0, uint64_t n_tok, float *y, size_t y_stride, uint64_t begin,
                         uint64_t end)
 {
     const fg_act_tiles *t = m->rotated ? &x->rot_tiles : &x->q_tiles;
@@ -97,20 +130,19 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
         const uint64_t p1 = end - p0 < group ? end : p0 + group;
         for (uint64_t r = 0; r < n_tok; r += block) {
             const uint64_t n = n_tok - r < block ? n_tok - r : block;
+            float *to = y + r * y_stride + (p0 - begin) * FG_PANEL_ROWS;
             if (tiles != NULL) {
                 const uint64_t at = p0 - run->first;
                 m->tiles_fn(run->panels + at * m->panel_stride, (size_t)(p1 - p0),
                             (size_t)m->panel_stride, run->scales + at * FG_PANEL_ROWS, m->lut,
-                            tiles, (size_t)(row0 + r), (size_t)n, (size_t)m->n_sb,
-                            y->f + (row0 + r) * y->f_stride + p0 * FG_PANEL_ROWS, y->f_stride);
+                            tiles, (size_t)(row0 + r), (size_t)n, (size_t)m->n_sb, to, y_stride);
                 continue;
             }
-            for (uint64_t p = p0; p < p1; p++) {
+            for (uint64_t p = p0; p < p1; p++, to += FG_PANEL_ROWS) {
                 const uint64_t at = p - run->first;
                 multiply_panel(m, run->panels + at * m->panel_stride,
                                run->scales == NULL ? NULL : run->scales + at * FG_PANEL_ROWS, x,
-                               row0 + r, n, y->f + (row0 + r) * y->f_stride + p * FG_PANEL_ROWS,
-                               y->f_stride);
+                               row0 + r, n, to, y_stride);
             }
         }
     }
@@ -143,7 +175,8 @@ void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_
         const uint64_t step = fg_stop_step(b, n_tok, at.end - at.begin);
         for (uint64_t i = at.begin; i < at.end && !fg_stopped(w, b); i += step) {
             const uint64_t last = at.end - i < step ? at.end : i + step;
-            fg_multiply_panels(q->m, &run, q->x, 0, n_tok, &q->y, i, last);
+            fg_multiply_panels(q->m, &run, q->x, 0, n_tok, q->y.f + i * FG_PANEL_ROWS,
+                               q->y.f_stride, i, last);
         }
     }
 }

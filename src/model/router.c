@@ -13,7 +13,8 @@
 static void router_logits(const fg_batch *b, const fg_matrix *r, uint64_t t, uint32_t node)
 {
     const fg_panel_run run = fg_weights_run(b->m->weights, r, FG_NO_LAYER, node);
-    fg_multiply_panels(r, &run, &b->s->n, t, 1, &b->s->router, 0, r->n_panel);
+    fg_multiply_panels(r, &run, &b->s->n, t, 1, b->s->router.f + t * b->s->router.f_stride,
+                       b->s->router.f_stride, 0, r->n_panel);
 }
 
 /* The same split over the workers: each superblock's chain alone, then the sum in order, which is
@@ -155,12 +156,7 @@ void fg_route(fg_worker *w, fg_batch *b, uint32_t l)
         }
         if (b->n_tok > 1) fg_worker_sync(w);
     }
-    if (w->idx == 0) {
-        fg_route_begin(b, l, NULL);
-        if (fg_each(w, b)) {
-            memset((void *)b->s->h_done, 0, n_row * b->s->h.q_stride * sizeof *b->s->h_done);
-        }
-    }
+    if (w->idx == 0) fg_route_begin(b, l, NULL);
     fg_worker_sync(w);
     if (n_row > FG_FEW_TOKENS) {
         fg_worker_range(w, n_row, &begin, &end);
@@ -206,7 +202,8 @@ static void guess_ahead(const fg_batch *b, uint32_t l, uint32_t most, fg_guess *
         b->m->k.rmsnorm(state, y->mlp_norm, d, (float)shape->norm_eps, in);
         if (shape->postnorm) memcpy(state, in, d * sizeof *state);
         const fg_panel_run run = fg_weights_run(b->m->weights, &y->router, FG_NO_LAYER, 0);
-        fg_multiply_panels(&y->router, &run, &s->ahead, 0, 1, &s->router, 0, y->router.n_panel);
+        fg_multiply_panels(&y->router, &run, &s->ahead, 0, 1, s->router.f, s->router.f_stride, 0,
+                           y->router.n_panel);
         best_of(s->router.f, shape->n_expert, g->id[g->n_ahead], width);
     }
 }

@@ -63,8 +63,8 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
     s->gate = take_acts(base, &used, T, width, f32_only, false);
     s->router = take_acts(base, &used, T, p->n_expert, f32_only, false);
     s->xs = take_acts(base, &used, R, d, forms->expert_in, forms->tiles);
-    s->g = take_acts(base, &used, R, p->d_ff, f32_only, false);
-    s->up = take_acts(base, &used, R, p->d_ff, f32_only, false);
+    s->gate_up_stride = (size_t)T * 2 * FG_SB_COLS;
+    s->gate_up = take_array(base, &used, n_thread * s->gate_up_stride, sizeof(float));
     s->h = take_acts(base, &used, R, p->d_ff, forms->hidden, forms->tiles);
     s->y = take_acts(base, &used, R, d, f32_only, false);
     s->logits = take_acts(base, &used, FG_LOGIT_ROWS, p->n_vocab, f32_only, false);
@@ -85,7 +85,7 @@ static void lay_out(fg_scratch *s, const fg_shape *p, const fg_model_forms *form
                      (size_t)fg_round_up(rows * p->d_head / 2, 16);
     s->attn = take_array(base, &used, n_thread * s->attn_stride, sizeof(float));
     const uint64_t n_span = (n_ctx + FG_ATTN_SPAN - 1) / FG_ATTN_SPAN;
-    s->h_done = take_array(base, &used, p->n_used * s->h.q_stride, sizeof *s->h_done);
+    s->h_done = take_array(base, &used, p->n_expert * s->h.q_stride, sizeof *s->h_done);
     for (uint32_t i = 0; i <= n_thread; i++) {
         fg_rows own = {s->x, s->n, s->u, s->a};
         if (i > 1) own.x = take_acts(base, &used, 1, d, f32_only, false);

@@ -41,9 +41,10 @@ typedef struct fg_scratch {
     fg_acts gate;   /* [T][n_head * d_head] output gate (f only) */
     fg_acts router; /* [T][n_expert] (f only) */
     fg_acts xs;     /* [T * n_used][d_model] inputs sorted by expert */
-    fg_acts g, up;  /* [T * n_used][d_ff] (f only) */
-    fg_acts h;      /* [T * n_used][d_ff] silu(g) * up */
-    _Atomic uint32_t *h_done; /* [n_used][blocks of h] panels of a token's h that are there */
+    float *gate_up; /* [n_thread][gate_up_stride] what a worker needs for a block of moe.c */
+    size_t gate_up_stride;
+    fg_acts h;                /* [T * n_used][d_ff] silu(g) * up */
+    _Atomic uint32_t *h_done; /* [n_expert][blocks of h] panels that are there; moe.c */
     fg_acts y;                /* [T * n_used][d_model] expert outputs, sorted by expert (f only) */
     fg_acts logits;           /* [FG_LOGIT_ROWS][n_vocab] (f only) */
     float *cos, *sin;         /* [T][d_rotary / 2] */

@@ -168,9 +168,10 @@ typedef struct fg_product {
     fg_acts y;
 } fg_product;
 
-/* Panels begin .. end-1 of a matrix, which `run` has. */
+/* Panels begin .. end-1 of a matrix, which `run` has, times rows row0 .. row0+n_tok-1 of x: to
+ * y [n_tok][y_stride], from its first column on. */
 void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_acts *x,
-                        uint64_t row0, uint64_t n_tok, const fg_acts *y, uint64_t begin,
+                        uint64_t row0, uint64_t n_tok, float *y, size_t y_stride, uint64_t begin,
                         uint64_t end);
 /* All panels of n dense products over rows 0 .. n_tok-1, shared out among the workers.  weights
  * NULL: they are where the matrices say.  b: the batch that may stop it; NULL: nobody may. */
@@ -179,7 +180,11 @@ void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_
 /* Fills q and rot of a row, as far as they are there.  n_row: rows of the largest product that will
  * take this one; what few rows do not need is left out. */
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t n_row);
-/* Row `to` of x's q (rotated: rot) becomes a copy of row `from` of y's; n_row as above. */
+/* Superblock `block` of a row, from f[128], only in the form that a product of n_row rows takes. */
+void fg_acts_quantize_block(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t block,
+                            const float *f, uint64_t n_row);
+/* Row `to` of x's q (rotated: rot) becomes a copy of row `from` of y's, in the form alone that a
+ * product of n_row rows takes. */
 void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from, bool rotated,
                   uint64_t n_row);
 /* Row `to` of n = RMSNorm of row `from` of x, quantised too when the model is. */
