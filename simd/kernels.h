@@ -70,6 +70,7 @@ static inline size_t fg_tile_rows(size_t n)
 enum {
     FG_TILE_TOKENS = 12, /* fewer are left to the plain panels, which are faster then */
     FG_TILE_PASS = 160,  /* tokens that share the unpacking of a panel */
+    FG_TILE_PANELS = 4,  /* that share the loads of activations: calls of whole fours are faster */
 };
 
 /* As fg_panel_fn, of n_panel panels, panel_stride bytes apart, and rows first .. first + n_tok - 1

@@ -48,7 +48,7 @@ enum {
     HALVES = 2,                           /* 64 columns each: what a tile holds */
     PLANES = 2,                           /* low, high */
     FEW_TILES = 2,                        /* whose activations stay in registers */
-    MOST_PANELS = 4,                      /* that are multiplied together */
+    MOST_PANELS = FG_TILE_PANELS,         /* that are multiplied together */
     NEAR_TILES = 16,                      /* whose sums, 1 KiB each, the first-level cache holds */
     STRETCH = 16,                         /* superblocks of a panel before the next panel */
     TILE_AHEAD = 4096,                    /* bytes of a panel asked for ahead of their use */

@@ -83,7 +83,8 @@ void fg_acts_copy(const fg_acts *x, uint64_t to, const fg_acts *y, uint64_t from
  * activations from the third level, which took as long as the arithmetic (512 tokens of 6144: 3.5
  * MB a panel).  48 tokens are a multiple of every kernel's tile; the tile unit's own step is a
  * pass, since a pass unpacks the panel, and two threads may share its cache: 6 to 8 panels are
- * as fast as 16 with 512 tokens, 4 % faster with 2048. */
+ * as fast as 16 with 512 tokens, 4 % faster with 2048, and 8 are faster than 6, which are one pass
+ * of FG_TILE_PANELS and half of one. */
 enum {
     ACT_BLOCK_BYTES = 256 << 10,
     PANEL_GROUP_BYTES = 160 << 10,
@@ -121,8 +122,10 @@ void fg_multiply_panels(const fg_matrix *m, const fg_panel_run *run, const fg_ac
     const size_t act_stride =
         m->quantized ? x->q_stride * sizeof(fg_act128) : x->f_stride * sizeof(float);
     const uint64_t most = tiles != NULL ? FG_TILE_PASS : tokens_per_block(act_stride);
-    const uint64_t group = 1 + (tiles != NULL ? TILE_GROUP_BYTES : PANEL_GROUP_BYTES) /
-                                   fg_panel_bytes(m->type, m->n_col);
+    const uint64_t panel_bytes = fg_panel_bytes(m->type, m->n_col);
+    const uint64_t group = tiles != NULL
+                               ? fg_round_up(1 + TILE_GROUP_BYTES / panel_bytes, FG_TILE_PANELS)
+                               : 1 + PANEL_GROUP_BYTES / panel_bytes;
     /* passes of the tile unit as equal as possible: all are large enough for it */
     const uint64_t n_block = (n_tok + most - 1) / most;
     const uint64_t block = tiles != NULL ? (n_tok + n_block - 1) / n_block : most;

@@ -398,7 +398,7 @@ static void check_reference_float(job *j)
 }
 
 static const size_t token_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,   9,  12,
-                                      15, 16, 17, 33, 64, 65, 67, 131, 259};
+                                      15, 16, 17, 33, 48, 64, 67, 131, 259};
 
 static void check_kind(int kind)
 {
