@@ -10,9 +10,9 @@
  *   acc  = fma((float)isum, act.d, acc)      f32
  *
  * A tile is up to TILE_TOKENS tokens that share each decoded line in a register; more tokens are
- * passes over the panel, which then comes from L2.  AMD is limited by loads, one for each dpbusd, so
- * that decoding again costs no more than a buffer of unpacked lines would; Intel by its two ports
- * for vectors, which decoding, offsets and scales want too (KERNELS.md).
+ * passes over the panel, which then comes from L2.  AMD is limited by loads, one for each dpbusd,
+ * so that decoding again costs no more than a buffer of unpacked lines would; Intel by its two
+ * ports for vectors, which decoding, offsets and scales want too (KERNELS.md).
  */
 #ifndef FG_SIMD_X86_PANEL_AVX512VNNI_H
 #define FG_SIMD_X86_PANEL_AVX512VNNI_H

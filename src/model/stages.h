@@ -180,7 +180,7 @@ void fg_multiply(fg_worker *w, const fg_weights *weights, fg_batch *b, const fg_
 /* Fills q and rot of a row, as far as they are there.  n_row: rows of the largest product that will
  * take this one; what few rows do not need is left out. */
 void fg_acts_quantize(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t n_row);
-/* Superblock `block` of a row, from f[128], in the form alone that a product of n_row rows takes. */
+/* Superblock `block` of a row, from f[128], only in the form that a product of n_row rows takes. */
 void fg_acts_quantize_block(const fg_kernels *k, const fg_acts *x, uint64_t row, uint64_t block,
                             const float *f, uint64_t n_row);
 /* Row `to` of x's q (rotated: rot) becomes a copy of row `from` of y's, in the form alone that a
