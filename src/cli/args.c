@@ -427,9 +427,7 @@ static bool set(const command *c, const opt *o, const char *text)
                          text);
         return false;
     }
-    const bool no_path = help_is_path(o) && text[0] == '\0';
-    if (no_path) kinds[o->kind].wanted(o, wanted, sizeof wanted);
-    if (!no_path && args_parse_value(o, text, wanted, sizeof wanted)) {
+    if (args_parse_value(o, text, wanted, sizeof wanted)) {
         note_given(o);
         return true;
     }

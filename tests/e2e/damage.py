@@ -216,9 +216,6 @@ check_error("absent_ids", run("logits", GOOD, "--ids", path("none"), "--out", pa
 for args in (["convert", f"{ORACLE}/orig-base", "-"], ["synth", "-"], ["logits", GOOD, "--ids", IDS, "--out", "-"]):
     check_error(f"{args[0]}_to_a_dash", run(*args), "output: - ", "expected a file name")
 check("no_file_of_that_name", not os.path.exists("-"))
-for args in (["info", GOOD, "--plot", ""], ["logits", GOOD, "--ids", ""], ["run", GOOD, "-f", ""], ["run", GOOD, "--image", ""],
-             ["doctor", "--dir", ""], ["convert", NANO, "o", "--calib", ""], ["convert", NANO, "o", "--split", ""]):
-    check_usage(f"empty_{args[-2].strip('-')}_{args[0]}", run(*args), "nothing, expected ")
 os.mkdir(path("pointers"))
 open(path("pointers/tokenizer.json"), "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
 check_error("tokenize_a_pointer", run("tokenize", path("pointers"), "-p", "a"), "a Git LFS pointer")
