@@ -388,15 +388,13 @@ static fg_status begin_or_resume(run *r, fg_err *err)
     return fg_work_delete(r, err);
 }
 
-/* An error line that ends a life says so when the next one will go on.  What was made of a shard
- * before it was written to is not made again: only the user knows whether that changed it. */
+/* An error line that ends a life says so when the next one will go on. */
 static void add_hint(const run *r, fg_err *err)
 {
     if (err == NULL || r->out.writer == NULL || !fg_writer_is_kept(r->out.writer)) return;
     const size_t n = strlen(err->msg);
     (void)snprintf(err->msg + n, sizeof err->msg - n,
-                   "; %.200s.part is kept, the same command continues%s", r->opts->out_path,
-                   r->in.shards.changed ? "; delete it if the shard has other bytes now" : "");
+                   "; %.200s.part is kept, the same command continues", r->opts->out_path);
 }
 
 static fg_status do_work(run *r, const fg_work *u, fg_err *err)

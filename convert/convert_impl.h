@@ -181,7 +181,8 @@ bool fg_work_can_delete(const fg_run *r);
 fg_status fg_work_put(const fg_run *r, fg_buf *b, fg_err *err);
 void fg_work_put_done(fg_run *r);
 fg_status fg_work_take(void *run, const void *bytes, uint64_t n, fg_err *err);
-/* When the writer has begun: what is done, and whether the shards of the others are there. */
+/* When the writer has begun: what is done, whether it is of the shards that are there, and whether
+ * those of the others are. */
 fg_status fg_work_check(fg_run *r, fg_err *err);
 
 /* Bytes that must be free on OUT's file system (that of the folder `beside`) for what is left to

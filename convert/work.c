@@ -8,6 +8,7 @@
  * download cache) or a file with other links is left alone, since removing it would free nothing.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 #include "convert/convert_impl.h"
 #include "src/base/clock.h"
+#include "src/base/hash.h"
 #include "src/base/io.h"
 #include "src/base/mem.h"
 
@@ -25,6 +27,7 @@ typedef unsigned long long ull; /* for %llu */
 enum {
     POLL_MS = 500,
     NAP_MS = 100, /* an interrupt is noticed after so long */
+    COMPARE_BYTES = 4 << 20,
 };
 /* A shard under its final name is taken for complete when it is as long as it says and has not
  * changed for so long. */
@@ -346,9 +349,72 @@ static fg_status mark_done(fg_run *r, fg_err *err)
     return FG_OK;
 }
 
+/* Weight w, of which the journal has the hash, is what the shard holds now. */
+static fg_status compare(fg_run *r, uint64_t w, uint8_t *buf, fg_hasher *h, fg_err *err)
+{
+    const fg_piece *p = &r->in.catalog.piece[w];
+    fg_hasher_reset(h);
+    for (uint64_t at = 0, n; at < p->bytes; at += n) {
+        n = p->bytes - at < COMPARE_BYTES ? p->bytes - at : COMPARE_BYTES;
+        FG_TRY(fg_run_tick(r, 0, err));
+        FG_TRY(fg_shards_read(&r->in.shards, p->shard, buf, (size_t)n, p->offset + at, err));
+        fg_hasher_add(h, buf, (size_t)n);
+    }
+    return fg_hasher_digest(h) == r->progress.hash[w] ? FG_OK : refuse_shard(r, p->shard, err);
+}
+
+/* Of a file that is there: its status was changed, as by whoever wrote or replaced it, after the
+ * last checkpoint. */
+static bool is_newer(const struct stat *sb, const struct stat *journal)
+{
+    const struct timespec a = sb->st_ctim, b = journal->st_mtim;
+    return a.tv_sec != b.tv_sec ? a.tv_sec > b.tv_sec : a.tv_nsec >= b.tv_nsec;
+}
+
+/* One that comes again, since it had been deleted, need not be there yet. */
+static bool is_whole(const fg_run *r, uint32_t s, const struct stat *sb)
+{
+    const fg_st_shard *shard = &r->in.catalog.ckpt.shard[s];
+    return (uint64_t)sb->st_size == shard->file_bytes && !is_downloading(shard->path) &&
+           (!r->opts->wait_for_shards || is_settled(r, &r->in.supply[s], sb));
+}
+
+/* What was made of a shard must not stand beside what is made of another one: where one was written
+ * to between two lives, or in the one that it ended, its bytes are compared with those that were
+ * read. */
+static fg_status compare_newer(fg_run *r, uint8_t *buf, fg_hasher *h, fg_err *err)
+{
+    char path[PATH_MAX];
+    struct stat journal, sb;
+    const int n = snprintf(path, sizeof path, "%s.part.journal", r->opts->out_path);
+    if (n >= PATH_MAX || stat(path, &journal) != 0) return FG_OK;
+    for (uint32_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
+        if (stat(r->in.catalog.ckpt.shard[s].path, &sb) != 0 || !is_newer(&sb, &journal) ||
+            !is_whole(r, s, &sb))
+            continue;
+        for (uint64_t w = 0; w < r->in.catalog.n_weight; w++) {
+            if (r->in.catalog.piece[w].shard != s || r->progress.hashed[w] == 0) continue;
+            FG_TRY(compare(r, w, buf, h, err));
+        }
+    }
+    return FG_OK;
+}
+
+static fg_status check_written(fg_run *r, fg_err *err)
+{
+    uint8_t *buf = fg_mem_alloc(COMPARE_BYTES);
+    fg_hasher *h = fg_hasher_create();
+    const fg_status st = buf == NULL || h == NULL ? fg_fail_nomem(err, r->opts->out_path)
+                                                  : compare_newer(r, buf, h, err);
+    fg_hasher_destroy(h);
+    fg_mem_free(buf);
+    return st;
+}
+
 fg_status fg_work_check(fg_run *r, fg_err *err)
 {
     FG_TRY(mark_done(r, err));
+    FG_TRY(check_written(r, err));
     if (r->opts->wait_for_shards) return fg_work_look(r, err);
     for (size_t s = 0; s < r->in.catalog.ckpt.n_shard; s++) {
         if (r->in.supply[s].here || (r->in.supply[s].left == 0 && r->in.supply[s].logged)) continue;

@@ -47,18 +47,16 @@ static fg_status get_file(fg_shards *s, uint32_t shard, const fg_file **out, fg_
 
 /* Bytes that were read are those of the header only if nobody has written to the file, nor put
  * another one in its place, since that was read. */
-static fg_status check_same(fg_shards *s, const fg_st_shard *info, const fg_file *f, fg_err *err)
+static fg_status check_same(const fg_st_shard *info, const fg_file *f, fg_err *err)
 {
     struct stat sb;
     if (fstat(f->fd, &sb) != 0) return FG_OK; /* a file system that does not say */
-    s->changed = true;
     if ((uint64_t)sb.st_size != info->file_bytes) {
         return fg_fail(
             err, FG_EIO, "%s: %llu bytes, expected %llu; the file changed during the conversion",
             info->path, (unsigned long long)sb.st_size, (unsigned long long)info->file_bytes);
     }
-    s->changed = info->stamp.size != 0 && fg_stamp_rewritten(&info->stamp, f->fd);
-    if (!s->changed) return FG_OK;
+    if (info->stamp.size == 0 || !fg_stamp_rewritten(&info->stamp, f->fd)) return FG_OK;
     return fg_fail(err, FG_EIO, "%s: written to during the conversion, expected a file that stays",
                    info->path);
 }
@@ -69,7 +67,7 @@ fg_status fg_shards_read(fg_shards *s, uint32_t shard, void *dst, size_t n, uint
     const fg_file *f;
     FG_TRY(get_file(s, shard, &f, err));
     const fg_status st = fg_file_read(f, dst, n, offset, err);
-    FG_TRY(check_same(s, &s->ckpt->shard[shard], f, err)); /* else reading it may have failed so */
+    FG_TRY(check_same(&s->ckpt->shard[shard], f, err)); /* else reading it may have failed so */
     FG_TRY(st);
     (void)posix_fadvise(f->fd, (off_t)offset, (off_t)n, POSIX_FADV_DONTNEED);
     return FG_OK;

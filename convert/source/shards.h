@@ -25,7 +25,6 @@ typedef struct fg_shards {
     const fg_hf_checkpoint *ckpt; /* borrowed */
     size_t n_open;
     uint64_t clock;
-    bool changed; /* a read was refused since somebody had written to its shard */
     struct {
         fg_file file;
         uint32_t shard;

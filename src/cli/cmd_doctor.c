@@ -27,8 +27,8 @@ const command cmd_doctor = {
                "fulgur doctor --topology server.xml",
     .description =
         "Describes the machine: processor, kernel level, nodes, memory, and what memory and "
-        "disk reach when measured, and so with a card, if there is one that runs; then what should "
-        "be set differently, and how.\n"
+        "disk reach when measured, and so with a card, if there is one that runs, from memory of "
+        "each node; then what should be set differently, and how.\n"
         "`--topology` shows another machine instead, from hwloc XML or a description: what is "
         "counted of it, and what each node would own. Nothing is measured then.",
     .run = run,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The container as it should be: layout, round trip, verification, the second reader, and the
- * writer's behaviour when the machine refuses.
+ * writer's behaviour when the machine refuses.  More than 800 lines: one sample file and its writer
+ * are behind all of it.
  */
 #include <fcntl.h>
 #include <math.h>

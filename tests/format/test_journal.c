@@ -3,7 +3,7 @@
  * A writer that dies and goes on: the finished file has the bytes of one uninterrupted life,
  * wherever the power went or the system refused.
  *
- * The disk that does this is in disk.h, the writer in life.h.
+ * The disk that does this is in crash_disk.h, the writer in life.h.
  */
 #include <math.h>
 #include <stdio.h>
